@@ -1,0 +1,1 @@
+//! carob-net

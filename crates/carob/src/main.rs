@@ -1,0 +1,2 @@
+//! The `carob` binary: flags, configuration, PKI and the composition root.
+fn main() {}
