@@ -1,2 +1,3 @@
 //! The `carob` binary: flags, configuration, PKI and the composition root.
+mod pki;
 fn main() {}
