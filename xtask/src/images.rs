@@ -61,15 +61,38 @@ const NGINX: Recipe = Recipe {
     stop_signal: Some("SIGQUIT"),
     files: &[("etc/nginx/nginx.conf", 0o644, include_str!("images/nginx.conf"))],
     directories: &["var/log/nginx", "var/lib/nginx/body", "var/cache/nginx", "run"],
-    removed: &["usr/share/doc", "usr/share/man", "usr/share/lintian", "usr/lib/x86_64-linux-gnu/gconv", "usr/share/vim"],
+    removed: &[
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/lintian",
+        "usr/lib/x86_64-linux-gnu/gconv",
+        "usr/share/vim",
+    ],
 };
 
 const DEBIAN: Recipe = Recipe {
     file: "debian",
     names: &["debian:latest", "ubuntu:latest", "centos:latest"],
     packages: &[
-        "base-files", "bash", "coreutils", "dash", "findutils", "grep", "gzip", "hostname", "libacl1", "libattr1", "libc-bin", "libc6",
-        "libgmp10", "libpcre2-8-0", "libselinux1", "libssl3", "libtinfo6", "sed", "tar",
+        "base-files",
+        "bash",
+        "coreutils",
+        "dash",
+        "findutils",
+        "grep",
+        "gzip",
+        "hostname",
+        "libacl1",
+        "libattr1",
+        "libc-bin",
+        "libc6",
+        "libgmp10",
+        "libpcre2-8-0",
+        "libselinux1",
+        "libssl3",
+        "libtinfo6",
+        "sed",
+        "tar",
     ],
     busybox: false,
     entrypoint: &[],
@@ -78,7 +101,13 @@ const DEBIAN: Recipe = Recipe {
     stop_signal: None,
     files: &[],
     directories: &["run"],
-    removed: &["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/lib/x86_64-linux-gnu/gconv"],
+    removed: &[
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+        "usr/share/info",
+        "usr/lib/x86_64-linux-gnu/gconv",
+    ],
 };
 
 const SAMPLE: Recipe = Recipe {
@@ -99,8 +128,15 @@ const TOMCAT: Recipe = Recipe {
     file: "tomcat",
     names: &["geektime/tomcat:7.0"],
     packages: &[
-        "busybox-static", "libc6", "libeclipse-jdt-core-java", "libgcc-s1", "libstdc++6", "libtomcat10-java", "openjdk-17-jre-headless",
-        "tomcat10-common", "zlib1g",
+        "busybox-static",
+        "libc6",
+        "libeclipse-jdt-core-java",
+        "libgcc-s1",
+        "libstdc++6",
+        "libtomcat10-java",
+        "openjdk-17-jre-headless",
+        "tomcat10-common",
+        "zlib1g",
     ],
     busybox: true,
     entrypoint: &[],
@@ -113,7 +149,9 @@ const TOMCAT: Recipe = Recipe {
         ("root/apache-tomcat-7.0.42-v2/conf/web.xml", 0o644, include_str!("images/web.xml")),
     ],
     directories: &[
-        "root/apache-tomcat-7.0.42-v2/webapps", "root/apache-tomcat-7.0.42-v2/logs", "root/apache-tomcat-7.0.42-v2/temp",
+        "root/apache-tomcat-7.0.42-v2/webapps",
+        "root/apache-tomcat-7.0.42-v2/logs",
+        "root/apache-tomcat-7.0.42-v2/temp",
         "root/apache-tomcat-7.0.42-v2/work",
     ],
     removed: &["usr/share/doc", "usr/share/man", "usr/share/lintian", "usr/lib/x86_64-linux-gnu/gconv"],
@@ -126,7 +164,10 @@ const RECIPES: &[&Recipe] = &[&BUSYBOX, &NGINX, &DEBIAN, &SAMPLE, &TOMCAT];
 /// An archive that was made from the same recipe is kept.
 pub(crate) fn build(only: &[String]) -> Result<BTreeMap<&'static str, PathBuf>> {
     if let Some(unknown) = only.iter().find(|name| !RECIPES.iter().any(|recipe| recipe.file == name.as_str())) {
-        bail!("no image is called {unknown}; there are {:?}", RECIPES.iter().map(|recipe| recipe.file).collect::<Vec<_>>());
+        bail!(
+            "no image is called {unknown}; there are {:?}",
+            RECIPES.iter().map(|recipe| recipe.file).collect::<Vec<_>>()
+        );
     }
     let root = sh::workspace()?.join("target/images");
     fs::create_dir_all(root.join("debs"))?;
@@ -167,7 +208,14 @@ impl Recipe {
     fn fingerprint(&self) -> String {
         format!(
             "3\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n",
-            self.names, self.packages, self.entrypoint, self.command, self.environment, self.files, self.directories, self.removed
+            self.names,
+            self.packages,
+            self.entrypoint,
+            self.command,
+            self.environment,
+            self.files,
+            self.directories,
+            self.removed
         )
     }
 
@@ -243,12 +291,11 @@ impl Recipe {
         let manifest = json!([{ "Config": config_name, "RepoTags": self.names, "Layers": ["layer.tar"] }]);
         fs::write(staging.join("manifest.json"), serde_json::to_vec(&manifest)?)?;
         let partial = staging.join("archive.tar");
-        run(std::process::Command::new("tar")
-            .arg("-cf")
-            .arg(&partial)
-            .arg("-C")
-            .arg(staging)
-            .args(["manifest.json", &config_name, "layer.tar"]))?;
+        run(std::process::Command::new("tar").arg("-cf").arg(&partial).arg("-C").arg(staging).args([
+            "manifest.json",
+            &config_name,
+            "layer.tar",
+        ]))?;
         fs::rename(partial, archive)?;
         Ok(())
     }
@@ -270,7 +317,9 @@ fn fetch(debs: &Path, package: &str) -> Result<PathBuf> {
     if let Some(path) = find()? {
         return Ok(path);
     }
-    run(std::process::Command::new("apt-get").args(["-o", "APT::Sandbox::User=root", "download", "-qq", package]).current_dir(debs))?;
+    run(std::process::Command::new("apt-get")
+        .args(["-o", "APT::Sandbox::User=root", "download", "-qq", package])
+        .current_dir(debs))?;
     find()?.with_context(|| format!("apt-get download {package} left no file"))
 }
 

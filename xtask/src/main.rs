@@ -2,12 +2,14 @@
 
 mod images;
 mod sh;
+mod tidy;
 mod war;
 
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
+  tidy               check the house rules that ARCHITECTURE.md states
   images [NAME...]   make the images of tests and demo from Debian's packages (target/images)
 ";
 
@@ -22,6 +24,7 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
+        Some("tidy") => tidy::check(),
         Some(other) => bail!("there is no command {other}\n\n{USAGE}"),
         None => bail!("{USAGE}"),
     }

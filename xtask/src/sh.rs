@@ -19,7 +19,7 @@ pub(crate) fn say(text: &str) {
 
 /// Runs `command` with our own standard streams and fails when it does.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("start {:?}", command.get_program()))?;
+    let status = command.status().with_context(|| format!("start {}", command.get_program().display()))?;
     if !status.success() {
         bail!("{} ended with {status}", line(command));
     }
@@ -28,7 +28,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs `command` and returns what it printed; fails with what it said when it does.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
+    let output = command.output().with_context(|| format!("start {}", command.get_program().display()))?;
     if !output.status.success() {
         bail!("{} ended with {}: {}", line(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -1,1 +1,14 @@
-//! carob-testkit
+//! Throw-away hosts for black-box tests.
+//!
+//! Start at [`Host::new`]: a network, mount, PID, IPC and UTS namespace of its own, with a cgroup subtree in every hierarchy
+//! and a directory for data, in which real programs run ([`Host::command`]). Dropping the host kills all that runs in it
+//! and fails the test if something stays behind; when the test itself is killed, the kernel kills the host, and the next
+//! [`Host::new`] sweeps what is left of it.
+//!
+//! This crate never mocks: what runs in a host is the real program on the real kernel.
+
+mod cluster;
+mod host;
+
+pub use cluster::{Cluster, images, manifest};
+pub use host::Host;

@@ -4,8 +4,8 @@
 //! ServiceAccount signing key `sa.key`. What is missing, close to its end, signed by another CA or made for other names
 //! is made anew by [`Pki::open`]; the CA and the ServiceAccount key, which others trust, are never replaced.
 
-use std::net::IpAddr;
 use fs_err::os::unix::fs::OpenOptionsExt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail};
 use fs_err as fs;
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -212,8 +213,8 @@ impl Authority {
     fn serves(&self, certificate_pem: &str, leaf: &Leaf, now: Timestamp) -> Result<bool> {
         let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
             .with_context(|| format!("parse the certificate {}", leaf.file))?;
-        let (_, certificate) =
-            x509_parser::parse_x509_certificate(&der).with_context(|| format!("parse the certificate {}", leaf.file))?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der)
+            .with_context(|| format!("parse the certificate {}", leaf.file))?;
         let authority_der = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())?;
         let (_, authority) = x509_parser::parse_x509_certificate(&authority_der)?;
         let lasts = not_after(certificate_pem)? > now.checked_add(RENEW_BEFORE)?;
@@ -225,7 +226,9 @@ impl Authority {
 
 fn authority_key_id<'a>(certificate: &'a x509_parser::certificate::X509Certificate<'_>) -> Option<&'a [u8]> {
     certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0),
+        x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier(id) => {
+            id.key_identifier.as_ref().map(|id| id.0)
+        }
         _ => None,
     })
 }
@@ -275,8 +278,7 @@ fn create_authority(certificate: &Path, key: &Path, now: Timestamp) -> Result<()
     // Two CAs of one name cannot be told apart by a client that trusts both, so each has a number.
     params.distinguished_name.push(DnType::CommonName, format!("carob-ca@{}", now.as_second()));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     valid_from(&mut params, now, CA_VALIDITY)?;
     let pair = KeyPair::generate()?;
     let signed = params.self_signed(&pair).context("create the CA certificate")?;
@@ -307,12 +309,7 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     let mut temporary = PathBuf::from(path);
     temporary.set_extension("new");
-    let mut file = fs_err::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file = fs_err::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

@@ -1,0 +1,209 @@
+//! A carob server in a throw-away host, and kubectl to talk to it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::host::{Host, run};
+
+/// How long any one thing may take before a test fails: generous, since tests wait on events and the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Lines of the server's output kept for a failing test.
+const LOG_LINES_MAX: usize = 4096;
+
+/// One `carob server` with its host.
+#[derive(Debug)]
+pub struct Cluster {
+    pub host: Host,
+    server: Option<Child>,
+    flags: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts a server in a new host and waits until it says that it is ready.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// As [`Cluster::start`], with flags besides the usual ones.
+    pub fn start_with(flags: &[&str]) -> Result<Self> {
+        let mut cluster =
+            Self { host: Host::new()?, server: None, flags: flags.iter().map(|flag| (*flag).to_owned()).collect() };
+        cluster.start_server()?;
+        Ok(cluster)
+    }
+
+    /// Starts the server again after [`Cluster::kill_server`].
+    pub fn start_server(&mut self) -> Result<()> {
+        if self.server.is_some() {
+            bail!("the server is running");
+        }
+        let mut command = self.host.command(program()?);
+        command
+            .arg("server")
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .arg("--run-dir")
+            .arg(self.host.dir().join("run"))
+            .args(["--cgroup-root", &self.host.cgroup_root()])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(self.log_file()?);
+        let mut server = command.spawn().context("start carob server")?;
+        let stdout = server.stdout.take().context("the server's output is piped")?;
+        let (sender, receiver) = mpsc::sync_channel(LOG_LINES_MAX);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // A full channel means that nobody waits for the ready line any more.
+                if sender.try_send(line).is_err() {}
+            }
+        });
+        self.server = Some(server);
+        loop {
+            match receiver.recv_timeout(PATIENCE) {
+                Ok(line) if line.contains("ready") => return Ok(()),
+                Ok(_) => {}
+                Err(_) => bail!("carob server did not become ready:\n{}", self.log()?),
+            }
+        }
+    }
+
+    /// Kills the server with SIGKILL, leaving its Pods.
+    pub fn kill_server(&mut self) -> Result<()> {
+        let mut server = self.server.take().context("the server is not running")?;
+        // The child is nsenter, which waits for the server: the server is its child.
+        let children = fs_err::read_to_string(format!("/proc/{0}/task/{0}/children", server.id()))?;
+        for child in children.split_whitespace() {
+            let pid = rustix::process::Pid::from_raw(child.parse()?).context("a PID is positive")?;
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        }
+        server.wait()?;
+        Ok(())
+    }
+
+    /// PID of the server as this machine counts.
+    pub fn server_pid(&self) -> Result<u32> {
+        let server = self.server.as_ref().context("the server is not running")?;
+        let children = fs_err::read_to_string(format!("/proc/{0}/task/{0}/children", server.id()))?;
+        children.trim().parse().with_context(|| format!("nsenter has one child, not `{children}`"))
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.host.dir().join("data")
+    }
+
+    /// What the server said on its standard error.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs_err::read_to_string(self.host.dir().join("server.log"))?)
+    }
+
+    /// Runs `carob ARGUMENTS` in the host.
+    pub fn carob(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.host.command(program()?);
+        let (data, run_dir) = (self.data_dir(), self.host.dir().join("run"));
+        run(command.args(arguments).env("CAROB_DATA_DIR", data).env("CAROB_RUN_DIR", run_dir))
+    }
+
+    /// Imports images made by `cargo xtask images`.
+    pub fn import(&self, names: &[&str]) -> Result<()> {
+        for name in names {
+            let archive = images()?.join(format!("{name}.tar"));
+            let archive = archive.to_str().context("the workspace's path is UTF-8")?;
+            self.carob(&["image", "import", archive]).with_context(|| format!("import the image {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// A kubectl command for this cluster.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.host.command("kubectl");
+        command.env("KUBECONFIG", self.data_dir().join("admin.kubeconfig")).args(arguments);
+        command
+    }
+
+    /// Runs kubectl and returns what it printed.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        run(&mut self.kubectl_command(arguments))
+    }
+
+    /// Runs kubectl, expects it to fail, and returns what it said on both streams.
+    pub fn kubectl_fails(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.kubectl_command(arguments).stdin(Stdio::null()).output()?;
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() {
+            bail!("kubectl {} was expected to fail but printed\n{text}", arguments.join(" "));
+        }
+        Ok(text)
+    }
+
+    /// An object, as JSON.
+    pub fn get(&self, arguments: &[&str]) -> Result<Value> {
+        let mut all = vec!["get", "--output=json"];
+        all.extend(arguments);
+        serde_json::from_str(&self.kubectl(&all)?).context("kubectl prints JSON")
+    }
+
+    /// Waits for a condition with `kubectl wait`.
+    pub fn wait(&self, condition: &str, object: &str) -> Result<()> {
+        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        self.kubectl(&["wait", &format!("--for={condition}"), object, &timeout])
+            .with_context(|| self.describe(object))?;
+        Ok(())
+    }
+
+    /// What a failing test wants to know of an object.
+    pub fn describe(&self, object: &str) -> String {
+        let described = self.kubectl(&["describe", object]).unwrap_or_else(|error| format!("{error:#}"));
+        let log = self.log().unwrap_or_else(|error| format!("{error:#}"));
+        let tail: Vec<&str> = log.lines().rev().take(60).collect();
+        format!("{described}\n--- end of the server's log\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    }
+
+    fn log_file(&self) -> Result<std::fs::File> {
+        let path = self.host.dir().join("server.log");
+        Ok(fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_parts().0)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The host kills the server with all else; what is left to do here is to reap nsenter.
+        if let Some(mut server) = self.server.take() {
+            let reaped = server.kill().and_then(|()| server.wait());
+            if !std::thread::panicking() {
+                reaped.expect("the server's nsenter can be reaped");
+            }
+        }
+    }
+}
+
+/// The carob program under test: `CAROB_BIN`, or the workspace's build beside the running test.
+fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CAROB_BIN") {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    let path = test.ancestors().map(|dir| dir.join("carob")).find(|path| path.is_file());
+    path.context("no carob program beside the tests: run them with `cargo xtask test`, or set CAROB_BIN")
+}
+
+fn workspace() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the testkit lies in the workspace")
+}
+
+/// Where `cargo xtask images` puts the archives.
+pub fn images() -> Result<PathBuf> {
+    Ok(workspace()?.join("target/images"))
+}
+
+/// A manifest of the workspace's `manifests/` folder.
+pub fn manifest(name: &str) -> Result<String> {
+    let path = workspace()?.join("manifests").join(name);
+    path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("the path {} is not UTF-8", path.display()))
+}
