@@ -1,16 +1,22 @@
 //! `cargo xtask`: what the project needs besides the program itself.
 
+mod ci;
 mod images;
 mod sh;
 mod tidy;
+mod vm;
 mod war;
 
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
-  tidy               check the house rules that ARCHITECTURE.md states
+  ci                 all that has to pass before a change lands: format, lints, tidy, tests, release, virtual machine
+  dist               build the static release program (prints its path)
+  test [FILTER...]   run the black-box tests against the release program
+  vm [CAROB]         boot a virtual machine with cgroup v2 and run the smoke test there
   images [NAME...]   make the images of tests and demo from Debian's packages (target/images)
+  tidy               check the house rules that ARCHITECTURE.md states
 ";
 
 fn main() -> Result<()> {
@@ -18,6 +24,16 @@ fn main() -> Result<()> {
     let command = arguments.next();
     let rest: Vec<String> = arguments.collect();
     match command.as_deref() {
+        Some("ci") => ci::all(),
+        Some("dist") => {
+            sh::say(&format!("the program is {}", ci::dist()?.display()));
+            Ok(())
+        }
+        Some("test") => ci::black_box(&ci::dist()?, &rest),
+        Some("vm") => match rest.first() {
+            Some(carob) => vm::smoke(carob.as_ref()),
+            None => vm::smoke(&ci::dist()?),
+        },
         Some("images") => {
             for archive in images::build(&rest)?.values() {
                 sh::say(&format!("{}", archive.display()));

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Installs what building and testing need on Debian; does nothing where all of it is there.
+set -euo pipefail
+packages=(gcc pkg-config libseccomp-dev busybox-static iproute2 util-linux kmod cpio qemu-system-x86)
+command -v kubectl >/dev/null || packages+=(kubernetes-client)
+missing=()
+for package in "${packages[@]}"; do
+    dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "setup: installing ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+# Package lists are needed to fetch the packages that images and kernels are made of.
+apt-cache show busybox-static >/dev/null 2>&1 || apt-get update -qq
+if ! command -v cargo >/dev/null; then
+    echo "setup: cargo is missing: install Rust with rustup, then run this again" >&2
+    exit 1
+fi

@@ -1,0 +1,78 @@
+//! What CI runs, step by step, with the time each step took.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::sh::{run, say, workspace};
+
+/// The only target: glibc, linked statically (ARCHITECTURE.md, "The binary").
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("format", || run(cargo()?.args(["fmt", "--all", "--check"]))),
+    ("lints", || run(cargo()?.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))),
+    ("tests of the crates, tidy among them", || {
+        run(cargo()?.args(["test", "--workspace", "--exclude", "carob-tests", "--quiet"]))
+    }),
+    ("release program", || dist().map(drop)),
+    ("images", || crate::images::build(&[]).map(drop)),
+    ("black-box tests", || black_box(&dist()?, &[])),
+    ("virtual machine with cgroup v2", || crate::vm::smoke(&dist()?)),
+];
+
+/// Runs every step, and stops at the first that fails.
+pub(crate) fn all() -> Result<()> {
+    let mut times = Vec::new();
+    for (name, step) in STEPS {
+        say(&format!("=== {name}"));
+        let watch = StopWatch::start();
+        step().with_context(|| format!("the step `{name}` failed"))?;
+        times.push((*name, watch.seconds()));
+    }
+    say("=== all steps passed");
+    for (name, seconds) in times {
+        say(&format!("{seconds:7.1} s  {name}"));
+    }
+    Ok(())
+}
+
+/// Builds the release program and returns where it is.
+pub(crate) fn dist() -> Result<PathBuf> {
+    // With an explicit target the flags reach the program, not the build scripts and procedural macros.
+    run(cargo()?
+        .args(["build", "--release", "--package", "carob", "--target", TARGET, "--quiet"])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static"))?;
+    Ok(workspace()?.join("target").join(TARGET).join("release/carob"))
+}
+
+/// Runs the black-box tests against `carob`.
+pub(crate) fn black_box(carob: &Path, filters: &[String]) -> Result<()> {
+    crate::images::build(&[])?;
+    run(cargo()?
+        .args(["test", "--package", "carob-tests", "--", "--test-threads=2"])
+        .args(filters)
+        .env("CAROB_BIN", carob))
+}
+
+fn cargo() -> Result<Command> {
+    let mut command = Command::new("cargo");
+    command.current_dir(workspace()?);
+    Ok(command)
+}
+
+struct StopWatch(std::time::Instant);
+
+impl StopWatch {
+    #[expect(clippy::disallowed_methods, reason = "a development tool that reports how long its steps took")]
+    fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    fn seconds(&self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
+}
