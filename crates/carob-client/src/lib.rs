@@ -1,1 +1,22 @@
-//! carob-client
+//! How every part of carob talks to the Kubernetes API: a `kube::Client` over TLS or straight into the API of the same
+//! process, informers that all parts share, one driver that runs reconcilers, events, and leader election.
+//!
+//! Start at [`Informers`], then [`Driver`]. A part gets its `kube::Client` passed in and never knows which kind it is; this
+//! crate never names the store.
+//!
+//! Tasks it spawns: one a watched (kind, selection), one a [`Work`] plus one a running key, one an [`EventRecorder`].
+//! All of them end with the token, or the owner, that they were given.
+
+mod driver;
+mod election;
+mod error;
+mod events;
+mod informer;
+mod transport;
+
+pub use driver::{Driver, DriverStats, Reconcile, Requeue, Work, WorkOptions, WorkStats};
+pub use election::{ElectionConfig, ElectionError, Ended, LeaderElector};
+pub use error::{During, ReconcileError};
+pub use events::{EventKind, EventRecorder, EventSource, RecorderStats, reference};
+pub use informer::{Change, Changed, Informer, InformerStats, Informers, ObjectKey, Selection, Subscription};
+pub use transport::{ConnectError, in_process, over_tls};

@@ -1,0 +1,225 @@
+//! Runs reconcilers: keys in, each key at most once at a time, again later when asked or when it failed.
+
+mod run;
+
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use carob_kit::KeyQueue;
+use futures_util::future::BoxFuture;
+use kube::Resource;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::ReconcileError;
+use crate::informer::{Change, Informer};
+
+/// Keys that wait for one reconciler. Past it, keys are not taken and a full scan is run instead.
+const WAITING_KEYS_MAX: usize = 262_144;
+/// Time between full scans, which repair what a lost event broke. A random part up to half as much again is added.
+const SCAN_EVERY: Duration = Duration::from_secs(600);
+
+/// One controller: looks at the object of a key and takes it one step nearer to what it should be.
+///
+/// It is told no more than the key, so that a restart, a missed event and the happy path are one path.
+pub trait Reconcile: Send + Sync + 'static {
+    type Key: Hash + Eq + Ord + Clone + Send + Sync + fmt::Debug + 'static;
+
+    /// For logs and metrics, as upstream names the controller: `replicaset`.
+    fn name(&self) -> &'static str;
+
+    /// Never runs twice at a time for one key. Cancel safe it must be only at shutdown.
+    fn reconcile(&self, key: Self::Key) -> impl Future<Output = Result<Requeue, ReconcileError>> + Send;
+}
+
+/// When to look at a key again if no event asks for it earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requeue {
+    No,
+    After(Duration),
+}
+
+/// How a reconciler is run.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkOptions {
+    /// Keys reconciled at the same time.
+    pub workers: usize,
+    /// `None`: the reconciler's informers tell it all.
+    pub scan_every: Option<Duration>,
+}
+
+impl Default for WorkOptions {
+    /// Five workers, as most controllers of upstream's have (`--concurrent-*-syncs`).
+    fn default() -> Self {
+        Self { workers: 5, scan_every: Some(SCAN_EVERY) }
+    }
+}
+
+/// Counts of one reconciler since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WorkStats {
+    /// Keys that wait now.
+    pub depth: usize,
+    /// Reconciles that ended well.
+    pub succeeded: u64,
+    /// Reconciles that failed, conflicts included.
+    pub failed: u64,
+    /// Full scans.
+    pub scans: u64,
+}
+
+/// The counts of each reconciler, by its name.
+pub type DriverStats = Vec<(&'static str, WorkStats)>;
+
+/// Owns the tasks of all reconcilers of one part.
+pub struct Driver {
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+    stats: Arc<Mutex<Vec<(&'static str, StatsFn)>>>,
+}
+
+type StatsFn = Arc<dyn Fn() -> WorkStats + Send + Sync>;
+
+impl Driver {
+    /// A driver whose reconcilers end when `shutdown` is cancelled.
+    pub fn new(shutdown: CancellationToken) -> Self {
+        Self { shutdown, tasks: JoinSet::new(), stats: Arc::default() }
+    }
+
+    /// Prepares a reconciler: give it its sources, then [`Work::start`] it.
+    pub fn work<R: Reconcile>(&mut self, reconciler: R, options: WorkOptions) -> Work<'_, R> {
+        let queue = Arc::new(Queue::new());
+        Work { driver: self, reconciler: Arc::new(reconciler), options, queue, ready: Vec::new(), scans: Vec::new() }
+    }
+
+    /// Reads the counts of all reconcilers, also of those that are started later.
+    pub fn stats(&self) -> impl Fn() -> DriverStats + Send + Sync + use<> {
+        let stats = Arc::clone(&self.stats);
+        move || {
+            let stats = stats.lock().expect("no holder of the counts panics");
+            stats.iter().map(|(name, read)| (*name, read())).collect()
+        }
+    }
+
+    /// Waits until the shutdown has been asked for and every running reconcile has ended.
+    ///
+    /// # Panics
+    /// When a reconciler did.
+    pub async fn join(mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    }
+}
+
+type ScanFn<K> = Box<dyn Fn(&mut dyn FnMut(K)) + Send + Sync>;
+
+/// A reconciler that is being set up.
+pub struct Work<'a, R: Reconcile> {
+    driver: &'a mut Driver,
+    reconciler: Arc<R>,
+    options: WorkOptions,
+    queue: Arc<Queue<R::Key>>,
+    ready: Vec<BoxFuture<'static, ()>>,
+    scans: Vec<ScanFn<R::Key>>,
+}
+
+impl<R: Reconcile> Work<'_, R> {
+    /// Reconciles the keys that `map` makes of each change of the informer's objects, and of each object in a full scan.
+    pub fn on<K, I>(mut self, informer: &Informer<K>, map: impl Fn(Change<'_, K>) -> I + Send + Sync + 'static) -> Self
+    where
+        K: Resource + Send + Sync + 'static,
+        I: IntoIterator<Item = R::Key>,
+    {
+        let map = Arc::new(map);
+        let (queue, on_change) = (Arc::clone(&self.queue), Arc::clone(&map));
+        informer.on_change(move |change| {
+            for key in on_change(change) {
+                queue.push(key);
+            }
+        });
+        let scanned = informer.clone();
+        self.scans.push(Box::new(move |take| {
+            for object in scanned.list() {
+                map(Change { old: None, new: Some(&object) }).into_iter().for_each(&mut *take);
+            }
+        }));
+        self.after(informer)
+    }
+
+    /// Starts only once `informer` has its first list, without reconciling anything because of it.
+    pub fn after<K: Resource + Send + Sync + 'static>(mut self, informer: &Informer<K>) -> Self {
+        let informer = informer.clone();
+        self.ready.push(Box::pin(async move { informer.synced().await }));
+        self
+    }
+
+    /// Reconciles these keys at the start and in every full scan, whatever the informers hold.
+    pub fn always(mut self, keys: impl IntoIterator<Item = R::Key>) -> Self {
+        let keys: Vec<R::Key> = keys.into_iter().collect();
+        keys.iter().cloned().for_each(|key| self.queue.push(key));
+        self.scans.push(Box::new(move |take| keys.iter().cloned().for_each(&mut *take)));
+        self
+    }
+
+    /// A handle through which other parts can ask for a key.
+    pub fn asker(&self) -> impl Fn(R::Key) + Send + Sync + Clone + use<R> {
+        let queue = Arc::clone(&self.queue);
+        move |key| queue.push(key)
+    }
+
+    pub fn start(self) {
+        let Self { driver, reconciler, options, queue, ready, scans } = self;
+        let counted = Arc::clone(&queue);
+        let entry: (&'static str, StatsFn) = (reconciler.name(), Arc::new(move || counted.stats()));
+        driver.stats.lock().expect("no holder of the counts panics").push(entry);
+        let shutdown = driver.shutdown.clone();
+        driver.tasks.spawn(run::run(reconciler, options, queue, ready, scans, shutdown));
+    }
+}
+
+/// The keys that wait for a reconciler, and its counts.
+struct Queue<K> {
+    keys: KeyQueue<K>,
+    /// Notified when a key found no place: everything has to be looked at.
+    overflow: Notify,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    scans: AtomicU64,
+}
+
+impl<K: Hash + Eq + Clone> Queue<K> {
+    fn new() -> Self {
+        Self {
+            keys: KeyQueue::new(WAITING_KEYS_MAX),
+            overflow: Notify::new(),
+            succeeded: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            scans: AtomicU64::new(0),
+        }
+    }
+
+    fn push(&self, key: K) {
+        if self.keys.push(key).is_err() {
+            self.overflow.notify_one();
+        }
+    }
+
+    fn stats(&self) -> WorkStats {
+        WorkStats {
+            depth: self.keys.len(),
+            succeeded: self.succeeded.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            scans: self.scans.load(Ordering::Relaxed),
+        }
+    }
+}

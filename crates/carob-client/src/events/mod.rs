@@ -1,0 +1,7 @@
+//! core/v1 Events as upstream's components write them: counted, combined when they are alike, and limited per object.
+
+mod correlator;
+mod recent;
+mod recorder;
+
+pub use recorder::{EventKind, EventRecorder, EventSource, RecorderStats, reference};
