@@ -1,0 +1,187 @@
+//! What users type.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+/// Kubernetes Pods, whole, in one small binary.
+#[derive(Debug, Parser)]
+#[command(name = "carob", version = crate::VERSION, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything on this machine: the API, the scheduler, the controllers and the node
+    Server(ServerArgs),
+    /// Run manifests in a private, in-memory cluster: follow their logs, exit with the first failing container's code
+    Run(RunArgs),
+    /// Work with this machine's images
+    Image(ImageArgs),
+    /// Show Pods as process groups: their containers, processes and shared namespaces
+    Tree(TreeArgs),
+    /// Say whether this machine has what carob needs, and what to do where it has not
+    Check(CheckArgs),
+}
+
+/// Where an instance keeps its state.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Directories {
+    /// Directory of the state that lasts: the store, certificates, images, Pods' volumes
+    #[arg(long, env = "CAROB_DATA_DIR", default_value = "/var/lib/carob", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Directory of the state that a reboot ends: shims and sockets; best on a tmpfs
+    #[arg(long, env = "CAROB_RUN_DIR", default_value = "/run/carob", value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    #[command(flatten)]
+    pub(crate) directories: Directories,
+    /// Read flags from a YAML file: the same names, lists for flags that repeat; the command line wins
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Port of the API
+    #[arg(long, default_value_t = 6443, value_name = "PORT")]
+    pub(crate) https_listen_port: u16,
+    /// Address on which the API listens [default: all addresses]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) bind_address: Option<IpAddr>,
+    /// Name of this node [default: the host's name, in lower case]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Addresses of this node, at most one a family [default: the source of the default route]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub(crate) node_ip: Vec<IpAddr>,
+    /// Addresses of Pods, at most one CIDR a family
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16", value_name = "CIDR")]
+    pub(crate) cluster_cidr: Vec<IpNet>,
+    /// Addresses of Services, at most one CIDR a family
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16", value_name = "CIDR")]
+    pub(crate) service_cidr: Vec<IpNet>,
+    /// Address of the cluster's DNS server, for Pods' resolv.conf [default: the tenth address of --service-cidr]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster's DNS names
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    pub(crate) cluster_domain: String,
+    /// Port of the node's kubelet API
+    #[arg(long, default_value_t = 10250, value_name = "PORT")]
+    pub(crate) kubelet_port: u16,
+    /// Run no node on this machine
+    #[arg(long)]
+    pub(crate) disable_agent: bool,
+    /// Parts not to run
+    #[arg(long, value_delimiter = ',', value_name = "PART")]
+    pub(crate) disable: Vec<Part>,
+    /// Pods that this node takes at most
+    #[arg(long, default_value_t = 110, value_name = "N")]
+    pub(crate) max_pods: u32,
+    /// Cgroup below which Pods live
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    pub(crate) cgroup_root: String,
+    /// Where to write the administrator's kubeconfig [default: admin.kubeconfig in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write_kubeconfig: Option<PathBuf>,
+    /// Keep all state in memory: nothing is found again after a restart
+    #[arg(long, hide = true)]
+    pub(crate) in_memory: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    Scheduler,
+    Controllers,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Manifests: YAML or JSON files; `-` reads standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Directory whose images and image cache are used
+    #[arg(long, env = "CAROB_DATA_DIR", default_value = "/var/lib/carob", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Cgroup below which the Pods live
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    pub(crate) cgroup_root: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    #[command(flatten)]
+    pub(crate) directories: Directories,
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Fetch images from their registries
+    Pull {
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Take images from docker-save archives or OCI layouts
+    Import {
+        #[arg(required = true, value_name = "FILE")]
+        archives: Vec<PathBuf>,
+    },
+    /// List images
+    Ls,
+    /// Remove images by name or ID
+    Rm {
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Keep an image from being collected as garbage
+    Pin {
+        image: String,
+        /// Let it be collected again
+        #[arg(long)]
+        off: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TreeArgs {
+    #[command(flatten)]
+    pub(crate) directories: Directories,
+    /// Only this Pod: `name` or `namespace/name`
+    pub(crate) pod: Option<String>,
+    /// How to print
+    #[arg(long, short, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: TreeOutput,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TreeOutput {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) directories: Directories,
+    /// Cgroup below which Pods would live
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    pub(crate) cgroup_root: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,267 @@
+//! A server's settings: what the flags say, completed from the machine, and checked before anything is touched.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use ipnet::IpNet;
+use ring::digest;
+use serde_json::Value;
+
+use crate::cli::{Cli, Command, Part, ServerArgs};
+
+/// Everything that the parts of a server are made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    /// Tells this instance's bridge, tables, cgroups and locks from another's.
+    pub(crate) instance: String,
+    pub(crate) listen: SocketAddr,
+    pub(crate) node_name: String,
+    pub(crate) node_ips: Vec<IpAddr>,
+    pub(crate) cluster_cidrs: Vec<IpNet>,
+    pub(crate) service_cidrs: Vec<IpNet>,
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    pub(crate) cluster_domain: String,
+    pub(crate) kubelet_port: u16,
+    pub(crate) node: bool,
+    pub(crate) scheduler: bool,
+    pub(crate) controllers: bool,
+    pub(crate) max_pods: u32,
+    pub(crate) cgroup_root: String,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) in_memory: bool,
+}
+
+impl Settings {
+    /// Completes and checks what the flags say.
+    pub(crate) fn new(arguments: ServerArgs) -> Result<Self> {
+        let data_dir = std::path::absolute(&arguments.directories.data_dir)?;
+        check_families("--node-ip", arguments.node_ip.iter().copied())?;
+        check_families("--cluster-cidr", arguments.cluster_cidr.iter().map(IpNet::addr))?;
+        check_families("--service-cidr", arguments.service_cidr.iter().map(IpNet::addr))?;
+        for pods in &arguments.cluster_cidr {
+            for services in &arguments.service_cidr {
+                let overlap = pods.contains(services) || services.contains(pods);
+                ensure!(!overlap, "--cluster-cidr {pods} and --service-cidr {services} overlap");
+            }
+        }
+        let node_name = match arguments.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        check_node_name(&node_name)?;
+        let node_ips = if arguments.node_ip.is_empty() { vec![default_address()] } else { arguments.node_ip };
+        let cluster_dns = match arguments.cluster_dns.is_empty() {
+            true => arguments.service_cidr.iter().map(|cidr| nth_address(cidr, 10)).collect::<Result<_>>()?,
+            false => arguments.cluster_dns,
+        };
+        ensure!(
+            arguments.cgroup_root.starts_with('/'),
+            "--cgroup-root {} does not begin with `/`",
+            arguments.cgroup_root
+        );
+        let run_dir = std::path::absolute(&arguments.directories.run_dir)?;
+        Ok(Self {
+            instance: instance_id(&data_dir),
+            run_dir,
+            listen: SocketAddr::new(
+                arguments.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+                arguments.https_listen_port,
+            ),
+            node_name,
+            node_ips,
+            cluster_cidrs: arguments.cluster_cidr,
+            service_cidrs: arguments.service_cidr,
+            cluster_dns,
+            cluster_domain: arguments.cluster_domain,
+            kubelet_port: arguments.kubelet_port,
+            node: !arguments.disable_agent,
+            scheduler: !arguments.disable.contains(&Part::Scheduler),
+            controllers: !arguments.disable.contains(&Part::Controllers),
+            max_pods: arguments.max_pods,
+            cgroup_root: arguments.cgroup_root,
+            kubeconfig: arguments.write_kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
+            in_memory: arguments.in_memory,
+            data_dir,
+        })
+    }
+
+    /// The first address of each Service CIDR, which is that of `default/kubernetes`.
+    pub(crate) fn api_service_ips(&self) -> Result<Vec<IpAddr>> {
+        self.service_cidrs.iter().map(|cidr| nth_address(cidr, 1)).collect()
+    }
+}
+
+/// Reads `--config` and puts what it says before the flags of the command line, which therefore win.
+pub(crate) fn with_config_file(arguments: ServerArgs) -> Result<ServerArgs> {
+    let Some(path) = &arguments.config else { return Ok(arguments) };
+    let text = fs_err::read_to_string(path)?;
+    let value: Value =
+        serde_saphyr::from_str(&text).with_context(|| format!("read the configuration {}", path.display()))?;
+    let from_file = flags(&value).with_context(|| format!("read the configuration {}", path.display()))?;
+    let mut words: Vec<String> = std::env::args().collect();
+    // The flags of the file come right behind `carob server`, so that a later flag of the same name replaces them.
+    let position = words.iter().position(|word| word == "server").map_or(words.len(), |at| at + 1);
+    let given: Vec<String> =
+        words[position..].iter().map(|word| word.split('=').next().unwrap_or(word).to_owned()).collect();
+    let kept = from_file.into_iter().filter(|flag| !given.iter().any(|word| flag.split('=').next() == Some(word)));
+    let kept: Vec<String> = kept.collect();
+    words.splice(position..position, kept);
+    match Cli::try_parse_from(words).with_context(|| format!("the configuration {}", path.display()))?.command {
+        Command::Server(arguments) => Ok(arguments),
+        Command::Run(_) | Command::Image(_) | Command::Tree(_) | Command::Check(_) => {
+            bail!("--config belongs to `carob server`")
+        }
+    }
+}
+
+/// The flags that a configuration file stands for.
+fn flags(value: &Value) -> Result<Vec<String>> {
+    let map = match value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Object(map) => map,
+        _ => bail!("it is not a map from flag to value"),
+    };
+    let mut flags = Vec::new();
+    for (name, value) in map {
+        ensure!(name != "config", "a configuration file cannot name another one");
+        match value {
+            Value::Bool(true) => flags.push(format!("--{name}")),
+            Value::Bool(false) => {}
+            Value::Array(values) => {
+                let words: Vec<String> = values.iter().map(|value| scalar(name, value)).collect::<Result<_>>()?;
+                flags.push(format!("--{name}={}", words.join(",")));
+            }
+            other => flags.push(format!("--{name}={}", scalar(name, other)?)),
+        }
+    }
+    Ok(flags)
+}
+
+fn scalar(name: &str, value: &Value) -> Result<String> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            bail!("the value of {name} is neither text nor a number")
+        }
+    }
+}
+
+/// What names this instance's kernel objects: short, since interface names have 15 characters (netdevice(7)).
+fn instance_id(data_dir: &Path) -> String {
+    let digest = digest::digest(&digest::SHA256, data_dir.as_os_str().as_encoded_bytes());
+    digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}
+
+fn check_families(flag: &str, addresses: impl Iterator<Item = IpAddr>) -> Result<()> {
+    let families: Vec<bool> = addresses.map(|address| address.is_ipv4()).collect();
+    ensure!(!families.is_empty() || flag == "--node-ip", "{flag} is empty");
+    ensure!(
+        families.len() < 2 || (families.len() == 2 && families[0] != families[1]),
+        "{flag} takes at most one value a family"
+    );
+    Ok(())
+}
+
+/// A node's name is an RFC 1123 subdomain (apimachinery `pkg/util/validation`).
+fn check_node_name(name: &str) -> Result<()> {
+    let label_is_fine = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    ensure!(
+        name.len() <= 253 && name.split('.').all(label_is_fine),
+        "the node's name `{name}` is not an RFC 1123 subdomain: lower case letters, digits, `-` and `.`; give another with --node-name"
+    );
+    Ok(())
+}
+
+fn host_name() -> Result<String> {
+    let name =
+        rustix::system::uname().nodename().to_str().context("the host's name is not UTF-8")?.to_ascii_lowercase();
+    ensure!(!name.is_empty() && name != "(none)", "this host has no name: give one with --node-name");
+    Ok(name)
+}
+
+/// The address that the default route leaves from, or loopback on a machine without a route: nothing is sent.
+fn default_address() -> IpAddr {
+    let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+    // 192.0.2.1 is TEST-NET-1 (RFC 5737): no machine has it, so only a default route leads there.
+    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect(("192.0.2.1", 9))?;
+        socket.local_addr()
+    });
+    probe.map_or(loopback, |address| address.ip())
+}
+
+fn nth_address(cidr: &IpNet, n: usize) -> Result<IpAddr> {
+    let network = cidr.trunc();
+    let address = match network.network() {
+        IpAddr::V4(first) => IpAddr::from(Ipv4Addr::from(u32::from(first) + u32::try_from(n)?)),
+        IpAddr::V6(first) => IpAddr::from(std::net::Ipv6Addr::from(u128::from(first) + n as u128)),
+    };
+    ensure!(network.contains(&address), "{cidr} has fewer than {n} addresses");
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Settings> {
+        let mut all = vec!["carob", "server"];
+        if !words.iter().any(|word| word.starts_with("--node-name")) {
+            all.push("--node-name=n");
+        }
+        all.extend(words);
+        match Cli::try_parse_from(all)?.command {
+            Command::Server(arguments) => Settings::new(arguments),
+            other => bail!("parsed as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_peers() {
+        let settings = parse(&[]).expect("parsed");
+        assert_eq!(settings.listen.port(), 6443);
+        assert_eq!(settings.cluster_dns, ["10.96.0.10".parse::<IpAddr>().expect("an address")]);
+        assert_eq!(
+            settings.api_service_ips().expect("addresses"),
+            ["10.96.0.1".parse::<IpAddr>().expect("an address")]
+        );
+        assert_eq!(settings.kubeconfig, Path::new("/var/lib/carob/admin.kubeconfig"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        #[track_caller]
+        fn check(words: &[&str], expected: &str) {
+            let error = parse(words).expect_err("refused");
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        check(&["--cluster-cidr=10.96.0.0/12"], "--cluster-cidr 10.96.0.0/12 and --service-cidr 10.96.0.0/16 overlap");
+        check(&["--node-ip=1.2.3.4,1.2.3.5"], "--node-ip takes at most one value a family");
+        check(&["--node-name=A_b"], "`A_b` is not an RFC 1123 subdomain");
+        check(&["--service-cidr=10.1.0.0/30"], "10.1.0.0/30 has fewer than 10 addresses");
+        check(&["--cgroup-root=x"], "--cgroup-root x");
+        check(&["--data-dri=/x"], "--data-dri");
+    }
+
+    #[test]
+    fn a_configuration_file_is_flags() {
+        let value: Value =
+            serde_saphyr::from_str("max-pods: 20\ndisable-agent: true\ndisable: [scheduler, controllers]\n")
+                .expect("YAML");
+        assert_eq!(
+            flags(&value).expect("flags"),
+            ["--disable=scheduler,controllers", "--disable-agent", "--max-pods=20"]
+        );
+        assert!(flags(&Value::from("text")).is_err());
+    }
+}
