@@ -1,0 +1,96 @@
+//! What keeps the store's changes. The pipeline decides, a backend only writes down and reads back.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::entry::{Entry, Event, Revision};
+use crate::index::Index;
+
+/// Where the commit pipeline puts its batches. Calls come one at a time.
+///
+/// After an error other than [`BackendError::is_no_space`] the pipeline only calls [`Backend::close`].
+#[async_trait]
+pub(crate) trait Backend: Send + 'static {
+    /// Everything that was ever written, as an index at the revision after which to continue.
+    async fn load(&mut self) -> Result<Index, OpenError>;
+
+    /// Writes `events`, whose revisions follow one another, and fsyncs if `durable`. All or nothing survives.
+    async fn append(&mut self, events: Vec<Arc<Event>>, durable: bool) -> Result<(), BackendError>;
+
+    /// Fsyncs what was appended without.
+    async fn sync(&mut self) -> Result<(), BackendError>;
+
+    /// Whether the log has grown so much that a checkpoint of `live_bytes` is worth its cost.
+    fn wants_checkpoint(&self, live_bytes: u64) -> bool;
+
+    /// Starts to replace the log so far by the given content. The returned work may run beside later calls.
+    async fn checkpoint(&mut self, snapshot: Snapshot) -> Result<CheckpointWork, BackendError>;
+
+    /// Takes note of finished work.
+    fn checkpointed(&mut self, done: Checkpointed);
+
+    /// Fsyncs and marks the end as clean.
+    async fn close(&mut self) -> Result<(), BackendError>;
+}
+
+/// All entries of one revision, in key order.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) revision: Revision,
+    pub(crate) entries: Vec<Arc<Entry>>,
+}
+
+/// The writing of one checkpoint.
+pub(crate) type CheckpointWork = tokio::task::JoinHandle<Result<Checkpointed, BackendError>>;
+
+/// A checkpoint that is in place: segments before this one are gone.
+#[derive(Debug)]
+pub(crate) struct Checkpointed {
+    pub(crate) first_segment: u64,
+}
+
+/// A write that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    #[error("{operation} {path}")]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    /// A write panicked or was abandoned; what it left behind is unknown.
+    #[error("the log was lost in a write that did not end")]
+    Lost,
+}
+
+impl BackendError {
+    /// True when nothing was written because the disk is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Io { operation: crate::embedded::GROW, cause, .. }
+            if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+/// A store that cannot be opened. Nothing in its directory was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path} is in use by another process")]
+    Locked { path: PathBuf },
+    #[error("the store in {path} has format {found}, this program knows formats up to {known}")]
+    NewerFormat { path: PathBuf, found: u64, known: u64 },
+    #[error("the store is damaged: {path} at byte {offset}: {what}")]
+    Damaged { path: PathBuf, offset: u64, what: &'static str },
+    #[error("{operation} {path}")]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("the reading of {path} did not end")]
+    Lost { path: PathBuf },
+}

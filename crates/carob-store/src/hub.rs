@@ -1,0 +1,200 @@
+//! Watch fan-out: one log of events for each watched prefix, which its watchers read at their own pace.
+//!
+//! An event is put into the logs of the prefixes that its key has, however many watchers there are, and each log wakes
+//! its watchers once a batch. A log reaches as far back as the index's history, so a watcher that falls behind costs a
+//! cursor, and is ended when history is compacted past what it has not yet read.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+
+use crate::entry::{Event, Revision};
+use crate::index::Index;
+
+/// The events of one prefix.
+#[derive(Debug)]
+pub(crate) struct Group {
+    log: Mutex<Log>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Log {
+    /// The log is complete for revisions after this one.
+    since: Revision,
+    events: VecDeque<Arc<Event>>,
+    /// Set while the group is in a [`Touched`].
+    touched: bool,
+    closed: bool,
+}
+
+/// What a reader finds after its cursor.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Events,
+    Nothing,
+    Lagged,
+    Closed,
+}
+
+impl Group {
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().expect("no holder of a watch log panics")
+    }
+
+    /// Appends up to `max` events after `cursor` to `into`.
+    pub(crate) fn read(&self, cursor: Revision, max: usize, into: &mut VecDeque<Arc<Event>>) -> Found {
+        let log = self.lock();
+        if cursor < log.since {
+            return Found::Lagged;
+        }
+        // Nearly always the reader is close to the end, so look there first.
+        let unread = log.events.iter().rev().take(max).take_while(|event| event.revision() > cursor).count();
+        let start = if unread < max {
+            log.events.len() - unread
+        } else {
+            log.events.partition_point(|event| event.revision() <= cursor)
+        };
+        into.extend(log.events.range(start..).take(max).cloned());
+        match (into.is_empty(), log.closed) {
+            (false, _) => Found::Events,
+            (true, false) => Found::Nothing,
+            (true, true) => Found::Closed,
+        }
+    }
+
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    group: Arc<Group>,
+    watchers: usize,
+}
+
+/// All groups by prefix.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    groups: Mutex<Groups>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    slots: BTreeMap<Arc<str>, Slot>,
+    closed: bool,
+}
+
+/// Groups whose watchers are to be woken, once the writers have their answer.
+#[derive(Debug, Default)]
+#[must_use = "watchers sleep until they are woken"]
+pub(crate) struct Touched(Vec<Arc<Group>>);
+
+impl Touched {
+    pub(crate) fn wake(self) {
+        for group in self.0 {
+            group.lock().touched = false;
+            group.changed.notify_waiters();
+        }
+    }
+}
+
+impl Hub {
+    /// The hub's lock nests within the index's, a group's within the hub's.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().expect("no holder of the hub panics")
+    }
+
+    /// Ends all watches, now and later.
+    pub(crate) fn close(&self) {
+        let mut groups = self.lock();
+        groups.closed = true;
+        for slot in groups.slots.values() {
+            slot.group.lock().closed = true;
+            slot.group.changed.notify_waiters();
+        }
+    }
+}
+
+impl Groups {
+    pub(crate) fn watchers(&self) -> usize {
+        self.slots.values().map(|slot| slot.watchers).sum()
+    }
+
+    /// The group of `prefix`, complete after `after`, which history must reach.
+    pub(crate) fn join(&mut self, index: &Index, prefix: &str, after: Revision) -> (Arc<str>, Arc<Group>) {
+        if !self.slots.contains_key(prefix) {
+            let log =
+                Log { since: index.current(), events: VecDeque::new(), touched: false, closed: self.closed };
+            let group = Arc::new(Group { log: Mutex::new(log), changed: Notify::new() });
+            self.slots.insert(prefix.into(), Slot { group, watchers: 0 });
+        }
+        let (prefix, _) = self.slots.get_key_value(prefix).expect("a slot was just made sure of");
+        let prefix = Arc::clone(prefix);
+        let slot = self.slots.get_mut(&prefix).expect("a slot was just made sure of");
+        slot.watchers += 1;
+        let mut log = slot.group.lock();
+        if after < log.since {
+            for event in index.events(&prefix, after, log.since).rev() {
+                log.events.push_front(Arc::clone(event));
+            }
+            log.since = after;
+        }
+        drop(log);
+        (prefix, Arc::clone(&slot.group))
+    }
+
+    pub(crate) fn leave(&mut self, prefix: &str) {
+        if let Some(slot) = self.slots.get_mut(prefix) {
+            slot.watchers -= 1;
+            if slot.watchers == 0 {
+                self.slots.remove(prefix);
+            }
+        }
+    }
+
+    pub(crate) fn push(&self, event: &Arc<Event>, touched: &mut Touched) {
+        self.for_each_prefix_of(&event.entry.key, |group| {
+            let mut log = group.lock();
+            log.events.push_back(Arc::clone(event));
+            if !std::mem::replace(&mut log.touched, true) {
+                touched.0.push(Arc::clone(group));
+            }
+        });
+    }
+
+    /// Drops an event that history has dropped.
+    pub(crate) fn forget(&self, event: &Event) {
+        let revision = event.revision();
+        self.for_each_prefix_of(&event.entry.key, |group| {
+            let mut log = group.lock();
+            while log.events.front().is_some_and(|front| front.revision() <= revision) {
+                log.since = log.events.pop_front().map_or(log.since, |front| front.revision());
+            }
+            if log.events.len() < log.events.capacity() / 4 {
+                let keep = log.events.len() * 2;
+                log.events.shrink_to(keep);
+            }
+        });
+    }
+
+    /// Visits the groups whose prefix `key` has, longest prefix first.
+    ///
+    /// Walks down the sorted prefixes from `key`. The greatest one not above the bound either is a prefix of the key,
+    /// or parts from it somewhere: then no longer prefix than the part they share can be below the bound.
+    fn for_each_prefix_of(&self, key: &str, mut visit: impl FnMut(&Arc<Group>)) {
+        let mut bound = Bound::Included(key);
+        while let Some((prefix, slot)) = self.slots.range::<str, _>((Bound::Unbounded, bound)).next_back() {
+            if key.starts_with(&**prefix) {
+                visit(&slot.group);
+                bound = Bound::Excluded(&key[..prefix.len()]);
+            } else {
+                let shared = key.bytes().zip(prefix.bytes()).take_while(|(a, b)| a == b).count();
+                bound = Bound::Included(&key[..key.floor_char_boundary(shared)]);
+            }
+        }
+    }
+}

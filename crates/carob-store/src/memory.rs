@@ -1,0 +1,41 @@
+//! The backend that keeps nothing: for `carob run` and for tests.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::backend::{Backend, BackendError, Checkpointed, CheckpointWork, OpenError, Snapshot};
+use crate::entry::{Event, Revision};
+use crate::index::Index;
+
+#[derive(Debug)]
+pub(crate) struct Memory;
+
+#[async_trait]
+impl Backend for Memory {
+    async fn load(&mut self) -> Result<Index, OpenError> {
+        Ok(Index::new(Revision::EMPTY))
+    }
+
+    async fn append(&mut self, _events: Vec<Arc<Event>>, _durable: bool) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn wants_checkpoint(&self, _live_bytes: u64) -> bool {
+        false
+    }
+
+    async fn checkpoint(&mut self, _snapshot: Snapshot) -> Result<CheckpointWork, BackendError> {
+        unreachable!("memory never wants a checkpoint")
+    }
+
+    fn checkpointed(&mut self, _done: Checkpointed) {}
+
+    async fn close(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+}

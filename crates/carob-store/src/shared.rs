@@ -1,0 +1,96 @@
+//! What the store's handles, its watches and its pipeline share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use tokio::sync::Notify;
+
+use crate::backend::BackendError;
+use crate::entry::{Event, Revision};
+use crate::hub::{Hub, Touched};
+use crate::index::{Index, ReadError};
+use crate::limits::Limits;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) hub: Hub,
+    index: RwLock<Index>,
+    /// The index's current revision, readable without its lock; it never runs ahead of the index.
+    current: AtomicU64,
+    /// Told whenever `current` has grown or the store was closed.
+    pub(crate) advanced: Notify,
+    closed: AtomicBool,
+    /// Why the store takes no more writes.
+    pub(crate) failure: OnceLock<Arc<BackendError>>,
+}
+
+impl Shared {
+    pub(crate) fn new(index: Index, limits: Limits) -> Self {
+        Self {
+            limits,
+            hub: Hub::default(),
+            current: AtomicU64::new(index.current().0),
+            index: RwLock::new(index),
+            advanced: Notify::new(),
+            closed: AtomicBool::new(false),
+            failure: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn current(&self) -> Revision {
+        Revision(self.current.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().expect("no holder of the index panics")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().expect("no holder of the index panics")
+    }
+
+    /// Makes a batch visible, to readers and watchers alike, and keeps history within its limits. The caller wakes the
+    /// watchers once it has answered the writers.
+    pub(crate) fn publish(&self, events: &[Arc<Event>]) -> Touched {
+        let mut touched = Touched::default();
+        let mut index = self.write();
+        let groups = self.hub.lock();
+        for event in events {
+            index.apply(event);
+            groups.push(event, &mut touched);
+        }
+        let dropped = index.trim(self.limits.history_events_max, self.limits.history_bytes_max);
+        for event in &dropped {
+            groups.forget(event);
+        }
+        self.current.store(index.current().0, Ordering::Release);
+        drop(groups);
+        drop(index);
+        self.advanced.notify_waiters();
+        touched
+    }
+
+    pub(crate) fn compact(&self, revision: Revision) -> Result<(), ReadError> {
+        let mut index = self.write();
+        index.check(revision)?;
+        let dropped = index.compact(revision);
+        let groups = self.hub.lock();
+        for event in &dropped {
+            groups.forget(event);
+        }
+        drop(groups);
+        drop(index);
+        Ok(())
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.hub.close();
+        self.advanced.notify_waiters();
+    }
+}

@@ -1,0 +1,216 @@
+//! The handle that everybody else holds.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use carob_kit::{Clock, SystemClock};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::backend::{Backend, BackendError};
+use crate::entry::{Entry, Revision};
+use crate::index::{Index, ListOptions, Page, ReadError};
+use crate::limits::{Limits, WRITE_QUEUE_MAX};
+use crate::memory::Memory;
+use crate::pipeline::{Pipeline, Request};
+use crate::shared::Shared;
+use crate::txn::{Txn, TxnError, TxnOk};
+use crate::watch::Watch;
+
+/// Keys that a list visits under one hold of the index's lock, which is as long as a writer may have to wait for it.
+const LIST_CHUNK_KEYS: usize = 1024;
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub clock: Arc<dyn Clock>,
+    pub limits: Limits,
+}
+
+impl Options {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, limits: Limits::default() }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new(Arc::new(SystemClock::new()))
+    }
+}
+
+/// An open store. Clones are handles of the same store, which ends when it is closed or its last handle is dropped.
+#[derive(Debug, Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+}
+
+/// The store was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the store is closed")]
+pub struct Closed;
+
+/// Sizes of an open store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    pub live_keys: usize,
+    /// Keys and values, in bytes: what counts against [`Limits::store_bytes_max`].
+    pub live_bytes: u64,
+    pub history_events: usize,
+    pub watchers: usize,
+}
+
+impl Store {
+    /// A store that keeps nothing beyond the process.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, which it runs on.
+    pub fn in_memory(options: Options) -> Self {
+        Self::start(Index::new(Revision::EMPTY), Box::new(Memory), options)
+    }
+
+    fn start(index: Index, backend: Box<dyn Backend>, options: Options) -> Self {
+        let (requests, receiver) = mpsc::channel(WRITE_QUEUE_MAX);
+        let shared = Arc::new(Shared::new(index, options.limits));
+        let pipeline = Pipeline::new(Arc::clone(&shared), options.clock, backend, receiver);
+        tokio::spawn(pipeline.run());
+        Self { shared, requests }
+    }
+
+    /// The latest revision that can be read.
+    pub fn current(&self) -> Revision {
+        self.shared.current()
+    }
+
+    /// The earliest revision that can be read.
+    pub fn compacted(&self) -> Revision {
+        self.shared.read().compacted()
+    }
+
+    pub fn stats(&self) -> Stats {
+        let index = self.shared.read();
+        Stats {
+            live_keys: index.live_keys(),
+            live_bytes: index.live_bytes(),
+            history_events: index.history_events(),
+            watchers: self.shared.hub.lock().watchers(),
+        }
+    }
+
+    /// Why the store takes no more writes, if it does not.
+    pub fn failure(&self) -> Option<Arc<BackendError>> {
+        self.shared.failure.get().cloned()
+    }
+
+    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.shared.read().get(key).cloned()
+    }
+
+    pub fn get_at(&self, key: &str, at: Revision) -> Result<Option<Arc<Entry>>, ReadError> {
+        self.shared.read().get_at(key, at).map(|entry| entry.cloned())
+    }
+
+    /// How many keys have `prefix` now.
+    pub fn count(&self, prefix: &str) -> usize {
+        let index = self.shared.read();
+        index.range(prefix, None, index.current()).count()
+    }
+
+    /// One page of the keys with `prefix`, all at one revision. Takes the index in pieces, so that a long list does not
+    /// keep writers waiting.
+    pub fn list(&self, prefix: &str, options: ListOptions<'_>) -> Result<Page, ReadError> {
+        let mut piece = Piece::at(options.at.unwrap_or_else(|| self.current()));
+        loop {
+            match list_piece(&self.shared.read(), prefix, options, piece, LIST_CHUNK_KEYS) {
+                Ok(Piece { page, resume: None }) => return Ok(page),
+                Ok(more) => piece = more,
+                // History moved on past the revision that was current when the list began: list under one lock.
+                Err(ReadError::Compacted { .. }) if options.at.is_none() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let index = self.shared.read();
+        list_piece(&index, prefix, options, Piece::at(index.current()), usize::MAX).map(|piece| piece.page)
+    }
+
+    /// Makes a change and waits until it is as safe as it asks to be. A caller that stops waiting does not undo it.
+    pub async fn txn(&self, txn: Txn) -> Result<TxnOk, TxnError> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request::Txn(txn, answer)).await.map_err(|_closed| TxnError::Closed)?;
+        answered.await.unwrap_or(Err(TxnError::Closed))
+    }
+
+    /// Every event of keys with `prefix` after `after`, in order.
+    pub fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, ReadError> {
+        Watch::start(&self.shared, prefix, after)
+    }
+
+    /// Waits until `revision` can be read.
+    pub async fn wait_for(&self, revision: Revision) -> Result<(), Closed> {
+        loop {
+            let advanced = self.shared.advanced.notified();
+            if self.current() >= revision {
+                return Ok(());
+            }
+            if self.shared.is_closed() {
+                return Err(Closed);
+            }
+            advanced.await;
+        }
+    }
+
+    /// Forgets what only readers before `revision` can see.
+    pub fn compact(&self, revision: Revision) -> Result<(), ReadError> {
+        self.shared.compact(revision)
+    }
+
+    /// Commits what is queued, makes everything durable, marks the end as clean, ends all watches.
+    pub fn close(self) -> impl Future<Output = Result<(), Arc<BackendError>>> + Send {
+        async move {
+            let (answer, answered) = oneshot::channel();
+            if self.requests.send(Request::Close(answer)).await.is_err() {
+                return Ok(());
+            }
+            answered.await.unwrap_or(Ok(()))
+        }
+    }
+}
+
+/// A list under way.
+struct Piece {
+    page: Page,
+    /// The key after which to go on, if there is more.
+    resume: Option<Arc<str>>,
+}
+
+impl Piece {
+    fn at(revision: Revision) -> Self {
+        Self { page: Page { entries: Vec::new(), revision, remaining: 0 }, resume: None }
+    }
+}
+
+fn list_piece(
+    index: &Index,
+    prefix: &str,
+    options: ListOptions<'_>,
+    mut piece: Piece,
+    keys_max: usize,
+) -> Result<Piece, ReadError> {
+    let page = &mut piece.page;
+    index.check(page.revision)?;
+    let limit = options.limit.unwrap_or(usize::MAX);
+    let after = piece.resume.take();
+    let mut entries = index.range(prefix, after.as_deref().or(options.after), page.revision);
+    for entry in entries.by_ref().take(keys_max) {
+        if page.entries.len() < limit {
+            page.entries.push(Arc::clone(entry));
+        } else {
+            page.remaining += 1;
+        }
+        piece.resume = Some(Arc::clone(&entry.key));
+    }
+    if entries.next().is_none() {
+        piece.resume = None;
+    }
+    Ok(piece)
+}

@@ -1,0 +1,97 @@
+//! One reader of a prefix's events.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::entry::{Event, Revision};
+use crate::hub::{Found, Group};
+use crate::index::ReadError;
+use crate::limits::WATCH_CHUNK_MAX;
+use crate::shared::Shared;
+
+/// Every event of a prefix after a revision, in order, each once.
+///
+/// A watch holds a cursor, not a queue: it never slows a writer, and when it is so slow that history is compacted past
+/// its cursor, it ends with [`WatchItem::Lagged`].
+#[derive(Debug)]
+pub struct Watch {
+    shared: Arc<Shared>,
+    prefix: Arc<str>,
+    group: Arc<Group>,
+    /// The revision up to which events have been taken out of the group.
+    cursor: Revision,
+    /// Events taken out and not yet returned.
+    taken: VecDeque<Arc<Event>>,
+    /// The revision of the event returned last, or where the watch began.
+    returned: Revision,
+}
+
+#[derive(Debug, Clone)]
+pub enum WatchItem {
+    Event(Arc<Event>),
+    /// Events were missed: read anew. The last item but for its repetition.
+    Lagged,
+    /// The store was closed. The last item but for its repetition.
+    Closed,
+}
+
+impl Watch {
+    pub(crate) fn start(shared: &Arc<Shared>, prefix: &str, after: Revision) -> Result<Self, ReadError> {
+        let index = shared.read();
+        index.check(after)?;
+        let (prefix, group) = shared.hub.lock().join(&index, prefix, after);
+        drop(index);
+        let shared = Arc::clone(shared);
+        Ok(Self { shared, prefix, group, cursor: after, taken: VecDeque::new(), returned: after })
+    }
+
+    /// The next event, as soon as there is one. Cancel safe.
+    pub async fn next(&mut self) -> WatchItem {
+        loop {
+            if let Some(item) = self.try_next() {
+                return item;
+            }
+            let group = Arc::clone(&self.group);
+            let changed = group.changed();
+            if let Some(item) = self.try_next() {
+                return item;
+            }
+            changed.await;
+        }
+    }
+
+    /// The next event if there is one already.
+    pub fn try_next(&mut self) -> Option<WatchItem> {
+        if self.taken.is_empty() {
+            match self.group.read(self.cursor, WATCH_CHUNK_MAX, &mut self.taken) {
+                Found::Events => {}
+                Found::Nothing => return None,
+                Found::Lagged => return Some(WatchItem::Lagged),
+                Found::Closed => return Some(WatchItem::Closed),
+            }
+            self.cursor = self.taken.back().map_or(self.cursor, |event| event.revision());
+        }
+        let event = self.taken.pop_front()?;
+        self.returned = event.revision();
+        Some(WatchItem::Event(event))
+    }
+
+    /// A revision up to which everything has been returned: what a bookmark may say.
+    pub fn progress(&mut self) -> Revision {
+        // Events are in their group before the current revision moves on, so what is not there now is later than it.
+        let current = self.shared.current();
+        if self.taken.is_empty()
+            && self.group.read(self.cursor, WATCH_CHUNK_MAX, &mut self.taken) == Found::Nothing
+        {
+            self.returned = self.returned.max(current);
+        }
+        self.cursor = self.taken.back().map_or(self.cursor, |event| event.revision());
+        self.returned
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.hub.lock().leave(&self.prefix);
+    }
+}
