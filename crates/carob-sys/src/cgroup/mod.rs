@@ -1,0 +1,325 @@
+//! Control groups: make them, limit them, fill them, watch what they use, kill and remove them, on v1, v2 and hybrid.
+//!
+//! Groups are named by their path from the root, `/kubepods/burstable/pod1/container`, the same on every layout.
+
+mod layout;
+mod resources;
+mod stats;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, Signal};
+
+pub use layout::Layout;
+pub use resources::Resources;
+pub use stats::Usage;
+
+use crate::device_filter::{self, DeviceKind, DeviceRule};
+use layout::CONTROLLERS;
+use resources::{Setting, settings_v1, settings_v2};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("no cgroup filesystem is mounted")]
+    NotMounted,
+    #[error("read {path}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("make cgroup {path}", path = path.display())]
+    Make { path: PathBuf, source: io::Error },
+    #[error("write {value:?} to {path}", path = path.display())]
+    Write { path: PathBuf, value: String, source: io::Error },
+    #[error("limit {controller} of cgroup {group}: this machine has no such controller", group = group.display())]
+    NoController { controller: &'static str, group: PathBuf },
+    #[error("attach the device filter of {path}", path = path.display())]
+    DeviceFilter { path: PathBuf, source: io::Error },
+    #[error("kill process {pid} of cgroup {group}", group = group.display())]
+    Kill { pid: i32, group: PathBuf, source: io::Error },
+    #[error("remove cgroup {path}", path = path.display())]
+    Remove { path: PathBuf, source: io::Error },
+}
+
+type Result<T> = std::result::Result<T, CgroupError>;
+
+/// One group, whether it exists or not.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    layout: Layout,
+    group: PathBuf,
+}
+
+impl Cgroup {
+    pub fn new(layout: &Layout, group: impl Into<PathBuf>) -> Self {
+        Self { layout: layout.clone(), group: group.into() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.group
+    }
+
+    pub fn exists(&self) -> bool {
+        self.layout.directories(&self.group).iter().any(|directory| directory.exists())
+    }
+
+    /// Makes the group and those above it, so that processes can join.
+    pub fn create(&self) -> Result<()> {
+        let mut ancestors: Vec<&Path> = self.group.ancestors().filter(|path| path.file_name().is_some()).collect();
+        ancestors.reverse();
+        for ancestor in ancestors {
+            self.create_one(ancestor)?;
+        }
+        Ok(())
+    }
+
+    fn create_one(&self, group: &Path) -> Result<()> {
+        if let Layout::V2 { root } = &self.layout {
+            let parent = group.parent().map(|parent| parent.strip_prefix("/").unwrap_or(parent));
+            enable_controllers(&parent.map_or_else(|| root.clone(), |parent| root.join(parent)))?;
+        }
+        for path in self.layout.directories(group) {
+            match fs_err::create_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(CgroupError::Make { path, source }),
+            }
+        }
+        if matches!(self.layout, Layout::V1 { .. })
+            && let Some(directory) = self.layout.directory("cpuset", group)
+        {
+            inherit_cpuset(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// Sets limits. One for which this machine has no controller is an error, unless it asks for nothing.
+    pub fn apply(&self, wanted: &Resources) -> Result<()> {
+        let settings = match &self.layout {
+            Layout::V2 { .. } => settings_v2(wanted),
+            Layout::V1 { .. } => settings_v1(wanted, self.memory_limit_v1()?),
+        };
+        for Setting { controller, file, value } in settings {
+            let Some(directory) = self.layout.directory(controller, &self.group) else {
+                return Err(CgroupError::NoController { controller, group: self.group.clone() });
+            };
+            write(&directory.join(file), &value)?;
+        }
+        Ok(())
+    }
+
+    fn memory_limit_v1(&self) -> Result<Option<i64>> {
+        let Some(directory) = self.layout.directory("memory", &self.group) else { return Ok(None) };
+        let path = directory.join("memory.limit_in_bytes");
+        match fs_err::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().parse().ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(CgroupError::Read { path, source }),
+        }
+    }
+
+    /// Lets the group's processes use these devices and no other. Call once, while the group is empty.
+    pub fn allow_devices(&self, rules: &[DeviceRule]) -> Result<()> {
+        match &self.layout {
+            Layout::V2 { .. } => {
+                for path in self.layout.directories(&self.group) {
+                    let attach = || {
+                        let directory = fs_err::File::open(&path)?;
+                        device_filter::attach(directory, rules)
+                    };
+                    attach().map_err(|source| CgroupError::DeviceFilter { path: path.clone(), source })?;
+                }
+                Ok(())
+            }
+            Layout::V1 { .. } => {
+                let Some(directory) = self.layout.directory("devices", &self.group) else {
+                    return Err(CgroupError::NoController { controller: "devices", group: self.group.clone() });
+                };
+                write(&directory.join("devices.deny"), "a")?;
+                rules.iter().try_for_each(|rule| write(&directory.join("devices.allow"), &device_line_v1(rule)))
+            }
+        }
+    }
+
+    /// Moves a process (all its threads) into the group, in every tree.
+    pub fn add(&self, pid: Pid) -> Result<()> {
+        let value = pid.as_raw_nonzero().to_string();
+        self.layout
+            .directories(&self.group)
+            .iter()
+            .try_for_each(|directory| write(&directory.join("cgroup.procs"), &value))
+    }
+
+    /// Moves a process into the group in the unified tree only, where there is one: so it can be killed with the group.
+    pub fn add_to_unified(&self, pid: Pid) -> Result<()> {
+        match self.layout.unified_directory(&self.group) {
+            Some(directory) => write(&directory.join("cgroup.procs"), &pid.as_raw_nonzero().to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// The processes of the group and of those below it. Empty when the group does not exist.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        for directory in self.layout.directories(&self.group) {
+            collect_pids(&directory, &mut pids)?;
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Sends `SIGKILL` to every process of the group and of those below it.
+    ///
+    /// The unified tree does it in one step that no fork escapes (`cgroup.kill`, Linux 5.14). Elsewhere each process is
+    /// killed by number until a pass finds none that the pass before had not seen.
+    pub fn kill(&self) -> Result<()> {
+        if let Some(directory) = self.layout.unified_directory(&self.group) {
+            let path = directory.join("cgroup.kill");
+            if path.exists() {
+                write(&path, "1")?;
+            }
+        }
+        let mut killed: Vec<i32> = Vec::new();
+        loop {
+            let pids: Vec<i32> = self.pids()?.into_iter().filter(|pid| !killed.contains(pid)).collect();
+            if pids.is_empty() {
+                return Ok(());
+            }
+            for pid in &pids {
+                self.kill_one(*pid)?;
+            }
+            killed.extend(pids);
+        }
+    }
+
+    fn kill_one(&self, pid: i32) -> Result<()> {
+        // 0 is a process of another PID namespace that this one cannot see, nor kill by number.
+        let Some(target) = Pid::from_raw(pid) else { return Ok(()) };
+        match rustix::process::kill_process(target, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(source) => Err(CgroupError::Kill { pid, group: self.group.clone(), source: source.into() }),
+        }
+    }
+
+    pub fn usage(&self) -> Result<Usage> {
+        stats::read(&self.layout, &self.group)
+    }
+
+    /// How often the kernel has killed a process of this group for want of memory.
+    pub fn oom_kills(&self) -> Result<u64> {
+        stats::oom_kills(&self.layout, &self.group)
+    }
+
+    /// The names of the groups directly below this one, in any tree.
+    pub fn children(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for directory in self.layout.directories(&self.group) {
+            names.extend(subdirectories(&directory)?);
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Removes the group and those below it. Nothing happens when it does not exist; `EBUSY` while it has processes.
+    pub fn remove(&self) -> Result<()> {
+        self.layout.directories(&self.group).iter().try_for_each(|directory| remove_tree(directory))
+    }
+}
+
+/// Turns on, for the children of a v2 group, the controllers that it has itself.
+fn enable_controllers(directory: &Path) -> Result<()> {
+    let path = directory.join("cgroup.controllers");
+    let available = fs_err::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
+    let path = directory.join("cgroup.subtree_control");
+    let enabled = fs_err::read_to_string(&path).map_err(|source| CgroupError::Read { path: path.clone(), source })?;
+    let enabled: Vec<&str> = enabled.split_whitespace().collect();
+    let missing: Vec<String> = available
+        .split_whitespace()
+        .filter(|name| CONTROLLERS.contains(name) && !enabled.contains(name))
+        .map(|name| format!("+{name}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    write(&path, &missing.join(" "))
+}
+
+/// A v1 cpuset starts empty and takes no process until it has CPUs and memory nodes.
+fn inherit_cpuset(directory: &Path) -> Result<()> {
+    let Some(parent) = directory.parent() else { return Ok(()) };
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let read = |path: PathBuf| fs_err::read_to_string(&path).map_err(|source| CgroupError::Read { path, source });
+        if read(directory.join(file))?.trim().is_empty() {
+            write(&directory.join(file), read(parent.join(file))?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+fn device_line_v1(rule: &DeviceRule) -> String {
+    let kind = match rule.kind {
+        DeviceKind::All => 'a',
+        DeviceKind::Char => 'c',
+        DeviceKind::Block => 'b',
+    };
+    let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
+    let access: String =
+        [('r', rule.read), ('w', rule.write), ('m', rule.mknod)].iter().filter(|way| way.1).map(|way| way.0).collect();
+    format!("{kind} {}:{} {access}", number(rule.major), number(rule.minor))
+}
+
+fn write(path: &Path, value: &str) -> Result<()> {
+    use std::io::Write;
+
+    let attempt = || fs_err::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes());
+    attempt().map_err(|source| CgroupError::Write { path: path.to_owned(), value: value.to_owned(), source })
+}
+
+fn collect_pids(directory: &Path, pids: &mut Vec<i32>) -> Result<()> {
+    let path = directory.join("cgroup.procs");
+    match fs_err::read_to_string(&path) {
+        Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
+        // ENODEV: the group went away between open and read.
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(source) => return Err(CgroupError::Read { path, source }),
+    }
+    for child in subdirectories(directory)? {
+        collect_pids(&directory.join(child), pids)?;
+    }
+    Ok(())
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
+fn subdirectories(directory: &Path) -> Result<Vec<String>> {
+    let failed = |source| CgroupError::Read { path: directory.to_owned(), source };
+    let entries = match fs_err::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn remove_tree(directory: &Path) -> Result<()> {
+    for child in subdirectories(directory)? {
+        remove_tree(&directory.join(child))?;
+    }
+    match fs_err::remove_dir(directory) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(CgroupError::Remove { path: directory.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

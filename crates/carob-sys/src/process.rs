@@ -1,0 +1,132 @@
+//! What happens between fork(2) and execve(2), for single-threaded programs.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+
+/// A process that a single-threaded caller has made, seen from the caller.
+///
+/// `child` runs in the new process, whose parent is the caller's parent (`CLONE_PARENT`), so that a short-lived program
+/// can hand a process over to the one that started it. The process ends with what `child` returns.
+///
+/// Fails with `EINVAL` in an init process, which has no parent to share (clone(2)).
+pub fn clone_sibling(child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    assert_single_threaded()?;
+    let mut args = libc::clone_args {
+        flags: libc::CLONE_PARENT as u64,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: 0,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM this is a fork: the child gets a copy of all memory and goes on on a copy of this stack.
+    // No other thread exists whose locks the child could find taken forever.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => std::process::exit(child()),
+        pid => i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| io::Error::other(format!("clone3 answered with pid {pid}"))),
+    }
+}
+
+fn assert_single_threaded() -> io::Result<()> {
+    let threads = fs_err::read_dir("/proc/self/task")?.count();
+    if threads == 1 {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("a process with {threads} threads cannot fork safely")))
+}
+
+/// Moves the calling process into new namespaces (unshare(2)). `NEWPID` acts on its children only.
+pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    if namespaces.intersects(UnshareFlags::FILES | UnshareFlags::FS | UnshareFlags::SYSVSEM) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "only namespaces are unshared here"));
+    }
+    // SAFETY: the file table, which is what other threads could lose, stays shared: FILES is refused above.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }?;
+    Ok(())
+}
+
+/// Marks every file descriptor above standard error close-on-exec, whoever opened it (close_range(2), Linux 5.11).
+pub fn close_files_on_exec() -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: the call only sets a flag; no descriptor is closed under an owner.
+    let rc = unsafe { libc::close_range(FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives a program the signals as it expects to find them: none blocked, `SIGPIPE` ends the process.
+///
+/// Rust's runtime ignores `SIGPIPE`, and an ignored signal stays ignored across execve(2).
+pub fn reset_signals() -> io::Result<()> {
+    // SAFETY: SIG_DFL is a valid disposition of SIGPIPE.
+    let previous = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    if previous == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    let none = crate::signal::empty_set();
+    // SAFETY: `none` is initialised and the old mask is not asked for.
+    let rc = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the next execve(2) pass this descriptor on, or not.
+pub fn set_inheritable(fd: impl AsFd, inheritable: bool) -> io::Result<()> {
+    let flags = if inheritable { rustix::io::FdFlags::empty() } else { rustix::io::FdFlags::CLOEXEC };
+    Ok(rustix::io::fcntl_setfd(fd, flags)?)
+}
+
+/// Takes over a descriptor that this program was started with, named on its command line.
+///
+/// A descriptor can be adopted once: afterwards it is close-on-exec, which no inherited one is.
+pub fn adopt_inherited(number: i32) -> io::Result<OwnedFd> {
+    use std::os::fd::{BorrowedFd, FromRawFd};
+
+    if number <= 2 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the standard streams have owners"));
+    }
+    // SAFETY: fcntl(2) on a number that is not open answers EBADF; the borrow ends with the call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    if rustix::io::fcntl_getfd(borrowed)?.contains(rustix::io::FdFlags::CLOEXEC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("descriptor {number} was not inherited")));
+    }
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
+    // SAFETY: the descriptor is open and was inherited, so nothing in this program owns it; CLOEXEC marks it as owned.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsRawFd, IntoRawFd};
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_adopted_once() {
+        let (read, write) = std::io::pipe().expect("a pipe");
+        let number = read.as_raw_fd();
+        assert!(adopt_inherited(number).is_err(), "a descriptor of this program is not up for adoption");
+        set_inheritable(&read, true).expect("a flag can be set");
+        let adopted = adopt_inherited(OwnedFd::from(read).into_raw_fd()).expect("inheritable means inherited");
+        assert!(adopt_inherited(number).is_err(), "twice is once too often");
+        drop((adopted, write));
+        assert!(adopt_inherited(1).is_err());
+    }
+
+    #[test]
+    fn forking_is_refused_where_other_threads_run() {
+        let error = clone_sibling(|| 0).expect_err("the test runner has threads");
+        assert!(error.to_string().contains("threads"), "{error}");
+    }
+}
