@@ -1,1 +1,27 @@
-//! carob-scheduler
+//! The scheduler: which node each Pod goes to, alone or with its gang, and why one goes nowhere.
+//!
+//! Start at [`Core::schedule`], a pure decision over a [`Snapshot`]. This crate never writes anything but bindings, Pod
+//! status, victims' evictions, volume and claim choices, events and its lease.
+
+mod class;
+mod core;
+mod facts;
+mod index;
+mod model;
+mod plugin;
+mod plugins;
+mod preemption;
+mod profile;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+mod verdict;
+
+pub use core::{Core, NodeScores, Outcome};
+pub use facts::{Budget, Facts};
+pub use model::*;
+pub use plugin::{Plugin, PluginSet};
+pub use plugins::volumes::ClaimPlan;
+pub use profile::{FitStrategy, MAX_SCORE, Profile, ResourceWeight, SpreadDefault};
+pub use snapshot::{NodeSlot, NodeState, Snapshot};
+pub use verdict::{Placement, Preempt, Preemption, Rejection, Unschedulable, Verdict};

@@ -1,6 +1,8 @@
 //! The `carob` binary: flags, configuration, PKI and the composition root.
 
+mod admin;
 mod cli;
+mod commands;
 mod config;
 mod kubeconfig;
 mod pki;

@@ -1,0 +1,3 @@
+//! The commands besides `carob server`.
+
+pub(crate) mod image;
