@@ -121,8 +121,10 @@ impl LeaderElector {
         let work = lead(term.clone());
         tokio::pin!(work);
         let ended = tokio::select! {
-            () = &mut work => Ended::Finished,
+            // The work ends because of the shutdown too, so that is looked at first.
+            biased;
             () = shutdown.cancelled() => Ended::Shutdown,
+            () = &mut work => Ended::Finished,
             () = self.hold() => Ended::Lost,
         };
         term.cancel();
