@@ -1,1 +1,4 @@
 //! carob-node
+pub mod plan;
+pub mod pod;
+pub mod status;

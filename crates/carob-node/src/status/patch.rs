@@ -1,0 +1,92 @@
+//! What of a status has to be written: the difference to what the API shows, as a strategic merge patch.
+
+use k8s_openapi::api::core::v1::PodStatus;
+use serde_json::{Map, Value, json};
+
+/// Fields of the status that the node writes. What others own (nominatedNodeName, resourceClaimStatuses, ..) is never sent.
+const FIELDS: [&str; 13] = [
+    "observedGeneration",
+    "phase",
+    "reason",
+    "message",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "startTime",
+    "qosClass",
+    "initContainerStatuses",
+    "containerStatuses",
+    "ephemeralContainerStatuses",
+];
+
+/// Lists that a strategic merge patch would merge by key although they are written whole.
+const REPLACED_LISTS: [&str; 2] = ["hostIPs", "podIPs"];
+
+/// The body that turns `old` into `new` for the Pod with `uid`, or `None` where they show the same.
+///
+/// The uid keeps a late write from reaching a Pod made anew under the same name. Conditions are sent one by one, so that
+/// what another owner writes at the same time survives.
+pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+    let (old, new) = (fields(old), fields(new));
+    let mut changes = Map::new();
+    for field in FIELDS {
+        let (before, after) = (old.get(field), new.get(field));
+        if before == after {
+            continue;
+        }
+        let value = match after {
+            None => Value::Null,
+            Some(Value::Array(items)) if REPLACED_LISTS.contains(&field) => {
+                let mut list = vec![json!({"$patch": "replace"})];
+                list.extend(items.iter().cloned());
+                Value::Array(list)
+            }
+            Some(value) => value.clone(),
+        };
+        changes.insert(field.to_owned(), value);
+    }
+    let conditions = changed_conditions(&old, &new);
+    if !conditions.is_empty() {
+        changes.insert("conditions".to_owned(), Value::Array(conditions));
+    }
+    (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+fn fields(status: &PodStatus) -> Map<String, Value> {
+    match serde_json::to_value(status) {
+        Ok(Value::Object(map)) => map,
+        Ok(_) | Err(_) => unreachable!("a PodStatus is a struct of strings, numbers, lists and maps with string keys"),
+    }
+}
+
+fn changed_conditions(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<Value> {
+    let list = |map: &Map<String, Value>| match map.get("conditions") {
+        Some(Value::Array(items)) => items.clone(),
+        _ => Vec::new(),
+    };
+    let before = list(old);
+    let mut changed = Vec::new();
+    for condition in list(new) {
+        let owned = condition["type"].as_str().is_some_and(|type_| super::conditions::OWNED.contains(&type_));
+        let Some(was) = before.iter().find(|was| was["type"] == condition["type"]) else {
+            changed.push(condition);
+            continue;
+        };
+        if owned && *was != condition {
+            changed.push(with_nulls(condition, was));
+        }
+    }
+    changed
+}
+
+/// A merged element keeps the fields that the patch does not name: those that are gone have to be named.
+fn with_nulls(mut condition: Value, was: &Value) -> Value {
+    if let (Some(map), Some(before)) = (condition.as_object_mut(), was.as_object()) {
+        // The API shows `lastProbeTime: null`; both spellings mean the same.
+        for key in before.keys().filter(|key| *key != "lastProbeTime") {
+            map.entry(key).or_insert(Value::Null);
+        }
+    }
+    condition
+}

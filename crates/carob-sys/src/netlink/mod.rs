@@ -1,0 +1,17 @@
+//! Netlink without a daemon: requests are values, a batch of them is one system call, and the kernel has answered by
+//! the time that call returns.
+//!
+//! rtnetlink and nfnetlink handle a request inside sendmsg(2), so nothing here ever waits and no task has to read the
+//! socket. [`route`] makes the requests for links, addresses and routes, [`crate::nft`] those for nftables.
+
+mod decode;
+mod encode;
+mod netns;
+pub mod route;
+mod socket;
+
+pub use decode::{Attribute, Attributes, Reply};
+pub use encode::Request;
+pub(crate) use encode::Writer;
+pub use netns::{current_netns, in_netns, new_netns};
+pub use socket::{NetlinkError, Protocol, Socket};

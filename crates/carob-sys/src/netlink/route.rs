@@ -1,0 +1,364 @@
+//! Links, addresses and routes (rtnetlink(7)): the requests that Pod networks need, and what is there.
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::decode::{Attributes, Reply};
+use super::encode::{Request, Writer, flag};
+use super::socket::{NetlinkError, Socket};
+
+/// Nested attributes of veth's `IFLA_INFO_DATA` (linux/veth.h).
+const VETH_INFO_PEER: u16 = 1;
+/// Addresses that need no duplicate detection and so work at once (linux/if_addr.h `IFA_F_NODAD`).
+const ADDRESS_NO_DAD: u8 = 0x02;
+/// `RT_SCOPE_UNIVERSE` and `RT_SCOPE_LINK` (linux/rtnetlink.h).
+const SCOPE_UNIVERSE: u8 = 0;
+const SCOPE_LINK: u8 = 253;
+
+/// `struct ifinfomsg` (rtnetlink(7)).
+fn link_header(index: u32, flags: u32, change: u32) -> Writer {
+    let mut writer = Writer::default();
+    let mut header = vec![0; 4];
+    header.extend_from_slice(&index.to_ne_bytes());
+    header.extend_from_slice(&flags.to_ne_bytes());
+    header.extend_from_slice(&change.to_ne_bytes());
+    writer.raw(&header);
+    writer
+}
+
+#[expect(clippy::cast_sign_loss, reason = "flag constants are positive; libc has them as c_int")]
+const UP: u32 = libc::IFF_UP as u32;
+
+/// Flags of a request that makes something that must not be there yet.
+const CREATE: u16 = flag(libc::NLM_F_CREATE) | flag(libc::NLM_F_EXCL);
+
+/// Makes a bridge and brings it up. One that is there is left as it is.
+pub fn add_bridge(name: &str, mtu: u32) -> Request {
+    let mut writer = link_header(0, UP, UP);
+    writer.string(libc::IFLA_IFNAME, name).u32(libc::IFLA_MTU, mtu);
+    writer.nest(libc::IFLA_LINKINFO, |info| {
+        info.string(libc::IFLA_INFO_KIND, "bridge");
+    });
+    Request::new(format!("create bridge {name}"), libc::RTM_NEWLINK, CREATE, writer).tolerate(&[libc::EEXIST])
+}
+
+/// A veth pair: one end in the socket's namespace, the other in another.
+#[derive(Debug)]
+pub struct Veth<'a> {
+    pub name: &'a str,
+    /// Index of the bridge that the near end becomes a port of.
+    pub bridge: u32,
+    pub mtu: u32,
+    pub peer_name: &'a str,
+    pub peer_netns: BorrowedFd<'a>,
+}
+
+/// Makes the pair with the near end up and in its bridge, all in one message. The far end has to be brought up from its
+/// own side: the kernel refuses to open it before the pair is joined (`veth_open`).
+pub fn add_veth(veth: &Veth<'_>) -> Request {
+    let mut writer = link_header(0, UP, UP);
+    writer.string(libc::IFLA_IFNAME, veth.name).u32(libc::IFLA_MTU, veth.mtu).u32(libc::IFLA_MASTER, veth.bridge);
+    // A descriptor that is open is not negative.
+    let netns = u32::try_from(veth.peer_netns.as_raw_fd()).unwrap_or(u32::MAX);
+    writer.nest(libc::IFLA_LINKINFO, |info| {
+        info.string(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, |data| {
+            data.nest(VETH_INFO_PEER, |peer| {
+                peer.raw(link_header(0, 0, 0).as_bytes());
+                peer.string(libc::IFLA_IFNAME, veth.peer_name).u32(libc::IFLA_MTU, veth.mtu);
+                peer.u32(libc::IFLA_NET_NS_FD, netns);
+            });
+        });
+    });
+    let what = format!("create veth {} to {} in the sandbox's namespace", veth.name, veth.peer_name);
+    Request::new(what, libc::RTM_NEWLINK, CREATE, writer)
+}
+
+/// Removes an interface by name; one that is not there is fine.
+pub fn delete_link(name: &str) -> Request {
+    let mut writer = link_header(0, 0, 0);
+    writer.string(libc::IFLA_IFNAME, name);
+    Request::new(format!("delete interface {name}"), libc::RTM_DELLINK, 0, writer).tolerate(&[libc::ENODEV])
+}
+
+/// Brings an interface up.
+pub fn set_up(index: u32) -> Request {
+    let writer = link_header(index, UP, UP);
+    Request::new(format!("bring interface {index} up"), libc::RTM_NEWLINK, 0, writer)
+}
+
+/// Gives an interface an address, usable at once. One that it has is fine.
+pub fn add_address(interface: u32, address: IpAddr, prefix_len: u8) -> Request {
+    address_request(interface, address, prefix_len, libc::RTM_NEWADDR, CREATE, "add")
+        .tolerate(&[libc::EEXIST])
+}
+
+/// Takes an address from an interface; one that it has not is fine.
+pub fn delete_address(interface: u32, address: IpAddr, prefix_len: u8) -> Request {
+    address_request(interface, address, prefix_len, libc::RTM_DELADDR, 0, "remove")
+        .tolerate(&[libc::EADDRNOTAVAIL])
+}
+
+fn address_request(interface: u32, address: IpAddr, prefix_len: u8, kind: u16, flags: u16, verb: &str) -> Request {
+    let mut writer = Writer::default();
+    let mut header = vec![family(address), prefix_len, ADDRESS_NO_DAD, SCOPE_UNIVERSE];
+    header.extend_from_slice(&interface.to_ne_bytes());
+    writer.raw(&header);
+    let octets = octets(address);
+    writer.bytes(libc::IFA_LOCAL, &octets).bytes(libc::IFA_ADDRESS, &octets);
+    Request::new(format!("{verb} address {address}/{prefix_len} of interface {interface}"), kind, flags, writer)
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextHop {
+    /// Straight to the interface's neighbours.
+    Link,
+    Gateway(IpAddr),
+}
+
+/// Adds a route to `destination`/`prefix_len`; one that is there is fine.
+pub fn add_route(destination: IpAddr, prefix_len: u8, hop: NextHop, interface: u32) -> Request {
+    let scope = match hop {
+        NextHop::Link => SCOPE_LINK,
+        NextHop::Gateway(_) => SCOPE_UNIVERSE,
+    };
+    let mut writer = Writer::default();
+    let mut header = vec![
+        family(destination),
+        prefix_len,
+        0,
+        0,
+        libc::RT_TABLE_MAIN,
+        libc::RTPROT_STATIC,
+        scope,
+        libc::RTN_UNICAST,
+    ];
+    header.extend_from_slice(&[0; 4]);
+    writer.raw(&header);
+    if prefix_len > 0 {
+        writer.bytes(libc::RTA_DST, &octets(destination));
+    }
+    if let NextHop::Gateway(gateway) = hop {
+        writer.bytes(libc::RTA_GATEWAY, &octets(gateway));
+    }
+    writer.u32(libc::RTA_OIF, interface);
+    Request::new(format!("add route to {destination}/{prefix_len}"), libc::RTM_NEWROUTE, CREATE, writer)
+        .tolerate(&[libc::EEXIST])
+}
+
+fn family(address: IpAddr) -> u8 {
+    let family = match address {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    };
+    u8::try_from(family).expect("AF_INET is 2 and AF_INET6 is 10")
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub mtu: u32,
+    /// The bridge that it is a port of.
+    pub master: Option<u32>,
+    /// `bridge`, `veth`, …; none for hardware.
+    pub kind: Option<String>,
+    pub is_loopback: bool,
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkAddress {
+    pub interface: u32,
+    pub address: IpAddr,
+    pub prefix_len: u8,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    pub destination: IpAddr,
+    /// 0 for a default route.
+    pub prefix_len: u8,
+    pub interface: Option<u32>,
+}
+
+/// All interfaces.
+pub fn links(socket: &mut Socket) -> Result<Vec<Link>, NetlinkError> {
+    let request =
+        Request::new("list interfaces", libc::RTM_GETLINK, flag(libc::NLM_F_DUMP), link_header(0, 0, 0));
+    dump(socket, &request, libc::RTM_NEWLINK, decode_link)
+}
+
+/// The interface of that name, if there is one.
+pub fn link(socket: &mut Socket, name: &str) -> Result<Option<Link>, NetlinkError> {
+    let mut writer = link_header(0, 0, 0);
+    writer.string(libc::IFLA_IFNAME, name);
+    let request =
+        Request::new(format!("look up interface {name}"), libc::RTM_GETLINK, 0, writer).tolerate(&[libc::ENODEV]);
+    Ok(dump(socket, &request, libc::RTM_NEWLINK, decode_link)?.pop())
+}
+
+/// All addresses of all interfaces.
+pub fn addresses(socket: &mut Socket) -> Result<Vec<LinkAddress>, NetlinkError> {
+    let mut writer = Writer::default();
+    writer.raw(&[0; 8]);
+    let request = Request::new("list addresses", libc::RTM_GETADDR, flag(libc::NLM_F_DUMP), writer);
+    dump(socket, &request, libc::RTM_NEWADDR, decode_address)
+}
+
+/// The unicast routes of the main table, both families.
+pub fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
+    let mut writer = Writer::default();
+    writer.raw(&[0; 12]);
+    let request = Request::new("list routes", libc::RTM_GETROUTE, flag(libc::NLM_F_DUMP), writer);
+    dump(socket, &request, libc::RTM_NEWROUTE, decode_route)
+}
+
+fn dump<T>(
+    socket: &mut Socket,
+    request: &Request,
+    kind: u16,
+    decode: fn(&Reply<'_>) -> Option<T>,
+) -> Result<Vec<T>, NetlinkError> {
+    let mut found = Vec::new();
+    socket.query(request, |reply| {
+        if reply.kind == kind {
+            found.extend(decode(&reply));
+        }
+    })?;
+    Ok(found)
+}
+
+fn decode_link(reply: &Reply<'_>) -> Option<Link> {
+    let header = reply.body.get(..16)?;
+    let flags = u32::from_ne_bytes(header[8..12].try_into().ok()?);
+    let mut link = Link {
+        index: u32::from_ne_bytes(header[4..8].try_into().ok()?),
+        #[expect(clippy::cast_sign_loss, reason = "a flag constant is positive")]
+        is_loopback: flags & libc::IFF_LOOPBACK as u32 != 0,
+        ..Link::default()
+    };
+    for attribute in Attributes::new(&reply.body[16..]) {
+        match attribute.kind {
+            libc::IFLA_IFNAME => attribute.text()?.clone_into(&mut link.name),
+            libc::IFLA_MTU => link.mtu = attribute.u32()?,
+            libc::IFLA_MASTER => link.master = attribute.u32(),
+            libc::IFLA_LINKINFO => {
+                let kind = Attributes::new(attribute.value).first(libc::IFLA_INFO_KIND);
+                link.kind = kind.and_then(|kind| kind.text()).map(str::to_owned);
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn decode_address(reply: &Reply<'_>) -> Option<LinkAddress> {
+    let header = reply.body.get(..8)?;
+    let attributes = Attributes::new(&reply.body[8..]);
+    // On a point-to-point link IFA_ADDRESS is the other end; IFA_LOCAL, where there is one, is always ours.
+    let ours = attributes.clone().first(libc::IFA_LOCAL).or_else(|| attributes.first(libc::IFA_ADDRESS))?;
+    Some(LinkAddress {
+        interface: u32::from_ne_bytes(header[4..8].try_into().ok()?),
+        address: ip(ours.value)?,
+        prefix_len: header[1],
+    })
+}
+
+fn decode_route(reply: &Reply<'_>) -> Option<Route> {
+    let header = reply.body.get(..12)?;
+    let (family, prefix_len, table, kind) = (header[0], header[1], header[4], header[7]);
+    if table != libc::RT_TABLE_MAIN || kind != libc::RTN_UNICAST {
+        return None;
+    }
+    let attributes = Attributes::new(&reply.body[12..]);
+    let destination = match attributes.clone().first(libc::RTA_DST) {
+        Some(attribute) => ip(attribute.value)?,
+        None if i32::from(family) == libc::AF_INET => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        None => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    };
+    let interface = attributes.first(libc::RTA_OIF).and_then(|attribute| attribute.u32());
+    Some(Route { destination, prefix_len, interface })
+}
+
+fn ip(octets: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(octets) {
+        return Some(IpAddr::from(octets));
+    }
+    <[u8; 16]>::try_from(octets).ok().map(IpAddr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::netlink::{Protocol, in_netns, new_netns};
+
+    #[test]
+    fn a_bridge_with_a_veth_into_another_namespace_comes_and_goes() {
+        let (host, pod) = (new_netns().unwrap(), new_netns().unwrap());
+        in_netns(host.as_fd(), || {
+            let mut socket = Socket::open(Protocol::Route).unwrap();
+            socket.execute(&[add_bridge("br0", 1400), add_bridge("br0", 1400)]).unwrap();
+            let bridge = link(&mut socket, "br0").unwrap().unwrap();
+            assert_eq!((bridge.kind.as_deref(), bridge.mtu), (Some("bridge"), 1400));
+            let veth = Veth {
+                name: "v0",
+                bridge: bridge.index,
+                mtu: 1400,
+                peer_name: "eth0",
+                peer_netns: pod.as_fd(),
+            };
+            let gateway: IpAddr = "10.1.0.1".parse().unwrap();
+            socket.execute(&[add_veth(&veth), add_address(bridge.index, gateway, 24)]).unwrap();
+            let port = links(&mut socket).unwrap().into_iter().find(|link| link.name == "v0").unwrap();
+            assert_eq!(port.master, Some(bridge.index));
+            let ours = LinkAddress { interface: bridge.index, address: gateway, prefix_len: 24 };
+            assert!(addresses(&mut socket).unwrap().contains(&ours));
+            let route = Route {
+                destination: "10.1.0.0".parse().unwrap(),
+                prefix_len: 24,
+                interface: Some(bridge.index),
+            };
+            assert!(routes(&mut socket).unwrap().contains(&route));
+            let error = socket.execute(&[add_veth(&veth)]).unwrap_err();
+            assert_eq!(error.errno(), Some(libc::EEXIST), "{error}");
+            assert!(error.to_string().starts_with("create veth v0"), "{error}");
+            socket.execute(&[delete_address(bridge.index, gateway, 24), delete_link("v0"), delete_link("v0")]).unwrap();
+            assert_eq!(link(&mut socket, "v0").unwrap(), None);
+        })
+        .unwrap();
+        let left = in_netns(pod.as_fd(), || {
+            let mut socket = Socket::open(Protocol::Route).unwrap();
+            link(&mut socket, "eth0").unwrap()
+        });
+        assert_eq!(left.unwrap(), None, "deleting one end takes the other along");
+    }
+
+    #[test]
+    fn a_default_route_is_seen_as_one() {
+        let netns = new_netns().unwrap();
+        in_netns(netns.as_fd(), || {
+            let mut socket = Socket::open(Protocol::Route).unwrap();
+            socket.execute(&[add_bridge("br0", 1500)]).unwrap();
+            let index = link(&mut socket, "br0").unwrap().unwrap().index;
+            let address: IpAddr = "10.2.0.2".parse().unwrap();
+            let any: IpAddr = "0.0.0.0".parse().unwrap();
+            let hop = NextHop::Gateway("10.2.0.1".parse().unwrap());
+            socket.execute(&[add_address(index, address, 24), add_route(any, 0, hop, index)]).unwrap();
+            let default = Route { destination: any, prefix_len: 0, interface: Some(index) };
+            assert!(routes(&mut socket).unwrap().contains(&default));
+        })
+        .unwrap();
+    }
+}
