@@ -1,1 +1,39 @@
-//! carob-apiserver
+//! The Kubernetes API server: authentication, authorization, admission, one generic registry for every kind, watch,
+//! discovery, OpenAPI and the way through to nodes.
+//!
+//! Start reading at [`ApiServer`] (the pipeline that a request passes), then `dispatch` (from a classified request to a
+//! verb), `registry` (the verbs) and `subresource`. What differs between kinds is data in `carob_api::kinds`; nothing in
+//! this crate is per kind but what upstream gives endpoints of their own. [`ApiServer::serve`] spawns one task a connection;
+//! [`ApiServer::handle`] and [`ApiServer::in_process`] spawn none but for streams that outlive their request.
+//!
+//! Invariant: the store is reached through this crate's pipeline only, and nobody calls this crate but over its API.
+
+pub mod admission;
+mod allocate;
+mod api;
+pub mod authn;
+pub mod authz;
+mod body;
+mod config;
+mod dialer;
+mod discovery;
+mod dispatch;
+mod error;
+mod identity;
+mod in_process;
+mod lookup;
+mod metrics;
+mod negotiate;
+mod nonresource;
+mod openapi;
+mod request;
+mod respond;
+mod server;
+
+pub use api::{ApiServer, StartError};
+pub use body::{Body, BoxError};
+pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
+pub use dialer::{DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream};
+pub use identity::{Identity, UserInfo};
+pub use in_process::InProcess;
+pub use server::{Limits, Tls, TlsError};

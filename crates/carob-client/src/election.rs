@@ -120,26 +120,30 @@ impl LeaderElector {
         let term = shutdown.child_token();
         let work = lead(term.clone());
         tokio::pin!(work);
-        let lost = tokio::select! {
-            () = &mut work => false,
-            () = shutdown.cancelled() => false,
-            () = self.hold() => true,
+        let ended = tokio::select! {
+            // The work ends because of the shutdown too, so that is looked at first.
+            biased;
+            () = shutdown.cancelled() => Ended::Shutdown,
+            () = &mut work => Ended::Finished,
+            () = self.hold() => Ended::Lost,
         };
         term.cancel();
-        if lost {
-            warn!(lease = self.config.name, identity = self.config.identity, "stopped leading");
-            let left = self.config.lease_duration - self.config.renew_deadline;
-            if tokio::time::timeout(left, work).await.is_err() {
-                warn!(lease = self.config.name, "the leader's work did not end in time and is broken off");
+        match ended {
+            Ended::Finished => self.release().await,
+            Ended::Shutdown => {
+                // Only when nothing is being done any more may another take over.
+                work.await;
+                self.release().await;
             }
-            return Ended::Lost;
+            Ended::Lost => {
+                warn!(lease = self.config.name, identity = self.config.identity, "stopped leading");
+                let left = self.config.lease_duration.saturating_sub(self.config.renew_deadline);
+                if tokio::time::timeout(left, work).await.is_err() {
+                    warn!(lease = self.config.name, "the leader's work did not end in time and is broken off");
+                }
+            }
         }
-        if shutdown.is_cancelled() {
-            // Only when nothing is being done any more may another take over.
-            work.await;
-        }
-        self.release().await;
-        if shutdown.is_cancelled() { Ended::Shutdown } else { Ended::Finished }
+        ended
     }
 
     async fn acquire(&mut self) {
@@ -266,3 +270,6 @@ fn decide(observed: &Observed, identity: &str, now: Duration) -> Step {
         _ => Step::Take,
     }
 }
+
+#[cfg(test)]
+mod tests;

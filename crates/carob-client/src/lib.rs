@@ -12,6 +12,8 @@ mod election;
 mod error;
 mod events;
 mod informer;
+#[cfg(test)]
+mod testing;
 mod transport;
 
 pub use driver::{Driver, DriverStats, Reconcile, Requeue, Work, WorkOptions, WorkStats};

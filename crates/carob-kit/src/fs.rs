@@ -1,1 +1,237 @@
-//! placeholder
+//! File operations as a trait, so that a test can make each one fail or cut the power after it.
+//!
+//! [`RealFs`] is the machine's file system. [`FaultFs`] is a model of one that loses, at a power loss, everything that
+//! a real one may lose. Errors name the operation and the path.
+
+mod fault;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use fs_err::os::unix::fs::{FileExt, OpenOptionsExt};
+
+pub use fault::{Fault, FaultFs};
+
+/// Mode of new files: they may hold Secrets.
+const FILE_MODE: u32 = 0o600;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// An existing file, to read.
+    Read,
+    /// An existing file, to read and write.
+    Write,
+    /// A file that must not exist, to read and write, mode 0600.
+    Create,
+}
+
+/// A file system. All calls may block.
+pub trait Fs: Send + Sync + fmt::Debug {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// The names in a directory, sorted.
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>>;
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn FsFile>>;
+
+    /// Gives a file another name in one step, in place of the file that had it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes creations, renames and removals in `dir` survive a power loss (fsync(2) of the directory).
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes the lock of a file, which is made if it does not exist, for as long as the returned value lives. Fails with
+    /// [`io::ErrorKind::WouldBlock`] while another holds it (flock(2), so the end of a process ends its locks).
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>>;
+}
+
+/// An open file. Positions are given with each call, so handles have no state and can be shared.
+pub trait FsFile: Send + Sync + fmt::Debug {
+    fn len(&self) -> io::Result<u64>;
+
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Reads up to `into.len()` bytes, fewer only at the end of the file.
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Extends the file to `len` bytes of zeros and reserves the room for them on the disk (fallocate(2)).
+    fn preallocate(&self, len: u64) -> io::Result<()>;
+
+    /// Makes everything written so far survive a power loss (fdatasync(2)).
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// A lock that is held.
+pub trait FsLock: Send + Sync + fmt::Debug {}
+
+/// Puts a file of `bytes` in place under `path` in one step: whenever the power fails, the file holds either what it
+/// held before or all of `bytes`. `path` must have a parent directory and a file name.
+pub fn write_atomic(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} does not name a file", path.display())));
+    };
+    let mut temporary = name.to_owned();
+    temporary.push(".tmp");
+    let temporary = dir.join(temporary);
+    match fs.remove(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = fs.open(&temporary, Access::Create)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_data()?;
+    fs.rename(&temporary, path)?;
+    fs.sync_dir(dir)
+}
+
+/// The machine's file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealFs;
+
+impl Fs for RealFs {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        fs_err::create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        let mut names = fs_err::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn FsFile>> {
+        let mut options = fs_err::OpenOptions::new();
+        options.read(true).write(access != Access::Read).create_new(access == Access::Create).mode(FILE_MODE);
+        Ok(Arc::new(RealFile(options.open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs_err::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs_err::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs_err::OpenOptions::new().read(true).open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>> {
+        let file = fs_err::OpenOptions::new().read(true).write(true).create(true).mode(FILE_MODE).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(RealLock { _file: file })),
+            Err(error) => {
+                let error = io::Error::from(error);
+                Err(io::Error::new(error.kind(), format!("lock {}: {error}", path.display())))
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(fs_err::File);
+
+impl FsFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < into.len() {
+            match self.0.read_at(&mut into[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        fallocate(self.0.file(), FallocateFlags::empty(), 0, len).map_err(|errno| {
+            let error = io::Error::from(errno);
+            io::Error::new(error.kind(), format!("preallocate {len} bytes of {}: {error}", self.0.path().display()))
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// The lock goes with the descriptor.
+#[derive(Debug)]
+struct RealLock {
+    _file: fs_err::File,
+}
+
+impl FsLock for RealLock {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What both file systems must do alike.
+    fn file_operations(fs: &dyn Fs, root: &Path) {
+        let dir = root.join("a/b");
+        fs.create_dir_all(&dir).expect("make directories");
+        let file = fs.open(&dir.join("one"), Access::Create).expect("create");
+        file.preallocate(4096).expect("preallocate");
+        file.write_all_at(b"hello", 4094).expect("write past the end");
+        file.sync_data().expect("sync");
+        assert_eq!(file.len().expect("length"), 4099);
+        let mut buffer = [7; 8];
+        assert_eq!(file.read_at(&mut buffer, 4093).expect("read"), 6);
+        assert_eq!(buffer, *b"\0hello\x07\x07");
+
+        let exists = fs.open(&dir.join("one"), Access::Create).expect_err("the file is there");
+        assert_eq!(exists.kind(), io::ErrorKind::AlreadyExists);
+        let missing = fs.open(&dir.join("two"), Access::Write).expect_err("the file is not there");
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert!(missing.to_string().contains("two"), "{missing} names the file");
+
+        fs.open(&dir.join("two"), Access::Create).expect("create");
+        fs.rename(&dir.join("one"), &dir.join("two")).expect("rename over a file");
+        fs.sync_dir(&dir).expect("sync the directory");
+        assert_eq!(fs.list(&dir).expect("list"), ["two"]);
+        assert_eq!(fs.open(&dir.join("two"), Access::Read).expect("open").len().expect("length"), 4099);
+        fs.remove(&dir.join("two")).expect("remove");
+        assert_eq!(fs.remove(&dir.join("two")).expect_err("it is gone").kind(), io::ErrorKind::NotFound);
+
+        write_atomic(fs, &dir.join("version"), b"1").expect("write");
+        write_atomic(fs, &dir.join("version"), b"22").expect("write again");
+        assert_eq!(fs.list(&dir).expect("list"), ["version"]);
+        assert_eq!(fs.open(&dir.join("version"), Access::Read).expect("open").len().expect("length"), 2);
+
+        let lock = fs.lock(&dir.join("lock")).expect("lock");
+        let held = fs.lock(&dir.join("lock")).expect_err("the lock is held");
+        assert_eq!(held.kind(), io::ErrorKind::WouldBlock);
+        drop(lock);
+        fs.lock(&dir.join("lock")).expect("the lock is free again");
+    }
+
+    #[test]
+    fn the_real_and_the_model_file_system_do_the_same() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        file_operations(&RealFs, root.path());
+        file_operations(&FaultFs::new(), Path::new("root"));
+    }
+}

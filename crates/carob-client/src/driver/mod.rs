@@ -1,6 +1,8 @@
 //! Runs reconcilers: keys in, each key at most once at a time, again later when asked or when it failed.
 
 mod run;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;

@@ -8,6 +8,8 @@ mod key;
 mod lines;
 mod reflector;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;

@@ -163,9 +163,10 @@ where
             Position::At(version) => version,
         };
         let request = kube::core::Request::new(&self.source.path);
-        let request = match self.source.metadata_only {
-            true => request.watch_metadata(&params, version),
-            false => request.watch(&params, version),
+        let request = if self.source.metadata_only {
+            request.watch_metadata(&params, version)
+        } else {
+            request.watch(&params, version)
         };
         Ok(Lines::new(self.send(request).await?))
     }
@@ -243,10 +244,8 @@ where
         let mut listed = HashSet::new();
         loop {
             let request = kube::core::Request::new(&self.source.path);
-            let request = match self.source.metadata_only {
-                true => request.list_metadata(&params),
-                false => request.list(&params),
-            };
+            let request =
+                if self.source.metadata_only { request.list_metadata(&params) } else { request.list(&params) };
             let bytes = collect(self.send(request).await?).await?;
             let page: Page<'_> = serde_json::from_slice(&bytes).map_err(WatchEnd::Decode)?;
             for object in page.items {

@@ -1,0 +1,81 @@
+//! Admission: what may still change or refuse a write that is authorised and well formed. Mutators run in order, then
+//! validators; webhooks, policies and quotas are further links of the same two chains.
+
+use async_trait::async_trait;
+use carob_api::{ResourceDef, Status};
+use serde_json::Value;
+
+use crate::identity::Identity;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+/// What is known of a write beside its object.
+#[derive(Clone)]
+pub struct Admission<'a> {
+    pub operation: Operation,
+    pub def: &'static ResourceDef,
+    pub namespace: &'a str,
+    /// Empty for a create whose name is generated later.
+    pub name: &'a str,
+    pub subresource: &'a str,
+    pub user: &'a Identity,
+    pub dry_run: bool,
+}
+
+/// May change the object.
+#[async_trait]
+pub trait Mutator: Send + Sync {
+    /// Asked first, so that writes that do not concern the link cost nothing.
+    fn handles(&self, write: &Admission<'_>) -> bool;
+
+    async fn mutate(&self, write: &Admission<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status>;
+}
+
+/// May refuse the object. A deletion has no `object`, a creation no `old`.
+#[async_trait]
+pub trait Validator: Send + Sync {
+    fn handles(&self, write: &Admission<'_>) -> bool;
+
+    async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status>;
+}
+
+/// Both chains.
+pub(crate) struct Pipeline {
+    mutators: Vec<Box<dyn Mutator>>,
+    validators: Vec<Box<dyn Validator>>,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        _store: carob_store::Store,
+        mutators: Vec<Box<dyn Mutator>>,
+        validators: Vec<Box<dyn Validator>>,
+    ) -> Self {
+        Self { mutators, validators }
+    }
+
+    pub(crate) async fn mutate(&self, write: &Admission<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+        for link in self.mutators.iter().filter(|link| link.handles(write)) {
+            link.mutate(write, object, old).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn validate(
+        &self,
+        write: &Admission<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        for link in self.validators.iter().filter(|link| link.handles(write)) {
+            link.validate(write, object, old).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! Addresses and ports of Services: given away from memory, which is filled from the store at start.
+//!
+//! A reservation that is not kept (the write failed) goes back by itself.
+
+mod pool;
+mod service;
+
+use std::ops::RangeInclusive;
+
+use carob_api::{FieldErrors, meta};
+use carob_store::{ListOptions, Store};
+use ipnet::IpNet;
+use serde_json::Value;
+use tracing::warn;
+
+use crate::api::StartError;
+use pool::{Addresses, Ports};
+
+/// The Service that gets the first address of the primary range: the API itself.
+pub(crate) const API_SERVICE: (&str, &str) = ("default", "kubernetes");
+
+/// All pools.
+pub(crate) struct Services {
+    /// One per IP family, the primary first.
+    addresses: Vec<Addresses>,
+    ports: Ports,
+}
+
+/// What one write took out of the pools, given back on drop unless kept.
+#[must_use]
+pub(crate) struct Reservation<'a> {
+    services: &'a Services,
+    addresses: Vec<std::net::IpAddr>,
+    ports: Vec<u16>,
+}
+
+impl Reservation<'_> {
+    /// The write went through.
+    pub(crate) fn keep(mut self) {
+        self.addresses.clear();
+        self.ports.clear();
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.services.give_back(&self.addresses, &self.ports);
+    }
+}
+
+impl Services {
+    pub(crate) fn restore(store: &Store, cidrs: &[IpNet], ports: RangeInclusive<u16>) -> Result<Self, StartError> {
+        if cidrs.is_empty() {
+            return Err(StartError::NoServiceCidr);
+        }
+        let pools = cidrs.iter().map(|cidr| Addresses::new(*cidr).ok_or(StartError::ServiceCidr { cidr: *cidr }));
+        let services = Self { addresses: pools.collect::<Result<_, _>>()?, ports: Ports::new(ports) };
+        // The key's unusual middle is upstream's (pkg/registry/core/service).
+        let stored = store.list("/registry/services/specs/", ListOptions::default());
+        for entry in stored.map(|page| page.entries).unwrap_or_default() {
+            match serde_json::from_slice::<Value>(&entry.value) {
+                Ok(service) => services.adopt(&service),
+                Err(error) => warn!(key = &*entry.key, %error, "a stored Service cannot be read; its addresses may be given away"),
+            }
+        }
+        Ok(services)
+    }
+
+    /// Marks what a stored Service holds as taken.
+    fn adopt(&self, service: &Value) {
+        for address in service::addresses_of(service) {
+            if let Some(pool) = self.pool_of(address) {
+                pool.take(address);
+            }
+        }
+        for port in service::ports_of(service) {
+            self.ports.take(port);
+        }
+    }
+
+    /// Completes a new Service: IP families, addresses, node ports.
+    pub(crate) fn create(&self, service: &mut Value) -> Result<Reservation<'_>, FieldErrors> {
+        service::create(self, service)
+    }
+
+    /// Completes a changed Service; what only `old` holds is released with [`Services::released`] after the write.
+    pub(crate) fn update(&self, service: &mut Value, old: &Value) -> Result<Reservation<'_>, FieldErrors> {
+        service::update(self, service, old)
+    }
+
+    /// Gives back what `old` held and `new` (absent after a deletion) does not.
+    pub(crate) fn released(&self, old: &Value, new: Option<&Value>) {
+        let kept_addresses: Vec<_> = new.map(|new| service::addresses_of(new).collect()).unwrap_or_default();
+        let kept_ports: Vec<_> = new.map(service::ports_of).unwrap_or_default();
+        let addresses: Vec<_> = service::addresses_of(old).filter(|one| !kept_addresses.contains(one)).collect();
+        let ports: Vec<_> = service::ports_of(old).into_iter().filter(|one| !kept_ports.contains(one)).collect();
+        self.give_back(&addresses, &ports);
+    }
+
+    fn give_back(&self, addresses: &[std::net::IpAddr], ports: &[u16]) {
+        for address in addresses {
+            if let Some(pool) = self.pool_of(*address) {
+                pool.give_back(*address);
+            }
+        }
+        ports.iter().for_each(|port| self.ports.give_back(*port));
+    }
+
+    fn pool_of(&self, address: std::net::IpAddr) -> Option<&Addresses> {
+        self.addresses.iter().find(|pool| pool.contains(address))
+    }
+}
+
+fn is_api_service(service: &Value) -> bool {
+    (meta::namespace(service), meta::name(service)) == API_SERVICE
+}

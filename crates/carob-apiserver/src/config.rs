@@ -1,0 +1,66 @@
+//! What an API server is made of, as the composition root hands it over.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use carob_kit::Clock;
+use carob_store::Store;
+use ipnet::IpNet;
+
+use crate::admission::{Mutator, Validator};
+use crate::authn::{ServiceAccountKeys, StaticToken};
+use crate::authz::Authorizer;
+use crate::dialer::{DirectDialer, NodeDialer};
+use crate::server::Limits;
+
+/// The issuer of service account tokens when none is configured.
+pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// Ports that Services of type NodePort get (kube-apiserver `--service-node-port-range`).
+pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
+
+/// Start from [`Config::new`] and set what differs.
+pub struct Config {
+    pub store: Store,
+    pub clock: Arc<dyn Clock>,
+    pub limits: Limits,
+    pub service_account_keys: Arc<ServiceAccountKeys>,
+    /// `iss` of service account tokens.
+    pub issuer: String,
+    /// `aud` values that stand for this API server; the first is what tokens get that ask for none.
+    pub audiences: Vec<String>,
+    pub static_tokens: Vec<StaticToken>,
+    /// Ranges of Service addresses, one per IP family, the primary first.
+    pub service_cidrs: Vec<IpNet>,
+    pub node_ports: RangeInclusive<u16>,
+    /// The way to kubelets and Pods.
+    pub dialer: Arc<dyn NodeDialer>,
+    /// The address that legacy discovery names.
+    pub advertise_address: Option<SocketAddr>,
+    /// Asked after the built-in ones.
+    pub authorizers: Vec<Box<dyn Authorizer>>,
+    /// Run after the built-in ones.
+    pub mutators: Vec<Box<dyn Mutator>>,
+    pub validators: Vec<Box<dyn Validator>>,
+}
+
+impl Config {
+    pub fn new(store: Store, clock: Arc<dyn Clock>, service_account_keys: Arc<ServiceAccountKeys>) -> Self {
+        Self {
+            store,
+            clock,
+            limits: Limits::default(),
+            service_account_keys,
+            issuer: DEFAULT_ISSUER.to_owned(),
+            audiences: vec![DEFAULT_ISSUER.to_owned()],
+            static_tokens: Vec::new(),
+            service_cidrs: vec![IpNet::new_assert("10.96.0.0".parse().expect("a valid address"), 16)],
+            node_ports: DEFAULT_NODE_PORTS,
+            dialer: Arc::new(DirectDialer::without_tls()),
+            advertise_address: None,
+            authorizers: Vec::new(),
+            mutators: Vec::new(),
+            validators: Vec::new(),
+        }
+    }
+}

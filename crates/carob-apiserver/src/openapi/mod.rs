@@ -1,0 +1,3 @@
+//! OpenAPI.
+#[derive(Default)]
+pub(crate) struct OpenApi;

@@ -1,0 +1,108 @@
+//! Responses: headers that all have, errors, encodings, warnings, compression.
+
+use bytes::Bytes;
+use carob_api::Status;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::Value;
+
+use crate::body::Body;
+use crate::error::ApiError;
+use crate::negotiate::JSON;
+
+const WARNING: HeaderName = HeaderName::from_static("warning");
+/// Bytes of all Warning headers of one response; the rest is left out (apiserver `pkg/warning`, `truncateAtTotalRunes`).
+const WARNINGS_LEN_MAX: usize = 4 * 1024;
+
+/// A response of JSON bytes.
+pub(crate) fn json_bytes(code: StatusCode, bytes: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(bytes.into());
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    response
+}
+
+pub(crate) fn json(code: StatusCode, value: &Value) -> Response<Body> {
+    json_bytes(code, Bytes::from(value.to_string()))
+}
+
+pub(crate) fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.into()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// The answer to a request that failed: its Status, with `Retry-After` where the Status has one.
+pub(crate) fn error(error: ApiError) -> Response<Body> {
+    status(&error.into_status())
+}
+
+pub(crate) fn status(status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, &status.to_json());
+    if let Some(seconds) = status.details.as_ref().and_then(|details| details.retry_after_seconds) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// Headers of every response.
+pub(crate) fn finish(response: &mut Response<Body>) {
+    response
+        .headers_mut()
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-cache, private"));
+}
+
+/// Adds warnings as `299` Warning headers (RFC 7234 5.5), each text once.
+pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
+    let mut left = WARNINGS_LEN_MAX;
+    for (index, text) in warnings.iter().enumerate() {
+        if warnings[..index].contains(text) {
+            continue;
+        }
+        let quoted = quote(text);
+        if quoted.len() > left {
+            return;
+        }
+        left -= quoted.len();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+}
+
+/// A quoted-string's inside: what a header cannot carry becomes a space.
+fn quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            ' '..='~' => quoted.push(character),
+            _ => quoted.push(' '),
+        }
+    }
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_quoted_and_sent_once() {
+        let mut response = text(StatusCode::OK, "");
+        warn(&mut response, &["unknown field \"spec.a\"".to_owned(), "x\ny".to_owned(), "x\ny".to_owned()]);
+        let values: Vec<&str> = response.headers().get_all(WARNING).iter().map(|v| v.to_str().expect("ascii")).collect();
+        assert_eq!(values, [r#"299 - "unknown field \"spec.a\"""#, r#"299 - "x y""#]);
+    }
+
+    #[test]
+    fn warnings_beyond_the_limit_are_left_out() {
+        let mut response = text(StatusCode::OK, "");
+        let warnings: Vec<String> = (0..10).map(|n| format!("{n}{}", "x".repeat(1000))).collect();
+        warn(&mut response, &warnings);
+        assert_eq!(response.headers().get_all(WARNING).iter().count(), 4);
+    }
+}

@@ -1,0 +1,144 @@
+//! Sockets: accept, TLS, HTTP/1 and HTTP/2, shutdown. What a request means is decided in [`crate::ApiServer`].
+
+mod limits;
+mod tls;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls_pki_types::UnixTime;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, warn};
+
+use crate::ApiServer;
+use crate::authn::Peer;
+
+pub(crate) use limits::{InFlight, RETRY_AFTER_S};
+pub use limits::Limits;
+pub use tls::{Tls, TlsError};
+
+/// Wait after accept(2) failed for want of descriptors or memory, where the listener stays readable and would spin.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// HTTP/2 flow control window of one stream, bytes (apiserver `secure_serving.go`, `resourceBody99Percentile`).
+const STREAM_WINDOW_LEN: u32 = 256 * 1024;
+/// HTTP/2 flow control window of one connection, bytes: four streams' worth.
+const CONNECTION_WINDOW_LEN: u32 = 1024 * 1024;
+
+impl ApiServer {
+    /// Serves connections from `listener` until `shutdown` is done, then gives requests under way
+    /// [`Limits::shutdown_grace`] to end.
+    pub async fn serve(&self, listener: TcpListener, tls: Tls, shutdown: impl Future<Output = ()>) {
+        let limits = self.limits().clone();
+        let places = Arc::new(Semaphore::new(limits.connections_max));
+        let (closing, _) = watch::channel(false);
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
+        tokio::pin!(shutdown);
+        loop {
+            // Both arms are cancel safe: a permit or a connection is taken only when the future is ready.
+            let next = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (place, listener.accept().await)
+            };
+            let (place, stream) = tokio::select! {
+                () = &mut shutdown => break,
+                (place, accepted) = next => match (place, accepted) {
+                    (Ok(place), Ok((stream, _))) => (place, stream),
+                    (_, Err(error)) => {
+                        warn!(%error, "accept a connection");
+                        tokio::time::sleep(ACCEPT_BACKOFF).await;
+                        continue;
+                    }
+                    (Err(_), _) => break,
+                },
+            };
+            let connection = Connection { api: self.clone(), tls: tls.clone(), closing: closing.subscribe() };
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                connection.run(acceptor, stream).await;
+                drop(place);
+            });
+        }
+        drop(listener);
+        self.begin_shutdown();
+        closing.send_replace(true);
+        // Every connection holds a receiver until it ends.
+        if tokio::time::timeout(limits.shutdown_grace, closing.closed()).await.is_err() {
+            warn!(connections = closing.receiver_count(), "requests were still under way when the server shut down");
+        }
+    }
+}
+
+/// What one accepted connection needs.
+struct Connection {
+    api: ApiServer,
+    tls: Tls,
+    closing: watch::Receiver<bool>,
+}
+
+impl Connection {
+    async fn run(mut self, acceptor: TlsAcceptor, stream: TcpStream) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "set TCP_NODELAY");
+        }
+        let handshake = tokio::time::timeout(self.api.limits().handshake_timeout, acceptor.accept(stream));
+        let stream = match handshake.await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return debug!(%error, "TLS handshake"),
+            Err(_) => return debug!("TLS handshake timed out"),
+        };
+        let now = u64::try_from(self.api.now().as_second()).unwrap_or_default();
+        let peer = self.tls.peer(stream.get_ref().1, UnixTime::since_unix_epoch(Duration::from_secs(now)));
+        if let Peer::Refused(reason) = &peer {
+            debug!(%reason, "client certificate refused");
+        }
+        self.serve(stream, peer).await;
+    }
+
+    async fn serve(&mut self, stream: TlsStream<TcpStream>, peer: Peer) {
+        let builder = self.builder();
+        let api = self.api.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (api, peer) = (api.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(api.handle_peer(request, &peer).await) }
+        });
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let outcome = tokio::select! {
+            outcome = connection.as_mut() => outcome,
+            _ = self.closing.wait_for(|closing| *closing) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = outcome {
+            debug!(error = %error, "connection ended");
+        }
+    }
+
+    fn builder(&self) -> auto::Builder<TokioExecutor> {
+        let limits = self.api.limits();
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_buf_size(limits.header_len_max);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_per_connection_max)
+            .max_header_list_size(u32::try_from(limits.header_len_max).unwrap_or(u32::MAX))
+            .initial_stream_window_size(STREAM_WINDOW_LEN)
+            .initial_connection_window_size(CONNECTION_WINDOW_LEN);
+        builder
+    }
+}
