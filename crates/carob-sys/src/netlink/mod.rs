@@ -12,6 +12,6 @@ mod socket;
 
 pub use decode::{Attribute, Attributes, Reply};
 pub use encode::Request;
-pub(crate) use encode::Writer;
+pub(crate) use encode::{Writer, flag};
 pub use netns::{current_netns, in_netns, new_netns};
 pub use socket::{NetlinkError, Protocol, Socket};
