@@ -17,7 +17,7 @@ mod snapshot;
 mod testing;
 mod verdict;
 
-pub use core::{Core, NodeScores, Outcome};
+pub use core::{Core, NodeScores};
 pub use facts::{Budget, Facts};
 pub use model::*;
 pub use plugin::{Plugin, PluginSet};
