@@ -58,6 +58,13 @@ pub(crate) fn black_box(carob: &Path, filters: &[String]) -> Result<()> {
         .env("CAROB_BIN", carob))
 }
 
+/// Measures the release program (bench/).
+pub(crate) fn bench() -> Result<()> {
+    let carob = dist()?;
+    crate::images::build(&["busybox".to_owned()])?;
+    run(cargo()?.args(["run", "--release", "--quiet", "--package", "carob-bench"]).env("CAROB_BIN", carob))
+}
+
 fn cargo() -> Result<Command> {
     let mut command = Command::new("cargo");
     command.current_dir(workspace()?);

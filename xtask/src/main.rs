@@ -15,6 +15,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   dist               build the static release program (prints its path)
   test [FILTER...]   run the black-box tests against the release program
   vm [CAROB]         boot a virtual machine with cgroup v2 and run the smoke test there
+  bench              measure the release program and print one JSON document
   images [NAME...]   make the images of tests and demo from Debian's packages (target/images)
   tidy               check the house rules that ARCHITECTURE.md states
 ";
@@ -30,6 +31,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Some("test") => ci::black_box(&ci::dist()?, &rest),
+        Some("bench") => ci::bench(),
         Some("vm") => match rest.first() {
             Some(carob) => vm::smoke(carob.as_ref()),
             None => vm::smoke(&ci::dist()?),

@@ -47,6 +47,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "carob-node",
         ],
     ),
+    ("carob-bench", &["carob-testkit"]),
     ("carob-testkit", &[]),
     ("carob-tests", &["carob-testkit"]),
     ("xtask", &[]),

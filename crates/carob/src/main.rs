@@ -1,13 +1,63 @@
 //! The `carob` binary: flags, configuration, PKI and the composition root.
+//!
+//! Start at [`compose::Server::start`], which makes the parts of a server from its settings. This crate holds no logic of
+//! its own: it chooses parts, hands them to each other, and ends them in order.
 
 mod admin;
 mod cli;
 mod commands;
+mod compose;
 mod config;
 mod kubeconfig;
+mod notify;
 mod pki;
+mod ready;
+mod tls;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
 
 /// What `--version` and `/version` say: the Kubernetes version whose API this is, and carob's own.
 const VERSION: &str = concat!("v1.36.2+carob.", env!("CARGO_PKG_VERSION"));
+/// Threads for work that blocks, such as unpacking layers.
+const BLOCKING_THREADS_MAX: usize = 8;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    match run(cli.command) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        match command {
+            Command::Server(arguments) => commands::server::main(arguments).await,
+            Command::Image(arguments) => commands::image::main(arguments).await,
+        }
+    })
+}
+
+/// Logs to standard error: `CAROB_LOG` chooses what, in the syntax of tracing's `EnvFilter`.
+fn start_log() {
+    let filter = EnvFilter::try_from_env("CAROB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
+}
+
+#[expect(clippy::print_stderr, reason = "the last words of a command that failed")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("carob: {error:#}");
+}

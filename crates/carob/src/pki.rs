@@ -82,6 +82,18 @@ pub(crate) struct Pki {
 }
 
 impl Pki {
+    /// The certificate of the cluster's authority.
+    pub(crate) fn authority(&self) -> Result<Vec<CertificateDer<'static>>> {
+        CertificateDer::pem_slice_iter(self.ca_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .context("parse the certificate of the cluster's authority")
+    }
+
+    /// The ServiceAccount signing key, PKCS #8 in DER.
+    pub(crate) fn service_account_key(&self) -> Result<PrivateKeyDer<'static>> {
+        PrivateKeyDer::from_pem_slice(self.service_account_key_pem.as_bytes()).context("parse the ServiceAccount signing key")
+    }
+
     /// Reads the certificates under `dir`, makes what is missing and renews what is close to its end or made for other names.
     pub(crate) fn open(dir: &Path, names: &Names, now: Timestamp) -> Result<Self> {
         fs::create_dir_all(dir)?;

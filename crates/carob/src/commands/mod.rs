@@ -1,3 +1,4 @@
-//! The commands besides `carob server`.
+//! The commands.
 
 pub(crate) mod image;
+pub(crate) mod server;

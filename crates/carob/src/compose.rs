@@ -1,0 +1,138 @@
+//! The composition root: makes the parts of a server from its settings, starts them, and ends them in order.
+
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use carob_apiserver::authn::ServiceAccountKeys;
+use carob_apiserver::{ApiServer, Config, DirectDialer, Tls, UserInfo};
+use carob_image::{ImageStore, StoreConfig};
+use carob_kit::Clock;
+use carob_store::{Options, Store};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Settings;
+use crate::pki::{Names, Pki};
+use crate::{admin, kubeconfig, tls};
+
+/// A server whose parts run.
+pub(crate) struct Server {
+    pub(crate) settings: Settings,
+    pub(crate) client: kube::Client,
+    store: Store,
+    parts: JoinSet<(&'static str, Result<()>)>,
+    /// Ends every part but the API, which the others need to say their last words.
+    parts_shutdown: CancellationToken,
+    api_shutdown: CancellationToken,
+    /// Held as long as the server runs: one server a run directory.
+    _lock: std::fs::File,
+}
+
+impl Server {
+    /// Makes and starts all parts. They are not ready yet when this returns: see [`crate::ready`].
+    pub(crate) async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self> {
+        let lock = prepare_directories(&settings)?;
+        let names = Names {
+            node_name: settings.node_name.clone(),
+            node_addresses: settings.node_ips.clone(),
+            service_addresses: settings.api_service_ips()?,
+            cluster_domain: settings.cluster_domain.clone(),
+        };
+        let pki = Pki::open(&settings.data_dir.join("pki"), &names, clock.now()).context("the cluster's certificates")?;
+        let listener = TcpListener::bind(settings.listen)
+            .await
+            .with_context(|| format!("listen on {} (--bind-address, --https-listen-port)", settings.listen))?;
+        let store = open_store(&settings, &clock).await?;
+        let api = make_api(&settings, &pki, store.clone(), Arc::clone(&clock))?;
+        let certificate = tls::Current::new(&pki.apiserver)?;
+        let client = carob_client::in_process(api.in_process(UserInfo::master("system:carob")));
+        let mut server = Self {
+            client,
+            store,
+            parts: JoinSet::new(),
+            parts_shutdown: CancellationToken::new(),
+            api_shutdown: CancellationToken::new(),
+            settings,
+            _lock: lock,
+        };
+        let tls = Tls::new(certificate, tls::roots(&pki)?)?;
+        let shutdown = server.api_shutdown.clone();
+        server.part("the API server", async move {
+            api.serve(listener, tls, shutdown.cancelled_owned()).await;
+            Ok(())
+        });
+        kubeconfig::write(&server.settings.kubeconfig, server.settings.listen, &pki)?;
+        let images = ImageStore::open(StoreConfig::new(server.settings.data_dir.join("images"), Arc::clone(&clock))).await?;
+        let (run_dir, shutdown) = (server.settings.run_dir.clone(), server.parts_shutdown.clone());
+        server.part("the administration socket", async move { admin::serve(&run_dir, images, shutdown).await });
+        Ok(server)
+    }
+
+    fn part(&mut self, name: &'static str, work: impl Future<Output = Result<()>> + Send + 'static) {
+        self.parts.spawn(async move { (name, work.await) });
+    }
+
+    /// Waits until a part ends, which none should before it is told to, and says which.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn failure(&mut self) -> anyhow::Error {
+        match self.parts.join_next().await {
+            Some(Ok((name, Ok(())))) => anyhow!("{name} ended"),
+            Some(Ok((name, Err(error)))) => error.context(format!("{name} failed")),
+            Some(Err(error)) => anyhow::Error::new(error).context("a part of the server panicked"),
+            None => anyhow!("the server has no parts"),
+        }
+    }
+
+    /// Ends the parts, then the API, then the store. Pods run on.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.parts_shutdown.cancel();
+        while self.parts.len() > 1 {
+            self.parts.join_next().await;
+        }
+        self.api_shutdown.cancel();
+        while let Some(ended) = self.parts.join_next().await {
+            let (name, outcome) = ended.context("a part of the server panicked")?;
+            outcome.with_context(|| name.to_owned())?;
+        }
+        drop(self.client);
+        self.store.close().await.context("close the store")
+    }
+}
+
+/// Makes the directories and locks the run directory.
+fn prepare_directories(settings: &Settings) -> Result<std::fs::File> {
+    for dir in [&settings.data_dir, &settings.run_dir] {
+        fs_err::create_dir_all(dir)?;
+        fs_err::set_permissions(dir, PermissionsExt::from_mode(0o711))?;
+    }
+    let path = settings.run_dir.join("lock");
+    let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another carob runs with {}", settings.run_dir.display()))?;
+    Ok(file.into_parts().0)
+}
+
+async fn open_store(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Store> {
+    let options = Options::new(Arc::clone(clock));
+    if settings.in_memory {
+        return Ok(Store::in_memory(options));
+    }
+    let dir = settings.data_dir.join("store");
+    Store::embedded(&dir, options).await.with_context(|| format!("open the store {}", dir.display()))
+}
+
+fn make_api(settings: &Settings, pki: &Pki, store: Store, clock: Arc<dyn Clock>) -> Result<ApiServer> {
+    let key = pki.service_account_key()?;
+    let keys = ServiceAccountKeys::from_pkcs8(key.secret_der(), &[]).context("the ServiceAccount signing key")?;
+    let mut config = Config::new(store, clock, Arc::new(keys));
+    config.issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
+    config.audiences = vec![config.issuer.clone()];
+    config.service_cidrs.clone_from(&settings.service_cidrs);
+    config.dialer = Arc::new(DirectDialer::new(tls::kubelet_client(pki)?));
+    config.advertise_address = settings.node_ips.first().map(|ip| (*ip, settings.listen.port()).into());
+    ApiServer::new(config).context("make the API server")
+}
