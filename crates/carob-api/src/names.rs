@@ -1,22 +1,295 @@
-//! Validation of names, labels and annotations, worded as apimachinery's pkg/util/validation. Each check returns the
-//! messages of what is wrong, in upstream's order; an empty list means valid.
+//! Validation of names, labels and other short texts, worded as apimachinery's pkg/util/validation. Each check returns
+//! the messages of what is wrong, in upstream's order; an empty list means valid.
 
 /// RFC 1123 label, bytes.
 pub const DNS1123_LABEL_LEN_MAX: usize = 63;
 /// RFC 1123 subdomain, bytes.
 pub const DNS1123_SUBDOMAIN_LEN_MAX: usize = 253;
+/// Name part of a qualified name and label value, bytes.
+pub const LABEL_LEN_MAX: usize = 63;
+/// IANA service name, bytes (RFC 6335).
+const PORT_NAME_LEN_MAX: usize = 15;
 
-pub fn dns1123_label(value: &str) -> Vec<String> { todo!() }
-pub fn dns1123_subdomain(value: &str) -> Vec<String> { todo!() }
+const QUALIFIED_NAME_FORM: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
+const QUALIFIED_NAME_RULE: &str =
+    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+const LABEL_FORM: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+
+/// Upstream's sentence for a value that must match a pattern.
+fn pattern_message(rule: &str, form: &str, examples: &[&str]) -> String {
+    if examples.is_empty() {
+        return format!("{rule} (regex used for validation is '{form}')");
+    }
+    let examples: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
+    format!("{rule} (e.g. {}regex used for validation is '{form}')", examples.join(" or "))
+}
+
+fn too_long(max: usize) -> String {
+    format!("must be no more than {max} bytes")
+}
+
+fn is_lower_alnum(b: u8) -> bool {
+    b.is_ascii_lowercase() || b.is_ascii_digit()
+}
+
+/// Whether the text is non-empty, starts and ends with `edge` and has only `inner` between.
+fn has_form(text: &str, edge: impl Fn(u8) -> bool, inner: impl Fn(u8) -> bool) -> bool {
+    let bytes = text.as_bytes();
+    match (bytes.first(), bytes.last()) {
+        (Some(first), Some(last)) => edge(*first) && edge(*last) && bytes.iter().all(|b| edge(*b) || inner(*b)),
+        _ => false,
+    }
+}
+
+fn is_dns1123_label_form(text: &str) -> bool {
+    has_form(text, is_lower_alnum, |b| b == b'-')
+}
+
+fn is_dns1123_subdomain_form(text: &str) -> bool {
+    text.split('.').all(is_dns1123_label_form)
+}
+
+pub fn dns1123_label(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > DNS1123_LABEL_LEN_MAX {
+        errors.push(too_long(DNS1123_LABEL_LEN_MAX));
+    }
+    if !is_dns1123_label_form(value) {
+        errors.push(if is_dns1123_subdomain_form(value) {
+            "must not contain dots".to_owned()
+        } else {
+            let rule = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', \
+                        and must start and end with an alphanumeric character";
+            pattern_message(rule, LABEL_FORM, &["my-name", "123-abc"])
+        });
+    }
+    errors
+}
+
+pub fn dns1123_subdomain(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > DNS1123_SUBDOMAIN_LEN_MAX {
+        errors.push(too_long(DNS1123_SUBDOMAIN_LEN_MAX));
+    }
+    if !is_dns1123_subdomain_form(value) {
+        let rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
+                    and must start and end with an alphanumeric character";
+        errors.push(pattern_message(rule, &format!("{LABEL_FORM}(\\.{LABEL_FORM})*"), &["example.com"]));
+    }
+    errors
+}
+
 /// RFC 1035 label, the form of Service names.
-pub fn dns1035_label(value: &str) -> Vec<String> { todo!() }
+pub fn dns1035_label(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > DNS1123_LABEL_LEN_MAX {
+        errors.push(too_long(DNS1123_LABEL_LEN_MAX));
+    }
+    if !is_dns1123_label_form(value) || !value.starts_with(|c: char| c.is_ascii_lowercase()) {
+        let rule = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
+                    alphabetic character, and end with an alphanumeric character";
+        errors.push(pattern_message(rule, "[a-z]([-a-z0-9]*[a-z0-9])?", &["my-name", "abc-123"]));
+    }
+    errors
+}
+
+fn is_name_part_form(text: &str) -> bool {
+    has_form(text, |b| b.is_ascii_alphanumeric(), |b| matches!(b, b'-' | b'_' | b'.'))
+}
+
 /// `example.com/name`: label keys, annotation keys, resource names.
-pub fn qualified_name(value: &str) -> Vec<String> { todo!() }
-pub fn label_value(value: &str) -> Vec<String> { todo!() }
-/// A name that may be one segment of a URL path.
-pub fn path_segment(value: &str) -> Vec<String> { todo!() }
-pub fn env_var_name(value: &str) -> Vec<String> { todo!() }
-pub fn config_map_key(value: &str) -> Vec<String> { todo!() }
+pub fn qualified_name(value: &str) -> Vec<String> {
+    const EXAMPLES: &[&str] = &["MyName", "my.name", "123-abc"];
+    let mut errors = Vec::new();
+    let parts: Vec<&str> = value.split('/').collect();
+    let name = match parts[..] {
+        [name] => name,
+        [prefix, name] => {
+            if prefix.is_empty() {
+                errors.push("prefix part must be non-empty".to_owned());
+            } else {
+                errors.extend(dns1123_subdomain(prefix).into_iter().map(|e| format!("prefix part {e}")));
+            }
+            name
+        }
+        _ => {
+            let rule = format!("a qualified name {QUALIFIED_NAME_RULE}");
+            let message = pattern_message(&rule, QUALIFIED_NAME_FORM, EXAMPLES);
+            return vec![format!(
+                "{message} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            )];
+        }
+    };
+    if name.is_empty() {
+        errors.push("name part must be non-empty".to_owned());
+    } else if name.len() > LABEL_LEN_MAX {
+        errors.push(format!("name part {}", too_long(LABEL_LEN_MAX)));
+    }
+    if !is_name_part_form(name) {
+        errors.push(format!("name part {}", pattern_message(QUALIFIED_NAME_RULE, QUALIFIED_NAME_FORM, EXAMPLES)));
+    }
+    errors
+}
+
+pub fn label_value(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > LABEL_LEN_MAX {
+        errors.push(too_long(LABEL_LEN_MAX));
+    }
+    if !value.is_empty() && !is_name_part_form(value) {
+        let rule = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', \
+                    and must start and end with an alphanumeric character";
+        let form = format!("({QUALIFIED_NAME_FORM})?");
+        errors.push(pattern_message(rule, &form, &["MyValue", "my_value", "12345"]));
+    }
+    errors
+}
+
+/// A name that may be one segment of a URL path (RBAC's names).
+pub fn path_segment(value: &str) -> Vec<String> {
+    if value == "." || value == ".." {
+        return vec![format!("may not be '{value}'")];
+    }
+    ['/', '%'].into_iter().filter(|c| value.contains(*c)).map(|c| format!("may not contain '{c}'")).collect()
+}
+
+/// The relaxed form: any printable ASCII but `=`.
+pub fn env_var_name(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.is_empty() {
+        errors.push("environment variable name must be non-empty".to_owned());
+    }
+    if !value.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=') {
+        errors.push(
+            "a valid environment variable name must consist only of printable ASCII characters other than '='"
+                .to_owned(),
+        );
+    }
+    errors
+}
+
+/// A key of a ConfigMap's or Secret's data.
+pub fn config_map_key(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > DNS1123_SUBDOMAIN_LEN_MAX {
+        errors.push(too_long(DNS1123_SUBDOMAIN_LEN_MAX));
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if value.is_empty() || !value.bytes().all(allowed) {
+        let rule = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
+        errors.push(pattern_message(rule, "[-._a-zA-Z0-9]+", &["key.name", "KEY_NAME", "key-name"]));
+    }
+    match value {
+        "." => errors.push("must not be '.'".to_owned()),
+        ".." => errors.push("must not be '..'".to_owned()),
+        _ if value.starts_with("..") => errors.push("must not start with '..'".to_owned()),
+        _ => {}
+    }
+    errors
+}
+
 /// IANA service name: a container port's name.
-pub fn port_name(value: &str) -> Vec<String> { todo!() }
-pub fn port_number(value: i64) -> Vec<String> { todo!() }
+pub fn port_name(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > PORT_NAME_LEN_MAX {
+        errors.push(too_long(PORT_NAME_LEN_MAX));
+    }
+    if value.is_empty() || !value.bytes().all(|b| is_lower_alnum(b) || b == b'-') {
+        errors.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
+    }
+    if !value.bytes().any(|b| b.is_ascii_lowercase()) {
+        errors.push("must contain at least one letter (a-z)".to_owned());
+    }
+    if value.contains("--") {
+        errors.push("must not contain consecutive hyphens".to_owned());
+    }
+    if value.starts_with('-') || value.ends_with('-') {
+        errors.push("must not begin or end with a hyphen".to_owned());
+    }
+    errors
+}
+
+pub fn port_number(value: i64) -> Vec<String> {
+    in_range(value, 1, 65535)
+}
+
+/// A uid or gid: any unsigned 32-bit number.
+pub fn user_id(value: i64) -> Vec<String> {
+    in_range(value, 0, i64::from(u32::MAX))
+}
+
+pub fn in_range(value: i64, min: i64, max: i64) -> Vec<String> {
+    if (min..=max).contains(&value) {
+        return Vec::new();
+    }
+    vec![format!("must be between {min} and {max}, inclusive")]
+}
+
+/// `25%`.
+pub fn percent(value: &str) -> Vec<String> {
+    match value.strip_suffix('%') {
+        Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => Vec::new(),
+        _ => {
+            let rule = "a valid percent string must be a numeric string followed by an ending '%'";
+            vec![pattern_message(rule, "[0-9]+%", &["1%", "93%"])]
+        }
+    }
+}
+
+pub fn http_header_name(value: &str) -> Vec<String> {
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Vec::new();
+    }
+    let rule = "a valid HTTP header must consist of alphanumeric characters or '-'";
+    vec![pattern_message(rule, "[-A-Za-z0-9]+", &["X-Header-Name"])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(validate: fn(&str) -> Vec<String>, valid: &[&str], invalid: &[(&str, &str)]) {
+        for value in valid {
+            assert_eq!(validate(value), Vec::<String>::new(), "{value:?}");
+        }
+        for (value, expect) in invalid {
+            let errors = validate(value);
+            assert!(errors.iter().any(|e| e.contains(expect)), "{value:?} gave {errors:?}, not {expect:?}");
+        }
+    }
+
+    #[test]
+    fn labels_and_subdomains() {
+        let long = "a".repeat(64);
+        check(dns1123_label, &["a", "a-b", "0", "a0-9z"], &[
+            ("", "a lowercase RFC 1123 label"), ("A", "(e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]("),
+            ("-a", "start and end"), ("a-", "start and end"), ("a.b", "must not contain dots"), (&long, "must be no more than 63 bytes"),
+        ]);
+        let long = "a".repeat(254);
+        check(dns1123_subdomain, &["a", "a.b", "1.2.3", "a-b.c"], &[
+            ("", "RFC 1123 subdomain"), ("a..b", "subdomain"), (".a", "subdomain"), ("a_b", "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"),
+            (&long, "no more than 253"),
+        ]);
+        check(dns1035_label, &["a", "a1"], &[("1a", "DNS-1035"), ("", "DNS-1035"), ("a.b", "DNS-1035")]);
+    }
+
+    #[test]
+    fn keys_and_values() {
+        check(qualified_name, &["a", "A_b.c", "example.com/a", "1"], &[
+            ("", "name part must be non-empty"), ("/a", "prefix part must be non-empty"), ("a/b/c", "with an optional DNS subdomain prefix"),
+            ("A.com/a", "prefix part a lowercase RFC 1123 subdomain"), ("a/", "name part must be non-empty"), ("-a", "name part must consist"),
+        ]);
+        check(label_value, &["", "a", "A-b_c.d"], &[("-a", "a valid label must be an empty string"), ("a b", "a valid label")]);
+        check(config_map_key, &["a", "A.b_c-d", ".a"], &[("", "config key"), (".", "must not be '.'"), ("..", "'..'"), ("..a", "must not start with '..'"), ("a/b", "config key")]);
+        check(env_var_name, &["A", "a b", "1"], &[("", "must be non-empty"), ("A=B", "other than '='"), ("ä", "printable ASCII")]);
+    }
+
+    #[test]
+    fn ports() {
+        check(port_name, &["http", "a-1"], &[
+            ("1", "at least one letter"), ("a--b", "consecutive"), ("-a", "begin or end"), ("HTTP", "alpha-numeric"), ("abcdefghijklmnop", "no more than 15"),
+        ]);
+        assert_eq!(port_number(0), ["must be between 1 and 65535, inclusive"]);
+        assert!(port_number(65535).is_empty());
+    }
+}

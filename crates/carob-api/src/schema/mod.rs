@@ -1,11 +1,20 @@
 //! The schema table: every type and field of the API, its JSON type, merge behaviour, default and protobuf number.
 //!
 //! One table drives decoding, pruning, defaulting, patches, server-side apply, OpenAPI and the protobuf transcoder.
+//! It is text of carob's own format (see `tables/`), parsed once, on first use, into about 100 KiB of records.
 
+mod allowed;
 mod decode;
 mod defaults;
 mod model;
+mod parse;
+mod scalar;
+mod tables;
+#[cfg(test)]
+mod tests;
 
-pub use decode::{DecodeError, Decoded, decode, prune, type_check};
+pub use allowed::check_allowed;
+pub use decode::{DecodeError, Decoded, conform, decode, strict_error, type_meta};
 pub use defaults::apply_defaults;
-pub use model::{FieldRef, ListType, Scalar, Shape, TypeRef, TypeTable, builtin};
+pub use model::{Element, FieldRef, ListType, Scalar, Shape, TypeRef, TypeTable, WireNumber, builtin};
+pub use parse::{TableError, parse};
