@@ -1,7 +1,8 @@
 //! What happens between fork(2) and execve(2), for single-threaded programs.
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -106,9 +107,80 @@ pub fn adopt_inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Becomes the program that is open at `program` (execveat(2), `AT_EMPTY_PATH`), whatever the mount namespace holds.
+/// Returns only when that fails.
+pub fn execute_fd(program: impl AsFd, arguments: &[&CStr]) -> io::Error {
+    let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    let environment = [std::ptr::null::<libc::c_char>()];
+    // SAFETY: both arrays end with a null pointer, and what they point to outlives the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            pointers.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// A child of the calling process that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedChild {
+    pub pid: i32,
+    pub end: ChildEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildEnd {
+    Code(i32),
+    Signal(i32),
+}
+
+/// What [`reap_one`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaped {
+    Child(EndedChild),
+    /// There are children, and all of them run.
+    NoneEnded,
+    /// There is no child at all.
+    Childless,
+}
+
+/// Takes one child that has ended, whichever (waitid(2)), and does not wait for one.
+pub fn reap_one() -> io::Result<Reaped> {
+    loop {
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: `info` is valid for a write, and P_ALL ignores the id.
+        let rc = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG) };
+        if rc != 0 {
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => continue,
+                Some(libc::ECHILD) => return Ok(Reaped::Childless),
+                _ => return Err(error),
+            }
+        }
+        // SAFETY: zeroed above and written by waitid(2); any bit pattern is a siginfo_t.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: waitid(2) fills these fields, or leaves the zero of "no child" in them.
+        let pid = unsafe { info.si_pid() };
+        // SAFETY: as above.
+        let status = unsafe { info.si_status() };
+        return Ok(match (pid, info.si_code) {
+            (0, _) => Reaped::NoneEnded,
+            (pid, libc::CLD_EXITED) => Reaped::Child(EndedChild { pid, end: ChildEnd::Code(status) }),
+            (pid, _) => Reaped::Child(EndedChild { pid, end: ChildEnd::Signal(status) }),
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{AsRawFd, IntoRawFd};
+    use std::os::fd::IntoRawFd;
 
     use super::*;
 

@@ -51,6 +51,15 @@ impl AsFd for SignalFd {
     }
 }
 
+/// A signal by its number, the real-time ones included (signal(7)).
+pub fn by_number(number: i32) -> Option<rustix::process::Signal> {
+    if !(1..=libc::SIGRTMAX()).contains(&number) {
+        return None;
+    }
+    // SAFETY: the number is a signal of this kernel, and it is only sent, never waited for by this C library.
+    Some(unsafe { rustix::process::Signal::from_raw_unchecked(number) })
+}
+
 pub(crate) fn empty_set() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset(3) initialises the whole set and cannot fail on a valid pointer.

@@ -51,8 +51,7 @@ mod tests {
     fn work_is_done_in_the_namespace_and_the_caller_stays_where_it_was() {
         let netns = new_netns().unwrap();
         let before = fs_err::metadata("/proc/thread-self/ns/net").unwrap().ino();
-        let inside =
-            in_netns(netns.as_fd(), || fs_err::metadata("/proc/thread-self/ns/net").unwrap().ino()).unwrap();
+        let inside = in_netns(netns.as_fd(), || fs_err::metadata("/proc/thread-self/ns/net").unwrap().ino()).unwrap();
         assert_eq!(inside, inode(&netns));
         assert_ne!(inside, before);
         assert_eq!(fs_err::metadata("/proc/thread-self/ns/net").unwrap().ino(), before);

@@ -32,32 +32,31 @@ const UP: u32 = libc::IFF_UP as u32;
 /// Flags of a request that makes something that must not be there yet.
 const CREATE: u16 = flag(libc::NLM_F_CREATE) | flag(libc::NLM_F_EXCL);
 
-/// Makes a bridge and brings it up. One that is there is left as it is.
-pub fn add_bridge(name: &str, mtu: u32) -> Request {
+/// Makes a bridge and brings it up. One that is there is fine.
+pub fn add_bridge(name: &str) -> Request {
     let mut writer = link_header(0, UP, UP);
-    writer.string(libc::IFLA_IFNAME, name).u32(libc::IFLA_MTU, mtu);
+    writer.string(libc::IFLA_IFNAME, name);
     writer.nest(libc::IFLA_LINKINFO, |info| {
         info.string(libc::IFLA_INFO_KIND, "bridge");
     });
-    Request::new(format!("create bridge {name}"), libc::RTM_NEWLINK, CREATE, writer).tolerate(&[libc::EEXIST])
+    Request::new(format!("create bridge {name}"), libc::RTM_NEWLINK, CREATE, writer)
+        .tolerate(&[libc::EEXIST])
 }
 
 /// A veth pair: one end in the socket's namespace, the other in another.
 #[derive(Debug)]
 pub struct Veth<'a> {
     pub name: &'a str,
-    /// Index of the bridge that the near end becomes a port of.
-    pub bridge: u32,
     pub mtu: u32,
     pub peer_name: &'a str,
     pub peer_netns: BorrowedFd<'a>,
 }
 
-/// Makes the pair with the near end up and in its bridge, all in one message. The far end has to be brought up from its
-/// own side: the kernel refuses to open it before the pair is joined (`veth_open`).
+/// Makes the pair with the near end up. The far end has to be brought up from its own side: the kernel refuses to open
+/// it before the pair is joined (`veth_open`).
 pub fn add_veth(veth: &Veth<'_>) -> Request {
     let mut writer = link_header(0, UP, UP);
-    writer.string(libc::IFLA_IFNAME, veth.name).u32(libc::IFLA_MTU, veth.mtu).u32(libc::IFLA_MASTER, veth.bridge);
+    writer.string(libc::IFLA_IFNAME, veth.name).u32(libc::IFLA_MTU, veth.mtu);
     // A descriptor that is open is not negative.
     let netns = u32::try_from(veth.peer_netns.as_raw_fd()).unwrap_or(u32::MAX);
     writer.nest(libc::IFLA_LINKINFO, |info| {
@@ -71,6 +70,37 @@ pub fn add_veth(veth: &Veth<'_>) -> Request {
     });
     let what = format!("create veth {} to {} in the sandbox's namespace", veth.name, veth.peer_name);
     Request::new(what, libc::RTM_NEWLINK, CREATE, writer)
+}
+
+/// A switch of an interface's IPv4 side (`net.ipv4.conf.<interface>.*`; numbers of linux/ip.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Ipv4Conf {
+    Forwarding = 1,
+    /// 1: a packet whose source would not be reached over this interface is dropped (RFC 3704, strict).
+    ReversePathFilter = 8,
+    /// 127.0.0.0/8 may be routed over this interface.
+    RouteLocalnet = 26,
+}
+
+/// Sets switches of an interface without touching procfs.
+pub fn set_ipv4_conf(name: &str, values: &[(Ipv4Conf, u32)]) -> Request {
+    /// `IFLA_AF_SPEC`, `AF_INET` and `IFLA_INET_CONF` (linux/if_link.h).
+    const AF_SPEC: u16 = 26;
+    const INET: u16 = 2;
+    const INET_CONF: u16 = 1;
+    let mut writer = link_header(0, 0, 0);
+    writer.string(libc::IFLA_IFNAME, name);
+    writer.nest(AF_SPEC, |spec| {
+        spec.nest(INET, |inet| {
+            inet.nest(INET_CONF, |conf| {
+                for (switch, value) in values {
+                    conf.u32(*switch as u16, *value);
+                }
+            });
+        });
+    });
+    Request::new(format!("set IPv4 switches of {name}"), libc::RTM_NEWLINK, 0, writer)
 }
 
 /// Removes an interface by name; one that is not there is fine.
@@ -88,14 +118,12 @@ pub fn set_up(index: u32) -> Request {
 
 /// Gives an interface an address, usable at once. One that it has is fine.
 pub fn add_address(interface: u32, address: IpAddr, prefix_len: u8) -> Request {
-    address_request(interface, address, prefix_len, libc::RTM_NEWADDR, CREATE, "add")
-        .tolerate(&[libc::EEXIST])
+    address_request(interface, address, prefix_len, libc::RTM_NEWADDR, CREATE, "add").tolerate(&[libc::EEXIST])
 }
 
 /// Takes an address from an interface; one that it has not is fine.
 pub fn delete_address(interface: u32, address: IpAddr, prefix_len: u8) -> Request {
-    address_request(interface, address, prefix_len, libc::RTM_DELADDR, 0, "remove")
-        .tolerate(&[libc::EADDRNOTAVAIL])
+    address_request(interface, address, prefix_len, libc::RTM_DELADDR, 0, "remove").tolerate(&[libc::EADDRNOTAVAIL])
 }
 
 fn address_request(interface: u32, address: IpAddr, prefix_len: u8, kind: u16, flags: u16, verb: &str) -> Request {
@@ -112,38 +140,69 @@ fn address_request(interface: u32, address: IpAddr, prefix_len: u8, kind: u16, f
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextHop {
     /// Straight to the interface's neighbours.
-    Link,
-    Gateway(IpAddr),
+    Link { interface: u32 },
+    Gateway { interface: u32, address: IpAddr },
+    /// Senders are told that the destination is unreachable.
+    Unreachable,
 }
 
-/// Adds a route to `destination`/`prefix_len`; one that is there is fine.
-pub fn add_route(destination: IpAddr, prefix_len: u8, hop: NextHop, interface: u32) -> Request {
-    let scope = match hop {
-        NextHop::Link => SCOPE_LINK,
-        NextHop::Gateway(_) => SCOPE_UNIVERSE,
+/// A route to add to or remove from the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewRoute {
+    pub destination: IpAddr,
+    /// 0 for a default route.
+    pub prefix_len: u8,
+    pub hop: NextHop,
+    /// The address that this machine's own packets over the route come from.
+    pub source: Option<IpAddr>,
+}
+
+/// Adds a route; one that is there is replaced.
+pub fn replace_route(route: &NewRoute) -> Request {
+    let flags = flag(libc::NLM_F_CREATE) | flag(libc::NLM_F_REPLACE);
+    route_request(route, libc::RTM_NEWROUTE, flags, "add")
+}
+
+/// Removes a route; one that is not there is fine.
+pub fn delete_route(route: &NewRoute) -> Request {
+    route_request(route, libc::RTM_DELROUTE, 0, "delete").tolerate(&[libc::ESRCH])
+}
+
+fn route_request(route: &NewRoute, kind: u16, flags: u16, verb: &str) -> Request {
+    let (scope, route_kind) = match route.hop {
+        NextHop::Link { .. } => (SCOPE_LINK, libc::RTN_UNICAST),
+        NextHop::Gateway { .. } => (SCOPE_UNIVERSE, libc::RTN_UNICAST),
+        NextHop::Unreachable => (SCOPE_UNIVERSE, libc::RTN_UNREACHABLE),
     };
     let mut writer = Writer::default();
     let mut header = vec![
-        family(destination),
-        prefix_len,
+        family(route.destination),
+        route.prefix_len,
         0,
         0,
         libc::RT_TABLE_MAIN,
         libc::RTPROT_STATIC,
         scope,
-        libc::RTN_UNICAST,
+        route_kind,
     ];
     header.extend_from_slice(&[0; 4]);
     writer.raw(&header);
-    if prefix_len > 0 {
-        writer.bytes(libc::RTA_DST, &octets(destination));
+    if route.prefix_len > 0 {
+        writer.bytes(libc::RTA_DST, &octets(route.destination));
     }
-    if let NextHop::Gateway(gateway) = hop {
-        writer.bytes(libc::RTA_GATEWAY, &octets(gateway));
+    match route.hop {
+        NextHop::Link { interface } => {
+            writer.u32(libc::RTA_OIF, interface);
+        }
+        NextHop::Gateway { interface, address } => {
+            writer.bytes(libc::RTA_GATEWAY, &octets(address)).u32(libc::RTA_OIF, interface);
+        }
+        NextHop::Unreachable => {}
     }
-    writer.u32(libc::RTA_OIF, interface);
-    Request::new(format!("add route to {destination}/{prefix_len}"), libc::RTM_NEWROUTE, CREATE, writer)
-        .tolerate(&[libc::EEXIST])
+    if let Some(source) = route.source {
+        writer.bytes(libc::RTA_PREFSRC, &octets(source));
+    }
+    Request::new(format!("{verb} route to {}/{}", route.destination, route.prefix_len), kind, flags, writer)
 }
 
 fn family(address: IpAddr) -> u8 {
@@ -167,8 +226,6 @@ pub struct Link {
     pub index: u32,
     pub name: String,
     pub mtu: u32,
-    /// The bridge that it is a port of.
-    pub master: Option<u32>,
     /// `bridge`, `veth`, …; none for hardware.
     pub kind: Option<String>,
     pub is_loopback: bool,
@@ -193,8 +250,7 @@ pub struct Route {
 
 /// All interfaces.
 pub fn links(socket: &mut Socket) -> Result<Vec<Link>, NetlinkError> {
-    let request =
-        Request::new("list interfaces", libc::RTM_GETLINK, flag(libc::NLM_F_DUMP), link_header(0, 0, 0));
+    let request = Request::new("list interfaces", libc::RTM_GETLINK, flag(libc::NLM_F_DUMP), link_header(0, 0, 0));
     dump(socket, &request, libc::RTM_NEWLINK, decode_link)
 }
 
@@ -251,7 +307,6 @@ fn decode_link(reply: &Reply<'_>) -> Option<Link> {
         match attribute.kind {
             libc::IFLA_IFNAME => attribute.text()?.clone_into(&mut link.name),
             libc::IFLA_MTU => link.mtu = attribute.u32()?,
-            libc::IFLA_MASTER => link.master = attribute.u32(),
             libc::IFLA_LINKINFO => {
                 let kind = Attributes::new(attribute.value).first(libc::IFLA_INFO_KIND);
                 link.kind = kind.and_then(|kind| kind.text()).map(str::to_owned);
@@ -269,7 +324,7 @@ fn decode_address(reply: &Reply<'_>) -> Option<LinkAddress> {
     let ours = attributes.clone().first(libc::IFA_LOCAL).or_else(|| attributes.first(libc::IFA_ADDRESS))?;
     Some(LinkAddress {
         interface: u32::from_ne_bytes(header[4..8].try_into().ok()?),
-        address: ip(ours.value)?,
+        address: address(ours.value)?,
         prefix_len: header[1],
     })
 }
@@ -282,7 +337,7 @@ fn decode_route(reply: &Reply<'_>) -> Option<Route> {
     }
     let attributes = Attributes::new(&reply.body[12..]);
     let destination = match attributes.clone().first(libc::RTA_DST) {
-        Some(attribute) => ip(attribute.value)?,
+        Some(attribute) => address(attribute.value)?,
         None if i32::from(family) == libc::AF_INET => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
         None => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
     };
@@ -290,7 +345,7 @@ fn decode_route(reply: &Reply<'_>) -> Option<Route> {
     Some(Route { destination, prefix_len, interface })
 }
 
-fn ip(octets: &[u8]) -> Option<IpAddr> {
+fn address(octets: &[u8]) -> Option<IpAddr> {
     if let Ok(octets) = <[u8; 4]>::try_from(octets) {
         return Some(IpAddr::from(octets));
     }
@@ -304,37 +359,32 @@ mod tests {
     use super::*;
     use crate::netlink::{Protocol, in_netns, new_netns};
 
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn index(socket: &mut Socket, name: &str) -> u32 {
+        link(socket, name).unwrap().unwrap().index
+    }
+
     #[test]
-    fn a_bridge_with_a_veth_into_another_namespace_comes_and_goes() {
+    fn a_veth_into_another_namespace_comes_and_goes() {
         let (host, pod) = (new_netns().unwrap(), new_netns().unwrap());
         in_netns(host.as_fd(), || {
             let mut socket = Socket::open(Protocol::Route).unwrap();
-            socket.execute(&[add_bridge("br0", 1400), add_bridge("br0", 1400)]).unwrap();
-            let bridge = link(&mut socket, "br0").unwrap().unwrap();
-            assert_eq!((bridge.kind.as_deref(), bridge.mtu), (Some("bridge"), 1400));
-            let veth = Veth {
-                name: "v0",
-                bridge: bridge.index,
-                mtu: 1400,
-                peer_name: "eth0",
-                peer_netns: pod.as_fd(),
-            };
-            let gateway: IpAddr = "10.1.0.1".parse().unwrap();
-            socket.execute(&[add_veth(&veth), add_address(bridge.index, gateway, 24)]).unwrap();
-            let port = links(&mut socket).unwrap().into_iter().find(|link| link.name == "v0").unwrap();
-            assert_eq!(port.master, Some(bridge.index));
-            let ours = LinkAddress { interface: bridge.index, address: gateway, prefix_len: 24 };
-            assert!(addresses(&mut socket).unwrap().contains(&ours));
-            let route = Route {
-                destination: "10.1.0.0".parse().unwrap(),
-                prefix_len: 24,
-                interface: Some(bridge.index),
-            };
-            assert!(routes(&mut socket).unwrap().contains(&route));
+            let veth = Veth { name: "v0", mtu: 1400, peer_name: "eth0", peer_netns: pod.as_fd() };
+            let switches = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::RouteLocalnet, 1), (Ipv4Conf::ReversePathFilter, 1)];
+            socket.execute(&[add_veth(&veth), set_ipv4_conf("v0", &switches)]).unwrap();
+            let near = link(&mut socket, "v0").unwrap().unwrap();
+            assert_eq!((near.kind.as_deref(), near.mtu), (Some("veth"), 1400));
+            for switch in ["forwarding", "route_localnet", "rp_filter"] {
+                let path = format!("/proc/sys/net/ipv4/conf/v0/{switch}");
+                assert_eq!(fs_err::read_to_string(path).unwrap().trim(), "1", "{switch}");
+            }
             let error = socket.execute(&[add_veth(&veth)]).unwrap_err();
             assert_eq!(error.errno(), Some(libc::EEXIST), "{error}");
             assert!(error.to_string().starts_with("create veth v0"), "{error}");
-            socket.execute(&[delete_address(bridge.index, gateway, 24), delete_link("v0"), delete_link("v0")]).unwrap();
+            socket.execute(&[delete_link("v0"), delete_link("v0")]).unwrap();
             assert_eq!(link(&mut socket, "v0").unwrap(), None);
         })
         .unwrap();
@@ -346,18 +396,42 @@ mod tests {
     }
 
     #[test]
-    fn a_default_route_is_seen_as_one() {
+    fn addresses_and_routes_are_listed_as_they_were_added() {
         let netns = new_netns().unwrap();
         in_netns(netns.as_fd(), || {
             let mut socket = Socket::open(Protocol::Route).unwrap();
-            socket.execute(&[add_bridge("br0", 1500)]).unwrap();
-            let index = link(&mut socket, "br0").unwrap().unwrap().index;
-            let address: IpAddr = "10.2.0.2".parse().unwrap();
-            let any: IpAddr = "0.0.0.0".parse().unwrap();
-            let hop = NextHop::Gateway("10.2.0.1".parse().unwrap());
-            socket.execute(&[add_address(index, address, 24), add_route(any, 0, hop, index)]).unwrap();
-            let default = Route { destination: any, prefix_len: 0, interface: Some(index) };
-            assert!(routes(&mut socket).unwrap().contains(&default));
+            socket.execute(&[add_bridge("b0"), add_bridge("b0")]).unwrap();
+            let interface = index(&mut socket, "b0");
+            let gateway = NextHop::Gateway { interface, address: ip("10.2.0.1") };
+            let route =
+                |text, prefix_len, hop, source| NewRoute { destination: ip(text), prefix_len, hop, source };
+            let added = [
+                route("0.0.0.0", 0, gateway, None),
+                route("10.9.0.7", 32, NextHop::Link { interface }, Some(ip("10.2.0.2"))),
+                route("10.3.0.0", 16, NextHop::Unreachable, None),
+                route("fd00:7::", 64, NextHop::Link { interface }, None),
+            ];
+            let mut requests = vec![
+                add_address(interface, ip("10.2.0.2"), 24),
+                add_address(interface, ip("10.2.0.2"), 24),
+                add_address(interface, ip("fd00:1::1"), 64),
+            ];
+            requests.extend(added.iter().chain(&added).map(replace_route));
+            socket.execute(&requests).unwrap();
+            let ours = LinkAddress { interface, address: ip("10.2.0.2"), prefix_len: 24 };
+            assert!(addresses(&mut socket).unwrap().contains(&ours));
+            let listed = routes(&mut socket).unwrap();
+            for (text, prefix_len, there) in
+                [("0.0.0.0", 0, true), ("10.9.0.7", 32, true), ("fd00:7::", 64, true), ("10.3.0.0", 16, false)]
+            {
+                let route = Route { destination: ip(text), prefix_len, interface: Some(interface) };
+                assert_eq!(listed.contains(&route), there, "{text}/{prefix_len}");
+            }
+            let mut requests: Vec<_> = added.iter().chain(&added).map(delete_route).collect();
+            requests.push(delete_address(interface, ip("10.2.0.2"), 24));
+            requests.push(delete_address(interface, ip("10.2.0.2"), 24));
+            socket.execute(&requests).unwrap();
+            assert!(!addresses(&mut socket).unwrap().contains(&ours));
         })
         .unwrap();
     }

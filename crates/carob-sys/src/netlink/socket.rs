@@ -82,12 +82,7 @@ impl Socket {
             Protocol::Netfilter => Some(rustix::net::netlink::NETFILTER),
         };
         let open = || -> io::Result<OwnedFd> {
-            let fd = rustix::net::socket_with(
-                AddressFamily::NETLINK,
-                SocketType::RAW,
-                SocketFlags::CLOEXEC,
-                number,
-            )?;
+            let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, number)?;
             set_netlink_option(&fd, libc::NETLINK_EXT_ACK)?;
             set_netlink_option(&fd, libc::NETLINK_CAP_ACK)?;
             Ok(fd)
@@ -115,8 +110,7 @@ impl Socket {
             }
         })?;
         for (request, answer) in requests.iter().zip(answers) {
-            let (errno, detail) =
-                answer.ok_or_else(|| NetlinkError::NoAnswer { what: request.what().to_owned() })?;
+            let (errno, detail) = answer.ok_or_else(|| NetlinkError::NoAnswer { what: request.what().to_owned() })?;
             check(request, errno, detail)?;
         }
         Ok(())
@@ -249,8 +243,7 @@ fn set_netlink_option(fd: &impl AsFd, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     let len = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
     // SAFETY: the descriptor is open for the whole call, and the kernel reads `len` bytes of `on`, which outlives it.
-    let rc = unsafe {
-        libc::setsockopt(fd.as_fd().as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), len)
-    };
+    let rc =
+        unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), len) };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

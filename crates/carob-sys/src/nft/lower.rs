@@ -54,9 +54,9 @@ pub(super) fn joined(fields: &[Field]) -> (u32, u32) {
     if let [field] = fields {
         return (field.type_number(), field.len());
     }
-    fields.iter().fold((0, 0), |(kind, len), field| {
-        ((kind << 6) | field.type_number(), len + field.len().next_multiple_of(4))
-    })
+    fields
+        .iter()
+        .fold((0, 0), |(kind, len), field| ((kind << 6) | field.type_number(), len + field.len().next_multiple_of(4)))
 }
 
 impl Set {
@@ -188,12 +188,8 @@ fn write_verdict(writer: &mut Writer, verdict: &Verdict) {
 pub(super) fn statement(writer: &mut Writer, statement: &Statement) {
     match statement {
         Statement::Family(family) => {
-            let number = match family {
-                Family::V4 => wire::NFPROTO_IPV4,
-                Family::V6 => wire::NFPROTO_IPV6,
-            };
             meta(writer, wire::META_NFPROTO, wire::REG32_00);
-            compare(writer, wire::CMP_EQ, &[number]);
+            compare(writer, wire::CMP_EQ, &[protocol_number(*family)]);
         }
         Statement::InputInterface { name, equal } => interface(writer, wire::META_IIFNAME, name, *equal),
         Statement::OutputInterface { name, equal } => interface(writer, wire::META_OIFNAME, name, *equal),
@@ -227,6 +223,7 @@ pub(super) fn statement(writer: &mut Writer, statement: &Statement) {
             load(writer, keys);
             lookup(writer, map, Some(wire::REG_VERDICT), 0);
         }
+        Statement::SourceNat(address) => source_nat(writer, *address),
         Statement::Masquerade => expression(writer, "masq", |data| {
             data.u32_be(wire::MASQ_FLAGS, wire::MASQ_FULLY_RANDOM);
         }),
@@ -241,16 +238,34 @@ pub(super) fn statement(writer: &mut Writer, statement: &Statement) {
     }
 }
 
+fn source_nat(writer: &mut Writer, address: IpAddr) {
+    expression(writer, "immediate", |data| {
+        data.u32_be(wire::IMMEDIATE_DREG, wire::REG32_00);
+        data.nest(wire::IMMEDIATE_DATA, |data| {
+            data.bytes(wire::DATA_VALUE, &octets(address));
+        });
+    });
+    expression(writer, "nat", |data| {
+        data.u32_be(wire::NAT_TYPE, wire::NAT_SNAT)
+            .u32_be(wire::NAT_FAMILY, u32::from(protocol_number(Family::of(address))))
+            .u32_be(wire::NAT_REG_ADDR_MIN, wire::REG32_00);
+    });
+}
+
+fn protocol_number(family: Family) -> u8 {
+    match family {
+        Family::V4 => wire::NFPROTO_IPV4,
+        Family::V6 => wire::NFPROTO_IPV6,
+    }
+}
+
 fn destination_nat(writer: &mut Writer, family: Family, keys: &[Key], map: &str) {
-    let (number, address_len) = match family {
-        Family::V4 => (wire::NFPROTO_IPV4, 4),
-        Family::V6 => (wire::NFPROTO_IPV6, 16),
-    };
+    let address_len = Field::address(family).len();
     load(writer, keys);
     lookup(writer, map, Some(wire::REG32_00), 0);
     expression(writer, "nat", |data| {
         data.u32_be(wire::NAT_TYPE, wire::NAT_DNAT)
-            .u32_be(wire::NAT_FAMILY, u32::from(number))
+            .u32_be(wire::NAT_FAMILY, u32::from(protocol_number(family)))
             .u32_be(wire::NAT_REG_ADDR_MIN, wire::REG32_00)
             .u32_be(wire::NAT_REG_PROTO_MIN, wire::REG32_00 + address_len / 4);
     });
@@ -295,10 +310,16 @@ fn bitwise(writer: &mut Writer, mask: &[u8]) {
 }
 
 fn interface(writer: &mut Writer, key: u32, name: &str, equal: bool) {
-    let mut padded = name.as_bytes().to_vec();
-    padded.resize(INTERFACE_NAME_LEN, 0);
+    let compared = match name.strip_suffix('*') {
+        Some(beginning) => beginning.as_bytes().to_vec(),
+        None => {
+            let mut padded = name.as_bytes().to_vec();
+            padded.resize(INTERFACE_NAME_LEN, 0);
+            padded
+        }
+    };
     meta(writer, key, wire::REG32_00);
-    compare(writer, if equal { wire::CMP_EQ } else { wire::CMP_NEQ }, &padded);
+    compare(writer, if equal { wire::CMP_EQ } else { wire::CMP_NEQ }, &compared);
 }
 
 fn prefix(writer: &mut Writer, key: Key, address: IpAddr, prefix_len: u8) {

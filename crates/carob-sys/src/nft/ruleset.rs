@@ -148,22 +148,47 @@ pub enum Key {
 pub enum Statement {
     /// The packet is of this family. Has to come before keys that are addresses.
     Family(Family),
-    InputInterface { name: String, equal: bool },
-    OutputInterface { name: String, equal: bool },
+    InputInterface {
+        name: String,
+        equal: bool,
+    },
+    OutputInterface {
+        name: String,
+        equal: bool,
+    },
     /// The destination is an address of this machine (nft(8) `fib daddr type local`).
     DestinationIsLocal,
     /// The destination is in this prefix.
-    DestinationIn { address: IpAddr, prefix_len: u8 },
+    DestinationIn {
+        address: IpAddr,
+        prefix_len: u8,
+    },
     /// The source is in this prefix.
-    SourceIn { address: IpAddr, prefix_len: u8 },
+    SourceIn {
+        address: IpAddr,
+        prefix_len: u8,
+    },
     /// The connection's destination was rewritten (nft(8) `ct status dnat`).
     WasDestinationNat,
     /// The keys, joined, are in the set or are not.
-    InSet { keys: Vec<Key>, set: String, is_member: bool },
+    InSet {
+        keys: Vec<Key>,
+        set: String,
+        is_member: bool,
+    },
     /// Rewrites the destination to the address and port that the map holds; no element, no match.
-    DestinationNat { family: Family, keys: Vec<Key>, map: String },
+    DestinationNat {
+        family: Family,
+        keys: Vec<Key>,
+        map: String,
+    },
     /// Follows the verdict that the map holds; no element, no match.
-    VerdictMap { keys: Vec<Key>, map: String },
+    VerdictMap {
+        keys: Vec<Key>,
+        map: String,
+    },
+    /// Rewrites the source to this address.
+    SourceNat(IpAddr),
     /// Rewrites the source to the outgoing interface's address, with a random port.
     Masquerade,
     /// Answers with ICMP port unreachable.

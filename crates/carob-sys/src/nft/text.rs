@@ -148,6 +148,7 @@ impl fmt::Display for Statement {
                 write!(f, "dnat {} to {} map @{map}", family.keyword(), joined(keys))
             }
             Self::VerdictMap { keys, map } => write!(f, "{} vmap @{map}", joined(keys)),
+            Self::SourceNat(address) => write!(f, "snat {} to {address}", Family::of(*address).keyword()),
             Self::Masquerade => f.write_str("masquerade fully-random"),
             Self::RejectPortUnreachable => f.write_str("reject with icmpx port-unreachable"),
             Self::Verdict(verdict) => verdict.fmt(f),

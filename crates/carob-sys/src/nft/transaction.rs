@@ -19,12 +19,21 @@ pub enum Command {
     AddChain(Chain),
     FlushChain(String),
     DeleteChain(String),
-    AddRule { chain: String, rule: Rule },
+    AddRule {
+        chain: String,
+        rule: Rule,
+    },
     AddSet(Set),
     /// Adds elements; those that are there with the same data are fine, with other data are `EEXIST`.
-    AddElements { set: String, elements: Vec<Element> },
+    AddElements {
+        set: String,
+        elements: Vec<Element>,
+    },
     /// Removes elements, which must be there.
-    DeleteElements { set: String, elements: Vec<Element> },
+    DeleteElements {
+        set: String,
+        elements: Vec<Element>,
+    },
 }
 
 /// Changes to one table of family inet. Prints as the input of `nft -f`.
@@ -219,9 +228,7 @@ fn describe(table: &str, command: &Command) -> String {
 }
 
 fn line(table: &str, command: &Command) -> String {
-    let listed = |elements: &[Element]| {
-        elements.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    };
+    let listed = |elements: &[Element]| elements.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match command {
         Command::AddTable => format!("add table inet {table}"),
         Command::DeleteTable => format!("delete table inet {table}"),

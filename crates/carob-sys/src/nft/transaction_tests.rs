@@ -2,7 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use super::super::{BaseChain, ChainKind, Data, Family, Field, Hook, Key, SetData, Statement, Value, Verdict, priority};
+use super::super::{
+    BaseChain, ChainKind, Data, Family, Field, Hook, Key, SetData, Statement, Value, Verdict, priority,
+};
 use super::*;
 use crate::netlink::{in_netns, new_netns};
 
@@ -21,10 +23,8 @@ fn everything() -> Transaction {
     change.replace_table();
     let set = Set { name: "pods4".to_owned(), key: vec![Field::Ipv4], data: None, interval: true };
     change.push(Command::AddSet(set));
-    let prefixes = ["10.244.0.0", "10.96.0.0"].map(|net| Element {
-        key: vec![Value::Prefix(net.parse().unwrap(), 16)],
-        data: None,
-    });
+    let prefixes = ["10.244.0.0", "10.96.0.0"]
+        .map(|net| Element { key: vec![Value::Prefix(net.parse().unwrap(), 16)], data: None });
     change.add_elements("pods4", prefixes.to_vec());
     let port_key = [Field::Proto, Field::Service];
     change.push(map("ports4", &port_key, SetData::Fields(vec![Field::Ipv4, Field::Service])));
@@ -64,10 +64,7 @@ fn rules() -> Vec<(&'static str, Rule)> {
         ("pre", vec![Statement::Family(Family::V6), Statement::DestinationIsLocal, dnat(Family::V6, "ports6")]),
         (
             "pre",
-            vec![
-                Statement::Family(Family::V4),
-                Statement::VerdictMap { keys: service(), map: "services".to_owned() },
-            ],
+            vec![Statement::Family(Family::V4), Statement::VerdictMap { keys: service(), map: "services".to_owned() }],
         ),
         ("svc", vec![Statement::VerdictMap { keys: vec![Key::Random(2)], map: "backends".to_owned() }]),
         (
@@ -86,6 +83,15 @@ fn rules() -> Vec<(&'static str, Rule)> {
                 },
                 Statement::OutputInterface { name: bridge(), equal: false },
                 Statement::Masquerade,
+            ],
+        ),
+        (
+            "post",
+            vec![
+                Statement::Family(Family::V4),
+                Statement::SourceIn { address: "127.0.0.0".parse().unwrap(), prefix_len: 8 },
+                Statement::OutputInterface { name: "cb0000*".to_owned(), equal: true },
+                Statement::SourceNat("10.244.0.1".parse().unwrap()),
             ],
         ),
         ("post", vec![Statement::WasDestinationNat, Statement::Masquerade]),

@@ -109,7 +109,8 @@ pub(super) const NAT_TYPE: u16 = 1;
 pub(super) const NAT_FAMILY: u16 = 2;
 pub(super) const NAT_REG_ADDR_MIN: u16 = 3;
 pub(super) const NAT_REG_PROTO_MIN: u16 = 5;
-/// `NFT_NAT_DNAT`.
+/// `NFT_NAT_SNAT` and `NFT_NAT_DNAT`.
+pub(super) const NAT_SNAT: u32 = 0;
 pub(super) const NAT_DNAT: u32 = 1;
 
 pub(super) const MASQ_FLAGS: u16 = 1;

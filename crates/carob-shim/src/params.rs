@@ -1,0 +1,84 @@
+//! What the one-shot program is told, as JSON in a file that it inherits, and what it answers.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Starts the infra process of a Pod in its new namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InfraParams {
+    pub cgroup: PathBuf,
+    /// Network namespace of its own, or the host's.
+    pub new_network: bool,
+    pub new_ipc: bool,
+    pub new_uts: bool,
+    /// The containers share a PID namespace, in which the infra process is PID 1.
+    pub new_pid: bool,
+    pub hostname: Option<String>,
+    /// In the kernel's spelling with dots, applied inside the namespaces.
+    pub sysctls: Vec<(String, String)>,
+    pub oom_score_adj: i32,
+    /// An empty directory that may be mounted over.
+    pub root: PathBuf,
+}
+
+/// Creates a container, whose first process then waits to be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateParams {
+    pub id: String,
+    /// The directory with `config.json`, which is completed and rewritten, and in which the socket to start it appears.
+    pub bundle: PathBuf,
+    /// The directory under which the container library keeps its state, one directory a container.
+    pub state_root: PathBuf,
+    pub cgroup: PathBuf,
+    /// Where the root filesystem is mounted, in a mount namespace of its own.
+    pub rootfs: PathBuf,
+    pub layers: Layers,
+    pub user: UserParams,
+    pub terminal: bool,
+}
+
+/// The parts of a root filesystem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layers {
+    /// Topmost first.
+    pub lower: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+}
+
+/// Who a container's processes are, before names are looked up in its root filesystem.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserParams {
+    /// `user[:group]` of the image, names or numbers.
+    pub image_user: String,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub username: Option<String>,
+    pub supplemental_groups: Vec<u32>,
+    /// Whether the groups that the image's `/etc/group` gives the user count as well.
+    pub merge_image_groups: bool,
+    /// `HOME` is already set by the container's own environment.
+    pub home_is_set: bool,
+}
+
+/// Who they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedUser {
+    pub uid: u32,
+    pub gid: u32,
+    pub additional_gids: Vec<u32>,
+    pub home: String,
+}
+
+/// Runs a command in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecParams {
+    pub cgroup: PathBuf,
+    /// The container's first process, by host PID.
+    pub pid: i32,
+    /// The `config.json` of the container: user, environment, capabilities and seccomp profile are taken from it.
+    pub config: PathBuf,
+    pub arguments: Vec<String>,
+    pub terminal: bool,
+}
