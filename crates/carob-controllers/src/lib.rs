@@ -1,1 +1,24 @@
-//! carob-controllers
+//! The controllers: one module each, all of them reconcilers that one driver runs.
+//!
+//! Start at [`Controllers::start`]. A controller is told a key, looks at the shared informers, decides (purely, where there is
+//! much to decide), and acts through its `kube::Client`. No controller loops, sleeps or watches by hand, and none knows of
+//! another: they meet in the objects of the API.
+//!
+//! Tasks it spawns: those of [`carob_client::Driver`] and of its event recorders. They end with the token given to `start`.
+
+mod condition;
+mod context;
+mod discovery;
+mod namespace;
+mod namespaces;
+mod node;
+mod pod_gc;
+mod pods;
+mod root_ca;
+mod service_account;
+mod start;
+mod system;
+mod token;
+
+pub use start::{Config, Controllers};
+pub use token::TokenSigner;

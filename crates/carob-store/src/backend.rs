@@ -8,14 +8,15 @@ use async_trait::async_trait;
 
 use crate::entry::{Entry, Event, Revision};
 use crate::index::Index;
+use crate::limits::Limits;
 
 /// Where the commit pipeline puts its batches. Calls come one at a time.
 ///
-/// After an error other than [`BackendError::is_no_space`] the pipeline only calls [`Backend::close`].
+/// After an error other than [`BackendError::NoSpace`] nothing more is called.
 #[async_trait]
 pub(crate) trait Backend: Send + 'static {
     /// Everything that was ever written, as an index at the revision after which to continue.
-    async fn load(&mut self) -> Result<Index, OpenError>;
+    async fn load(&mut self, limits: &Limits) -> Result<Index, OpenError>;
 
     /// Writes `events`, whose revisions follow one another, and fsyncs if `durable`. All or nothing survives.
     async fn append(&mut self, events: Vec<Arc<Event>>, durable: bool) -> Result<(), BackendError>;
@@ -29,9 +30,6 @@ pub(crate) trait Backend: Send + 'static {
     /// Starts to replace the log so far by the given content. The returned work may run beside later calls.
     async fn checkpoint(&mut self, snapshot: Snapshot) -> Result<CheckpointWork, BackendError>;
 
-    /// Takes note of finished work.
-    fn checkpointed(&mut self, done: Checkpointed);
-
     /// Fsyncs and marks the end as clean.
     async fn close(&mut self) -> Result<(), BackendError>;
 }
@@ -44,52 +42,44 @@ pub(crate) struct Snapshot {
 }
 
 /// The writing of one checkpoint.
-pub(crate) type CheckpointWork = tokio::task::JoinHandle<Result<Checkpointed, BackendError>>;
-
-/// A checkpoint that is in place: segments before this one are gone.
-#[derive(Debug)]
-pub(crate) struct Checkpointed {
-    pub(crate) first_segment: u64,
-}
+pub(crate) type CheckpointWork = tokio::task::JoinHandle<Result<(), BackendError>>;
 
 /// A write that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    #[error("{operation} {path}")]
+    #[error("{operation}")]
     Io {
         operation: &'static str,
-        path: PathBuf,
         #[source]
         cause: io::Error,
     },
-    /// A write panicked or was abandoned; what it left behind is unknown.
+    /// Nothing was written.
+    #[error("there is no room for the log to grow")]
+    NoSpace(#[source] io::Error),
     #[error("the log was lost in a write that did not end")]
     Lost,
 }
 
-impl BackendError {
-    /// True when nothing was written because the disk is full.
-    pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::Io { operation: crate::embedded::GROW, cause, .. }
-            if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-    }
-}
-
-/// A store that cannot be opened. Nothing in its directory was changed.
+/// A store that cannot be opened. What its directory holds is left as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("{path} is in use by another process")]
+    #[error("another process has {path} locked")]
     Locked { path: PathBuf },
     #[error("the store in {path} has format {found}, this program knows formats up to {known}")]
     NewerFormat { path: PathBuf, found: u64, known: u64 },
     #[error("the store is damaged: {path} at byte {offset}: {what}")]
     Damaged { path: PathBuf, offset: u64, what: &'static str },
-    #[error("{operation} {path}")]
+    #[error("{operation}")]
     Io {
         operation: &'static str,
-        path: PathBuf,
         #[source]
         cause: io::Error,
+    },
+    #[error("begin to write in {path}")]
+    Begin {
+        path: PathBuf,
+        #[source]
+        cause: BackendError,
     },
     #[error("the reading of {path} did not end")]
     Lost { path: PathBuf },

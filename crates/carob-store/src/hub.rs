@@ -127,8 +127,7 @@ impl Groups {
     /// The group of `prefix`, complete after `after`, which history must reach.
     pub(crate) fn join(&mut self, index: &Index, prefix: &str, after: Revision) -> (Arc<str>, Arc<Group>) {
         if !self.slots.contains_key(prefix) {
-            let log =
-                Log { since: index.current(), events: VecDeque::new(), touched: false, closed: self.closed };
+            let log = Log { since: index.current(), events: VecDeque::new(), touched: false, closed: self.closed };
             let group = Arc::new(Group { log: Mutex::new(log), changed: Notify::new() });
             self.slots.insert(prefix.into(), Slot { group, watchers: 0 });
         }

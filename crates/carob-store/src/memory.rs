@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::backend::{Backend, BackendError, Checkpointed, CheckpointWork, OpenError, Snapshot};
+use crate::backend::{Backend, BackendError, CheckpointWork, OpenError, Snapshot};
 use crate::entry::{Event, Revision};
 use crate::index::Index;
+use crate::limits::Limits;
 
 #[derive(Debug)]
 pub(crate) struct Memory;
 
 #[async_trait]
 impl Backend for Memory {
-    async fn load(&mut self) -> Result<Index, OpenError> {
+    async fn load(&mut self, _limits: &Limits) -> Result<Index, OpenError> {
         Ok(Index::new(Revision::EMPTY))
     }
 
@@ -32,8 +33,6 @@ impl Backend for Memory {
     async fn checkpoint(&mut self, _snapshot: Snapshot) -> Result<CheckpointWork, BackendError> {
         unreachable!("memory never wants a checkpoint")
     }
-
-    fn checkpointed(&mut self, _done: Checkpointed) {}
 
     async fn close(&mut self) -> Result<(), BackendError> {
         Ok(())

@@ -52,7 +52,7 @@ enum Due {
     Expiry,
     Sync,
     Compaction(Revision),
-    Checkpoint(Result<crate::backend::Checkpointed, BackendError>),
+    Checkpoint(Result<(), BackendError>),
     /// Every handle of the store is gone.
     Abandoned,
 }
@@ -101,7 +101,7 @@ impl Pipeline {
             match self.wait().await {
                 Due::Requests => {
                     if let Some(answer) = self.commit_queued().await {
-                        let closed = self.close().await.map_err(Arc::new);
+                        let closed = self.close().await;
                         if let Err(unanswered) = answer.send(closed) {
                             log_if_failed(&unanswered);
                         }
@@ -113,7 +113,7 @@ impl Pipeline {
                 Due::Compaction(revision) => self.compact(revision),
                 Due::Checkpoint(done) => self.finish_checkpoint(done),
                 Due::Abandoned => {
-                    log_if_failed(&self.close().await.map_err(Arc::new));
+                    log_if_failed(&self.close().await);
                     return;
                 }
             }
@@ -186,10 +186,10 @@ impl Pipeline {
             return Ok(crate::hub::Touched::default());
         }
         if let Err(cause) = self.backend.append(batch.events.clone(), batch.durable).await {
-            if cause.is_no_space() {
-                return Err(TxnError::NoSpace(Arc::new(cause)));
-            }
-            return Err(TxnError::Failed(self.fail(cause)));
+            return Err(match cause {
+                BackendError::NoSpace(_) => TxnError::NoSpace(Arc::new(cause)),
+                BackendError::Io { .. } | BackendError::Lost => TxnError::Failed(self.fail(cause)),
+            });
         }
         let now = Instant::now();
         self.sync_due = match batch.durable {
@@ -270,27 +270,28 @@ impl Pipeline {
         };
         match self.backend.checkpoint(snapshot).await {
             Ok(work) => self.checkpoint = Some(work),
-            Err(cause) if cause.is_no_space() => tracing::warn!("no checkpoint for now: {}", chain(&cause)),
+            Err(cause @ BackendError::NoSpace(_)) => tracing::warn!("no checkpoint for now: {}", chain(&cause)),
             Err(cause) => drop(self.fail(cause)),
         }
     }
 
     /// A checkpoint that could not be written costs nothing but the room of the log that stays.
-    fn finish_checkpoint(&mut self, done: Result<crate::backend::Checkpointed, BackendError>) {
+    fn finish_checkpoint(&mut self, done: Result<(), BackendError>) {
         self.checkpoint = None;
-        match done {
-            Ok(done) => self.backend.checkpointed(done),
-            Err(cause) => tracing::warn!("no checkpoint for now: {}", chain(&cause)),
+        if let Err(cause) = done {
+            tracing::warn!("no checkpoint for now: {}", chain(&cause));
         }
     }
 
-    async fn close(&mut self) -> Result<(), BackendError> {
+    async fn close(&mut self) -> Result<(), Arc<BackendError>> {
         if self.checkpoint.is_some() {
             let done = finished(&mut self.checkpoint).await;
             self.finish_checkpoint(done);
         }
-        self.requests.close();
-        let closed = self.backend.close().await;
+        let closed = match self.shared.failure.get() {
+            Some(cause) => Err(Arc::clone(cause)),
+            None => self.backend.close().await.map_err(Arc::new),
+        };
         self.shared.close();
         closed
     }
@@ -333,7 +334,7 @@ async fn at_compaction(due: Option<(Instant, Revision)>) -> Revision {
 }
 
 /// Waits for the work, if there is any.
-async fn finished(work: &mut Option<CheckpointWork>) -> Result<crate::backend::Checkpointed, BackendError> {
+async fn finished(work: &mut Option<CheckpointWork>) -> Result<(), BackendError> {
     match work {
         Some(work) => work.await.unwrap_or(Err(BackendError::Lost)),
         None => std::future::pending().await,

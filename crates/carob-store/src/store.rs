@@ -1,12 +1,15 @@
 //! The handle that everybody else holds.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
+use carob_kit::fs::{Fs, RealFs};
 use carob_kit::{Clock, SystemClock};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, OpenError};
+use crate::embedded::{Embedded, LogSizes};
 use crate::entry::{Entry, Revision};
 use crate::index::{Index, ListOptions, Page, ReadError};
 use crate::limits::{Limits, WRITE_QUEUE_MAX};
@@ -67,6 +70,18 @@ impl Store {
     /// Outside of a tokio runtime, which it runs on.
     pub fn in_memory(options: Options) -> Self {
         Self::start(Index::new(Revision::EMPTY), Box::new(Memory), options)
+    }
+
+    /// The store in `dir`, which is made if it does not exist.
+    pub async fn embedded(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        Self::embedded_on(Arc::new(RealFs), dir, options).await
+    }
+
+    /// The store in `dir` of `fs`.
+    pub async fn embedded_on(fs: Arc<dyn Fs>, dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let mut backend = Embedded::new(fs, dir, LogSizes::default());
+        let index = backend.load(&options.limits).await?;
+        Ok(Self::start(index, Box::new(backend), options))
     }
 
     fn start(index: Index, backend: Box<dyn Backend>, options: Options) -> Self {

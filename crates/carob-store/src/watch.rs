@@ -80,9 +80,7 @@ impl Watch {
     pub fn progress(&mut self) -> Revision {
         // Events are in their group before the current revision moves on, so what is not there now is later than it.
         let current = self.shared.current();
-        if self.taken.is_empty()
-            && self.group.read(self.cursor, WATCH_CHUNK_MAX, &mut self.taken) == Found::Nothing
-        {
+        if self.taken.is_empty() && self.group.read(self.cursor, WATCH_CHUNK_MAX, &mut self.taken) == Found::Nothing {
             self.returned = self.returned.max(current);
         }
         self.cursor = self.taken.back().map_or(self.cursor, |event| event.revision());

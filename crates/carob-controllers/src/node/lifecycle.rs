@@ -1,0 +1,157 @@
+//! Watches over Nodes: silence makes their conditions Unknown, conditions become taints, and the Pods of a Node that is not
+//! ready are not ready either (`pkg/controller/nodelifecycle`).
+//!
+//! Where upstream looks at every Node each 5 s, a Node is looked at here when it or its Lease changes, and when its silence
+//! would become too long.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use carob_client::{
+    During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection, reference,
+};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use tracing::info;
+
+use super::health::{self, Sign};
+use super::taints;
+use crate::condition::{Condition, FALSE, TRUE};
+use crate::context::Context;
+use crate::pods;
+
+/// Where the kubelets' Leases are.
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+pub(crate) struct NodeLifecycle {
+    context: Context,
+    nodes: Informer<Node>,
+    leases: Informer<Lease>,
+    pods: Informer<Pod>,
+    recorder: EventRecorder,
+    signs: Mutex<HashMap<ObjectKey, Sign>>,
+}
+
+impl NodeLifecycle {
+    pub(crate) fn new(context: Context) -> Self {
+        let selection = Selection { namespace: Some(LEASE_NAMESPACE.to_owned()), ..Selection::default() };
+        Self {
+            nodes: context.informers.of(),
+            leases: context.informers.of_selected(selection),
+            pods: context.informers.of(),
+            recorder: context.recorder("node-controller"),
+            context,
+            signs: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn nodes(&self) -> &Informer<Node> {
+        &self.nodes
+    }
+
+    pub(crate) fn leases(&self) -> &Informer<Lease> {
+        &self.leases
+    }
+
+    pub(crate) fn pods(&self) -> &Informer<Pod> {
+        &self.pods
+    }
+
+    /// Takes note of what is seen of the Node now. Answers its sign and whether the Node is new to us.
+    fn look(&self, key: &ObjectKey, node: &Node) -> (Sign, bool) {
+        let lease = self.leases.get(Some(LEASE_NAMESPACE), &key.name);
+        let mut signs = self.signs.lock().expect("no holder of the signs panics");
+        let previous = signs.get(key);
+        let sign = Sign::next(previous, node, lease.as_deref(), self.context.clock.monotonic());
+        let new = previous.is_none();
+        signs.insert(key.clone(), sign.clone());
+        (sign, new)
+    }
+
+    fn announce(&self, node: &Node, reason: &str, message: &str) {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let message = format!("Node {name} event: {message}");
+        self.recorder.record(reference(node), EventKind::Normal, reason, message);
+    }
+
+    async fn mark_silent(&self, key: &ObjectKey, node: &Node) -> Result<bool, ReconcileError> {
+        let conditions = health::silent_conditions(node, &self.context.time());
+        if conditions.is_empty() {
+            return Ok(false);
+        }
+        info!(node = %key, "the node stopped posting its status");
+        let patch = json!({"metadata": {"uid": node.metadata.uid}, "status": {"conditions": conditions}});
+        let api: Api<Node> = self.context.cluster_api();
+        let written = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+        written.unless_gone(|| format!("mark node {key} as silent"))?;
+        Ok(true)
+    }
+
+    async fn set_taints(&self, key: &ObjectKey, node: &Node) -> Result<(), ReconcileError> {
+        let Some(taints) = taints::wanted(node, self.may_evict(), &self.context.time()) else { return Ok(()) };
+        let patch = json!({
+            "metadata": {"resourceVersion": node.metadata.resource_version},
+            "spec": {"taints": taints},
+        });
+        let api: Api<Node> = self.context.cluster_api();
+        let written = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        written.unless_gone(|| format!("taint node {key}")).map(drop)
+    }
+
+    /// When no Node at all is ready it is rather we who are cut off, and taking Pods away would help nobody
+    /// (upstream's zone state FullDisruption).
+    fn may_evict(&self) -> bool {
+        self.nodes.list().iter().any(|node| health::is_ready(node))
+    }
+
+    /// The Pods of a Node that is not ready get no traffic (`pkg/controller/util/node`, MarkPodsNotReady).
+    async fn mark_pods_not_ready(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
+        let on_node = |pod: &Pod| pods::node_name(pod) == Some(&*key.name);
+        for pod in self.pods.list().iter().filter(|pod| on_node(pod)) {
+            let Some(ready) = pods::condition(pod, "Ready").filter(|ready| ready.status == TRUE) else { continue };
+            let pod_key = ObjectKey::of(&**pod);
+            let mut not_ready = PodCondition::new("Ready", FALSE, "NodeNotReady", "", &self.context.time());
+            not_ready.observed_generation = ready.observed_generation;
+            let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [not_ready]}});
+            let api: Api<Pod> = self.context.api(&pod_key.namespace);
+            let written = api.patch_status(&pod_key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            written.unless_gone(|| format!("mark pod {pod_key} as not ready"))?;
+            self.recorder.record(reference(&**pod), EventKind::Warning, "NodeNotReady", "Node is not ready");
+        }
+        Ok(())
+    }
+}
+
+impl Reconcile for NodeLifecycle {
+    type Key = ObjectKey;
+
+    fn name(&self) -> &'static str {
+        "node-lifecycle"
+    }
+
+    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
+        let Some(node) = self.nodes.get_key(&key) else {
+            self.signs.lock().expect("no holder of the signs panics").remove(&key);
+            return Ok(Requeue::No);
+        };
+        let (sign, new) = self.look(&key, &node);
+        if new {
+            self.announce(&node, "RegisteredNode", &format!("Registered Node {key} in Controller"));
+        }
+        let now = self.context.clock.monotonic();
+        if now >= sign.deadline() && self.mark_silent(&key, &node).await? {
+            // The change comes back as an event, and with it the taints that follow from it.
+            return Ok(Requeue::No);
+        }
+        self.set_taints(&key, &node).await?;
+        if !health::is_ready(&node) {
+            self.mark_pods_not_ready(&key).await?;
+        }
+        match sign.deadline().checked_sub(now) {
+            Some(left) if !left.is_zero() => Ok(Requeue::After(left)),
+            _ => Ok(Requeue::No),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Puts the controllers together: which changes ask which of them to look.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use carob_client::{Driver, DriverStats, Informers, ObjectKey, WorkOptions};
+use carob_kit::Clock;
+use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::namespace::{self, NamespaceController};
+use crate::node::eviction::TaintEviction;
+use crate::node::ipam::NodeIpam;
+use crate::node::{NodeLifecycle, health};
+use crate::pod_gc::{PodGc, PodGcKey};
+use crate::root_ca::RootCaPublisher;
+use crate::service_account::DefaultServiceAccount;
+use crate::system::{SystemConfig, SystemObject, SystemObjects};
+use crate::token::{TokenSecrets, TokenSigner};
+
+/// What the controllers have to know of the cluster.
+#[derive(Clone)]
+pub struct Config {
+    /// Where the API answers, for the endpoints of `default/kubernetes`.
+    pub api_addresses: Vec<IpAddr>,
+    pub api_port: u16,
+    /// Ranges of Pod addresses, one a family; none leaves Nodes without.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Ranges of Service addresses, one a family.
+    pub service_cidrs: Vec<IpNet>,
+    /// What Pods verify the API with.
+    pub root_ca_pem: String,
+    /// Signs the tokens of Secrets; without one they are left empty.
+    pub token_signer: Option<Arc<dyn TokenSigner>>,
+}
+
+/// The running controllers.
+pub struct Controllers {
+    driver: Driver,
+}
+
+/// One key at a time, for what would only hinder itself.
+const ONE_WORKER: usize = 1;
+
+impl Controllers {
+    /// Starts all controllers. They end with `shutdown`. Must be called within a tokio runtime.
+    pub fn start(
+        client: kube::Client,
+        informers: Arc<Informers>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let mut driver = Driver::new(shutdown.clone());
+        let context = Context { client, informers, clock, shutdown };
+        start_system(&mut driver, &context, &config);
+        start_namespaces(&mut driver, &context, &config);
+        start_nodes(&mut driver, &context, &config);
+        start_pods(&mut driver, &context);
+        Self { driver }
+    }
+
+    /// Reads the counts of all controllers.
+    pub fn stats(&self) -> impl Fn() -> DriverStats + Send + Sync + use<> {
+        self.driver.stats()
+    }
+
+    /// Waits until the shutdown has been asked for and nothing is being done any more.
+    pub async fn join(self) {
+        self.driver.join().await;
+    }
+}
+
+fn options(workers: usize) -> WorkOptions {
+    WorkOptions { workers, ..WorkOptions::default() }
+}
+
+fn start_system(driver: &mut Driver, context: &Context, config: &Config) {
+    let system = SystemConfig {
+        service_cidrs: config.service_cidrs.clone(),
+        api_addresses: config.api_addresses.clone(),
+        api_port: config.api_port,
+    };
+    let system = SystemObjects::new(context.clone(), system);
+    let namespaces = system.namespaces().clone();
+    let work = driver.work(system, WorkOptions::default()).always(SystemObject::all());
+    work.on(&namespaces, |change| SystemObjects::of_namespace(&change.key())).start();
+}
+
+fn start_namespaces(driver: &mut Driver, context: &Context, config: &Config) {
+    let namespace_key = |key: ObjectKey| ObjectKey::cluster(key.namespace);
+
+    let controller = NamespaceController::new(context.clone());
+    let (namespaces, pods) = (controller.namespaces().clone(), controller.pods().clone());
+    let work = driver.work(controller, options(10)).on(&namespaces, |change| [change.key()]);
+    work.on(&pods, namespace::namespace_of_gone_pod).start();
+
+    let controller = DefaultServiceAccount::new(context.clone());
+    let accounts = controller.accounts().clone();
+    let namespaces = controller.namespaces().clone();
+    let work = driver.work(controller, WorkOptions::default()).on(&namespaces, |change| [change.key()]);
+    work.on(&accounts, move |change| change.new.is_none().then(|| namespace_key(change.key()))).start();
+
+    let controller = RootCaPublisher::new(context.clone(), config.root_ca_pem.clone());
+    let published = controller.published().clone();
+    let namespaces = controller.namespaces().clone();
+    let work = driver.work(controller, WorkOptions::default()).on(&namespaces, |change| [change.key()]);
+    work.on(&published, move |change| [namespace_key(change.key())]).start();
+
+    if let Some(signer) = config.token_signer.clone() {
+        let controller = TokenSecrets::new(context.clone(), signer, config.root_ca_pem.clone());
+        let (secrets, accounts) = (controller.secrets().clone(), controller.accounts().clone());
+        let work = driver.work(controller, WorkOptions::default()).on(&secrets, |change| [change.key()]);
+        work.on(&accounts, move |change| TokenSecrets::secrets_of(&secrets, change)).start();
+    }
+}
+
+fn start_nodes(driver: &mut Driver, context: &Context, config: &Config) {
+    if !config.cluster_cidrs.is_empty() {
+        let ipam = NodeIpam::new(context.clone(), config.cluster_cidrs.clone());
+        let nodes = ipam.nodes().clone();
+        driver.work(ipam, options(ONE_WORKER)).on(&nodes, |change| [change.key()]).start();
+    }
+
+    let lifecycle = NodeLifecycle::new(context.clone());
+    let (nodes, leases, pods) = (lifecycle.nodes().clone(), lifecycle.leases().clone(), lifecycle.pods().clone());
+    let all = nodes.clone();
+    let work = driver.work(lifecycle, WorkOptions::default()).on(&nodes, move |change| {
+        // Whether a Node's Pods may be evicted depends on whether any other Node is well.
+        let ready = |node: Option<&Arc<_>>| node.is_some_and(|node| health::is_ready(node));
+        let others = if ready(change.old) == ready(change.new) { Vec::new() } else { all.keys() };
+        others.into_iter().chain([change.key()])
+    });
+    work.on(&leases, |change| [ObjectKey::cluster(change.key().name)]).after(&pods).start();
+
+    let eviction = TaintEviction::new(context.clone());
+    let (nodes, pods) = (eviction.nodes().clone(), eviction.pods().clone());
+    let work = driver.work(eviction, WorkOptions::default()).on(&pods, |change| {
+        let node = |pod: Option<&Arc<_>>| pod.and_then(|pod| crate::pods::node_name(pod).map(str::to_owned));
+        let concerns = change.new.is_none() || node(change.old) != node(change.new);
+        concerns.then(|| change.key())
+    });
+    work.on(&nodes, move |change| TaintEviction::pods_of_tainted(&pods, change)).start();
+}
+
+fn start_pods(driver: &mut Driver, context: &Context) {
+    let gc = PodGc::new(context.clone());
+    let (pods, nodes) = (gc.pods().clone(), gc.nodes().clone());
+    let work = driver.work(gc, WorkOptions::default()).on(&pods, PodGc::keys).always([PodGcKey::Ended]);
+    work.on(&nodes, move |change| PodGc::keys_of_node(&pods, change)).start();
+}
