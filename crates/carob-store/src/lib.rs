@@ -11,6 +11,8 @@ mod pipeline;
 mod shared;
 mod stage;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod suite;
 mod txn;
 mod watch;
 

@@ -38,3 +38,13 @@ impl Backend for Memory {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Store, suite};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_suite() {
+        suite::run_all(async |options| Store::in_memory(options)).await;
+    }
+}
