@@ -4,6 +4,7 @@
 //! Start at the module of what you need; each stands alone. What rustix offers safely is used from rustix directly.
 //! This crate never knows what a Pod is.
 
+pub mod capability;
 pub mod cgroup;
 pub mod device_filter;
 pub mod mountinfo;

@@ -127,6 +127,17 @@ pub fn execute_fd(program: impl AsFd, arguments: &[&CStr]) -> io::Error {
     io::Error::last_os_error()
 }
 
+/// Makes a descriptor the standard input, output and error of the calling process.
+pub fn use_as_standard_streams(fd: impl AsFd) -> io::Result<()> {
+    for number in 0..=2 {
+        // SAFETY: the standard streams have no owner that could close them behind somebody's back.
+        if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// A child of the calling process that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndedChild {

@@ -14,7 +14,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 pub use observed::{
-    Busy, ContainerPhase, Exit, Failure, Observed, ObservedContainer, ObservedSandbox, ObservedUser, ProbeFacts, Volumes,
+    Busy, ContainerPhase, Exit, Failure, Observed, ObservedContainer, ObservedSandbox, ObservedUser, ProbeFacts,
+    Volumes,
 };
 pub use restart::{Restart, next_delay, restart};
 pub(crate) use run::needs_sandbox;
@@ -34,14 +35,33 @@ const RUNS_KEPT: usize = 2;
 pub enum PodAction {
     MountVolumes,
     /// Makes a sandbox; `replaces` is stopped first.
-    CreateSandbox { attempt: u32, replaces: Option<String> },
+    CreateSandbox {
+        attempt: u32,
+        replaces: Option<String>,
+    },
     /// Pulls the image where needed, creates, starts, and runs the postStart hook.
-    StartContainer { name: String, attempt: u32, restart_delay: std::time::Duration },
+    StartContainer {
+        name: String,
+        attempt: u32,
+        restart_delay: std::time::Duration,
+    },
     /// Runs the preStop hook and ends the container by `deadline`.
-    KillContainer { id: String, name: String, deadline: Timestamp, reason: KillReason },
-    RemoveContainer { id: String, name: String },
-    StopSandbox { id: String },
-    RemoveSandbox { id: String },
+    KillContainer {
+        id: String,
+        name: String,
+        deadline: Timestamp,
+        reason: KillReason,
+    },
+    RemoveContainer {
+        id: String,
+        name: String,
+    },
+    StopSandbox {
+        id: String,
+    },
+    RemoveSandbox {
+        id: String,
+    },
     /// Nothing runs any more: unmount, tell the API.
     Finish,
 }
@@ -103,7 +123,10 @@ impl FailureReason {
 pub enum Intent {
     Run,
     /// End everything by `deadline`.
-    Stop { deadline: Timestamp, reason: KillReason },
+    Stop {
+        deadline: Timestamp,
+        reason: KillReason,
+    },
 }
 
 /// What to do now, and when to look again if nothing happens before.

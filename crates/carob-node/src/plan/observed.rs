@@ -81,7 +81,9 @@ pub struct ObservedUser {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerPhase {
     Created,
-    Running { started_at: Timestamp },
+    Running {
+        started_at: Timestamp,
+    },
     Exited(Exit),
     /// The runtime does not know either.
     Unknown,

@@ -99,10 +99,9 @@ fn ready(view: &PodView<'_>, old: &PodStatus, containers: &Verdict) -> Verdict {
             let name = &gate.condition_type;
             match old.conditions.iter().flatten().find(|condition| condition.type_ == *name) {
                 None => Some(format!("corresponding condition of pod readiness gate {name:?} does not exist.")),
-                Some(condition) if condition.status != "True" => Some(format!(
-                    "the status of pod readiness gate {name:?} is not \"True\", but {}",
-                    condition.status
-                )),
+                Some(condition) if condition.status != "True" => {
+                    Some(format!("the status of pod readiness gate {name:?} is not \"True\", but {}", condition.status))
+                }
                 Some(_) => None,
             }
         })

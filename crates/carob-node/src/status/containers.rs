@@ -1,8 +1,8 @@
 //! The statuses of the containers (kubelet `pkg/kubelet/kubelet_pods.go`, convertToAPIContainerStatuses).
 
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
-    LinuxContainerUser, PodStatus, ResourceRequirements, VolumeMountStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, LinuxContainerUser, PodStatus, ResourceRequirements, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -42,7 +42,9 @@ fn one(view: &PodView<'_>, observed: &Observed, member: &Member<'_>) -> Containe
     shown.started = (member.role != Role::Ephemeral).then_some(started);
     shown.ready = match member.role {
         Role::Init => ended_well(&shown),
-        Role::Sidecar | Role::App => started && (member.spec.readiness_probe.is_none() || facts.readiness == Some(true)),
+        Role::Sidecar | Role::App => {
+            started && (member.spec.readiness_probe.is_none() || facts.readiness == Some(true))
+        }
         Role::Ephemeral => false,
     };
     shown
@@ -100,9 +102,10 @@ fn seen(
 
 /// How a run before the one with `id` ended, from what the API showed.
 fn earlier_end(old: &ContainerStatus, id: Option<&str>) -> Option<ContainerState> {
-    let now = old.state.clone().filter(|state| {
-        state.terminated.as_ref().is_some_and(|end| end.container_id.as_deref() != id)
-    });
+    let now = old
+        .state
+        .clone()
+        .filter(|state| state.terminated.as_ref().is_some_and(|end| end.container_id.as_deref() != id));
     now.or_else(|| old.last_state.clone())
 }
 

@@ -9,9 +9,14 @@ use crate::pod::{Member, PodView, Role};
 enum Standing {
     /// Never ran, and waits to.
     Waiting,
-    Running { started: bool },
+    Running {
+        started: bool,
+    },
     /// Ended; `again` when another run follows.
-    Stopped { code: i32, again: bool },
+    Stopped {
+        code: i32,
+        again: bool,
+    },
     Unknown,
 }
 
@@ -29,7 +34,8 @@ pub(super) fn phase(view: &PodView<'_>, status: &PodStatus, over: bool) -> &'sta
     let init_pending =
         regular().any(|init| matches!(init, Standing::Waiting | Standing::Running { .. } | Standing::Unknown));
     let initialised = apps.iter().any(|app| matches!(app, Standing::Running { .. } | Standing::Stopped { .. }));
-    let pending = |sidecar: &Standing| !matches!(sidecar, Standing::Running { started: true } | Standing::Stopped { .. });
+    let pending =
+        |sidecar: &Standing| !matches!(sidecar, Standing::Running { started: true } | Standing::Stopped { .. });
     let sidecar_pending = !initialised && sidecars.iter().any(pending);
 
     let all = || sidecars.iter().chain(&apps);
@@ -59,7 +65,8 @@ fn standing(view: &PodView<'_>, member: &Member<'_>, status: &PodStatus) -> Stan
     if state.running.is_some() {
         return Standing::Running { started: shown.started == Some(true) };
     }
-    let ended = state.terminated.as_ref().or_else(|| shown.last_state.as_ref().and_then(|last| last.terminated.as_ref()));
+    let ended =
+        state.terminated.as_ref().or_else(|| shown.last_state.as_ref().and_then(|last| last.terminated.as_ref()));
     match ended {
         Some(end) => {
             let again = member.restarts_after(view.restart_policy(), end.exit_code);

@@ -49,7 +49,13 @@ fn running() -> ContainerPhase {
 
 fn exited(code: i32) -> ContainerPhase {
     let reason = if code == 0 { "Completed" } else { "Error" }.to_owned();
-    ContainerPhase::Exited(Exit { code, reason, message: String::new(), started_at: Some(at(100)), finished_at: at(150) })
+    ContainerPhase::Exited(Exit {
+        code,
+        reason,
+        message: String::new(),
+        started_at: Some(at(100)),
+        finished_at: at(150),
+    })
 }
 
 fn status(pod: &Pod, observed: &Observed) -> PodStatus {
@@ -136,8 +142,7 @@ fn a_crash_loop_shows_its_delay_and_the_last_end() {
 #[test]
 fn a_failed_start_says_why() {
     let mut observed = up(Vec::new());
-    let failure =
-        Failure { reason: FailureReason::ErrImagePull, message: "no route".to_owned(), retry_at: at(210) };
+    let failure = Failure { reason: FailureReason::ErrImagePull, message: "no route".to_owned(), retry_at: at(210) };
     observed.start_failures.insert("app".to_owned(), failure);
     let shown = status(&pod(json!({}), json!({})), &observed);
     assert!(show(&shown).starts_with("Pending; app waiting ErrImagePull #0;"), "{}", show(&shown));

@@ -1,0 +1,97 @@
+//! emptyDir volumes: a directory, or a tmpfs for `medium: Memory`.
+
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::path::Path;
+
+use carob_api::quantity::Quantity;
+use fs_err as fs;
+use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// Anyone in the Pod may write (kubelet `pkg/volume/emptydir`).
+const MODE: u32 = 0o777;
+/// With a group, new files belong to it.
+const MODE_GROUP: u32 = 0o2777;
+
+/// Makes the volume at `path` unless it is there: what containers have put into it stays.
+pub(super) fn prepare(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> io::Result<()> {
+    let memory = match source.medium.as_deref() {
+        None | Some("") => false,
+        Some("Memory") => true,
+        Some(other) => return Err(io::Error::other(format!("the emptyDir medium {other:?} is not supported"))),
+    };
+    let made = !path.exists();
+    if made {
+        fs::create_dir_all(path)?;
+    }
+    let fresh = if memory && !is_mount_point(path)? {
+        mount_tmpfs(path, source)?;
+        true
+    } else {
+        made
+    };
+    if fresh {
+        if group.is_some() {
+            super::atomic::chown(path, None, group)?;
+        }
+        let mode = if group.is_some() { MODE_GROUP } else { MODE };
+        fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+fn mount_tmpfs(path: &Path, source: &EmptyDirVolumeSource) -> io::Result<()> {
+    let limit = match source.size_limit.as_ref() {
+        None => None,
+        Some(text) => Some(Quantity::parse(&text.0).map_err(io::Error::other)?.value()).filter(|bytes| *bytes > 0),
+    };
+    let options = limit.map(|bytes| format!("size={bytes}")).unwrap_or_default();
+    let options = std::ffi::CString::new(options)?;
+    mount("tmpfs", path, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
+        .map_err(|error| io::Error::other(format!("mount a tmpfs at {}: {error}", path.display())))
+}
+
+/// Unmounts what [`prepare`] mounted; the directory itself is its caller's.
+pub(super) fn release(path: &Path) -> io::Result<()> {
+    while is_mount_point(path)? {
+        unmount(path, UnmountFlags::DETACH)
+            .map_err(|error| io::Error::other(format!("unmount {}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let Some(parent) = path.parent() else { return Ok(true) };
+    Ok(fs::symlink_metadata(path)?.dev() != fs::symlink_metadata(parent)?.dev())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_a_tmpfs_and_its_content_survives_a_second_look() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("v");
+        let source = EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: None };
+        prepare(&path, &source, None).expect("mounted");
+        assert!(is_mount_point(&path).expect("there"));
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o777);
+        fs::write(path.join("kept"), "x").expect("written");
+        prepare(&path, &source, None).expect("still mounted");
+        assert!(path.join("kept").exists());
+        release(&path).expect("unmounted");
+        assert!(!is_mount_point(&path).expect("there"));
+        assert!(!path.join("kept").exists());
+    }
+
+    #[test]
+    fn a_group_owns_what_is_put_into_the_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("v");
+        prepare(&path, &EmptyDirVolumeSource::default(), Some(4242)).expect("made");
+        let meta = fs::metadata(&path).expect("there");
+        assert_eq!((meta.permissions().mode() & 0o7777, meta.gid()), (0o2777, 4242));
+    }
+}

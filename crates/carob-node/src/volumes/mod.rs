@@ -1,0 +1,173 @@
+//! The volumes of Pods: made before the first container, kept up to date, given back at the end.
+
+mod atomic;
+mod empty_dir;
+mod host_path;
+pub mod payload;
+pub mod sub_path;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use carob_kit::{Clock, chain};
+use fs_err as fs;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use crate::env::fields::FieldFacts;
+use crate::objects::Objects;
+use crate::paths::PodDirs;
+use payload::{PayloadError, Sources};
+
+/// Why one volume cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    #[error(transparent)]
+    HostPath(#[from] host_path::HostPathError),
+    #[error("prepare the directory")]
+    Io(#[from] io::Error),
+    #[error("the volume source is not supported")]
+    Unsupported,
+}
+
+/// The volumes that failed, with what the event says of each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.messages().join("; "))]
+pub struct MountError {
+    pub volumes: Vec<(String, VolumeError)>,
+}
+
+impl MountError {
+    /// One message a volume, in upstream's words.
+    pub fn messages(&self) -> Vec<String> {
+        let message = |(name, error): &(String, VolumeError)| {
+            format!("MountVolume.SetUp failed for volume {name:?} : {}", chain(error))
+        };
+        self.volumes.iter().map(message).collect()
+    }
+}
+
+/// The volumes of one Pod, ready to be mounted into its containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mounted {
+    /// Where each volume is on this machine.
+    pub paths: BTreeMap<String, PathBuf>,
+    /// When a token in one of them has to be renewed.
+    pub refresh_at: Option<Timestamp>,
+}
+
+pub struct Volumes {
+    dirs: PodDirs,
+    objects: Arc<dyn Objects>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Volumes {
+    pub fn new(dirs: PodDirs, objects: Arc<dyn Objects>, clock: Arc<dyn Clock>) -> Self {
+        Self { dirs, objects, clock }
+    }
+
+    /// Makes every volume of the Pod and brings its files up to date. Doing it again changes only what has changed.
+    pub async fn mount(&self, pod: &Pod, facts: &FieldFacts) -> Result<Mounted, MountError> {
+        let mut mounted = Mounted::default();
+        let mut failed = Vec::new();
+        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            match self.one(pod, volume, facts).await {
+                Ok((path, refresh_at)) => {
+                    mounted.paths.insert(volume.name.clone(), path);
+                    let earliest = mounted.refresh_at.into_iter().chain(refresh_at).min();
+                    mounted.refresh_at = earliest;
+                }
+                Err(error) => failed.push((volume.name.clone(), error)),
+            }
+        }
+        if failed.is_empty() { Ok(mounted) } else { Err(MountError { volumes: failed }) }
+    }
+
+    async fn one(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        facts: &FieldFacts,
+    ) -> Result<(PathBuf, Option<Timestamp>), VolumeError> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let group = fs_group(pod);
+        if let Some(source) = &volume.host_path {
+            let path = PathBuf::from(&source.path);
+            host_path::prepare(&path, source.type_.as_deref().unwrap_or_default())?;
+            return Ok((path, None));
+        }
+        if let Some(source) = &volume.empty_dir {
+            let path = self.dirs.volume(uid, "empty-dir", &volume.name);
+            empty_dir::prepare(&path, source, group)?;
+            return Ok((path, None));
+        }
+        let now = self.clock.now();
+        let sources = Sources { pod, facts, objects: &*self.objects, now };
+        let payload = sources.payload(volume).await?.ok_or(VolumeError::Unsupported)?;
+        let path = self.dirs.volume(uid, plugin(volume), &volume.name);
+        let (dir, refresh_at) = (path.clone(), payload.refresh_at);
+        let written = tokio::task::spawn_blocking(move || {
+            fs::create_dir_all(&dir)?;
+            atomic::write(&dir, &payload, group, now)
+        });
+        written.await.map_err(io::Error::other)??;
+        Ok((path, refresh_at))
+    }
+
+    /// Gives back all that [`Volumes::mount`] and the subPaths of its containers made. Nothing there is fine.
+    pub fn unmount(&self, uid: &str) -> io::Result<()> {
+        release_sub_paths(&self.dirs.sub_paths(uid))?;
+        let empty_dirs = self.dirs.volumes(uid).join("kubernetes.io~empty-dir");
+        for path in entries(&empty_dirs)? {
+            empty_dir::release(&path)?;
+        }
+        remove_dir(&self.dirs.volumes(uid))
+    }
+}
+
+fn plugin(volume: &Volume) -> &'static str {
+    if volume.config_map.is_some() {
+        "configmap"
+    } else if volume.secret.is_some() {
+        "secret"
+    } else if volume.downward_api.is_some() {
+        "downward-api"
+    } else {
+        "projected"
+    }
+}
+
+fn fs_group(pod: &Pod) -> Option<u32> {
+    let group = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+    u32::try_from(group).ok()
+}
+
+fn release_sub_paths(root: &Path) -> io::Result<()> {
+    for volume in entries(root)? {
+        for container in entries(&volume)? {
+            for target in entries(&container)? {
+                sub_path::release(&target)?;
+            }
+        }
+    }
+    remove_dir(root)
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        list => list?.map(|entry| entry.map(|entry| entry.path())).collect(),
+    }
+}
+
+pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}

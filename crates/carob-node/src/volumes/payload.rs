@@ -1,0 +1,380 @@
+//! What configMap, secret, downwardAPI and projected volumes hold, before it is on disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, ServiceAccountTokenProjection,
+    Volume,
+};
+
+use crate::env::fields::{self, FieldError, FieldFacts};
+use crate::objects::{FetchError, Objects, TokenWish};
+
+/// Mode of files for which nobody names one (`defaultMode` of the API).
+const DEFAULT_MODE: u32 = 0o644;
+/// Lifetime of a token for which nobody names one (`expirationSeconds` of the API).
+const TOKEN_LIFETIME_S: i64 = 3600;
+/// Mode of a token that belongs to one user or group (kubelet `pkg/volume/projected`).
+const TOKEN_MODE_OWNED: u32 = 0o600;
+
+/// One file of a volume; its path is relative and stays inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    pub data: Vec<u8>,
+    pub mode: u32,
+    /// Owner, where it is not root.
+    pub uid: Option<u32>,
+}
+
+/// Files by their path in the volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Payload {
+    pub files: BTreeMap<String, File>,
+    /// When a token in it has to be asked for anew.
+    pub refresh_at: Option<Timestamp>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PayloadError {
+    #[error("configmap {0:?} not found")]
+    NoConfigMap(String),
+    #[error("secret {0:?} not found")]
+    NoSecret(String),
+    #[error("references non-existent {kind} key: {key}")]
+    NoKey { kind: &'static str, key: String },
+    #[error("{0:?} is not a path inside the volume")]
+    Path(String),
+    #[error("resolve {path}")]
+    Field {
+        path: String,
+        #[source]
+        source: FieldError,
+    },
+    #[error("container {0:?} of the resource reference does not exist")]
+    NoContainer(String),
+    #[error("the projected source is not supported")]
+    UnsupportedSource,
+    #[error("fetch the source")]
+    Fetch(#[from] FetchError),
+}
+
+/// What a payload is made from.
+pub struct Sources<'a> {
+    pub pod: &'a Pod,
+    pub facts: &'a FieldFacts,
+    pub objects: &'a dyn Objects,
+    pub now: Timestamp,
+}
+
+impl Sources<'_> {
+    fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The payload of a volume, or `None` for a volume that is not made of files from the API.
+    pub async fn payload(&self, volume: &Volume) -> Result<Option<Payload>, PayloadError> {
+        let mut payload = Payload::default();
+        if let Some(source) = &volume.config_map {
+            let optional = source.optional == Some(true);
+            self.config_map(&source.name, source.items.as_deref(), mode(source.default_mode), optional, &mut payload)
+                .await?;
+        } else if let Some(source) = &volume.secret {
+            let (name, optional) = (source.secret_name.as_deref().unwrap_or_default(), source.optional == Some(true));
+            self.secret(name, source.items.as_deref(), mode(source.default_mode), optional, &mut payload).await?;
+        } else if let Some(source) = &volume.downward_api {
+            self.downward(source.items.as_deref().unwrap_or_default(), mode(source.default_mode), &mut payload)?;
+        } else if let Some(source) = &volume.projected {
+            self.projected(source, &mut payload).await?;
+        } else {
+            return Ok(None);
+        }
+        Ok(Some(payload))
+    }
+
+    async fn projected(&self, source: &ProjectedVolumeSource, payload: &mut Payload) -> Result<(), PayloadError> {
+        let default = mode(source.default_mode);
+        for part in source.sources.iter().flatten() {
+            if let Some(map) = &part.config_map {
+                self.config_map(&map.name, map.items.as_deref(), default, map.optional == Some(true), payload).await?;
+            } else if let Some(secret) = &part.secret {
+                let optional = secret.optional == Some(true);
+                self.secret(&secret.name, secret.items.as_deref(), default, optional, payload).await?;
+            } else if let Some(downward) = &part.downward_api {
+                self.downward(downward.items.as_deref().unwrap_or_default(), default, payload)?;
+            } else if let Some(token) = &part.service_account_token {
+                self.token(token, default, payload).await?;
+            } else {
+                return Err(PayloadError::UnsupportedSource);
+            }
+        }
+        Ok(())
+    }
+
+    async fn config_map(
+        &self,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        default: u32,
+        optional: bool,
+        payload: &mut Payload,
+    ) -> Result<(), PayloadError> {
+        let found = self.objects.config_map(self.namespace(), name).await?;
+        match found {
+            Some(map) => select(&config_map_data(&map), items, default, optional, "config", payload),
+            None if optional => Ok(()),
+            None => Err(PayloadError::NoConfigMap(name.to_owned())),
+        }
+    }
+
+    async fn secret(
+        &self,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        default: u32,
+        optional: bool,
+        payload: &mut Payload,
+    ) -> Result<(), PayloadError> {
+        let found = self.objects.secret(self.namespace(), name).await?;
+        match found {
+            Some(secret) => select(&secret_data(&secret), items, default, optional, "secret", payload),
+            None if optional => Ok(()),
+            None => Err(PayloadError::NoSecret(name.to_owned())),
+        }
+    }
+
+    fn downward(
+        &self,
+        items: &[DownwardAPIVolumeFile],
+        default: u32,
+        payload: &mut Payload,
+    ) -> Result<(), PayloadError> {
+        for item in items {
+            let error = |source| PayloadError::Field { path: item.path.clone(), source };
+            let text = if let Some(reference) = &item.field_ref {
+                fields::field(self.pod, &reference.field_path, self.facts).map_err(error)?
+            } else if let Some(selector) = &item.resource_field_ref {
+                let name = selector.container_name.as_deref().unwrap_or_default();
+                let member = crate::pod::PodView::new(self.pod).member(name);
+                let member = member.ok_or_else(|| PayloadError::NoContainer(name.to_owned()))?;
+                fields::resource(&member.spec, selector, self.facts).map_err(error)?
+            } else {
+                continue;
+            };
+            let mode = item.mode.map_or(default, mode_bits);
+            payload.put(&item.path, File { data: text.into_bytes(), mode, uid: None })?;
+        }
+        Ok(())
+    }
+
+    async fn token(
+        &self,
+        source: &ServiceAccountTokenProjection,
+        default: u32,
+        payload: &mut Payload,
+    ) -> Result<(), PayloadError> {
+        let (meta, spec) = (&self.pod.metadata, self.pod.spec.as_ref());
+        let account = spec.and_then(|spec| spec.service_account_name.clone()).filter(|name| !name.is_empty());
+        let lifetime_s = source.expiration_seconds.unwrap_or(TOKEN_LIFETIME_S);
+        let wish = TokenWish {
+            namespace: self.namespace().to_owned(),
+            service_account: account.unwrap_or_else(|| "default".to_owned()),
+            pod_name: meta.name.clone().unwrap_or_default(),
+            pod_uid: meta.uid.clone().unwrap_or_default(),
+            audience: source.audience.clone().unwrap_or_default(),
+            lifetime: Duration::from_secs(u64::try_from(lifetime_s).unwrap_or(0)),
+        };
+        let token = self.objects.token(&wish).await?;
+        let uid = common_user(self.pod);
+        let group = spec.and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
+        let mode = if uid.is_some() || group.is_some() { TOKEN_MODE_OWNED } else { default };
+        payload.put(&source.path, File { data: token.text.into_bytes(), mode, uid })?;
+        let at = refresh_at(self.now, token.expires_at);
+        payload.refresh_at = Some(payload.refresh_at.map_or(at, |earlier| earlier.min(at)));
+        Ok(())
+    }
+}
+
+/// A token is renewed when four fifths of its life are over, and at the latest after a day (kubelet `pkg/kubelet/token`).
+fn refresh_at(now: Timestamp, expires_at: Timestamp) -> Timestamp {
+    const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+    let life = Duration::try_from(expires_at.duration_since(now)).unwrap_or(Duration::ZERO);
+    crate::plan::after(now, (life * 4 / 5).min(AGE_MAX))
+}
+
+/// The user that all containers of the Pod run as, if it is one and named (kubelet `FsUserFrom`).
+fn common_user(pod: &Pod) -> Option<u32> {
+    let view = crate::pod::PodView::new(pod);
+    let default = view.spec()?.security_context.as_ref().and_then(|context| context.run_as_user);
+    let of = |member: &crate::pod::Member<'_>| {
+        member.spec.security_context.as_ref().and_then(|context| context.run_as_user).or(default)
+    };
+    let members = view.members();
+    let first = of(members.first()?)?;
+    let same = members.iter().all(|member| of(member) == Some(first));
+    if same { u32::try_from(first).ok() } else { None }
+}
+
+fn mode(value: Option<i32>) -> u32 {
+    value.map_or(DEFAULT_MODE, mode_bits)
+}
+
+fn mode_bits(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(DEFAULT_MODE) & 0o7777
+}
+
+fn config_map_data(map: &Arc<ConfigMap>) -> BTreeMap<String, Vec<u8>> {
+    let text = map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
+    let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone()));
+    text.chain(binary).collect()
+}
+
+fn secret_data(secret: &Arc<Secret>) -> BTreeMap<String, Vec<u8>> {
+    secret.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect()
+}
+
+/// All keys, or the chosen ones under their chosen paths.
+fn select(
+    data: &BTreeMap<String, Vec<u8>>,
+    items: Option<&[KeyToPath]>,
+    default: u32,
+    optional: bool,
+    kind: &'static str,
+    payload: &mut Payload,
+) -> Result<(), PayloadError> {
+    let Some(items) = items.filter(|items| !items.is_empty()) else {
+        for (key, value) in data {
+            payload.put(key, File { data: value.clone(), mode: default, uid: None })?;
+        }
+        return Ok(());
+    };
+    for item in items {
+        match data.get(&item.key) {
+            Some(value) => {
+                let mode = item.mode.map_or(default, mode_bits);
+                payload.put(&item.path, File { data: value.clone(), mode, uid: None })?;
+            }
+            None if optional => {}
+            None => return Err(PayloadError::NoKey { kind, key: item.key.clone() }),
+        }
+    }
+    Ok(())
+}
+
+impl Payload {
+    /// Adds a file. Its path may not be absolute, lead upwards or begin with `..`, which names the writer's own entries.
+    fn put(&mut self, path: &str, file: File) -> Result<(), PayloadError> {
+        let clean: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        let inside = !path.starts_with('/') && !clean.is_empty() && clean.iter().all(|part| *part != "..");
+        if !inside || clean[0].starts_with("..") || path.contains('\0') {
+            return Err(PayloadError::Path(path.to_owned()));
+        }
+        self.files.insert(clean.join("/"), file);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::objects::testing::Shelf;
+
+    fn shelf() -> Shelf {
+        Shelf::default()
+            .config_map(json!({"metadata": {"namespace": "ns", "name": "cm"},
+                "data": {"a": "1", "b": "2"}, "binaryData": {"c": "AAE="}}))
+            .secret(json!({"metadata": {"namespace": "ns", "name": "s"}, "data": {"k": "djE="}}))
+    }
+
+    async fn payload(volume: serde_json::Value, pod: serde_json::Value) -> Result<Payload, PayloadError> {
+        let mut pod = pod;
+        pod["metadata"] = json!({"name": "p", "namespace": "ns", "uid": "u", "labels": {"l": "v"}});
+        let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+        let mut volume = volume;
+        volume["name"] = json!("v");
+        let volume = serde_json::from_value(volume).expect("a volume");
+        let facts = FieldFacts::default();
+        let shelf = shelf();
+        let sources = Sources { pod: &pod, facts: &facts, objects: &shelf, now: Timestamp::UNIX_EPOCH };
+        sources.payload(&volume).await.map(|payload| payload.expect("a volume of files"))
+    }
+
+    fn show(payload: &Payload) -> String {
+        let lines = payload.files.iter().map(|(path, file)| {
+            format!("{path}={} {:o}", String::from_utf8_lossy(&file.data).escape_debug(), file.mode)
+        });
+        lines.collect::<Vec<_>>().join("; ")
+    }
+
+    fn plain() -> serde_json::Value {
+        json!({"spec": {"containers": [{"name": "c"}]}})
+    }
+
+    #[tokio::test]
+    async fn keys_become_files() {
+        for (volume, expect) in [
+            (json!({"configMap": {"name": "cm"}}), "a=1 644; b=2 644; c=\\0\\u{1} 644"),
+            (
+                json!({"configMap": {"name": "cm", "defaultMode": 256, "items": [
+                    {"key": "a", "path": "d/e"}, {"key": "b", "path": "f", "mode": 511}]}}),
+                "d/e=1 400; f=2 777",
+            ),
+            (json!({"secret": {"secretName": "s"}}), "k=v1 644"),
+            (json!({"secret": {"secretName": "none", "optional": true}}), ""),
+            (
+                json!({"downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]}}),
+                "l=l=\\\"v\\\" 644",
+            ),
+            (
+                json!({"projected": {"defaultMode": 420, "sources": [
+                    {"configMap": {"name": "cm", "items": [{"key": "a", "path": "x"}]}},
+                    {"secret": {"name": "s"}},
+                    {"serviceAccountToken": {"path": "token"}}]}}),
+                "k=v1 644; token=token-for-default 644; x=1 644",
+            ),
+        ] {
+            assert_eq!(show(&payload(volume.clone(), plain()).await.expect("it resolves")), expect, "{volume}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_or_leads_out_is_refused() {
+        for (volume, expect) in [
+            (json!({"configMap": {"name": "no"}}), "configmap \"no\" not found"),
+            (json!({"secret": {"secretName": "no"}}), "secret \"no\" not found"),
+            (
+                json!({"configMap": {"name": "cm", "items": [{"key": "z", "path": "z"}]}}),
+                "references non-existent config key: z",
+            ),
+            (
+                json!({"configMap": {"name": "cm", "items": [{"key": "a", "path": "../x"}]}}),
+                "\"../x\" is not a path inside the volume",
+            ),
+            (
+                json!({"configMap": {"name": "cm", "items": [{"key": "a", "path": "d/../../x"}]}}),
+                "\"d/../../x\" is not a path inside the volume",
+            ),
+            (
+                json!({"configMap": {"name": "cm", "items": [{"key": "a", "path": "..data/x"}]}}),
+                "\"..data/x\" is not a path inside the volume",
+            ),
+        ] {
+            let error = payload(volume.clone(), plain()).await.expect_err("it is refused");
+            assert_eq!(error.to_string(), expect, "{volume}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_belongs_to_the_one_user_of_the_pod_and_is_renewed_in_time() {
+        let volume = json!({"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}});
+        let pod = json!({"spec": {"securityContext": {"runAsUser": 1000}, "containers": [{"name": "c"}]}});
+        let payload = payload(volume, pod).await.expect("it resolves");
+        let token = &payload.files["token"];
+        assert_eq!((token.mode, token.uid), (0o600, Some(1000)));
+        assert_eq!(payload.refresh_at, Some(Timestamp::from_second(2880).expect("within the calendar")));
+    }
+}

@@ -1,0 +1,118 @@
+//! A container, by libcontainer.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use carob_shim::params::{CreateParams, ResolvedUser};
+use carob_sys::cgroup::{Cgroup, Layout};
+use carob_sys::{packet, process};
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::{Spec, UserBuilder};
+use libcontainer::syscall::syscall::SyscallType;
+use rustix::process::getpid;
+use rustix::thread::UnshareFlags;
+
+use crate::Started;
+use crate::error::{Error, Result};
+use crate::rootfs::{mount_overlay, read_image_file};
+use crate::user::resolve;
+
+/// The socket over which libcontainer hands out a container's terminal, in the bundle.
+const CONSOLE_SOCKET: &str = "console.sock";
+
+pub(crate) fn create(params: &CreateParams) -> Result<Started> {
+    process::unshare(UnshareFlags::NEWNS).map_err(Error::Unshare)?;
+    mount_overlay(&params.layers, &params.rootfs)?;
+    let passwd = read_image_file(&params.rootfs, Path::new("/etc/passwd"))?;
+    let group = read_image_file(&params.rootfs, Path::new("/etc/group"))?;
+    let user = resolve(&params.user, &passwd, &group)?;
+    complete_config(params, &user)?;
+    if !params.terminal {
+        give_streams_to(user.uid)?;
+    }
+    // libcontainer joins the trees of controllers, but on a hybrid machine not the one that can kill.
+    Cgroup::new(&Layout::detect()?, &params.cgroup).add_to_unified(getpid())?;
+    let detail = serde_json::to_string(&user).map_err(Error::Parameters)?;
+    let (pid, console) = build(params)?;
+    Ok(Started { pid, detail, console })
+}
+
+/// Writes the user into the configuration, for the container and for every exec.
+fn complete_config(params: &CreateParams, user: &ResolvedUser) -> Result<()> {
+    let path = params.bundle.join("config.json");
+    let mut spec = read_config(&path)?;
+    let process = spec.process_mut().as_mut().ok_or(Error::ConfigLacks("process"))?;
+    let mut builder = UserBuilder::default().uid(user.uid).gid(user.gid);
+    builder = builder.additional_gids(user.additional_gids.clone());
+    process.set_user(builder.build().map_err(|_| Error::ConfigLacks("user"))?);
+    if !params.user.home_is_set {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.push(format!("HOME={}", user.home));
+        process.set_env(Some(env));
+    }
+    let text = serde_json::to_vec(&spec).map_err(|source| Error::Config { path: path.clone(), source })?;
+    fs_err::write(&path, text).map_err(|source| Error::WriteConfig { path, source })
+}
+
+pub(crate) fn read_config(path: &Path) -> Result<Spec> {
+    let text = fs_err::read(path).map_err(|source| Error::ReadConfig { path: path.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|source| Error::Config { path: path.to_owned(), source })
+}
+
+/// A process that is not root must be able to open its own `/dev/stdout`, which is one of these pipes.
+pub(crate) fn give_streams_to(uid: u32) -> Result<()> {
+    let failed = |source: io::Error| Error::Streams { uid, source };
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    for stream in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        let metadata = rustix::fs::fstat(stream).map_err(|error| failed(error.into()))?;
+        // Anything else, `/dev/null` above all, is not only this container's.
+        if rustix::fs::FileType::from_raw_mode(metadata.st_mode) == rustix::fs::FileType::Fifo {
+            rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(uid)), None)
+                .map_err(|error| failed(error.into()))?;
+        }
+    }
+    Ok(())
+}
+
+fn build(params: &CreateParams) -> Result<(i32, Option<OwnedFd>)> {
+    let mut builder = ContainerBuilder::new(params.id.clone(), SyscallType::default())
+        .with_root_path(&params.state_root)
+        .and_then(ContainerBuilder::validate_id)
+        .map_err(Error::Create)?;
+    let console = if params.terminal {
+        let path = params.bundle.join(CONSOLE_SOCKET);
+        let listener = listen(&path).map_err(Error::Console)?;
+        builder = builder.with_console_socket(Some(path));
+        Some(listener)
+    } else {
+        None
+    };
+    let container = builder
+        .as_init(&params.bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(Error::Create)?;
+    let pid = container.pid().ok_or(Error::NoProcess)?.as_raw();
+    let console = console.map(|listener| receive_console(&listener)).transpose().map_err(Error::Console)?;
+    Ok((pid, console))
+}
+
+/// Listens at a path that may be too long for a socket's address.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    use std::os::fd::AsRawFd;
+
+    let directory = fs_err::File::open(path.parent().unwrap_or(Path::new("/")))?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{CONSOLE_SOCKET}", directory.as_raw_fd()))
+}
+
+/// The container has sent its terminal before it was ready, so nothing is waited for here.
+fn receive_console(listener: &UnixListener) -> io::Result<OwnedFd> {
+    let (stream, _) = listener.accept()?;
+    let mut buffer = [0; 4096];
+    let received = packet::receive(&stream, &mut buffer)?;
+    received.and_then(|(_, mut fds)| fds.pop()).ok_or_else(|| io::Error::other("no terminal came"))
+}

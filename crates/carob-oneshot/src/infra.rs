@@ -1,0 +1,117 @@
+//! The infra process: in the Pod's new namespaces, on an empty root, without any right.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use carob_shim::params::InfraParams;
+use carob_sys::cgroup::{Cgroup, Layout};
+use carob_sys::{capability, process};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::getpid;
+use rustix::thread::UnshareFlags;
+
+use crate::Started;
+use crate::error::{Error, Result, chain};
+
+/// Who the infra process is, as upstream's pause image has it (`build/pause/Dockerfile`).
+const INFRA_ID: u32 = 65535;
+
+pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> {
+    Cgroup::new(&Layout::detect()?, &params.cgroup).add(getpid())?;
+    set_oom_score(params.oom_score_adj)?;
+    process::unshare(namespaces(params)).map_err(Error::Unshare)?;
+    if let Some(name) = &params.hostname {
+        rustix::system::sethostname(name.as_bytes())
+            .map_err(|error| Error::Hostname { name: name.clone(), source: error.into() })?;
+    }
+    params.sysctls.iter().try_for_each(|(name, value)| set_sysctl(name, value))?;
+    enter_empty_root(&params.root)?;
+    let (failure, failure_here) = crate::exec::failure_pipe()?;
+    let pid = process::clone_sibling(|| {
+        let error = become_infra(program);
+        crate::exec::report(&failure, &chain(&error));
+        1
+    })
+    .map_err(Error::Fork)?;
+    drop(failure);
+    crate::exec::wait_for_exec(failure_here)?;
+    Ok(Started { pid: pid.as_raw_nonzero().get(), detail: String::new(), console: None })
+}
+
+fn namespaces(params: &InfraParams) -> UnshareFlags {
+    let choices = [
+        (params.new_network, UnshareFlags::NEWNET),
+        (params.new_ipc, UnshareFlags::NEWIPC),
+        (params.new_uts, UnshareFlags::NEWUTS),
+        (params.new_pid, UnshareFlags::NEWPID),
+    ];
+    choices.iter().filter(|choice| choice.0).fold(UnshareFlags::NEWNS, |flags, choice| flags | choice.1)
+}
+
+pub(crate) fn set_oom_score(score: i32) -> Result<()> {
+    fs_err::write("/proc/self/oom_score_adj", score.to_string()).map_err(|source| Error::OomScore { score, source })
+}
+
+/// Sysctls of network and IPC act on the namespaces of who writes them (kernel `fs/proc/proc_sysctl.c`).
+fn set_sysctl(name: &str, value: &str) -> Result<()> {
+    let plain = |part: &str| !part.is_empty() && part != ".." && !part.contains('\0');
+    // `net/ipv4/conf/eth0.1/forwarding` keeps the dots between slashes (sysctl.d(5)).
+    let path = match name.find(['.', '/']) {
+        Some(at) if name.as_bytes()[at] == b'/' => name.to_owned(),
+        _ => name.replace('.', "/"),
+    };
+    if !path.split('/').all(plain) {
+        return Err(Error::SysctlName(name.to_owned()));
+    }
+    fs_err::write(Path::new("/proc/sys").join(path), value).map_err(|source| Error::Sysctl {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        source,
+    })
+}
+
+/// Leaves the host's files behind: containers that share the PID namespace see this process's root in `/proc/1/root`.
+fn enter_empty_root(root: &Path) -> Result<()> {
+    let mount = || -> rustix::io::Result<()> {
+        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        rustix::mount::mount("tmpfs", root, "tmpfs", flags, c"size=0,nr_inodes=1,mode=0555")?;
+        rustix::process::chdir(root)?;
+        rustix::process::pivot_root(".", ".")?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+        rustix::process::chdir("/")
+    };
+    mount().map_err(|error| Error::Mount { what: "an empty root", target: root.to_owned(), source: error.into() })
+}
+
+/// Returns only on failure.
+fn become_infra(program: &OwnedFd) -> Error {
+    match drop_rights() {
+        Ok(()) => {
+            let source = process::execute_fd(program.as_fd(), &[c"carob-pause", c"pause"]);
+            Error::Execute { program: "carob-pause".to_owned(), source }
+        }
+        Err(error) => error,
+    }
+}
+
+fn drop_rights() -> Result<()> {
+    process::close_files_on_exec().map_err(Error::CloseFiles)?;
+    rustix::process::setsid().map_err(|error| Error::Fork(error.into()))?;
+    capability::limit_bounding(0).map_err(Error::Capabilities)?;
+    crate::exec::become_user(INFRA_ID, INFRA_ID, &[])?;
+    capability::set_own(capability::Sets::default()).map_err(Error::Capabilities)?;
+    rustix::thread::set_no_new_privs(true).map_err(|error| Error::NoNewPrivileges(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sysctl_cannot_climb() {
+        for name in ["../kernel/core_pattern", "net..x", "", "net/../../x", "a\0b"] {
+            assert!(matches!(set_sysctl(name, "1"), Err(Error::SysctlName(_))), "{name:?}");
+        }
+    }
+}

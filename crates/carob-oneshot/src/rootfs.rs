@@ -1,0 +1,103 @@
+//! The root filesystem of a container: layers under a writable one, in a mount namespace that ends with the container.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use carob_shim::params::Layers;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, move_mount,
+};
+
+use crate::error::{Error, Result};
+
+/// The most of `/etc/passwd` or `/etc/group` that is read, in bytes.
+const IMAGE_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Mounts an overlay at `target`.
+///
+/// `volatile` spares the sync of all files when the container ends: its writable layer is never used again after a
+/// crash of the machine (kernel `Documentation/filesystems/overlayfs.rst`).
+pub(crate) fn mount_overlay(layers: &Layers, target: &Path) -> Result<()> {
+    overlay(layers, target).map_err(|source| Error::Mount {
+        what: "the image's layers",
+        target: target.to_owned(),
+        source,
+    })
+}
+
+/// One call a layer (`lowerdir+`, Linux 6.8), so no limit on the length of their paths; older kernels take all of them
+/// in one string of at most a page.
+fn overlay(layers: &Layers, target: &Path) -> io::Result<()> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let add_each = || -> rustix::io::Result<()> {
+        layers.lower.iter().try_for_each(|lower| fsconfig_set_string(context.as_fd(), "lowerdir+", lower))?;
+        fsconfig_set_string(context.as_fd(), "upperdir", &layers.upper)?;
+        fsconfig_set_string(context.as_fd(), "workdir", &layers.work)?;
+        fsconfig_set_flag(context.as_fd(), "volatile")
+    };
+    match add_each() {
+        Ok(()) => {}
+        Err(rustix::io::Errno::INVAL) => return overlay_in_one_string(layers, target),
+        Err(error) => return Err(error.into()),
+    }
+    fsconfig_create(context.as_fd())?;
+    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    move_mount(mount.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(())
+}
+
+fn overlay_in_one_string(layers: &Layers, target: &Path) -> io::Result<()> {
+    let lower: Vec<String> = layers.lower.iter().map(|path| path.display().to_string()).collect();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},volatile",
+        lower.join(":"),
+        layers.upper.display(),
+        layers.work.display()
+    );
+    let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
+    Ok(rustix::mount::mount("overlay", target, "overlay", rustix::mount::MountFlags::empty(), options.as_c_str())?)
+}
+
+/// Reads a file of the image, following its links inside the image only. A file that is not there is empty.
+pub(crate) fn read_image_file(rootfs: &Path, path: &Path) -> Result<String> {
+    let failed = |source| Error::ReadImageFile { path: path.to_owned(), source };
+    let root = rustix::fs::open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| failed(error.into()))?;
+    // A FIFO in place of the file must not hold us up.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        Ok(file) => std::fs::File::from(file),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(String::new()),
+        Err(error) => return Err(failed(error.into())),
+    };
+    let mut bytes = Vec::new();
+    file.take(IMAGE_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > IMAGE_FILE_BYTES_MAX {
+        return Err(Error::ImageFileTooLong { path: path.to_owned(), max: IMAGE_FILE_BYTES_MAX });
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_the_image_stay_inside_it() {
+        let image = tempfile::tempdir().expect("a directory");
+        let etc = image.path().join("etc");
+        fs_err::create_dir(&etc).expect("a directory");
+        fs_err::write(image.path().join("users"), "inside").expect("a file");
+        std::os::unix::fs::symlink("/users", etc.join("passwd")).expect("a link");
+        std::os::unix::fs::symlink("/../../../etc/hostname", etc.join("group")).expect("a link");
+        let read = |path: &str| read_image_file(image.path(), Path::new(path)).expect("readable or absent");
+        assert_eq!(read("/etc/passwd"), "inside");
+        assert_eq!(read("/etc/group"), "", "the host's file is out of reach");
+        fs_err::write(etc.join("long"), vec![b'x'; 1 + (1 << 20)]).expect("a file");
+        let error = read_image_file(image.path(), Path::new("/etc/long")).expect_err("over the limit");
+        assert!(matches!(error, Error::ImageFileTooLong { .. }), "{error}");
+    }
+}
