@@ -4,6 +4,7 @@
 //! status, victims' evictions, volume and claim choices, events and its lease.
 
 mod class;
+pub mod convert;
 mod core;
 mod facts;
 mod index;
@@ -12,6 +13,7 @@ mod plugin;
 mod plugins;
 mod preemption;
 mod profile;
+mod queue;
 mod snapshot;
 #[cfg(test)]
 mod testing;
@@ -23,5 +25,6 @@ pub use model::*;
 pub use plugin::{Plugin, PluginSet};
 pub use plugins::volumes::ClaimPlan;
 pub use profile::{FitStrategy, MAX_SCORE, Profile, ResourceWeight, SpreadDefault};
+pub use queue::{ClusterEvent, GangSpec, GangWait, INITIAL_BACKOFF, MAX_BACKOFF, Next, Queue, Unit};
 pub use snapshot::{NodeSlot, NodeState, Snapshot};
 pub use verdict::{Placement, Preempt, Preemption, Rejection, Unschedulable, Verdict};

@@ -11,7 +11,7 @@ pub use intern::{Pool, Str};
 pub use labels::{Labels, NodeRequirement, NodeSelectorTerm, Operator, Requirement, Selector};
 pub use node::{Effect, NodeInfo, Taint};
 pub use pod::{
-    AffinityTerm, GangRef, HostPort, NodeChoice, PodAffinity, PodInfo, PodKey, PodTemplate, PreferredNodeTerm, SpreadConstraint,
+    AffinityTerm, GangRef, GangSource, HostPort, NodeChoice, PodAffinity, PodInfo, PodKey, PodTemplate, PreferredNodeTerm, SpreadConstraint,
     Toleration, TolerationOperator, WeightedTerm, WhenUnsatisfiable,
 };
 pub use resources::{Bytes, MilliCpu, Resource, Resources};

@@ -147,11 +147,21 @@ impl HostPort {
     }
 }
 
+/// Where a Pod names its group, and so which kind of object describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GangSource {
+    /// `spec.schedulingGroup`: a PodGroup of scheduling.k8s.io.
+    Field,
+    /// The label of the coscheduling plugin: a PodGroup of scheduling.x-k8s.io.
+    Label,
+}
+
 /// The group that a Pod is placed with, all or nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GangRef {
     pub namespace: Str,
     pub name: Str,
+    pub source: GangSource,
 }
 
 impl std::fmt::Display for GangRef {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Bytes, NodeSelectorTerm, Str};
+use super::{Bytes, Labels, NodeSelectorTerm, Selector, Str};
 
 /// A claim's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +35,8 @@ pub struct ClaimFacts {
     pub class: Option<Str>,
     pub request: Bytes,
     pub access_modes: Vec<Str>,
+    /// `spec.selector`: which volumes may be bound; absent: any.
+    pub selector: Option<Selector>,
     pub terminating: bool,
     /// `status.phase: Lost`.
     pub lost: bool,
@@ -49,6 +51,7 @@ pub struct ClaimFacts {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumeInfo {
     pub name: Str,
+    pub labels: Labels,
     pub capacity: Bytes,
     pub class: Str,
     pub access_modes: Vec<Str>,

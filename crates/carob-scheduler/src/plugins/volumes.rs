@@ -214,6 +214,7 @@ fn smallest_fit<'a>(
         free && volume.class == class
             && volume.capacity >= claim.request
             && volume.volume_mode_block == claim.volume_mode_block
+            && claim.selector.as_ref().is_none_or(|selector| selector.matches(&volume.labels))
             && claim.access_modes.iter().all(|mode| volume.access_modes.contains(mode))
             && !plan.bind.iter().any(|(_, taken)| *taken == volume.name)
             && reaches(volume, node, labels)
