@@ -7,6 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use carob_apiserver::authn::ServiceAccountKeys;
 use carob_apiserver::{ApiServer, Config, DirectDialer, Tls, UserInfo};
+use carob_client::Informers;
+use carob_controllers::Controllers;
 use carob_image::{ImageStore, StoreConfig};
 use carob_kit::Clock;
 use carob_store::{Options, Store};
@@ -47,6 +49,8 @@ impl Server {
             .with_context(|| format!("listen on {} (--bind-address, --https-listen-port)", settings.listen))?;
         let store = open_store(&settings, &clock).await?;
         let api = make_api(&settings, &pki, store.clone(), Arc::clone(&clock))?;
+        let as_component = |name: &str| carob_client::in_process(api.in_process(UserInfo::component(name)));
+        let controllers_client = as_component("system:kube-controller-manager");
         let certificate = tls::Current::new(&pki.apiserver)?;
         let client = carob_client::in_process(api.in_process(UserInfo::master("system:carob")));
         let mut server = Self {
@@ -64,11 +68,33 @@ impl Server {
             api.serve(listener, tls, shutdown.cancelled_owned()).await;
             Ok(())
         });
+        if server.settings.controllers {
+            server.start_controllers(controllers_client, &pki, &clock)?;
+        }
         kubeconfig::write(&server.settings.kubeconfig, server.settings.listen, &pki)?;
         let images = ImageStore::open(StoreConfig::new(server.settings.data_dir.join("images"), Arc::clone(&clock))).await?;
         let (run_dir, shutdown) = (server.settings.run_dir.clone(), server.parts_shutdown.clone());
         server.part("the administration socket", async move { admin::serve(&run_dir, images, shutdown).await });
         Ok(server)
+    }
+
+    fn start_controllers(&mut self, client: kube::Client, pki: &Pki, clock: &Arc<dyn Clock>) -> Result<()> {
+        let config = carob_controllers::Config {
+            api_addresses: self.settings.node_ips.clone(),
+            api_port: self.settings.listen.port(),
+            cluster_cidrs: self.settings.cluster_cidrs.clone(),
+            service_cidrs: self.settings.service_cidrs.clone(),
+            root_ca_pem: pki.ca_pem.clone(),
+            token_signer: None,
+        };
+        let informers = Informers::new(client.clone());
+        let shutdown = self.parts_shutdown.clone();
+        let controllers = Controllers::start(client, informers, config, Arc::clone(clock), shutdown);
+        self.part("the controllers", async move {
+            controllers.join().await;
+            Ok(())
+        });
+        Ok(())
     }
 
     fn part(&mut self, name: &'static str, work: impl Future<Output = Result<()>> + Send + 'static) {
