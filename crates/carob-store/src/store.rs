@@ -79,7 +79,16 @@ impl Store {
 
     /// The store in `dir` of `fs`.
     pub async fn embedded_on(fs: Arc<dyn Fs>, dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let mut backend = Embedded::new(fs, dir, LogSizes::default());
+        Self::embedded_sized(fs, dir, LogSizes::default(), options).await
+    }
+
+    pub(crate) async fn embedded_sized(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        sizes: LogSizes,
+        options: Options,
+    ) -> Result<Self, OpenError> {
+        let mut backend = Embedded::new(fs, dir, sizes);
         let index = backend.load(&options.limits).await?;
         Ok(Self::start(index, Box::new(backend), options))
     }
