@@ -102,9 +102,9 @@ impl Pipeline {
                 Due::Requests => {
                     if let Some(answer) = self.commit_queued().await {
                         let closed = self.close().await;
-                        if let Err(unanswered) = answer.send(closed) {
-                            log_if_failed(&unanswered);
-                        }
+                        drop(self);
+                        // Who asked may have stopped waiting; a failure has been logged by then.
+                        drop(answer.send(closed));
                         return;
                     }
                 }
@@ -113,7 +113,7 @@ impl Pipeline {
                 Due::Compaction(revision) => self.compact(revision),
                 Due::Checkpoint(done) => self.finish_checkpoint(done),
                 Due::Abandoned => {
-                    log_if_failed(&self.close().await);
+                    drop(self.close().await);
                     return;
                 }
             }
@@ -122,9 +122,6 @@ impl Pipeline {
     }
 
     async fn wait(&mut self) -> Due {
-        if !self.queue.is_empty() {
-            return Due::Requests;
-        }
         let usable = self.shared.failure.get().is_none();
         let expiry = self.expiries.earliest().map(|end| end.max(self.expire_after.unwrap_or(end)));
         let mut taken = Vec::new();
@@ -134,6 +131,7 @@ impl Pipeline {
             () = at(expiry), if usable => Due::Expiry,
             () = at(self.sync_due), if usable => Due::Sync,
             revision = at_compaction(self.compact_due) => Due::Compaction(revision),
+            () = std::future::ready(()), if !self.queue.is_empty() => Due::Requests,
             count = self.requests.recv_many(&mut taken, BATCH_TXNS_MAX) => {
                 self.queue.extend(taken);
                 if count == 0 { Due::Abandoned } else { Due::Requests }
@@ -192,10 +190,7 @@ impl Pipeline {
             });
         }
         let now = Instant::now();
-        self.sync_due = match batch.durable {
-            true => None,
-            false => self.sync_due.or(Some(now + LAZY_SYNC_DELAY)),
-        };
+        self.sync_due = if batch.durable { None } else { self.sync_due.or(Some(now + LAZY_SYNC_DELAY)) };
         if self.compact_due.is_none() {
             self.compact_due = Some((now + self.shared.limits.history_age, self.shared.current()));
         }
@@ -251,7 +246,7 @@ impl Pipeline {
     }
 
     fn compact(&mut self, revision: Revision) {
-        self.shared.compact(revision).expect("the revision was current once and history only moves on");
+        self.shared.forget(revision);
         let index = self.shared.read();
         let next = Instant::now() + self.shared.limits.history_age;
         self.compact_due = (index.history_events() > 0).then(|| (next, index.current()));
@@ -288,12 +283,10 @@ impl Pipeline {
             let done = finished(&mut self.checkpoint).await;
             self.finish_checkpoint(done);
         }
-        let closed = match self.shared.failure.get() {
-            Some(cause) => Err(Arc::clone(cause)),
-            None => self.backend.close().await.map_err(Arc::new),
-        };
-        self.shared.close();
-        closed
+        if let Some(cause) = self.shared.failure.get() {
+            return Err(Arc::clone(cause));
+        }
+        self.backend.close().await.map_err(|cause| self.fail(cause))
     }
 
     /// Ends writing for good: after a failed write or fsync nobody knows what the disk holds.
@@ -305,9 +298,10 @@ impl Pipeline {
     }
 }
 
-fn log_if_failed(closed: &Result<(), Arc<BackendError>>) {
-    if let Err(cause) = closed {
-        tracing::error!("the store was not closed cleanly: {}", chain(&**cause));
+/// However the pipeline ends, nobody waits for it any more.
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }
 

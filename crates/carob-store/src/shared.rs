@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::backend::BackendError;
 use crate::entry::{Event, Revision};
 use crate::hub::{Hub, Touched};
-use crate::index::{Index, ReadError};
+use crate::index::Index;
 use crate::limits::Limits;
 
 #[derive(Debug)]
@@ -71,9 +71,9 @@ impl Shared {
         touched
     }
 
-    pub(crate) fn compact(&self, revision: Revision) -> Result<(), ReadError> {
+    /// Compacts history up to `revision`, as far as it has not been compacted further.
+    pub(crate) fn forget(&self, revision: Revision) {
         let mut index = self.write();
-        index.check(revision)?;
         let dropped = index.compact(revision);
         let groups = self.hub.lock();
         for event in &dropped {
@@ -81,7 +81,6 @@ impl Shared {
         }
         drop(groups);
         drop(index);
-        Ok(())
     }
 
     pub(crate) fn is_closed(&self) -> bool {

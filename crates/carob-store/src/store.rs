@@ -1,6 +1,5 @@
 //! The handle that everybody else holds.
 
-use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -79,7 +78,16 @@ impl Store {
 
     /// The store in `dir` of `fs`.
     pub async fn embedded_on(fs: Arc<dyn Fs>, dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let mut backend = Embedded::new(fs, dir, LogSizes::default());
+        Self::embedded_sized(fs, dir, LogSizes::default(), options).await
+    }
+
+    pub(crate) async fn embedded_sized(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        sizes: LogSizes,
+        options: Options,
+    ) -> Result<Self, OpenError> {
+        let mut backend = Embedded::new(fs, dir, sizes);
         let index = backend.load(&options.limits).await?;
         Ok(Self::start(index, Box::new(backend), options))
     }
@@ -176,18 +184,20 @@ impl Store {
 
     /// Forgets what only readers before `revision` can see.
     pub fn compact(&self, revision: Revision) -> Result<(), ReadError> {
-        self.shared.compact(revision)
+        self.shared.read().check(revision)?;
+        self.shared.forget(revision);
+        Ok(())
     }
 
     /// Commits what is queued, makes everything durable, marks the end as clean, ends all watches.
-    pub fn close(self) -> impl Future<Output = Result<(), Arc<BackendError>>> + Send {
-        async move {
-            let (answer, answered) = oneshot::channel();
-            if self.requests.send(Request::Close(answer)).await.is_err() {
-                return Ok(());
-            }
-            answered.await.unwrap_or(Ok(()))
+    pub async fn close(self) -> Result<(), Arc<BackendError>> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.requests.send(Request::Close(answer)).await.is_ok();
+        if asked && let Ok(closed) = answered.await {
+            return closed;
         }
+        // Another handle has closed the store already.
+        self.failure().map_or(Ok(()), Err)
     }
 }
 

@@ -133,6 +133,14 @@ impl FaultFs {
         state.life += 1;
     }
 
+    /// Ends the process: its handles are dead and its locks are free, what it wrote stays.
+    pub fn kill(&self) {
+        let mut state = self.lock_state();
+        state.locks.clear();
+        state.fault = None;
+        state.life += 1;
+    }
+
     /// Changes a file's durable bytes behind everybody's back, as a failing disk does.
     ///
     /// # Panics
@@ -506,5 +514,19 @@ mod tests {
         fs.restart(1);
         file.len().expect_err("the handle is of an earlier life");
         assert!(contents(&fs, "d/f").is_some());
+    }
+
+    #[test]
+    fn what_a_killed_process_wrote_stays() {
+        let (fs, file) = with_file();
+        let lock = fs.lock(Path::new("d/lock")).expect("lock");
+        file.write_all_at(b"b", 0).expect("write");
+        fs.kill();
+        file.write_all_at(b"c", 0).expect_err("the process is dead");
+        let next = fs.lock(Path::new("d/lock")).expect("its locks are free");
+        drop(lock);
+        fs.lock(Path::new("d/lock")).expect_err("the dead hold nothing, and free nothing");
+        drop(next);
+        assert_eq!(contents(&fs, "d/f").expect("the file stays")[0], b'b');
     }
 }

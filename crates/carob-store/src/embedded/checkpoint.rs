@@ -10,7 +10,7 @@ use carob_kit::{chain, random_u64};
 use super::file::{self, Kind, NewFile};
 use super::frame::{self, FrameBuffer};
 use crate::backend::{BackendError, OpenError, Snapshot};
-use crate::entry::{EventKind, Revision};
+use crate::entry::EventKind;
 use crate::index::Index;
 
 /// Bytes after which a frame of a checkpoint takes no further entry.
@@ -93,11 +93,8 @@ pub(super) fn read(fs: &dyn Fs, dir: &Path, segment: u64) -> Result<Index, OpenE
         let records = frame.decode().ok_or_else(|| damaged(offset, "a part of the checkpoint makes no sense"))?;
         for record in records {
             let in_order = last_key.as_ref().is_none_or(|last| **last < *record.key);
-            if !in_order
-                || !(Revision(0) < record.create_revision
-                    && record.create_revision <= record.mod_revision
-                    && record.mod_revision <= header.start)
-            {
+            let in_time = record.create_revision <= record.mod_revision && record.mod_revision <= header.start;
+            if !in_order || !in_time || record.kind != EventKind::Put {
                 return Err(damaged(offset, "an entry of the checkpoint makes no sense"));
             }
             last_key = Some(Arc::clone(&record.key));

@@ -246,10 +246,7 @@ impl Replay<'_> {
             self.index.apply(&Arc::new(event));
         }
         drop(self.index.trim(self.limits.history_events_max, self.limits.history_bytes_max));
-        self.reserved = match frame.header.end {
-            true => self.last,
-            false => self.reserved.max(Revision(frame.header.reserved)).max(self.last),
-        };
+        self.reserved = self.reserved.max(Revision(frame.header.reserved)).max(self.last);
         Ok(())
     }
 }

@@ -52,6 +52,13 @@ async fn history_has_a_length(store: Store) {
         assert_eq!(event(watch.next().await).revision().0, revision);
     }
     assert_eq!(store.count("/p/"), 50, "the present is not history");
+
+    // The revision to which age would compact has long been compacted for length by then.
+    tokio::time::sleep(Limits::default().history_age.mul_f32(0.5)).await;
+    let end = fill(&store, "/p/", 50).await;
+    tokio::time::sleep(Limits::default().history_age.mul_f32(3.0)).await;
+    assert_eq!((store.compacted(), store.stats().history_events), (end, 0));
+    put(&store, "/p/0000", "still here").await;
 }
 
 async fn history_has_a_size(store: Store) {

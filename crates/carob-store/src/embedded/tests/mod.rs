@@ -1,8 +1,18 @@
+//! The durable backend under the suite, under power loss and failing I/O, and on damaged directories.
+
+mod crash;
+mod damage;
+mod model;
+
+use std::time::Duration;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use carob_kit::fs::{FaultFs, RealFs};
 
+use super::LogSizes;
+use crate::backend::OpenError;
 use crate::{Options, Store, suite};
 
 #[tokio::test(start_paused = true)]
@@ -23,4 +33,16 @@ async fn the_suite_on_the_real_file_system() {
         Store::embedded_on(Arc::new(RealFs), &dir, options).await.expect("open")
     })
     .await;
+}
+
+/// Sizes at which a few writes fill segments and make checkpoints.
+const SMALL: LogSizes = LogSizes { segment_bytes: 4096, checkpoint_bytes_min: 3 * 4096, revision_block: 8 };
+
+async fn open(fs: &FaultFs) -> Result<Store, OpenError> {
+    Store::embedded_sized(Arc::new(fs.clone()), Path::new("store"), SMALL, Options::default()).await
+}
+
+/// Waits until the store has done all that it does by itself at once: paused time moves on only then.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
 }
