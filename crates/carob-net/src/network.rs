@@ -129,7 +129,8 @@ impl PodNetwork {
         .await
     }
 
-    /// Takes everything back. Succeeds when there is nothing (left) to take back.
+    /// Takes everything back: addresses, routes and host ports at once, the interface when the sandbox's namespace goes
+    /// (or with the next sweep). Succeeds when there is nothing (left) to take back.
     pub async fn detach(&self, sandbox_id: &str) -> Result<(), NetError> {
         let sandbox_id = sandbox_id.to_owned();
         let turn = self.turn(&sandbox_id).lock_owned().await;
@@ -154,8 +155,7 @@ impl PodNetwork {
     /// restores the nftables table if someone removed it. Sandboxes being attached at the moment have to be in `live`.
     /// Goes on past failures; the first one is the result.
     pub async fn sweep(&self, live: &BTreeSet<String>) -> Result<SweepReport, NetError> {
-        let dead: Vec<String> =
-            self.inner.state().sandboxes.keys().filter(|id| !live.contains(*id)).cloned().collect();
+        let dead: Vec<String> = self.inner.state().sandboxes.keys().filter(|id| !live.contains(*id)).cloned().collect();
         let mut report = SweepReport::default();
         let mut failure = None;
         for sandbox_id in dead {
@@ -276,7 +276,7 @@ impl Inner {
             Some(Sandbox::Attached(record)) if record.host_ports == request.host_ports => {
                 return Ok(attachment(&record));
             }
-            Some(Sandbox::Attached(_) | Sandbox::Partial(_)) => self.detach(&request.sandbox_id)?,
+            Some(Sandbox::Attached(_) | Sandbox::Partial(_)) => self.undo(&request.sandbox_id)?,
             None => {}
         }
         let (record, mtu) = self.reserve(request)?;
@@ -287,7 +287,7 @@ impl Inner {
                 Ok(answer)
             }
             Err(error) => {
-                if let Err(left) = self.detach(&request.sandbox_id) {
+                if let Err(left) = self.undo(&request.sandbox_id) {
                     tracing::warn!(
                         sandbox = request.sandbox_id,
                         error = %carob_kit::chain(&left),
@@ -326,6 +326,12 @@ impl Inner {
             Err(error) if error.errno() == Some(NOT_FOUND) => self.write_rules(),
             result => result.map_err(NetError::Rules),
         }
+    }
+
+    /// Takes an attachment back whose namespace may live on, so that it can be made again.
+    fn undo(&self, sandbox_id: &str) -> Result<(), NetError> {
+        kernel::remove_interface(&self.names.veth(sandbox_id))?;
+        self.detach(sandbox_id)
     }
 
     fn detach(&self, sandbox_id: &str) -> Result<(), NetError> {
@@ -413,10 +419,7 @@ fn refuse_taken(cidrs: &[IpNet], observed: &crate::plan::Observed, names: &Names
     Ok(())
 }
 
-fn refuse_taken_ports<'r>(
-    wanted: &[HostPort],
-    records: impl Iterator<Item = &'r Record>,
-) -> Result<(), NetError> {
+fn refuse_taken_ports<'r>(wanted: &[HostPort], records: impl Iterator<Item = &'r Record>) -> Result<(), NetError> {
     for (index, port) in wanted.iter().enumerate() {
         if wanted[..index].iter().any(|other| other.conflicts_with(port)) {
             return Err(NetError::HostPortTwice { port: port.clone() });

@@ -67,9 +67,10 @@ impl Observed {
             IpNet::new(address, len).is_ok_and(|net| net.contains(&cidr.network()) || cidr.contains(&net.network()))
         };
         let name = |index: u32| self.link(index).map_or("?", |link| link.name.as_str());
-        let address = self.addresses.iter().find(|found| {
-            overlaps(found.address, found.prefix_len) && !self.is_ours(found.interface, names)
-        });
+        let address = self
+            .addresses
+            .iter()
+            .find(|found| overlaps(found.address, found.prefix_len) && !self.is_ours(found.interface, names));
         if let Some(found) = address {
             return Some(format!("address {}/{} of {}", found.address, found.prefix_len, name(found.interface)));
         }
@@ -94,12 +95,7 @@ fn unreachable(cidr: &IpNet) -> NewRoute {
 }
 
 /// Gives the anchor the gateways' addresses and no others, and routes for the CIDRs.
-pub(crate) fn anchor(
-    index: u32,
-    gateways: &[IpAddr],
-    cidrs: &[IpNet],
-    has: &Observed,
-) -> Vec<Request> {
+pub(crate) fn anchor(index: u32, gateways: &[IpAddr], cidrs: &[IpNet], has: &Observed) -> Vec<Request> {
     let mut requests: Vec<Request> =
         gateways.iter().map(|gateway| add_address(index, *gateway, host_prefix_len(*gateway))).collect();
     let is_stale = |found: &&LinkAddress| {
@@ -134,11 +130,8 @@ pub(crate) fn forwarding(uplinks: &[&str]) -> Vec<Request> {
 /// those with host ports, which are reached by it.
 pub(crate) fn veth_switches(veth: &str, record: &Record) -> Request {
     let route_localnet = u32::from(!record.host_ports.is_empty());
-    let switches = [
-        (Ipv4Conf::Forwarding, 1),
-        (Ipv4Conf::ReversePathFilter, 1),
-        (Ipv4Conf::RouteLocalnet, route_localnet),
-    ];
+    let switches =
+        [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::ReversePathFilter, 1), (Ipv4Conf::RouteLocalnet, route_localnet)];
     set_ipv4_conf(veth, &switches)
 }
 

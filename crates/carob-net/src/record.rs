@@ -163,9 +163,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_is_refused_and_kept() {
-        for (text, part) in
-            [("{\"version\":2}", "has format 2, this carob knows 1"), ("{", "cannot be read"), ("{\"version\":1}", "cannot be read")]
-        {
+        for (text, part) in [
+            ("{\"version\":2}", "has format 2, this carob knows 1"),
+            ("{", "cannot be read"),
+            ("{\"version\":1}", "cannot be read"),
+        ] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("x.json");
             fs_err::write(&path, text).unwrap();

@@ -154,8 +154,7 @@ impl Ruleset<'_> {
             set: set_names(family).hairpins.to_owned(),
             is_member: true,
         };
-        let mut rules =
-            vec![("postrouting", vec![Statement::Family(family), hairpin, Statement::SourceNat(gateway)])];
+        let mut rules = vec![("postrouting", vec![Statement::Family(family), hairpin, Statement::SourceNat(gateway)])];
         if family == Family::V4 {
             let from_localhost = Statement::SourceIn { address: LOCALHOST_NET.0, prefix_len: LOCALHOST_NET.1 };
             rules.push((
@@ -170,11 +169,7 @@ impl Ruleset<'_> {
         let names = set_names(family);
         let rule = vec![
             Statement::Family(family),
-            Statement::InSet {
-                keys: vec![Key::SourceAddress(family)],
-                set: names.pods.to_owned(),
-                is_member: true,
-            },
+            Statement::InSet { keys: vec![Key::SourceAddress(family)], set: names.pods.to_owned(), is_member: true },
             Statement::InSet {
                 keys: vec![Key::DestinationAddress(family)],
                 set: names.cluster.to_owned(),
@@ -283,8 +278,7 @@ mod tests {
         let names = Names::of("golden");
         let (pods, cluster) = (nets(&["10.244.3.0/24"]), nets(&["10.244.0.0/16"]));
         let gateways = ["10.244.3.1".parse().unwrap()];
-        let ruleset =
-            Ruleset { names: &names, pod_cidrs: &pods, cluster_cidrs: &cluster, gateways: &gateways };
+        let ruleset = Ruleset { names: &names, pod_cidrs: &pods, cluster_cidrs: &cluster, gateways: &gateways };
         let web = record(&["10.244.3.2"], vec![port(None, 8080, 80, Protocol::Tcp)]);
         expect_file!["golden/single_stack.nft"].assert_eq(&ruleset.replace([&web]).to_string());
     }
@@ -294,8 +288,7 @@ mod tests {
         let names = Names::of("golden");
         let (pods, cluster) = (nets(&["10.244.3.0/24", "fd00:3::/64"]), nets(&["10.244.0.0/16", "fd00::/16"]));
         let gateways = ["10.244.3.1".parse().unwrap(), "fd00:3::1".parse().unwrap()];
-        let ruleset =
-            Ruleset { names: &names, pod_cidrs: &pods, cluster_cidrs: &cluster, gateways: &gateways };
+        let ruleset = Ruleset { names: &names, pod_cidrs: &pods, cluster_cidrs: &cluster, gateways: &gateways };
         let pod = record(
             &["10.244.3.2", "fd00:3::2"],
             vec![

@@ -26,7 +26,6 @@ fn link_header(index: u32, flags: u32, change: u32) -> Writer {
     writer
 }
 
-#[expect(clippy::cast_sign_loss, reason = "flag constants are positive; libc has them as c_int")]
 const UP: u32 = libc::IFF_UP as u32;
 
 /// Flags of a request that makes something that must not be there yet.
@@ -107,6 +106,13 @@ pub fn delete_link(name: &str) -> Request {
     let mut writer = link_header(0, 0, 0);
     writer.string(libc::IFLA_IFNAME, name);
     Request::new(format!("delete interface {name}"), libc::RTM_DELLINK, 0, writer).tolerate(&[libc::ENODEV])
+}
+
+/// Takes an interface down, which takes its routes away; one that is not there is fine.
+pub fn set_down(name: &str) -> Request {
+    let mut writer = link_header(0, 0, UP);
+    writer.string(libc::IFLA_IFNAME, name);
+    Request::new(format!("take interface {name} down"), libc::RTM_NEWLINK, 0, writer).tolerate(&[libc::ENODEV])
 }
 
 /// Brings an interface up.
@@ -303,7 +309,6 @@ fn decode_link(reply: &Reply<'_>) -> Option<Link> {
     let flags = u32::from_ne_bytes(header[8..12].try_into().ok()?);
     let mut link = Link {
         index: u32::from_ne_bytes(header[4..8].try_into().ok()?),
-        #[expect(clippy::cast_sign_loss, reason = "a flag constant is positive")]
         is_loopback: flags & libc::IFF_LOOPBACK as u32 != 0,
         ..Link::default()
     };

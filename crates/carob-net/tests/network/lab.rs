@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use carob_kit::SystemClock;
@@ -14,26 +14,26 @@ use carob_sys::netlink::route::{self, NewRoute, NextHop, Veth};
 use carob_sys::netlink::{Protocol as Netlink, Socket, in_netns, new_netns};
 
 /// The machine's address in the world, and the world's.
-pub const MACHINE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
-pub const WORLD: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+pub(crate) const MACHINE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+pub(crate) const WORLD: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 /// How long a packet that should arrive may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for one that should not arrive.
 const IMPATIENCE: Duration = Duration::from_millis(300);
 
-pub struct Lab {
-    pub machine: OwnedFd,
-    pub world: OwnedFd,
-    pub state: tempfile::TempDir,
-    pods: std::sync::Mutex<BTreeMap<String, OwnedFd>>,
+pub(crate) struct Lab {
+    pub(crate) machine: OwnedFd,
+    pub(crate) world: OwnedFd,
+    pub(crate) state: tempfile::TempDir,
+    pods: Mutex<BTreeMap<String, OwnedFd>>,
 }
 
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 impl Lab {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (machine, world) = (new_netns().unwrap(), new_netns().unwrap());
         in_netns(machine.as_fd(), || {
             let mut socket = Socket::open(Netlink::Route).unwrap();
@@ -48,10 +48,10 @@ impl Lab {
             configure(&mut socket, "eth0", WORLD, None);
         })
         .unwrap();
-        Self { machine, world, state: tempfile::tempdir().unwrap(), pods: Default::default() }
+        Self { machine, world, state: tempfile::tempdir().unwrap(), pods: Mutex::default() }
     }
 
-    pub fn config(&self, pod_cidrs: &[&str]) -> NetConfig {
+    pub(crate) fn config(&self, pod_cidrs: &[&str]) -> NetConfig {
         NetConfig {
             instance: "lab".to_owned(),
             state_dir: self.state.path().join("net"),
@@ -62,7 +62,7 @@ impl Lab {
     }
 
     /// Runs the future on the machine: threads begin in the network namespace of the one that starts them.
-    pub fn on_machine<T: Send>(&self, future: impl Future<Output = T> + Send) -> T {
+    pub(crate) fn on_machine<T: Send>(&self, future: impl Future<Output = T> + Send) -> T {
         in_netns(self.machine.as_fd(), || {
             let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(8).build().unwrap();
             runtime.block_on(future)
@@ -70,34 +70,33 @@ impl Lab {
         .unwrap()
     }
 
-    pub fn open(&self, pod_cidrs: &[&str]) -> PodNetwork {
+    pub(crate) fn open(&self, pod_cidrs: &[&str]) -> PodNetwork {
         let config = self.config(pod_cidrs);
         self.on_machine(PodNetwork::open(config)).unwrap()
     }
 
     /// Makes a sandbox's network namespace and the request to attach it.
-    pub fn sandbox(&self, id: &str, host_ports: &[HostPort]) -> AttachRequest {
+    pub(crate) fn sandbox(&self, id: &str, host_ports: &[HostPort]) -> AttachRequest {
         let netns = new_netns().unwrap();
         let path = PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd()));
         self.pods.lock().unwrap().insert(id.to_owned(), netns);
         AttachRequest { sandbox_id: id.to_owned(), netns: path, host_ports: host_ports.to_vec() }
     }
 
-    pub fn attach(&self, network: &PodNetwork, id: &str, host_ports: &[HostPort]) -> Vec<IpAddr> {
+    pub(crate) fn attach(&self, network: &PodNetwork, id: &str, host_ports: &[HostPort]) -> Vec<IpAddr> {
         let request = self.sandbox(id, host_ports);
         self.on_machine(network.attach(&request)).unwrap().ips
     }
 
-    pub fn pod(&self, id: &str) -> OwnedFd {
+    pub(crate) fn pod(&self, id: &str) -> OwnedFd {
         self.pods.lock().unwrap()[id].try_clone().unwrap()
     }
 
     /// All that a Pod network could leave behind on the machine.
-    pub fn traces(&self) -> String {
+    pub(crate) fn traces(&self) -> String {
         in_netns(self.machine.as_fd(), || {
             let mut socket = Socket::open(Netlink::Route).unwrap();
-            let links: Vec<String> =
-                route::links(&mut socket).unwrap().into_iter().map(|link| link.name).collect();
+            let links: Vec<String> = route::links(&mut socket).unwrap().into_iter().map(|link| link.name).collect();
             let routes = fs_err::read_to_string("/proc/thread-self/net/route").unwrap();
             let routes_v6 = fs_err::read_to_string("/proc/thread-self/net/ipv6_route").unwrap();
             let rules: Vec<bool> = links
@@ -131,20 +130,18 @@ fn configure(socket: &mut Socket, name: &str, addresses: [&str; 2], gateways: Op
     socket.execute(&requests).unwrap();
 }
 
-pub fn port(host_port: u16, pod_port: u16, protocol: Protocol) -> HostPort {
+pub(crate) fn port(host_port: u16, pod_port: u16, protocol: Protocol) -> HostPort {
     HostPort { host_ip: None, host_port, pod_port, protocol }
 }
 
 /// Connects from one namespace to a listener in another and exchanges bytes both ways; returns the address that the
 /// listener saw.
-pub fn tcp(server: &OwnedFd, listen: SocketAddr, client: &OwnedFd, target: SocketAddr) -> io::Result<IpAddr> {
+pub(crate) fn tcp(server: &OwnedFd, listen: SocketAddr, client: &OwnedFd, target: SocketAddr) -> io::Result<IpAddr> {
     let listener = in_netns(server.as_fd(), || TcpListener::bind(listen))??;
     let mut out = in_netns(client.as_fd(), || TcpStream::connect_timeout(&target, PATIENCE))??;
     let (mut accepted, peer) = listener.accept()?;
-    for (from, to) in [(&mut out as &mut TcpStream, &mut accepted as &mut TcpStream)] {
-        exchange(from, to)?;
-        exchange(to, from)?;
-    }
+    exchange(&mut out, &mut accepted)?;
+    exchange(&mut accepted, &mut out)?;
     Ok(peer.ip())
 }
 
@@ -158,7 +155,7 @@ fn exchange(from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
 }
 
 /// As [`tcp`], with one datagram each way.
-pub fn udp(server: &OwnedFd, listen: SocketAddr, client: &OwnedFd, target: SocketAddr) -> io::Result<IpAddr> {
+pub(crate) fn udp(server: &OwnedFd, listen: SocketAddr, client: &OwnedFd, target: SocketAddr) -> io::Result<IpAddr> {
     let inside = in_netns(server.as_fd(), || UdpSocket::bind(listen))??;
     let any = SocketAddr::new(if target.is_ipv4() { ip("0.0.0.0") } else { ip("::") }, 0);
     let outside = in_netns(client.as_fd(), || UdpSocket::bind(any))??;
@@ -176,6 +173,6 @@ pub fn udp(server: &OwnedFd, listen: SocketAddr, client: &OwnedFd, target: Socke
 }
 
 /// Whether a connection is refused or goes nowhere.
-pub fn is_unreachable(client: &OwnedFd, target: SocketAddr) -> bool {
+pub(crate) fn is_unreachable(client: &OwnedFd, target: SocketAddr) -> bool {
     in_netns(client.as_fd(), || TcpStream::connect_timeout(&target, IMPATIENCE).is_err()).unwrap()
 }

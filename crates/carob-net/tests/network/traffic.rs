@@ -1,12 +1,13 @@
 //! Pods that talk: to each other, to their machine, to the world and from it, over a real kernel in throw-away network
-//! namespaces. Needs root.
+//! namespaces.
 
-mod lab;
-
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 
 use carob_net::{HostPort, Protocol};
-use lab::{Lab, MACHINE, WORLD, ip, is_unreachable, port, tcp, udp};
+use carob_sys::netlink::{Protocol as Netlink, Socket, in_netns, route};
+
+use crate::lab::{Lab, MACHINE, PATIENCE, WORLD, ip, is_unreachable, port, tcp, udp};
 
 const V4: &[&str] = &["10.244.3.0/24"];
 const DUAL: &[&str] = &["10.244.3.0/24", "fd00:3::/64"];
@@ -111,25 +112,20 @@ fn a_pod_cannot_speak_for_another() {
     let network = lab.open(V4);
     lab.attach(&network, "a", &[]);
     lab.attach(&network, "b", &[]);
-    let a = lab.pod("a");
-    let forged = carob_sys::netlink::in_netns(std::os::fd::AsFd::as_fd(&a), || {
-        use carob_sys::netlink::{Protocol as Netlink, Socket, route};
+    let (a, b) = (lab.pod("a"), lab.pod("b"));
+    let bind = |netns: &OwnedFd, address: &str, port: u16| {
+        in_netns(netns.as_fd(), || UdpSocket::bind(at(address, port))).unwrap().unwrap()
+    };
+    in_netns(a.as_fd(), || {
         let mut socket = Socket::open(Netlink::Route).unwrap();
         let interface = route::link(&mut socket, "eth0").unwrap().unwrap().index;
         socket.execute(&[route::add_address(interface, ip("10.244.3.9"), 32)]).unwrap();
-        std::net::UdpSocket::bind(at("10.244.3.9", 0)).unwrap()
-    });
-    let honest = carob_sys::netlink::in_netns(std::os::fd::AsFd::as_fd(&a), || {
-        std::net::UdpSocket::bind(at("10.244.3.2", 0)).unwrap()
-    });
-    let b = lab.pod("b");
-    let server = carob_sys::netlink::in_netns(std::os::fd::AsFd::as_fd(&b), || {
-        std::net::UdpSocket::bind(at("0.0.0.0", 53)).unwrap()
     })
     .unwrap();
-    server.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
-    forged.unwrap().send_to(b"forged", at("10.244.3.3", 53)).unwrap();
-    honest.unwrap().send_to(b"honest", at("10.244.3.3", 53)).unwrap();
+    let server = bind(&b, "0.0.0.0", 53);
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    bind(&a, "10.244.3.9", 0).send_to(b"forged", at("10.244.3.3", 53)).unwrap();
+    bind(&a, "10.244.3.2", 0).send_to(b"honest", at("10.244.3.3", 53)).unwrap();
     let mut bytes = [0; 6];
     let (_, peer) = server.recv_from(&mut bytes).unwrap();
     assert_eq!((&bytes, peer.ip()), (b"honest", ip("10.244.3.2")), "the forged packet came first and was dropped");

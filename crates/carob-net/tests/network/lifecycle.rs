@@ -1,17 +1,15 @@
 //! What is left behind, after a detach, a crash, a restart and other people's doings: nothing that should not be.
-//! Needs root.
-
-mod lab;
+//!
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use crate::lab::{Lab, MACHINE, WORLD, ip, is_unreachable, port, tcp};
 use carob_net::{AttachRequest, NetError, PodNetwork, Protocol, first_free_cidr};
-use carob_sys::netlink::{Protocol as Netlink, Socket, in_netns, new_netns, route};
+use carob_sys::netlink::{Protocol as Netlink, Socket, in_netns, route};
 use carob_sys::nft::{Command, Transaction};
-use lab::{Lab, MACHINE, WORLD, ip, port, tcp};
 
 const V4: &[&str] = &["10.244.3.0/24"];
 const DUAL: &[&str] = &["10.244.3.0/24", "fd00:3::/64"];
@@ -30,6 +28,9 @@ fn nothing_is_left_when_the_last_sandbox_and_the_network_are_gone() {
     for id in ["a", "b", "a", "never-there"] {
         lab.on_machine(network.detach(id)).unwrap();
     }
+    assert!(is_unreachable(&lab.machine, "10.244.3.2:80".parse().unwrap()));
+    // The interfaces would go with their namespaces, which this test still holds.
+    assert_eq!(lab.on_machine(network.sweep(&BTreeSet::new())).unwrap().interfaces.len(), 2);
     assert_eq!(lab.traces(), with_network);
     lab.on_machine(network.remove()).unwrap();
     assert_eq!(lab.traces().replace("\"/", "/"), before.replace("\"/", "/"));
@@ -44,7 +45,8 @@ fn a_restart_changes_nothing_for_those_attached() {
     let machine: SocketAddr = SocketAddr::new(ip(MACHINE[0]), 8080);
     let a = lab.pod("a");
     assert_eq!(tcp(&a, "0.0.0.0:80".parse().unwrap(), &lab.world, machine).unwrap(), ip(WORLD[0]));
-    let request = AttachRequest { netns: PathBuf::from("/nowhere"), ..lab.sandbox("a", &[port(8080, 80, Protocol::Tcp)]) };
+    let request =
+        AttachRequest { netns: PathBuf::from("/nowhere"), ..lab.sandbox("a", &[port(8080, 80, Protocol::Tcp)]) };
     assert_eq!(lab.on_machine(again.attach(&request)).unwrap().ips, ips, "attached already");
     assert_ne!(lab.attach(&again, "b", &[]), ips);
 }
@@ -72,7 +74,7 @@ fn a_sweep_finds_what_a_crash_and_others_left() {
     in_netns(lab.machine.as_fd(), || Transaction::new(&table).push(Command::DeleteTable).commit().unwrap()).unwrap();
     let live = BTreeSet::from(["live".to_owned()]);
     let report = lab.on_machine(network.sweep(&live)).unwrap();
-    assert_eq!((report.sandboxes, report.interfaces.len(), report.rules_restored), (vec!["dead".to_owned()], 1, true));
+    assert_eq!((report.sandboxes, report.interfaces.len(), report.rules_restored), (vec!["dead".to_owned()], 2, true));
     assert_eq!(lab.traces(), clean);
     let machine: SocketAddr = SocketAddr::new(ip(MACHINE[0]), 8080);
     tcp(&lab.pod("live"), "0.0.0.0:80".parse().unwrap(), &lab.world, machine).unwrap();
@@ -201,5 +203,4 @@ fn two_networks_share_a_machine() {
     assert!(error.to_string().contains("overlaps address 10.244.3.1/32 of carob"), "{error}");
     lab.on_machine(two.remove()).unwrap();
     assert!(one.attachment("a").is_some());
-    drop(new_netns().unwrap());
 }
