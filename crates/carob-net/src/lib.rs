@@ -1,15 +1,23 @@
-//! Pod networks: addresses, a bridge with one veth per Pod, host ports and masquerading.
+//! Pod networks: addresses, one routed veth a Pod, host ports and masquerading.
 //!
 //! Start at [`PodNetwork`]. Decisions are pure (`plan`, `ipam`, `rules`); `kernel` carries them out over netlink, in one
 //! batch a namespace and one nftables transaction a change. Every name is derived from the instance and the sandbox id,
-//! so what is left over is found by a set difference.
+//! so what is left over is found by a set difference. Spawns no task that outlives a call.
 //!
 //! This crate never decides whether a Pod should exist, and knows no Pod: it knows sandbox ids.
 
 mod error;
+mod ipam;
+mod kernel;
+mod names;
 mod network;
+mod plan;
+mod record;
 mod request;
+mod rules;
 
 pub use error::NetError;
-pub use network::{NetConfig, PodNetwork, SweepReport};
+pub use ipam::IpamError;
+pub use network::{NetConfig, PodNetwork, SweepReport, first_free_cidr};
+pub use record::RecordError;
 pub use request::{AttachRequest, Attachment, HostPort, Protocol};

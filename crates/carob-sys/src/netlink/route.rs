@@ -26,21 +26,19 @@ fn link_header(index: u32, flags: u32, change: u32) -> Writer {
     writer
 }
 
-#[expect(clippy::cast_sign_loss, reason = "flag constants are positive; libc has them as c_int")]
 const UP: u32 = libc::IFF_UP as u32;
 
 /// Flags of a request that makes something that must not be there yet.
 const CREATE: u16 = flag(libc::NLM_F_CREATE) | flag(libc::NLM_F_EXCL);
 
 /// Makes a bridge and brings it up. One that is there is fine.
-pub fn add_bridge(name: &str) -> Request {
+pub fn add_bridge(name: &str, mtu: u32) -> Request {
     let mut writer = link_header(0, UP, UP);
-    writer.string(libc::IFLA_IFNAME, name);
+    writer.string(libc::IFLA_IFNAME, name).u32(libc::IFLA_MTU, mtu);
     writer.nest(libc::IFLA_LINKINFO, |info| {
         info.string(libc::IFLA_INFO_KIND, "bridge");
     });
-    Request::new(format!("create bridge {name}"), libc::RTM_NEWLINK, CREATE, writer)
-        .tolerate(&[libc::EEXIST])
+    Request::new(format!("create bridge {name}"), libc::RTM_NEWLINK, CREATE, writer).tolerate(&[libc::EEXIST])
 }
 
 /// A veth pair: one end in the socket's namespace, the other in another.
@@ -110,6 +108,13 @@ pub fn delete_link(name: &str) -> Request {
     Request::new(format!("delete interface {name}"), libc::RTM_DELLINK, 0, writer).tolerate(&[libc::ENODEV])
 }
 
+/// Takes an interface down, which takes its routes away; one that is not there is fine.
+pub fn set_down(name: &str) -> Request {
+    let mut writer = link_header(0, 0, UP);
+    writer.string(libc::IFLA_IFNAME, name);
+    Request::new(format!("take interface {name} down"), libc::RTM_NEWLINK, 0, writer).tolerate(&[libc::ENODEV])
+}
+
 /// Brings an interface up.
 pub fn set_up(index: u32) -> Request {
     let writer = link_header(index, UP, UP);
@@ -140,8 +145,13 @@ fn address_request(interface: u32, address: IpAddr, prefix_len: u8, kind: u16, f
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextHop {
     /// Straight to the interface's neighbours.
-    Link { interface: u32 },
-    Gateway { interface: u32, address: IpAddr },
+    Link {
+        interface: u32,
+    },
+    Gateway {
+        interface: u32,
+        address: IpAddr,
+    },
     /// Senders are told that the destination is unreachable.
     Unreachable,
 }
@@ -299,7 +309,6 @@ fn decode_link(reply: &Reply<'_>) -> Option<Link> {
     let flags = u32::from_ne_bytes(header[8..12].try_into().ok()?);
     let mut link = Link {
         index: u32::from_ne_bytes(header[4..8].try_into().ok()?),
-        #[expect(clippy::cast_sign_loss, reason = "a flag constant is positive")]
         is_loopback: flags & libc::IFF_LOOPBACK as u32 != 0,
         ..Link::default()
     };
@@ -400,11 +409,10 @@ mod tests {
         let netns = new_netns().unwrap();
         in_netns(netns.as_fd(), || {
             let mut socket = Socket::open(Protocol::Route).unwrap();
-            socket.execute(&[add_bridge("b0"), add_bridge("b0")]).unwrap();
+            socket.execute(&[add_bridge("b0", 1400), add_bridge("b0", 1400)]).unwrap();
             let interface = index(&mut socket, "b0");
             let gateway = NextHop::Gateway { interface, address: ip("10.2.0.1") };
-            let route =
-                |text, prefix_len, hop, source| NewRoute { destination: ip(text), prefix_len, hop, source };
+            let route = |text, prefix_len, hop, source| NewRoute { destination: ip(text), prefix_len, hop, source };
             let added = [
                 route("0.0.0.0", 0, gateway, None),
                 route("10.9.0.7", 32, NextHop::Link { interface }, Some(ip("10.2.0.2"))),

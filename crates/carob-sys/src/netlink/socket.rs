@@ -232,7 +232,7 @@ fn acknowledgement(reply: &Reply<'_>) -> (i32, String) {
         let rest = quoted_len.checked_add(4).and_then(|start| reply.body.get(start..)).unwrap_or_default();
         for attribute in Attributes::new(rest) {
             if attribute.kind == ERROR_MESSAGE {
-                detail = attribute.text().unwrap_or_default().to_owned();
+                attribute.text().unwrap_or_default().clone_into(&mut detail);
             }
         }
     }

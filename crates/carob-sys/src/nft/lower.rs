@@ -345,7 +345,7 @@ fn lookup(writer: &mut Writer, set: &str, destination: Option<u32>, flags: u32) 
 fn load(writer: &mut Writer, keys: &[Key]) {
     let mut register = wire::REG32_00;
     for key in keys {
-        register += load_one(writer, *key, register).next_multiple_of(4) / 4;
+        register += load_one(writer, *key, register).div_ceil(4);
     }
 }
 

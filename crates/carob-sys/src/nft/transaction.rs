@@ -127,7 +127,9 @@ impl Transaction {
                 out.push(self.request(command, libc::NFT_MSG_NEWRULE, flags, |writer, table| {
                     writer.string(wire::RULE_TABLE, table).string(wire::RULE_CHAIN, chain);
                     writer.nest(wire::RULE_EXPRESSIONS, |list| {
-                        rule.iter().for_each(|statement| lower::statement(list, statement));
+                        for statement in rule {
+                            lower::statement(list, statement);
+                        }
                     });
                 }));
             }
@@ -158,7 +160,9 @@ impl Transaction {
             out.push(self.request(command, kind, flags, |writer, table| {
                 writer.string(wire::ELEM_LIST_TABLE, table).string(wire::ELEM_LIST_SET, set);
                 writer.nest(wire::ELEM_LIST_ELEMENTS, |list| {
-                    chunk.iter().for_each(|element| lower::element(list, element));
+                    for element in chunk {
+                        lower::element(list, element);
+                    }
                 });
             }));
         }

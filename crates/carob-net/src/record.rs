@@ -1,0 +1,188 @@
+//! What was given to a sandbox, on disk: written before the kernel is touched, removed after it is clean again.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::request::HostPort;
+
+/// The format of record files. One that is newer is refused, never rewritten.
+const VERSION: u32 = 1;
+/// Longest sandbox id: it becomes a file name (`NAME_MAX` is 255) with a suffix.
+pub(crate) const SANDBOX_ID_LEN_MAX: usize = 128;
+const SUFFIX: &str = ".json";
+/// Of files that a crash left half written.
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("network record {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("network record {path} cannot be read")]
+    Decode {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("network record {path} has format {found}, this carob knows {VERSION}")]
+    Version { path: PathBuf, found: u32 },
+    #[error("{id:?} is not a sandbox id: up to {SANDBOX_ID_LEN_MAX} letters, digits, '-', '_' and '.', not first")]
+    SandboxId { id: String },
+}
+
+/// What one sandbox holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    pub(crate) sandbox_id: String,
+    pub(crate) ips: Vec<IpAddr>,
+    /// The gateway of each address, in the same order: CIDRs may change while the sandbox lives.
+    pub(crate) gateways: Vec<IpAddr>,
+    pub(crate) host_ports: Vec<HostPort>,
+}
+
+impl Record {
+    pub(crate) fn new(sandbox_id: &str, ips: Vec<IpAddr>, gateways: Vec<IpAddr>, host_ports: Vec<HostPort>) -> Self {
+        Self { version: VERSION, sandbox_id: sandbox_id.to_owned(), ips, gateways, host_ports }
+    }
+}
+
+/// The directory of record files, one for each sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    dir: PathBuf,
+}
+
+impl Records {
+    /// Opens the directory and reads what is there.
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Record>), RecordError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| RecordError::Io { path, source }
+        };
+        fs_err::create_dir_all(dir).map_err(at(dir))?;
+        let mut records = Vec::new();
+        for entry in fs_err::read_dir(dir).map_err(at(dir))? {
+            let path = entry.map_err(at(dir))?.path();
+            let name = path.to_string_lossy();
+            if name.ends_with(TEMPORARY_SUFFIX) {
+                fs_err::remove_file(&path).map_err(at(&path))?;
+            } else if name.ends_with(SUFFIX) {
+                records.push(read(&path)?);
+            }
+        }
+        records.sort_by(|a, b| a.sandbox_id.cmp(&b.sandbox_id));
+        Ok((Self { dir: dir.to_owned() }, records))
+    }
+
+    pub(crate) fn write(&self, record: &Record) -> Result<(), RecordError> {
+        let path = self.path(&record.sandbox_id);
+        let temporary = self.dir.join(format!("{}{TEMPORARY_SUFFIX}", record.sandbox_id));
+        let write = || -> io::Result<()> {
+            let mut file = fs_err::File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec(record)?)?;
+            file.sync_all()?;
+            fs_err::rename(&temporary, &path)?;
+            self.sync()
+        };
+        write().map_err(|source| RecordError::Io { path: path.clone(), source })
+    }
+
+    /// Removes the record; one that is not there is fine.
+    pub(crate) fn remove(&self, sandbox_id: &str) -> Result<(), RecordError> {
+        let path = self.path(sandbox_id);
+        let result = match fs_err::remove_file(&path) {
+            Ok(()) => self.sync(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        result.map_err(|source| RecordError::Io { path, source })
+    }
+
+    fn path(&self, sandbox_id: &str) -> PathBuf {
+        self.dir.join(format!("{sandbox_id}{SUFFIX}"))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        fs_err::File::open(&self.dir)?.sync_all()
+    }
+}
+
+fn read(path: &Path) -> Result<Record, RecordError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let bytes = fs_err::read(path).map_err(|source| RecordError::Io { path: path.to_owned(), source })?;
+    let decode = |source| RecordError::Decode { path: path.to_owned(), source };
+    let versioned: Versioned = serde_json::from_slice(&bytes).map_err(decode)?;
+    if versioned.version != VERSION {
+        return Err(RecordError::Version { path: path.to_owned(), found: versioned.version });
+    }
+    serde_json::from_slice(&bytes).map_err(decode)
+}
+
+/// A sandbox id becomes a file name, so it must be one.
+pub(crate) fn check_sandbox_id(id: &str) -> Result<(), RecordError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if !id.is_empty() && id.len() <= SANDBOX_ID_LEN_MAX && id.bytes().all(is_plain) && !id.starts_with('.') {
+        return Ok(());
+    }
+    Err(RecordError::SandboxId { id: id.chars().take(SANDBOX_ID_LEN_MAX).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> Record {
+        Record::new(id, vec!["10.0.0.2".parse().unwrap()], vec!["10.0.0.1".parse().unwrap()], Vec::new())
+    }
+
+    #[test]
+    fn records_survive_and_half_written_ones_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (records, found) = Records::open(dir.path()).unwrap();
+        assert_eq!(found, []);
+        records.write(&record("b")).unwrap();
+        records.write(&record("a")).unwrap();
+        fs_err::write(dir.path().join("c.tmp"), "{\"vers").unwrap();
+        let (records, found) = Records::open(dir.path()).unwrap();
+        assert_eq!(found, [record("a"), record("b")]);
+        records.remove("a").unwrap();
+        records.remove("a").unwrap();
+        assert_eq!(Records::open(dir.path()).unwrap().1, [record("b")]);
+        assert!(!dir.path().join("c.tmp").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_refused_and_kept() {
+        for (text, part) in [
+            ("{\"version\":2}", "has format 2, this carob knows 1"),
+            ("{", "cannot be read"),
+            ("{\"version\":1}", "cannot be read"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x.json");
+            fs_err::write(&path, text).unwrap();
+            let error = Records::open(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("x.json"), "{error}");
+            assert!(path.exists());
+        }
+    }
+
+    #[test]
+    fn only_plain_file_names_are_sandbox_ids() {
+        let long = "a".repeat(SANDBOX_ID_LEN_MAX + 1);
+        for id in ["", ".", "..", "../x", "a/b", "a b", "ä", long.as_str(), ".hidden"] {
+            assert!(check_sandbox_id(id).is_err(), "{id}");
+        }
+        assert!(check_sandbox_id("3f2a-b_c.d").is_ok());
+    }
+}
