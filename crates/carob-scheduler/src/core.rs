@@ -153,6 +153,9 @@ impl Decision<'_> {
     }
 
     fn whole(&self) -> Option<Rejection> {
+        if self.pod.template.needs_devices && self.profile.runs(Plugin::DynamicResources) {
+            return Some(Rejection::unresolvable(Plugin::DynamicResources, "resource claims cannot be allocated by this scheduler"));
+        }
         if self.pod.template.volumes.is_empty() || !self.profile.runs(Plugin::VolumeBinding) {
             return None;
         }

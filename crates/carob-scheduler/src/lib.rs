@@ -6,7 +6,9 @@
 mod class;
 pub mod convert;
 mod core;
+mod explain;
 mod facts;
+mod gang;
 mod index;
 mod model;
 mod plugin;
@@ -14,17 +16,21 @@ mod plugins;
 mod preemption;
 mod profile;
 mod queue;
+mod run;
 mod snapshot;
 #[cfg(test)]
 mod testing;
 mod verdict;
 
 pub use core::{Core, NodeScores};
+pub use explain::{Explanation, Explanations, NodeReason};
 pub use facts::{Budget, Facts};
+pub use gang::{GangFailure, GangRequest, GangVerdict};
 pub use model::*;
 pub use plugin::{Plugin, PluginSet};
 pub use plugins::volumes::ClaimPlan;
 pub use profile::{FitStrategy, MAX_SCORE, Profile, ResourceWeight, SpreadDefault};
 pub use queue::{ClusterEvent, GangSpec, GangWait, INITIAL_BACKOFF, MAX_BACKOFF, Next, Queue, Unit};
+pub use run::{Scheduler, SchedulerConfig, SchedulerError};
 pub use snapshot::{NodeSlot, NodeState, Snapshot};
 pub use verdict::{Placement, Preempt, Preemption, Rejection, Unschedulable, Verdict};

@@ -73,6 +73,7 @@ impl Converter {
             host_ports: self.host_ports(spec),
             images: containers(spec).filter_map(|one| Some(self.text(&normalized_image(one.image.as_deref()?)))).collect(),
             volumes: spec.volumes.iter().flatten().flat_map(|volume| self.volume(volume, name)).collect(),
+            needs_devices: spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()),
             owner: owner.map(|owner| (self.text(&owner.kind), self.text(&owner.name))),
             gang: self.gang(spec, namespace, &labels),
             labels,

@@ -193,6 +193,8 @@ pub struct PodTemplate {
     /// Normalized images of all containers, init containers included, one entry a container.
     pub images: Box<[Str]>,
     pub volumes: Box<[PodVolume]>,
+    /// `spec.resourceClaims` names claims.
+    pub needs_devices: bool,
     /// The kind and name of the controller that owns the Pod, for default spreading.
     pub owner: Option<(Str, Str)>,
     pub gang: Option<GangRef>,
@@ -218,6 +220,7 @@ impl PodTemplate {
             host_ports: Box::default(),
             images: Box::default(),
             volumes: Box::default(),
+            needs_devices: false,
             owner: None,
             gang: None,
         }

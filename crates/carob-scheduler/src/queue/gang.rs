@@ -62,6 +62,11 @@ pub(super) struct Gang {
 }
 
 impl Gang {
+    /// Whether nothing is known of the group any more.
+    fn is_over(&self) -> bool {
+        self.pending.is_empty() && self.placed.is_empty() && self.spec.is_none()
+    }
+
     /// A label without an object that describes the group means nothing.
     fn effective(&self, gang: &GangRef) -> Option<GangSpec> {
         match (&self.spec, gang.source) {
@@ -76,8 +81,11 @@ impl Queue {
     /// Takes in what a group asks for, or that its object is gone.
     pub fn set_gang(&mut self, gang: &GangRef, spec: Option<GangSpec>, now: Duration) {
         let known = self.gangs.entry(gang.clone()).or_insert_with(|| Gang { since: now, ..Gang::default() });
-        if known.spec != spec {
-            known.spec = spec;
+        let changed = known.spec != spec;
+        known.spec = spec;
+        if known.is_over() {
+            self.gangs.remove(gang);
+        } else if changed {
             self.review(gang, now);
         }
     }
@@ -90,7 +98,10 @@ impl Queue {
     pub fn set_placed(&mut self, gang: &GangRef, uid: &Str, placed: bool, now: Duration) {
         let known = self.gangs.entry(gang.clone()).or_insert_with(|| Gang { since: now, ..Gang::default() });
         let changed = if placed { known.placed.insert(uid.clone()) } else { known.placed.remove(uid) };
-        if changed {
+        if known.is_over() {
+            self.gangs.remove(gang);
+            self.forget(&Unit::Gang(gang.clone()));
+        } else if changed {
             self.review(gang, now);
         }
     }
@@ -105,7 +116,8 @@ impl Queue {
         (have < spec.min_count).then_some(GangWait::Members { name, have, need: spec.min_count, overdue })
     }
 
-    pub(super) fn members(&self, gang: &GangRef) -> impl Iterator<Item = &Arc<PodInfo>> {
+    /// The members of a group that have no node.
+    pub(crate) fn members(&self, gang: &GangRef) -> impl Iterator<Item = &Arc<PodInfo>> {
         self.gangs.get(gang).into_iter().flat_map(|known| &known.pending).filter_map(|key| self.pods.get(key))
     }
 
@@ -121,7 +133,7 @@ impl Queue {
     pub(super) fn leave(&mut self, gang: &GangRef, key: &PodKey, now: Duration) {
         let Some(known) = self.gangs.get_mut(gang) else { return };
         known.pending.remove(key);
-        if known.pending.is_empty() && known.placed.is_empty() && known.spec.is_none() {
+        if known.is_over() {
             self.gangs.remove(gang);
             self.forget(&Unit::Gang(gang.clone()));
         } else {

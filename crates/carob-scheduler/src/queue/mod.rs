@@ -183,6 +183,20 @@ impl Queue {
         self.set_place(unit, Place::Backoff { until, strict: true });
     }
 
+    /// Counts a failed attempt against a unit that was not handed out, and lets it pause.
+    pub fn delay(&mut self, unit: &Unit, now: Duration) {
+        let Some(waiting) = self.units.get_mut(unit).filter(|waiting| waiting.place != Place::Held) else { return };
+        waiting.attempts += 1;
+        waiting.last_attempt = now;
+        let until = now + self.pause(self.units[unit].attempts);
+        self.set_place(unit, Place::Backoff { until, strict: true });
+    }
+
+    /// Tries a unit again though nothing in particular helped it.
+    pub fn activate(&mut self, unit: &Unit, now: Duration) {
+        self.retry(unit, now);
+    }
+
     /// Tells of a change in the cluster, which wakes what it may help.
     pub fn wake(&mut self, event: &ClusterEvent<'_>, now: Duration) {
         let concerned: PluginSet = Plugin::ALL.into_iter().filter(|plugin| event.concerns(*plugin)).collect();

@@ -1,0 +1,254 @@
+//! Takes the next decision and starts what it asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use carob_kit::chain;
+use tokio::task::JoinError;
+use tracing::{debug, warn};
+
+use super::Loop;
+use super::act::{Mark, Nomination};
+use super::cluster::Place;
+use super::error::ActError;
+use crate::gang::{GangFailure, GangRequest, GangVerdict};
+use crate::model::{GangRef, GangSource, PodInfo, PodKey};
+use crate::queue::{ClusterEvent, GangSpec, Next, Unit};
+use crate::snapshot::Snapshot;
+use crate::verdict::{Placement, Preempt, Preemption, Unschedulable, Verdict};
+
+/// How a write ended.
+#[derive(Debug)]
+pub(super) enum Done {
+    Bound { pod: Arc<PodInfo>, result: Result<(), ActError> },
+    Evicted { preemptor: Unit, result: Result<(), ActError> },
+    Wrote(Result<(), ActError>),
+}
+
+impl Loop {
+    /// Decides about what is next; nothing to do is `false`.
+    pub(super) fn decide_next(&mut self) -> bool {
+        let now = self.clock.monotonic();
+        let Some(next) = self.cluster.queue.pop(now) else { return false };
+        self.seed = self.seed.wrapping_add(1);
+        match next {
+            Next::Pod(pod) => self.decide_pod(&pod, now),
+            Next::Gang { gang, spec, pods, placed } => self.decide_gang(&gang, &spec, &pods, placed, now),
+        }
+        true
+    }
+
+    fn decide_pod(&mut self, pod: &Arc<PodInfo>, now: Duration) {
+        match self.core.schedule(pod, &self.cluster.snapshot, self.seed) {
+            Verdict::Placed(placement) => self.assume(pod, &placement),
+            Verdict::Unschedulable(verdict) => {
+                let unit = Unit::Pod(pod.key.clone());
+                let message = verdict.message();
+                debug!(pod = %pod.key, message, "a pod has no node");
+                let nominate = match &verdict.preemption {
+                    Preemption::Proposed(plan) => self.preempt(pod, plan, &unit),
+                    Preemption::NotEligible(_) => Nomination::Keep,
+                    Preemption::Off | Preemption::Useless(_) => {
+                        self.cluster.snapshot.withdraw(&pod.uid);
+                        Nomination::Clear
+                    }
+                };
+                self.actor.warn(pod, &message);
+                self.explain(pod, &verdict, &message);
+                self.mark(&pod.key, message, nominate);
+                self.cluster.queue.rejected(&unit, verdict.plugins(), now);
+            }
+        }
+    }
+
+    fn decide_gang(&mut self, gang: &GangRef, spec: &GangSpec, pods: &[Arc<PodInfo>], placed: usize, now: Duration) {
+        let unit = Unit::Gang(gang.clone());
+        let request = GangRequest { gang, spec, pods, placed };
+        let queue = &self.cluster.queue;
+        let mates = |victim: &PodInfo, snapshot: &Snapshot| {
+            let together = victim.template.gang.as_ref().filter(|gang| queue.gang(gang).is_some_and(|spec| spec.disrupt_together));
+            together.map(|gang| members(gang, snapshot)).unwrap_or_default()
+        };
+        match self.core.schedule_gang(request, &mut self.cluster.snapshot, self.seed, &mates) {
+            GangVerdict::Placed { placed, waiting } => {
+                let count = placed.len();
+                for (pod, placement) in placed {
+                    self.cluster.queue.set_placed(gang, &pod.uid, true, now);
+                    self.cluster.queue.remove(&pod.key, now);
+                    self.assume(&pod, &placement);
+                }
+                let plugins = waiting.iter().flat_map(|(_, verdict)| verdict.plugins().iter().collect::<Vec<_>>()).collect();
+                for (pod, verdict) in waiting {
+                    let message = verdict.message();
+                    self.explain(&pod, &verdict, &message);
+                    self.actor.warn(&pod, &message);
+                    self.mark(&pod.key, message, Nomination::Keep);
+                }
+                self.mark_group(gang, true, format!("{count} members were given nodes"));
+                self.cluster.queue.rejected(&unit, plugins, now);
+            }
+            GangVerdict::Unschedulable(failure) => self.gang_fails(&unit, &failure, now),
+        }
+    }
+
+    fn gang_fails(&mut self, unit: &Unit, failure: &GangFailure, now: Duration) {
+        let message = failure.message();
+        debug!(gang = %failure.gang, message, "a gang has no nodes");
+        let mut promised: Vec<(PodKey, Nomination)> = Vec::new();
+        for (pod, plan) in &failure.preemption {
+            promised.push((pod.key.clone(), self.preempt(pod, plan, unit)));
+        }
+        for (pod, verdict) in &failure.failed {
+            self.explain(pod, verdict, &message);
+            self.actor.warn(pod, &message);
+        }
+        let members: Vec<PodKey> = self.cluster.queue.members(&failure.gang).map(|pod| pod.key.clone()).collect();
+        for key in members {
+            let nominate = promised.iter().find(|(promised, _)| *promised == key).map_or(Nomination::Clear, |(_, node)| node.clone());
+            if nominate == Nomination::Clear
+                && let Some(pod) = self.cluster.queue.pod(&key).cloned()
+            {
+                self.cluster.snapshot.withdraw(&pod.uid);
+            }
+            self.mark(&key, message.clone(), nominate);
+        }
+        self.mark_group(&failure.gang, false, message);
+        self.cluster.queue.rejected(unit, failure.plugins(), now);
+    }
+
+    /// Counts the Pod on its node from now on, and binds it.
+    fn assume(&mut self, pod: &Arc<PodInfo>, placement: &Placement) {
+        let plan = match self.core.claim_plan(pod, placement.slot, &self.cluster.snapshot) {
+            Ok(plan) => plan,
+            Err(reason) => {
+                warn!(pod = %pod.key, reason, "the claims of a pod no longer fit its node");
+                self.cluster.queue.failed(&Unit::Pod(pod.key.clone()), self.clock.monotonic());
+                return;
+            }
+        };
+        self.cluster.snapshot.withdraw(&pod.uid);
+        self.cluster.snapshot.add_pod(Arc::clone(pod), &placement.node);
+        if let Some(known) = self.cluster.known.get_mut(&pod.key) {
+            known.place = Place::Assumed;
+        }
+        let (mut actor, pod, node) = (self.actor.clone(), Arc::clone(pod), Arc::clone(&placement.node));
+        self.writes.spawn(async move {
+            let result = actor.bind(&pod, &node, &plan).await;
+            Done::Bound { pod, result }
+        });
+    }
+
+    /// Promises the room to the Pod and evicts who is in it.
+    fn preempt(&mut self, pod: &Arc<PodInfo>, plan: &Preempt, unit: &Unit) -> Nomination {
+        self.withdraw_lesser(pod, plan);
+        self.cluster.snapshot.nominate(Arc::clone(pod), &plan.node);
+        let mut victims = plan.victims.clone();
+        for victim in &plan.victims {
+            let together = victim.template.gang.as_ref().filter(|gang| self.cluster.queue.gang(gang).is_some_and(|spec| spec.disrupt_together));
+            let mates = together.map(|gang| members(gang, &self.cluster.snapshot)).unwrap_or_default();
+            victims.extend(mates.into_iter().filter(|mate| !plan.victims.contains(mate)));
+        }
+        let now = self.clock.now();
+        for victim in victims.into_iter().filter(|victim| !victim.terminating) {
+            let (actor, pod, node, preemptor) = (self.actor.clone(), Arc::clone(pod), Arc::clone(&plan.node), unit.clone());
+            self.writes.spawn(async move {
+                let result = actor.evict(&victim, &pod, &node, now).await;
+                Done::Evicted { preemptor, result }
+            });
+        }
+        Nomination::Set(Arc::clone(&plan.node))
+    }
+
+    /// Pods of lower priority that were promised room on the node look for another place.
+    fn withdraw_lesser(&mut self, pod: &PodInfo, plan: &Preempt) {
+        let Some(node) = self.cluster.snapshot.node(plan.slot) else { return };
+        let lesser = |other: &&Arc<PodInfo>| other.template.priority < pod.template.priority;
+        let lesser: Vec<Arc<PodInfo>> = node.nominated().iter().filter(lesser).cloned().collect();
+        for other in lesser {
+            self.cluster.snapshot.withdraw(&other.uid);
+            self.cluster.queue.activate(&Unit::Pod(other.key.clone()), self.clock.monotonic());
+            let (actor, key) = (self.actor.clone(), other.key.clone());
+            self.writes.spawn(async move { Done::Wrote(actor.clear_nomination(&key).await) });
+        }
+    }
+
+    fn explain(&self, pod: &PodInfo, verdict: &Unschedulable, message: &str) {
+        self.cluster.explanations.put(&pod.key, verdict, message.to_owned(), self.clock.now());
+    }
+
+    fn mark(&mut self, key: &PodKey, message: String, nominate: Nomination) {
+        let Some(pod) = self.sources.pods.get(Some(&key.namespace), &key.name) else { return };
+        let mark = Mark { pod, message, nominate, now: self.clock.now() };
+        let actor = self.actor.clone();
+        self.writes.spawn(async move { Done::Wrote(actor.mark(&mark).await) });
+    }
+
+    fn mark_group(&mut self, gang: &GangRef, placed: bool, message: String) {
+        if gang.source != GangSource::Field {
+            return;
+        }
+        let (actor, gang, now) = (self.actor.clone(), gang.clone(), self.clock.now());
+        self.writes.spawn(async move { Done::Wrote(actor.mark_group(&gang, placed, &message, now).await) });
+    }
+
+    /// Says on a member, and on its group, what the group waits for.
+    pub(super) fn tell_held(&mut self, key: &PodKey) {
+        let now = self.clock.monotonic();
+        let Some(pod) = self.cluster.queue.pod(key).cloned() else { return };
+        let Some(gang) = pod.template.gang.clone() else { return };
+        let Some(wait) = self.cluster.queue.gang_wait(&gang, now) else { return };
+        let message = wait.message();
+        self.mark(key, message.clone(), Nomination::Keep);
+        self.mark_group(&gang, false, message);
+    }
+
+    pub(super) fn finished(&mut self, done: Result<Done, JoinError>) {
+        let now = self.clock.monotonic();
+        match done {
+            Ok(Done::Bound { pod, result: Ok(()) }) => {
+                self.cluster.queue.remove(&pod.key, now);
+            }
+            Ok(Done::Bound { pod, result: Err(error) }) => self.unbind(&pod, &error, now),
+            Ok(Done::Evicted { result: Ok(()), .. } | Done::Wrote(Ok(()))) => {}
+            Ok(Done::Evicted { preemptor, result: Err(error) }) => {
+                if !error.is_gone() {
+                    warn!(error = %chain(&error), "a victim could not be evicted");
+                }
+                self.cluster.queue.activate(&preemptor, now);
+            }
+            Ok(Done::Wrote(Err(error))) => {
+                if !error.is_gone() {
+                    warn!(error = %chain(&error), "a status could not be written");
+                }
+            }
+            Err(error) => warn!(error = %chain(&error), "a write of the scheduler ended early"),
+        }
+    }
+
+    /// The Pod did not get to its node: its room is free again, and it is tried again after a pause.
+    fn unbind(&mut self, pod: &Arc<PodInfo>, error: &ActError, now: Duration) {
+        warn!(pod = %pod.key, error = %chain(error), "a pod could not be bound");
+        let current = self.cluster.known.get_mut(&pod.key).filter(|known| known.info.uid == pod.uid && known.place == Place::Assumed);
+        let Some(known) = current else { return };
+        known.place = Place::Waiting;
+        self.cluster.snapshot.remove_pod(&pod.uid);
+        match &pod.template.gang {
+            Some(gang) if self.cluster.queue.pod(&pod.key).is_none() => {
+                self.cluster.queue.set_placed(gang, &pod.uid, false, now);
+                self.cluster.queue.upsert(Arc::clone(pod), now);
+                self.cluster.queue.delay(&Unit::Gang(gang.clone()), now);
+            }
+            _ if error.is_gone() => drop(self.cluster.queue.remove(&pod.key, now)),
+            _ => self.cluster.queue.failed(&Unit::Pod(pod.key.clone()), now),
+        }
+        self.cluster.queue.wake(&ClusterEvent::PodGone(pod), now);
+        let message = chain(error).to_string();
+        self.actor.warn(pod, &message);
+    }
+}
+
+/// The Pods of a gang that have a node.
+fn members(gang: &GangRef, snapshot: &Snapshot) -> Vec<Arc<PodInfo>> {
+    let pods = snapshot.nodes().flat_map(|(_, node)| node.pods());
+    pods.filter(|pod| pod.template.gang.as_ref() == Some(gang)).cloned().collect()
+}

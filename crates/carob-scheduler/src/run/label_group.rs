@@ -1,0 +1,54 @@
+//! The PodGroup of the coscheduling plugin, a custom resource: what the scheduler reads of it.
+
+use std::borrow::Cow;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use serde::{Deserialize, Serialize};
+
+pub(super) const GROUP_VERSION: &str = "scheduling.x-k8s.io/v1alpha1";
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct LabelGroup {
+    pub(super) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(super) spec: LabelGroupSpec,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LabelGroupSpec {
+    #[serde(default)]
+    pub(super) min_member: i32,
+    pub(super) schedule_timeout_seconds: Option<i32>,
+}
+
+impl Resource for LabelGroup {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "PodGroup".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "scheduling.x-k8s.io".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1alpha1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "podgroups".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}

@@ -1,0 +1,261 @@
+//! The scheduler of a running cluster: changes in, decisions out. One task owns all state; writes to the API are tasks of
+//! their own, a bounded number at once.
+
+mod act;
+mod cluster;
+mod decide;
+mod error;
+mod inbox;
+mod label_group;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use carob_client::{ElectionConfig, ElectionError, EventRecorder, EventSource, Informers, LeaderElector};
+use carob_kit::{Backoff, Clock, chain};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use act::Actor;
+use cluster::{Cluster, Todo};
+use decide::Done;
+use inbox::{Changed, Inbox, Kind, Served, Sources};
+
+use crate::core::Core;
+use crate::explain::Explanations;
+use crate::profile::Profile;
+use crate::queue::{INITIAL_BACKOFF, MAX_BACKOFF, Queue};
+
+/// Writes to the API that may be under way at once. The store commits what arrives together together, so more than a few
+/// are worth it; decisions wait beyond this.
+const WRITES_MAX: usize = 128;
+/// Decisions between two looks at what changed.
+const DECISIONS_PER_TURN: usize = 32;
+/// Changes that are taken in between two decisions at most.
+const CHANGES_PER_TURN: usize = 4096;
+/// How long writes that are under way may take to end after the shutdown.
+const LAST_WRITES_WITHIN: Duration = Duration::from_secs(5);
+
+/// How the scheduler is to run.
+#[derive(Clone, Debug)]
+pub struct SchedulerConfig {
+    pub profiles: Vec<Profile>,
+    /// Absent: this scheduler is the only one.
+    pub election: Option<ElectionConfig>,
+    pub initial_backoff: Duration,
+    pub max_backoff: Duration,
+    /// Decides among nodes that are equally good.
+    pub seed: u64,
+    /// Where it is kept why Pods have no node; clone it before, to read it.
+    pub explanations: Explanations,
+}
+
+impl Default for SchedulerConfig {
+    /// One profile for the default scheduler, no election.
+    fn default() -> Self {
+        Self {
+            profiles: vec![Profile::default_for("default-scheduler")],
+            election: None,
+            initial_backoff: INITIAL_BACKOFF,
+            max_backoff: MAX_BACKOFF,
+            seed: carob_kit::random_u64(),
+            explanations: Explanations::default(),
+        }
+    }
+}
+
+/// The scheduler cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SchedulerError {
+    #[error("compete for the scheduler's lease")]
+    Election(#[source] ElectionError),
+}
+
+/// The scheduler of a running cluster.
+#[derive(Debug)]
+pub struct Scheduler;
+
+impl Scheduler {
+    /// Schedules until `shutdown`; with an election configured, while it holds the lease.
+    pub async fn run(
+        client: kube::Client,
+        informers: Arc<Informers>,
+        config: SchedulerConfig,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> Result<(), SchedulerError> {
+        let Some(election) = config.election.clone() else {
+            lead(client, informers, config, clock, shutdown).await;
+            return Ok(());
+        };
+        let mut elector =
+            LeaderElector::new(client.clone(), Arc::clone(&clock), election).map_err(SchedulerError::Election)?;
+        while !shutdown.is_cancelled() {
+            let (client, informers, config, clock) = (client.clone(), Arc::clone(&informers), config.clone(), Arc::clone(&clock));
+            let ended = elector.run(shutdown.clone(), |term| lead(client, informers, config, clock, term)).await;
+            debug!(?ended, "the scheduler's term ended");
+        }
+        Ok(())
+    }
+}
+
+async fn lead(
+    client: kube::Client,
+    informers: Arc<Informers>,
+    config: SchedulerConfig,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+) {
+    let served = tokio::select! {
+        () = shutdown.cancelled() => return,
+        served = served(&client) => served,
+    };
+    let sources = Sources::new(&informers, served);
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        () = sources.synced() => {}
+    }
+    Loop::new(client, sources, config, clock, &shutdown).run(shutdown).await;
+}
+
+/// Asks the API which kinds of groups it serves, until it answers.
+async fn served(client: &kube::Client) -> Served {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    loop {
+        let groups = serves_pod_groups(client, "scheduling.k8s.io/v1alpha2").await;
+        let label_groups = serves_pod_groups(client, label_group::GROUP_VERSION).await;
+        match (groups, label_groups) {
+            (Ok(groups), Ok(label_groups)) => return Served { groups, label_groups },
+            (Err(error), _) | (_, Err(error)) => {
+                warn!(error = %chain(&error), "cannot discover the API's pod groups");
+                tokio::time::sleep(backoff.fail()).await;
+            }
+        }
+    }
+}
+
+async fn serves_pod_groups(client: &kube::Client, group_version: &str) -> Result<bool, kube::Error> {
+    match client.list_api_group_resources(group_version).await {
+        Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == "podgroups")),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// All state of the scheduler.
+struct Loop {
+    core: Core,
+    cluster: Cluster,
+    sources: Sources,
+    inbox: Arc<Inbox>,
+    actor: Actor,
+    claims_changed: watch::Sender<u64>,
+    writes: JoinSet<Done>,
+    clock: Arc<dyn Clock>,
+    seed: u64,
+}
+
+impl Loop {
+    fn new(
+        client: kube::Client,
+        sources: Sources,
+        config: SchedulerConfig,
+        clock: Arc<dyn Clock>,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let names: Vec<_> = config.profiles.iter().map(|profile| Arc::clone(&profile.scheduler_name)).collect();
+        let component = names.first().map_or_else(String::new, ToString::to_string);
+        let source = EventSource { component, host: None };
+        let recorder = EventRecorder::new(client.clone(), Arc::clone(&clock), source, shutdown.clone());
+        let (claims_changed, changed) = watch::channel(0);
+        let inbox = Inbox::new();
+        sources.feed(&inbox);
+        let actor = Actor { client, recorder, claims: sources.claims.clone(), claims_changed: changed };
+        Self {
+            core: Core::new(config.profiles),
+            cluster: Cluster::new(Queue::new(config.initial_backoff, config.max_backoff), names, config.explanations),
+            sources,
+            inbox,
+            actor,
+            claims_changed,
+            writes: JoinSet::new(),
+            clock,
+            seed: config.seed,
+        }
+    }
+
+    async fn run(mut self, shutdown: CancellationToken) {
+        info!(nodes = self.sources.nodes.len(), pods = self.sources.pods.len(), "the scheduler starts");
+        loop {
+            self.take_in();
+            if self.decide_some() {
+                // Let the writes and the informers run before more is decided.
+                tokio::task::yield_now().await;
+                if shutdown.is_cancelled() {
+                    break;
+                }
+                continue;
+            }
+            let deadline = self.cluster.queue.deadline().filter(|_| self.writes.len() < WRITES_MAX);
+            let pause = deadline.map(|deadline| deadline.saturating_sub(self.clock.monotonic()));
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                changed = self.inbox.next() => self.change(&changed),
+                Some(done) = self.writes.join_next() => self.finished(done),
+                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            }
+        }
+        let last = async { while self.writes.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WRITES_WITHIN, last).await.is_err() {
+            warn!("writes were still under way when the scheduler had to end");
+        }
+    }
+
+    /// Takes in what is there without waiting.
+    fn take_in(&mut self) {
+        while let Some(done) = self.writes.try_join_next() {
+            self.finished(done);
+        }
+        for _ in 0..CHANGES_PER_TURN {
+            let Some(changed) = self.inbox.ready() else { break };
+            self.change(&changed);
+        }
+        if self.inbox.take_behind() {
+            self.look_at_everything();
+        }
+    }
+
+    fn change(&mut self, changed: &Changed) {
+        let now = self.clock.monotonic();
+        match self.cluster.apply(changed, &self.sources, now) {
+            Todo::Nothing => {}
+            Todo::TellHeld(key) => self.tell_held(&key),
+        }
+        if changed.kind == Kind::Claim {
+            self.claims_changed.send_modify(|changes| *changes += 1);
+        }
+    }
+
+    fn look_at_everything(&mut self) {
+        warn!("more changed than the scheduler could follow: it looks at everything anew");
+        let gone = self.cluster.known.keys().map(|key| carob_client::ObjectKey { namespace: key.namespace.clone(), name: key.name.clone() });
+        let pods: Vec<_> = gone.map(|key| Changed { kind: Kind::Pod, key }).collect();
+        let nodes = self.cluster.snapshot.nodes().map(|(_, node)| carob_client::ObjectKey::cluster(&node.info.name));
+        let nodes: Vec<_> = nodes.map(|key| Changed { kind: Kind::Node, key }).collect();
+        for changed in nodes.into_iter().chain(pods).chain(self.sources.all()) {
+            self.change(&changed);
+        }
+    }
+
+    /// Decides about a few Pods; whether there may be more to do at once.
+    fn decide_some(&mut self) -> bool {
+        for _ in 0..DECISIONS_PER_TURN {
+            if self.writes.len() >= WRITES_MAX || !self.decide_next() {
+                return false;
+            }
+        }
+        true
+    }
+}
