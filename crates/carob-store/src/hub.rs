@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(crate::fixed_seed())]
 
         #[test]
         fn an_event_finds_the_prefixes_of_its_key(

@@ -362,7 +362,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(crate::fixed_seed())]
 
         #[test]
         fn every_revision_in_history_shows_what_it_showed(steps in prop::collection::vec(any_step(), 0..60)) {

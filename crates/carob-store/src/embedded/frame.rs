@@ -21,7 +21,7 @@ use bytes::Bytes;
 use carob_kit::fs::FsFile;
 use crc32fast::Hasher;
 
-use crate::entry::{Entry, Event, EventKind, Revision};
+use crate::entry::{Entry, EventKind, Revision};
 use crate::limits::KEY_BYTES_MAX;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"cFrm");
@@ -120,20 +120,36 @@ pub(super) struct Frame {
     body: Vec<u8>,
 }
 
+/// The fields of a frame's header, which may be anything.
+struct Head {
+    crc: u32,
+    length: u32,
+    records: u32,
+    header: Header,
+}
+
+impl Head {
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        if fields.u32()? != MAGIC {
+            return None;
+        }
+        let (crc, length, records) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        let end = fields.u64()? & FLAG_END != 0;
+        let header = Header { end, before: fields.u64()?, reserved: fields.u64()?, synced: fields.u64()? };
+        Some(Self { crc, length, records, header })
+    }
+}
+
 /// Reads the frame at `offset`; `None` if there is no whole one.
 pub(super) fn read(file: &dyn FsFile, offset: u64, salt: u32) -> io::Result<Option<Frame>> {
-    let mut head = [0; HEADER_BYTES];
-    if file.read_at(&mut head, offset)? < HEADER_BYTES {
+    let mut bytes = [0; HEADER_BYTES];
+    if file.read_at(&mut bytes, offset)? < HEADER_BYTES {
         return Ok(None);
     }
-    let mut fields = Fields(&head);
-    let (Some(MAGIC), Some(crc), Some(length), Some(records), Some(flags), Some(before), Some(reserved), Some(synced)) =
-        (fields.u32(), fields.u32(), fields.u32(), fields.u32(), fields.u64(), fields.u64(), fields.u64(), fields.u64())
-    else {
-        return Ok(None);
-    };
+    let Some(Head { crc, length, records, header }) = Head::decode(&bytes) else { return Ok(None) };
     let len = (HEADER_BYTES as u64 + u64::from(length)).next_multiple_of(ALIGN_BYTES as u64);
-    // Checked before the allocation: the length may be anything.
+    // Checked before the allocation.
     let file_bytes = file.len()?;
     if offset.checked_add(len).is_none_or(|end| end > file_bytes) {
         return Ok(None);
@@ -144,12 +160,11 @@ pub(super) fn read(file: &dyn FsFile, offset: u64, salt: u32) -> io::Result<Opti
         return Ok(None);
     }
     let mut hasher = Hasher::new_with_initial(salt);
-    hasher.update(&head[8..]);
+    hasher.update(&bytes[8..]);
     hasher.update(&body);
     if hasher.finalize() != crc {
         return Ok(None);
     }
-    let header = Header { end: flags & FLAG_END != 0, before, reserved, synced };
     Ok(Some(Frame { header, records, len, body }))
 }
 
@@ -253,13 +268,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Puts a batch into `buffer`, which must be clear.
-pub(super) fn encode(buffer: &mut FrameBuffer, events: &[Arc<Event>]) {
-    for event in events {
-        buffer.push(event.kind, &event.entry);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -315,7 +323,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(crate::fixed_seed())]
 
         #[test]
         fn records_of_any_bytes_are_decoded_or_refused(body in prop::collection::vec(any::<u8>(), 0..200), records in 0..9u32) {
