@@ -7,6 +7,7 @@ use bytes::Bytes;
 use carob_kit::Clock;
 use carob_store::Store;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -108,12 +109,12 @@ impl ApiServer {
     }
 
     /// Answers one request in the name of `user`, whatever its headers say of itself.
-    pub async fn handle<B>(&self, request: Request<B>, user: Identity) -> Response<Body>
+    pub fn handle<B>(&self, request: Request<B>, user: Identity) -> BoxFuture<'static, Response<Body>>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        self.run(request.map(erase), Caller::Known(user)).await
+        Box::pin(self.clone().run(request.map(erase), Caller::Known(user)))
     }
 
     /// The API as a service for `kube::Client::new`, always in the name of `user`.
@@ -122,12 +123,12 @@ impl ApiServer {
     }
 
     /// Answers a request from a socket: its headers and the peer's certificate say who asks.
-    pub(crate) async fn handle_peer<B>(&self, request: Request<B>, peer: &Peer) -> Response<Body>
+    pub(crate) fn handle_peer<B>(&self, request: Request<B>, peer: Peer) -> BoxFuture<'static, Response<Body>>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        self.run(request.map(erase), Caller::Peer(peer)).await
+        Box::pin(self.clone().run(request.map(erase), Caller::Peer(peer)))
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -143,7 +144,7 @@ impl ApiServer {
         self.0.closing.send_replace(true);
     }
 
-    async fn run(&self, request: Request<RequestBody>, caller: Caller<'_>) -> Response<Body> {
+    async fn run(self, request: Request<RequestBody>, caller: Caller) -> Response<Body> {
         let started = self.0.clock.monotonic();
         let (parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or_default());
@@ -165,7 +166,7 @@ impl ApiServer {
         body: RequestBody,
         query: Query,
         info: RequestInfo,
-        caller: Caller<'_>,
+        caller: Caller,
     ) -> Response<Body> {
         let long_running = info.is_long_running();
         let place = if long_running { None } else { self.0.in_flight.enter(info.verb.is_mutating()) };
@@ -200,13 +201,13 @@ impl ApiServer {
         body: RequestBody,
         query: Query,
         info: RequestInfo,
-        caller: Caller<'_>,
+        caller: Caller,
     ) -> Result<Response<Body>, ApiError> {
         let inner = &self.0;
         let user = match caller {
             Caller::Known(user) => user,
             Caller::Peer(peer) => {
-                let found = inner.authn.identify(peer, &parts.headers).map_err(|error| {
+                let found = inner.authn.identify(&peer, &parts.headers).map_err(|error| {
                     tracing::debug!(%error, path = info.path, "unauthenticated request");
                     unauthorized()
                 })?;
@@ -216,8 +217,7 @@ impl ApiServer {
                 found
             }
         };
-        let attributes = info.attributes(&query);
-        inner.authz.check(&user, &attributes)?;
+        inner.authz.check(&user, &info.attributes(&query))?;
         match info.resource {
             None => nonresource::answer(inner, &parts, &info.path, &query),
             Some(resource) => dispatch::answer(inner, Asked { parts, query, verb: info.verb, resource, user }, body).await,
@@ -234,9 +234,9 @@ pub(crate) struct Asked {
     pub(crate) user: Identity,
 }
 
-enum Caller<'a> {
+enum Caller {
     Known(Identity),
-    Peer(&'a Peer),
+    Peer(Peer),
 }
 
 fn erase<B>(body: B) -> RequestBody

@@ -34,7 +34,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (api, user) = (self.api.clone(), self.user.clone());
-        Box::pin(async move { Ok(api.handle(request, user).await) })
+        let answer = self.api.handle(request, self.user.clone());
+        Box::pin(async move { Ok(answer.await) })
     }
 }

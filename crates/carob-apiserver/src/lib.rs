@@ -26,9 +26,12 @@ mod metrics;
 mod negotiate;
 mod nonresource;
 mod openapi;
+mod registry;
 mod request;
 mod respond;
+mod reviews;
 mod server;
+mod subresource;
 
 pub use api::{ApiServer, StartError};
 pub use body::{Body, BoxError};

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::body::Body;
 use crate::error::ApiError;
-use crate::negotiate::JSON;
+use crate::negotiate::{Encoding, JSON};
 
 const WARNING: HeaderName = HeaderName::from_static("warning");
 /// Bytes of all Warning headers of one response; the rest is left out (apiserver `pkg/warning`, `truncateAtTotalRunes`).
@@ -24,6 +24,13 @@ pub(crate) fn json_bytes(code: StatusCode, bytes: impl Into<Body>) -> Response<B
 
 pub(crate) fn json(code: StatusCode, value: &Value) -> Response<Body> {
     json_bytes(code, Bytes::from(value.to_string()))
+}
+
+/// A response in a negotiated encoding.
+pub(crate) fn encoded(code: StatusCode, encoding: Encoding, bytes: Bytes) -> Response<Body> {
+    let mut response = json_bytes(code, bytes);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(encoding.media_type()));
+    response
 }
 
 pub(crate) fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> {

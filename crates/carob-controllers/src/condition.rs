@@ -23,14 +23,13 @@ macro_rules! conditions {
     ($($name:ident),*) => {$(
         impl Condition for $name {
             fn new(kind: &str, status: &str, reason: &str, message: &str, now: &Time) -> Self {
-                Self {
-                    type_: kind.to_owned(),
-                    status: status.to_owned(),
-                    reason: (!reason.is_empty()).then(|| reason.to_owned()),
-                    message: (!message.is_empty()).then(|| message.to_owned()),
-                    last_transition_time: Some(now.clone()),
-                    ..Self::default()
-                }
+                let mut new = Self::default();
+                new.type_ = kind.to_owned();
+                new.status = status.to_owned();
+                new.reason = (!reason.is_empty()).then(|| reason.to_owned());
+                new.message = (!message.is_empty()).then(|| message.to_owned());
+                new.last_transition_time = Some(now.clone());
+                new
             }
 
             fn kind(&self) -> &str {

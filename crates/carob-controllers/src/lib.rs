@@ -6,14 +6,21 @@
 //!
 //! Tasks it spawns: those of [`carob_client::Driver`] and of its event recorders. They end with the token given to `start`.
 
+mod availability;
 mod condition;
 mod context;
+mod deployment;
 mod discovery;
+mod hash;
 mod namespace;
 mod namespaces;
 mod node;
+mod ownership;
+mod percent;
+mod pod_control;
 mod pod_gc;
 mod pods;
+mod replicas;
 mod root_ca;
 mod service_account;
 mod start;

@@ -39,13 +39,13 @@ impl RootCaPublisher {
         &self.published
     }
 
-    fn annotations(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([(DESCRIPTION_ANNOTATION.to_owned(), DESCRIPTION.to_owned())])
-    }
-
     fn data(&self) -> BTreeMap<String, String> {
         BTreeMap::from([(DATA_KEY.to_owned(), self.root_ca_pem.clone())])
     }
+}
+
+fn annotations() -> BTreeMap<String, String> {
+    BTreeMap::from([(DESCRIPTION_ANNOTATION.to_owned(), DESCRIPTION.to_owned())])
 }
 
 impl Reconcile for RootCaPublisher {
@@ -62,11 +62,8 @@ impl Reconcile for RootCaPublisher {
         }
         let api: Api<ConfigMap> = self.context.api(&key.name);
         let Some(held) = self.published.get(Some(&key.name), NAME) else {
-            let metadata = ObjectMeta {
-                name: Some(NAME.to_owned()),
-                annotations: Some(self.annotations()),
-                ..ObjectMeta::default()
-            };
+            let metadata =
+                ObjectMeta { name: Some(NAME.to_owned()), annotations: Some(annotations()), ..ObjectMeta::default() };
             let wanted = ConfigMap { metadata, data: Some(self.data()), ..ConfigMap::default() };
             namespaces::create_in(&api, &wanted, || format!("create config map {}/{NAME}", key.name)).await?;
             return Ok(Requeue::No);
@@ -82,7 +79,7 @@ impl Reconcile for RootCaPublisher {
         }
         let mut held = (*held).clone();
         held.data = Some(self.data());
-        held.metadata.annotations.get_or_insert_default().extend(self.annotations());
+        held.metadata.annotations.get_or_insert_default().extend(annotations());
         let written = api.replace(NAME, &PostParams::default(), &held).await;
         written.unless_gone(|| format!("correct config map {}/{NAME}", key.name))?;
         Ok(Requeue::No)

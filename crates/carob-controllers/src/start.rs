@@ -6,14 +6,18 @@ use std::sync::Arc;
 use carob_client::{Driver, DriverStats, Informers, ObjectKey, WorkOptions};
 use carob_kit::Clock;
 use ipnet::IpNet;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::deployment::DeploymentController;
 use crate::namespace::{self, NamespaceController};
 use crate::node::eviction::TaintEviction;
 use crate::node::ipam::NodeIpam;
 use crate::node::{NodeLifecycle, health};
 use crate::pod_gc::{PodGc, PodGcKey};
+use crate::replicas::{ReplicaController, Replicated};
 use crate::root_ca::RootCaPublisher;
 use crate::service_account::DefaultServiceAccount;
 use crate::system::{SystemConfig, SystemObject, SystemObjects};
@@ -58,6 +62,9 @@ impl Controllers {
         start_namespaces(&mut driver, &context, &config);
         start_nodes(&mut driver, &context, &config);
         start_pods(&mut driver, &context);
+        start_replicas::<ReplicaSet>(&mut driver, &context);
+        start_replicas::<ReplicationController>(&mut driver, &context);
+        start_deployments(&mut driver, &context);
         Self { driver }
     }
 
@@ -149,4 +156,20 @@ fn start_pods(driver: &mut Driver, context: &Context) {
     let (pods, nodes) = (gc.pods().clone(), gc.nodes().clone());
     let work = driver.work(gc, WorkOptions::default()).on(&pods, PodGc::keys).always([PodGcKey::Ended]);
     work.on(&nodes, move |change| PodGc::keys_of_node(&pods, change)).start();
+}
+
+fn start_replicas<K: Replicated>(driver: &mut Driver, context: &Context) {
+    let controller = ReplicaController::<K>::new(context.clone());
+    let (owners, pods) = (controller.owners().clone(), controller.pods().clone());
+    let work = driver.work(controller, WorkOptions::default()).on(&owners, |change| [change.key()]);
+    work.on(&pods, move |change| ReplicaController::<K>::owners_of_pod(&owners, change)).start();
+}
+
+fn start_deployments(driver: &mut Driver, context: &Context) {
+    let controller = DeploymentController::new(context.clone());
+    let deployments = controller.deployments().clone();
+    let (sets, pods) = (controller.sets().clone(), controller.pods().clone());
+    let work = driver.work(controller, WorkOptions::default()).on(&deployments, |change| [change.key()]);
+    let work = work.on(&sets, move |change| DeploymentController::deployments_of_set(&deployments, change));
+    work.on(&pods, move |change| DeploymentController::deployments_of_pod(&sets, change)).start();
 }

@@ -56,6 +56,14 @@ async fn durable_commits(dir: &Path, writers: usize) {
     let store = Store::embedded(dir, Options::default()).await.expect("open");
     commits("durable", store.clone(), writers).await;
     store.close().await.expect("close");
+    let start = Instant::now();
+    let store = Store::embedded(dir, Options::default()).await.expect("open");
+    println!(
+        "opened again with {} keys and {} events in {:?}",
+        store.stats().live_keys,
+        store.stats().history_events,
+        start.elapsed()
+    );
 }
 
 /// Each writer updates keys of its own, one after the other.

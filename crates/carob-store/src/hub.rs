@@ -197,3 +197,33 @@ impl Groups {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(crate::fixed_seed())]
+
+        #[test]
+        fn an_event_finds_the_prefixes_of_its_key(
+            prefixes in prop::collection::btree_set("[/aé]{0,5}", 0..40),
+            key in "[/aé]{0,8}",
+        ) {
+            let index = Index::new(Revision::EMPTY);
+            let mut groups = Groups::default();
+            let made: Vec<_> = prefixes.iter().map(|prefix| groups.join(&index, prefix, Revision::EMPTY)).collect();
+            let mut found = BTreeSet::new();
+            groups.for_each_prefix_of(&key, |group| {
+                let (prefix, _) = made.iter().find(|(_, made)| Arc::ptr_eq(made, group)).expect("it was made");
+                assert!(found.insert(prefix.to_string()), "each once");
+            });
+            let expected: BTreeSet<_> = prefixes.into_iter().filter(|prefix| key.starts_with(prefix)).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -293,3 +293,97 @@ impl Index {
 fn history_cost_bytes(event: &Event) -> usize {
     2 * event.previous.as_ref().map_or(0, |previous| previous.value.len()) + EVENT_OVERHEAD_BYTES
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What each revision showed: key to value and creation.
+    type States = BTreeMap<u64, BTreeMap<String, (Bytes, u64)>>;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(u8, u8),
+        Delete(u8),
+        /// Compacts so many revisions before the current one.
+        Compact(u64),
+        Trim(usize),
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..5u8, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
+            3 => (0..5u8).prop_map(Step::Delete),
+            1 => (0..12u64).prop_map(Step::Compact),
+            1 => (0..12usize).prop_map(Step::Trim),
+        ]
+    }
+
+    fn change(index: &mut Index, key: u8, value: Option<u8>) {
+        let key: Arc<str> = format!("/{key}").into();
+        let previous = index.get(&key).cloned();
+        let revision = index.current().next();
+        let created = previous.as_ref().map_or(revision, |previous| previous.create_revision);
+        let (kind, value) = match value {
+            Some(value) => (EventKind::Put, Bytes::from(vec![value])),
+            None if previous.is_none() => return,
+            None => (EventKind::Delete, Bytes::new()),
+        };
+        let entry = Arc::new(Entry::new(key, value, created, revision));
+        index.apply(&Arc::new(Event { kind, entry, previous }));
+    }
+
+    fn shown(index: &Index, at: Revision) -> BTreeMap<String, (Bytes, u64)> {
+        let entries = index.range("/", None, at);
+        entries.map(|entry| (entry.key.to_string(), (entry.value.clone(), entry.create_revision.0))).collect()
+    }
+
+    fn check(index: &Index, states: &States) {
+        for (&revision, state) in states {
+            let at = Revision(revision);
+            if at < index.compacted() {
+                assert!(index.check(at).is_err());
+                continue;
+            }
+            assert_eq!(&shown(index, at), state, "at {revision}");
+            for key in (0..5).map(|key| format!("/{key}")) {
+                let entry = index.get_at(&key, at).expect("it can be read");
+                assert_eq!(entry.map(|entry| &entry.value), state.get(&key).map(|(value, _)| value));
+            }
+            let after: Vec<_> = index.events("/", at, index.current()).map(|event| event.revision().0).collect();
+            assert!(after.iter().copied().eq(revision + 1..=index.current().0), "every revision has one event");
+        }
+        let live: u64 = index.live().map(|entry| entry.size_bytes()).sum();
+        assert_eq!((index.live_bytes(), index.live_keys()), (live, index.live().count()));
+        assert_eq!(index.history_bytes, index.history.iter().map(|event| history_cost_bytes(event)).sum::<usize>());
+    }
+
+    proptest! {
+        #![proptest_config(crate::fixed_seed())]
+
+        #[test]
+        fn every_revision_in_history_shows_what_it_showed(steps in prop::collection::vec(any_step(), 0..60)) {
+            let mut index = Index::new(Revision::EMPTY);
+            let mut states = States::from([(1, BTreeMap::new())]);
+            for step in steps {
+                match step {
+                    Step::Put(key, value) => change(&mut index, key, Some(value)),
+                    Step::Delete(key) => change(&mut index, key, None),
+                    Step::Compact(back) => drop(index.compact(Revision(index.current().0.saturating_sub(back)))),
+                    Step::Trim(events) => {
+                        drop(index.trim(events, usize::MAX));
+                        prop_assert!(index.history_events() <= events);
+                    }
+                }
+                states.insert(index.current().0, shown(&index, index.current()));
+                check(&index, &states);
+            }
+            drop(index.compact(index.current()));
+            prop_assert_eq!(index.keys.len(), index.live_keys(), "nothing of what was deleted is left");
+            prop_assert!(index.keys.values().all(|versions| versions.older.is_none()));
+        }
+    }
+}

@@ -47,4 +47,9 @@ mod tests {
     async fn the_suite() {
         suite::run_all(async |options| Store::in_memory(options)).await;
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn races_on_several_threads() {
+        suite::run_races(async |options| Store::in_memory(options)).await;
+    }
 }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::backend::{Backend, BackendError, CheckpointWork, Snapshot};
 use crate::entry::{Event, EventKind, Revision};
 use crate::expiry::Expiries;
+use crate::hub::Touched;
 use crate::limits::{BATCH_TXNS_MAX, EXPIRY_RETRY_DELAY, LAZY_SYNC_DELAY};
 use crate::shared::Shared;
 use crate::stage::{Batch, Stage};
@@ -176,12 +177,12 @@ impl Pipeline {
         close
     }
 
-    async fn commit(&mut self, batch: Batch) -> Result<crate::hub::Touched, TxnError> {
+    async fn commit(&mut self, batch: Batch) -> Result<Touched, TxnError> {
         if let Some(cause) = self.shared.failure.get() {
             return Err(TxnError::Failed(Arc::clone(cause)));
         }
         if batch.events.is_empty() {
-            return Ok(crate::hub::Touched::default());
+            return Ok(Touched::default());
         }
         if let Err(cause) = self.backend.append(batch.events.clone(), batch.durable).await {
             return Err(match cause {

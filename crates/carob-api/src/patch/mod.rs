@@ -1,13 +1,28 @@
 //! The patch types: JSON patch (RFC 6902), merge patch (RFC 7386), strategic merge patch.
+//!
+//! Server-side apply, the fourth, is [`crate::apply`].
 
-use serde_json::Value;
+mod json_patch;
+mod strategic;
+#[cfg(test)]
+mod tests;
 
-use crate::schema::TypeRef;
+use serde_json::{Map, Value};
 
-/// Operations of one JSON patch (apiserver's `maxJSONPatchOperations`).
+pub use json_patch::json_patch;
+pub use strategic::strategic_merge;
+
+use crate::{
+    Status,
+    status::{Cause, Details},
+};
+
+/// Operations of one JSON patch (apiserver pkg/endpoints/handlers/patch.go).
 pub const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
+/// Bytes that copy operations of one JSON patch may add (apiserver pkg/server/config.go).
+pub const JSON_PATCH_COPY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PatchError {
     /// The patch itself is malformed: 400.
     #[error("{0}")]
@@ -19,7 +34,46 @@ pub enum PatchError {
     TooManyOperations { actual: usize, max: usize },
 }
 
-pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), PatchError> { todo!() }
-pub fn merge_patch(doc: &mut Value, patch: &Value) -> Result<(), PatchError> { todo!() }
-pub fn strategic_merge(ty: TypeRef<'_>, doc: &mut Value, patch: &Value) -> Result<(), PatchError> { todo!() }
-impl PatchError { pub fn to_status(&self) -> crate::Status { todo!() } }
+impl PatchError {
+    pub fn to_status(&self) -> Status {
+        match self {
+            PatchError::Malformed(text) => Status::bad_request(text.clone()),
+            PatchError::TooManyOperations { .. } => Status::request_entity_too_large(&self.to_string()),
+            PatchError::Unprocessable(text) => {
+                let message = "the server rejected our request due to an error in our request";
+                let mut status = Status::unprocessable(message);
+                let cause =
+                    Cause { reason: "UnexpectedServerResponse".to_owned(), message: text.clone(), ..Cause::default() };
+                status.details = Some(Box::new(Details { causes: vec![cause], ..Details::default() }));
+                status
+            }
+        }
+    }
+}
+
+/// Applies a merge patch: objects merge, null removes, everything else replaces.
+pub fn merge_patch(doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    if !patch.is_object() {
+        return Err(PatchError::Malformed("Invalid JSON Patch".to_owned()));
+    }
+    merge(doc, patch);
+    Ok(())
+}
+
+fn merge(doc: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *doc = patch.clone();
+        return;
+    };
+    if !doc.is_object() {
+        *doc = Value::Object(Map::new());
+    }
+    let Value::Object(doc) = doc else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            doc.remove(key);
+        } else {
+            merge(doc.entry(key.as_str()).or_insert(Value::Null), value);
+        }
+    }
+}

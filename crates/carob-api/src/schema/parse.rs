@@ -128,7 +128,8 @@ fn read_fields(
         let (Some(name), Some(number), Some(shape)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(TableError::Syntax { line: line_number, expected: "name, number and shape" });
         };
-        let rest = parts.next().unwrap_or_default();
+        // An empty rest has to lie in the text, too: it becomes a span of it.
+        let rest = parts.next().unwrap_or(&line[line.len()..]);
         let (container, element) = match (shape.strip_prefix("[]"), shape.strip_prefix("{}")) {
             (Some(element), _) => (Container::List, element),
             (_, Some(element)) => (Container::Map, element),

@@ -1,33 +1,141 @@
-//! What differs between kinds: defaulting beyond the table, validation, status reset, generation, immutability.
+//! What differs between kinds: defaulting beyond the table, validation, what each part of an object may change.
+//!
+//! What most kinds share is data ([`Rules`]) that [`crate::lifecycle`] carries out; a strategy adds the rest.
 
 use std::fmt::Debug;
 
 use serde_json::Value;
 
-use crate::field::FieldErrors;
+use crate::{field::FieldErrors, names};
+
+pub(crate) mod kinds;
 
 /// Which part of an object a write may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part { Main, Status, EphemeralContainers, Resize, Approval, Finalize }
+pub enum Part {
+    /// The object itself: all but status.
+    Main,
+    Status,
+    /// pods/ephemeralcontainers.
+    EphemeralContainers,
+    /// pods/resize.
+    Resize,
+    /// certificatesigningrequests/approval.
+    Approval,
+    /// namespaces/finalize.
+    Finalize,
+}
 
-/// Hooks of one kind. Objects are in the storage version. The defaults suit a kind with spec and status.
-pub trait Strategy: Sync + Debug {
-    /// Defaults that depend on other fields; runs after the table's, on every decoded object.
-    fn default(&self, obj: &mut Value) {}
-    /// Resets what a client may not set: status, generation.
-    fn prepare_create(&self, new: &mut Value) {}
-    /// Puts back what this part may not change and raises metadata.generation if the spec changed.
-    fn prepare_update(&self, part: Part, new: &mut Value, old: &Value) {}
-    fn validate_create(&self, new: &Value) -> FieldErrors { FieldErrors::new() }
-    fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors { FieldErrors::new() }
-    /// Messages for Warning headers.
-    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> { Vec::new() }
+/// What the registry does for a kind without asking its strategy.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Whether status is a part of its own: dropped at create, kept over updates of the rest.
+    pub splits_status: bool,
+    /// Whether metadata.generation counts changes of everything but metadata and status.
+    pub counts_generation: bool,
     /// Whether PUT of an absent object creates it.
-    fn allow_create_on_update(&self) -> bool { false }
+    pub creates_on_update: bool,
     /// Whether an update may leave resourceVersion out.
-    fn allow_unconditional_update(&self) -> bool { true }
-    /// What is wrong with a name; `prefix` when it is a generateName.
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> { crate::names::dns1123_subdomain(name) }
-    /// Grace period in seconds for a deletion, or `None` when the kind is deleted at once. `requested` is the client's.
-    fn deletion_grace_seconds(&self, obj: &Value, requested: Option<i64>) -> Option<i64> { None }
+    pub updates_unconditionally: bool,
+    /// Whether dependents are orphaned by a deletion that does not say.
+    pub orphans_by_default: bool,
+    pub name: NameRule,
+}
+
+impl Rules {
+    /// A kind without status and generation: ConfigMap, Role.
+    pub const PLAIN: Rules = Rules {
+        splits_status: false,
+        counts_generation: false,
+        creates_on_update: false,
+        updates_unconditionally: true,
+        orphans_by_default: false,
+        name: NameRule::Subdomain,
+    };
+    /// A kind whose status is written by a controller.
+    pub const STATUS: Rules = Rules { splits_status: true, ..Self::PLAIN };
+    /// A kind without status whose generation counts.
+    pub const COUNTED: Rules = Rules { counts_generation: true, ..Self::PLAIN };
+    /// A workload: status and generation.
+    pub const WORKLOAD: Rules = Rules { counts_generation: true, ..Self::STATUS };
+}
+
+/// The form of a kind's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameRule {
+    Subdomain,
+    Label,
+    /// RFC 1035: may not start with a digit.
+    Dns1035,
+    /// RBAC's names: anything that fits one segment of a path.
+    PathSegment,
+}
+
+impl NameRule {
+    /// What is wrong with a name; `prefix` when it is a generateName, whose last hyphen does not count.
+    pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
+        let masked;
+        let name = match name.strip_suffix('-') {
+            Some(rest) if prefix && self != NameRule::PathSegment => {
+                masked = format!("{rest}a");
+                &masked
+            }
+            _ => name,
+        };
+        match self {
+            NameRule::Subdomain => names::dns1123_subdomain(name),
+            NameRule::Label => names::dns1123_label(name),
+            NameRule::Dns1035 => names::dns1035_label(name),
+            NameRule::PathSegment => names::path_segment(name),
+        }
+    }
+}
+
+/// Hooks of one kind. Objects are in the storage version; every hook has a default that does nothing.
+pub trait Strategy: Sync + Debug {
+    fn rules(&self) -> &Rules;
+
+    /// Defaults that depend on other fields; runs after the table's.
+    fn default(&self, _obj: &mut Value) {}
+
+    /// Runs after the status was dropped and the generation set.
+    fn prepare_create(&self, _new: &mut Value) {}
+
+    /// Runs after what `part` may not change was put back, before the generation is counted.
+    fn prepare_update(&self, _part: Part, _new: &mut Value, _old: &Value) {}
+
+    /// Errors of an object as it stands, at create and at update.
+    fn validate(&self, _new: &Value) -> FieldErrors {
+        FieldErrors::new()
+    }
+
+    /// Errors at create only.
+    fn validate_create(&self, _new: &Value) -> FieldErrors {
+        FieldErrors::new()
+    }
+
+    /// Errors of the change from `old` to `new`.
+    fn validate_update(&self, _part: Part, _new: &Value, _old: &Value) -> FieldErrors {
+        FieldErrors::new()
+    }
+
+    /// Messages for Warning headers; `old` at update.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Grace period in seconds of a deletion, `None` when the kind is deleted at once. `requested` is the client's.
+    fn deletion_grace_seconds(&self, _obj: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+}
+
+/// A kind that needs nothing beyond its rules.
+#[derive(Debug)]
+pub struct Generic(pub Rules);
+
+impl Strategy for Generic {
+    fn rules(&self) -> &Rules {
+        &self.0
+    }
 }

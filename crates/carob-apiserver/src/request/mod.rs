@@ -4,4 +4,4 @@ mod info;
 mod query;
 
 pub(crate) use info::{RequestInfo, ResourceRequest, Verb};
-pub(crate) use query::Query;
+pub(crate) use query::{NotAnInteger, Query};

@@ -107,14 +107,14 @@ impl Connection {
         let builder = self.builder();
         let api = self.api.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let (api, peer) = (api.clone(), peer.clone());
-            async move { Ok::<_, Infallible>(api.handle_peer(request, &peer).await) }
+            let answer = api.handle_peer(request, peer.clone());
+            async move { Ok::<_, Infallible>(answer.await) }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let outcome = tokio::select! {
             outcome = connection.as_mut() => outcome,
-            _ = self.closing.wait_for(|closing| *closing) => {
+            () = told(&mut self.closing) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -141,4 +141,10 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW_LEN);
         builder
     }
+}
+
+/// Waits until the flag is up, or nobody is left to raise it.
+async fn told(flag: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is the end as well.
+    drop(flag.wait_for(|up| *up).await);
 }

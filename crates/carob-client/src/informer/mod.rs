@@ -150,6 +150,8 @@ fn source_id<K: 'static>(source: &Source) -> SourceId {
 struct Shared<K> {
     store: Store<K>,
     synced: watch::Sender<bool>,
+    /// The resourceVersion up to which the store is known to be complete.
+    version: watch::Sender<u64>,
     undecodable: AtomicU64,
     watches: AtomicU64,
 }
@@ -159,6 +161,7 @@ impl<K: Resource> Shared<K> {
         Self {
             store: Store::new(),
             synced: watch::Sender::new(false),
+            version: watch::Sender::new(0),
             undecodable: AtomicU64::new(0),
             watches: AtomicU64::new(0),
         }
@@ -226,6 +229,13 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
         let mut synced = self.shared.synced.subscribe();
         // The sender lives in `shared`, which `self` keeps alive, so waiting cannot fail.
         synced.wait_for(|synced| *synced).await.expect("the informer outlives its handles");
+    }
+
+    /// Ready once everything up to this resourceVersion has been taken in: a writer that waits for the version of its own
+    /// write finds that write here, or something newer. resourceVersions are ordered integers (v1.35 and later). Cancel safe.
+    pub async fn reached(&self, version: u64) {
+        let mut reached = self.shared.version.subscribe();
+        reached.wait_for(|reached| *reached >= version).await.expect("the informer outlives its handles");
     }
 
     pub fn is_synced(&self) -> bool {

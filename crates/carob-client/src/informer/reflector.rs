@@ -207,15 +207,29 @@ where
                 if let Some(listed) = listed.take() {
                     self.shared.store.retain(&listed);
                     self.position = Position::At(head.metadata.resource_version.clone());
-                    self.shared.synced.send_replace(true);
                 }
             }
             _ => {}
         }
         if let Position::At(version) = &mut self.position {
             *version = head.metadata.resource_version;
+            self.publish();
         }
         Ok(())
+    }
+
+    /// Tells those who wait how far the store is.
+    fn publish(&self) {
+        let Position::At(version) = &self.position else { return };
+        // Versions of servers before v1.35 may be no numbers: then nobody can wait for one.
+        if let Ok(version) = version.parse::<u64>() {
+            self.shared.version.send_if_modified(|reached| {
+                let later = version > *reached;
+                *reached = version.max(*reached);
+                later
+            });
+        }
+        self.shared.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
     }
 
     /// Puts an object into the store. One that cannot be decoded is reported and left as it was known before, since to
@@ -259,7 +273,7 @@ where
                 _ => {
                     self.shared.store.retain(&listed);
                     self.position = Position::At(page.metadata.resource_version);
-                    self.shared.synced.send_replace(true);
+                    self.publish();
                     return Ok(());
                 }
             }

@@ -73,6 +73,9 @@ async fn a_watch_that_ended_is_resumed_where_it_was() {
     informer.synced().await;
     settle().await;
     assert_eq!(taken(&log), ["a >3", "b >4", "a 3>6", "b 4>", "c >9"]);
+    informer.reached(9).await;
+    let later = tokio::time::timeout(std::time::Duration::from_secs(1), informer.reached(10)).await;
+    assert!(later.is_err(), "nothing of version 10 was seen");
     let a = informer.get(Some("ns"), "a").expect("it is there");
     assert_eq!(a.metadata.managed_fields, None, "managed fields are not kept in memory");
     assert_eq!(informer.get(Some("ns"), "b"), None);

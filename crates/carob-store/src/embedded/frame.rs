@@ -21,7 +21,7 @@ use bytes::Bytes;
 use carob_kit::fs::FsFile;
 use crc32fast::Hasher;
 
-use crate::entry::{Entry, Event, EventKind, Revision};
+use crate::entry::{Entry, EventKind, Revision};
 use crate::limits::KEY_BYTES_MAX;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"cFrm");
@@ -120,20 +120,36 @@ pub(super) struct Frame {
     body: Vec<u8>,
 }
 
+/// The fields of a frame's header, which may be anything.
+struct Head {
+    crc: u32,
+    length: u32,
+    records: u32,
+    header: Header,
+}
+
+impl Head {
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        if fields.u32()? != MAGIC {
+            return None;
+        }
+        let (crc, length, records) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        let end = fields.u64()? & FLAG_END != 0;
+        let header = Header { end, before: fields.u64()?, reserved: fields.u64()?, synced: fields.u64()? };
+        Some(Self { crc, length, records, header })
+    }
+}
+
 /// Reads the frame at `offset`; `None` if there is no whole one.
 pub(super) fn read(file: &dyn FsFile, offset: u64, salt: u32) -> io::Result<Option<Frame>> {
-    let mut head = [0; HEADER_BYTES];
-    if file.read_at(&mut head, offset)? < HEADER_BYTES {
+    let mut bytes = [0; HEADER_BYTES];
+    if file.read_at(&mut bytes, offset)? < HEADER_BYTES {
         return Ok(None);
     }
-    let mut fields = Fields(&head);
-    let (Some(MAGIC), Some(crc), Some(length), Some(records), Some(flags), Some(before), Some(reserved), Some(synced)) =
-        (fields.u32(), fields.u32(), fields.u32(), fields.u32(), fields.u64(), fields.u64(), fields.u64(), fields.u64())
-    else {
-        return Ok(None);
-    };
+    let Some(Head { crc, length, records, header }) = Head::decode(&bytes) else { return Ok(None) };
     let len = (HEADER_BYTES as u64 + u64::from(length)).next_multiple_of(ALIGN_BYTES as u64);
-    // Checked before the allocation: the length may be anything.
+    // Checked before the allocation.
     let file_bytes = file.len()?;
     if offset.checked_add(len).is_none_or(|end| end > file_bytes) {
         return Ok(None);
@@ -144,12 +160,11 @@ pub(super) fn read(file: &dyn FsFile, offset: u64, salt: u32) -> io::Result<Opti
         return Ok(None);
     }
     let mut hasher = Hasher::new_with_initial(salt);
-    hasher.update(&head[8..]);
+    hasher.update(&bytes[8..]);
     hasher.update(&body);
     if hasher.finalize() != crc {
         return Ok(None);
     }
-    let header = Header { end: flags & FLAG_END != 0, before, reserved, synced };
     Ok(Some(Frame { header, records, len, body }))
 }
 
@@ -253,9 +268,78 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Puts a batch into `buffer`, which must be clear.
-pub(super) fn encode(buffer: &mut FrameBuffer, events: &[Arc<Event>]) {
-    for event in events {
-        buffer.push(event.kind, &event.entry);
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use carob_kit::fs::{Access, FaultFs, Fs};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SALT: u32 = 7;
+
+    fn file_of(bytes: &[u8]) -> Arc<dyn FsFile> {
+        let fs = FaultFs::new();
+        fs.create_dir_all(Path::new("d")).expect("make the directory");
+        let file = fs.open(Path::new("d/f"), Access::Create).expect("create");
+        file.write_all_at(bytes, 0).expect("write");
+        file
+    }
+
+    fn entry(key: &str, value: &[u8], expires_ms: u64) -> Entry {
+        let mut entry = Entry::new(key.into(), Bytes::copy_from_slice(value), Revision(3), Revision(5));
+        entry.expires_ms = NonZeroU64::new(expires_ms);
+        entry
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut buffer = FrameBuffer::new();
+        buffer.push(EventKind::Put, &entry("/a", b"value", 9));
+        buffer.push(EventKind::Delete, &entry("/é", b"is not written", 0));
+        let header = Header { end: true, before: 4, reserved: 100, synced: 48 };
+        buffer.finish(&header, SALT).to_vec()
+    }
+
+    #[test]
+    fn a_frame_is_read_as_it_was_written() {
+        let bytes = sample();
+        assert_eq!(bytes.len() % ALIGN_BYTES, 0);
+        let frame = read(&*file_of(&bytes), 0, SALT).expect("read").expect("a whole frame");
+        assert_eq!(frame.header, Header { end: true, before: 4, reserved: 100, synced: 48 });
+        assert_eq!(frame.len, bytes.len() as u64);
+        let records = frame.decode().expect("two records");
+        let [put, delete] = &records[..] else { panic!("two records, not {records:?}") };
+        assert_eq!((put.kind, &*put.key, &put.value[..]), (EventKind::Put, "/a", &b"value"[..]));
+        assert_eq!((put.create_revision, put.mod_revision), (Revision(3), Revision(5)));
+        assert_eq!(put.expires_ms.map(NonZeroU64::get), Some(9));
+        assert_eq!((delete.kind, &*delete.key, delete.value.len()), (EventKind::Delete, "/é", 0));
+        assert_eq!(delete.expires_ms, None);
+    }
+
+    #[test]
+    fn a_frame_of_another_file_is_none() {
+        assert!(read(&*file_of(&sample()), 0, SALT + 1).expect("read").is_none());
+    }
+
+    proptest! {
+        #![proptest_config(crate::fixed_seed())]
+
+        #[test]
+        fn records_of_any_bytes_are_decoded_or_refused(body in prop::collection::vec(any::<u8>(), 0..200), records in 0..9u32) {
+            let frame = Frame { header: Header::default(), records, len: 0, body };
+            if let Some(records) = frame.decode() {
+                prop_assert!(records.iter().all(|record| record.key.len() <= KEY_BYTES_MAX));
+            }
+        }
+
+        #[test]
+        fn a_file_of_any_bytes_has_no_frame(bytes in prop::collection::vec(any::<u8>(), 0..200), length in any::<u32>()) {
+            let mut bytes = [&MAGIC.to_le_bytes()[..], &bytes].concat();
+            if bytes.len() >= 12 {
+                bytes[8..12].copy_from_slice(&length.to_le_bytes());
+            }
+            prop_assert!(read(&*file_of(&bytes), 0, SALT).expect("read").is_none());
+        }
     }
 }

@@ -92,7 +92,9 @@ impl Log {
     pub(super) fn append(&mut self, events: &[Arc<Event>], durable: bool) -> Result<(), BackendError> {
         let Some(last) = events.last().map(|event| event.revision()) else { return Ok(()) };
         self.buffer.clear(BUFFER_KEEP_BYTES);
-        frame::encode(&mut self.buffer, events);
+        for event in events {
+            self.buffer.push(event.kind, &event.entry);
+        }
         let durable = durable || last > self.reserved;
         let mut reserved = self.reserved;
         if durable && last.0 + self.sizes.revision_block / 2 > reserved.0 {

@@ -133,8 +133,9 @@ impl Backend for Embedded {
 
     async fn checkpoint(&mut self, snapshot: Snapshot) -> Result<CheckpointWork, BackendError> {
         // Noted first, so that a checkpoint that fails is tried again when the log has grown, not after each batch.
-        self.checkpoint_begun = self.log.as_ref().map_or(0, Log::segment) + 1;
+        self.checkpoint_begun = self.log.as_ref().map_or(0, Log::segment);
         let segment = self.with_log(Log::begin_segment).await?;
+        self.checkpoint_begun = segment;
         let (fs, dir) = (Arc::clone(&self.fs), self.dir.clone());
         Ok(spawn_blocking(move || checkpoint::write(&*fs, &dir, segment, &snapshot)))
     }

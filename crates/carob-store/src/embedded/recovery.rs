@@ -56,6 +56,10 @@ pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits
     let end = replay.segments(first_segment, &segments)?;
     let Replay { mut index, last, reserved, .. } = replay;
 
+    // A process that was killed left what it wrote in the kernel's cache: it has been read, but is not safe yet, and what
+    // is written next will take it for safe.
+    end.segment.file.sync_data().map_err(io)?;
+    fs.sync_dir(dir).map_err(io)?;
     for name in &files.temporary {
         file::remove_if_there(&*fs, &dir.join(name)).map_err(io)?;
     }

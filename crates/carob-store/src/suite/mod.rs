@@ -10,11 +10,13 @@ mod watches;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::{
-    Entry, Event, Expect, ListOptions, Options, Page, ReadError, Revision, Store, Txn, TxnError, TxnOk, WatchItem,
+    Durability, Entry, Event, Expect, ListOptions, Op, Options, Page, ReadError, Revision, Store, Txn, TxnError, TxnOk,
+    WatchItem,
 };
 
 /// Runs every case on stores that `open` makes. They must be empty, and be kept until they are dropped.
@@ -29,6 +31,17 @@ pub async fn run_all<F: Future<Output = Store>>(open: impl Fn(Options) -> F) {
     time::run(&open).await;
 }
 
+/// Runs the cases that race tasks against each other, for runtimes of several threads. Time need not be paused.
+///
+/// # Panics
+/// When a case fails.
+pub async fn run_races<F: Future<Output = Store>>(open: impl Fn(Options) -> F) {
+    txns::one_of_many_creators_wins(open(Options::default()).await).await;
+    txns::concurrent_increments_all_count(open(Options::default()).await).await;
+    reads::lists_race_with_writers(open(Options::default()).await).await;
+    watches::watchers_race_with_writers(open(Options::default()).await).await;
+}
+
 async fn put(store: &Store, key: &str, value: &str) -> TxnOk {
     store.txn(Txn::put(key, Expect::Any, value.to_owned())).await.expect("a put without condition")
 }
@@ -37,11 +50,16 @@ async fn delete(store: &Store, key: &str) -> TxnOk {
     store.txn(Txn::delete(key, Expect::Any)).await.expect("the delete of a key that is there")
 }
 
-/// Puts `count` keys `<prefix>0000`, `<prefix>0001` and so on.
+async fn put_lazy(store: &Store, key: &str, value: &str, ttl: Option<Duration>) -> TxnOk {
+    let op = Op::Put { value: value.to_owned().into(), ttl, durability: Durability::Lazy };
+    store.txn(Txn { key: key.into(), expect: Expect::Any, op }).await.expect("a put without condition")
+}
+
+/// Puts `count` keys `<prefix>0000`, `<prefix>0001` and so on, lazily for speed.
 async fn fill(store: &Store, prefix: &str, count: usize) -> Revision {
     let mut last = store.current();
     for number in 0..count {
-        last = put(store, &format!("{prefix}{number:04}"), &number.to_string()).await.revision;
+        last = put_lazy(store, &format!("{prefix}{number:04}"), &number.to_string(), None).await.revision;
     }
     last
 }

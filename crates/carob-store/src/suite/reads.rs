@@ -9,6 +9,7 @@ pub(super) async fn run<F: Future<Output = Store>>(open: &impl Fn(Options) -> F)
     a_prefix_is_just_that(open(Options::default()).await).await;
     pages_show_one_revision(open(Options::default()).await).await;
     a_long_list_is_whole(open(Options::default()).await).await;
+    lists_race_with_writers(open(Options::default()).await).await;
     old_revisions_can_be_read(open(Options::default()).await).await;
     the_future_cannot_be_read(open(Options::default()).await).await;
     wait_for_waits(open(Options::default()).await).await;
@@ -67,6 +68,24 @@ async fn a_long_list_is_whole(store: Store) {
     assert_eq!((some.entries.len(), some.remaining), (1, 2499));
     let some = page(&store, "/p/", ListOptions { limit: Some(2048), ..ListOptions::default() });
     assert_eq!((some.entries.len(), some.remaining), (2048, 452));
+}
+
+/// Every revision adds one key, so a list that shows one revision has as many.
+pub(super) async fn lists_race_with_writers(store: Store) {
+    const KEYS: usize = 3000;
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move { fill(&store, "/p/", KEYS).await }
+    });
+    let mut listed = 0;
+    while listed < KEYS {
+        let all = page(&store, "/p/", ListOptions::default());
+        assert_eq!(all.entries.len() as u64, all.revision.0 - Revision::EMPTY.0);
+        assert!(all.entries.len() >= listed, "time does not go back");
+        listed = all.entries.len();
+        tokio::task::yield_now().await;
+    }
+    writer.await.expect("the writer does not panic");
 }
 
 async fn old_revisions_can_be_read(store: Store) {

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::{event, put};
-use crate::{Durability, EventKind, Expect, Op, Options, Store, Txn};
+use super::{event, put, put_lazy};
+use crate::{EventKind, Options, Store};
 
 pub(super) async fn run<F: Future<Output = Store>>(open: &impl Fn(Options) -> F) {
     an_entry_ends_on_time(open(Options::default()).await).await;
@@ -16,8 +16,7 @@ pub(super) async fn run<F: Future<Output = Store>>(open: &impl Fn(Options) -> F)
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn put_for(store: &Store, key: &str, ttl: Duration) {
-    let op = Op::Put { value: "event".into(), ttl: Some(ttl), durability: Durability::Lazy };
-    store.txn(Txn { key: key.into(), expect: Expect::Any, op }).await.expect("a put without condition");
+    put_lazy(store, key, "event", Some(ttl)).await;
 }
 
 async fn an_entry_ends_on_time(store: Store) {

@@ -67,7 +67,7 @@ async fn a_delete_tells_what_was(store: Store) {
     assert_eq!((store.stats().live_keys, store.stats().live_bytes), (0, 0));
 }
 
-async fn one_of_many_creators_wins(store: Store) {
+pub(super) async fn one_of_many_creators_wins(store: Store) {
     let creators: Vec<_> = (0..64)
         .map(|number: u32| {
             let store = store.clone();
@@ -85,7 +85,7 @@ async fn one_of_many_creators_wins(store: Store) {
     assert_eq!(won, 1);
 }
 
-async fn concurrent_increments_all_count(store: Store) {
+pub(super) async fn concurrent_increments_all_count(store: Store) {
     put(&store, "/counter", "0").await;
     let workers: Vec<_> = (0..8)
         .map(|_| {

@@ -89,7 +89,7 @@ async fn watchers_share_events(store: Store) {
 }
 
 /// List, then watch from there, while others write: nothing is missed, nothing comes twice.
-async fn watchers_race_with_writers(store: Store) {
+pub(super) async fn watchers_race_with_writers(store: Store) {
     const WRITES: u64 = 300;
     let end = Revision(Revision::EMPTY.0 + 2 * WRITES);
     let writers = ["/a", "/b"].map(|key| {

@@ -2,6 +2,8 @@
 
 mod crash;
 mod damage;
+mod faults;
+mod kill;
 mod model;
 
 use std::time::Duration;

@@ -1,0 +1,111 @@
+//! What a cluster is made of beside its workloads: storage, scheduling, node classes, dynamic resources, flow control.
+
+use super::{
+    ActedOnBy, ResourceDef,
+    builder::{COUNTED, PLAIN, STATUS, STATUS_PART, WORKLOAD, field, resource},
+};
+use crate::{strategy::kinds as strategies, table::columns};
+
+pub(super) const RESOURCES: &[ResourceDef] = &[
+    resource!("flowcontrol.apiserver.k8s.io" / "flowcontrol" ["v1"] "FlowSchema" "flowschemas")
+        .cluster()
+        .subresources(&[STATUS_PART])
+        .columns(columns::FLOW_SCHEMA)
+        .strategy(&WORKLOAD)
+        .by(ActedOnBy::Nothing),
+    resource!("flowcontrol.apiserver.k8s.io" / "flowcontrol" ["v1"] "PriorityLevelConfiguration" "prioritylevelconfigurations")
+        .cluster()
+        .subresources(&[STATUS_PART])
+        .columns(columns::PRIORITY_LEVEL_CONFIGURATION)
+        .strategy(&WORKLOAD)
+        .by(ActedOnBy::Nothing),
+    resource!("internal.apiserver.k8s.io" / "apiserverinternal" ["v1alpha1"] "StorageVersion" "storageversions")
+        .cluster()
+        .key("internal.apiserver.k8s.io/storageversions")
+        .subresources(&[STATUS_PART])
+        .strategy(&STATUS)
+        .by(ActedOnBy::Nothing),
+    resource!("node.k8s.io" / "node" ["v1"] "RuntimeClass" "runtimeclasses")
+        .cluster()
+        .columns(columns::RUNTIME_CLASS)
+        .strategy(&strategies::RUNTIME_CLASS)
+        .by(ActedOnBy::Node),
+    resource!("resource.k8s.io" / "resource" ["v1", "v1beta2"] "DeviceClass" "deviceclasses")
+        .cluster()
+        .strategy(&COUNTED)
+        .by(ActedOnBy::Nothing),
+    resource!("resource.k8s.io" / "resource" ["v1beta2", "v1alpha3"] "DeviceTaintRule" "devicetaintrules")
+        .cluster()
+        .subresources(&[STATUS_PART])
+        .strategy(&WORKLOAD)
+        .by(ActedOnBy::Nothing),
+    resource!("resource.k8s.io" / "resource" ["v1", "v1beta2"] "ResourceClaim" "resourceclaims")
+        .subresources(&[STATUS_PART])
+        .columns(columns::RESOURCE_CLAIM)
+        .strategy(&STATUS)
+        .by(ActedOnBy::Nothing),
+    resource!("resource.k8s.io" / "resource" ["v1", "v1beta2"] "ResourceClaimTemplate" "resourceclaimtemplates")
+        .strategy(&PLAIN)
+        .by(ActedOnBy::Nothing),
+    resource!("resource.k8s.io" / "resource" ["v1alpha3"] "ResourcePoolStatusRequest" "resourcepoolstatusrequests")
+        .cluster()
+        .subresources(&[STATUS_PART])
+        .strategy(&STATUS)
+        .by(ActedOnBy::Nothing),
+    resource!("resource.k8s.io" / "resource" ["v1", "v1beta2"] "ResourceSlice" "resourceslices")
+        .cluster()
+        .selectable(&[field("spec.driver"), field("spec.nodeName")])
+        .columns(columns::RESOURCE_SLICE)
+        .strategy(&COUNTED)
+        .by(ActedOnBy::Nothing),
+    resource!("scheduling.k8s.io" / "scheduling" ["v1"] "PriorityClass" "priorityclasses")
+        .cluster()
+        .short(&["pc"])
+        .columns(columns::PRIORITY_CLASS)
+        .strategy(&strategies::PRIORITY_CLASS)
+        .by(ActedOnBy::Scheduler),
+    resource!("scheduling.k8s.io" / "scheduling" ["v1alpha2"] "PodGroup" "podgroups")
+        .subresources(&[STATUS_PART])
+        .strategy(&STATUS)
+        .by(ActedOnBy::Scheduler),
+    resource!("scheduling.k8s.io" / "scheduling" ["v1alpha2"] "Workload" "workloads")
+        .strategy(&PLAIN)
+        .by(ActedOnBy::Scheduler),
+    resource!("storage.k8s.io" / "storage" ["v1"] "CSIDriver" "csidrivers")
+        .cluster()
+        .columns(columns::CSI_DRIVER)
+        .strategy(&COUNTED)
+        .by(ActedOnBy::Nothing),
+    resource!("storage.k8s.io" / "storage" ["v1"] "CSINode" "csinodes")
+        .cluster()
+        .columns(columns::CSI_NODE)
+        .strategy(&PLAIN)
+        .by(ActedOnBy::Nothing),
+    resource!("storage.k8s.io" / "storage" ["v1"] "CSIStorageCapacity" "csistoragecapacities")
+        .columns(columns::CSI_STORAGE_CAPACITY)
+        .strategy(&PLAIN)
+        .by(ActedOnBy::Nothing),
+    resource!("storage.k8s.io" / "storage" ["v1"] "StorageClass" "storageclasses")
+        .cluster()
+        .short(&["sc"])
+        .columns(columns::STORAGE_CLASS)
+        .strategy(&strategies::STORAGE_CLASS)
+        .by(ActedOnBy::Nothing),
+    resource!("storage.k8s.io" / "storage" ["v1"] "VolumeAttachment" "volumeattachments")
+        .cluster()
+        .subresources(&[STATUS_PART])
+        .columns(columns::VOLUME_ATTACHMENT)
+        .strategy(&STATUS)
+        .by(ActedOnBy::Nothing),
+    resource!("storage.k8s.io" / "storage" ["v1", "v1beta1"] "VolumeAttributesClass" "volumeattributesclasses")
+        .cluster()
+        .short(&["vac"])
+        .columns(columns::VOLUME_ATTRIBUTES_CLASS)
+        .strategy(&COUNTED)
+        .by(ActedOnBy::Nothing),
+    resource!("storagemigration.k8s.io" / "storagemigration" ["v1beta1"] "StorageVersionMigration" "storageversionmigrations")
+        .cluster()
+        .subresources(&[STATUS_PART])
+        .strategy(&STATUS)
+        .by(ActedOnBy::Nothing),
+];

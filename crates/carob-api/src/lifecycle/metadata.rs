@@ -1,0 +1,201 @@
+//! Validation of metadata (apimachinery pkg/api/validation/objectmeta.go).
+
+use serde_json::Value;
+
+use crate::{
+    FieldError, ResourceDef, Status,
+    field::{FieldErrors, FieldPath},
+    meta, names,
+    strategy::NameRule,
+};
+
+/// Size of all annotations of an object, bytes (apimachinery pkg/api/validation).
+const ANNOTATIONS_SIZE_MAX: usize = 256 * 1024;
+const IMMUTABLE: &str = "field is immutable";
+
+/// The object's namespace must be the request's, or absent.
+pub(super) fn check_namespace(def: &ResourceDef, obj: &mut Value, namespace: &str) -> Result<(), Status> {
+    if !def.namespaced {
+        meta::remove(obj, &["metadata", "namespace"]);
+        return Ok(());
+    }
+    match meta::namespace(obj) {
+        "" => {
+            meta::set(obj, &["metadata", "namespace"], namespace);
+            Ok(())
+        }
+        given if given == namespace => Ok(()),
+        given => Err(Status::bad_request(format!(
+            "the namespace of the provided object does not match the namespace sent on the request: \
+             {given:?} and {namespace:?}"
+        ))),
+    }
+}
+
+/// Fields that the server owns are the stored object's, whatever an update says.
+pub(super) fn keep_system_fields(new: &mut Value, old: &Value) {
+    let kept = ["generation", "creationTimestamp"];
+    let kept_once_set = ["deletionTimestamp", "deletionGracePeriodSeconds"];
+    let kept_unless_given = ["uid", "name", "namespace"];
+    let Some(old) = old.get("metadata").and_then(Value::as_object) else { return };
+    let metadata = meta::map_mut(new, &["metadata"]);
+    metadata.remove("selfLink");
+    for field in kept {
+        match old.get(field) {
+            Some(value) => {
+                metadata.insert(field.to_owned(), value.clone());
+            }
+            None => {
+                metadata.remove(field);
+            }
+        }
+    }
+    for field in kept_once_set {
+        if let Some(value) = old.get(field) {
+            metadata.insert(field.to_owned(), value.clone());
+        }
+    }
+    for field in kept_unless_given {
+        if let Some(value) = old.get(field)
+            && !metadata.contains_key(field)
+        {
+            metadata.insert(field.to_owned(), value.clone());
+        }
+    }
+}
+
+pub(super) fn validate(def: &ResourceDef, obj: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::new();
+    let path = FieldPath::new("metadata");
+    let rule = def.strategy.rules().name;
+    let base = meta::generate_name(obj);
+    if !base.is_empty() {
+        for message in rule.check(base, true) {
+            errors.push(FieldError::invalid(&path.child("generateName"), base, message));
+        }
+    }
+    match meta::name(obj) {
+        "" => errors.push(FieldError::required(&path.child("name"), "name or generateName is required")),
+        name => {
+            for message in rule.check(name, false) {
+                errors.push(FieldError::invalid(&path.child("name"), name, message));
+            }
+        }
+    }
+    validate_namespace(def, obj, &path, &mut errors);
+    validate_changeable(obj, &path, &mut errors);
+    errors
+}
+
+fn validate_namespace(def: &ResourceDef, obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let path = path.child("namespace");
+    match (def.namespaced, meta::namespace(obj)) {
+        (true, "") => errors.push(FieldError::required(&path, "")),
+        (true, namespace) => {
+            for message in NameRule::Label.check(namespace, false) {
+                errors.push(FieldError::invalid(&path, namespace, message));
+            }
+        }
+        (false, "") => {}
+        (false, _) => errors.push(FieldError::forbidden(&path, "not allowed on this type")),
+    }
+}
+
+/// What is checked at create and at update.
+fn validate_changeable(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    validate_labels(meta::labels(obj), &path.child("labels"), errors);
+    validate_annotations(obj, &path.child("annotations"), errors);
+    validate_owners(meta::owner_references(obj), &path.child("ownerReferences"), errors);
+    for (index, finalizer) in meta::finalizers(obj).enumerate() {
+        let path = path.child("finalizers").index(index);
+        for message in names::qualified_name(finalizer) {
+            errors.push(FieldError::invalid(&path, finalizer, message));
+        }
+    }
+}
+
+/// Label keys and values of any map of labels.
+pub(crate) fn validate_labels(
+    labels: Option<&serde_json::Map<String, Value>>,
+    path: &FieldPath,
+    errors: &mut FieldErrors,
+) {
+    for (key, value) in labels.into_iter().flatten() {
+        for message in names::qualified_name(key) {
+            errors.push(FieldError::invalid(path, key.as_str(), message));
+        }
+        let value = value.as_str().unwrap_or_default();
+        for message in names::label_value(value) {
+            errors.push(FieldError::invalid(path, value, message));
+        }
+    }
+}
+
+fn validate_annotations(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let mut size = 0;
+    for (key, value) in meta::annotations(obj).into_iter().flatten() {
+        for message in names::qualified_name(&key.to_lowercase()) {
+            errors.push(FieldError::invalid(path, key.as_str(), message));
+        }
+        size += key.len() + value.as_str().unwrap_or_default().len();
+    }
+    if size > ANNOTATIONS_SIZE_MAX {
+        errors.push(FieldError::too_long(path, ANNOTATIONS_SIZE_MAX));
+    }
+}
+
+fn validate_owners(owners: &[Value], path: &FieldPath, errors: &mut FieldErrors) {
+    let mut controller: Option<&str> = None;
+    for (index, owner) in owners.iter().enumerate() {
+        let path = path.index(index);
+        let text = |field| meta::str_at(owner, &[field]).unwrap_or_default();
+        for (field, message) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            if text(field).is_empty() {
+                errors.push(FieldError::invalid(&path.child(field), text(field), message));
+            }
+        }
+        if meta::bool_at(owner, &["controller"]) != Some(true) {
+            continue;
+        }
+        if let Some(first) = controller {
+            let message = format!(
+                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
+                text("name")
+            );
+            errors.push(FieldError::invalid(&path, owner.clone(), message));
+        }
+        controller = Some(text("name"));
+    }
+}
+
+pub(super) fn validate_update(def: &ResourceDef, new: &Value, old: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::new();
+    let path = FieldPath::new("metadata");
+    for field in ["name", "namespace", "uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        let (new, old) = (meta::at(new, &["metadata", field]), meta::at(old, &["metadata", field]));
+        if new != old && !(field == "namespace" && !def.namespaced) {
+            let value = new.cloned().unwrap_or(Value::Null);
+            errors.push(FieldError::invalid(&path.child(field), value, IMMUTABLE));
+        }
+    }
+    if meta::is_being_deleted(old) {
+        let added: Vec<String> = meta::finalizers(new)
+            .filter(|finalizer| !meta::finalizers(old).any(|known| known == *finalizer))
+            .map(|finalizer| format!("{finalizer:?}"))
+            .collect();
+        if !added.is_empty() {
+            let message = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                added.join(", ")
+            );
+            errors.push(FieldError::forbidden(&path.child("finalizers"), message));
+        }
+    }
+    validate_changeable(new, &path, &mut errors);
+    errors
+}

@@ -1,0 +1,200 @@
+//! What every object passes on its way into and out of the store, whatever its kind
+//! (apiserver pkg/registry/rest: create.go, update.go, delete.go).
+
+mod deletion;
+mod metadata;
+#[cfg(test)]
+mod tests;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+pub use deletion::{DeleteOptions, Deletion, Propagation, deletion_is_complete, plan_deletion};
+
+use crate::{
+    ResourceDef, Status,
+    field::{FieldErrors, FieldPath},
+    kinds, meta, schema,
+    strategy::Part,
+};
+
+/// What the server sets on a new object.
+#[derive(Debug, Clone, Copy)]
+pub struct Creation<'a> {
+    /// Namespace of the request, empty for cluster-scoped resources.
+    pub namespace: &'a str,
+    pub uid: &'a str,
+    pub now: Timestamp,
+    /// [`GENERATED_LEN`] random characters of [`GENERATED_ALPHABET`], used when the object has only a generateName.
+    pub suffix: &'a str,
+}
+
+/// Characters of generated names: no vowels, nothing that looks like another (apimachinery pkg/util/rand).
+pub const GENERATED_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Length of the generated suffix, characters.
+pub const GENERATED_LEN: usize = 5;
+/// Longest generateName that is used whole, bytes: the result must fit a DNS label (apiserver pkg/storage/names).
+const GENERATE_NAME_LEN_MAX: usize = 63 - GENERATED_LEN;
+
+/// Defaults of table and strategy: what decoding a request body ends with.
+pub fn default(def: &ResourceDef, obj: &mut Value) {
+    if let Some(ty) = def.storage_schema() {
+        schema::apply_defaults(ty, obj);
+    }
+    def.strategy.default(obj);
+}
+
+/// Makes a decoded object of the storage version ready for admission: metadata, defaults, status.
+pub fn prepare_create(def: &ResourceDef, new: &mut Value, creation: &Creation<'_>) -> Result<(), Status> {
+    metadata::check_namespace(def, new, creation.namespace)?;
+    if !meta::resource_version(new).is_empty() {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    set_system_metadata(new, creation);
+    let rules = def.strategy.rules();
+    if rules.splits_status {
+        meta::remove(new, &["status"]);
+    }
+    default(def, new);
+    if rules.counts_generation {
+        meta::set(new, &["metadata", "generation"], 1);
+    }
+    def.strategy.prepare_create(new);
+    Ok(())
+}
+
+fn set_system_metadata(new: &mut Value, creation: &Creation<'_>) {
+    let metadata = meta::map_mut(new, &["metadata"]);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+        metadata.remove(field);
+    }
+    let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
+    let base = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default();
+    if name.is_empty() && !base.is_empty() {
+        let name = generated_name(base, creation.suffix);
+        metadata.insert("name".to_owned(), name.into());
+    }
+    metadata.insert("uid".to_owned(), creation.uid.into());
+    metadata.insert("creationTimestamp".to_owned(), meta::format_time(creation.now).into());
+    if !creation.namespace.is_empty() {
+        metadata.insert("namespace".to_owned(), creation.namespace.into());
+    }
+}
+
+fn generated_name(base: &str, suffix: &str) -> String {
+    let end = (0..=base.len().min(GENERATE_NAME_LEN_MAX)).rev().find(|at| base.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}{suffix}", &base[..end])
+}
+
+/// Validates an object after admission; 422 with all errors.
+pub fn validate_create(def: &ResourceDef, new: &Value) -> Result<(), Status> {
+    let mut errors = metadata::validate(def, new);
+    check_allowed(def, new, &mut errors);
+    errors.extend(def.strategy.validate(new));
+    errors.extend(def.strategy.validate_create(new));
+    invalid_unless_empty(def, new, &errors)
+}
+
+fn check_allowed(def: &ResourceDef, new: &Value, errors: &mut FieldErrors) {
+    if let Some(ty) = def.storage_schema() {
+        schema::check_allowed(ty, new, &FieldPath::default(), errors);
+    }
+}
+
+fn invalid_unless_empty(def: &ResourceDef, obj: &Value, errors: &[crate::FieldError]) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(def.group, def.kind, meta::name(obj), errors))
+}
+
+/// Keeps of `old` what `part` may not change, and counts the generation. Before admission.
+pub fn prepare_update(def: &ResourceDef, part: Part, new: &mut Value, old: &Value) -> Result<(), Status> {
+    metadata::check_namespace(def, new, meta::namespace(old))?;
+    default(def, new);
+    metadata::keep_system_fields(new, old);
+    let rules = def.strategy.rules();
+    match part {
+        Part::Main if rules.splits_status => copy_field(new, old, "status"),
+        Part::Main => {}
+        Part::Status => keep_all_but_status(new, old),
+        Part::EphemeralContainers | Part::Resize | Part::Approval | Part::Finalize => {}
+    }
+    def.strategy.prepare_update(part, new, old);
+    if rules.counts_generation && part != Part::Status {
+        let bump = i64::from(!same_but_metadata_and_status(new, old));
+        meta::set(new, &["metadata", "generation"], meta::generation(old) + bump);
+    }
+    Ok(())
+}
+
+/// Copies a top-level field, or removes it where `old` has none.
+pub(crate) fn copy_field(new: &mut Value, old: &Value, field: &str) {
+    match old.get(field) {
+        Some(value) => meta::set(new, &[field], value.clone()),
+        None => {
+            meta::remove(new, &[field]);
+        }
+    }
+}
+
+/// A write of the status subresource: everything else is the stored object's, but for managedFields.
+fn keep_all_but_status(new: &mut Value, old: &Value) {
+    let status = meta::remove(new, &["status"]);
+    let managed = meta::remove(new, &["metadata", "managedFields"]);
+    let resource_version = meta::remove(new, &["metadata", "resourceVersion"]);
+    let annotations = meta::remove(new, &["metadata", "annotations"]);
+    let labels = meta::remove(new, &["metadata", "labels"]);
+    let finalizers = meta::remove(new, &["metadata", "finalizers"]);
+    *new = old.clone();
+    // Upstream's status strategies keep spec but let these through for most kinds.
+    for (field, value) in [
+        ("managedFields", managed),
+        ("resourceVersion", resource_version),
+        ("annotations", annotations),
+        ("labels", labels),
+        ("finalizers", finalizers),
+    ] {
+        set_or_remove(meta::map_mut(new, &["metadata"]), field, value);
+    }
+    set_or_remove(meta::map_mut(new, &[]), "status", status);
+}
+
+fn set_or_remove(map: &mut Map<String, Value>, field: &str, value: Option<Value>) {
+    match value {
+        Some(value) => {
+            map.insert(field.to_owned(), value);
+        }
+        None => {
+            map.remove(field);
+        }
+    }
+}
+
+fn same_but_metadata_and_status(a: &Value, b: &Value) -> bool {
+    let content = |obj: &Value| -> Vec<(String, Value)> {
+        let fields = obj.as_object().into_iter().flatten();
+        fields
+            .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    };
+    content(a) == content(b)
+}
+
+/// Validates an update after admission; 422 with all errors.
+pub fn validate_update(def: &ResourceDef, part: Part, new: &Value, old: &Value) -> Result<(), Status> {
+    let mut errors = metadata::validate_update(def, new, old);
+    if part != Part::Status {
+        check_allowed(def, new, &mut errors);
+        errors.extend(def.strategy.validate(new));
+    }
+    errors.extend(def.strategy.validate_update(part, new, old));
+    invalid_unless_empty(def, new, &errors)
+}
+
+/// The Warning of a kind that no part of carob acts on.
+pub fn unsupported_kind_warning(def: &ResourceDef) -> Option<String> {
+    (def.acted_on_by == kinds::ActedOnBy::Nothing)
+        .then(|| format!("{} objects are stored, but no part of carob acts on them yet", def.kind))
+}

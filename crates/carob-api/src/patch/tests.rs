@@ -1,0 +1,204 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::schema;
+
+fn patched(doc: &Value, patch: &Value) -> Result<Value, String> {
+    let mut doc = doc.clone();
+    json_patch(&mut doc, patch).map(|()| doc).map_err(|e| e.to_string())
+}
+
+#[test]
+fn json_patch_operations() {
+    let doc = json!({"a": {"b": [1, 2, 3]}, "c~d": 1, "e/f": 2, "n": null});
+    for (patch, expect) in [
+        (json!([{"op": "add", "path": "/x", "value": 1}]), json!({"a": {"b": [1, 2, 3]}, "c~d": 1, "e/f": 2, "n": null, "x": 1})),
+        (json!([{"op": "add", "path": "/a/b/1", "value": 9}, {"op": "remove", "path": "/a/b/0"}]), json!({"a": {"b": [9, 2, 3]}, "c~d": 1, "e/f": 2, "n": null})),
+        (json!([{"op": "add", "path": "/a/b/-", "value": 4}]), json!({"a": {"b": [1, 2, 3, 4]}, "c~d": 1, "e/f": 2, "n": null})),
+        (json!([{"op": "replace", "path": "/c~0d", "value": 5}, {"op": "remove", "path": "/e~1f"}]), json!({"a": {"b": [1, 2, 3]}, "c~d": 5, "n": null})),
+        (json!([{"op": "move", "from": "/a/b", "path": "/m"}]), json!({"a": {}, "c~d": 1, "e/f": 2, "n": null, "m": [1, 2, 3]})),
+        (json!([{"op": "copy", "from": "/a/b/2", "path": "/a/b/0"}]), json!({"a": {"b": [3, 1, 2, 3]}, "c~d": 1, "e/f": 2, "n": null})),
+        (json!([{"op": "test", "path": "/a/b/0", "value": 1}, {"op": "test", "path": "/missing", "value": null}]), doc.clone()),
+        (json!([{"op": "replace", "path": "", "value": {"z": 1}}]), json!({"z": 1})),
+    ] {
+        assert_eq!(patched(&doc, &patch), Ok(expect), "{patch}");
+    }
+}
+
+#[test]
+fn json_patch_refusals() {
+    let doc = json!({"a": [1], "s": "x"});
+    for (patch, expect) in [
+        (json!({}), "cannot unmarshal object"), (json!([{"op": "remove", "path": "/x"}]), "Unable to remove nonexistent key: x"),
+        (json!([{"op": "replace", "path": "/x", "value": 1}]), "doc is missing key: /x"), (json!([{"op": "add", "path": "/x/y", "value": 1}]), "doc is missing path: \"/x/y\""),
+        (json!([{"op": "add", "path": "/a/5", "value": 1}]), "invalid index"), (json!([{"op": "add", "path": "/a/01", "value": 1}]), "proper array index"),
+        (json!([{"op": "test", "path": "/a/0", "value": 2}]), "testing value /a/0 failed"), (json!([{"op": "jump", "path": "/a"}]), "Unexpected kind: jump"),
+        (json!([{"op": "add", "path": "/s/t", "value": 1}]), "missing path"), (json!([{"op": "add", "path": "/q"}]), "missing value"), (json!([{"op": "move", "from": "/a", "path": "/a/0"}]), "into itself"),
+        (json!([{"path": "/a"}]), "Unexpected kind: unknown"), (json!([1]), "Unexpected kind"), (json!([{"op": "copy", "from": "/z", "path": "/y"}]), "missing from path"),
+    ] {
+        let error = patched(&doc, &patch).expect_err(&patch.to_string());
+        assert!(error.contains(expect), "{patch}: {error}");
+    }
+    let many: Vec<Value> = (0..=JSON_PATCH_OPERATIONS_MAX).map(|_| json!({"op": "test", "path": "/s", "value": "x"})).collect();
+    let error = json_patch(&mut doc.clone(), &Value::Array(many)).expect_err("too many");
+    assert_eq!(error.to_status().code, 413);
+    let big = json!({"big": "x".repeat(1024 * 1024)});
+    let copies: Vec<Value> = (0..4).map(|i| json!({"op": "copy", "from": "/big", "path": format!("/c{i}")})).collect();
+    let error = patched(&big, &Value::Array(copies)).expect_err("copies too much");
+    assert!(error.contains("accumulated size increase"), "{error}");
+}
+
+#[test]
+fn merge_patch_follows_rfc_7386() {
+    // The cases of the RFC's appendix A that have an object for a patch.
+    for (doc, patch, expect) in [
+        (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})), (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+        (json!({"a": "b"}), json!({"a": null}), json!({})), (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+        (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})), (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+        (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})), (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+        (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})), (json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"})),
+        (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+    ] {
+        let mut actual = doc.clone();
+        merge_patch(&mut actual, &patch).expect("an object");
+        assert_eq!(actual, expect, "{doc} + {patch}");
+    }
+    assert_eq!(merge_patch(&mut json!({}), &json!([])).map_err(|e| e.to_status().code), Err(400));
+}
+
+fn strategic(kind: &str, doc: &Value, patch: &Value) -> Result<Value, String> {
+    let ty = schema::builtin().get(kind).expect("a type of the table");
+    let mut doc = doc.clone();
+    strategic_merge(ty, &mut doc, patch).map(|()| doc).map_err(|e| e.to_string())
+}
+
+#[test]
+fn strategic_merge_of_lists() {
+    let pod = json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}], "nodeName": "n"}});
+    for (patch, expect) in [
+        (json!({"spec": {"containers": [{"name": "b", "image": "z"}]}}), json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "z", "ports": [{"containerPort": 80}]}], "nodeName": "n"}})),
+        (json!({"spec": {"containers": [{"name": "c", "image": "z", "env": null}]}}), json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}, {"name": "c", "image": "z"}], "nodeName": "n"}})),
+        (json!({"spec": {"containers": [{"$patch": "delete", "name": "a"}]}}), json!({"spec": {"containers": [{"name": "b", "image": "y", "ports": [{"containerPort": 80}]}], "nodeName": "n"}})),
+        (json!({"spec": {"containers": [{"$patch": "replace"}, {"name": "c", "image": "z"}]}}), json!({"spec": {"containers": [{"name": "c", "image": "z"}], "nodeName": "n"}})),
+        (json!({"spec": {"$patch": "replace", "nodeName": "m"}}), json!({"spec": {"nodeName": "m"}})),
+        (json!({"spec": {"$patch": "delete"}}), json!({"spec": {}})),
+        (json!({"spec": {"nodeName": null, "missing": null}}), json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}]}})),
+        (json!({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}}), json!({"spec": {"containers": [{"name": "b", "image": "y", "ports": [{"containerPort": 80}]}, {"name": "a", "image": "x"}], "nodeName": "n"}})),
+        (json!({"spec": {"$setElementOrder/containers": [{"name": "c"}, {"name": "a"}], "containers": [{"name": "c", "image": "z"}]}}), json!({"spec": {"containers": [{"name": "c", "image": "z"}, {"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}], "nodeName": "n"}})),
+        (json!({"spec": {"containers": [{"name": "b", "args": ["1"]}]}}), json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "args": ["1"], "ports": [{"containerPort": 80}]}], "nodeName": "n"}})),
+    ] {
+        assert_eq!(strategic("core.v1.Pod", &pod, &patch), Ok(expect), "{patch}");
+    }
+    // Atomic for strategic merge: replaced.
+    let tolerations = json!({"spec": {"tolerations": [{"key": "a"}]}});
+    let patch = json!({"spec": {"tolerations": [{"key": "b"}]}});
+    assert_eq!(strategic("core.v1.Pod", &tolerations, &patch), Ok(patch.clone()));
+}
+
+#[test]
+fn strategic_merge_of_primitive_lists() {
+    let doc = json!({"metadata": {"finalizers": ["a", "b", "c"]}});
+    for (patch, expect) in [
+        (json!({"metadata": {"finalizers": ["d", "a"]}}), json!(["a", "b", "c", "d"])),
+        (json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"]}}), json!(["a", "c"])),
+        (json!({"metadata": {"$setElementOrder/finalizers": ["c", "a"], "$deleteFromPrimitiveList/finalizers": ["b"]}}), json!(["c", "a"])),
+        (json!({"metadata": {"$setElementOrder/finalizers": ["d", "c", "a"], "finalizers": ["d"]}}), json!(["d", "c", "a", "b"])),
+    ] {
+        let actual = strategic("core.v1.Pod", &doc, &patch).map(|v| v["metadata"]["finalizers"].clone());
+        match &expect {
+            Value::Array(items) if items.len() == 4 && items[0] == "d" => {
+                // `b` is not in the order: it stays before what followed it.
+                assert_eq!(actual, Ok(json!(["d", "b", "c", "a"])), "{patch}");
+            }
+            _ => assert_eq!(actual, Ok(expect), "{patch}"),
+        }
+    }
+}
+
+#[test]
+fn strategic_merge_retains_keys() {
+    let doc = json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
+    let patch = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
+    assert_eq!(strategic("apps.v1.Deployment", &doc, &patch), Ok(json!({"spec": {"strategy": {"type": "Recreate"}}})));
+    let stray = json!({"spec": {"strategy": {"$retainKeys": ["type"], "rollingUpdate": {}}}});
+    assert_eq!(strategic("apps.v1.Deployment", &doc, &stray), Err("invalid patch format of retainKeys".to_owned()));
+}
+
+#[test]
+fn strategic_merge_refusals() {
+    let pod = json!({"spec": {"containers": [{"name": "a"}]}});
+    for (patch, expect) in [
+        (json!({"spec": {"containers": [{"image": "x"}]}}), "does not contain declared merge key: name"),
+        (json!({"$patch": "twist"}), "unknown patch type"),
+        (json!({"spec": {"containers": [{"$patch": "merge", "name": "a"}]}}), "merging lists cannot yet be specified"),
+        (json!({"spec": {"$setElementOrder/containers": [{"name": "b"}], "containers": [{"name": "a"}]}}), "doesn't match $setElementOrder list"),
+        (json!([]), "must be an object"),
+    ] {
+        let error = strategic("core.v1.Pod", &pod, &patch).expect_err(&patch.to_string());
+        assert!(error.contains(expect), "{patch}: {error}");
+    }
+}
+
+/// The merge patch that turns `from` into `to`, for trees without nulls.
+fn diff(from: &Value, to: &Value) -> Value {
+    let (Value::Object(from), Value::Object(to)) = (from, to) else { return to.clone() };
+    let removed = from.keys().filter(|key| !to.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+    let changed = to.iter().filter(|(key, value)| from.get(*key) != Some(value)).map(|(key, value)| {
+        let from = from.get(key).unwrap_or(&Value::Null);
+        (key.clone(), diff(from, value))
+    });
+    removed.chain(changed).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn tree() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![any::<bool>().prop_map(Value::from), (0..9_i32).prop_map(Value::from), "[a-c]{0,2}".prop_map(Value::from)];
+    let inner = leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            proptest::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| map.into_iter().collect::<serde_json::Map<_, _>>().into()),
+        ]
+    });
+    proptest::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| map.into_iter().collect::<serde_json::Map<_, _>>().into())
+}
+
+fn containers() -> impl Strategy<Value = Vec<(String, String)>> {
+    proptest::collection::btree_map("[a-e]", "[x-z]", 0..5).prop_map(|map| map.into_iter().collect::<Vec<_>>()).prop_shuffle()
+}
+
+fn pod_of(containers: &[(String, String)]) -> Value {
+    let containers: Vec<Value> = containers.iter().map(|(name, image)| json!({"name": name, "image": image})).collect();
+    json!({"spec": {"containers": containers}})
+}
+
+proptest! {
+    #[test]
+    fn merging_a_diff_gives_the_target(from in tree(), to in tree()) {
+        let mut doc = from.clone();
+        merge_patch(&mut doc, &diff(&from, &to)).expect("a diff of objects is an object");
+        prop_assert_eq!(doc, to);
+    }
+
+    /// The patch that kubectl makes of two lists: deletions, changed items, and the whole new order.
+    #[test]
+    fn strategic_diff_of_containers_gives_the_target(from in containers(), to in containers()) {
+        let order: Vec<Value> = to.iter().map(|(name, _)| json!({"name": name})).collect();
+        let deleted = from.iter().filter(|(name, _)| !to.iter().any(|(n, _)| n == name));
+        let mut items: Vec<Value> = to.iter().filter(|c| !from.contains(c)).map(|(name, image)| json!({"name": name, "image": image})).collect();
+        items.extend(deleted.map(|(name, _)| json!({"$patch": "delete", "name": name})));
+        let patch = json!({"spec": {"$setElementOrder/containers": order, "containers": items}});
+        prop_assert_eq!(strategic("core.v1.Pod", &pod_of(&from), &patch), Ok(pod_of(&to)));
+    }
+
+    #[test]
+    fn any_patch_is_refused_or_applied(doc in tree(), patch in tree()) {
+        let ty = schema::builtin().get("core.v1.Pod").expect("a type of the table");
+        let mut target = doc.clone();
+        if strategic_merge(ty, &mut target, &patch).is_ok() {
+            prop_assert!(target.is_object());
+        }
+        let mut target = doc.clone();
+        let operations = json!([{"op": "add", "path": "/a/b", "value": patch}]);
+        prop_assert_eq!(json_patch(&mut target, &operations).is_ok(), doc.pointer("/a").is_some_and(|a| a.is_object()));
+    }
+}

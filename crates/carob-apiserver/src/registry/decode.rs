@@ -1,0 +1,135 @@
+//! Request bodies: bytes to an object of the expected kind.
+
+use carob_api::schema::{self, Decoded, TypeRef};
+use carob_api::{Status, kinds, meta, proto};
+use http::HeaderMap;
+use serde_json::Value;
+
+use super::options::FieldValidation;
+use super::Call;
+use crate::error::{ApiError, ApiResult};
+use crate::negotiate::{Encoding, body_encoding};
+
+/// Bytes of a body that a decoding error quotes (apiserver `pkg/endpoints/handlers/rest.go`, `summarizeData`).
+const SUMMARY_LEN: usize = 30;
+
+/// What a body must be.
+#[derive(Clone, Copy)]
+pub(crate) struct Expected<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) ty: Option<TypeRef<'static>>,
+}
+
+impl Expected<'_> {
+    fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+}
+
+impl<'a> Expected<'a> {
+    /// The kind that a call is about.
+    pub(crate) fn of(call: &Call<'_>) -> Expected<'static> {
+        Expected {
+            group: call.def.group,
+            version: call.version.name,
+            kind: call.def.kind,
+            ty: call.def.schema(call.version.name),
+        }
+    }
+
+    /// A kind beside the table of resources, by its name in the schema.
+    pub(crate) fn named(group: &'a str, version: &'a str, kind: &'a str, type_name: &str) -> Self {
+        Self { group, version, kind, ty: schema::builtin().get(type_name) }
+    }
+}
+
+/// Decodes a body by its Content-Type and checks that it is what is expected. A body may leave apiVersion and kind out.
+pub(crate) fn decode_body(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
+    decode_as(body_encoding(headers)?, body, expected)
+}
+
+pub(crate) fn decode_as(encoding: Encoding, body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
+    let mut decoded = match encoding {
+        Encoding::Json => decode_json(body, expected)?,
+        Encoding::Yaml => decode_json(&yaml_to_json(body, expected)?, expected)?,
+        Encoding::Protobuf => decode_protobuf(body, expected)?,
+    };
+    meta::set(&mut decoded.value, &["apiVersion"], expected.api_version());
+    meta::set(&mut decoded.value, &["kind"], expected.kind);
+    Ok(decoded)
+}
+
+fn decode_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
+    let (api_version, kind) = schema::type_meta(body).map_err(|error| unrecognized(&error, body, expected))?;
+    check_kind(&api_version, &kind, expected)?;
+    schema::decode(body, expected.ty).map_err(|error| error.to_status(expected.version, expected.kind).into())
+}
+
+fn yaml_to_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Vec<u8>> {
+    let value: Value = serde_saphyr::from_slice(body)
+        .map_err(|error| unrecognized(&format_args!("error converting YAML to JSON: yaml: {error}"), body, expected))?;
+    Ok(value.to_string().into_bytes())
+}
+
+fn decode_protobuf(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
+    let envelope = proto::open(body).map_err(|error| unrecognized(&error, body, expected))?;
+    check_kind(envelope.api_version, envelope.kind, expected)?;
+    let value = proto::decode(body, |_, _| expected.ty).map_err(|error| unrecognized(&error, body, expected))?;
+    Ok(Decoded { value, problems: Vec::new() })
+}
+
+/// Worded as apiserver `pkg/endpoints/handlers/create.go` and `rest.go`, `transformDecodeError`.
+fn check_kind(api_version: &str, kind: &str, expected: Expected<'_>) -> ApiResult<()> {
+    let (group, version) = meta::group_version(api_version);
+    if !kind.is_empty() && kind != expected.kind {
+        let why = match kinds::by_kind(group, version, kind) {
+            Some(_) => format!("converting ({version}.{kind}) to ({}.{}): unknown conversion", expected.version, expected.kind),
+            None => format!("no kind {kind:?} is registered for version {api_version:?}"),
+        };
+        let message = format!("{kind} in version {version:?} cannot be handled as a {}: {why}", expected.kind);
+        return Err(Status::bad_request(message).into());
+    }
+    if !api_version.is_empty() && api_version != expected.api_version() {
+        let message = format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            expected.api_version()
+        );
+        return Err(Status::bad_request(message).into());
+    }
+    Ok(())
+}
+
+/// The body does not even say what it is.
+fn unrecognized(error: &dyn std::fmt::Display, body: &[u8], expected: Expected<'_>) -> ApiError {
+    let message = format!("the object provided is unrecognized (must be of type {}): {error} ({})", expected.kind, summary(body));
+    Status::bad_request(message).into()
+}
+
+fn summary(body: &[u8]) -> String {
+    if body.is_empty() {
+        return "<empty>".to_owned();
+    }
+    let hex: String = body.iter().take(SUMMARY_LEN).map(|byte| format!("{byte:02x}")).collect();
+    if body.len() > SUMMARY_LEN { format!("{hex} ...") } else { hex }
+}
+
+/// Unknown and duplicate fields: an error under Strict, warnings under Warn, nothing under Ignore.
+pub(crate) fn strict_problems(
+    problems: Vec<String>,
+    validation: FieldValidation,
+    expected: Expected<'_>,
+    warnings: &mut Vec<String>,
+) -> ApiResult<()> {
+    match validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            Err(schema::strict_error(expected.version, expected.kind, &problems).into())
+        }
+        FieldValidation::Warn => {
+            warnings.extend(problems);
+            Ok(())
+        }
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(()),
+    }
+}

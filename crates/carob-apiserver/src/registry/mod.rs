@@ -1,0 +1,103 @@
+//! The generic registry: every verb on every kind, from the table of kinds and nothing else.
+
+mod create;
+mod decode;
+mod delete;
+mod frames;
+mod get;
+mod list;
+mod options;
+mod page_token;
+mod patch;
+mod render;
+mod selection;
+mod stored;
+mod update;
+mod watch;
+mod write;
+
+use carob_api::kinds::VersionDef;
+use carob_api::status::GroupResource;
+use carob_api::strategy::Part;
+use carob_api::{ResourceDef, Status, SubresourceDef};
+use carob_store::Entry;
+use http::request::Parts;
+use std::sync::Arc;
+
+use crate::api::Inner;
+use crate::error::{ApiError, ApiResult};
+use crate::identity::Identity;
+use crate::request::Query;
+
+pub(crate) use create::create;
+pub(crate) use decode::{Expected, decode_body, strict_problems};
+pub(crate) use create::Written;
+pub(crate) use delete::{delete, delete_collection, remove};
+pub(crate) use get::answer_value;
+pub(crate) use get::get;
+pub(crate) use list::list;
+pub(crate) use options::WriteOptions;
+pub(crate) use patch::patch;
+pub(crate) use render::encode_value;
+pub(crate) use stored::{decode, to_storage};
+pub(crate) use update::{Change, rewrite, update, write_changed};
+pub(crate) use watch::watch;
+
+/// One request on one resource: what every verb needs to know.
+pub(crate) struct Call<'a> {
+    pub(crate) api: &'a Inner,
+    pub(crate) def: &'static ResourceDef,
+    /// The version that the client speaks.
+    pub(crate) version: &'static VersionDef,
+    pub(crate) subresource: Option<&'static SubresourceDef>,
+    /// Empty for all namespaces and for kinds without one.
+    pub(crate) namespace: String,
+    /// Empty for collections.
+    pub(crate) name: String,
+    pub(crate) user: Identity,
+    pub(crate) query: Query,
+    pub(crate) parts: Parts,
+    /// What the response's Warning headers will say.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Call<'_> {
+    pub(crate) fn resource(&self) -> GroupResource<'static> {
+        GroupResource::new(self.def.group, self.def.plural)
+    }
+
+    pub(crate) fn api_version(&self) -> String {
+        self.def.api_version(self.version.name)
+    }
+
+    /// The key of the named object.
+    pub(crate) fn key(&self) -> String {
+        self.def.storage_key(&self.namespace, &self.name)
+    }
+
+    /// The prefix of the collection's keys.
+    pub(crate) fn prefix(&self) -> String {
+        self.def.storage_prefix((!self.namespace.is_empty()).then_some(self.namespace.as_str()))
+    }
+
+    /// The part of the object that a write through this path may change.
+    pub(crate) fn part(&self) -> Part {
+        match self.subresource.map(|subresource| subresource.role) {
+            Some(carob_api::kinds::SubresourceRole::Part(part)) => part,
+            _ => Part::Main,
+        }
+    }
+
+    pub(crate) fn subresource_name(&self) -> &'static str {
+        self.subresource.map_or("", |subresource| subresource.name)
+    }
+
+    pub(crate) fn not_found(&self) -> ApiError {
+        Status::not_found(self.resource(), &self.name).into()
+    }
+
+    /// The stored object that the path names.
+    pub(crate) fn stored(&self) -> ApiResult<Arc<Entry>> {
+        self.api.store.get(&self.key()).ok_or_else(|| self.not_found())
+    }
+}

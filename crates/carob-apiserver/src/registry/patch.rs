@@ -1,0 +1,178 @@
+//! PATCH in its four forms.
+
+use carob_api::schema::{self, TypeRef};
+use carob_api::{FieldError, FieldErrors, FieldPath, Status, apply, meta, patch as patches};
+use http::header::CONTENT_TYPE;
+use http::{Response, StatusCode};
+use serde_json::Value;
+
+use super::create::{create_object, respond};
+use super::decode::{Expected, decode_as, strict_problems};
+use super::options::WriteOptions;
+use super::stored::{to_storage, to_version};
+use super::update::{Change, check_names, write_changed};
+use super::Call;
+use crate::body::{Body, RequestBody, read};
+use crate::error::{ApiError, ApiResult};
+use crate::negotiate::Encoding;
+
+const ACCEPTED: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
+/// A decoded patch.
+enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+    /// The applied configuration.
+    Apply(Value),
+}
+
+pub(crate) async fn patch(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
+    let options = WriteOptions::parse(&call.query, &call.parts.headers, "PatchOptions")?;
+    let ty = call.def.schema(call.version.name);
+    let ty = ty.ok_or_else(|| ApiError::from(Status::internal("the kind has no schema to patch by")))?;
+    let content_type = content_type(call);
+    check_options(call, &options, content_type == ACCEPTED[3])?;
+    let patch = parse(call, &content_type, &read(body).await?, &options)?;
+    if let Patch::Apply(config) = &patch
+        && call.subresource.is_none()
+        && call.api.store.get(&call.key()).is_none()
+    {
+        let object = apply::apply(ty, None, config, &writer(call, &options, &call.api_version()), options.force)?;
+        let written = create_object(call, &options, object).await?;
+        return respond(call, StatusCode::CREATED, written);
+    }
+    let mut problems = Vec::new();
+    let applier = Applier { ty, patch, options: &options, target: Target::of(call) };
+    let written = {
+        let problems = &mut problems;
+        write_changed(call, &options, |old| applier.apply(old, problems)).await?
+    };
+    problems.dedup();
+    call.warnings.extend(problems);
+    respond(call, StatusCode::OK, written)
+}
+
+fn content_type(call: &Call<'_>) -> String {
+    let value = call.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// apimachinery `pkg/apis/meta/v1/validation`, `ValidatePatchOptions`.
+fn check_options(call: &Call<'_>, options: &WriteOptions, is_apply: bool) -> ApiResult<()> {
+    let mut errors = FieldErrors::new();
+    if is_apply && !options.manager_given {
+        errors.push(FieldError::required(&FieldPath::new("fieldManager"), "is required for apply patch"));
+    }
+    if !is_apply && call.query.get("force").is_some() {
+        errors.push(FieldError::forbidden(&FieldPath::new("force"), "may not be specified for non-apply patch"));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &errors).into())
+}
+
+fn parse(call: &mut Call<'_>, content_type: &str, body: &[u8], options: &WriteOptions) -> ApiResult<Patch> {
+    let json = || -> ApiResult<Value> {
+        serde_json::from_slice(body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")).into())
+    };
+    match content_type {
+        "application/json-patch+json" => Ok(Patch::Json(json()?)),
+        "application/merge-patch+json" => Ok(Patch::Merge(json()?)),
+        "application/strategic-merge-patch+json" => Ok(Patch::Strategic(json()?)),
+        "application/apply-patch+yaml" => {
+            let expected = Expected::of(call);
+            let decoded = decode_as(Encoding::Yaml, body, expected)?;
+            strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
+            let mut config = decoded.value;
+            if meta::name(&config).is_empty() {
+                meta::set(&mut config, &["metadata", "name"], call.name.clone());
+            }
+            check_names(call, &mut config)?;
+            if meta::at(&config, &["metadata", "managedFields"]).is_some() {
+                return Err(Status::bad_request("metadata.managedFields must be nil").into());
+            }
+            Ok(Patch::Apply(config))
+        }
+        _ => Err(Status::unsupported_media_type(&ACCEPTED).into()),
+    }
+}
+
+fn writer<'a>(call: &Call<'_>, options: &'a WriteOptions, api_version: &'a str) -> apply::Writer<'a> {
+    apply::Writer {
+        manager: &options.manager,
+        api_version,
+        subresource: call.subresource_name(),
+        now: call.api.clock.now(),
+    }
+}
+
+/// What of the call a patch needs while the call itself is being written through.
+struct Target {
+    def: &'static carob_api::ResourceDef,
+    version: &'static carob_api::kinds::VersionDef,
+    subresource: &'static str,
+    api_version: String,
+    now: jiff::Timestamp,
+}
+
+impl Target {
+    fn of(call: &Call<'_>) -> Self {
+        Self {
+            def: call.def,
+            version: call.version,
+            subresource: call.subresource_name(),
+            api_version: call.api_version(),
+            now: call.api.clock.now(),
+        }
+    }
+}
+
+struct Applier<'a> {
+    ty: TypeRef<'static>,
+    patch: Patch,
+    options: &'a WriteOptions,
+    target: Target,
+}
+
+impl Applier<'_> {
+    fn apply(&self, old: &Value, problems: &mut Vec<String>) -> ApiResult<Change> {
+        let Target { def, version, subresource, api_version, now } = &self.target;
+        let mut object = old.clone();
+        to_version(def, version, &mut object);
+        let patched = match &self.patch {
+            Patch::Json(patch) => patches::json_patch(&mut object, patch),
+            Patch::Merge(patch) => patches::merge_patch(&mut object, patch),
+            Patch::Strategic(patch) => patches::strategic_merge(self.ty, &mut object, patch),
+            Patch::Apply(config) => {
+                let writer = apply::Writer { manager: &self.options.manager, api_version, subresource, now: *now };
+                let mut applied = apply::apply(self.ty, Some(&object), config, &writer, self.options.force)?;
+                to_storage(def, &mut applied);
+                return Ok(Change::Applied(applied));
+            }
+        };
+        patched.map_err(|error| ApiError::from(error.to_status()))?;
+        let expected = Expected { group: def.group, version: version.name, kind: def.kind, ty: Some(self.ty) };
+        if meta::kind(&object) != def.kind || meta::api_version(&object) != api_version.as_str() {
+            let message = format!("the patch may not change apiVersion and kind of {} {}", api_version, def.kind);
+            return Err(Status::bad_request(message).into());
+        }
+        let decoded = schema::conform(self.ty, object).map_err(|error| ApiError::from(error.to_status(version.name, def.kind)))?;
+        strict_problems(decoded.problems, self.options.field_validation, expected, problems)?;
+        let mut object = decoded.value;
+        if meta::name(&object) != meta::name(old) {
+            let message =
+                format!("the name of the object ({}) does not match the name on the URL ({})", meta::name(&object), meta::name(old));
+            return Err(Status::bad_request(message).into());
+        }
+        to_storage(def, &mut object);
+        Ok(Change::To(object))
+    }
+
+}

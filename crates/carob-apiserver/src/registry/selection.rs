@@ -1,0 +1,119 @@
+//! Label and field selectors on stored objects, parsing as little of them as they need.
+
+use std::borrow::Cow;
+
+use carob_api::selector::{FieldSelector, LabelSelector};
+use carob_api::{ResourceDef, Status, meta};
+use carob_store::Entry;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::error::ApiResult;
+use crate::lookup::contains;
+use crate::request::Query;
+
+/// Which objects of a collection are meant.
+#[derive(Debug, Clone)]
+pub(crate) struct Selection {
+    def: &'static ResourceDef,
+    labels: LabelSelector,
+    fields: FieldSelector,
+    /// `"nodeName":"<node>"`: bytes that an object lacks which cannot match. Every kubelet watches by its node's name, so
+    /// most objects are told apart by this without being parsed.
+    needle: Option<Vec<u8>>,
+    /// A name from the path, as against one from the field selector.
+    name: Option<String>,
+}
+
+/// The part of an object that label selectors look at.
+#[derive(Deserialize)]
+struct Labelled {
+    metadata: LabelledMeta,
+}
+
+#[derive(Deserialize)]
+struct LabelledMeta {
+    #[serde(default)]
+    labels: Option<Map<String, Value>>,
+}
+
+impl Selection {
+    pub(crate) fn parse(def: &'static ResourceDef, query: &Query) -> ApiResult<Self> {
+        let bad = |error: carob_api::selector::SelectorError| Status::bad_request(error.to_string());
+        let labels = query.text("labelSelector").map_or_else(|| Ok(LabelSelector::default()), LabelSelector::parse);
+        let fields = query.text("fieldSelector").map_or_else(|| Ok(FieldSelector::default()), FieldSelector::parse);
+        let (labels, fields) = (labels.map_err(bad)?, fields.map_err(bad)?);
+        for term in fields.terms() {
+            check_field(def, &term.path)?;
+        }
+        let node = fields.required_value("spec.nodeName").filter(|node| !node.is_empty());
+        let needle = node.map(|node| format!("\"nodeName\":{}", Value::from(node)).into_bytes());
+        Ok(Self { def, labels, fields, needle, name: None })
+    }
+
+    pub(crate) fn is_everything(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty() && self.name.is_none()
+    }
+
+    /// The one name that can match, if the field selector says so.
+    pub(crate) fn only_name(&self) -> Option<&str> {
+        self.fields.required_value("metadata.name").filter(|name| !name.is_empty())
+    }
+
+    /// The one namespace that can match, if the field selector says so.
+    pub(crate) fn only_namespace(&self) -> Option<&str> {
+        self.fields.required_value("metadata.namespace").filter(|namespace| !namespace.is_empty())
+    }
+
+    /// Narrowed to one name.
+    pub(crate) fn and_name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    pub(crate) fn matches(&self, entry: &Entry) -> bool {
+        if self.is_everything() {
+            return true;
+        }
+        if self.needle.as_ref().is_some_and(|needle| !contains(&entry.value, needle)) {
+            return false;
+        }
+        if self.name.as_ref().is_some_and(|name| entry.key.rsplit('/').next() != Some(name.as_str())) {
+            return false;
+        }
+        if self.fields.is_empty() {
+            if self.labels.is_empty() {
+                return true;
+            }
+            let labelled: Result<Labelled, _> = serde_json::from_slice(&entry.value);
+            return labelled.is_ok_and(|object| self.labels.matches(object.metadata.labels.as_ref()));
+        }
+        serde_json::from_slice(&entry.value).is_ok_and(|object| self.matches_object(&object))
+    }
+
+    pub(crate) fn matches_object(&self, object: &Value) -> bool {
+        self.labels.matches(meta::labels(object)) && self.fields.matches(|path| self.field(object, path))
+    }
+
+    fn field<'o>(&self, object: &'o Value, path: &str) -> Cow<'o, str> {
+        match path {
+            "metadata.name" => meta::name(object).into(),
+            "metadata.namespace" => meta::namespace(object).into(),
+            _ => self.def.selectable_value(object, path).unwrap_or_default(),
+        }
+    }
+}
+
+/// Worded as the kinds' field label conversions are (pkg/apis/core/v1/conversion.go; apimachinery `pkg/runtime/conversion.go`).
+fn check_field(def: &ResourceDef, path: &str) -> Result<(), Status> {
+    let known = matches!(path, "metadata.name" | "metadata.namespace")
+        || def.selectable.iter().any(|field| field.name == path);
+    if known {
+        return Ok(());
+    }
+    if def.selectable.is_empty() {
+        let message = format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+        return Err(Status::bad_request(message));
+    }
+    Err(Status::bad_request(format!("field label not supported: {path}")))
+}

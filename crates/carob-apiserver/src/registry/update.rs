@@ -1,0 +1,251 @@
+//! PUT, and what PUT, PATCH and subresources share: read, change, check, compare and swap.
+
+use std::sync::Arc;
+
+use carob_api::{FieldError, FieldPath, Status, lifecycle, meta};
+use carob_store::{Entry, Expect};
+use http::{Response, StatusCode};
+use serde_json::Value;
+
+use super::create::{Written, create_object, invalid, is_service, respond, track};
+use super::decode::{Expected, decode_body, strict_problems};
+use super::options::WriteOptions;
+use super::stored::{decode, to_storage};
+use super::write::{ATTEMPTS_MAX, WriteError, delete, overtaken, put};
+use super::Call;
+use crate::admission::{Admission, Operation};
+use crate::body::{Body, RequestBody, read};
+use crate::error::ApiResult;
+
+/// What a change makes of an object.
+pub(crate) enum Change {
+    /// The new object, in the storage version.
+    To(Value),
+    /// As [`Change::To`], with managedFields that are right already: the outcome of an apply.
+    Applied(Value),
+}
+
+pub(crate) async fn update(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
+    let options = WriteOptions::parse(&call.query, &call.parts.headers, "UpdateOptions")?;
+    let expected = Expected::of(call);
+    let decoded = decode_body(&call.parts.headers, &read(body).await?, expected)?;
+    strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
+    let mut object = decoded.value;
+    check_names(call, &mut object)?;
+    if call.subresource.is_none() && call.def.strategy.rules().creates_on_update && call.api.store.get(&call.key()).is_none() {
+        let written = create_object(call, &options, object).await?;
+        return respond(call, StatusCode::CREATED, written);
+    }
+    to_storage(call.def, &mut object);
+    let written = write_changed(call, &options, |_old| Ok(Change::To(object.clone()))).await?;
+    respond(call, StatusCode::OK, written)
+}
+
+/// The body must be about the object that the path names (apiserver `pkg/endpoints/handlers/rest.go`, `checkName`).
+pub(crate) fn check_names(call: &Call<'_>, object: &mut Value) -> ApiResult<()> {
+    let (name, namespace) = (meta::name(object), meta::namespace(object));
+    if name.is_empty() {
+        let message = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name);
+        return Err(Status::bad_request(message).into());
+    }
+    if name != call.name {
+        let message = format!("the name of the object ({name}) does not match the name on the URL ({})", call.name);
+        return Err(Status::bad_request(message).into());
+    }
+    if namespace.is_empty() && !call.namespace.is_empty() {
+        meta::set(object, &["metadata", "namespace"], call.namespace.clone());
+    } else if namespace != call.namespace {
+        let message =
+            format!("the namespace of the object ({namespace}) does not match the namespace on the request ({})", call.namespace);
+        return Err(Status::bad_request(message).into());
+    }
+    Ok(())
+}
+
+/// Changes the named object. `change` is asked again whenever somebody else wrote meanwhile; a client that named a
+/// resourceVersion then gets its conflict, since the new object no longer has it.
+pub(crate) async fn write_changed(
+    call: &mut Call<'_>,
+    options: &WriteOptions,
+    mut change: impl FnMut(&Value) -> ApiResult<Change>,
+) -> ApiResult<Written> {
+    for _ in 0..ATTEMPTS_MAX {
+        let entry = call.stored()?;
+        let old = decode(&entry)?;
+        let change = change(&old)?;
+        match attempt(call, options, &entry, &old, change).await {
+            Ok(written) => return Ok(written),
+            Err(WriteError::Overtaken) => {}
+            Err(WriteError::Failed(error)) => return Err(error),
+        }
+    }
+    Err(overtaken(call.resource(), &call.name))
+}
+
+/// Changes the named object past its kind's rules of update: for subresources whose very purpose is such a change.
+pub(crate) async fn rewrite(call: &Call<'_>, dry_run: bool, mut change: impl FnMut(&Value) -> ApiResult<Value>) -> ApiResult<Value> {
+    for _ in 0..ATTEMPTS_MAX {
+        let entry = call.stored()?;
+        let old = decode(&entry)?;
+        let new = change(&old)?;
+        if dry_run || new == old {
+            return Ok(new);
+        }
+        match put(&call.api.store, call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(&old)).await {
+            Ok(entry) => return decode(&entry),
+            Err(WriteError::Overtaken) => {}
+            Err(WriteError::Failed(error)) => return Err(error),
+        }
+    }
+    Err(overtaken(call.resource(), &call.name))
+}
+
+async fn attempt(
+    call: &mut Call<'_>,
+    options: &WriteOptions,
+    entry: &Arc<Entry>,
+    old: &Value,
+    change: Change,
+) -> Result<Written, WriteError> {
+    let (mut new, tracked) = match change {
+        Change::To(new) => (new, false),
+        Change::Applied(new) => (new, true),
+    };
+    check_preconditions(call, &new, old)?;
+    let part = call.part();
+    lifecycle::prepare_update(call.def, part, &mut new, old)?;
+    let user = Arc::clone(&call.user);
+    let (namespace, name) = (call.namespace.clone(), call.name.clone());
+    let admission = Admission {
+        operation: Operation::Update,
+        def: call.def,
+        namespace: &namespace,
+        name: &name,
+        subresource: call.subresource_name(),
+        user: &user,
+        dry_run: options.dry_run,
+    };
+    call.api.admission.mutate(&admission, &mut new, Some(old)).await?;
+    let services = &call.api.services;
+    let is_spec_of_service = is_service(call) && call.subresource.is_none();
+    let reservation = if is_spec_of_service {
+        let reserved = services.update(&mut new, old);
+        Some(reserved.map_err(|errors| invalid(call, &name, &errors))?)
+    } else {
+        None
+    };
+    lifecycle::validate_update(call.def, part, &new, old)?;
+    call.api.admission.validate(&admission, Some(&new), Some(old)).await?;
+    if !tracked {
+        track(call, options, Some(old), &mut new)?;
+    }
+    call.warnings.extend(call.def.strategy.warnings(&new, Some(old)));
+    if same(&new, old) {
+        return Ok(Written::Stored(Arc::clone(entry)));
+    }
+    if options.dry_run {
+        return Ok(Written::Gone(new));
+    }
+    let store = &call.api.store;
+    if lifecycle::deletion_is_complete(&new, old) {
+        delete(store, &entry.key, entry.mod_revision).await?;
+        services_released(call, old, None);
+        return Ok(Written::Gone(new));
+    }
+    let stored = put(store, call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old)).await?;
+    if let Some(reservation) = reservation {
+        reservation.keep();
+        services.released(old, Some(&new));
+    }
+    Ok(Written::Stored(stored))
+}
+
+impl<E: Into<crate::error::ApiError>> From<E> for WriteError {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// After a Service has gone from the store, its addresses are free.
+pub(crate) fn services_released(call: &Call<'_>, old: &Value, new: Option<&Value>) {
+    if is_service(call) {
+        call.api.services.released(old, new);
+    }
+}
+
+/// UID and resourceVersion of the new object, where it names them, must be the old one's.
+fn check_preconditions(call: &Call<'_>, new: &Value, old: &Value) -> ApiResult<()> {
+    let uid = meta::uid(new);
+    if !uid.is_empty() && uid != meta::uid(old) {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(old));
+        return Err(Status::conflict(call.resource(), &call.name, &why).into());
+    }
+    let revision = meta::resource_version(new);
+    if !matches!(revision, "" | "0") {
+        if revision.parse::<u64>().is_err() {
+            let path = FieldPath::new("metadata").child("resourceVersion");
+            return Err(invalid(call, &call.name, &[FieldError::invalid(&path, revision, "must be a decimal integer")]));
+        }
+        if revision != meta::resource_version(old) {
+            return Err(Status::modified(call.resource(), &call.name).into());
+        }
+        return Ok(());
+    }
+    if !call.def.strategy.rules().updates_unconditionally {
+        let path = FieldPath::new("metadata").child("resourceVersion");
+        return Err(invalid(call, &call.name, &[FieldError::invalid(&path, 0, "must be specified for an update")]));
+    }
+    Ok(())
+}
+
+/// A write that changes nothing is not one: no new revision, no event. The times in managedFields do not count, nor does
+/// the resourceVersion that the client sent.
+fn same(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    let rest = |key: &str| key != "metadata";
+    let fields = |map: &serde_json::Map<String, Value>| map.keys().filter(|key| rest(key)).count();
+    fields(new) == fields(old)
+        && new.iter().filter(|(key, _)| rest(key)).all(|(key, value)| old.get(key) == Some(value))
+        && same_metadata(&new["metadata"], &old["metadata"])
+}
+
+fn same_metadata(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    let rest = |key: &&String| !matches!(key.as_str(), "resourceVersion" | "managedFields");
+    new.keys().filter(rest).count() == old.keys().filter(rest).count()
+        && new.iter().filter(|(key, _)| rest(key)).all(|(key, value)| old.get(key) == Some(value))
+        && same_managers(new.get("managedFields"), old.get("managedFields"))
+}
+
+fn same_managers(new: Option<&Value>, old: Option<&Value>) -> bool {
+    let entries = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let timeless = |mut entry: Value| {
+        meta::remove(&mut entry, &["time"]);
+        entry
+    };
+    let (new, old) = (entries(new), entries(old));
+    new.len() == old.len() && new.into_iter().zip(old).all(|(new, old)| timeless(new) == timeless(old))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_of_managers_and_the_clients_revision_do_not_make_a_change() {
+        let object = |time: &str, revision: &str, data: &str| {
+            json!({
+                "metadata": { "name": "a", "resourceVersion": revision, "managedFields": [{ "manager": "m", "time": time }] },
+                "data": { "k": data },
+            })
+        };
+        assert!(same(&object("t1", "1", "v"), &object("t2", "2", "v")));
+        assert!(!same(&object("t1", "1", "v"), &object("t1", "1", "w")));
+        let mut labelled = object("t1", "1", "v");
+        labelled["metadata"]["labels"] = json!({ "a": "b" });
+        assert!(!same(&labelled, &object("t1", "1", "v")));
+        assert!(!same(&object("t1", "1", "v"), &labelled));
+    }
+}

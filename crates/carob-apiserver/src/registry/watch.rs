@@ -1,0 +1,259 @@
+//! Watches: a stream of events over one prefix, from a revision or from the current state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use carob_api::Status;
+use carob_store::{Entry, Event, EventKind, ListOptions, ReadError, Revision, Watch, WatchItem};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::frames::{Encoder, EventType};
+use super::get::{parse_revision, wait_for};
+use super::list::validate;
+use super::selection::Selection;
+use super::Call;
+use crate::body::{Body, BoxError};
+use crate::error::{ApiError, ApiResult};
+use crate::negotiate::{Offer, negotiate};
+
+/// Time between bookmarks (apiserver `pkg/storage/cacher`, `bookmarkFrequency`).
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// A watch without a time-out of its own ends after this, or up to twice this (kube-apiserver `--min-request-timeout`).
+const TIMEOUT_MIN_S: u64 = 1800;
+/// Bytes of events that are sent as one piece.
+const PIECE_LEN: usize = 64 * 1024;
+
+/// What the client asked for, checked.
+struct WatchQuery {
+    revision: Option<Revision>,
+    /// Start with an ADDED event for everything there is.
+    initial: bool,
+    /// Mark the end of the initial events.
+    mark_end: bool,
+    bookmarks: bool,
+    timeout: Duration,
+}
+
+impl WatchQuery {
+    fn parse(call: &Call<'_>) -> ApiResult<Self> {
+        let query = &call.query;
+        validate(query, true)?;
+        let revision = parse_revision(query.text("resourceVersion"))?;
+        let send = query.optional_flag("sendInitialEvents");
+        let timeout_s = query
+            .integer("timeoutSeconds")
+            .map_err(|error| ApiError::from(Status::bad_request(error.to_string())))?
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .filter(|seconds| *seconds > 0)
+            .unwrap_or_else(|| TIMEOUT_MIN_S + carob_kit::random_u64() % TIMEOUT_MIN_S);
+        let bookmarks = query.flag("allowWatchBookmarks");
+        Ok(Self {
+            revision,
+            initial: send.unwrap_or(revision.is_none()),
+            mark_end: send == Some(true) && bookmarks,
+            bookmarks,
+            timeout: Duration::from_secs(timeout_s),
+        })
+    }
+}
+
+/// Everything that one open watch holds.
+struct Stream {
+    watch: Watch,
+    selection: Selection,
+    encoder: Encoder,
+    /// Initial objects still to be sent, the next one last.
+    initial: Vec<Arc<Entry>>,
+    /// The bookmark after the last initial object.
+    end_of_initial: Option<Revision>,
+    bookmarks: Option<Interval>,
+    deadline: Instant,
+    closing: tokio::sync::watch::Receiver<bool>,
+    done: bool,
+}
+
+/// What woke a watch up.
+enum Wake {
+    Item(WatchItem),
+    Bookmark,
+    End,
+}
+
+pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
+    let form = negotiate(&call.parts.headers, Offer::Collection)?;
+    let mut selection = Selection::parse(call.def, &call.query)?;
+    if !call.name.is_empty() {
+        // The old path /watch/.../name.
+        selection = selection.and_name(&call.name);
+    }
+    let query = WatchQuery::parse(call)?;
+    if let Some(revision) = query.revision {
+        wait_for(call.api, revision).await?;
+    }
+    let encoder = Encoder::new(call, form)?;
+    let content_type = encoder.content_type();
+    let body = match open(call, selection, &query, encoder) {
+        Ok(stream) => Body::stream(futures_util::stream::unfold(stream, next_piece)),
+        Err(Expired { mut encoder, status }) => Body::from(encoder.error(&status)?),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    Ok(response)
+}
+
+/// A watch that cannot begin where it was asked to.
+struct Expired {
+    encoder: Encoder,
+    status: Status,
+}
+
+fn open(call: &Call<'_>, selection: Selection, query: &WatchQuery, encoder: Encoder) -> Result<Stream, Expired> {
+    let store = &call.api.store;
+    let prefix = call.prefix();
+    let opened = if query.initial {
+        store.list(&prefix, ListOptions::default()).and_then(|page| {
+            let mut entries = page.entries;
+            entries.retain(|entry| selection.matches(entry));
+            entries.reverse();
+            Ok((store.watch(&prefix, page.revision)?, entries, page.revision))
+        })
+    } else {
+        let after = query.revision.unwrap_or_else(|| store.current());
+        store.watch(&prefix, after).map(|watch| (watch, Vec::new(), after))
+    };
+    let (watch, initial, revision) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Err(Expired { encoder, status: too_old(error) }),
+    };
+    let now = Instant::now();
+    let bookmarks = query.bookmarks.then(|| {
+        let mut interval = tokio::time::interval_at(now + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        interval
+    });
+    Ok(Stream {
+        watch,
+        selection,
+        encoder,
+        initial,
+        end_of_initial: query.mark_end.then_some(revision),
+        bookmarks,
+        deadline: now + query.timeout,
+        closing: call.api.closing(),
+        done: false,
+    })
+}
+
+/// Worded as apiserver `pkg/storage/cacher/watch_cache.go` words it.
+fn too_old(error: ReadError) -> Status {
+    match error {
+        ReadError::Compacted { requested, compacted } => {
+            Status::expired(&format!("too old resource version: {requested} ({compacted})"))
+        }
+        ReadError::Future { requested, current } => {
+            Status::timeout(&format!("Too large resource version: {requested}, current: {current}"), 1)
+        }
+    }
+}
+
+async fn next_piece(mut stream: Stream) -> Option<(Result<Bytes, BoxError>, Stream)> {
+    if stream.done {
+        return None;
+    }
+    match stream.fill().await {
+        Ok(piece) if piece.is_empty() => None,
+        Ok(piece) => Some((Ok(Bytes::from(piece)), stream)),
+        Err(error) => {
+            stream.done = true;
+            Some((Err(error.into()), stream))
+        }
+    }
+}
+
+impl Stream {
+    /// The next bytes to send: at least one event unless the watch has ended.
+    async fn fill(&mut self) -> ApiResult<Vec<u8>> {
+        let mut out = Vec::new();
+        self.initial_events(&mut out)?;
+        while out.is_empty() && !self.done {
+            match self.wake().await {
+                Wake::Item(item) => self.item(&item, &mut out)?,
+                Wake::Bookmark => {
+                    let revision = self.watch.progress();
+                    self.encoder.bookmark(&mut out, revision, false)?;
+                }
+                Wake::End => self.done = true,
+            }
+        }
+        // What has come meanwhile goes along.
+        while !self.done && self.initial.is_empty() && out.len() < PIECE_LEN {
+            let Some(item) = self.watch.try_next() else { break };
+            self.item(&item, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn initial_events(&mut self, out: &mut Vec<u8>) -> ApiResult<()> {
+        while out.len() < PIECE_LEN {
+            let Some(entry) = self.initial.pop() else { break };
+            self.encoder.event(out, EventType::Added, &entry, entry.mod_revision)?;
+        }
+        if self.initial.is_empty()
+            && let Some(revision) = self.end_of_initial.take()
+        {
+            self.initial = Vec::new();
+            self.encoder.bookmark(out, revision, true)?;
+        }
+        Ok(())
+    }
+
+    /// Every arm is cancel safe: an event, a tick or a flag is taken only by the arm that completes.
+    async fn wake(&mut self) -> Wake {
+        let tick = async {
+            match &mut self.bookmarks {
+                Some(interval) => drop(interval.tick().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            item = self.watch.next() => Wake::Item(item),
+            () = tick => Wake::Bookmark,
+            () = tokio::time::sleep_until(self.deadline) => Wake::End,
+            _ = self.closing.wait_for(|closing| *closing) => Wake::End,
+        }
+    }
+
+    fn item(&mut self, item: &WatchItem, out: &mut Vec<u8>) -> ApiResult<()> {
+        match item {
+            WatchItem::Event(event) => self.event(event, out),
+            WatchItem::Lagged => {
+                self.done = true;
+                let status = Status::expired("too old resource version: the watch fell behind what is kept of the past");
+                out.extend_from_slice(&self.encoder.error(&status)?);
+                Ok(())
+            }
+            WatchItem::Closed => {
+                self.done = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// An object that a change brings into the selection is ADDED, one that it takes out is DELETED.
+    fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> ApiResult<()> {
+        let before = event.previous.as_ref().filter(|previous| self.selection.matches(previous));
+        let after = event.kind == EventKind::Put && self.selection.matches(&event.entry);
+        let revision = event.revision();
+        match (before, after) {
+            (None, false) => Ok(()),
+            (None, true) => self.encoder.event(out, EventType::Added, &event.entry, revision),
+            (Some(_), true) => self.encoder.event(out, EventType::Modified, &event.entry, revision),
+            (Some(previous), false) => self.encoder.event(out, EventType::Deleted, previous, revision),
+        }
+    }
+}

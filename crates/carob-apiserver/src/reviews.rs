@@ -1,0 +1,201 @@
+//! Questions about users, answered and not stored: `authentication.k8s.io` and `authorization.k8s.io`.
+
+use carob_api::{FieldError, FieldPath, Status, meta};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::api::{Asked, Inner};
+use crate::authz::{Attributes, Decision, ResourceAttributes, Rule};
+use crate::body::{Body, RequestBody, read};
+use crate::error::{ApiError, ApiResult};
+use crate::identity::UserInfo;
+use crate::negotiate::{Offer, negotiate};
+use crate::registry::{Expected, WriteOptions, decode_body, encode_value, strict_problems};
+use crate::request::{ResourceRequest, Verb};
+use crate::respond;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Review {
+    Token,
+    SelfSubject,
+    SubjectAccess,
+    LocalSubjectAccess,
+    SelfSubjectAccess,
+    SelfSubjectRules,
+}
+
+impl Review {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Token => "TokenReview",
+            Self::SelfSubject => "SelfSubjectReview",
+            Self::SubjectAccess => "SubjectAccessReview",
+            Self::LocalSubjectAccess => "LocalSubjectAccessReview",
+            Self::SelfSubjectAccess => "SelfSubjectAccessReview",
+            Self::SelfSubjectRules => "SelfSubjectRulesReview",
+        }
+    }
+}
+
+/// The review that a path asks for.
+pub(crate) fn find(at: &ResourceRequest) -> Option<Review> {
+    if at.version != "v1" || at.named_by_path {
+        return None;
+    }
+    match (at.group.as_str(), at.resource.as_str(), at.namespace.is_empty()) {
+        ("authentication.k8s.io", "tokenreviews", true) => Some(Review::Token),
+        ("authentication.k8s.io", "selfsubjectreviews", true) => Some(Review::SelfSubject),
+        ("authorization.k8s.io", "subjectaccessreviews", true) => Some(Review::SubjectAccess),
+        ("authorization.k8s.io", "localsubjectaccessreviews", false) => Some(Review::LocalSubjectAccess),
+        ("authorization.k8s.io", "selfsubjectaccessreviews", true) => Some(Review::SelfSubjectAccess),
+        ("authorization.k8s.io", "selfsubjectrulesreviews", true) => Some(Review::SelfSubjectRules),
+        _ => None,
+    }
+}
+
+pub(crate) async fn answer(api: &Inner, review: Review, asked: Asked, body: RequestBody) -> ApiResult<Response<Body>> {
+    let Asked { parts, query, verb, resource, user } = asked;
+    if verb != Verb::Create {
+        let subject = carob_api::status::GroupResource::new(&resource.group, &resource.resource);
+        return Err(Status::method_not_supported(subject, verb.as_str()).into());
+    }
+    let package = resource.group.split('.').next().unwrap_or_default();
+    let type_name = format!("{package}.v1.{}", review.kind());
+    let expected = Expected::named(&resource.group, "v1", review.kind(), &type_name);
+    let decoded = decode_body(&parts.headers, &read(body).await?, expected)?;
+    let mut warnings = Vec::new();
+    let validation = WriteOptions::parse(&query, &parts.headers, "CreateOptions")?.field_validation;
+    strict_problems(decoded.problems, validation, expected, &mut warnings)?;
+    let mut object = decoded.value;
+    let status = match review {
+        Review::Token => token(api, &object)?,
+        Review::SelfSubject => json!({ "userInfo": user_json(&user) }),
+        Review::SelfSubjectAccess => access(api, &resource, review, &object, &user)?,
+        Review::SubjectAccess | Review::LocalSubjectAccess => {
+            let subject = subject_of(&resource, review, &object)?;
+            access(api, &resource, review, &object, &subject)?
+        }
+        Review::SelfSubjectRules => rules(api, &object, &user)?,
+    };
+    meta::set(&mut object, &["status"], status);
+    meta::map_mut(&mut object, &["metadata"]).entry("creationTimestamp").or_insert(Value::Null);
+    let form = negotiate(&parts.headers, Offer::Objects)?;
+    let mut response = respond::encoded(StatusCode::CREATED, form.encoding, encode_value(form.encoding, &object)?);
+    respond::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+fn user_json(user: &UserInfo) -> Value {
+    let mut value = json!({ "username": user.name, "groups": user.groups });
+    if !user.uid.is_empty() {
+        value["uid"] = user.uid.as_str().into();
+    }
+    if !user.extra.is_empty() {
+        value["extra"] = json!(user.extra);
+    }
+    value
+}
+
+fn token(api: &Inner, object: &Value) -> ApiResult<Value> {
+    let token = meta::str_at(object, &["spec", "token"]).unwrap_or_default();
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication").into());
+    }
+    let audiences: Vec<String> = texts(object, &["spec", "audiences"]);
+    Ok(match api.authn.token(token, &audiences) {
+        Ok(found) => json!({ "authenticated": true, "user": user_json(&found.user), "audiences": found.audiences }),
+        Err(error) => json!({ "user": {}, "error": error }),
+    })
+}
+
+fn texts(object: &Value, path: &[&str]) -> Vec<String> {
+    meta::items_at(object, path).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn invalid(at: &ResourceRequest, review: Review, error: FieldError) -> ApiError {
+    Status::invalid(&at.group, review.kind(), "", &[error]).into()
+}
+
+fn subject_of(at: &ResourceRequest, review: Review, object: &Value) -> ApiResult<UserInfo> {
+    let name = meta::str_at(object, &["spec", "user"]).unwrap_or_default().to_owned();
+    let groups = texts(object, &["spec", "groups"]);
+    if name.is_empty() && groups.is_empty() {
+        let detail = "at least one of user or group must be specified";
+        return Err(invalid(at, review, FieldError::invalid(&FieldPath::new("spec").child("user"), "", detail)));
+    }
+    if review == Review::LocalSubjectAccess {
+        let namespace = meta::str_at(object, &["spec", "resourceAttributes", "namespace"]).unwrap_or_default();
+        if namespace != at.namespace {
+            let path = FieldPath::new("spec").child("resourceAttributes").child("namespace");
+            return Err(invalid(at, review, FieldError::invalid(&path, namespace, "must match metadata.namespace")));
+        }
+    }
+    Ok(UserInfo { name, groups, ..UserInfo::default() })
+}
+
+/// `status` of the access reviews.
+fn access(api: &Inner, at: &ResourceRequest, review: Review, object: &Value, user: &UserInfo) -> ApiResult<Value> {
+    let spec = FieldPath::new("spec");
+    let resource = meta::at(object, &["spec", "resourceAttributes"]);
+    let other = meta::at(object, &["spec", "nonResourceAttributes"]);
+    let decision = match (resource, other) {
+        (Some(resource), None) => {
+            let text = |field: &str| meta::str_at(resource, &[field]).unwrap_or_default();
+            let (verb, group, version) = (text("verb"), text("group"), text("version"));
+            let (namespace, plural, subresource, name) =
+                (text("namespace"), text("resource"), text("subresource"), text("name"));
+            let attributes = ResourceAttributes {
+                group,
+                version,
+                namespace,
+                resource: plural,
+                subresource,
+                name,
+                field_equals: Vec::new(),
+            };
+            api.authz.decide(user, &Attributes { verb, resource: Some(attributes), path: "" })
+        }
+        (None, Some(other)) => {
+            let verb = meta::str_at(other, &["verb"]).unwrap_or_default();
+            let path = meta::str_at(other, &["path"]).unwrap_or_default();
+            api.authz.decide(user, &Attributes { verb, resource: None, path })
+        }
+        (Some(_), Some(_)) => {
+            let detail = "cannot be specified in combination with resourceAttributes";
+            let error = FieldError::invalid(&spec.child("nonResourceAttributes"), Value::Null, detail);
+            return Err(invalid(at, review, error));
+        }
+        (None, None) => {
+            let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            let error = FieldError::invalid(&spec.child("resourceAttributes"), Value::Null, detail);
+            return Err(invalid(at, review, error));
+        }
+    };
+    Ok(match decision {
+        Decision::Allow => json!({ "allowed": true }),
+        Decision::Deny(reason) => json!({ "allowed": false, "denied": true, "reason": reason }),
+        Decision::NoOpinion(reason) if reason.is_empty() => json!({ "allowed": false }),
+        Decision::NoOpinion(reason) => json!({ "allowed": false, "reason": reason }),
+    })
+}
+
+fn rules(api: &Inner, object: &Value, user: &UserInfo) -> ApiResult<Value> {
+    let namespace = meta::str_at(object, &["spec", "namespace"]).unwrap_or_default();
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request").into());
+    }
+    let rules = api.authz.rules(user, namespace);
+    let (resources, urls): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|rule| rule.non_resource_urls.is_empty());
+    let resource_rule = |rule: &Rule| {
+        let mut value = json!({ "verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources });
+        if !rule.resource_names.is_empty() {
+            value["resourceNames"] = json!(rule.resource_names);
+        }
+        value
+    };
+    let everything = urls.iter().filter(|rule| !rule.resources.is_empty());
+    let resource_rules: Vec<Value> = resources.iter().chain(everything).map(|rule| resource_rule(rule)).collect();
+    let url_rules: Vec<Value> =
+        urls.iter().map(|rule| json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls })).collect();
+    Ok(json!({ "resourceRules": resource_rules, "nonResourceRules": url_rules, "incomplete": user.as_node().is_some() }))
+}

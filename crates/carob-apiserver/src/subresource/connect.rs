@@ -1,0 +1,268 @@
+//! Streams into Pods and nodes: log, exec, attach, portforward, proxy. What is checked here is who goes where; the bytes are
+//! the kubelet's and the client's.
+
+use std::net::SocketAddr;
+
+use carob_api::{Status, meta};
+use http::{HeaderMap, Method, Response, StatusCode};
+use serde_json::Value;
+
+use super::node_client::{Outbound, Target, forward};
+use crate::body::{Body, RequestBody};
+use crate::dialer::NodeAddress;
+use crate::error::{ApiError, ApiResult};
+use crate::registry::{Call, decode};
+
+/// The kubelet's port where a Node does not say (pkg/cluster/ports).
+const KUBELET_PORT: u16 = 10250;
+
+fn bad(message: impl Into<String>) -> ApiError {
+    Status::bad_request(message).into()
+}
+
+/// GET pods/log.
+pub(super) async fn log(call: &Call<'_>) -> ApiResult<Response<Body>> {
+    let pod = decode(&*call.stored()?)?;
+    let container = container_of(call, &pod)?;
+    check_log_query(call)?;
+    let Some(target) = node_of(call, &pod)? else {
+        // A Pod without a node has said nothing yet.
+        return Ok(crate::respond::text(StatusCode::OK, ""));
+    };
+    let mut query = QueryText::default();
+    for key in ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"] {
+        if let Some(value) = call.query.text(key) {
+            query.push(key, value);
+        }
+    }
+    let path = format!("/containerLogs/{}/{}/{container}{}", call.namespace, call.name, query.0);
+    let outbound = Outbound { method: Method::GET, path, headers: HeaderMap::new(), host: None };
+    forward(call.api, Target::Node(target), outbound, None, None).await
+}
+
+/// Checked here, so that a mistake is the client's 400 and not the node's (pkg/apis/core/validation, `ValidatePodLogOptions`).
+fn check_log_query(call: &Call<'_>) -> ApiResult<()> {
+    use carob_api::{FieldError, FieldErrors, FieldPath};
+    let mut errors = FieldErrors::new();
+    for (key, min) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+        let value = call.query.integer(key).map_err(|error| bad(error.to_string()))?;
+        if let Some(value) = value.filter(|value| *value < min) {
+            let detail = if min == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            errors.push(FieldError::invalid(&FieldPath::new(key), value, detail));
+        }
+    }
+    if call.query.text("sinceSeconds").is_some() && call.query.text("sinceTime").is_some() {
+        errors.push(FieldError::forbidden(&FieldPath::default(), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+    }
+    if let Some(since) = call.query.text("sinceTime")
+        && since.parse::<jiff::Timestamp>().is_err()
+    {
+        return Err(bad(format!("parsing time {since:?} as RFC 3339")));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid("", "PodLogOptions", &call.name, &errors).into())
+}
+
+/// exec, attach, portforward and proxy.
+pub(super) async fn connect(mut call: Call<'_>, rest: Vec<String>, body: RequestBody) -> ApiResult<Response<Body>> {
+    let upgrade = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let subresource = call.subresource_name();
+    if subresource == "proxy" {
+        return proxy(&call, &rest, body, upgrade).await;
+    }
+    let pod = decode(&*call.stored()?)?;
+    let path = match subresource {
+        "portforward" => {
+            let mut query = QueryText::default();
+            call.query.all("ports").flat_map(|ports| ports.split(',')).for_each(|port| query.push("port", port));
+            format!("/portForward/{}/{}{}", call.namespace, call.name, query.0)
+        }
+        verb => stream_path(&call, &pod, verb)?,
+    };
+    let target = node_of(&call, &pod)?.ok_or_else(|| bad(format!("pod {} does not have a host assigned", call.name)))?;
+    let outbound = Outbound { method: call.parts.method.clone(), path, headers: call.parts.headers.clone(), host: None };
+    forward(call.api, Target::Node(target), outbound, Some(body), upgrade).await
+}
+
+/// The kubelet's path of an exec or attach; it has its own names for the streams (pkg/registry/core/pod/strategy.go,
+/// `streamParams`).
+fn stream_path(call: &Call<'_>, pod: &Value, verb: &str) -> ApiResult<String> {
+    let phase = meta::str_at(pod, &["status", "phase"]).unwrap_or_default();
+    if matches!(phase, "Succeeded" | "Failed") {
+        return Err(bad(format!("cannot exec into a container in a completed pod; current phase is {phase}")));
+    }
+    let container = container_of(call, pod)?;
+    let mut query = QueryText::default();
+    for (from, to) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+        if call.query.flag(from) {
+            query.push(to, "1");
+        }
+    }
+    if verb == "exec" {
+        call.query.all("command").for_each(|word| query.push("command", word));
+        if call.query.all("command").next().is_none() {
+            return Err(bad("you must specify at least 1 command for the container"));
+        }
+    }
+    if !["stdin", "stdout", "stderr"].iter().any(|stream| call.query.flag(stream)) {
+        return Err(bad("you must specify at least one of stdin, stdout, stderr"));
+    }
+    Ok(format!("/{verb}/{}/{}/{container}{}", call.namespace, call.name, query.0))
+}
+
+/// The container that the request names, or the only one, or the annotated default.
+fn container_of(call: &Call<'_>, pod: &Value) -> ApiResult<String> {
+    let names = |field: &str| -> Vec<&str> {
+        meta::items_at(pod, &["spec", field]).iter().filter_map(|container| container["name"].as_str()).collect()
+    };
+    let (plain, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let known = |name: &str| [&plain, &init, &ephemeral].into_iter().any(|list| list.contains(&name));
+    match call.query.text("container") {
+        Some(name) if known(name) => Ok(name.to_owned()),
+        Some(name) => Err(bad(format!("container {name} is not valid for pod {}", call.name))),
+        None => {
+            let annotated = meta::annotation(pod, "kubectl.kubernetes.io/default-container").filter(|name| known(name));
+            match (annotated, plain.as_slice()) {
+                (Some(name), _) => Ok(name.to_owned()),
+                (None, [name]) => Ok((*name).to_owned()),
+                (None, []) => Err(bad(format!("a container name must be specified for pod {}", call.name))),
+                (None, many) => Err(bad(choice(&call.name, many, &init, &ephemeral))),
+            }
+        }
+    }
+}
+
+fn choice(pod: &str, plain: &[&str], init: &[&str], ephemeral: &[&str]) -> String {
+    let mut text = format!("a container name must be specified for pod {pod}, choose one of: [{}]", plain.join(" "));
+    if !init.is_empty() {
+        text += &format!(" or one of the init containers: [{}]", init.join(" "));
+    }
+    if !ephemeral.is_empty() {
+        text += &format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" "));
+    }
+    text
+}
+
+/// The kubelet of a Pod's node; `None` before the Pod has one.
+fn node_of(call: &Call<'_>, pod: &Value) -> ApiResult<Option<NodeAddress>> {
+    match meta::str_at(pod, &["spec", "nodeName"]).filter(|node| !node.is_empty()) {
+        Some(node) => address_of(call, node).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Where a node's kubelet listens: its InternalIP, and the port that it reports.
+fn address_of(call: &Call<'_>, name: &str) -> ApiResult<NodeAddress> {
+    let subject = carob_api::status::GroupResource::new("", "nodes");
+    let def = carob_api::kinds::by_resource("", "v1", "nodes").ok_or_else(|| ApiError::from(Status::internal("the table has no nodes")))?;
+    let entry = call.api.store.get(&def.storage_key("", name));
+    let node = decode(&*entry.ok_or_else(|| ApiError::from(Status::not_found(subject, name)))?)?;
+    let addresses = meta::items_at(&node, &["status", "addresses"]);
+    let internal = addresses.iter().filter(|address| address["type"] == "InternalIP");
+    let ip = internal.filter_map(|address| address["address"].as_str()?.parse().ok()).next();
+    let ip = ip.ok_or_else(|| ApiError::from(Status::service_unavailable(&format!("node {name} has no InternalIP address"))))?;
+    let port = meta::i64_at(&node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]);
+    let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(KUBELET_PORT);
+    Ok(NodeAddress { node: name.to_owned(), ip, port })
+}
+
+async fn proxy(
+    call: &Call<'_>,
+    rest: &[String],
+    body: RequestBody,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> ApiResult<Response<Body>> {
+    let mut path = format!("/{}", rest.iter().map(|part| escape(part)).collect::<Vec<_>>().join("/"));
+    // A trailing slash means something to the server behind.
+    if call.parts.uri.path().ends_with('/') && !path.ends_with('/') {
+        path.push('/');
+    }
+    if let Some(query) = call.parts.uri.query() {
+        path = format!("{path}?{query}");
+    }
+    let target = match call.def.plural {
+        "nodes" => Target::Node(address_of(call, &call.name)?),
+        "pods" => Target::Pod(pod_address(call)?),
+        other => return Err(Status::service_unavailable(&format!("the proxy subresource of {other} needs Service endpoints, which this server does not resolve")).into()),
+    };
+    let host = match &target {
+        Target::Pod(address) => Some(address.to_string()),
+        Target::Node(_) => None,
+    };
+    let outbound = Outbound { method: call.parts.method.clone(), path, headers: call.parts.headers.clone(), host };
+    forward(call.api, target, outbound, Some(body), upgrade).await
+}
+
+/// `[scheme:]name[:port]`: the Pod's address and the port, by number or by a container port's name, else its first.
+fn pod_address(call: &Call<'_>) -> ApiResult<SocketAddr> {
+    let parts: Vec<&str> = call.name.split(':').collect();
+    let (name, port) = match parts.as_slice() {
+        [name] => (*name, None),
+        [name, port] => (*name, Some(*port)),
+        ["http", name, port] | ["", name, port] => (*name, Some(*port)),
+        _ => return Err(bad(format!("invalid pod request {:?}", call.name))),
+    };
+    let subject = carob_api::status::GroupResource::new("", "pods");
+    let entry = call.api.store.get(&call.def.storage_key(&call.namespace, name));
+    let pod = decode(&*entry.ok_or_else(|| ApiError::from(Status::not_found(subject, name)))?)?;
+    let containers = meta::items_at(&pod, &["spec", "containers"]);
+    let mut ports = containers.iter().flat_map(|container| meta::items_at(container, &["ports"]));
+    let port = match port.filter(|port| !port.is_empty()) {
+        Some(text) => text.parse().ok().or_else(|| {
+            ports.find(|port| port["name"] == text).and_then(|port| u16::try_from(port["containerPort"].as_i64()?).ok())
+        }),
+        None => ports.next().and_then(|port| u16::try_from(port["containerPort"].as_i64()?).ok()).or(Some(80)),
+    };
+    let port = port.ok_or_else(|| bad(format!("pod {name:?} has no such port")))?;
+    let ip = meta::str_at(&pod, &["status", "podIP"]).and_then(|ip| ip.parse().ok());
+    let ip = ip.ok_or_else(|| bad("address not allowed"))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// A query string that is being put together.
+#[derive(Default)]
+struct QueryText(String);
+
+impl QueryText {
+    fn push(&mut self, key: &str, value: &str) {
+        self.0.push(if self.0.is_empty() { '?' } else { '&' });
+        self.0.push_str(key);
+        self.0.push('=');
+        self.0.push_str(&escape(value));
+    }
+}
+
+/// Percent-encodes all but unreserved characters (RFC 3986 2.3).
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte as char),
+            _ => out += &format!("%{byte:02X}"),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_escaped() {
+        let mut query = QueryText::default();
+        query.push("command", "echo a&b=\"ü\"");
+        query.push("tty", "1");
+        assert_eq!(query.0, "?command=echo%20a%26b%3D%22%C3%BC%22&tty=1");
+    }
+
+    #[test]
+    fn the_choice_of_containers_is_worded_as_upstream_words_it() {
+        assert_eq!(
+            choice("p", &["a", "b"], &["i"], &[]),
+            "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
+        );
+    }
+}

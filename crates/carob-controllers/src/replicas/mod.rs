@@ -1,0 +1,233 @@
+//! Keeps a number of Pods running: ReplicaSets and ReplicationControllers, which differ in their types alone
+//! (`pkg/controller/replicaset`).
+
+mod kinds;
+mod rank;
+
+use std::sync::Arc;
+
+use carob_client::During;
+use carob_client::{Change, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference};
+use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use kube::api::{Api, PostParams};
+use kube::core::Selector;
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::availability;
+use crate::context::Context;
+use crate::ownership::{self, Owner};
+use crate::pod_control::{BURST, PodControl, pod_from_template, said, slow_start};
+use crate::pods;
+
+/// What the two kinds have in common.
+pub(crate) trait Replicated:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + PartialEq
+    + Serialize
+    + DeserializeOwned
+    + std::fmt::Debug
+    + Send
+    + Sync
+    + 'static
+{
+    /// The name of upstream's controller, and of its event source.
+    const NAME: &'static str;
+    const COMPONENT: &'static str;
+
+    fn replicas(&self) -> i32;
+    fn min_ready_secs(&self) -> i32;
+    fn selector(&self) -> Result<Selector, ReconcileError>;
+    fn template(&self) -> Option<&PodTemplateSpec>;
+    /// A copy with this status, and the failure condition set or taken away.
+    fn with_status(&self, counts: &Counts, failure: Option<Failure>, now: Timestamp) -> Self;
+}
+
+/// The numbers in a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) replicas: i32,
+    pub(crate) fully_labeled: i32,
+    pub(crate) ready: i32,
+    pub(crate) available: i32,
+    pub(crate) terminating: i32,
+}
+
+/// Why Pods could not be made or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+pub(crate) struct ReplicaController<K: Replicated> {
+    context: Context,
+    owners: Informer<K>,
+    control: PodControl,
+}
+
+impl<K: Replicated> ReplicaController<K> {
+    pub(crate) fn new(context: Context) -> Self {
+        let control = PodControl::new(context.clone(), K::COMPONENT);
+        Self { owners: context.informers.of(), context, control }
+    }
+
+    pub(crate) fn owners(&self) -> &Informer<K> {
+        &self.owners
+    }
+
+    pub(crate) fn pods(&self) -> &Informer<Pod> {
+        self.control.pods()
+    }
+
+    /// The owners that a change of a Pod concerns.
+    pub(crate) fn owners_of_pod(owners: &Informer<K>, change: Change<'_, Pod>) -> Vec<ObjectKey> {
+        let mut keys: Vec<ObjectKey> =
+            change.versions().filter_map(|pod| ownership::controller_key::<K>(&pod.metadata)).collect();
+        let orphan = change.new.filter(|pod| pods::controller(&pod.metadata).is_none());
+        if let Some(pod) = orphan {
+            let wants = |owner: &K| owner.selector().is_ok_and(|selector| ownership::selects(&selector, &pod.metadata));
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            keys.extend(
+                owners.list_in(namespace).iter().filter(|owner| wants(owner)).map(|owner| ObjectKey::of(&**owner)),
+            );
+        }
+        keys.dedup();
+        keys
+    }
+
+    async fn claim(&self, owner: &Owner, object: &K) -> Result<Vec<Arc<Pod>>, ReconcileError> {
+        let candidates = self.control.pods().list_in(&owner.key.namespace);
+        let candidates = candidates.into_iter().filter(|pod| !pods::is_finished(pod)).collect();
+        let owners: Api<K> = self.context.api(&owner.key.namespace);
+        let still_owner = async {
+            let found = owners.get_opt(&owner.key.name).await.during(|| format!("get {}", owner.key))?;
+            Ok(found.is_some_and(|found| {
+                found.meta().uid == object.meta().uid && found.meta().deletion_timestamp.is_none()
+            }))
+        };
+        let claimed =
+            ownership::claim(&self.control.api(owner), owner, &object.selector()?, candidates, still_owner).await?;
+        self.control.note_version(&owner.uid, claimed.version);
+        Ok(claimed.objects)
+    }
+
+    /// Creates what is missing or deletes what is too many. Answers what failed, and the reason that the status gives for it.
+    async fn scale(&self, owner: &Owner, object: &K, active: &[Arc<Pod>]) -> Option<(&'static str, ReconcileError)> {
+        let wanted = usize::try_from(object.replicas()).unwrap_or(0);
+        let reference = reference(object);
+        if active.len() < wanted {
+            let pod = pod_from_template(object.template()?, owner);
+            let missing = (wanted - active.len()).min(BURST);
+            let create = |_| async { self.control.create(owner, &reference, &pod).await.map(drop) };
+            let (_, error) = slow_start(missing, create).await;
+            error.map(|error| ("FailedCreate", error))
+        } else {
+            let surplus = (active.len() - wanted).min(BURST);
+            let victims = rank::victims(active, &self.siblings(active), surplus);
+            let delete = |index: usize| self.control.delete(owner, &reference, &victims[index]);
+            let (_, error) = slow_start(victims.len(), delete).await;
+            error.map(|error| ("FailedDelete", error))
+        }
+    }
+
+    /// All Pods of the same namespace that any controller has on the Nodes of these; used to spread what is left.
+    fn siblings(&self, active: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+        let Some(first) = active.first() else { return Vec::new() };
+        let Some(owner) = pods::controller(&first.metadata) else { return active.to_vec() };
+        let namespace = first.metadata.namespace.as_deref().unwrap_or_default();
+        let family = self.family(namespace, &owner.name);
+        let related = |pod: &Pod| {
+            pods::is_active(pod) && pods::controller(&pod.metadata).is_some_and(|owner| family.contains(&owner.uid))
+        };
+        self.control.pods().list_in(namespace).into_iter().filter(|pod| related(pod)).collect()
+    }
+
+    /// The uids of the owners that the same Deployment, if any, has.
+    fn family(&self, namespace: &str, name: &str) -> Vec<String> {
+        let Some(owner) = self.owners.get(Some(namespace), name) else { return Vec::new() };
+        let uid = |owner: &K| owner.meta().uid.clone().unwrap_or_default();
+        let Some(parent) = pods::controller(owner.meta()).map(|parent| parent.uid.clone()) else {
+            return vec![uid(&owner)];
+        };
+        let same = |other: &K| pods::controller(other.meta()).is_some_and(|other| other.uid == parent);
+        self.owners.list_in(namespace).iter().filter(|other| same(other)).map(|other| uid(other)).collect()
+    }
+
+    async fn write_status(&self, object: &K, counts: &Counts, failure: Option<Failure>) -> Result<(), ReconcileError> {
+        let wanted = object.with_status(counts, failure, self.context.now());
+        if wanted == *object {
+            return Ok(());
+        }
+        let key = ObjectKey::of(object);
+        let api: Api<K> = self.context.api(&key.namespace);
+        let written = api.replace_status(&object.name_any(), &PostParams::default(), &wanted).await;
+        written.unless_gone(|| format!("write the status of {} {key}", K::kind(&()))).map(drop)
+    }
+}
+
+/// The words for the status: what the API said.
+fn message(error: &ReconcileError) -> String {
+    match error {
+        ReconcileError::Request { cause, .. } => said(cause),
+        error => error.to_string(),
+    }
+}
+
+/// Counts the claimed Pods (calculateStatus).
+fn count<K: Replicated>(object: &K, active: &[Arc<Pod>], terminating: usize, now: Timestamp) -> Counts {
+    let template_labels = object.template().and_then(|template| template.metadata.as_ref()?.labels.as_ref());
+    let labelled = |pod: &Pod| {
+        let labels = pod.metadata.labels.as_ref();
+        template_labels
+            .into_iter()
+            .flatten()
+            .all(|(key, value)| labels.is_some_and(|labels| labels.get(key) == Some(value)))
+    };
+    let number = |predicate: &dyn Fn(&Pod) -> bool| {
+        i32::try_from(active.iter().filter(|pod| predicate(pod)).count()).unwrap_or(i32::MAX)
+    };
+    Counts {
+        replicas: number(&|_| true),
+        fully_labeled: number(&labelled),
+        ready: number(&pods::is_ready),
+        available: number(&|pod| availability::is_available(pod, object.min_ready_secs(), now)),
+        terminating: i32::try_from(terminating).unwrap_or(i32::MAX),
+    }
+}
+
+impl<K: Replicated> Reconcile for ReplicaController<K> {
+    type Key = ObjectKey;
+
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
+        let Some(object) = self.owners.get_key(&key) else {
+            let alive: Vec<Arc<K>> = self.owners.list();
+            self.control.forget(|uid| !alive.iter().any(|owner| owner.meta().uid.as_deref() == Some(uid)));
+            return Ok(Requeue::No);
+        };
+        let owner = Owner::of(&*object);
+        self.control.settled(&owner.uid).await;
+        let claimed = self.claim(&owner, &object).await?;
+        self.control.prune(&owner.uid, claimed.iter().map(|pod| &**pod));
+        let (leaving, active): (Vec<_>, Vec<_>) =
+            claimed.into_iter().partition(|pod| self.control.is_deleted(&owner.uid, pod));
+        let failed =
+            if object.meta().deletion_timestamp.is_none() { self.scale(&owner, &object, &active).await } else { None };
+        let now = self.context.now();
+        let counts = count(&*object, &active, leaving.len(), now);
+        let failure = failed.as_ref().map(|(reason, error)| Failure { reason, message: message(error) });
+        self.write_status(&object, &counts, failure).await?;
+        if let Some((_, error)) = failed {
+            return Err(error);
+        }
+        Ok(availability::next_change(active.iter().map(|pod| &**pod), object.min_ready_secs(), now))
+    }
+}
