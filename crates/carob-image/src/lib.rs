@@ -16,6 +16,7 @@ mod record;
 mod reference;
 mod registries;
 mod store;
+mod tarball;
 mod unpack;
 
 pub use credentials::Credentials;

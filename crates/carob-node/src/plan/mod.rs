@@ -18,7 +18,7 @@ pub use observed::{
     Volumes,
 };
 pub use restart::{Restart, next_delay, restart};
-pub(crate) use run::needs_sandbox;
+pub(crate) use run::{needs_sandbox, spec_hash};
 
 use crate::pod::PodView;
 

@@ -1,0 +1,289 @@
+//! Requests and limits as control group settings (kubelet `pkg/kubelet/cm/helpers_linux.go`, `pkg/kubelet/qos/policy.go`).
+
+use std::collections::BTreeMap;
+
+use carob_api::quantity::{Quantity, QuantityError};
+use carob_cri::v1::{HugepageLimit, LinuxContainerResources};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+
+/// The least weight that cgroups know (`MinShares`).
+const SHARES_MIN: i64 = 2;
+const SHARES_MAX: i64 = 262_144;
+/// Microseconds of one scheduling period (kernel default, `QuotaPeriod`).
+const PERIOD_US: i64 = 100_000;
+/// The least quota that the kernel takes (`MinQuotaPeriod`).
+const QUOTA_US_MIN: i64 = 1_000;
+
+const OOM_GUARANTEED: i64 = -997;
+const OOM_BEST_EFFORT: i64 = 1_000;
+/// Pods of this priority and above are the node's own (`scheduling.SystemCriticalPriority`).
+const SYSTEM_PRIORITY: i32 = 2_000_000_000;
+
+/// How dear a Pod is to its node when memory runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Qos {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("parse the quantity {text:?} of {resource}")]
+pub struct ResourceError {
+    pub resource: String,
+    pub text: String,
+    #[source]
+    pub source: QuantityError,
+}
+
+/// CPU in thousandths of a core and memory in bytes; `None` where nothing is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amounts {
+    pub cpu_milli: Option<i64>,
+    pub memory_bytes: Option<i64>,
+}
+
+pub fn amounts(map: Option<&BTreeMap<String, Text>>) -> Result<Amounts, ResourceError> {
+    let get = |resource: &str| -> Result<Option<Quantity>, ResourceError> {
+        let Some(text) = map.and_then(|map| map.get(resource)) else { return Ok(None) };
+        let parsed = Quantity::parse(&text.0);
+        parsed.map(Some).map_err(|source| ResourceError { resource: resource.to_owned(), text: text.0.clone(), source })
+    };
+    Ok(Amounts {
+        cpu_milli: get("cpu")?.map(|quantity| quantity.milli()),
+        memory_bytes: get("memory")?.map(|quantity| quantity.value()),
+    })
+}
+
+/// The class that the API computed, else the one that follows from the spec.
+pub fn qos(pod: &Pod) -> Result<Qos, ResourceError> {
+    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+        Some("Guaranteed") => return Ok(Qos::Guaranteed),
+        Some("Burstable") => return Ok(Qos::Burstable),
+        Some("BestEffort") => return Ok(Qos::BestEffort),
+        _ => {}
+    }
+    let Some(spec) = &pod.spec else { return Ok(Qos::BestEffort) };
+    let mut any = false;
+    let mut exact = true;
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let (requests, limits) = both(container.resources.as_ref())?;
+        any |= requests != Amounts::default() || limits != Amounts::default();
+        let set = limits.cpu_milli.is_some() && limits.memory_bytes.is_some();
+        let equal = |request: Option<i64>, limit| request.is_none() || request == limit;
+        exact &=
+            set && equal(requests.cpu_milli, limits.cpu_milli) && equal(requests.memory_bytes, limits.memory_bytes);
+    }
+    Ok(match (any, exact) {
+        (false, _) => Qos::BestEffort,
+        (true, true) => Qos::Guaranteed,
+        (true, false) => Qos::Burstable,
+    })
+}
+
+fn both(resources: Option<&ResourceRequirements>) -> Result<(Amounts, Amounts), ResourceError> {
+    let requests = amounts(resources.and_then(|resources| resources.requests.as_ref()))?;
+    let limits = amounts(resources.and_then(|resources| resources.limits.as_ref()))?;
+    Ok((requests, limits))
+}
+
+/// The control group of a Pod, below the root that the runtime was given.
+pub fn cgroup_parent(qos: Qos, uid: &str) -> String {
+    match qos {
+        Qos::Guaranteed => format!("/kubepods/pod{uid}"),
+        Qos::Burstable => format!("/kubepods/burstable/pod{uid}"),
+        Qos::BestEffort => format!("/kubepods/besteffort/pod{uid}"),
+    }
+}
+
+/// The settings of one container. `node_memory` in bytes scales the OOM score.
+pub fn container(pod: &Pod, container: &Container, node_memory: u64) -> Result<LinuxContainerResources, ResourceError> {
+    let resources = container.resources.as_ref();
+    let (requests, limits) = both(resources)?;
+    let mut settings = settings(requests, limits);
+    settings.oom_score_adj = oom_score(pod, qos(pod)?, requests.memory_bytes.or(limits.memory_bytes), node_memory);
+    settings.hugepage_limits = huge_pages(resources.and_then(|resources| resources.limits.as_ref()))?;
+    Ok(settings)
+}
+
+/// The settings of a whole Pod: the sum of its containers, or what the Pod itself says; init containers count where one of
+/// them needs more than all that run later (KEP-753).
+pub fn pod(pod: &Pod) -> Result<LinuxContainerResources, ResourceError> {
+    let Some(spec) = &pod.spec else { return Ok(LinuxContainerResources::default()) };
+    let mut requests = Total::default();
+    let mut limits = Total::default();
+    for container in &spec.containers {
+        let (request, limit) = both(container.resources.as_ref())?;
+        requests.add(request);
+        limits.add(limit);
+    }
+    let (mut side_requests, mut side_limits) = (Total::default(), Total::default());
+    let (mut peak_requests, mut peak_limits) = (Total::default(), Total::default());
+    for container in spec.init_containers.iter().flatten() {
+        let (request, limit) = both(container.resources.as_ref())?;
+        if container.restart_policy.as_deref() == Some("Always") {
+            for (total, amount) in [(&mut side_requests, request), (&mut requests, request)] {
+                total.add(amount);
+            }
+            for (total, amount) in [(&mut side_limits, limit), (&mut limits, limit)] {
+                total.add(amount);
+            }
+        } else {
+            peak_requests = peak_requests.max(side_requests.plus(request));
+            peak_limits = peak_limits.max(side_limits.plus(limit));
+        }
+    }
+    let (own_requests, own_limits) = both(spec.resources.as_ref())?;
+    let requests = own_requests.or(requests.max(peak_requests).amounts());
+    let limits = own_limits.or(limits.max(peak_limits).amounts());
+    Ok(settings(requests, limits))
+}
+
+impl Amounts {
+    fn or(self, other: Self) -> Self {
+        Self { cpu_milli: self.cpu_milli.or(other.cpu_milli), memory_bytes: self.memory_bytes.or(other.memory_bytes) }
+    }
+}
+
+/// A sum that knows whether a part of it was without bound.
+#[derive(Debug, Clone, Copy, Default)]
+struct Total {
+    cpu_milli: i64,
+    memory_bytes: i64,
+    cpu_open: bool,
+    memory_open: bool,
+}
+
+impl Total {
+    fn add(&mut self, amounts: Amounts) {
+        self.cpu_milli = self.cpu_milli.saturating_add(amounts.cpu_milli.unwrap_or(0));
+        self.memory_bytes = self.memory_bytes.saturating_add(amounts.memory_bytes.unwrap_or(0));
+        self.cpu_open |= amounts.cpu_milli.is_none();
+        self.memory_open |= amounts.memory_bytes.is_none();
+    }
+
+    fn plus(mut self, amounts: Amounts) -> Self {
+        self.add(amounts);
+        self
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            cpu_milli: self.cpu_milli.max(other.cpu_milli),
+            memory_bytes: self.memory_bytes.max(other.memory_bytes),
+            cpu_open: self.cpu_open || other.cpu_open,
+            memory_open: self.memory_open || other.memory_open,
+        }
+    }
+
+    /// A container without a limit may use what it likes, so the Pod has none either; without a request it counts as zero,
+    /// and the sum is told apart from nothing by being positive.
+    fn amounts(self) -> Amounts {
+        Amounts {
+            cpu_milli: (self.cpu_milli > 0 && !self.cpu_open).then_some(self.cpu_milli),
+            memory_bytes: (self.memory_bytes > 0 && !self.memory_open).then_some(self.memory_bytes),
+        }
+    }
+}
+
+fn settings(requests: Amounts, limits: Amounts) -> LinuxContainerResources {
+    let weight_of = requests.cpu_milli.or(limits.cpu_milli).unwrap_or(0);
+    let quota = limits.cpu_milli.filter(|milli| *milli > 0);
+    LinuxContainerResources {
+        cpu_shares: (weight_of.saturating_mul(1024) / 1000).clamp(SHARES_MIN, SHARES_MAX),
+        cpu_period: PERIOD_US,
+        cpu_quota: quota.map_or(0, |milli| (milli.saturating_mul(PERIOD_US) / 1000).max(QUOTA_US_MIN)),
+        memory_limit_in_bytes: limits.memory_bytes.unwrap_or(0),
+        ..LinuxContainerResources::default()
+    }
+}
+
+fn oom_score(pod: &Pod, qos: Qos, memory_request: Option<i64>, node_memory: u64) -> i64 {
+    if pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= SYSTEM_PRIORITY) {
+        return OOM_GUARANTEED;
+    }
+    match qos {
+        Qos::Guaranteed => OOM_GUARANTEED,
+        Qos::BestEffort => OOM_BEST_EFFORT,
+        Qos::Burstable => {
+            let request = i128::from(memory_request.unwrap_or(0));
+            let share = 1000 - (1000 * request).checked_div(i128::from(node_memory)).unwrap_or(0);
+            // Never as safe as guaranteed Pods, never as exposed as best-effort ones.
+            i64::try_from(share).unwrap_or(0).clamp(1000 + OOM_GUARANTEED, OOM_BEST_EFFORT - 1)
+        }
+    }
+}
+
+fn huge_pages(limits: Option<&BTreeMap<String, Text>>) -> Result<Vec<HugepageLimit>, ResourceError> {
+    let mut pages = Vec::new();
+    for (resource, text) in limits.into_iter().flatten() {
+        let Some(size) = resource.strip_prefix("hugepages-") else { continue };
+        let error = |source| ResourceError { resource: resource.clone(), text: text.0.clone(), source };
+        let limit = Quantity::parse(&text.0).map_err(error)?.value();
+        // The kernel writes 2MB where the API writes 2Mi.
+        let page_size = size.replace('i', "") + "B";
+        pages.push(HugepageLimit { page_size, limit: u64::try_from(limit).unwrap_or(0) });
+    }
+    Ok(pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod_of(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("a Pod")
+    }
+
+    fn with(requests: serde_json::Value, limits: serde_json::Value) -> serde_json::Value {
+        json!({"containers": [{"name": "c", "resources": {"requests": requests, "limits": limits}}]})
+    }
+
+    #[test]
+    fn classes_and_scores() {
+        const GIB: u64 = 1 << 30;
+        for (requests, limits, class, score) in [
+            (json!({}), json!({}), Qos::BestEffort, 1000),
+            (json!({"memory": "256Mi"}), json!({}), Qos::Burstable, 750),
+            (json!({"memory": "1Gi"}), json!({}), Qos::Burstable, 3),
+            (json!({"cpu": "1m"}), json!({}), Qos::Burstable, 999),
+            (json!({"cpu": "1", "memory": "1Mi"}), json!({"cpu": "1", "memory": "1Mi"}), Qos::Guaranteed, -997),
+        ] {
+            let pod = pod_of(with(requests, limits));
+            assert_eq!(qos(&pod).expect("quantities"), class);
+            let spec = &pod.spec.as_ref().expect("a spec").containers[0];
+            assert_eq!(container(&pod, spec, GIB).expect("quantities").oom_score_adj, score);
+        }
+    }
+
+    #[test]
+    fn weights_and_quotas() {
+        for (requests, limits, shares, quota, memory) in [
+            (json!({}), json!({}), 2, 0, 0),
+            (json!({"cpu": "500m"}), json!({}), 512, 0, 0),
+            (json!({}), json!({"cpu": "2", "memory": "1Mi"}), 2048, 200_000, 1_048_576),
+            (json!({"cpu": "1m"}), json!({"cpu": "1m"}), 2, 1_000, 0),
+        ] {
+            let pod = pod_of(with(requests, limits));
+            let spec = &pod.spec.as_ref().expect("a spec").containers[0];
+            let set = container(&pod, spec, 1).expect("quantities");
+            assert_eq!((set.cpu_shares, set.cpu_quota, set.memory_limit_in_bytes), (shares, quota, memory));
+        }
+    }
+
+    #[test]
+    fn a_pod_is_bounded_only_when_all_of_it_is() {
+        let limited = json!({"name": "a", "resources": {"limits": {"cpu": "1", "memory": "10"}}});
+        let open = json!({"name": "b"});
+        let both = pod(&pod_of(json!({"containers": [limited, open]}))).expect("quantities");
+        assert_eq!((both.cpu_quota, both.memory_limit_in_bytes), (0, 0));
+        let init = json!({"name": "i", "resources": {"limits": {"cpu": "3", "memory": "5"}}});
+        let side =
+            json!({"name": "s", "restartPolicy": "Always", "resources": {"limits": {"cpu": "1", "memory": "1"}}});
+        let sum = pod(&pod_of(json!({"containers": [limited], "initContainers": [side, init]}))).expect("quantities");
+        assert_eq!((sum.cpu_quota, sum.memory_limit_in_bytes), (400_000, 11));
+    }
+}

@@ -1,0 +1,63 @@
+//! postStart and preStop (kubelet `pkg/kubelet/lifecycle`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use carob_cri::Cri;
+use carob_cri::v1::ExecSyncRequest;
+use k8s_openapi::api::core::v1::LifecycleHandler;
+
+use crate::probe::{Answer, Target, address, http, request, tcp};
+
+/// Time that a hook's HTTP request or connection may take: a hook that hangs is bounded by the Pod's grace at the end, and
+/// at the start by nothing else (Go `http.Client` has no limit there; ours is generous and finite).
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// Why a hook did not do its work, in the words of its event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct HookError(pub String);
+
+/// Carries a hook out to its end.
+pub async fn run(cri: &Arc<dyn Cri>, handler: &LifecycleHandler, target: &Target) -> Result<(), HookError> {
+    if let Some(exec) = &handler.exec {
+        return exec_hook(cri, target, exec.command.as_deref().unwrap_or_default()).await;
+    }
+    if let Some(get) = &handler.http_get {
+        let mut request = request(get, target).map_err(HookError)?;
+        request.agent = http::HOOK_AGENT;
+        return answered(http::get(&request, REQUEST_TIME_MAX).await);
+    }
+    if let Some(sleep) = &handler.sleep {
+        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+        return Ok(());
+    }
+    if let Some(socket) = &handler.tcp_socket {
+        let (host, port) = address(socket.host.as_deref(), &socket.port, target).map_err(HookError)?;
+        return answered(tcp(&host, port, REQUEST_TIME_MAX).await);
+    }
+    Err(HookError("invalid handler: it names no action".to_owned()))
+}
+
+fn answered(answer: Answer) -> Result<(), HookError> {
+    match answer {
+        Answer::Success => Ok(()),
+        Answer::Failure(why) | Answer::NotAsked(why) => Err(HookError(why)),
+    }
+}
+
+async fn exec_hook(cri: &Arc<dyn Cri>, target: &Target, command: &[String]) -> Result<(), HookError> {
+    let request = ExecSyncRequest { container_id: target.container_id.clone(), cmd: command.to_vec(), timeout: 0 };
+    let done = cri.exec_sync(request).await.map_err(|error| HookError(error.message))?;
+    if done.exit_code == 0 {
+        return Ok(());
+    }
+    let output = [done.stdout, done.stderr].concat();
+    Err(HookError(format!(
+        "command '{}' exited with {}: {}, message: {:?}",
+        command.join(" "),
+        done.exit_code,
+        String::from_utf8_lossy(&output),
+        String::from_utf8_lossy(&output)
+    )))
+}

@@ -1,0 +1,53 @@
+//! The programs that run beside and inside Pods, taken out of this binary.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
+
+const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/carob-shim"));
+const ONESHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/carob-oneshot"));
+
+/// Programs as sealed files in memory: no mount option forbids to run them, and no container that gets hold of one (by
+/// `/proc/<pid>/exe`, say) can change it for the next.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    shim: OwnedFd,
+    oneshot: OwnedFd,
+}
+
+impl Programs {
+    pub(crate) fn unpack() -> io::Result<Self> {
+        Ok(Self { shim: sealed("carob-shim", SHIM)?, oneshot: sealed("carob-oneshot", ONESHOT)? })
+    }
+
+    pub(crate) fn shim(&self) -> BorrowedFd<'_> {
+        self.shim.as_fd()
+    }
+
+    pub(crate) fn oneshot(&self) -> BorrowedFd<'_> {
+        self.oneshot.as_fd()
+    }
+}
+
+fn sealed(name: &str, program: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know EXEC and make every such file executable.
+    let file = match memfd_create(name, flags | MemfdFlags::EXEC) {
+        Err(rustix::io::Errno::INVAL) => memfd_create(name, flags)?,
+        made => made?,
+    };
+    std::fs::File::from(file.try_clone()?).write_all(program)?;
+    // Executable without being readable: the infra process, which is not root, cannot be traced then (ptrace(2)).
+    fchmod(&file, Mode::from_raw_mode(0o711))?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file)
+}
+
+/// A file in memory that a program can read from its start.
+pub(crate) fn in_memory(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = memfd_create(name, MemfdFlags::CLOEXEC)?;
+    std::fs::File::from(file.try_clone()?).write_all(bytes)?;
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+    Ok(file)
+}

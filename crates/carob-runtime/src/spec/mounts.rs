@@ -1,0 +1,100 @@
+//! What is mounted in a container, in order: pure.
+
+use carob_cri::v1;
+use serde_json::{Value, json};
+
+use super::{SandboxView, SpecError};
+
+/// All mounts. One that the container asks for at the place of a standard one replaces it.
+pub(super) fn mounts(
+    config: &v1::ContainerConfig,
+    sandbox: &SandboxView,
+    privileged: bool,
+    readonly_rootfs: bool,
+) -> Result<Vec<Value>, SpecError> {
+    let asked = ordered(&config.mounts)?;
+    let mut mounts: Vec<Value> = standard(sandbox, privileged);
+    let files = [("/etc/hostname", &sandbox.hostname_file), ("/etc/resolv.conf", &sandbox.resolv_conf_file)];
+    let access = if readonly_rootfs { "ro" } else { "rw" };
+    for (path, source) in files {
+        if let Some(source) = source {
+            mounts.push(json!({"destination": path, "type": "bind", "source": source,
+                "options": ["rbind", "rprivate", access]}));
+        }
+    }
+    mounts.retain(|mount| !asked.iter().any(|asked| mount["destination"] == *asked.container_path));
+    mounts.extend(asked.into_iter().map(bind));
+    Ok(mounts)
+}
+
+fn standard(sandbox: &SandboxView, privileged: bool) -> Vec<Value> {
+    let access = if privileged { "rw" } else { "ro" };
+    let shm = &sandbox.shm;
+    vec![
+        json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
+        json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
+        json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+            "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+            "options": ["nosuid", "noexec", "nodev", access]}),
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
+        json!({"destination": "/dev/shm", "type": "bind", "source": shm,
+            "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"]}),
+    ]
+}
+
+/// Those above come before those below; otherwise in the order asked for.
+fn ordered(asked: &[v1::Mount]) -> Result<Vec<&v1::Mount>, SpecError> {
+    for mount in asked {
+        let refused = |reason| Err(SpecError::Mount { path: mount.container_path.clone(), reason });
+        if mount.image.is_some() {
+            return refused("image volumes are not supported");
+        }
+        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+            return refused("id-mapped mounts are not supported");
+        }
+        if !mount.container_path.starts_with('/') {
+            return refused("the path is not absolute");
+        }
+        if mount.host_path.is_empty() {
+            return refused("there is no host path");
+        }
+        if mount.recursive_read_only && (!mount.readonly || mount.propagation != v1::MountPropagation::PropagationPrivate as i32) {
+            return refused("a mount that is read-only in depth must be read-only and private");
+        }
+    }
+    let mut sorted: Vec<&v1::Mount> = asked.iter().collect();
+    sorted.sort_by_key(|mount| mount.container_path.split('/').filter(|part| !part.is_empty()).count());
+    Ok(sorted)
+}
+
+fn bind(mount: &v1::Mount) -> Value {
+    let propagation = match mount.propagation() {
+        v1::MountPropagation::PropagationPrivate => "rprivate",
+        v1::MountPropagation::PropagationHostToContainer => "rslave",
+        v1::MountPropagation::PropagationBidirectional => "rshared",
+    };
+    let access = match (mount.readonly, mount.recursive_read_only) {
+        (_, true) => "rro",
+        (true, false) => "ro",
+        (false, false) => "rw",
+    };
+    json!({"destination": mount.container_path, "type": "bind", "source": mount.host_path,
+        "options": ["rbind", propagation, access]})
+}
+
+/// How mounts of the host travel into the container's root, as the most open of its mounts needs it.
+pub(super) fn rootfs_propagation(asked: &[v1::Mount]) -> Option<&'static str> {
+    let any = |wanted| asked.iter().any(|mount| mount.propagation() == wanted);
+    if any(v1::MountPropagation::PropagationBidirectional) {
+        Some("shared")
+    } else if any(v1::MountPropagation::PropagationHostToContainer) {
+        Some("slave")
+    } else {
+        None
+    }
+}

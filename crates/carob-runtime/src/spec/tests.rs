@@ -1,0 +1,272 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+
+fn host() -> HostFacts {
+    HostFacts {
+        bounding: (1 << 41) - 1,
+        oom_score_adj_min: 0,
+        unified_cgroups: true,
+        hugetlb: false,
+        apparmor: false,
+        arch: "x86_64",
+    }
+}
+
+fn sandbox() -> SandboxView {
+    SandboxView {
+        infra_pid: 77,
+        hostname: "web-0".into(),
+        shm: "/run/carob/s1/shm".into(),
+        hostname_file: Some("/run/carob/s1/hostname".into()),
+        resolv_conf_file: None,
+        cgroup: "/kubepods/pod1/c1".into(),
+    }
+}
+
+fn image() -> ImageConfiguration {
+    let json = r#"{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "config":
+        {"User": "nginx", "Env": ["PATH=/bin", "LANG=C"], "Entrypoint": ["/docker.sh"], "Cmd": ["nginx", "-g"],
+        "WorkingDir": "/srv"}}"#;
+    ImageConfiguration::from_reader(json.as_bytes()).expect("an image's configuration")
+}
+
+fn generate(config: &v1::ContainerConfig) -> Result<ContainerSpec, SpecError> {
+    let input = SpecInput {
+        config,
+        sandbox: &sandbox(),
+        image: &image(),
+        host: &host(),
+        rootfs: "/run/carob/rootfs",
+        devices: &[],
+        target_pid: None,
+        seccomp_file: None,
+    };
+    oci_spec_for(&input)
+}
+
+/// A container that asks for nothing, but is in a PID namespace of its own, as Kubernetes has it.
+fn plain() -> v1::ContainerConfig {
+    with_security(|_| {})
+}
+
+fn with_security(change: impl FnOnce(&mut v1::LinuxContainerSecurityContext)) -> v1::ContainerConfig {
+    let mut security = v1::LinuxContainerSecurityContext {
+        namespace_options: Some(v1::NamespaceOption {
+            pid: v1::NamespaceMode::Container as i32,
+            ..v1::NamespaceOption::default()
+        }),
+        seccomp: Some(v1::SecurityProfile::default()),
+        ..v1::LinuxContainerSecurityContext::default()
+    };
+    change(&mut security);
+    v1::ContainerConfig {
+        linux: Some(v1::LinuxContainerConfig { resources: None, security_context: Some(security) }),
+        ..v1::ContainerConfig::default()
+    }
+}
+
+#[track_caller]
+fn check(config: &v1::ContainerConfig, pointer: &str, expected: &Expect) {
+    let spec = generate(config).expect("a valid container");
+    let part = spec.config.pointer(pointer).cloned().unwrap_or_default();
+    expected.assert_eq(&serde_json::to_string(&part).expect("JSON"));
+}
+
+#[test]
+fn what_comes_out_is_an_oci_configuration() {
+    let spec = generate(&plain()).expect("a valid container");
+    let typed: oci_spec::runtime::Spec = serde_json::from_value(spec.config.clone()).expect("OCI takes it");
+    let linux = typed.linux().as_ref().expect("a Linux section");
+    assert!(linux.seccomp().is_some());
+    assert!(linux.resources().is_none(), "limits are the runtime's own business");
+    assert_eq!(typed.process().as_ref().and_then(|process| process.no_new_privileges()), None);
+}
+
+#[test]
+fn namespaces_follow_the_pod() {
+    let with_pid = |mode: v1::NamespaceMode| {
+        with_security(|security| {
+            security.namespace_options =
+                Some(v1::NamespaceOption { pid: mode as i32, ..v1::NamespaceOption::default() });
+        })
+    };
+    let own = expect![[r#"[{"type":"mount"},{"path":"/proc/77/ns/net","type":"network"},{"path":"/proc/77/ns/ipc","type":"ipc"},{"path":"/proc/77/ns/uts","type":"uts"},{"type":"pid"},{"type":"cgroup"}]"#]];
+    check(&plain(), "/linux/namespaces", &own);
+    let shared = expect![[r#"{"path":"/proc/77/ns/pid","type":"pid"}"#]];
+    check(&with_pid(v1::NamespaceMode::Pod), "/linux/namespaces/4", &shared);
+    let host = expect![[r#"{"type":"cgroup"}"#]];
+    check(&with_pid(v1::NamespaceMode::Node), "/linux/namespaces/4", &host);
+    assert_eq!(generate(&with_pid(v1::NamespaceMode::Target)), Err(SpecError::NoTarget));
+}
+
+#[test]
+fn command_and_arguments_override_the_image_as_kubernetes_says() {
+    let cases: [(&[&str], &[&str], &[&str]); 4] = [
+        (&[], &[], &["/docker.sh", "nginx", "-g"]),
+        (&[], &["x"], &["/docker.sh", "x"]),
+        (&["sh"], &[], &["sh"]),
+        (&["sh"], &["-c"], &["sh", "-c"]),
+    ];
+    for (command, args, expected) in cases {
+        let owned = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let config = v1::ContainerConfig { command: owned(command), args: owned(args), ..plain() };
+        let spec = generate(&config).expect("a valid container");
+        assert_eq!(spec.config["process"]["args"], json!(expected), "{command:?} {args:?}");
+    }
+}
+
+#[test]
+fn the_environment_is_layered() {
+    let entry = |key: &str, value: &str| v1::KeyValue { key: key.into(), value: value.into() };
+    let config = v1::ContainerConfig { envs: vec![entry("LANG", "de"), entry("A", "b=c")], ..plain() };
+    check(&config, "/process/env", &expect![[r#"["PATH=/bin","HOSTNAME=web-0","LANG=de","A=b=c"]"#]]);
+}
+
+#[test]
+fn standard_mounts_and_those_asked_for() {
+    let mount = |container: &str, host: &str| v1::Mount {
+        container_path: container.into(),
+        host_path: host.into(),
+        ..v1::Mount::default()
+    };
+    let config = v1::ContainerConfig {
+        mounts: vec![
+            v1::Mount { readonly: true, ..mount("/data/inner", "/v/inner") },
+            v1::Mount { propagation: 2, ..mount("/data", "/v/data") },
+            mount("/dev/shm", "/v/shm"),
+        ],
+        ..plain()
+    };
+    let spec = generate(&config).expect("a valid container");
+    let mounts = spec.config["mounts"].as_array().expect("a list");
+    let lines: Vec<String> = mounts
+        .iter()
+        .map(|mount| {
+            let text = |key: &str| mount[key].as_str().unwrap_or_default().to_owned();
+            let options: Vec<&str> = mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            format!("{} {} {} {}", text("destination"), text("type"), text("source"), options.join(","))
+        })
+        .collect();
+    expect![[r#"
+        /proc proc proc nosuid,noexec,nodev
+        /dev tmpfs tmpfs nosuid,strictatime,mode=755,size=65536k
+        /dev/pts devpts devpts nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5
+        /dev/mqueue mqueue mqueue nosuid,noexec,nodev
+        /sys sysfs sysfs nosuid,noexec,nodev,ro
+        /sys/fs/cgroup cgroup cgroup nosuid,noexec,nodev,relatime,ro
+        /etc/hostname bind /run/carob/s1/hostname rbind,rprivate,rw
+        /data bind /v/data rbind,rshared,rw
+        /data/inner bind /v/inner rbind,rprivate,ro
+        /dev/shm bind /v/shm rbind,rprivate,rw
+    "#]]
+    .assert_eq(&(lines.join("\n") + "\n"));
+    assert_eq!(spec.config["linux"]["rootfsPropagation"], "shared");
+}
+
+#[test]
+fn mounts_that_cannot_be_made_are_refused() {
+    let good = v1::Mount { container_path: "/d".into(), host_path: "/v".into(), ..v1::Mount::default() };
+    let cases = [
+        (v1::Mount { container_path: "d".into(), ..good.clone() }, "mount d: the path is not absolute"),
+        (v1::Mount { host_path: String::new(), ..good.clone() }, "mount /d: there is no host path"),
+        (
+            v1::Mount { image: Some(v1::ImageSpec::default()), ..good.clone() },
+            "mount /d: image volumes are not supported",
+        ),
+        (
+            v1::Mount { uid_mappings: vec![v1::IdMapping::default()], ..good.clone() },
+            "mount /d: id-mapped mounts are not supported",
+        ),
+        (
+            v1::Mount { recursive_read_only: true, ..good },
+            "mount /d: a mount that is read-only in depth must be read-only and private",
+        ),
+    ];
+    for (mount, expected) in cases {
+        let config = v1::ContainerConfig { mounts: vec![mount], ..plain() };
+        assert_eq!(generate(&config).expect_err("refused").to_string(), expected);
+    }
+}
+
+#[test]
+fn isolation_is_there_unless_the_container_is_privileged() {
+    let spec = generate(&plain()).expect("a valid container");
+    let linux = &spec.config["linux"];
+    assert_eq!(linux["maskedPaths"], json!(MASKED_PATHS));
+    assert_eq!(linux["readonlyPaths"], json!(READONLY_PATHS));
+    assert_eq!(linux["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
+    assert!(!spec.device_rules.contains(&DeviceRule::EVERYTHING));
+
+    let privileged = generate(&with_security(|security| security.privileged = true)).expect("a valid container");
+    let linux = &privileged.config["linux"];
+    assert_eq!((&linux["maskedPaths"], &linux["seccomp"]), (&Value::Null, &Value::Null));
+    assert_eq!(privileged.device_rules, [DeviceRule::EVERYTHING]);
+    assert_eq!(privileged.config["process"]["capabilities"]["bounding"].as_array().map(Vec::len), Some(41));
+}
+
+#[test]
+fn new_privileges_are_ruled_out_or_not_mentioned() {
+    let spec = |on: bool| generate(&with_security(|security| security.no_new_privs = on)).expect("a valid container");
+    assert_eq!(spec(true).config["process"]["noNewPrivileges"], true);
+    assert_eq!(spec(false).config["process"].get("noNewPrivileges"), None);
+}
+
+#[test]
+fn a_score_below_what_this_machine_can_set_is_raised() {
+    let with_score = |score: i64| {
+        let mut config = plain();
+        let resources = v1::LinuxContainerResources { oom_score_adj: score, ..v1::LinuxContainerResources::default() };
+        config.linux.as_mut().expect("a Linux section").resources = Some(resources);
+        generate(&config).expect("a valid container").config["process"]["oomScoreAdj"].clone()
+    };
+    assert_eq!(with_score(-997), 0);
+    assert_eq!(with_score(1000), 1000);
+    assert_eq!(with_score(9000), 1000);
+}
+
+#[test]
+fn users_are_named_or_numbered() {
+    let value = |value| Some(v1::Int64Value { value });
+    let spec = generate(&with_security(|security| {
+        security.run_as_user = value(1000);
+        security.run_as_group = value(2000);
+        security.supplemental_groups = vec![3000];
+        security.supplemental_groups_policy = v1::SupplementalGroupsPolicy::Strict as i32;
+    }))
+    .expect("a valid container");
+    let expected = UserParams {
+        image_user: "nginx".into(),
+        uid: Some(1000),
+        gid: Some(2000),
+        username: None,
+        supplemental_groups: vec![3000],
+        merge_image_groups: false,
+        home_is_set: false,
+    };
+    assert_eq!(spec.user, expected);
+    let bad = [
+        (with_security(|security| security.run_as_user = value(-1)), SpecError::Id(-1)),
+        (with_security(|security| security.run_as_group = value(1)), SpecError::GroupWithoutUser),
+    ];
+    for (config, expected) in bad {
+        assert_eq!(generate(&config), Err(expected));
+    }
+}
+
+#[test]
+fn what_this_machine_cannot_do_is_refused() {
+    use v1::security_profile::ProfileType;
+
+    let apparmor = with_security(|security| {
+        let localhost_ref = "localhost/strict".to_owned();
+        security.apparmor =
+            Some(v1::SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref });
+    });
+    assert_eq!(generate(&apparmor), Err(SpecError::AppArmor("strict".into())));
+    let user_namespace = with_security(|security| {
+        let options = security.namespace_options.get_or_insert_default();
+        options.userns_options = Some(v1::UserNamespace::default());
+    });
+    assert_eq!(generate(&user_namespace), Err(SpecError::UserNamespace));
+}
