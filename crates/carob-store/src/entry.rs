@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -35,15 +35,13 @@ pub struct Entry {
     pub create_revision: Revision,
     /// The revision of this version; for a delete event's entry, the deletion's.
     pub mod_revision: Revision,
-    /// A place for bytes derived from this version, made once by whoever needs them first. The store never looks.
-    pub rendered: OnceLock<Bytes>,
     /// Wall time at which the entry ends, in milliseconds since 1970.
     pub(crate) expires_ms: Option<NonZeroU64>,
 }
 
 impl Entry {
     pub fn new(key: Arc<str>, value: Bytes, create_revision: Revision, mod_revision: Revision) -> Self {
-        Self { key, value, create_revision, mod_revision, rendered: OnceLock::new(), expires_ms: None }
+        Self { key, value, create_revision, mod_revision, expires_ms: None }
     }
 
     /// What the entry counts against the limit of the store, in bytes.

@@ -289,9 +289,9 @@ impl Index {
     }
 }
 
-/// What an event keeps alive that nothing else does: the value it replaced, as stored and as rendered.
+/// What an event keeps alive that nothing else does.
 fn history_cost_bytes(event: &Event) -> usize {
-    2 * event.previous.as_ref().map_or(0, |previous| previous.value.len()) + EVENT_OVERHEAD_BYTES
+    event.previous.as_ref().map_or(0, |previous| previous.value.len()) + EVENT_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
