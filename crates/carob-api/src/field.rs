@@ -45,17 +45,42 @@ impl fmt::Display for FieldPath {
 /// What is wrong with a field. The reason strings are what clients see in `details.causes[].reason`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FieldProblem {
-    NotFound { value: Value },
-    Required { detail: String },
-    Duplicate { value: Value },
-    Invalid { value: Value, detail: String },
-    NotSupported { value: Value, supported: Vec<String> },
-    Forbidden { detail: String },
+    NotFound {
+        value: Value,
+    },
+    Required {
+        detail: String,
+    },
+    Duplicate {
+        value: Value,
+    },
+    Invalid {
+        value: Value,
+        detail: String,
+    },
+    NotSupported {
+        value: Value,
+        supported: Vec<String>,
+    },
+    Forbidden {
+        detail: String,
+    },
     /// Upstream never prints the value of something too long.
-    TooLong { max: usize, detail: String },
-    TooMany { actual: Option<usize>, max: usize },
-    Internal { detail: String },
-    TypeInvalid { value: Value, detail: String },
+    TooLong {
+        max: usize,
+        detail: String,
+    },
+    TooMany {
+        actual: Option<usize>,
+        max: usize,
+    },
+    Internal {
+        detail: String,
+    },
+    TypeInvalid {
+        value: Value,
+        detail: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

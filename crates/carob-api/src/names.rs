@@ -261,34 +261,83 @@ mod tests {
     #[test]
     fn labels_and_subdomains() {
         let long = "a".repeat(64);
-        check(dns1123_label, &["a", "a-b", "0", "a0-9z"], &[
-            ("", "a lowercase RFC 1123 label"), ("A", "(e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]("),
-            ("-a", "start and end"), ("a-", "start and end"), ("a.b", "must not contain dots"), (&long, "must be no more than 63 bytes"),
-        ]);
+        check(
+            dns1123_label,
+            &["a", "a-b", "0", "a0-9z"],
+            &[
+                ("", "a lowercase RFC 1123 label"),
+                ("A", "(e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]("),
+                ("-a", "start and end"),
+                ("a-", "start and end"),
+                ("a.b", "must not contain dots"),
+                (&long, "must be no more than 63 bytes"),
+            ],
+        );
         let long = "a".repeat(254);
-        check(dns1123_subdomain, &["a", "a.b", "1.2.3", "a-b.c"], &[
-            ("", "RFC 1123 subdomain"), ("a..b", "subdomain"), (".a", "subdomain"), ("a_b", "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"),
-            (&long, "no more than 253"),
-        ]);
+        check(
+            dns1123_subdomain,
+            &["a", "a.b", "1.2.3", "a-b.c"],
+            &[
+                ("", "RFC 1123 subdomain"),
+                ("a..b", "subdomain"),
+                (".a", "subdomain"),
+                ("a_b", "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"),
+                (&long, "no more than 253"),
+            ],
+        );
         check(dns1035_label, &["a", "a1"], &[("1a", "DNS-1035"), ("", "DNS-1035"), ("a.b", "DNS-1035")]);
     }
 
     #[test]
     fn keys_and_values() {
-        check(qualified_name, &["a", "A_b.c", "example.com/a", "1"], &[
-            ("", "name part must be non-empty"), ("/a", "prefix part must be non-empty"), ("a/b/c", "with an optional DNS subdomain prefix"),
-            ("A.com/a", "prefix part a lowercase RFC 1123 subdomain"), ("a/", "name part must be non-empty"), ("-a", "name part must consist"),
-        ]);
-        check(label_value, &["", "a", "A-b_c.d"], &[("-a", "a valid label must be an empty string"), ("a b", "a valid label")]);
-        check(config_map_key, &["a", "A.b_c-d", ".a"], &[("", "config key"), (".", "must not be '.'"), ("..", "'..'"), ("..a", "must not start with '..'"), ("a/b", "config key")]);
-        check(env_var_name, &["A", "a b", "1"], &[("", "must be non-empty"), ("A=B", "other than '='"), ("ä", "printable ASCII")]);
+        check(
+            qualified_name,
+            &["a", "A_b.c", "example.com/a", "1"],
+            &[
+                ("", "name part must be non-empty"),
+                ("/a", "prefix part must be non-empty"),
+                ("a/b/c", "with an optional DNS subdomain prefix"),
+                ("A.com/a", "prefix part a lowercase RFC 1123 subdomain"),
+                ("a/", "name part must be non-empty"),
+                ("-a", "name part must consist"),
+            ],
+        );
+        check(
+            label_value,
+            &["", "a", "A-b_c.d"],
+            &[("-a", "a valid label must be an empty string"), ("a b", "a valid label")],
+        );
+        check(
+            config_map_key,
+            &["a", "A.b_c-d", ".a"],
+            &[
+                ("", "config key"),
+                (".", "must not be '.'"),
+                ("..", "'..'"),
+                ("..a", "must not start with '..'"),
+                ("a/b", "config key"),
+            ],
+        );
+        check(
+            env_var_name,
+            &["A", "a b", "1"],
+            &[("", "must be non-empty"), ("A=B", "other than '='"), ("ä", "printable ASCII")],
+        );
     }
 
     #[test]
     fn ports() {
-        check(port_name, &["http", "a-1"], &[
-            ("1", "at least one letter"), ("a--b", "consecutive"), ("-a", "begin or end"), ("HTTP", "alpha-numeric"), ("abcdefghijklmnop", "no more than 15"),
-        ]);
+        check(
+            port_name,
+            &["http", "a-1"],
+            &[
+                ("1", "at least one letter"),
+                ("a--b", "consecutive"),
+                ("-a", "begin or end"),
+                ("HTTP", "alpha-numeric"),
+                ("abcdefghijklmnop", "no more than 15"),
+            ],
+        );
         assert_eq!(port_number(0), ["must be between 1 and 65535, inclusive"]);
         assert!(port_number(65535).is_empty());
     }

@@ -5,4 +5,6 @@ use serde_json::Value;
 use crate::field::{FieldErrors, FieldPath};
 
 /// Errors for each field of a PodSpec that carob does not act on.
-pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors { todo!() }
+pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors {
+    todo!()
+}

@@ -294,13 +294,46 @@ mod tests {
     #[test]
     fn canonical_forms() {
         let cases = [
-            ("0", "0"), ("1", "1"), ("1000m", "1"), ("0.5", "500m"), ("0.001", "1m"), ("100m", "100m"), ("1.5", "1500m"),
-            ("1k", "1k"), ("1000", "1k"), ("1500", "1500"), ("12e6", "12e6"), ("1e3", "1e3"), ("1E3", "1e3"),
-            ("1Ki", "1Ki"), ("1024Ki", "1Mi"), ("1.5Gi", "1536Mi"), ("0.5Ki", "512"), ("100Mi", "100Mi"),
-            ("+1", "1"), ("-1", "-1"), ("-0.5", "-500m"), ("1n", "1n"), ("0.1n", "1n"), ("-0.1n", "-1n"),
-            ("1.1Ki", "1127"), ("0.9Ki", "921600m"), ("0.0000000001", "1n"), ("9223372036854775807", "9223372036854775807"),
-            ("1e100", "9223372036854775807"), ("010", "10"), (".5", "500m"), ("5.", "5"), ("1E", "1E"), ("1000000", "1M"),
-            ("1e-3", "1e-3"), ("1e-1", "100e-3"), ("2Gi", "2Gi"), ("1023", "1023"), ("64Mi", "64Mi"), ("1e-400", "1e-9"),
+            ("0", "0"),
+            ("1", "1"),
+            ("1000m", "1"),
+            ("0.5", "500m"),
+            ("0.001", "1m"),
+            ("100m", "100m"),
+            ("1.5", "1500m"),
+            ("1k", "1k"),
+            ("1000", "1k"),
+            ("1500", "1500"),
+            ("12e6", "12e6"),
+            ("1e3", "1e3"),
+            ("1E3", "1e3"),
+            ("1Ki", "1Ki"),
+            ("1024Ki", "1Mi"),
+            ("1.5Gi", "1536Mi"),
+            ("0.5Ki", "512"),
+            ("100Mi", "100Mi"),
+            ("+1", "1"),
+            ("-1", "-1"),
+            ("-0.5", "-500m"),
+            ("1n", "1n"),
+            ("0.1n", "1n"),
+            ("-0.1n", "-1n"),
+            ("1.1Ki", "1127"),
+            ("0.9Ki", "921600m"),
+            ("0.0000000001", "1n"),
+            ("9223372036854775807", "9223372036854775807"),
+            ("1e100", "9223372036854775807"),
+            ("010", "10"),
+            (".5", "500m"),
+            ("5.", "5"),
+            ("1E", "1E"),
+            ("1000000", "1M"),
+            ("1e-3", "1e-3"),
+            ("1e-1", "100e-3"),
+            ("2Gi", "2Gi"),
+            ("1023", "1023"),
+            ("64Mi", "64Mi"),
+            ("1e-400", "1e-9"),
         ];
         for (input, expect) in cases {
             assert_eq!(Quantity::parse(input).expect(input).to_string(), expect, "{input}");
@@ -310,9 +343,17 @@ mod tests {
     #[test]
     fn malformed() {
         for (input, expect) in [
-            ("", QuantityError::Format), ("x", QuantityError::Format), ("1.2.3", QuantityError::Format), (".", QuantityError::Format),
-            ("1 Gi", QuantityError::Format), ("1GB", QuantityError::Format), ("1ki", QuantityError::Suffix),
-            ("1KiKi", QuantityError::Suffix), ("1mi", QuantityError::Suffix), ("--1", QuantityError::Format), ("1e", QuantityError::Suffix),
+            ("", QuantityError::Format),
+            ("x", QuantityError::Format),
+            ("1.2.3", QuantityError::Format),
+            (".", QuantityError::Format),
+            ("1 Gi", QuantityError::Format),
+            ("1GB", QuantityError::Format),
+            ("1ki", QuantityError::Suffix),
+            ("1KiKi", QuantityError::Suffix),
+            ("1mi", QuantityError::Suffix),
+            ("--1", QuantityError::Format),
+            ("1e", QuantityError::Suffix),
         ] {
             assert_eq!(Quantity::parse(input).map(|q| q.to_string()), Err(expect), "{input}");
         }
@@ -320,9 +361,14 @@ mod tests {
 
     #[test]
     fn rounding_is_away_from_zero() {
-        for (input, value, milli) in
-            [("1m", 1, 1), ("1500m", 2, 1500), ("-1500m", -2, -1500), ("1u", 1, 1), ("2", 2, 2000), ("8E", 8_000_000_000_000_000_000, i64::MAX)]
-        {
+        for (input, value, milli) in [
+            ("1m", 1, 1),
+            ("1500m", 2, 1500),
+            ("-1500m", -2, -1500),
+            ("1u", 1, 1),
+            ("2", 2, 2000),
+            ("8E", 8_000_000_000_000_000_000, i64::MAX),
+        ] {
             let quantity = Quantity::parse(input).expect(input);
             assert_eq!((quantity.value(), quantity.milli()), (value, milli), "{input}");
         }

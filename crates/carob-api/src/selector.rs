@@ -326,9 +326,7 @@ impl<'a> Parser<'a> {
 fn check_value(key: &str, value: &str) -> Result<String, SelectorError> {
     match names::label_value(value).first() {
         None => Ok(value.to_owned()),
-        Some(error) => {
-            Err(SelectorError::Requirement(format!("values[0][{key}]: Invalid value: {value:?}: {error}")))
-        }
+        Some(error) => Err(SelectorError::Requirement(format!("values[0][{key}]: Invalid value: {value:?}: {error}"))),
     }
 }
 
@@ -435,11 +433,32 @@ mod tests {
     fn label_selectors_match_as_upstream() {
         let object = labels(json!({"app": "web", "tier": "front", "n": "5", "empty": ""}));
         for (selector, expect) in [
-            ("", true), ("app=web", true), ("app==web", true), ("app=db", false), ("app!=db", true), ("missing!=x", true),
-            ("app in (web,db)", true), ("app in (db)", false), ("app notin (db)", true), ("missing notin (a)", true),
-            ("missing in (a)", false), ("app", true), ("missing", false), ("!missing", true), ("!app", false), ("n>4", true),
-            ("n>5", false), ("n<6", true), ("app>4", false), ("app=web,tier=front", true), ("app=web,tier=back", false),
-            ("empty=", true), ("empty in (,a)", true), (" app = web , tier ", true), ("missing=", false), ("example.com/a=b", false),
+            ("", true),
+            ("app=web", true),
+            ("app==web", true),
+            ("app=db", false),
+            ("app!=db", true),
+            ("missing!=x", true),
+            ("app in (web,db)", true),
+            ("app in (db)", false),
+            ("app notin (db)", true),
+            ("missing notin (a)", true),
+            ("missing in (a)", false),
+            ("app", true),
+            ("missing", false),
+            ("!missing", true),
+            ("!app", false),
+            ("n>4", true),
+            ("n>5", false),
+            ("n<6", true),
+            ("app>4", false),
+            ("app=web,tier=front", true),
+            ("app=web,tier=back", false),
+            ("empty=", true),
+            ("empty in (,a)", true),
+            (" app = web , tier ", true),
+            ("missing=", false),
+            ("example.com/a=b", false),
         ] {
             let parsed = LabelSelector::parse(selector).unwrap_or_else(|e| panic!("{selector:?}: {e}"));
             assert_eq!(parsed.matches(Some(&object)), expect, "{selector:?}");
@@ -449,9 +468,16 @@ mod tests {
     #[test]
     fn malformed_label_selectors() {
         for (selector, expect) in [
-            ("a=b,", "found '', expected: identifier after ','"), ("=a", "found '=', expected: identifier"), ("a in b", "found 'b', expected: '('"),
-            ("a in (b", "expected: ',' or ')'"), ("a b", "found 'b', expected: in, notin"), ("a>b", "must be an integer"), ("-a=b", "key: Invalid value: \"-a\""),
-            ("a=-b", "values[0][a]: Invalid value: \"-b\""), ("a=b c", "expected: ',' or 'end of string'"), ("!", "expected: identifier"),
+            ("a=b,", "found '', expected: identifier after ','"),
+            ("=a", "found '=', expected: identifier"),
+            ("a in b", "found 'b', expected: '('"),
+            ("a in (b", "expected: ',' or ')'"),
+            ("a b", "found 'b', expected: in, notin"),
+            ("a>b", "must be an integer"),
+            ("-a=b", "key: Invalid value: \"-a\""),
+            ("a=-b", "values[0][a]: Invalid value: \"-b\""),
+            ("a=b c", "expected: ',' or 'end of string'"),
+            ("!", "expected: identifier"),
         ] {
             let error = LabelSelector::parse(selector).expect_err(selector).to_string();
             assert!(error.contains(expect), "{selector:?}: {error}");
@@ -462,11 +488,17 @@ mod tests {
     fn json_selectors() {
         let object = labels(json!({"app": "web"}));
         for (selector, expect) in [
-            (json!(null), false), (json!({}), true), (json!({"matchLabels": {"app": "web"}}), true),
+            (json!(null), false),
+            (json!({}), true),
+            (json!({"matchLabels": {"app": "web"}}), true),
             (json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}), false),
             (json!({"matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]}), true),
         ] {
-            assert_eq!(LabelSelector::from_json(&selector).expect("valid").matches(Some(&object)), expect, "{selector}");
+            assert_eq!(
+                LabelSelector::from_json(&selector).expect("valid").matches(Some(&object)),
+                expect,
+                "{selector}"
+            );
         }
         let bad = json!({"matchExpressions": [{"key": "a", "operator": "Like"}]});
         assert_eq!(
@@ -479,8 +511,14 @@ mod tests {
     fn field_selectors() {
         let field = |path: &str| Cow::Borrowed(if path == "metadata.name" { "web,1" } else { "" });
         for (selector, expect) in [
-            ("", true), ("metadata.name=web\\,1", true), ("metadata.name==web\\,1", true), ("metadata.name!=a", true),
-            ("spec.nodeName=", true), ("spec.nodeName!=", false), ("metadata.name=web", false), ("metadata.name!=a,spec.nodeName=x", false),
+            ("", true),
+            ("metadata.name=web\\,1", true),
+            ("metadata.name==web\\,1", true),
+            ("metadata.name!=a", true),
+            ("spec.nodeName=", true),
+            ("spec.nodeName!=", false),
+            ("metadata.name=web", false),
+            ("metadata.name!=a,spec.nodeName=x", false),
         ] {
             assert_eq!(FieldSelector::parse(selector).expect(selector).matches(field), expect, "{selector:?}");
         }

@@ -177,7 +177,9 @@ impl Status {
 
     /// 409 for a name that generateName produced twice; the client is told to try again.
     pub fn generate_name_conflict(resource: GroupResource<'_>, name: &str, retry_after_seconds: u32) -> Self {
-        let message = format!("{resource} {name:?} already exists, the server was not able to generate a unique name for the object");
+        let message = format!(
+            "{resource} {name:?} already exists, the server was not able to generate a unique name for the object"
+        );
         let mut status = Self::failure(409, "AlreadyExists", message).about(resource, name);
         status.details_mut().retry_after_seconds = Some(retry_after_seconds);
         status
@@ -287,8 +289,10 @@ impl Status {
     }
 
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {
-        let message =
-            format!("the body of the request was in an unknown format - accepted media types include: {}", accepted.join(", "));
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            accepted.join(", ")
+        );
         Self::failure(415, "UnsupportedMediaType", message)
     }
 
@@ -299,15 +303,15 @@ impl Status {
     /// 500; `cause` is the whole error chain, printed.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
         let cause = cause.to_string();
-        Self::failure(500, "InternalError", format!("Internal error occurred: {cause}")).with_cause(Cause {
-            message: cause,
-            ..Cause::default()
-        })
+        Self::failure(500, "InternalError", format!("Internal error occurred: {cause}"))
+            .with_cause(Cause { message: cause, ..Cause::default() })
     }
 
     /// 504 of an operation that a client may repeat after `retry_after_seconds`.
     pub fn server_timeout(resource: GroupResource<'_>, operation: &str, retry_after_seconds: u32) -> Self {
-        let message = format!("The {operation} operation against {resource} could not be completed at this time, please try again.");
+        let message = format!(
+            "The {operation} operation against {resource} could not be completed at this time, please try again."
+        );
         let mut status = Self::failure(500, "ServerTimeout", message).about(resource, operation);
         status.details_mut().retry_after_seconds = Some(retry_after_seconds);
         status
@@ -321,8 +325,7 @@ impl Status {
 
     /// 404 of a path that no handler serves.
     pub fn path_not_found() -> Self {
-        let mut status =
-            Self::failure(404, "NotFound", "the server could not find the requested resource".to_owned());
+        let mut status = Self::failure(404, "NotFound", "the server could not find the requested resource".to_owned());
         status.details_mut();
         status
     }

@@ -153,12 +153,8 @@ pub(super) const STATUS_PART: SubresourceDef = part("status", Part::Status);
 pub(super) const EPHEMERAL_CONTAINERS: SubresourceDef = part("ephemeralcontainers", Part::EphemeralContainers);
 pub(super) const RESIZE: SubresourceDef = part("resize", Part::Resize);
 pub(super) const APPROVAL: SubresourceDef = part("approval", Part::Approval);
-pub(super) const FINALIZE: SubresourceDef = SubresourceDef {
-    name: "finalize",
-    body: None,
-    verbs: &["update"],
-    role: SubresourceRole::Part(Part::Finalize),
-};
+pub(super) const FINALIZE: SubresourceDef =
+    SubresourceDef { name: "finalize", body: None, verbs: &["update"], role: SubresourceRole::Part(Part::Finalize) };
 pub(super) const SCALE: SubresourceDef = SubresourceDef {
     name: "scale",
     body: Some(("autoscaling/v1", "Scale")),

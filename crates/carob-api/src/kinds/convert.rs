@@ -69,9 +69,9 @@ fn autoscaler_to_v1(obj: &mut Value) {
         ("currentMetrics", "current", ["status", "currentCPUUtilizationPercentage"]),
     ] {
         let Some(items) = meta::at_mut(obj, &[target[0], list]).and_then(Value::as_array_mut) else { continue };
-        let cpu = items.iter().position(|m| {
-            is_cpu_utilization(m) && meta::at(m, &["resource", half, "averageUtilization"]).is_some()
-        });
+        let cpu = items
+            .iter()
+            .position(|m| is_cpu_utilization(m) && meta::at(m, &["resource", half, "averageUtilization"]).is_some());
         if let Some(index) = cpu {
             let metric = items.remove(index);
             if let Some(value) = meta::at(&metric, &["resource", half, "averageUtilization"]) {

@@ -172,10 +172,8 @@ impl TypeTable {
     /// Looks a type up by its name, such as `core.v1.Pod`.
     pub fn get(&self, name: &str) -> Option<TypeRef<'_>> {
         let (package, name) = name.rsplit_once('.')?;
-        let index = self
-            .types
-            .binary_search_by(|t| (self.str(t.package), self.str(t.name)).cmp(&(package, name)))
-            .ok()?;
+        let index =
+            self.types.binary_search_by(|t| (self.str(t.package), self.str(t.name)).cmp(&(package, name))).ok()?;
         Some(TypeRef { table: self, id: u16::try_from(index).ok()? })
     }
 
@@ -309,7 +307,9 @@ impl<'t> FieldRef<'t> {
         match self.shape() {
             Shape::List(_) => self.list_type() == ListType::Atomic,
             Shape::Map(_) => self.has(Flags::ATOMIC),
-            Shape::One(Element::Object(ty)) => !self.has(Flags::GRANULAR) && (ty.is_atomic() || self.has(Flags::ATOMIC)),
+            Shape::One(Element::Object(ty)) => {
+                !self.has(Flags::GRANULAR) && (ty.is_atomic() || self.has(Flags::ATOMIC))
+            }
             Shape::One(Element::Scalar(_)) => true,
         }
     }

@@ -1,14 +1,14 @@
 //! Reads the table's own text format.
 //!
 //! ```text
-//! package core.v1
+//! @core.v1
 //!
-//! type ObjectFieldSelector atomic
+//! [ObjectFieldSelector] atomic
 //! apiVersion 1 string default="v1"
 //! fieldPath 2 string !
 //! ```
 //!
-//! A field line is name, protobuf number (`2/1` through an embedded message, `0` not on the wire), shape (`[]` list of,
+//! A package, a type and its fields. A field line is name, protobuf number (`2/1` through an embedded message, `0` not on the wire), shape (`[]` list of,
 //! `{}` map to; a bare type name is of the same package) and flags: `!` required, `*` tells unset from zero, `set`,
 //! `map=keys`, `atomic`, `granular` (server-side apply), `merge[=key]`, `retain`, `replace` (strategic merge),
 //! `default=JSON` without spaces, `in=values`.
@@ -71,7 +71,11 @@ fn slice(text: &str, span: Span) -> &str {
     &text[span.start as usize..span.start as usize + usize::from(span.len)]
 }
 
+/// Where `part`, a slice of `text`, lies in it.
 fn span(text: &str, part: &str) -> Result<Span, TableError> {
+    if part.is_empty() {
+        return Ok(Span::default());
+    }
     let start = part.as_ptr() as usize - text.as_ptr() as usize;
     let start = u32::try_from(start).map_err(|_| TableError::TooLarge { max: MAX_RECORDS })?;
     Ok(Span { start, len: index(part.len())? })
@@ -83,17 +87,18 @@ fn read_types(text: &str) -> Result<Vec<Header>, TableError> {
     let mut open = false;
     for (number, line) in text.lines().enumerate() {
         let line_number = number + 1;
-        if let Some(name) = line.strip_prefix("package ") {
+        if let Some(name) = line.strip_prefix('@') {
             package = Some(span(text, name)?);
             open = false;
-        } else if let Some(rest) = line.strip_prefix("type ") {
-            let (name, flag) = rest.split_once(' ').unwrap_or((rest, ""));
+        } else if let Some(rest) = line.strip_prefix('[') {
+            let syntax = TableError::Syntax { line: line_number, expected: "a closing bracket" };
+            let (name, flag) = rest.split_once(']').ok_or(syntax)?;
             let package = package.ok_or(TableError::Syntax { line: line_number, expected: "a package line first" })?;
-            let start = span(text, &line[line.len()..])?.start + 1;
+            let start = span(text, line)?.start + u32::from(index(line.len())?) + 1;
             types.push(Header {
                 package,
                 name: span(text, name)?,
-                atomic: flag == "atomic",
+                atomic: flag == " atomic",
                 body: Span { start, len: 0 },
                 first_line: line_number + 1,
             });

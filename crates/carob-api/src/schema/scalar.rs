@@ -93,7 +93,9 @@ pub(super) fn accept(scalar: Scalar, given: Given<'_>) -> Result<Value, Refusal>
     match (scalar, given) {
         (Scalar::String, Given::String(s)) => Ok(Value::String(s.into_owned())),
         (Scalar::Bool, Given::Bool(b)) => Ok(Value::Bool(b)),
-        (Scalar::Int32 | Scalar::IntOrString, Given::Number(n)) => integer(&n, i64::from(i32::MIN), i64::from(i32::MAX)),
+        (Scalar::Int32 | Scalar::IntOrString, Given::Number(n)) => {
+            integer(&n, i64::from(i32::MIN), i64::from(i32::MAX))
+        }
         (Scalar::Int64, Given::Number(n)) => integer(&n, i64::MIN, i64::MAX),
         (Scalar::Double, Given::Number(n)) => Ok(Value::Number(n)),
         (Scalar::IntOrString, Given::String(s)) => Ok(Value::String(s.into_owned())),

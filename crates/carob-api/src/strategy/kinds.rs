@@ -2,7 +2,9 @@
 
 use super::{Generic, NameRule, Rules};
 
-const fn plain() -> Generic { Generic(Rules::PLAIN) }
+const fn plain() -> Generic {
+    Generic(Rules::PLAIN)
+}
 pub(crate) static CONFIG_MAP: Generic = plain();
 pub(crate) static ENDPOINTS: Generic = plain();
 pub(crate) static EVENT: Generic = plain();
@@ -32,7 +34,10 @@ pub(crate) static RUNTIME_CLASS: Generic = plain();
 pub(crate) static PRIORITY_CLASS: Generic = Generic(Rules::COUNTED);
 pub(crate) static STORAGE_CLASS: Generic = plain();
 pub(crate) static CERTIFICATE_SIGNING_REQUEST: Generic = Generic(Rules::STATUS);
-pub(crate) static ROLE: Generic = Generic(Rules { name: NameRule::PathSegment, creates_on_update: true, ..Rules::PLAIN });
-pub(crate) static CLUSTER_ROLE: Generic = Generic(Rules { name: NameRule::PathSegment, creates_on_update: true, ..Rules::PLAIN });
-pub(crate) static ROLE_BINDING: Generic = Generic(Rules { name: NameRule::PathSegment, creates_on_update: true, ..Rules::PLAIN });
+pub(crate) static ROLE: Generic =
+    Generic(Rules { name: NameRule::PathSegment, creates_on_update: true, ..Rules::PLAIN });
+pub(crate) static CLUSTER_ROLE: Generic =
+    Generic(Rules { name: NameRule::PathSegment, creates_on_update: true, ..Rules::PLAIN });
+pub(crate) static ROLE_BINDING: Generic =
+    Generic(Rules { name: NameRule::PathSegment, creates_on_update: true, ..Rules::PLAIN });
 pub(crate) static CUSTOM_RESOURCE_DEFINITION: Generic = Generic(Rules::WORKLOAD);

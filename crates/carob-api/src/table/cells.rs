@@ -45,7 +45,8 @@ pub(super) fn age(obj: &Value, now: Timestamp) -> Value {
 
 /// `a=b,c=d`.
 pub(super) fn join_labels(labels: Option<&Map<String, Value>>) -> String {
-    let pairs = labels.into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    let pairs =
+        labels.into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
     pairs.collect::<Vec<_>>().join(",")
 }
 

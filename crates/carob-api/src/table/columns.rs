@@ -64,7 +64,12 @@ pub const POD_TEMPLATE: &[ColumnDef] = &[
     NAME,
     string("Containers", Made(|obj, _| cells::of_containers(obj, "template.spec", "name"))),
     string("Images", Made(|obj, _| cells::of_containers(obj, "template.spec", "image"))),
-    string("Pod Labels", Made(|obj, _| cells::or_none(cells::join_labels(cells::at(obj, "template.metadata.labels").and_then(Value::as_object))))),
+    string(
+        "Pod Labels",
+        Made(|obj, _| {
+            cells::or_none(cells::join_labels(cells::at(obj, "template.metadata.labels").and_then(Value::as_object)))
+        }),
+    ),
 ];
 
 pub const COMPONENT_STATUS: &[ColumnDef] = &[
@@ -74,17 +79,9 @@ pub const COMPONENT_STATUS: &[ColumnDef] = &[
     string("Error", At("error", "")),
 ];
 
-pub const CONFIG_MAP: &[ColumnDef] = &[
-    NAME,
-    string("Data", Made(workload::config_map_size)),
-    AGE,
-];
+pub const CONFIG_MAP: &[ColumnDef] = &[NAME, string("Data", Made(workload::config_map_size)), AGE];
 
-pub const ENDPOINTS: &[ColumnDef] = &[
-    NAME,
-    string("Endpoints", Made(workload::endpoints)),
-    AGE,
-];
+pub const ENDPOINTS: &[ColumnDef] = &[NAME, string("Endpoints", Made(workload::endpoints)), AGE];
 
 pub const EVENT: &[ColumnDef] = &[
     string("Last Seen", Made(workload::event_last_seen)),
@@ -101,11 +98,7 @@ pub const EVENT: &[ColumnDef] = &[
 
 pub const LIMIT_RANGE: &[ColumnDef] = NAME_AND_CREATED;
 
-pub const NAMESPACE: &[ColumnDef] = &[
-    NAME,
-    string("Status", At("status.phase", "")),
-    AGE,
-];
+pub const NAMESPACE: &[ColumnDef] = &[NAME, string("Status", At("status.phase", "")), AGE];
 
 pub const NODE: &[ColumnDef] = &[
     NAME,
@@ -157,25 +150,13 @@ pub const REPLICATION_CONTROLLER: &[ColumnDef] = &[
     wide(string("Selector", Made(workload::service_selector))),
 ];
 
-pub const RESOURCE_QUOTA: &[ColumnDef] = &[
-    NAME,
-    string("Request", Made(workload::quota_requests)),
-    string("Limit", Made(workload::quota_limits)),
-    AGE,
-];
+pub const RESOURCE_QUOTA: &[ColumnDef] =
+    &[NAME, string("Request", Made(workload::quota_requests)), string("Limit", Made(workload::quota_limits)), AGE];
 
-pub const SECRET: &[ColumnDef] = &[
-    NAME,
-    string("Type", At("type", "")),
-    column("Data", ColumnType::Integer, Count("data")),
-    AGE,
-];
+pub const SECRET: &[ColumnDef] =
+    &[NAME, string("Type", At("type", "")), column("Data", ColumnType::Integer, Count("data")), AGE];
 
-pub const SERVICE_ACCOUNT: &[ColumnDef] = &[
-    NAME,
-    column("Secrets", ColumnType::Integer, Count("secrets")),
-    AGE,
-];
+pub const SERVICE_ACCOUNT: &[ColumnDef] = &[NAME, column("Secrets", ColumnType::Integer, Count("secrets")), AGE];
 
 pub const SERVICE: &[ColumnDef] = &[
     NAME,
@@ -187,12 +168,8 @@ pub const SERVICE: &[ColumnDef] = &[
     wide(string("Selector", Made(workload::service_selector))),
 ];
 
-pub const CONTROLLER_REVISION: &[ColumnDef] = &[
-    NAME,
-    string("Controller", Made(workload::controller)),
-    integer("Revision", "revision"),
-    AGE,
-];
+pub const CONTROLLER_REVISION: &[ColumnDef] =
+    &[NAME, string("Controller", Made(workload::controller)), integer("Revision", "revision"), AGE];
 
 pub const DAEMON_SET: &[ColumnDef] = &[
     NAME,
@@ -230,13 +207,8 @@ pub const REPLICA_SET: &[ColumnDef] = &[
     SELECTOR,
 ];
 
-pub const STATEFUL_SET: &[ColumnDef] = &[
-    NAME,
-    string("Ready", Made(workload::ready_of_replicas)),
-    AGE,
-    CONTAINERS,
-    IMAGES,
-];
+pub const STATEFUL_SET: &[ColumnDef] =
+    &[NAME, string("Ready", Made(workload::ready_of_replicas)), AGE, CONTAINERS, IMAGES];
 
 pub const HORIZONTAL_POD_AUTOSCALER: &[ColumnDef] = &[
     NAME,
@@ -272,11 +244,7 @@ pub const JOB: &[ColumnDef] = &[
     SELECTOR,
 ];
 
-pub const LEASE: &[ColumnDef] = &[
-    NAME,
-    string("Holder", At("spec.holderIdentity", "")),
-    AGE,
-];
+pub const LEASE: &[ColumnDef] = &[NAME, string("Holder", At("spec.holderIdentity", "")), AGE];
 
 pub const LEASE_CANDIDATE: &[ColumnDef] = &[
     NAME,
@@ -311,22 +279,13 @@ pub const INGRESS_CLASS: &[ColumnDef] = &[
     AGE,
 ];
 
-pub const IP_ADDRESS: &[ColumnDef] = &[
-    NAME,
-    string("ParentRef", Made(workload::parent_ref)),
-];
+pub const IP_ADDRESS: &[ColumnDef] = &[NAME, string("ParentRef", Made(workload::parent_ref))];
 
-pub const NETWORK_POLICY: &[ColumnDef] = &[
-    NAME,
-    string("Pod-Selector", Made(|obj, _| cells::selector(obj, "spec.podSelector"))),
-    AGE,
-];
+pub const NETWORK_POLICY: &[ColumnDef] =
+    &[NAME, string("Pod-Selector", Made(|obj, _| cells::selector(obj, "spec.podSelector"))), AGE];
 
-pub const SERVICE_CIDR: &[ColumnDef] = &[
-    NAME,
-    string("CIDRs", Made(|obj, _| workload::join_strings(obj, "spec.cidrs"))),
-    AGE,
-];
+pub const SERVICE_CIDR: &[ColumnDef] =
+    &[NAME, string("CIDRs", Made(|obj, _| workload::join_strings(obj, "spec.cidrs"))), AGE];
 
 pub const POD_DISRUPTION_BUDGET: &[ColumnDef] = &[
     NAME,
@@ -342,7 +301,10 @@ pub const FLOW_SCHEMA: &[ColumnDef] = &[
     integer("MatchingPrecedence", "spec.matchingPrecedence"),
     string("DistinguisherMethod", At("spec.distinguisherMethod.type", "<none>")),
     AGE,
-    string("MissingPL", Made(|obj, _| cells::condition(obj, "Dangling").map_or("?", |c| cells::text(c, "status")).into())),
+    string(
+        "MissingPL",
+        Made(|obj, _| cells::condition(obj, "Dangling").map_or("?", |c| cells::text(c, "status")).into()),
+    ),
 ];
 
 pub const PRIORITY_LEVEL_CONFIGURATION: &[ColumnDef] = &[
@@ -355,17 +317,9 @@ pub const PRIORITY_LEVEL_CONFIGURATION: &[ColumnDef] = &[
     AGE,
 ];
 
-pub const RUNTIME_CLASS: &[ColumnDef] = &[
-    NAME,
-    string("Handler", At("handler", "")),
-    AGE,
-];
+pub const RUNTIME_CLASS: &[ColumnDef] = &[NAME, string("Handler", At("handler", "")), AGE];
 
-pub const RESOURCE_CLAIM: &[ColumnDef] = &[
-    NAME,
-    string("State", Made(workload::resource_claim_state)),
-    AGE,
-];
+pub const RESOURCE_CLAIM: &[ColumnDef] = &[NAME, string("State", Made(workload::resource_claim_state)), AGE];
 
 pub const RESOURCE_SLICE: &[ColumnDef] = &[
     NAME,
@@ -394,17 +348,10 @@ pub const CSI_DRIVER: &[ColumnDef] = &[
     AGE,
 ];
 
-pub const CSI_NODE: &[ColumnDef] = &[
-    NAME,
-    column("Drivers", ColumnType::Integer, Count("spec.drivers")),
-    AGE,
-];
+pub const CSI_NODE: &[ColumnDef] = &[NAME, column("Drivers", ColumnType::Integer, Count("spec.drivers")), AGE];
 
-pub const CSI_STORAGE_CAPACITY: &[ColumnDef] = &[
-    NAME,
-    string("StorageClassName", At("storageClassName", "")),
-    string("Capacity", At("capacity", "<unset>")),
-];
+pub const CSI_STORAGE_CAPACITY: &[ColumnDef] =
+    &[NAME, string("StorageClassName", At("storageClassName", "")), string("Capacity", At("capacity", "<unset>"))];
 
 pub const STORAGE_CLASS: &[ColumnDef] = &[
     NAME,
@@ -424,11 +371,7 @@ pub const VOLUME_ATTACHMENT: &[ColumnDef] = &[
     AGE,
 ];
 
-pub const VOLUME_ATTRIBUTES_CLASS: &[ColumnDef] = &[
-    NAME,
-    string("DriverName", At("driverName", "")),
-    AGE,
-];
+pub const VOLUME_ATTRIBUTES_CLASS: &[ColumnDef] = &[NAME, string("DriverName", At("driverName", "")), AGE];
 
 pub const CERTIFICATE_SIGNING_REQUEST: &[ColumnDef] = &[
     NAME,
@@ -464,18 +407,11 @@ pub const VALIDATING_ADMISSION_POLICY: &[ColumnDef] = &[
     AGE,
 ];
 
-pub const ADMISSION_POLICY_BINDING: &[ColumnDef] = &[
-    NAME,
-    string("PolicyName", At("spec.policyName", "")),
-    string("ParamRef", Made(workload::param_ref)),
-    AGE,
-];
+pub const ADMISSION_POLICY_BINDING: &[ColumnDef] =
+    &[NAME, string("PolicyName", At("spec.policyName", "")), string("ParamRef", Made(workload::param_ref)), AGE];
 
-pub const WEBHOOK_CONFIGURATION: &[ColumnDef] = &[
-    NAME,
-    column("Webhooks", ColumnType::Integer, Count("webhooks")),
-    AGE,
-];
+pub const WEBHOOK_CONFIGURATION: &[ColumnDef] =
+    &[NAME, column("Webhooks", ColumnType::Integer, Count("webhooks")), AGE];
 
 pub const CUSTOM_RESOURCE_DEFINITION: &[ColumnDef] = NAME_AND_CREATED;
 

@@ -51,9 +51,26 @@ mod tests {
     #[test]
     fn as_upstream_prints() {
         for (seconds, expect) in [
-            (-2, "<invalid>"), (-1, "0s"), (0, "0s"), (70, "70s"), (119, "119s"), (120, "2m"), (190, "3m10s"), (600, "10m"),
-            (10_799, "179m"), (10_800, "3h"), (11_100, "3h5m"), (8 * HOUR, "8h"), (47 * HOUR, "47h"), (48 * HOUR, "2d"),
-            (49 * HOUR, "2d1h"), (8 * DAY, "8d"), (500 * DAY, "500d"), (2 * YEAR, "2y"), (2 * YEAR + 5 * DAY, "2y5d"), (9 * YEAR, "9y"),
+            (-2, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (70, "70s"),
+            (119, "119s"),
+            (120, "2m"),
+            (190, "3m10s"),
+            (600, "10m"),
+            (10_799, "179m"),
+            (10_800, "3h"),
+            (11_100, "3h5m"),
+            (8 * HOUR, "8h"),
+            (47 * HOUR, "47h"),
+            (48 * HOUR, "2d"),
+            (49 * HOUR, "2d1h"),
+            (8 * DAY, "8d"),
+            (500 * DAY, "500d"),
+            (2 * YEAR, "2y"),
+            (2 * YEAR + 5 * DAY, "2y5d"),
+            (9 * YEAR, "9y"),
         ] {
             assert_eq!(human_duration(seconds), expect, "{seconds}");
         }

@@ -3,9 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{
-    cells::{NONE, at, condition, items, number, or_none, since, text},
-};
+use super::cells::{NONE, at, condition, items, number, or_none, since, text};
 use crate::meta;
 
 /// Phase reasons under which a Pod that is being deleted is not "Terminating" but unknown.
@@ -57,8 +55,7 @@ fn note_restart(summary: &mut Summary, status: &Value) {
 /// Walks the init containers; answers whether one is still under way, and says how far in the reason.
 fn summarize_init(pod: &Value, summary: &mut Summary) -> bool {
     let init_count = items(pod, "spec.initContainers").len();
-    summary.total +=
-        items(pod, "spec.initContainers").iter().filter(|c| text(c, "restartPolicy") == "Always").count();
+    summary.total += items(pod, "spec.initContainers").iter().filter(|c| text(c, "restartPolicy") == "Always").count();
     let mut sidecar_restarts = 0;
     let mut sidecar_last = None;
     for (index, status) in items(pod, "status.initContainerStatuses").iter().enumerate() {

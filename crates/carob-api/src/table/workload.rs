@@ -58,7 +58,9 @@ pub(super) fn service_external_ip(service: &Value, _: Timestamp) -> Value {
     match text(service, "spec.type") {
         "ExternalName" => return text(service, "spec.externalName").into(),
         "LoadBalancer" => {
-            ips.extend(ingress.iter().map(|i| if text(i, "ip").is_empty() { text(i, "hostname") } else { text(i, "ip") }));
+            ips.extend(
+                ingress.iter().map(|i| if text(i, "ip").is_empty() { text(i, "hostname") } else { text(i, "ip") }),
+            );
             if ips.is_empty() && external.is_empty() {
                 return "<pending>".into();
             }
@@ -310,8 +312,12 @@ pub(super) fn csr_duration(csr: &Value, _: Timestamp) -> Value {
 }
 
 pub(super) fn ingress_hosts(ingress: &Value, _: Timestamp) -> Value {
-    let hosts: Vec<String> =
-        items(ingress, "spec.rules").iter().map(|r| text(r, "host")).filter(|h| !h.is_empty()).map(str::to_owned).collect();
+    let hosts: Vec<String> = items(ingress, "spec.rules")
+        .iter()
+        .map(|r| text(r, "host"))
+        .filter(|h| !h.is_empty())
+        .map(str::to_owned)
+        .collect();
     if hosts.is_empty() { "*".into() } else { first_of(&hosts, ENDPOINTS_SHOWN_MAX).into() }
 }
 
