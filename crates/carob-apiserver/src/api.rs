@@ -96,7 +96,7 @@ impl ApiServer {
             admission: Pipeline::new(store.clone(), config.mutators, config.validators),
             services,
             dialer: config.dialer,
-            discovery: Discovery::new(config.advertise_address),
+            discovery: Discovery::new(config.advertise_address, config.unstable_versions),
             openapi: OpenApi::default(),
             metrics: Metrics::default(),
             in_flight: InFlight::new(&config.limits),
@@ -153,8 +153,9 @@ impl ApiServer {
             Err(error) => return respond::error(carob_api::Status::bad_request(error.to_string()).into()),
         };
         let label = info.metrics_label();
+        let gzip = respond::accepts_gzip(&parts.headers);
         let mut response = self.limited(parts, body, query, info, caller).await;
-        respond::finish(&mut response);
+        respond::finish(&mut response, gzip);
         let elapsed = self.0.clock.monotonic().saturating_sub(started);
         self.0.metrics.observe(label, response.status(), elapsed);
         response

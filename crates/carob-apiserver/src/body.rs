@@ -4,11 +4,11 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use carob_api::Status;
 use futures_util::Stream;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 
 use crate::error::ApiError;
 
@@ -113,11 +113,19 @@ pub(crate) async fn read(body: RequestBody) -> Result<Bytes, ApiError> {
     if body.size_hint().lower() > REQUEST_BODY_LEN_MAX as u64 {
         return Err(Status::request_entity_too_large(BODY_TOO_LARGE).into());
     }
-    match Limited::new(body, REQUEST_BODY_LEN_MAX).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Status::request_entity_too_large(BODY_TOO_LARGE).into())
+    let mut body = body;
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| ApiError::from(Status::bad_request(format!("unable to read the request's body: {error}"))))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > REQUEST_BODY_LEN_MAX {
+            return Err(Status::request_entity_too_large(BODY_TOO_LARGE).into());
         }
-        Err(error) => Err(Status::bad_request(format!("unable to read the request's body: {error}")).into()),
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        whole.extend_from_slice(&data);
     }
+    Ok(whole.freeze())
 }

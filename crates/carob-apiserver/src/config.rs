@@ -37,6 +37,8 @@ pub struct Config {
     pub dialer: Arc<dyn NodeDialer>,
     /// The address that legacy discovery names.
     pub advertise_address: Option<SocketAddr>,
+    /// Serve alpha and beta versions too (kube-apiserver `--runtime-config=api/all=true`).
+    pub unstable_versions: bool,
     /// Asked after the built-in ones.
     pub authorizers: Vec<Box<dyn Authorizer>>,
     /// Run after the built-in ones.
@@ -58,6 +60,7 @@ impl Config {
             node_ports: DEFAULT_NODE_PORTS,
             dialer: Arc::new(DirectDialer::without_tls()),
             advertise_address: None,
+            unstable_versions: false,
             authorizers: Vec::new(),
             mutators: Vec::new(),
             validators: Vec::new(),

@@ -29,6 +29,7 @@ fn resolve(api: &Inner, asked: Asked) -> ApiResult<(Call<'_>, Verb, Vec<String>)
     let Asked { parts, query, verb, resource: at, user } = asked;
     let def = kinds::by_resource(&at.group, &at.version, &at.resource).ok_or_else(not_found)?;
     let version = def.version(&at.version).ok_or_else(not_found)?;
+    api.discovery.groups.find(def.group, version.name).ok_or_else(not_found)?;
     let subresource = match at.subresource.as_str() {
         "" => None,
         name => Some(def.subresource(name).ok_or_else(not_found)?),

@@ -1,13 +1,98 @@
-//! Paths that name no resource.
+//! Paths that name no resource: discovery, OpenAPI, health, version, metrics, the issuer's keys.
 
+use bytes::Bytes;
+use carob_api::Status;
+use carob_api::status::GroupResource;
+use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::request::Parts;
-use http::Response;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use serde_json::json;
 
 use crate::api::Inner;
 use crate::body::Body;
-use crate::error::ApiError;
+use crate::discovery::{self, Scope};
+use crate::error::{ApiError, ApiResult};
 use crate::request::Query;
+use crate::{health, openapi, respond, version};
 
-pub(crate) fn answer(_inner: &Inner, _parts: &Parts, _path: &str, _query: &Query) -> Result<Response<Body>, ApiError> {
-    Err(carob_api::Status::path_not_found().into())
+pub(crate) fn answer(api: &Inner, parts: &Parts, path: &str, query: &Query) -> ApiResult<Response<Body>> {
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Err(Status::method_not_supported(GroupResource::new("", ""), parts.method.as_str()).into());
+    }
+    let headers = &parts.headers;
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match segments.as_slice() {
+        [""] => Ok(respond::json(StatusCode::OK, &json!({ "paths": root_paths() }))),
+        ["api"] => discovery::collection(&api.discovery, headers, Scope::Core),
+        ["apis"] => discovery::collection(&api.discovery, headers, Scope::Groups),
+        ["api", version] => discovery::resources(&api.discovery, "", version),
+        ["apis", group] => discovery::group(&api.discovery, group),
+        ["apis", group, version] => discovery::resources(&api.discovery, group, version),
+        ["version"] => Ok(respond::json(StatusCode::OK, &version::info())),
+        [endpoint @ ("livez" | "readyz" | "healthz"), rest @ ..] => health::answer(api, endpoint, rest, query),
+        ["metrics"] => Ok(metrics(api)),
+        ["openapi", "v2"] => openapi::v2(&api.openapi, &api.discovery, headers),
+        ["openapi", "v3"] => openapi::v3_index(&api.openapi, &api.discovery, headers),
+        ["openapi", "v3", rest @ ..] => openapi::v3_document(&api.openapi, &api.discovery, headers, &rest.join("/"), query),
+        [".well-known", "openid-configuration"] => Ok(respond::json(StatusCode::OK, &api.tokens.openid_configuration())),
+        ["openid", "v1", "jwks"] => Ok(jwks(api)),
+        _ => Err(not_found()),
+    }
+}
+
+fn not_found() -> ApiError {
+    Status::path_not_found().into()
+}
+
+fn root_paths() -> Vec<&'static str> {
+    vec![
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+}
+
+fn metrics(api: &Inner) -> Response<Body> {
+    let mut response = respond::text(StatusCode::OK, api.metrics.render(api.store.stats()));
+    let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, exposition);
+    response
+}
+
+fn jwks(api: &Inner) -> Response<Body> {
+    let mut response = respond::json(StatusCode::OK, &api.tokens.jwks());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    response
+}
+
+/// A document that clients keep: with an ETag, and 304 for those that have it.
+pub(crate) fn cached(headers: &HeaderMap, content_type: &'static str, hash: &str, body: Bytes) -> Response<Body> {
+    let etag = format!("\"{hash}\"");
+    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let fresh = known.flat_map(|value| value.split(',')).any(|value| matches!(value.trim(), "*") || value.trim() == etag);
+    let mut response = Response::new(if fresh { Body::empty() } else { Body::from(body) });
+    if fresh {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        headers.insert(ETAG, etag);
+    }
+    response
+}
+
+/// An upper-case SHA-512 in hexadecimal, as upstream's discovery and OpenAPI handlers hash.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    ring::digest::digest(&ring::digest::SHA512, bytes).as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
 }

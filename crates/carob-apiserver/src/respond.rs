@@ -2,14 +2,20 @@
 
 use bytes::Bytes;
 use carob_api::Status;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER, VARY,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body::Body as _;
 use serde_json::Value;
 
 use crate::body::Body;
+use crate::gzip;
 use crate::error::ApiError;
 use crate::negotiate::{Encoding, JSON};
 
+/// Responses above this are compressed, bytes (apiserver `responsewriters/writers.go`, `defaultGzipThresholdBytes`).
+const GZIP_LEN_MIN: u64 = 128 * 1024;
 const WARNING: HeaderName = HeaderName::from_static("warning");
 /// Bytes of all Warning headers of one response; the rest is left out (apiserver `pkg/warning`, `truncateAtTotalRunes`).
 const WARNINGS_LEN_MAX: usize = 4 * 1024;
@@ -54,8 +60,21 @@ pub(crate) fn status(status: &Status) -> Response<Body> {
     response
 }
 
-/// Headers of every response.
-pub(crate) fn finish(response: &mut Response<Body>) {
+/// Whether the client takes gzip.
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| coding.trim() == "gzip")
+}
+
+/// Headers of every response, and compression of large ones.
+pub(crate) fn finish(response: &mut Response<Body>, gzip: bool) {
+    let len = response.body().size_hint().exact().unwrap_or(0);
+    if gzip && len > GZIP_LEN_MIN && !response.headers().contains_key(CONTENT_ENCODING) {
+        let body = std::mem::replace(response.body_mut(), Body::empty());
+        *response.body_mut() = gzip::compress(body);
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
     response
         .headers_mut()
         .entry(CACHE_CONTROL)

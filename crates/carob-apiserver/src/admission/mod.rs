@@ -1,11 +1,23 @@
 //! Admission: what may still change or refuse a write that is authorised and well formed. Mutators run in order, then
 //! validators; webhooks, policies and quotas are further links of the same two chains.
 
+mod namespace;
+mod node;
+mod pod_defaults;
+mod reader;
+mod service_account;
+
 use async_trait::async_trait;
 use carob_api::{ResourceDef, Status};
 use serde_json::Value;
 
 use crate::identity::Identity;
+use namespace::NamespaceLifecycle;
+use node::NodeRestriction;
+pub(crate) use pod_defaults::SYSTEM_CLASSES;
+use pod_defaults::{DefaultTolerations, Priority};
+use reader::Reader;
+use service_account::ServiceAccount;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -45,6 +57,10 @@ pub trait Validator: Send + Sync {
     async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status>;
 }
 
+fn is_new_pod(write: &Admission<'_>) -> bool {
+    write.operation == Operation::Create && write.def.group.is_empty() && write.def.plural == "pods"
+}
+
 /// Both chains.
 pub(crate) struct Pipeline {
     mutators: Vec<Box<dyn Mutator>>,
@@ -53,11 +69,25 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     pub(crate) fn new(
-        _store: carob_store::Store,
+        store: carob_store::Store,
         mutators: Vec<Box<dyn Mutator>>,
         validators: Vec<Box<dyn Validator>>,
     ) -> Self {
-        Self { mutators, validators }
+        let reader = Reader::new(store);
+        let mut all: Vec<Box<dyn Mutator>> = vec![
+            Box::new(NamespaceLifecycle { reader: reader.clone() }),
+            Box::new(ServiceAccount { reader: reader.clone() }),
+            Box::new(DefaultTolerations),
+            Box::new(Priority { reader: reader.clone() }),
+        ];
+        all.extend(mutators);
+        let mut checks: Vec<Box<dyn Validator>> = vec![
+            Box::new(NamespaceLifecycle { reader: reader.clone() }),
+            Box::new(Priority { reader }),
+            Box::new(NodeRestriction),
+        ];
+        checks.extend(validators);
+        Self { mutators: all, validators: checks }
     }
 
     pub(crate) async fn mutate(&self, write: &Admission<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {

@@ -1,3 +1,178 @@
-//! OpenAPI.
+//! OpenAPI: one v3 document per group and version, and one v2 document of everything, made from the schema table when first
+//! asked for and kept compressed. The set of documents is fixed, which bounds what is kept.
+
+mod naming;
+mod operations;
+mod schemas;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::sync::{Mutex, OnceLock};
+
+use bytes::Bytes;
+use carob_api::Status;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, LOCATION};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::body::Body;
+use crate::discovery::{Discovery, GroupVersion};
+use crate::error::{ApiError, ApiResult};
+use crate::negotiate::clauses;
+use crate::nonresource::{cached, hash};
+use crate::request::Query;
+use crate::respond;
+
+/// One document.
+#[derive(Clone)]
+struct Document {
+    hash: String,
+    gzip: Bytes,
+}
+
+impl Document {
+    fn new(value: &Value) -> ApiResult<Self> {
+        let text = value.to_string();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let gzip = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish());
+        let gzip = gzip.map_err(|error| ApiError::from(Status::internal(format!("compress OpenAPI: {error}"))))?;
+        Ok(Self { hash: hash(text.as_bytes()), gzip: Bytes::from(gzip) })
+    }
+
+    /// As the client takes it: compressed where it may be.
+    fn response(&self, headers: &HeaderMap) -> ApiResult<Response<Body>> {
+        if respond::accepts_gzip(headers) {
+            let mut response = cached(headers, "application/json", &self.hash, self.gzip.clone());
+            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            return Ok(response);
+        }
+        let mut text = Vec::new();
+        GzDecoder::new(self.gzip.as_ref())
+            .read_to_end(&mut text)
+            .map_err(|error| ApiError::from(Status::internal(format!("decompress OpenAPI: {error}"))))?;
+        Ok(cached(headers, "application/json", &self.hash, Bytes::from(text)))
+    }
+}
+
+/// The documents that were asked for.
 #[derive(Default)]
-pub(crate) struct OpenApi;
+pub(crate) struct OpenApi {
+    v2: OnceLock<Document>,
+    /// By path, as `apis/apps/v1`.
+    v3: Mutex<BTreeMap<String, Document>>,
+}
+
+impl OpenApi {
+    fn v3(&self, gv: GroupVersion) -> ApiResult<Document> {
+        let path = gv.path();
+        if let Some(document) = self.lock().get(&path) {
+            return Ok(document.clone());
+        }
+        let document = Document::new(&v3_value(gv))?;
+        self.lock().insert(path, document.clone());
+        Ok(document)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Document>> {
+        self.v3.lock().expect("no holder of the documents panics")
+    }
+}
+
+/// 406 unless the client takes JSON: the protobuf form of OpenAPI v2 is not served.
+fn check_json(headers: &HeaderMap) -> ApiResult<()> {
+    let clauses = clauses(headers);
+    if clauses.is_empty() || clauses.iter().any(|clause| clause.covers("application/json")) {
+        return Ok(());
+    }
+    Err(Status::not_acceptable(&["application/json"]).into())
+}
+
+/// `/openapi/v3`: where the documents are, with a hash that lets clients keep them for ever.
+pub(crate) fn v3_index(api: &OpenApi, discovery: &Discovery, headers: &HeaderMap) -> ApiResult<Response<Body>> {
+    check_json(headers)?;
+    let mut paths = BTreeMap::new();
+    for gv in discovery.groups.all() {
+        let path = gv.path();
+        let url = format!("/openapi/v3/{path}?hash={}", api.v3(gv)?.hash);
+        paths.insert(path, json!({ "serverRelativeURL": url }));
+    }
+    let text = json!({ "paths": paths }).to_string();
+    Ok(cached(headers, "application/json", &hash(text.as_bytes()), Bytes::from(text)))
+}
+
+/// `/openapi/v3/{api/v1,apis/group/version}`.
+pub(crate) fn v3_document(
+    api: &OpenApi,
+    discovery: &Discovery,
+    headers: &HeaderMap,
+    path: &str,
+    query: &Query,
+) -> ApiResult<Response<Body>> {
+    check_json(headers)?;
+    let gv = discovery.groups.all().find(|gv| gv.path() == path).ok_or_else(Status::path_not_found)?;
+    let document = api.v3(gv)?;
+    match query.text("hash") {
+        Some(wanted) if wanted != document.hash => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            let location = HeaderValue::from_str(&format!("/openapi/v3/{path}?hash={}", document.hash));
+            let location = location.map_err(|error| ApiError::from(Status::internal(error)))?;
+            response.headers_mut().insert(LOCATION, location);
+            Ok(response)
+        }
+        wanted => {
+            let mut response = document.response(headers)?;
+            if wanted.is_some() {
+                // The hash is in the address, so what is behind it never changes.
+                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+            }
+            Ok(response)
+        }
+    }
+}
+
+/// `/openapi/v2`.
+pub(crate) fn v2(api: &OpenApi, discovery: &Discovery, headers: &HeaderMap) -> ApiResult<Response<Body>> {
+    check_json(headers)?;
+    let document = match api.v2.get() {
+        Some(document) => document,
+        None => {
+            let document = Document::new(&v2_value(discovery))?;
+            api.v2.get_or_init(|| document)
+        }
+    };
+    document.response(headers)
+}
+
+fn v3_value(gv: GroupVersion) -> Value {
+    let mut schemas = schemas::Schemas::new(schemas::Dialect::V3);
+    let mut paths = BTreeMap::new();
+    for def in gv.resources() {
+        operations::of(def, gv, &mut schemas, &mut paths);
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": { "title": "Kubernetes", "version": crate::version::GIT_VERSION },
+        "paths": paths,
+        "components": { "schemas": schemas.into_map() },
+    })
+}
+
+fn v2_value(discovery: &Discovery) -> Value {
+    let mut schemas = schemas::Schemas::new(schemas::Dialect::V2);
+    let mut paths = BTreeMap::new();
+    for gv in discovery.groups.all() {
+        for def in gv.resources() {
+            operations::of(def, gv, &mut schemas, &mut paths);
+        }
+    }
+    json!({
+        "swagger": "2.0",
+        "info": { "title": "Kubernetes", "version": crate::version::GIT_VERSION },
+        "paths": paths,
+        "definitions": schemas.into_map(),
+    })
+}

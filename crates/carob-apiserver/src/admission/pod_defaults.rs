@@ -1,0 +1,147 @@
+//! What admission sets on every new Pod: how long it stays on a lost node, and its priority
+//! (plugin/pkg/admission/defaulttolerationseconds, plugin/pkg/admission/priority).
+
+use async_trait::async_trait;
+use carob_api::status::GroupResource;
+use carob_api::{Status, meta};
+use serde_json::{Value, json};
+
+use super::reader::Reader;
+use super::{Admission, Mutator, Operation, Validator, is_new_pod};
+
+const TOLERATION_S: u32 = 300;
+const TOLERATED_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+/// Classes that there always are (pkg/apis/scheduling/types.go).
+pub(crate) const SYSTEM_CLASSES: [(&str, i64, &str); 2] = [
+    ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+    ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+];
+
+/// DefaultTolerationSeconds.
+pub(super) struct DefaultTolerations;
+
+#[async_trait]
+impl Mutator for DefaultTolerations {
+    fn handles(&self, write: &Admission<'_>) -> bool {
+        is_new_pod(write)
+    }
+
+    async fn mutate(&self, _write: &Admission<'_>, pod: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+        tolerate(pod);
+        Ok(())
+    }
+}
+
+fn tolerate(pod: &mut Value) {
+    let mut tolerations = meta::items_at(pod, &["spec", "tolerations"]).to_vec();
+    for taint in TOLERATED_TAINTS {
+        let covers = |toleration: &Value| {
+            let text = |field: &str| meta::str_at(toleration, &[field]).unwrap_or_default();
+            (text("key") == taint || text("key").is_empty()) && matches!(text("effect"), "NoExecute" | "")
+        };
+        if !tolerations.iter().any(covers) {
+            tolerations.push(json!({
+                "key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_S,
+            }));
+        }
+    }
+    meta::set(pod, &["spec", "tolerations"], tolerations);
+}
+
+/// Priority.
+pub(super) struct Priority {
+    pub(super) reader: Reader,
+}
+
+#[async_trait]
+impl Mutator for Priority {
+    fn handles(&self, write: &Admission<'_>) -> bool {
+        is_new_pod(write)
+    }
+
+    async fn mutate(&self, write: &Admission<'_>, pod: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+        let forbidden = |why: &str| Status::forbidden(GroupResource::new("", "pods"), write.name, why);
+        let named = meta::str_at(pod, &["spec", "priorityClassName"]).filter(|name| !name.is_empty());
+        let class = match named {
+            Some(name) => {
+                let class = self.class(name);
+                Some(class.ok_or_else(|| forbidden(&format!("no PriorityClass with name {name} was found")))?)
+            }
+            None => self.default_class(),
+        };
+        let (name, value, policy) = match &class {
+            Some(class) => (
+                meta::name(class).to_owned(),
+                meta::i64_at(class, &["value"]).unwrap_or_default(),
+                meta::str_at(class, &["preemptionPolicy"]).unwrap_or("PreemptLowerPriority").to_owned(),
+            ),
+            None => (String::new(), 0, "PreemptLowerPriority".to_owned()),
+        };
+        if let Some(given) = meta::i64_at(pod, &["spec", "priority"]).filter(|given| *given != value) {
+            return Err(forbidden(&format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            )));
+        }
+        if meta::str_at(pod, &["spec", "preemptionPolicy"]).is_some_and(|given| given != policy) {
+            return Err(forbidden("the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller computed it from the given PriorityClass name"));
+        }
+        if !name.is_empty() {
+            meta::set(pod, &["spec", "priorityClassName"], name);
+        }
+        meta::set(pod, &["spec", "priority"], value);
+        meta::set(pod, &["spec", "preemptionPolicy"], policy);
+        Ok(())
+    }
+}
+
+impl Priority {
+    fn class(&self, name: &str) -> Option<Value> {
+        let stored = self.reader.get("scheduling.k8s.io", "priorityclasses", "", name);
+        stored.or_else(|| {
+            let (name, value, _) = SYSTEM_CLASSES.iter().find(|(own, _, _)| *own == name)?;
+            Some(json!({ "metadata": { "name": name }, "value": value }))
+        })
+    }
+
+    /// Of several global defaults the one with the lowest value counts.
+    fn default_class(&self) -> Option<Value> {
+        let classes = self.reader.all("scheduling.k8s.io", "priorityclasses");
+        let defaults = classes.into_iter().filter(|class| meta::bool_at(class, &["globalDefault"]) == Some(true));
+        defaults.min_by_key(|class| meta::i64_at(class, &["value"]).unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl Validator for Priority {
+    fn handles(&self, write: &Admission<'_>) -> bool {
+        write.def.group == "scheduling.k8s.io"
+            && write.def.plural == "priorityclasses"
+            && matches!(write.operation, Operation::Create | Operation::Update)
+    }
+
+    /// There is one global default at most.
+    async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, _old: Option<&Value>) -> Result<(), Status> {
+        let claims = object.is_some_and(|class| meta::bool_at(class, &["globalDefault"]) == Some(true));
+        let Some(other) = self.default_class().filter(|other| claims && meta::name(other) != write.name) else {
+            return Ok(());
+        };
+        let why = format!("PriorityClass {} is already marked as default. Only one default can exist", meta::name(&other));
+        Err(Status::forbidden(GroupResource::new("scheduling.k8s.io", "priorityclasses"), write.name, &why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_missing_tolerations_are_added() {
+        let mut pod = json!({ "spec": { "tolerations": [{ "key": TOLERATED_TAINTS[0], "operator": "Exists", "effect": "NoExecute" }] } });
+        tolerate(&mut pod);
+        let keys: Vec<&str> = pod["spec"]["tolerations"].as_array().expect("a list").iter().filter_map(|t| t["key"].as_str()).collect();
+        assert_eq!(keys, TOLERATED_TAINTS);
+        let mut everything = json!({ "spec": { "tolerations": [{ "operator": "Exists" }] } });
+        tolerate(&mut everything);
+        assert_eq!(everything["spec"]["tolerations"].as_array().map(Vec::len), Some(1));
+    }
+}

@@ -1,0 +1,37 @@
+//! What admission looks up in the store.
+
+use carob_api::kinds;
+use carob_store::{ListOptions, Store};
+use serde_json::Value;
+use tracing::warn;
+
+/// Reads objects of the built-in kinds.
+#[derive(Clone)]
+pub(super) struct Reader {
+    store: Store,
+}
+
+impl Reader {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// A stored object; absent too when its kind is unknown or its bytes are no JSON, which is logged.
+    pub(super) fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        let key = kinds::by_resource(group, "v1", resource)?.storage_key(namespace, name);
+        let entry = self.store.get(&key)?;
+        parse(&key, &entry.value)
+    }
+
+    /// All objects of a cluster-scoped kind.
+    pub(super) fn all(&self, group: &str, resource: &str) -> Vec<Value> {
+        let Some(def) = kinds::by_resource(group, "v1", resource) else { return Vec::new() };
+        let page = self.store.list(&def.storage_prefix(None), ListOptions::default());
+        let entries = page.map(|page| page.entries).unwrap_or_default();
+        entries.iter().filter_map(|entry| parse(&entry.key, &entry.value)).collect()
+    }
+}
+
+fn parse(key: &str, bytes: &[u8]) -> Option<Value> {
+    serde_json::from_slice(bytes).inspect_err(|error| warn!(key, %error, "a stored object cannot be read")).ok()
+}

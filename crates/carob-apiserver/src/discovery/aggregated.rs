@@ -1,0 +1,65 @@
+//! `apidiscovery.k8s.io` APIGroupDiscoveryList: everything in one document.
+
+use carob_api::{ResourceDef, meta};
+use serde_json::{Value, json};
+
+use super::Scope;
+use super::groups::{GroupVersion, Groups};
+
+pub(super) fn list(groups: &Groups, scope: Scope, api_version: &str) -> Value {
+    let items: Vec<Value> = match scope {
+        Scope::Core => groups.core().map(|(name, versions)| group(name, versions)).collect(),
+        Scope::Groups => groups.named().map(|(name, versions)| group(name, versions)).collect(),
+    };
+    json!({ "kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items })
+}
+
+fn group(name: &'static str, versions: &[&'static str]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| {
+            let resources = GroupVersion { group: name, version }.resources();
+            let resources: Vec<Value> = resources.map(|def| resource(def, version)).collect();
+            json!({ "version": version, "resources": resources, "freshness": "Current" })
+        })
+        .collect();
+    let mut metadata = json!({ "creationTimestamp": null });
+    if !name.is_empty() {
+        metadata["name"] = name.into();
+    }
+    json!({ "metadata": metadata, "versions": versions })
+}
+
+fn resource(def: &ResourceDef, version: &str) -> Value {
+    let mut value = json!({
+        "resource": def.plural,
+        "responseKind": { "group": def.group, "version": version, "kind": def.kind },
+        "scope": if def.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": def.singular(),
+        "verbs": def.verbs,
+    });
+    if !def.short_names.is_empty() {
+        value["shortNames"] = json!(def.short_names);
+    }
+    if !def.categories.is_empty() {
+        value["categories"] = json!(def.categories);
+    }
+    let subresources: Vec<Value> = def
+        .subresources
+        .iter()
+        .map(|subresource| {
+            let own = def.api_version(version);
+            let (api_version, kind) = subresource.body.unwrap_or((own.as_str(), def.kind));
+            let (group, version) = meta::group_version(api_version);
+            json!({
+                "subresource": subresource.name,
+                "responseKind": { "group": group, "version": version, "kind": kind },
+                "verbs": subresource.verbs,
+            })
+        })
+        .collect();
+    if !subresources.is_empty() {
+        value["subresources"] = json!(subresources);
+    }
+    value
+}
