@@ -209,6 +209,7 @@ impl<R: Read> TarReader<R> {
         if header.cksum().ok() != Some(sum.sum()) {
             return Err(TarError::Checksum { after: self.last.clone() });
         }
+        zero_blank_numbers(&mut header);
         Ok(Some(header))
     }
 
@@ -229,6 +230,11 @@ impl<R: Read> TarReader<R> {
         self.content_left = std::mem::take(&mut self.padding_left);
         io::copy(&mut *self, &mut io::sink()).map_err(|source| self.content_error(source))?;
         Ok(())
+    }
+
+    /// The next part of the current entry's content; 0 at its end.
+    pub(crate) fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
+        self.read(buffer).map_err(|source| self.content_error(source))
     }
 
     fn content_error(&self, source: io::Error) -> TarError {
@@ -253,6 +259,17 @@ impl<R: Read> Read for TarReader<R> {
         self.content_left -= read as u64;
         self.position += read as u64;
         Ok(read)
+    }
+}
+
+/// A number that was left blank is 0, as Go's and GNU's tar read it. Fields of the ustar header: mode, uid, gid, size,
+/// mtime, and the device's two numbers.
+fn zero_blank_numbers(header: &mut Header) {
+    for range in [100..108, 108..116, 116..124, 124..136, 136..148, 329..337, 337..345] {
+        let field = &mut header.as_mut_bytes()[range];
+        if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+            field[0] = b'0';
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use carob_client::{Informer, Informers};
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
@@ -56,6 +57,8 @@ pub trait Objects: Send + Sync {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError>;
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError>;
     async fn token(&self, wish: &TokenWish) -> Result<Token, FetchError>;
+    /// The handler that a RuntimeClass names.
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError>;
     /// Every Service, from memory.
     fn services(&self) -> Vec<Arc<Service>>;
 }
@@ -116,6 +119,12 @@ impl Objects for ApiObjects {
         let given = answer.status.and_then(|status| status.token.zip(status.expiration_timestamp));
         let (text, expires_at) = given.ok_or(FetchError::NoToken { namespace, name })?;
         Ok(Token { text, expires_at: expires_at.0 })
+    }
+
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError> {
+        let api: Api<RuntimeClass> = Api::all(self.client.clone());
+        let found = api.get_opt(class).await.map_err(|source| read_error("the RuntimeClass", "", class, source))?;
+        Ok(found.map(|class| class.handler))
     }
 
     fn services(&self) -> Vec<Arc<Service>> {
@@ -190,6 +199,10 @@ pub(crate) mod testing {
             self.wishes.lock().expect("no holder panics").push(wish.clone());
             let text = format!("token-for-{}", wish.service_account);
             Ok(Token { text, expires_at: Timestamp::from_second(3600).expect("within the calendar") })
+        }
+
+        async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError> {
+            Ok((class == "known").then(|| "handler".to_owned()))
         }
 
         fn services(&self) -> Vec<Arc<Service>> {

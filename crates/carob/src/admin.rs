@@ -120,7 +120,11 @@ async fn write_line(writer: &mut (impl tokio::io::AsyncWrite + Unpin), line: &Li
 }
 
 /// Asks the server of `run_dir`, if one runs; `None` when none does.
-pub(crate) async fn ask(run_dir: &Path, request: &Request, mut progress: impl FnMut(image::Progress)) -> Result<Option<Value>> {
+pub(crate) async fn ask(
+    run_dir: &Path,
+    request: &Request,
+    mut progress: impl FnMut(image::Progress),
+) -> Result<Option<Value>> {
     let path = socket_path(run_dir);
     let stream = match UnixStream::connect(&path).await {
         Ok(stream) => stream,

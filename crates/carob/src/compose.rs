@@ -11,6 +11,7 @@ use carob_client::Informers;
 use carob_controllers::Controllers;
 use carob_image::{ImageStore, StoreConfig};
 use carob_kit::Clock;
+use carob_scheduler::{Scheduler, SchedulerConfig};
 use carob_store::{Options, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -24,6 +25,7 @@ use crate::{admin, kubeconfig, tls};
 pub(crate) struct Server {
     pub(crate) settings: Settings,
     pub(crate) client: kube::Client,
+    informers: Arc<Informers>,
     store: Store,
     parts: JoinSet<(&'static str, Result<()>)>,
     /// Ends every part but the API, which the others need to say their last words.
@@ -43,7 +45,8 @@ impl Server {
             service_addresses: settings.api_service_ips()?,
             cluster_domain: settings.cluster_domain.clone(),
         };
-        let pki = Pki::open(&settings.data_dir.join("pki"), &names, clock.now()).context("the cluster's certificates")?;
+        let pki =
+            Pki::open(&settings.data_dir.join("pki"), &names, clock.now()).context("the cluster's certificates")?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("listen on {} (--bind-address, --https-listen-port)", settings.listen))?;
@@ -51,10 +54,14 @@ impl Server {
         let api = make_api(&settings, &pki, store.clone(), Arc::clone(&clock))?;
         let as_component = |name: &str| carob_client::in_process(api.in_process(UserInfo::component(name)));
         let controllers_client = as_component("system:kube-controller-manager");
+        let scheduler_client = as_component("system:kube-scheduler");
         let certificate = tls::Current::new(&pki.apiserver)?;
         let client = carob_client::in_process(api.in_process(UserInfo::master("system:carob")));
+        // One set of informers for all parts: each kind is watched, decoded and held once. Parts write under their own names.
+        let informers = Informers::new(client.clone());
         let mut server = Self {
             client,
+            informers,
             store,
             parts: JoinSet::new(),
             parts_shutdown: CancellationToken::new(),
@@ -69,16 +76,20 @@ impl Server {
             Ok(())
         });
         if server.settings.controllers {
-            server.start_controllers(controllers_client, &pki, &clock)?;
+            server.start_controllers(controllers_client, &pki, &clock);
+        }
+        if server.settings.scheduler {
+            server.start_scheduler(scheduler_client, &clock);
         }
         kubeconfig::write(&server.settings.kubeconfig, server.settings.listen, &pki)?;
-        let images = ImageStore::open(StoreConfig::new(server.settings.data_dir.join("images"), Arc::clone(&clock))).await?;
+        let images =
+            ImageStore::open(StoreConfig::new(server.settings.data_dir.join("images"), Arc::clone(&clock))).await?;
         let (run_dir, shutdown) = (server.settings.run_dir.clone(), server.parts_shutdown.clone());
         server.part("the administration socket", async move { admin::serve(&run_dir, images, shutdown).await });
         Ok(server)
     }
 
-    fn start_controllers(&mut self, client: kube::Client, pki: &Pki, clock: &Arc<dyn Clock>) -> Result<()> {
+    fn start_controllers(&mut self, client: kube::Client, pki: &Pki, clock: &Arc<dyn Clock>) {
         let config = carob_controllers::Config {
             api_addresses: self.settings.node_ips.clone(),
             api_port: self.settings.listen.port(),
@@ -87,14 +98,20 @@ impl Server {
             root_ca_pem: pki.ca_pem.clone(),
             token_signer: None,
         };
-        let informers = Informers::new(client.clone());
-        let shutdown = self.parts_shutdown.clone();
+        let (informers, shutdown) = (Arc::clone(&self.informers), self.parts_shutdown.clone());
         let controllers = Controllers::start(client, informers, config, Arc::clone(clock), shutdown);
         self.part("the controllers", async move {
             controllers.join().await;
             Ok(())
         });
-        Ok(())
+    }
+
+    fn start_scheduler(&mut self, client: kube::Client, clock: &Arc<dyn Clock>) {
+        let (informers, shutdown, clock) =
+            (Arc::clone(&self.informers), self.parts_shutdown.clone(), Arc::clone(clock));
+        self.part("the scheduler", async move {
+            Ok(Scheduler::run(client, informers, SchedulerConfig::default(), clock, shutdown).await?)
+        });
     }
 
     fn part(&mut self, name: &'static str, work: impl Future<Output = Result<()>> + Send + 'static) {
@@ -124,6 +141,7 @@ impl Server {
             let (name, outcome) = ended.context("a part of the server panicked")?;
             outcome.with_context(|| name.to_owned())?;
         }
+        drop(self.informers);
         drop(self.client);
         self.store.close().await.context("close the store")
     }

@@ -16,6 +16,8 @@ pub(crate) fn ready() -> Result<()> {
     };
     let address = address.with_context(|| format!("NOTIFY_SOCKET names {}", name.display()))?;
     let socket = UnixDatagram::unbound()?;
-    socket.send_to_addr(b"READY=1", &address).with_context(|| format!("tell {} that the server is ready", name.display()))?;
+    socket
+        .send_to_addr(b"READY=1", &address)
+        .with_context(|| format!("tell {} that the server is ready", name.display()))?;
     Ok(())
 }

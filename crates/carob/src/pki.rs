@@ -91,7 +91,8 @@ impl Pki {
 
     /// The ServiceAccount signing key, PKCS #8 in DER.
     pub(crate) fn service_account_key(&self) -> Result<PrivateKeyDer<'static>> {
-        PrivateKeyDer::from_pem_slice(self.service_account_key_pem.as_bytes()).context("parse the ServiceAccount signing key")
+        PrivateKeyDer::from_pem_slice(self.service_account_key_pem.as_bytes())
+            .context("parse the ServiceAccount signing key")
     }
 
     /// Reads the certificates under `dir`, makes what is missing and renews what is close to its end or made for other names.

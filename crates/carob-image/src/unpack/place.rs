@@ -21,6 +21,8 @@ const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 /// Other names of aufs' own bookkeeping, which mean nothing outside it.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
+/// Bytes of content that are copied at a time.
+const COPY_LEN: usize = 128 << 10;
 /// What every entry takes on disk beside its content, for the limit: an inode and a name.
 const ENTRY_LEN: u64 = 512;
 
@@ -33,12 +35,22 @@ pub(super) struct Tree {
     /// Set last, for entries placed in a directory change its time.
     directory_times: Vec<(Vec<u8>, (i64, u32))>,
     warned_of_attributes: bool,
+    /// What content passes through.
+    buffer: Vec<u8>,
 }
 
 impl Tree {
     pub(super) fn new(root: OwnedFd, lowers: Vec<OwnedFd>, limits: UnpackLimits) -> Self {
         let levels = Levels::new(root, lowers, limits.depth_max);
-        Self { levels, limits, bytes: 0, entries: 0, directory_times: Vec::new(), warned_of_attributes: false }
+        Self {
+            levels,
+            limits,
+            bytes: 0,
+            entries: 0,
+            directory_times: Vec::new(),
+            warned_of_attributes: false,
+            buffer: vec![0; COPY_LEN],
+        }
     }
 
     /// Places the entry; its content is read from `reader`.
@@ -70,9 +82,7 @@ impl Tree {
             }
             Kind::File => {
                 let file = make_file(level, name).map_err(write(entry, "create"))?;
-                let mut file = std::fs::File::from(file);
-                io::copy(reader, &mut file).map_err(write(entry, "write"))?;
-                let file = OwnedFd::from(file);
+                self.fill(entry, &file, reader)?;
                 self.set_attributes(entry, &file)?;
                 set_times(&file, entry.mtime).map_err(write(entry, "set the time of"))
             }
@@ -89,6 +99,25 @@ impl Tree {
                 self.make_node(entry, parents, name, FileType::BlockDevice, makedev(*major, *minor))
             }
             Kind::Fifo => self.make_node(entry, parents, name, FileType::Fifo, 0),
+        }
+    }
+
+    fn fill(
+        &mut self,
+        entry: &Entry,
+        file: &OwnedFd,
+        reader: &mut TarReader<impl Read>,
+    ) -> Result<(), UnpackError> {
+        loop {
+            let len = reader.read_content(&mut self.buffer)?;
+            let mut rest = &self.buffer[..len];
+            if rest.is_empty() {
+                return Ok(());
+            }
+            while !rest.is_empty() {
+                let written = rustix::io::retry_on_intr(|| rustix::io::write(file, rest));
+                rest = &rest[written.map_err(|errno| write(entry, "write")(errno.into()))?..];
+            }
         }
     }
 

@@ -55,6 +55,7 @@ pub enum PodAction {
     RemoveContainer {
         id: String,
         name: String,
+        attempt: u32,
     },
     StopSandbox {
         id: String,

@@ -263,7 +263,11 @@ fn prune(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) {
         let runs = observed.containers.iter().filter(|container| container.name == member.name());
         for stale in runs.skip(RUNS_KEPT).filter(|container| !container.is_running()) {
             if !observed.busy.removing.contains(&stale.id) {
-                draft.push(PodAction::RemoveContainer { id: stale.id.clone(), name: stale.name.clone() });
+                draft.push(PodAction::RemoveContainer {
+                    id: stale.id.clone(),
+                    name: stale.name.clone(),
+                    attempt: stale.attempt,
+                });
             }
         }
     }

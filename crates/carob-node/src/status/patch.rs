@@ -1,6 +1,6 @@
 //! What of a status has to be written: the difference to what the API shows, as a strategic merge patch.
 
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use serde_json::{Map, Value, json};
 
 /// Fields of the status that the node writes. What others own (nominatedNodeName, resourceClaimStatuses, ..) is never sent.
@@ -53,6 +53,15 @@ pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
 }
 
+/// Whether the node, and nobody else, writes this condition.
+pub fn is_owned(condition: &PodCondition) -> bool {
+    is_owned_type(&condition.type_)
+}
+
+fn is_owned_type(type_: &str) -> bool {
+    super::conditions::OWNED.contains(&type_)
+}
+
 fn fields(status: &PodStatus) -> Map<String, Value> {
     match serde_json::to_value(status) {
         Ok(Value::Object(map)) => map,
@@ -66,15 +75,13 @@ fn changed_conditions(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec
         _ => Vec::new(),
     };
     let before = list(old);
+    let owned = |condition: &Value| condition["type"].as_str().is_some_and(is_owned_type);
     let mut changed = Vec::new();
-    for condition in list(new) {
-        let owned = condition["type"].as_str().is_some_and(|type_| super::conditions::OWNED.contains(&type_));
-        let Some(was) = before.iter().find(|was| was["type"] == condition["type"]) else {
-            changed.push(condition);
-            continue;
-        };
-        if owned && *was != condition {
-            changed.push(with_nulls(condition, was));
+    for condition in list(new).into_iter().filter(owned) {
+        match before.iter().find(|was| was["type"] == condition["type"]) {
+            None => changed.push(condition),
+            Some(was) if *was != condition => changed.push(with_nulls(condition, was)),
+            Some(_) => {}
         }
     }
     changed

@@ -76,7 +76,8 @@ pub(crate) async fn execute(images: &ImageStore, request: Request, progress: mps
             let mut pulled = Vec::new();
             for name in names {
                 let reference: Reference = name.parse().with_context(|| format!("read the image's name `{name}`"))?;
-                let record = images.pull(&reference, None, progress.clone()).await.with_context(|| format!("pull {name}"))?;
+                let record =
+                    images.pull(&reference, None, progress.clone()).await.with_context(|| format!("pull {name}"))?;
                 pulled.push(row(&record));
             }
             Ok(Value::from(pulled))

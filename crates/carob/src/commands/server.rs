@@ -30,7 +30,12 @@ pub(crate) async fn main(arguments: ServerArgs) -> Result<()> {
     }
     drop(client);
     let mut out = std::io::stdout().lock();
-    writeln!(out, "carob is ready after {:.3} s; export KUBECONFIG={}", clock.monotonic().as_secs_f64(), settings.kubeconfig.display())?;
+    writeln!(
+        out,
+        "carob is ready after {:.3} s; export KUBECONFIG={}",
+        clock.monotonic().as_secs_f64(),
+        settings.kubeconfig.display()
+    )?;
     drop(out);
     notify::ready()?;
     tokio::select! {

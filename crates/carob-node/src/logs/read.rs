@@ -1,0 +1,1 @@
+//! Reads a container's log as a client asks for it (kubelet `pkg/kubelet/kuberuntime/logs`).

@@ -1,0 +1,319 @@
+//! The worker of one Pod: looks, decides, acts, reports; and waits for the next event.
+//!
+//! Nothing it does blocks it: each step of a plan is a task of its own, and its end is an event. Workers share nothing but
+//! their [`Tools`], so no Pod waits for another.
+
+mod kill;
+mod probes;
+mod report;
+mod sandbox;
+mod start;
+mod steps;
+pub mod tools;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use carob_kit::{Backoff, chain};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::Subject;
+use crate::image::Attempts;
+use crate::observe::Observer;
+use crate::plan::{Intent, KillReason, Observed, ProbeFacts, Volumes, plan_pod};
+use crate::pod::{PodId, PodView};
+use crate::probe::watch::Finding;
+use crate::probe::{Answer, Prober};
+use crate::status::CONTAINER_ID_SCHEME;
+use crate::volumes::Mounted;
+use steps::Done;
+pub use tools::{Settings, Tools};
+
+/// Waits between tries of a step that failed and has no delay of its own.
+const RETRY_BASE: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// What a worker is told.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub pod: Arc<Pod>,
+    /// The API has no such Pod (any more): end it without asking.
+    pub gone: bool,
+}
+
+/// A kill under way.
+struct Killing {
+    deadline: Timestamp,
+    overtaken: CancellationToken,
+}
+
+pub struct Worker {
+    tools: Arc<Tools>,
+    id: PodId,
+    orders: watch::Receiver<Order>,
+    nudge: Arc<Notify>,
+    shutdown: CancellationToken,
+    /// The Pod object with the status as the node sees it.
+    pod: Arc<Pod>,
+    gone: bool,
+    observer: Observer,
+    observed: Observed,
+    /// Something happened that only a look at the runtime tells.
+    stale: bool,
+    stopping: Option<KillReason>,
+    steps: JoinSet<Done>,
+    starting: HashMap<String, CancellationToken>,
+    killing: HashMap<String, Killing>,
+    attempts: Arc<Mutex<Attempts>>,
+    mounted: Mounted,
+    refreshing: bool,
+    probes: probes::Probes,
+    findings: mpsc::Receiver<Finding>,
+    retry: Backoff,
+    /// Not before then, after a step that failed.
+    hold_until: Option<Timestamp>,
+    sandbox_retry: Backoff,
+    announced_back_off: HashSet<String>,
+    report: report::Report,
+}
+
+impl Worker {
+    pub fn new(
+        tools: Arc<Tools>,
+        orders: watch::Receiver<Order>,
+        nudge: Arc<Notify>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let Order { pod, gone } = orders.borrow().clone();
+        let id = PodId::of(&pod);
+        let observer = Observer::new(Arc::clone(&tools.cri), tools.dirs.clone(), id.clone());
+        let (probes, findings) = probes::Probes::new(Prober { cri: Arc::clone(&tools.cri) });
+        let report = report::Report::new(pod.status.clone().unwrap_or_default());
+        let mut worker = Self {
+            tools,
+            id,
+            orders,
+            nudge,
+            shutdown,
+            pod: Arc::clone(&pod),
+            gone,
+            observer,
+            observed: Observed::default(),
+            stale: true,
+            stopping: None,
+            steps: JoinSet::new(),
+            starting: HashMap::new(),
+            killing: HashMap::new(),
+            attempts: Arc::default(),
+            mounted: Mounted::default(),
+            refreshing: false,
+            probes,
+            findings,
+            retry: Backoff::new(RETRY_BASE, RETRY_MAX),
+            hold_until: None,
+            sandbox_retry: Backoff::new(RETRY_BASE, RETRY_MAX),
+            announced_back_off: HashSet::new(),
+            report,
+        };
+        worker.adopt(&pod);
+        worker
+    }
+
+    /// Takes over what an earlier life of the node left: verdicts of probes, and a deletion that has begun.
+    fn adopt(&mut self, pod: &Pod) {
+        let view = PodView::new(pod);
+        if let Some(deletion) = view.deletion() {
+            let began = deletion.checked_sub(view.grace()).unwrap_or(deletion);
+            self.stopping = Some(KillReason::PodDeleted);
+            self.observed.stopping_since = Some(began.min(self.tools.clock.now()));
+        }
+        for member in view.members() {
+            let Some(shown) = view.last_status(member.name()) else { continue };
+            let id = shown.container_id.as_deref().and_then(|id| id.strip_prefix(CONTAINER_ID_SCHEME));
+            if let Some(id) = id {
+                self.observed.probes.insert(id.to_owned(), remembered(shown));
+            }
+        }
+        if self.gone {
+            self.mark_deleted();
+        }
+    }
+
+    /// Works until the Pod is gone from the API and from the machine, or the node shuts down.
+    pub async fn run(mut self) {
+        while !self.shutdown.is_cancelled() {
+            if self.stale {
+                self.look().await;
+            }
+            let now = self.tools.clock.now();
+            let plan = plan_pod(&self.pod, &self.observed, now);
+            self.note_intent(plan.intent, now);
+            if self.hold_until.is_none_or(|until| until <= now) {
+                self.carry_out(plan.actions);
+            }
+            self.sync_probes(plan.intent, now);
+            self.refresh_volumes(plan.intent, now);
+            self.report(plan.intent, now);
+            if self.gone && self.observed.finished && self.steps.is_empty() {
+                match sandbox::clean(&self.tools, &self.id).await {
+                    Ok(()) => return,
+                    Err(error) => self.hold(&error, "clean up after the pod"),
+                }
+            }
+            self.wait(plan.wake_at).await;
+        }
+    }
+
+    async fn look(&mut self) {
+        let members = PodView::new(&self.pod).members().len();
+        match self.observer.look(members).await {
+            Ok(seen) => {
+                self.stale = false;
+                self.observed.sandbox = seen.sandbox;
+                self.observed.older_sandboxes = seen.older_sandboxes;
+                self.observed.containers = seen.containers;
+                let known = |id: &String| self.observed.containers.iter().any(|container| container.id == *id);
+                let forgotten: Vec<_> = self.observed.probes.keys().filter(|id| !known(id)).cloned().collect();
+                for id in forgotten {
+                    self.observed.probes.remove(&id);
+                }
+            }
+            Err(error) => self.hold(&error, "look at the pod"),
+        }
+    }
+
+    /// Remembers since when the Pod is being ended, and for what; a deletion overrides other reasons.
+    fn note_intent(&mut self, intent: Intent, now: Timestamp) {
+        let Intent::Stop { reason, .. } = intent else { return };
+        if self.stopping.is_none() || (reason == KillReason::PodDeleted && self.stopping != Some(reason)) {
+            self.stopping = Some(reason);
+            self.observed.stopping_since = Some(now);
+        }
+        for stop in self.starting.values() {
+            stop.cancel();
+        }
+    }
+
+    fn sync_probes(&mut self, intent: Intent, now: Timestamp) {
+        let stopping = matches!(intent, Intent::Stop { .. });
+        let pod_ips = self.observed.sandbox.as_ref().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+        let pod_ip = self.tools.field_facts(&self.pod, &pod_ips).pod_ips.first().copied();
+        let pod = Arc::clone(&self.pod);
+        self.probes.sync(&PodView::new(&pod), &self.observed, pod_ip, stopping, now);
+    }
+
+    /// After a failure: tells of it and lets some time pass before anything is tried again.
+    fn hold(&mut self, error: &(dyn std::error::Error + 'static), what: &str) {
+        let delay = self.retry.fail();
+        tracing::warn!(pod = %self.id, error = %chain(error), ?delay, "failed to {what}, will be tried again");
+        self.hold_until = Some(crate::plan::after(self.tools.clock.now(), delay));
+    }
+
+    async fn wait(&mut self, wake_at: Option<Timestamp>) {
+        let now = self.tools.clock.now();
+        let held = self.hold_until.filter(|until| *until > now);
+        // While held, a wake-up of the plan would only spin.
+        let times = [if held.is_some() { held } else { wake_at }, self.report.wake_at(), self.refresh_at()];
+        let next = times.into_iter().flatten().min();
+        let sleep = next.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
+        // Every arm is cancel safe: what is not taken stays where it is.
+        tokio::select! {
+            Some(done) = self.steps.join_next() => match done {
+                Ok(done) => self.done(done),
+                Err(error) => self.lost_step(&error),
+            },
+            changed = self.orders.changed() => match changed {
+                Ok(()) => self.take_order(),
+                // Whoever gives orders is gone: so is the node.
+                Err(_) => self.shutdown.cancel(),
+            },
+            () = self.nudge.notified() => self.stale = true,
+            Some(finding) = self.findings.recv() => self.found(finding),
+            () = sleep_for(sleep) => self.stale |= self.hold_until.is_some_and(|until| until <= self.tools.clock.now()),
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+
+    fn take_order(&mut self) {
+        let Order { pod, gone } = self.orders.borrow_and_update().clone();
+        if PodId::of(&pod) != self.id {
+            return;
+        }
+        let changed = pod.metadata.labels != self.pod.metadata.labels
+            || pod.metadata.annotations != self.pod.metadata.annotations;
+        self.adopt_object(&pod);
+        self.mounted.refresh_at = if changed { Some(self.tools.clock.now()) } else { self.mounted.refresh_at };
+        self.gone |= gone;
+        if self.gone {
+            self.mark_deleted();
+        }
+    }
+
+    /// Takes the object from the API, but for what the node itself knows better: its own part of the status.
+    fn adopt_object(&mut self, fresh: &Arc<Pod>) {
+        let mut pod = Pod::clone(fresh);
+        let theirs = pod.status.take().unwrap_or_default();
+        let mut mine = self.pod.status.clone().unwrap_or_default();
+        self.report.merge_foreign(&mut mine, &theirs);
+        pod.status = Some(mine);
+        self.pod = Arc::new(pod);
+    }
+
+    fn set_status(&mut self, status: PodStatus) {
+        Arc::make_mut(&mut self.pod).status = Some(status);
+    }
+
+    /// A Pod that the API has no more is ended as if its deletion gave it no time (kubelet `calculateEffectiveGracePeriod`).
+    fn mark_deleted(&mut self) {
+        let now = self.tools.clock.now();
+        let meta = &mut Arc::make_mut(&mut self.pod).metadata;
+        if meta.deletion_timestamp.is_none() {
+            meta.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
+            meta.deletion_grace_period_seconds = Some(0);
+        }
+    }
+
+    fn found(&mut self, finding: Finding) {
+        let pod = Arc::clone(&self.pod);
+        let name =
+            self.observed.containers.iter().find(|run| run.id == finding.container_id).map(|run| run.name.clone());
+        let Some(member) = name.and_then(|name| PodView::new(&pod).member(&name)) else { return };
+        let subject = Subject::container(&pod, &member);
+        let word = finding.kind.word();
+        match &finding.answer {
+            Answer::Success => {}
+            Answer::Failure(why) => {
+                self.tools.events.warning(&subject, "Unhealthy", format!("{word} probe failed: {why}"));
+            }
+            Answer::NotAsked(why) => {
+                self.tools.events.warning(&subject, "Unhealthy", format!("{word} probe errored: {why}"));
+            }
+        }
+        if let Some(verdict) = finding.verdict {
+            let facts = self.observed.probes.entry(finding.container_id).or_default();
+            probes::note(facts, finding.kind, verdict);
+        }
+    }
+
+    fn volumes_mounted(&self) -> bool {
+        self.observed.volumes == Volumes::Mounted
+    }
+}
+
+/// What the API shows of a container's probes: `started` and `ready` are all that is ever shown of them.
+fn remembered(shown: &ContainerStatus) -> ProbeFacts {
+    let yes = |flag: bool| flag.then_some(true);
+    ProbeFacts { startup: yes(shown.started == Some(true)), liveness: None, readiness: yes(shown.ready) }
+}
+
+async fn sleep_for(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,169 @@
+//! Tells the API what became of the Pod, one write at a time and only what changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use carob_kit::{Backoff, chain};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodStatus;
+
+use super::Worker;
+use super::steps::Done;
+use crate::api::WriteError;
+use crate::events::Subject;
+use crate::plan::{Intent, after};
+use crate::pod::{PodId, PodView};
+use crate::status::patch::{is_owned, status_patch};
+use crate::status::status_for;
+
+/// Waits between tries to write while the API does not answer.
+const WRITE_RETRY_BASE: Duration = Duration::from_millis(200);
+const WRITE_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// What the API has been told.
+pub(super) struct Report {
+    /// The status as last written, or as the API showed it at first.
+    written: PodStatus,
+    writing: bool,
+    retry: Backoff,
+    not_before: Option<Timestamp>,
+    /// The Pod is gone for the API: there is nothing to write any more.
+    silent: bool,
+    confirming: bool,
+    confirmed: bool,
+}
+
+/// How a write of a status ended.
+pub(super) struct Wrote {
+    status: PodStatus,
+    how: Result<(), WriteError>,
+}
+
+impl Report {
+    pub(super) fn new(shown: PodStatus) -> Self {
+        Self {
+            written: shown,
+            writing: false,
+            retry: Backoff::new(WRITE_RETRY_BASE, WRITE_RETRY_MAX),
+            not_before: None,
+            silent: false,
+            confirming: false,
+            confirmed: false,
+        }
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Timestamp> {
+        self.not_before
+    }
+
+    pub(super) fn forget_write(&mut self) {
+        self.writing = false;
+        self.confirming = false;
+    }
+
+    /// Takes over what others wrote into the status: their conditions, and a phase that ends the Pod.
+    pub(super) fn merge_foreign(&self, mine: &mut PodStatus, theirs: &PodStatus) {
+        let own = mine.conditions.take().unwrap_or_default();
+        let foreign = theirs.conditions.iter().flatten().filter(|condition| !is_owned(condition)).cloned();
+        let own = own.into_iter().filter(is_owned);
+        mine.conditions = Some(own.chain(foreign).collect());
+        mine.nominated_node_name.clone_from(&theirs.nominated_node_name);
+        mine.resource_claim_statuses.clone_from(&theirs.resource_claim_statuses);
+        mine.qos_class.clone_from(&theirs.qos_class);
+        let ended = |phase: Option<&str>| matches!(phase, Some("Succeeded" | "Failed"));
+        if ended(theirs.phase.as_deref()) && !ended(mine.phase.as_deref()) {
+            mine.phase.clone_from(&theirs.phase);
+            mine.reason.clone_from(&theirs.reason);
+            mine.message.clone_from(&theirs.message);
+        }
+    }
+
+    fn fail(&mut self, now: Timestamp, id: &PodId, error: &WriteError) {
+        if let WriteError::Gone(_) = error {
+            self.silent = true;
+            return;
+        }
+        let delay = self.retry.fail();
+        tracing::warn!(pod = %id, error = %chain(error), ?delay, "the API does not take what the node tells it");
+        self.not_before = Some(after(now, delay));
+    }
+}
+
+impl Worker {
+    /// Brings the status up to date and writes what of it changed; at the end of a deletion confirms it.
+    pub(super) fn report(&mut self, intent: Intent, now: Timestamp) {
+        if self.stale {
+            // Nothing is told from a picture that is known to be old.
+            return;
+        }
+        let status = status_for(&self.pod, &self.observed, intent, &self.tools.node_facts(), now);
+        self.announce_back_off(&status);
+        if self.pod.status.as_ref() != Some(&status) {
+            self.set_status(status.clone());
+        }
+        let may_write = !self.report.silent
+            && !self.gone
+            && !self.report.writing
+            && self.report.not_before.is_none_or(|at| at <= now);
+        if !may_write {
+            return;
+        }
+        self.report.not_before = None;
+        if let Some(body) = status_patch(&self.id.uid, &self.report.written, &status) {
+            self.report.writing = true;
+            let (tools, id) = (Arc::clone(&self.tools), self.id.clone());
+            self.steps.spawn(async move {
+                let how = tools.pods.patch_status(&id, &body).await;
+                Done::Wrote(Wrote { status, how })
+            });
+        } else if self.may_confirm() {
+            self.report.confirming = true;
+            let (tools, id) = (Arc::clone(&self.tools), self.id.clone());
+            self.steps.spawn(async move { Done::Confirmed(tools.pods.confirm_deletion(&id).await) });
+        }
+    }
+
+    fn may_confirm(&self) -> bool {
+        let asked = PodView::new(&self.pod).deletion().is_some();
+        asked && self.observed.finished && !self.report.confirming && !self.report.confirmed
+    }
+
+    pub(super) fn wrote(&mut self, Wrote { status, how }: Wrote) {
+        self.report.writing = false;
+        match how {
+            Ok(()) => {
+                self.report.retry.reset();
+                self.report.written = status;
+            }
+            Err(error) => self.report.fail(self.tools.clock.now(), &self.id, &error),
+        }
+    }
+
+    pub(super) fn confirmed(&mut self, how: Result<(), WriteError>) {
+        self.report.confirming = false;
+        match how {
+            Ok(()) => self.report.confirmed = true,
+            Err(error) => self.report.fail(self.tools.clock.now(), &self.id, &error),
+        }
+    }
+
+    /// One event a run that waits for its next, when the waiting begins.
+    fn announce_back_off(&mut self, status: &PodStatus) {
+        let lists = [&status.init_container_statuses, &status.container_statuses];
+        for shown in lists.into_iter().flatten().flatten() {
+            let waiting = shown.state.as_ref().and_then(|state| state.waiting.as_ref());
+            if waiting.and_then(|waiting| waiting.reason.as_deref()) != Some("CrashLoopBackOff") {
+                continue;
+            }
+            let Some(run) = self.observed.newest(&shown.name) else { continue };
+            if !self.announced_back_off.insert(run.id.clone()) {
+                continue;
+            }
+            let Some(member) = PodView::new(&self.pod).member(&shown.name) else { continue };
+            let message = format!("Back-off restarting failed container {} in pod {}", shown.name, self.id);
+            self.tools.events.warning(&Subject::container(&self.pod, &member), "BackOff", message);
+        }
+        let known = |id: &String| self.observed.containers.iter().any(|run| run.id == *id);
+        self.announced_back_off.retain(known);
+    }
+}

@@ -1,0 +1,210 @@
+//! Starting one container: image, config, create, start, postStart.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use carob_cri::v1::{CreateContainerRequest, PodSandboxConfig, StartContainerRequest, StopContainerRequest};
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use tokio_util::sync::CancellationToken;
+
+use super::sandbox::sandbox_config;
+use super::tools::Tools;
+use crate::config::container::{Prepared, RunFacts};
+use crate::config::security::{ImageUser, check_non_root};
+use crate::config::{container, network};
+use crate::events::Subject;
+use crate::hooks;
+use crate::image::{Attempts, Ready};
+use crate::plan::{Failure, FailureReason, after};
+use crate::pod::{Member, PodId, PodView};
+use crate::probe::Target;
+use crate::volumes::{Mounted, sub_path};
+
+/// Time until the next try after a start that failed for other reasons than its image (kubelet `backOffPeriod`).
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// One start, with all that it needs to know.
+pub(super) struct Start {
+    pub pod: Arc<Pod>,
+    pub name: String,
+    pub attempt: u32,
+    pub restart_delay: Duration,
+    pub sandbox_id: String,
+    pub sandbox_attempt: u32,
+    pub pod_ips: Vec<IpAddr>,
+    pub mounted: Mounted,
+    pub target_id: Option<String>,
+    pub attempts: Arc<Mutex<Attempts>>,
+    /// Cancelled when the Pod is to end: what has not been created is left.
+    pub stop: CancellationToken,
+}
+
+/// How a start went.
+#[derive(Debug)]
+pub(super) enum Started {
+    Yes,
+    /// The Pod is to end.
+    Cancelled,
+    Failed(Failure),
+}
+
+pub(super) async fn run(tools: &Tools, start: Start) -> Started {
+    let pod = Arc::clone(&start.pod);
+    let Some(member) = PodView::new(&pod).member(&start.name) else { return Started::Cancelled };
+    match steps(tools, &start, &member).await {
+        Ok(()) => Started::Yes,
+        Err(None) => Started::Cancelled,
+        Err(Some(failure)) => Started::Failed(failure),
+    }
+}
+
+/// A failure, or `None` when the start was cancelled.
+type Stop = Option<Failure>;
+
+async fn steps(tools: &Tools, start: &Start, member: &Member<'_>) -> Result<(), Stop> {
+    let subject = Subject::container(&start.pod, member);
+    let fail = |reason: FailureReason, message: String| {
+        tools.events.warning(&subject, "Failed", format!("Error: {message}"));
+        Some(Failure { reason, message, retry_at: after(tools.clock.now(), RETRY_AFTER) })
+    };
+    let sandbox = sandbox_config(tools, &start.pod, start.sandbox_attempt);
+    let sandbox = sandbox
+        .map_err(|error| fail(FailureReason::CreateContainerConfigError, carob_kit::chain(&error).to_string()))?;
+    let image = ensure_image(tools, start, member, &sandbox).await?;
+    let prepared = prepare(tools, start, member, &image)
+        .await
+        .map_err(|message| fail(FailureReason::CreateContainerConfigError, message))?;
+    if start.stop.is_cancelled() {
+        return Err(None);
+    }
+    let request = CreateContainerRequest {
+        pod_sandbox_id: start.sandbox_id.clone(),
+        config: Some(prepared.config),
+        sandbox_config: Some(sandbox),
+    };
+    let created = tools.cri.create_container(request).await;
+    let id = created.map_err(|error| fail(FailureReason::CreateContainerError, error.message))?.container_id;
+    tools.events.normal(&subject, "Created", "Container created".to_owned());
+    let started = tools.cri.start_container(StartContainerRequest { container_id: id.clone() }).await;
+    started.map_err(|error| fail(FailureReason::RunContainerError, error.message))?;
+    tools.events.normal(&subject, "Started", "Container started".to_owned());
+    link_log(tools, start, member, &id);
+    post_start(tools, start, member, &id, &subject).await
+}
+
+async fn ensure_image(
+    tools: &Tools,
+    start: &Start,
+    member: &Member<'_>,
+    sandbox: &PodSandboxConfig,
+) -> Result<Ready, Stop> {
+    tokio::select! {
+        image = tools.images.ensure(&start.pod, member, sandbox, &start.attempts) => image.map_err(|error| {
+            Some(Failure { reason: error.reason, message: error.message, retry_at: error.retry_at })
+        }),
+        () = start.stop.cancelled() => Err(None),
+    }
+}
+
+/// Everything up to the config that the runtime gets. The error is what the container's status shows.
+async fn prepare(tools: &Tools, start: &Start, member: &Member<'_>, image: &Ready) -> Result<Prepared, String> {
+    let text = |error: &(dyn std::error::Error + 'static)| carob_kit::chain(error).to_string();
+    let user = ImageUser { uid: image.image.uid.map(|uid| uid.value), name: image.image.username.clone() };
+    check_non_root(&start.pod, &member.spec, &user).map_err(|error| text(&error))?;
+    let facts = tools.field_facts(&start.pod, &start.pod_ips);
+    let env = crate::env::environment(&start.pod, &member.spec, &facts, &*tools.objects).await;
+    let env = env.map_err(|error| text(&error))?;
+    let run = RunFacts {
+        attempt: start.attempt,
+        restart_delay: start.restart_delay,
+        image_ref: image.id.clone(),
+        env,
+        volumes: &start.mounted.paths,
+        target_id: start.target_id.clone(),
+        node_memory: tools.settings.memory_bytes,
+        seccomp_default: tools.settings.seccomp_default,
+    };
+    let prepared = container::config(&start.pod, member, run, &tools.dirs).map_err(|error| text(&error))?;
+    for entry in &prepared.sub_paths {
+        sub_path::bind(&entry.volume, &entry.sub_path, &entry.target).map_err(|error| text(&error))?;
+    }
+    write_hosts(tools, start).map_err(|error| text(&error))?;
+    make_termination_log(&prepared.termination_log).map_err(|error| text(&error))?;
+    Ok(prepared)
+}
+
+/// Writes the Pod's /etc/hosts if it is not there yet: containers may have changed it since.
+fn write_hosts(tools: &Tools, start: &Start) -> std::io::Result<()> {
+    let id = PodId::of(&start.pod);
+    let view = PodView::new(&start.pod);
+    let host_file = if view.host_network() { Some(fs::read_to_string(&tools.settings.hosts)?) } else { None };
+    let host = network::host_name(&start.pod, &tools.settings.dns.domain);
+    let aliases = view.spec().and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
+    let text = network::hosts_file(&start.pod_ips, &host, aliases, host_file.as_deref());
+    let path = tools.dirs.hosts(&id.uid);
+    match fs::read_to_string(&path) {
+        Ok(current) if current == text => Ok(()),
+        // Written in place: containers that run have the file itself mounted, not its name.
+        Ok(_) => fs::write(path, text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::write(path, text),
+        Err(error) => Err(error),
+    }
+}
+
+/// The file that the container's last words go to: any user in the container may write it.
+fn make_termination_log(path: &Path) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o666).open(path)?;
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+}
+
+/// Log collectors find a log by its link; a container runs without it as well.
+fn link_log(tools: &Tools, start: &Start, member: &Member<'_>, container_id: &str) {
+    let id = PodId::of(&start.pod);
+    let Some(link) = tools.dirs.log_link(&id, member.name(), container_id) else { return };
+    let target = tools.dirs.log(&id, member.name(), start.attempt);
+    if let Err(error) = std::os::unix::fs::symlink(target, &link) {
+        tracing::warn!(pod = %id, link = %link.display(), %error, "the log has no link for collectors");
+    }
+}
+
+async fn post_start(
+    tools: &Tools,
+    start: &Start,
+    member: &Member<'_>,
+    id: &str,
+    subject: &Subject,
+) -> Result<(), Stop> {
+    let Some(hook) = member.spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+        return Ok(());
+    };
+    let target = Target {
+        container_id: id.to_owned(),
+        container: Arc::new(member.spec.clone().into_owned()),
+        pod_ip: tools.field_facts(&start.pod, &start.pod_ips).pod_ips.first().copied(),
+    };
+    let done = tokio::select! {
+        done = hooks::run(&tools.cri, hook, &target) => done,
+        () = start.stop.cancelled() => return Err(None),
+    };
+    let Err(error) = done else { return Ok(()) };
+    tools.events.warning(subject, "FailedPostStartHook", format!("PostStartHook failed: {error}"));
+    tools.events.normal(subject, "Killing", "FailedPostStartHook".to_owned());
+    let timeout = i64::try_from(PodView::new(&start.pod).grace().as_secs()).unwrap_or(i64::MAX);
+    let stopped = tools.cri.stop_container(StopContainerRequest { container_id: id.to_owned(), timeout }).await;
+    let message = match stopped {
+        Ok(_) => error.to_string(),
+        Err(stop) => format!("{error}; stopping the container failed too: {stop}"),
+    };
+    Err(Some(Failure {
+        reason: FailureReason::PostStartHookError,
+        message,
+        retry_at: after(tools.clock.now(), RETRY_AFTER),
+    }))
+}

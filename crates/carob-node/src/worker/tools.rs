@@ -1,0 +1,61 @@
+//! What every Pod worker works with.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use carob_cri::Cri;
+use carob_kit::Clock;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::api::PodApi;
+use crate::config::network::ClusterDns;
+use crate::env::fields::FieldFacts;
+use crate::events::Events;
+use crate::image::Images;
+use crate::objects::Objects;
+use crate::paths::PodDirs;
+use crate::status::NodeFacts;
+use crate::volumes::Volumes;
+
+/// What holds for all Pods of the node.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The node's addresses, the preferred family first; at most one a family.
+    pub node_ips: Vec<IpAddr>,
+    pub memory_bytes: u64,
+    /// Stands in for limits that Pods do not set, by resource.
+    pub allocatable: BTreeMap<String, String>,
+    pub dns: ClusterDns,
+    /// Containers without a seccomp profile get the runtime's.
+    pub seccomp_default: bool,
+    /// The machine's resolv.conf and hosts, which Pods inherit from.
+    pub resolv_conf: PathBuf,
+    pub hosts: PathBuf,
+}
+
+pub struct Tools {
+    pub cri: Arc<dyn Cri>,
+    pub volumes: Volumes,
+    pub images: Images,
+    pub objects: Arc<dyn Objects>,
+    pub events: Arc<dyn Events>,
+    pub pods: Arc<dyn PodApi>,
+    pub clock: Arc<dyn Clock>,
+    pub dirs: PodDirs,
+    pub settings: Settings,
+}
+
+impl Tools {
+    pub fn node_facts(&self) -> NodeFacts {
+        NodeFacts { ips: self.settings.node_ips.clone() }
+    }
+
+    pub fn field_facts(&self, pod: &Pod, pod_ips: &[IpAddr]) -> FieldFacts {
+        let host_network = crate::pod::PodView::new(pod).host_network();
+        let pod_ips = if host_network { self.settings.node_ips.clone() } else { pod_ips.to_vec() };
+        let host_ips = self.settings.node_ips.clone();
+        FieldFacts { pod_ips, host_ips, allocatable: self.settings.allocatable.clone() }
+    }
+}
