@@ -14,7 +14,8 @@ const SECTOR_BYTES: usize = 512;
 /// What happens to an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// EIO. Of a write, the first half reaches the file.
+    /// EIO. Of a write, the first half reaches the file. A failed fsync leaves what was written in the cache, but not
+    /// marked as unwritten: it can be read, and the next fsync succeeds without it reaching the disk, as on Linux.
     Io,
     /// ENOSPC, nothing is done.
     NoSpace,
@@ -407,10 +408,10 @@ impl FsFile for ModelFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.change("sync", |inode, fault| {
-            if fault.is_none() {
-                inode.sync();
-            }
+        self.change("sync", |inode, fault| match fault {
+            None => inode.sync(),
+            Some(Fault::Io) => inode.dirty.clear(),
+            Some(Fault::PowerLoss | Fault::NoSpace) => {}
         })
     }
 }
@@ -514,6 +515,18 @@ mod tests {
         fs.restart(1);
         file.len().expect_err("the handle is of an earlier life");
         assert!(contents(&fs, "d/f").is_some());
+    }
+
+    #[test]
+    fn what_a_failed_fsync_left_in_the_cache_never_reaches_the_disk() {
+        let (fs, file) = with_file();
+        file.write_all_at(b"b", 0).expect("write");
+        fs.fail_after(0, Fault::Io);
+        file.sync_data().expect_err("it fails");
+        file.sync_data().expect("the next one knows of nothing to write");
+        assert_eq!(contents(&fs, "d/f").expect("the file is there")[0], b'b');
+        fs.restart(1);
+        assert_eq!(contents(&fs, "d/f").expect("the file is there")[0], b'a');
     }
 
     #[test]

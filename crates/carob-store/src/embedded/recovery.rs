@@ -24,6 +24,9 @@ const FIRST_SEGMENT: u64 = 1;
 /// Bytes read of the file that names the format; no format will need more.
 const FORMAT_BYTES_MAX: usize = 64;
 
+/// Bytes that are written anew at once.
+const REWRITE_BYTES: usize = 64 << 10;
+
 pub(super) struct Recovered {
     pub(super) index: Index,
     pub(super) log: Log,
@@ -56,9 +59,7 @@ pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits
     let end = replay.segments(first_segment, &segments)?;
     let Replay { mut index, last, reserved, .. } = replay;
 
-    // A process that was killed left what it wrote in the kernel's cache: it has been read, but is not safe yet, and what
-    // is written next will take it for safe.
-    end.segment.file.sync_data().map_err(io)?;
+    end.make_safe().map_err(io)?;
     fs.sync_dir(dir).map_err(io)?;
     for name in &files.temporary {
         file::remove_if_there(&*fs, &dir.join(name)).map_err(io)?;
@@ -186,6 +187,29 @@ struct Replay<'a> {
 struct End {
     segment: OpenSegment,
     clean: bool,
+    /// How much of the segment is known to have been fsynced, in bytes.
+    proven: u64,
+}
+
+impl End {
+    /// Makes durable what was read: a process that was killed may have left it in the kernel's cache only, and what is
+    /// written next will take it for safe. After an fsync that failed the cache holds bytes that no later fsync would
+    /// write (fsync(2)), so they are written anew.
+    fn make_safe(&self) -> io::Result<()> {
+        let OpenSegment { file, offset: end, .. } = &self.segment;
+        let mut piece = vec![0; REWRITE_BYTES];
+        let mut start = self.proven;
+        while start < *end {
+            let wanted = usize::try_from(end - start).map_or(REWRITE_BYTES, |rest| rest.min(REWRITE_BYTES));
+            let count = file.read_at(&mut piece[..wanted], start)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            file.write_all_at(&piece[..count], start)?;
+            start += count as u64;
+        }
+        file.sync_data()
+    }
 }
 
 impl Replay<'_> {
@@ -219,10 +243,11 @@ impl Replay<'_> {
             drop(self.index.skip_to(header.start));
         }
         let mut offset = file::HEADER_BYTES as u64;
-        let mut clean = false;
+        let (mut clean, mut proven) = (false, offset);
         while let Some(frame) = frame::read(&*file, offset, header.salt).map_err(io)? {
             self.frame(&frame).map_err(|what| damaged(offset, what))?;
             clean = frame.header.end;
+            proven = proven.max(frame.header.synced.min(offset));
             offset += frame.len;
         }
         // A broken frame is the torn end of the log, unless something later knew it to be whole. For a segment that is
@@ -233,7 +258,7 @@ impl Replay<'_> {
         self.end = (path.to_owned(), offset);
         let len = file.len().map_err(io)?;
         let segment = OpenSegment { file, number, salt: header.salt, len, offset, synced: offset };
-        Ok(End { segment, clean })
+        Ok(End { segment, clean, proven })
     }
 
     fn frame(&mut self, frame: &frame::Frame) -> Result<(), &'static str> {

@@ -134,6 +134,17 @@ fn what_a_killed_process_left_in_the_cache_is_made_safe() {
     }
 }
 
+#[test]
+fn what_a_failed_fsync_left_in_the_cache_is_written_anew() {
+    for after in 0..40 {
+        let written = vec![vec![step(0, 100, StepKind::Durable)], vec![step(1, 100, StepKind::Durable)]];
+        let fault = Some((after, Fault::Io));
+        let failing = Life { groups: written, pause_after: None, fault, cut: Cut::Kill, seed: after };
+        let idle = Life { groups: vec![], fault: None, cut: Cut::Power, ..failing.clone() };
+        check_lives(&[failing, idle]);
+    }
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     let kind = prop_oneof![
         4 => Just(StepKind::Durable),

@@ -9,8 +9,8 @@ use carob_kit::fs::{Access, FaultFs, Fs};
 use super::super::recovery::{self, Recovered};
 use super::model::{Model, Step, StepKind, run};
 use super::{OpenError, SMALL, open, settle};
+use crate::Store;
 use crate::limits::Limits;
-use crate::{Options, Store};
 
 /// Every file's name and bytes.
 type Files = BTreeMap<String, Vec<u8>>;
@@ -193,30 +193,4 @@ async fn a_directory_has_one_owner() {
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     store.close().await.expect("close");
     drop(open(&fs).await.expect("it is free again"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn ends_of_entries_survive_a_restart() {
-    use crate::{Durability, Expect, Op, Txn};
-    use std::time::Duration;
-
-    let clock = Arc::new(carob_kit::ManualClock::new(carob_kit::Clock::now(&carob_kit::SystemClock::new())));
-    let fs = FaultFs::new();
-    let options = || Options::new(Arc::clone(&clock) as Arc<dyn carob_kit::Clock>);
-    let open = || Store::embedded_sized(Arc::new(fs.clone()), Path::new(DIR), SMALL, options());
-    let store = open().await.expect("open");
-    for (key, seconds) in [("/past", 60), ("/soon", 3600)] {
-        let ttl = Some(Duration::from_secs(seconds));
-        let op = Op::Put { value: "1".into(), ttl, durability: Durability::Durable };
-        store.txn(Txn { key: key.into(), expect: Expect::Any, op }).await.expect("put");
-    }
-    store.close().await.expect("close");
-    clock.advance(Duration::from_secs(600));
-    let store = open().await.expect("open");
-    settle().await;
-    assert!(store.get("/past").is_none(), "it ended while the store was closed");
-    tokio::time::sleep(Duration::from_secs(2900)).await;
-    assert!(store.get("/soon").is_some());
-    tokio::time::sleep(Duration::from_secs(200)).await;
-    assert!(store.get("/soon").is_none(), "its time went on while the store was closed");
 }

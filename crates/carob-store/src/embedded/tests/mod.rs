@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod kill;
 mod model;
+mod restart;
 
 use std::time::Duration;
 
