@@ -69,6 +69,8 @@ pub(crate) struct Class {
     topologies: Topologies,
     spread: Spread,
     interpod: InterPod,
+    /// Pods that are promised room have terms that may concern this class.
+    promises_concern: bool,
     /// Only kept while the decision depends on nothing but each node by itself.
     index: Option<(Maxima, ScoreIndex)>,
     pub(crate) dry_runs: Vec<Option<Arc<DryRun>>>,
@@ -91,6 +93,7 @@ impl Class {
             topologies,
             spread,
             interpod,
+            promises_concern: snapshot.promises_concern_others(),
             index: None,
             dry_runs: vec![None; snapshot.slots()],
             template,
@@ -139,6 +142,8 @@ impl Class {
             }
         }
         if !dirty.is_empty() {
+            // Whoever promises or withdraws marks the node as changed.
+            self.promises_concern = snapshot.promises_concern_others();
             dirty.sort_unstable();
             dirty.dedup();
             self.catch_up(&dirty, snapshot, profile);
@@ -173,17 +178,21 @@ impl Class {
             self.dry_runs.fill(None);
         }
         let basis = image_basis(&self.template, snapshot);
-        let images = !self.template.images.is_empty() && basis != self.image_basis && basis.0.iter().any(|count| *count > 0);
+        let images =
+            !self.template.images.is_empty() && basis != self.image_basis && basis.0.iter().any(|count| *count > 0);
         let volumes = old.volumes != new.volumes && !self.template.volumes.is_empty();
-        let selectors = old.selectors != new.selectors && default_selector(&self.template, snapshot) != self.default_selector;
+        let selectors =
+            old.selectors != new.selectors && default_selector(&self.template, snapshot) != self.default_selector;
         let namespaces = old.namespaces != new.namespaces
-            && (InterPod::has_own_terms(&self.template) || snapshot.nodes().any(|(_, node)| interpod::concerns_others(node)));
+            && (InterPod::has_own_terms(&self.template)
+                || self.interpod.is_active()
+                || snapshot.nodes().any(|(_, node)| interpod::concerns_others(node)));
         images || volumes || selectors || namespaces
     }
 
     /// Whether the decision depends on each node by itself.
     pub(crate) fn is_local(&self) -> bool {
-        self.spread.is_empty() && !self.interpod.is_active()
+        self.spread.is_empty() && !self.interpod.is_active() && !self.promises_concern
     }
 
     pub(crate) fn entry(&self, slot: NodeSlot) -> &Entry {
@@ -261,15 +270,24 @@ impl Class {
     }
 
     /// The cluster-wide filters for one node, after [`Self::prepare`].
-    pub(crate) fn filter_global(&mut self, slot: NodeSlot, own: Option<&str>, snapshot: &Snapshot) -> Option<Rejection> {
+    pub(crate) fn filter_global(
+        &mut self,
+        slot: NodeSlot,
+        own: Option<&str>,
+        snapshot: &Snapshot,
+    ) -> Option<Rejection> {
         let promised: Vec<_> = match snapshot.node(slot) {
             Some(node) if !node.nominated().is_empty() => self.promised(node, own).cloned().collect(),
             _ => Vec::new(),
         };
         if !promised.is_empty() {
-            promised.iter().for_each(|pod| self.observe(slot, pod, 1, snapshot));
+            for pod in &promised {
+                self.observe(slot, pod, 1, snapshot);
+            }
             let rejection = self.counts_reject(slot);
-            promised.iter().for_each(|pod| self.observe(slot, pod, -1, snapshot));
+            for pod in &promised {
+                self.observe(slot, pod, -1, snapshot);
+            }
             if rejection.is_some() {
                 return rejection;
             }

@@ -60,7 +60,13 @@ impl Core {
         self.schedule_within(pod, snapshot, seed, None)
     }
 
-    pub(crate) fn schedule_within(&mut self, pod: &PodInfo, snapshot: &Snapshot, seed: u64, within: Within<'_>) -> Verdict {
+    pub(crate) fn schedule_within(
+        &mut self,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+        seed: u64,
+        within: Within<'_>,
+    ) -> Verdict {
         let (profile, mut class) = self.take_class(pod, snapshot);
         let profile = &self.profiles[profile];
         let verdict = Decision { pod, snapshot, profile, class: &mut class, within }.decide(seed);
@@ -128,11 +134,20 @@ impl Decision<'_> {
     fn decide(mut self, seed: u64) -> Verdict {
         let nodes = self.snapshot.len();
         if nodes == 0 {
-            return Verdict::Unschedulable(Unschedulable { nodes, whole: None, rejections: Vec::new(), preemption: Preemption::Off });
+            return Verdict::Unschedulable(Unschedulable {
+                nodes,
+                whole: None,
+                rejections: Vec::new(),
+                preemption: Preemption::Off,
+            });
         }
         if let Some(whole) = self.whole() {
             let useless = vec![(nodes, preemption::NOT_HELPFUL.into())];
-            let preemption = if self.profile.runs(Plugin::DefaultPreemption) { Preemption::Useless(useless) } else { Preemption::Off };
+            let preemption = if self.profile.runs(Plugin::DefaultPreemption) {
+                Preemption::Useless(useless)
+            } else {
+                Preemption::Off
+            };
             let (whole, rejections) = (Some(Arc::new(whole)), Vec::new());
             return Verdict::Unschedulable(Unschedulable { nodes, whole, rejections, preemption });
         }
@@ -154,7 +169,10 @@ impl Decision<'_> {
 
     fn whole(&self) -> Option<Rejection> {
         if self.pod.template.needs_devices && self.profile.runs(Plugin::DynamicResources) {
-            return Some(Rejection::unresolvable(Plugin::DynamicResources, "resource claims cannot be allocated by this scheduler"));
+            return Some(Rejection::unresolvable(
+                Plugin::DynamicResources,
+                "resource claims cannot be allocated by this scheduler",
+            ));
         }
         if self.pod.template.volumes.is_empty() || !self.profile.runs(Plugin::VolumeBinding) {
             return None;
@@ -241,7 +259,10 @@ impl Decision<'_> {
         let mut rejections = Vec::with_capacity(self.snapshot.len());
         for (slot, _) in self.snapshot.nodes() {
             let rejection = if self.within.is_some_and(|within| !within[slot.index()]) {
-                Some(Arc::new(Rejection::unresolvable(Plugin::GangScheduling, "node(s) were outside the pod group's topology domain")))
+                Some(Arc::new(Rejection::unresolvable(
+                    Plugin::GangScheduling,
+                    "node(s) were outside the pod group's topology domain",
+                )))
             } else {
                 match self.class.entry(slot) {
                     Entry::Rejected(rejection) => Some(Arc::clone(rejection)),
@@ -283,5 +304,5 @@ pub(crate) fn pick(seed: u64, count: usize) -> usize {
     let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((mixed ^ (mixed >> 31)) % count.max(1) as u64) as usize
+    usize::try_from((mixed ^ (mixed >> 31)) % count.max(1) as u64).expect("less than a usize")
 }

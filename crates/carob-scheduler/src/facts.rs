@@ -53,10 +53,12 @@ impl Facts {
 
     pub fn set_namespace(&mut self, name: Str, labels: Option<Labels>) {
         let changed = match labels {
-            Some(labels) => self.namespaces.get(&name) != Some(&labels) && {
-                self.namespaces.insert(name, labels);
-                true
-            },
+            Some(labels) => {
+                self.namespaces.get(&name) != Some(&labels) && {
+                    self.namespaces.insert(name, labels);
+                    true
+                }
+            }
             None => self.namespaces.remove(&name).is_some(),
         };
         self.versions.namespaces += u64::from(changed);

@@ -27,7 +27,10 @@ pub struct GangRequest<'a> {
 pub enum GangVerdict {
     /// These members get these nodes, and are on them in the snapshot already. Members beyond the minimum that found none
     /// wait on.
-    Placed { placed: Vec<(Arc<PodInfo>, Placement)>, waiting: Vec<(Arc<PodInfo>, Unschedulable)> },
+    Placed {
+        placed: Vec<(Arc<PodInfo>, Placement)>,
+        waiting: Vec<(Arc<PodInfo>, Unschedulable)>,
+    },
     Unschedulable(GangFailure),
 }
 
@@ -134,11 +137,15 @@ impl Core {
         let mut trial = Trial::default();
         for (index, pod) in request.pods.iter().enumerate() {
             match self.schedule_within(pod, snapshot, seed ^ index as u64, domain.as_deref()) {
-                Verdict::Placed(placement) => trial.assume(pod, placement.slot, &placement.node, Vec::new(), 0, snapshot),
+                Verdict::Placed(placement) => {
+                    trial.assume(pod, placement.slot, &placement.node, Vec::new(), 0, snapshot)
+                }
                 Verdict::Unschedulable(Unschedulable { preemption: Preemption::Proposed(plan), .. }) => {
                     let mut victims = plan.victims;
                     for victim in victims.clone() {
-                        let together = mates(&victim, snapshot).into_iter().filter(|mate| mate.template.priority < pod.template.priority);
+                        let together = mates(&victim, snapshot)
+                            .into_iter()
+                            .filter(|mate| mate.template.priority < pod.template.priority);
                         victims.extend(together);
                     }
                     victims.sort_by(|a, b| a.importance().cmp(&b.importance()));
@@ -219,7 +226,9 @@ fn domains(request: GangRequest<'_>, snapshot: &Snapshot) -> Vec<Domain> {
     let mut by_values: BTreeMap<Vec<&Str>, (Vec<bool>, i64)> = BTreeMap::new();
     let mut tied: Option<Vec<&Str>> = None;
     for (slot, node) in snapshot.nodes() {
-        let Some(values) = keys.iter().map(|key| node.info.labels.get(key)).collect::<Option<Vec<_>>>() else { continue };
+        let Some(values) = keys.iter().map(|key| node.info.labels.get(key)).collect::<Option<Vec<_>>>() else {
+            continue;
+        };
         if node.pods().iter().any(|pod| pod.template.gang.as_ref() == Some(request.gang)) {
             tied = Some(values.clone());
         }
@@ -280,15 +289,23 @@ mod tests {
             panic!("only two fit")
         };
         assert!(snapshot.nodes().all(|(_, node)| node.pods().is_empty()), "nothing is held");
-        assert!(failure.message().starts_with("pod group \"g\": minCount (3) cannot be satisfied: 2 scheduled, 1 remaining. 0/2"));
-        let GangVerdict::Placed { placed, waiting } = decide(&pods, &spec(2, &[]), &mut snapshot) else { panic!("two are enough") };
+        assert!(
+            failure
+                .message()
+                .starts_with("pod group \"g\": minCount (3) cannot be satisfied: 2 scheduled, 1 remaining. 0/2")
+        );
+        let GangVerdict::Placed { placed, waiting } = decide(&pods, &spec(2, &[]), &mut snapshot) else {
+            panic!("two are enough")
+        };
         assert_eq!((placed.len(), waiting.len()), (2, 1));
     }
 
     #[test]
     fn a_topology_keeps_the_gang_in_one_domain() {
         let nodes = [("a", "1", 1000), ("b", "2", 1000), ("c", "2", 1000)];
-        let GangVerdict::Placed { placed, .. } = decide(&members(2, &plain(1000, 1)), &spec(2, &["rack"]), &mut cluster(&nodes)) else {
+        let GangVerdict::Placed { placed, .. } =
+            decide(&members(2, &plain(1000, 1)), &spec(2, &["rack"]), &mut cluster(&nodes))
+        else {
             panic!("rack 2 has room")
         };
         let mut names: Vec<_> = placed.iter().map(|(_, placement)| placement.node.to_string()).collect();
@@ -312,11 +329,15 @@ mod tests {
             snapshot
         };
         let mut both = fill(&[("a", 0), ("b", 0)]);
-        let GangVerdict::Unschedulable(failure) = decide(&members(2, &important), &spec(2, &[]), &mut both) else { panic!("full") };
+        let GangVerdict::Unschedulable(failure) = decide(&members(2, &important), &spec(2, &[]), &mut both) else {
+            panic!("full")
+        };
         assert_eq!(failure.preemption.iter().map(|(_, plan)| plan.victims.len()).sum::<usize>(), 2);
         assert!(both.pod("v-a").is_some() && both.pod("v-b").is_some(), "a proposal evicts nobody");
         let mut one = fill(&[("a", 0), ("b", 100)]);
-        let GangVerdict::Unschedulable(failure) = decide(&members(2, &important), &spec(2, &[]), &mut one) else { panic!("full") };
+        let GangVerdict::Unschedulable(failure) = decide(&members(2, &important), &spec(2, &[]), &mut one) else {
+            panic!("full")
+        };
         assert!(failure.preemption.is_empty(), "half a gang is no reason to evict");
     }
 }

@@ -75,7 +75,8 @@ pub(crate) fn propose(
         }
     }
     if candidates.is_empty() {
-        let hopeless = decision.snapshot.len() - rejections.iter().filter(|(_, rejection)| rejection.resolvable).count();
+        let hopeless =
+            decision.snapshot.len() - rejections.iter().filter(|(_, rejection)| rejection.resolvable).count();
         *reasons.entry(NOT_HELPFUL.into()).or_insert(0) += hopeless;
         return Preemption::Useless(reasons.into_iter().map(|(reason, count)| (count, reason)).collect());
     }

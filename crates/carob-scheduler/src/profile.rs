@@ -6,6 +6,12 @@ use crate::plugin::{Plugin, PluginSet};
 /// The highest score that a plugin gives a node (framework.MaxNodeScore).
 pub const MAX_SCORE: i64 = 100;
 
+/// A score as a whole number, rounded towards zero as Go converts. Scores are far within what an i64 holds.
+#[expect(clippy::cast_possible_truncation, reason = "scores and sizes are far below 2^63")]
+pub(crate) fn whole(score: f64) -> i64 {
+    score as i64
+}
+
 /// How NodeResourcesFit scores.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FitStrategy {
@@ -118,6 +124,8 @@ impl Profile {
     /// Whether NodeResourcesFit leaves this extended resource to others.
     pub fn ignores(&self, resource: &str) -> bool {
         self.ignored_resources.iter().any(|ignored| &**ignored == resource)
-            || resource.split_once('/').is_some_and(|(group, _)| self.ignored_groups.iter().any(|ignored| &**ignored == group))
+            || resource
+                .split_once('/')
+                .is_some_and(|(group, _)| self.ignored_groups.iter().any(|ignored| &**ignored == group))
     }
 }

@@ -113,6 +113,7 @@ pub struct Snapshot {
     /// Pods on nodes that are not known (yet), by node name.
     strays: HashMap<Str, Vec<Arc<PodInfo>>>,
     nominations: HashMap<Str, (Str, Arc<PodInfo>)>,
+    promised_with_affinity: usize,
     facts: Facts,
     log: VecDeque<Change>,
     /// The number of changes that were dropped from the front of the log.
@@ -190,7 +191,8 @@ impl Snapshot {
         for pod in self.strays.remove(&name).unwrap_or_default() {
             self.place(slot, pod);
         }
-        let promised: Vec<_> = self.nominations.values().filter(|(node, _)| *node == name).map(|(_, pod)| Arc::clone(pod)).collect();
+        let promised: Vec<_> =
+            self.nominations.values().filter(|(node, _)| *node == name).map(|(_, pod)| Arc::clone(pod)).collect();
         self.nodes[slot.index()].as_mut().expect("just set").nominated = promised;
         slot
     }
@@ -231,7 +233,10 @@ impl Snapshot {
     /// Takes a Pod off its node: it ended, was deleted, or could not be bound.
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         if let Some(slot) = self.places.remove(uid) {
-            let pod = self.nodes[slot.index()].as_mut().and_then(|node| node.remove(uid)).expect("a place names a Pod of its node");
+            let pod = self.nodes[slot.index()]
+                .as_mut()
+                .and_then(|node| node.remove(uid))
+                .expect("a place names a Pod of its node");
             self.record(Change::PodRemoved(slot, Arc::clone(&pod)));
             return Some(pod);
         }
@@ -248,6 +253,7 @@ impl Snapshot {
     /// Promises room on a node to a Pod whose victims are still there, or moves the promise.
     pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.withdraw(&pod.uid);
+        self.promised_with_affinity += usize::from(pod.template.has_affinity());
         self.nominations.insert(Arc::clone(&pod.uid), (node.into(), Arc::clone(&pod)));
         if let Some(slot) = self.slot(node) {
             self.nodes[slot.index()].as_mut().expect("a named slot holds a node").nominated.push(pod);
@@ -257,7 +263,8 @@ impl Snapshot {
 
     /// Takes back the promise made to a Pod, if there is one.
     pub fn withdraw(&mut self, uid: &str) {
-        let Some((node, _)) = self.nominations.remove(uid) else { return };
+        let Some((node, pod)) = self.nominations.remove(uid) else { return };
+        self.promised_with_affinity -= usize::from(pod.template.has_affinity());
         let Some(slot) = self.slot(&node) else { return };
         self.nodes[slot.index()].as_mut().expect("a named slot holds a node").nominated.retain(|pod| &*pod.uid != uid);
         self.record(Change::Node(slot));
@@ -266,6 +273,11 @@ impl Snapshot {
     /// The node that was promised to a Pod.
     pub fn nomination(&self, uid: &str) -> Option<&Str> {
         self.nominations.get(uid).map(|(node, _)| node)
+    }
+
+    /// Whether some Pod that is promised room has terms that could concern others.
+    pub(crate) fn promises_concern_others(&self) -> bool {
+        self.promised_with_affinity > 0
     }
 
     /// The number of changes so far.

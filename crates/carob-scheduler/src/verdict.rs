@@ -84,7 +84,11 @@ pub struct Preempt {
 impl Unschedulable {
     /// The plugins that rejected the Pod somewhere: events that cannot help them need not wake it.
     pub fn plugins(&self) -> PluginSet {
-        self.whole.iter().map(|whole| whole.plugin).chain(self.rejections.iter().map(|(_, rejection)| rejection.plugin)).collect()
+        self.whole
+            .iter()
+            .map(|whole| whole.plugin)
+            .chain(self.rejections.iter().map(|(_, rejection)| rejection.plugin))
+            .collect()
     }
 
     /// The message of the PodScheduled condition and the FailedScheduling event, worded as upstream's FitError
@@ -186,7 +190,10 @@ mod tests {
 
     #[test]
     fn a_pod_that_may_not_preempt_says_why() {
-        let verdict = failed(&[("a", "Insufficient cpu")], Preemption::NotEligible("not eligible due to preemptionPolicy=Never."));
+        let verdict = failed(
+            &[("a", "Insufficient cpu")],
+            Preemption::NotEligible("not eligible due to preemptionPolicy=Never."),
+        );
         assert_eq!(
             verdict.message(),
             "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."

@@ -9,11 +9,11 @@ mod volume;
 
 use std::collections::BTreeMap;
 
-use crate::model::{Labels, Pool, PodTemplate, Str};
+use crate::model::{Labels, PodTemplate, Pool, Str};
 
 pub use cluster::{budget, replica_set_selector, selector_of_map, stateful_set_selector};
 pub use selector::label_selector;
-pub use volume::{class, claim, csi_limits, persistent_volume};
+pub use volume::{claim, class, csi_limits, persistent_volume};
 
 /// An object that says something that cannot be understood. The API server's validation lets none of these in.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,8 @@ impl Converter {
     }
 
     fn labels(&mut self, labels: Option<&BTreeMap<String, String>>) -> Labels {
-        let pairs: Vec<_> = labels.into_iter().flatten().map(|(key, value)| (self.text(key), self.text(value))).collect();
+        let pairs: Vec<_> =
+            labels.into_iter().flatten().map(|(key, value)| (self.text(key), self.text(value))).collect();
         Labels::new(pairs)
     }
 }

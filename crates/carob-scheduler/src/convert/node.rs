@@ -34,7 +34,8 @@ impl Converter {
             labels: self.labels(node.metadata.labels.as_ref()),
             taints: taints.into_iter().flatten().map(|taint| self.taint(taint)).collect::<Result<_, _>>()?,
             unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
-            allocatable: allocatable.map_or_else(|| Ok(Resources::default()), |all| self.amounts(all, "status.allocatable"))?,
+            allocatable: allocatable
+                .map_or_else(|| Ok(Resources::default()), |all| self.amounts(all, "status.allocatable"))?,
             max_pods: max_pods.map_or(Ok(0), |quantity| value("status.allocatable.pods", quantity))?,
             images: self.images(node),
         })

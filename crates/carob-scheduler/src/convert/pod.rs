@@ -9,9 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::node::{effect, normalized_image};
 use super::{ConvertError, Converter, label_selector};
 use crate::model::{
-    AffinityTerm, GangRef, GangSource, HostPort, Labels, NodeChoice, Operator, PodAffinity, PodInfo, PodKey, PodTemplate, PodVolume,
-    PreferredNodeTerm, Requirement, Selector, SpreadConstraint, Str, Toleration, TolerationOperator, WeightedTerm,
-    WhenUnsatisfiable,
+    AffinityTerm, GangRef, GangSource, HostPort, Labels, NodeChoice, Operator, PodAffinity, PodInfo, PodKey,
+    PodTemplate, PodVolume, PreferredNodeTerm, Requirement, Selector, SpreadConstraint, Str, Toleration,
+    TolerationOperator, WeightedTerm, WhenUnsatisfiable,
 };
 
 /// The scheduler of Pods that name none.
@@ -52,7 +52,13 @@ impl Converter {
         })
     }
 
-    fn template(&mut self, pod: &Pod, spec: &PodSpec, namespace: &Str, name: &str) -> Result<PodTemplate, ConvertError> {
+    fn template(
+        &mut self,
+        pod: &Pod,
+        spec: &PodSpec,
+        namespace: &Str,
+        name: &str,
+    ) -> Result<PodTemplate, ConvertError> {
         let labels = self.labels(pod.metadata.labels.as_ref());
         let requests = self.requests(pod)?;
         let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
@@ -71,8 +77,10 @@ impl Converter {
             affinity: self.pod_affinity(affinity, namespace)?,
             spread: self.spread(spec.topology_spread_constraints.as_deref().unwrap_or_default(), &labels)?,
             host_ports: self.host_ports(spec),
-            images: containers(spec).filter_map(|one| Some(self.text(&normalized_image(one.image.as_deref()?)))).collect(),
-            volumes: spec.volumes.iter().flatten().flat_map(|volume| self.volume(volume, name)).collect(),
+            images: containers(spec)
+                .filter_map(|one| Some(self.text(&normalized_image(one.image.as_deref()?))))
+                .collect(),
+            volumes: spec.volumes.iter().flatten().filter_map(|volume| self.volume(volume, name)).collect(),
             needs_devices: spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()),
             owner: owner.map(|owner| (self.text(&owner.kind), self.text(&owner.name))),
             gang: self.gang(spec, namespace, &labels),
@@ -100,8 +108,10 @@ impl Converter {
         labels: Option<&std::collections::BTreeMap<String, String>>,
         affinity: Option<&k8s_openapi::api::core::v1::NodeAffinity>,
     ) -> Result<NodeChoice, ConvertError> {
-        let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-        let preferred = affinity.and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref());
+        let required =
+            affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+        let preferred =
+            affinity.and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref());
         let mut terms = Vec::new();
         for term in preferred.into_iter().flatten().filter(|term| term.weight != 0) {
             terms.push(PreferredNodeTerm { weight: i64::from(term.weight), term: self.node_term(&term.preference)? });
@@ -153,7 +163,11 @@ impl Converter {
         terms.iter().map(|term| self.term(term, namespace)).collect()
     }
 
-    fn weighted(&mut self, terms: &[WeightedPodAffinityTerm], namespace: &Str) -> Result<Box<[WeightedTerm]>, ConvertError> {
+    fn weighted(
+        &mut self,
+        terms: &[WeightedPodAffinityTerm],
+        namespace: &Str,
+    ) -> Result<Box<[WeightedTerm]>, ConvertError> {
         let convert = |weighted: &WeightedPodAffinityTerm| {
             let term = self.term(&weighted.pod_affinity_term, namespace)?;
             Ok(WeightedTerm { weight: i64::from(weighted.weight), term })
@@ -177,7 +191,11 @@ impl Converter {
         })
     }
 
-    fn spread(&mut self, all: &[TopologySpreadConstraint], labels: &Labels) -> Result<Box<[SpreadConstraint]>, ConvertError> {
+    fn spread(
+        &mut self,
+        all: &[TopologySpreadConstraint],
+        labels: &Labels,
+    ) -> Result<Box<[SpreadConstraint]>, ConvertError> {
         let convert = |constraint: &TopologySpreadConstraint| {
             let selector = label_selector(constraint.label_selector.as_ref())?;
             Ok(SpreadConstraint {
@@ -200,7 +218,8 @@ impl Converter {
         let mut ports = Vec::new();
         // Init containers that end give their ports back; sidecars keep them.
         let running = containers(spec).filter(|container| {
-            container.restart_policy.as_deref() == Some("Always") || spec.containers.iter().any(|one| one.name == container.name)
+            container.restart_policy.as_deref() == Some("Always")
+                || spec.containers.iter().any(|one| one.name == container.name)
         });
         for port in running.flat_map(|container| container.ports.iter().flatten()) {
             let Some(number) = port.host_port.filter(|number| *number > 0) else { continue };
@@ -265,8 +284,9 @@ mod tests {
     fn pods_of_one_template_share_it() {
         let mut converter = Converter::default();
         let mut pod = |name: &str| {
-            let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "spec": {"containers": []}}))
-                .expect("a Pod");
+            let pod: Pod =
+                serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "spec": {"containers": []}}))
+                    .expect("a Pod");
             converter.pod(&pod).expect("a valid Pod")
         };
         assert!(Arc::ptr_eq(&pod("a").template, &pod("b").template));
@@ -289,9 +309,11 @@ mod tests {
 
     #[test]
     fn spread_constraints_match_the_pods_own_labels_by_key() {
-        let info = convert(json!({"metadata": {"name": "p", "labels": {"app": "web", "hash": "1"}}, "spec": {"containers": [],
+        let info = convert(
+            json!({"metadata": {"name": "p", "labels": {"app": "web", "hash": "1"}}, "spec": {"containers": [],
             "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
-                "labelSelector": {"matchLabels": {"app": "web"}}, "matchLabelKeys": ["hash", "absent"]}]}}));
+                "labelSelector": {"matchLabels": {"app": "web"}}, "matchLabelKeys": ["hash", "absent"]}]}}),
+        );
         assert_eq!(info.template.spread[0].selector, Selector::equal(&[("app", "web"), ("hash", "1")]));
     }
 
@@ -299,7 +321,10 @@ mod tests {
     fn groups_are_known_by_field_and_by_label() {
         let gang = |pod: serde_json::Value| convert(pod).template.gang.as_ref().map(ToString::to_string);
         let spec = json!({"containers": [], "schedulingGroup": {"podGroupName": "field"}});
-        assert_eq!(gang(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec})).as_deref(), Some("n/field"));
+        assert_eq!(
+            gang(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec})).as_deref(),
+            Some("n/field")
+        );
         let labels = json!({"scheduling.x-k8s.io/pod-group": "label"});
         let pod = json!({"metadata": {"name": "p", "namespace": "n", "labels": labels}, "spec": {"containers": []}});
         assert_eq!(gang(pod).as_deref(), Some("n/label"));

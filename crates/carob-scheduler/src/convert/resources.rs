@@ -138,12 +138,18 @@ impl Converter {
 /// PodResizePending with reason Infeasible.
 fn resize_is_infeasible(status: &PodStatus) -> bool {
     status.conditions.iter().flatten().any(|condition| {
-        condition.type_ == "PodResizePending" && condition.status == "True" && condition.reason.as_deref() == Some("Infeasible")
+        condition.type_ == "PodResizePending"
+            && condition.status == "True"
+            && condition.reason.as_deref() == Some("Infeasible")
     })
 }
 
 fn parse(field: &str, quantity: &Quantity) -> Result<Exact, ConvertError> {
-    Exact::parse(&quantity.0).map_err(|cause| ConvertError::Quantity { field: field.to_owned(), text: quantity.0.clone(), cause })
+    Exact::parse(&quantity.0).map_err(|cause| ConvertError::Quantity {
+        field: field.to_owned(),
+        text: quantity.0.clone(),
+        cause,
+    })
 }
 
 fn milli(field: &str, quantity: &Quantity) -> Result<i64, ConvertError> {
@@ -163,7 +169,11 @@ mod tests {
     fn requests_follow_the_documented_sums() {
         let request = |cpu: &str| json!({"requests": {"cpu": cpu}});
         let cases = [
-            ("containers are summed", json!({"containers": [{"name": "a", "resources": request("1")}, {"name": "b", "resources": request("500m")}]}), 1500),
+            (
+                "containers are summed",
+                json!({"containers": [{"name": "a", "resources": request("1")}, {"name": "b", "resources": request("500m")}]}),
+                1500,
+            ),
             (
                 "an init container counts where it is larger",
                 json!({"initContainers": [{"name": "i", "resources": request("3")}], "containers": [{"name": "a", "resources": request("1")}]}),

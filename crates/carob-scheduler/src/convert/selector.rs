@@ -1,6 +1,8 @@
 //! Label selectors and node selectors.
 
-use k8s_openapi::api::core::v1::{NodeSelector as ApiNodeSelector, NodeSelectorRequirement, NodeSelectorTerm as ApiTerm};
+use k8s_openapi::api::core::v1::{
+    NodeSelector as ApiNodeSelector, NodeSelectorRequirement, NodeSelectorTerm as ApiTerm,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{ConvertError, Converter};

@@ -6,8 +6,8 @@ use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use super::resources::value;
 use super::{ConvertError, Converter, label_selector};
 use crate::model::{
-    Bytes, ClaimFacts, ClaimKey, ClassFacts, DriverLimit, NodeRequirement, NodeSelectorTerm, Operator, Requirement, Str,
-    VolumeInfo,
+    Bytes, ClaimFacts, ClaimKey, ClassFacts, DriverLimit, NodeRequirement, NodeSelectorTerm, Operator, Requirement,
+    Str, VolumeInfo,
 };
 
 /// Set by the controller when it has bound a claim (k8s.io/component-helpers storage/volume).

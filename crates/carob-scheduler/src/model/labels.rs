@@ -70,7 +70,8 @@ impl Requirement {
             (Operator::Exists, Some(_)) | (Operator::DoesNotExist | Operator::NotIn, None) => true,
             (Operator::Gt, Some(value)) => self.compare(value).is_some_and(|(has, wants)| has > wants),
             (Operator::Lt, Some(value)) => self.compare(value).is_some_and(|(has, wants)| has < wants),
-            (Operator::DoesNotExist, Some(_)) | (Operator::In | Operator::Exists | Operator::Gt | Operator::Lt, None) => false,
+            (Operator::DoesNotExist, Some(_))
+            | (Operator::In | Operator::Exists | Operator::Gt | Operator::Lt, None) => false,
         }
     }
 
@@ -173,7 +174,11 @@ mod tests {
             ("absent", Operator::Gt, &["1"], false),
         ];
         for (key, operator, values, expected) in cases {
-            assert_eq!(Requirement::new(key, *operator, values).matches(&labels), *expected, "{key} {operator:?} {values:?}");
+            assert_eq!(
+                Requirement::new(key, *operator, values).matches(&labels),
+                *expected,
+                "{key} {operator:?} {values:?}"
+            );
         }
     }
 
@@ -189,7 +194,8 @@ mod tests {
     fn a_node_term_without_requirements_matches_no_node() {
         let name: Str = "n1".into();
         assert!(!NodeSelectorTerm::default().matches(&name, &Labels::default()));
-        let by_name = NodeSelectorTerm([NodeRequirement::Name(Requirement::new("metadata.name", Operator::In, &["n1"]))].into());
+        let by_name =
+            NodeSelectorTerm([NodeRequirement::Name(Requirement::new("metadata.name", Operator::In, &["n1"]))].into());
         assert!(by_name.matches(&name, &Labels::default()));
         assert_eq!(by_name.names().map(<[Str]>::len), Some(1));
     }

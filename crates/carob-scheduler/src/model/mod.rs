@@ -11,8 +11,8 @@ pub use intern::{Pool, Str};
 pub use labels::{Labels, NodeRequirement, NodeSelectorTerm, Operator, Requirement, Selector};
 pub use node::{Effect, NodeInfo, Taint};
 pub use pod::{
-    AffinityTerm, GangRef, GangSource, HostPort, NodeChoice, PodAffinity, PodInfo, PodKey, PodTemplate, PreferredNodeTerm, SpreadConstraint,
-    Toleration, TolerationOperator, WeightedTerm, WhenUnsatisfiable,
+    AffinityTerm, GangRef, GangSource, HostPort, NodeChoice, PodAffinity, PodInfo, PodKey, PodTemplate,
+    PreferredNodeTerm, SpreadConstraint, Toleration, TolerationOperator, WeightedTerm, WhenUnsatisfiable,
 };
 pub use resources::{Bytes, MilliCpu, Resource, Resources};
 pub use volume::{ClaimFacts, ClaimKey, ClassFacts, DriverLimit, PodVolume, VolumeFacts, VolumeInfo};

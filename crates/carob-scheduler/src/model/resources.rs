@@ -108,7 +108,10 @@ impl Resources {
 
     /// Whether nothing at all is asked for.
     pub fn is_zero(&self) -> bool {
-        self.cpu.0 == 0 && self.memory.0 == 0 && self.ephemeral.0 == 0 && self.scalar.iter().all(|(_, amount)| *amount == 0)
+        self.cpu.0 == 0
+            && self.memory.0 == 0
+            && self.ephemeral.0 == 0
+            && self.scalar.iter().all(|(_, amount)| *amount == 0)
     }
 
     pub fn add(&mut self, other: &Self) {

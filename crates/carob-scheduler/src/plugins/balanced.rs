@@ -2,7 +2,7 @@
 
 use super::Site;
 use crate::model::PodTemplate;
-use crate::profile::{MAX_SCORE, ResourceWeight};
+use crate::profile::{MAX_SCORE, ResourceWeight, whole};
 use crate::snapshot::NodeState;
 
 /// Half the maximum, and up to half of it more or less by how the balance changes (balanced_allocation.go of v1.36: the
@@ -34,7 +34,7 @@ fn balance(resources: &[ResourceWeight], node: &NodeState, pod: Option<&PodTempl
     } else {
         deviation(&resources.iter().filter_map(fraction).collect::<Vec<_>>())
     };
-    ((1.0 - deviation) * MAX_SCORE as f64) as i64
+    whole((1.0 - deviation) * MAX_SCORE as f64)
 }
 
 fn deviation(fractions: &[f64]) -> f64 {

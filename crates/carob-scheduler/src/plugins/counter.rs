@@ -35,8 +35,9 @@ impl Topology {
         topology
     }
 
+    /// None where the node lacks the label, or came after the last change that was taken in.
     pub(crate) fn domain(&self, slot: NodeSlot) -> Option<Domain> {
-        self.of[slot.index()]
+        self.of.get(slot.index()).copied().flatten()
     }
 
     fn refresh(&mut self, slot: NodeSlot, node: Option<&NodeState>) {
@@ -218,9 +219,9 @@ mod tests {
     #[test]
     fn the_lowest_is_known_without_one_domain() {
         let mut counter = Counter::default();
-        for (index, amount) in [5, 2, 3].into_iter().enumerate() {
-            counter.place(NodeSlot::at(index), Some(Domain(index as u32)));
-            counter.add(NodeSlot::at(index), amount);
+        for (domain, amount) in (0..).zip([5, 2, 3]) {
+            counter.place(NodeSlot::at(domain as usize), Some(Domain(domain)));
+            counter.add(NodeSlot::at(domain as usize), amount);
         }
         let lowest = counter.lowest();
         assert_eq!(lowest.domains, 3);

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::Site;
 use crate::model::{PodTemplate, Resource};
 use crate::plugin::Plugin;
-use crate::profile::{FitStrategy, MAX_SCORE, Profile, ResourceWeight};
+use crate::profile::{FitStrategy, MAX_SCORE, Profile, ResourceWeight, whole};
 use crate::snapshot::NodeState;
 use crate::verdict::Rejection;
 
@@ -37,9 +37,14 @@ pub(crate) fn score(pod: &PodTemplate, node: &NodeState, site: Site<'_>) -> i64 
     let Profile { fit, fit_resources, .. } = site.profile;
     let amounts = fit_resources.iter().filter_map(|weighted| Some((weighted.weight, scored(pod, node, weighted)?)));
     match fit {
-        FitStrategy::LeastAllocated => weighted_mean(amounts, |requested, capacity| {
-            if requested > capacity { 0 } else { share(capacity - requested, capacity) }
-        }),
+        FitStrategy::LeastAllocated => {
+            weighted_mean(
+                amounts,
+                |requested, capacity| {
+                    if requested > capacity { 0 } else { share(capacity - requested, capacity) }
+                },
+            )
+        }
         FitStrategy::MostAllocated => {
             weighted_mean(amounts, |requested, capacity| share(requested.min(capacity), capacity))
         }
@@ -91,7 +96,7 @@ fn ratio(amounts: impl Iterator<Item = (i64, (i64, i64))>, shape: &[(i64, i64)])
             weights += weight;
         }
     }
-    if weights == 0 { 0 } else { (sum as f64 / weights as f64).round() as i64 }
+    if weights == 0 { 0 } else { whole((sum as f64 / weights as f64).round()) }
 }
 
 /// The value of a piecewise linear function; outside its points it is level. Scores from 0 to 10 become 0 to 100.

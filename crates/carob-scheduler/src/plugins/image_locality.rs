@@ -3,7 +3,7 @@
 
 use super::Site;
 use crate::model::PodTemplate;
-use crate::profile::MAX_SCORE;
+use crate::profile::{MAX_SCORE, whole};
 use crate::snapshot::NodeState;
 
 const MIB: i64 = 1024 * 1024;
@@ -19,7 +19,7 @@ pub(crate) fn score(pod: &PodTemplate, node: &NodeState, site: Site<'_>) -> i64 
     let scaled = |image: &crate::model::Str| -> i64 {
         let Some(size) = node.info.image(image) else { return 0 };
         let spread = site.facts.nodes_with_image(image) as f64 / site.nodes as f64;
-        (size.0 as f64 * spread) as i64
+        whole(size.0 as f64 * spread)
     };
     let most = MAX_BYTES_PER_CONTAINER * pod.images.len() as i64;
     let sum = pod.images.iter().map(scaled).sum::<i64>().clamp(MIN_BYTES, most);
@@ -38,7 +38,8 @@ mod tests {
     fn sizes_are_scaled_by_spread_and_clamped() {
         // image_locality_test.go: 300 MiB on one of two nodes, two containers.
         let mut info = node("n1", 1000, 1000);
-        info.images = vec![("gcr.io/300:latest".into(), Bytes(300 * MIB)), ("gcr.io/4000:latest".into(), Bytes(4000 * MIB))];
+        info.images =
+            vec![("gcr.io/300:latest".into(), Bytes(300 * MIB)), ("gcr.io/4000:latest".into(), Bytes(4000 * MIB))];
         let mut facts = Facts::default();
         facts.replace_images(&[], &info.images);
         let profile = Profile::default_for("default-scheduler");

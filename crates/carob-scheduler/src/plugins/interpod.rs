@@ -3,7 +3,7 @@
 use super::counter::{Counter, Topologies};
 use crate::model::{AffinityTerm, Labels, PodInfo, PodTemplate, Str};
 use crate::plugin::Plugin;
-use crate::profile::{MAX_SCORE, Profile};
+use crate::profile::{MAX_SCORE, Profile, whole};
 use crate::snapshot::{NodeSlot, NodeState, Snapshot};
 use crate::verdict::Rejection;
 
@@ -122,12 +122,16 @@ impl InterPod {
     }
 
     pub(crate) fn filter(&self, slot: NodeSlot, topologies: &Topologies) -> Option<Rejection> {
-        let sum = |tracked: &Tracked| topologies.domain(tracked.topology, slot).map(|domain| tracked.counter.sum(domain));
+        let sum =
+            |tracked: &Tracked| topologies.domain(tracked.topology, slot).map(|domain| tracked.counter.sum(domain));
         if !self.satisfies_required(&sum) {
             return Some(Rejection::unresolvable(Plugin::InterPodAffinity, "node(s) didn't match pod affinity rules"));
         }
         if self.anti.iter().any(|tracked| sum(tracked).is_some_and(|count| count > 0)) {
-            return Some(Rejection::resolvable(Plugin::InterPodAffinity, "node(s) didn't match pod anti-affinity rules"));
+            return Some(Rejection::resolvable(
+                Plugin::InterPodAffinity,
+                "node(s) didn't match pod anti-affinity rules",
+            ));
         }
         self.repelled.iter().any(|tracked| sum(tracked).is_some_and(|count| count > 0)).then(|| {
             Rejection::resolvable(Plugin::InterPodAffinity, "node(s) didn't satisfy existing pods anti-affinity rules")
@@ -155,7 +159,7 @@ impl InterPod {
         for score in &mut scores {
             *score = match most - least {
                 0 => 0,
-                range => (MAX_SCORE as f64 * ((*score - least) as f64 / range as f64)) as i64,
+                range => whole(MAX_SCORE as f64 * ((*score - least) as f64 / range as f64)),
             };
         }
         scores
@@ -169,7 +173,14 @@ impl Tracked {
 }
 
 /// Adds to the counter of a topology key; a new one first learns where all nodes are.
-fn add(all: &mut Vec<Tracked>, key: &Str, slot: NodeSlot, amount: i64, topologies: &mut Topologies, snapshot: &Snapshot) {
+fn add(
+    all: &mut Vec<Tracked>,
+    key: &Str,
+    slot: NodeSlot,
+    amount: i64,
+    topologies: &mut Topologies,
+    snapshot: &Snapshot,
+) {
     let topology = topologies.index(key, snapshot);
     let at = all.iter().position(|tracked| tracked.topology == topology).unwrap_or_else(|| {
         let mut tracked = Tracked::new(topology);
@@ -186,7 +197,9 @@ fn add(all: &mut Vec<Tracked>, key: &Str, slot: NodeSlot, amount: i64, topologie
 fn matches(term: &AffinityTerm, pod: &PodTemplate, snapshot: &Snapshot) -> bool {
     term.selector.matches(&pod.labels)
         && (term.namespaces.contains(&pod.namespace)
-            || term.namespace_selector.matches(snapshot.facts().namespace(&pod.namespace).unwrap_or(&Labels::default())))
+            || term
+                .namespace_selector
+                .matches(snapshot.facts().namespace(&pod.namespace).unwrap_or(&Labels::default())))
 }
 
 /// Whether any Pod on the node has terms that could concern others.

@@ -11,7 +11,8 @@ pub(crate) fn filter(pod: &PodTemplate, node: &NodeState, _: Site<'_>) -> Option
         return None;
     }
     let taken = || node.pods().iter().flat_map(|other| &other.template.host_ports);
-    pod.host_ports.iter().any(|port| taken().any(|other| port.conflicts(other))).then(|| {
-        Rejection::resolvable(Plugin::NodePorts, "node(s) didn't have free ports for the requested pod ports")
-    })
+    pod.host_ports
+        .iter()
+        .any(|port| taken().any(|other| port.conflicts(other)))
+        .then(|| Rejection::resolvable(Plugin::NodePorts, "node(s) didn't have free ports for the requested pod ports"))
 }

@@ -4,7 +4,7 @@ use super::counter::{Counter, HOSTNAME, Lowest, Topologies};
 use super::taints;
 use crate::model::{PodInfo, PodTemplate, SpreadConstraint, Str, WhenUnsatisfiable};
 use crate::plugin::Plugin;
-use crate::profile::{MAX_SCORE, Profile};
+use crate::profile::{MAX_SCORE, Profile, whole};
 use crate::snapshot::{NodeSlot, NodeState, Snapshot};
 use crate::verdict::Rejection;
 
@@ -41,11 +41,16 @@ impl Spread {
             matches_self: constraint.selector.matches(&pod.labels),
             constraint: constraint.clone(),
         };
-        let mut spread = Self { soft_needs_all_keys: !pod.spread.is_empty() || !profile.spread_system_defaulted, ..Self::default() };
+        let mut spread =
+            Self { soft_needs_all_keys: !pod.spread.is_empty() || !profile.spread_system_defaulted, ..Self::default() };
         for constraint in &constraints {
             match constraint.when {
-                WhenUnsatisfiable::DoNotSchedule if profile.runs(Plugin::PodTopologySpread) => spread.hard.push(track(constraint)),
-                WhenUnsatisfiable::ScheduleAnyway if profile.weight(Plugin::PodTopologySpread) != 0 => spread.soft.push(track(constraint)),
+                WhenUnsatisfiable::DoNotSchedule if profile.runs(Plugin::PodTopologySpread) => {
+                    spread.hard.push(track(constraint))
+                }
+                WhenUnsatisfiable::ScheduleAnyway if profile.weight(Plugin::PodTopologySpread) != 0 => {
+                    spread.soft.push(track(constraint))
+                }
                 WhenUnsatisfiable::DoNotSchedule | WhenUnsatisfiable::ScheduleAnyway => {}
             }
         }
@@ -68,7 +73,8 @@ impl Spread {
         for (set, needs_all) in [(&mut self.hard, true), (&mut self.soft, self.soft_needs_all_keys)] {
             let all_keys = set.iter().all(|tracked| topologies.domain(tracked.topology, slot).is_some());
             for tracked in set {
-                let counts = (all_keys || !needs_all) && node.is_some_and(|node| includes(&tracked.constraint, pod, node));
+                let counts =
+                    (all_keys || !needs_all) && node.is_some_and(|node| includes(&tracked.constraint, pod, node));
                 let domain = topologies.domain(tracked.topology, slot).filter(|_| counts);
                 tracked.counter.place(slot, domain);
             }
@@ -125,10 +131,12 @@ impl Spread {
             return vec![0; feasible.len()];
         }
         let ignored = |slot: NodeSlot| {
-            self.soft_needs_all_keys && self.soft.iter().any(|tracked| topologies.domain(tracked.topology, slot).is_none())
+            self.soft_needs_all_keys
+                && self.soft.iter().any(|tracked| topologies.domain(tracked.topology, slot).is_none())
         };
         let counted: Vec<bool> = feasible.iter().map(|slot| !ignored(*slot)).collect();
-        let weights: Vec<f64> = self.soft.iter().map(|tracked| weight(tracked, feasible, &counted, topologies)).collect();
+        let weights: Vec<f64> =
+            self.soft.iter().map(|tracked| weight(tracked, feasible, &counted, topologies)).collect();
         let mut scores: Vec<i64> = Vec::with_capacity(feasible.len());
         for (slot, counted) in feasible.iter().zip(&counted) {
             scores.push(if *counted { self.raw(*slot, &weights, topologies) } else { 0 });
@@ -145,7 +153,7 @@ impl Spread {
             let count = if hostname { tracked.counter.amount(slot) } else { tracked.counter.sum(domain) };
             score += count as f64 * weight + (tracked.constraint.max_skew - 1) as f64;
         }
-        score.round() as i64
+        whole(score.round())
     }
 }
 

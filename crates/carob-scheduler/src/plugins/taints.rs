@@ -17,5 +17,6 @@ pub(crate) fn repels(pod: &PodTemplate, node: &NodeState) -> bool {
 
 /// How many PreferNoSchedule taints of the node the Pod does not tolerate.
 pub(crate) fn intolerable(pod: &PodTemplate, node: &NodeState) -> i64 {
-    node.info.taints.iter().filter(|taint| taint.effect == Effect::PreferNoSchedule && !pod.tolerates(taint)).count() as i64
+    node.info.taints.iter().filter(|taint| taint.effect == Effect::PreferNoSchedule && !pod.tolerates(taint)).count()
+        as i64
 }

@@ -33,7 +33,9 @@ pub(crate) fn whole(pod: &PodInfo, snapshot: &Snapshot) -> Option<Rejection> {
         };
         if claim.lost {
             let volume = claim.volume.as_deref().unwrap_or_default();
-            return reject(format!("persistentvolumeclaim \"{name}\" bound to non-existent persistentvolume \"{volume}\""));
+            return reject(format!(
+                "persistentvolumeclaim \"{name}\" bound to non-existent persistentvolume \"{volume}\""
+            ));
         }
         if claim.terminating {
             return reject(format!("persistentvolumeclaim \"{name}\" is being deleted"));
@@ -160,7 +162,12 @@ pub(crate) fn binding(pod: &PodTemplate, node: &NodeState, site: Site<'_>) -> Op
 }
 
 /// Decides which volumes a Pod's unbound claims get on a node, or why that cannot be.
-pub(crate) fn plan(pod: &PodTemplate, node: &Str, labels: &Labels, facts: &VolumeFacts) -> Result<ClaimPlan, &'static str> {
+pub(crate) fn plan(
+    pod: &PodTemplate,
+    node: &Str,
+    labels: &Labels,
+    facts: &VolumeFacts,
+) -> Result<ClaimPlan, &'static str> {
     let mut unbound = Vec::new();
     for (key, _) in claims(pod) {
         let Some(claim) = facts.claims.get(&key) else { continue };
@@ -271,7 +278,17 @@ mod tests {
     fn volume(name: &str, gib: i64, zone: &str) -> (Str, VolumeInfo) {
         let affinity = Some([zone_term(zone)].into());
         let capacity = Bytes(gib << 30);
-        (name.into(), VolumeInfo { name: name.into(), capacity, class: "local".into(), affinity, available: true, ..Default::default() })
+        (
+            name.into(),
+            VolumeInfo {
+                name: name.into(),
+                capacity,
+                class: "local".into(),
+                affinity,
+                available: true,
+                ..Default::default()
+            },
+        )
     }
 
     #[test]
@@ -297,9 +314,13 @@ mod tests {
     #[test]
     fn waiting_claims_take_the_smallest_volume_that_reaches_the_node() {
         let mut facts = VolumeFacts::default();
-        facts.classes.insert("local".into(), ClassFacts { provisioner: NO_PROVISIONER.into(), waits: true, ..Default::default() });
+        facts.classes.insert(
+            "local".into(),
+            ClassFacts { provisioner: NO_PROVISIONER.into(), waits: true, ..Default::default() },
+        );
         facts.volumes.extend([volume("big", 20, "a"), volume("small", 10, "a"), volume("far", 5, "b")]);
-        let claim = |gib: i64| ClaimFacts { class: Some("local".into()), request: Bytes(gib << 30), ..Default::default() };
+        let claim =
+            |gib: i64| ClaimFacts { class: Some("local".into()), request: Bytes(gib << 30), ..Default::default() };
         facts.claims.insert(key("one"), claim(5));
         facts.claims.insert(key("two"), claim(6));
         let in_a: Labels = [("zone", "a")].into_iter().collect();
@@ -316,7 +337,8 @@ mod tests {
         let class = ClassFacts { provisioner: "csi.example.com".into(), waits: true, topologies: vec![zone_term("a")] };
         facts.classes.insert("fast".into(), class);
         facts.claims.insert(key("one"), ClaimFacts { class: Some("fast".into()), ..Default::default() });
-        let plan_in = |zone: &str| plan(&with_claims(&["one"]), &"n1".into(), &[("zone", zone)].into_iter().collect(), &facts);
+        let plan_in =
+            |zone: &str| plan(&with_claims(&["one"]), &"n1".into(), &[("zone", zone)].into_iter().collect(), &facts);
         assert_eq!(plan_in("a").map(|plan| plan.provision), Ok(vec![key("one")]));
         assert!(plan_in("b").is_err());
     }
@@ -343,7 +365,10 @@ mod tests {
         let site = Site { profile: &profile, facts: snapshot.facts(), nodes: 1 };
         let full = state(node("n1", 1, 1), &[with_claims(&["v1"])]);
         assert!(limits(&with_claims(&["v2"]), &full, site).is_some());
-        assert!(limits(&with_claims(&["v1"]), &full, site).is_none(), "a volume that is attached already needs no place");
+        assert!(
+            limits(&with_claims(&["v1"]), &full, site).is_none(),
+            "a volume that is attached already needs no place"
+        );
         assert!(zone(&with_claims(&["v1"]), &full, site).is_some());
 
         let disk = |read_only, shareable| {

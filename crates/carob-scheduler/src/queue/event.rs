@@ -7,14 +7,20 @@ use crate::plugin::Plugin;
 #[derive(Clone, Copy, Debug)]
 pub enum ClusterEvent<'a> {
     NodeAdded(&'a NodeInfo),
-    NodeChanged { old: &'a NodeInfo, new: &'a NodeInfo },
+    NodeChanged {
+        old: &'a NodeInfo,
+        new: &'a NodeInfo,
+    },
     NodeRemoved,
     /// A Pod got a node.
     PodPlaced(&'a PodInfo),
     /// A Pod ended or was deleted.
     PodGone(&'a PodInfo),
     /// A placed Pod's labels or requests changed.
-    PodChanged { old: &'a PodInfo, new: &'a PodInfo },
+    PodChanged {
+        old: &'a PodInfo,
+        new: &'a PodInfo,
+    },
     /// A claim, volume, storage class or attach limit changed.
     VolumesChanged,
     NamespaceChanged,
@@ -25,14 +31,20 @@ pub enum ClusterEvent<'a> {
 impl ClusterEvent<'_> {
     /// Whether a plugin cares for events of this kind at all.
     pub(super) fn concerns(&self, plugin: Plugin) -> bool {
-        let node_only =
-            matches!(plugin, Plugin::NodeUnschedulable | Plugin::NodeName | Plugin::TaintToleration | Plugin::NodeAffinity);
-        let volumes =
-            matches!(plugin, Plugin::VolumeRestrictions | Plugin::NodeVolumeLimits | Plugin::VolumeBinding | Plugin::VolumeZone);
+        let node_only = matches!(
+            plugin,
+            Plugin::NodeUnschedulable | Plugin::NodeName | Plugin::TaintToleration | Plugin::NodeAffinity
+        );
+        let volumes = matches!(
+            plugin,
+            Plugin::VolumeRestrictions | Plugin::NodeVolumeLimits | Plugin::VolumeBinding | Plugin::VolumeZone
+        );
         match self {
             Self::NodeAdded(_) | Self::NodeChanged { .. } => plugin != Plugin::SchedulingGates,
             Self::NodeRemoved => plugin == Plugin::PodTopologySpread,
-            Self::PodPlaced(_) => matches!(plugin, Plugin::PodTopologySpread | Plugin::InterPodAffinity | Plugin::GangScheduling),
+            Self::PodPlaced(_) => {
+                matches!(plugin, Plugin::PodTopologySpread | Plugin::InterPodAffinity | Plugin::GangScheduling)
+            }
             Self::PodGone(_) | Self::PodChanged { .. } => !node_only,
             Self::VolumesChanged => volumes,
             Self::NamespaceChanged => plugin == Plugin::InterPodAffinity,
@@ -81,7 +93,12 @@ fn changed_node_helps(plugin: Plugin, pod: &PodTemplate, old: &NodeInfo, new: &N
         Plugin::PodTopologySpread => relabelled || old.taints != new.taints,
         Plugin::InterPodAffinity | Plugin::VolumeBinding | Plugin::VolumeZone => relabelled,
         Plugin::NodeName | Plugin::NodePorts | Plugin::VolumeRestrictions | Plugin::NodeVolumeLimits => false,
-        _ => relabelled || old.allocatable != new.allocatable || old.taints != new.taints || old.unschedulable != new.unschedulable,
+        _ => {
+            relabelled
+                || old.allocatable != new.allocatable
+                || old.taints != new.taints
+                || old.unschedulable != new.unschedulable
+        }
     }
 }
 
@@ -121,7 +138,9 @@ fn counts_for_spread(pod: &PodTemplate, other: &PodTemplate) -> bool {
 fn gone_pod_helps(plugin: Plugin, pod: &PodInfo, other: &PodInfo) -> bool {
     let (own, theirs) = (&pod.template, &other.template);
     match plugin {
-        Plugin::NodePorts => own.host_ports.iter().any(|port| theirs.host_ports.iter().any(|taken| port.conflicts(taken))),
+        Plugin::NodePorts => {
+            own.host_ports.iter().any(|port| theirs.host_ports.iter().any(|taken| port.conflicts(taken)))
+        }
         // A place on the node is a resource too, so every Pod that goes may help.
         Plugin::NodeResourcesFit | Plugin::GangScheduling => true,
         Plugin::VolumeRestrictions | Plugin::NodeVolumeLimits | Plugin::VolumeBinding => !theirs.volumes.is_empty(),

@@ -45,7 +45,9 @@ impl GangWait {
             Self::Members { name, have, need, overdue } => {
                 let late = if *overdue { ", longer than its schedule timeout" } else { "" };
                 let missing = need.saturating_sub(*have);
-                format!("waiting for minCount pods from a gang to appear in scheduling queue: pod group \"{name}\" has {have} of {need}, {missing} missing{late}")
+                format!(
+                    "waiting for minCount pods from a gang to appear in scheduling queue: pod group \"{name}\" has {have} of {need}, {missing} missing{late}"
+                )
             }
         }
     }
@@ -204,7 +206,11 @@ impl Queue {
         let spec = known.effective(&gang)?;
         let mut pods: Vec<Arc<PodInfo>> = self.members(&gang).filter(|pod| pod.gates.is_empty()).cloned().collect();
         pods.sort_by(|a, b| {
-            (std::cmp::Reverse(a.template.priority), a.created, &a.key).cmp(&(std::cmp::Reverse(b.template.priority), b.created, &b.key))
+            (std::cmp::Reverse(a.template.priority), a.created, &a.key).cmp(&(
+                std::cmp::Reverse(b.template.priority),
+                b.created,
+                &b.key,
+            ))
         });
         Some(Next::Gang { placed: known.placed.len(), spec, pods, gang })
     }

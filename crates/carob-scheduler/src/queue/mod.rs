@@ -15,8 +15,8 @@ use crate::model::{GangRef, PodInfo, PodKey};
 use crate::plugin::{Plugin, PluginSet};
 
 pub use event::ClusterEvent;
-pub use gang::{GangSpec, GangWait};
 use gang::Gang;
+pub use gang::{GangSpec, GangWait};
 
 /// The pause after a first failed attempt; it doubles with each further one (podInitialBackoffSeconds).
 pub const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
@@ -200,8 +200,13 @@ impl Queue {
     /// Tells of a change in the cluster, which wakes what it may help.
     pub fn wake(&mut self, event: &ClusterEvent<'_>, now: Duration) {
         let concerned: PluginSet = Plugin::ALL.into_iter().filter(|plugin| event.concerns(*plugin)).collect();
-        let helped: Vec<Unit> =
-            self.unschedulable.iter().map(|(_, unit)| unit).filter(|unit| self.is_helped(unit, event, concerned)).cloned().collect();
+        let helped: Vec<Unit> = self
+            .unschedulable
+            .iter()
+            .map(|(_, unit)| unit)
+            .filter(|unit| self.is_helped(unit, event, concerned))
+            .cloned()
+            .collect();
         for unit in helped {
             self.retry(&unit, now);
         }
@@ -231,7 +236,9 @@ impl Queue {
 
     /// Something in its pause that no error put there, when there is nothing else to do.
     fn early(&self) -> Option<Unit> {
-        let eager = |unit: &Unit| matches!(self.units.get(unit), Some(Waiting { place: Place::Backoff { strict: false, .. }, .. }));
+        let eager = |unit: &Unit| {
+            matches!(self.units.get(unit), Some(Waiting { place: Place::Backoff { strict: false, .. }, .. }))
+        };
         self.backoff.iter().map(|(_, unit)| unit).find(|unit| eager(unit)).cloned()
     }
 
@@ -246,7 +253,8 @@ impl Queue {
             return;
         }
         let until = waiting.last_attempt + self.pause(waiting.attempts);
-        let place = if waiting.attempts == 0 || until <= now { Place::Active } else { Place::Backoff { until, strict: false } };
+        let place =
+            if waiting.attempts == 0 || until <= now { Place::Active } else { Place::Backoff { until, strict: false } };
         self.set_place(unit, place);
     }
 
@@ -274,7 +282,9 @@ impl Queue {
     }
 
     fn set_priority(&mut self, unit: &Unit, priority: i32) {
-        let Some(place) = self.units.get(unit).filter(|waiting| waiting.priority != priority).map(|waiting| waiting.place) else {
+        let Some(place) =
+            self.units.get(unit).filter(|waiting| waiting.priority != priority).map(|waiting| waiting.place)
+        else {
             return;
         };
         self.set_place(unit, Place::Held);

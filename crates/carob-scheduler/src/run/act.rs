@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use carob_client::{EventKind, EventRecorder, Informer};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{
+    Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+};
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Status, Time};
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
@@ -85,12 +87,20 @@ impl Actor {
             uid: Some(pod.uid.to_string()),
             ..ObjectMeta::default()
         };
-        let target =
-            ObjectReference { kind: Some("Node".to_owned()), name: Some(node.to_string()), ..ObjectReference::default() };
+        let target = ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(node.to_string()),
+            ..ObjectReference::default()
+        };
         let binding = Binding { metadata: meta, target };
-        let bound: Result<Status, kube::Error> =
-            pods(&self.client, &pod.key).create_subresource("binding", &pod.key.name, &PostParams::default(), &binding).await;
-        bound.map_err(|cause| ActError::Bind { pod: pod.key.to_string(), node: node.to_string(), cause: Box::new(cause) })?;
+        let bound: Result<Status, kube::Error> = pods(&self.client, &pod.key)
+            .create_subresource("binding", &pod.key.name, &PostParams::default(), &binding)
+            .await;
+        bound.map_err(|cause| ActError::Bind {
+            pod: pod.key.to_string(),
+            node: node.to_string(),
+            cause: Box::new(cause),
+        })?;
         let message = format!("Successfully assigned {} to {node}", pod.key);
         self.recorder.record(pod_reference(pod), EventKind::Normal, "Scheduled", message);
         Ok(())
@@ -99,11 +109,14 @@ impl Actor {
     /// Writes why a Pod has no node, and the node that is promised to it.
     pub(super) async fn mark(&self, mark: &Mark) -> Result<(), ActError> {
         let meta = &mark.pod.metadata;
-        let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let (namespace, name) =
+            (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
         let Some(patch) = status_patch(mark) else { return Ok(()) };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let patched = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
-        patched.map(drop).map_err(|cause| ActError::Status { pod: format!("{namespace}/{name}"), cause: Box::new(cause) })
+        patched
+            .map(drop)
+            .map_err(|cause| ActError::Status { pod: format!("{namespace}/{name}"), cause: Box::new(cause) })
     }
 
     pub(super) fn warn(&self, pod: &PodInfo, message: &str) {
@@ -111,7 +124,13 @@ impl Actor {
     }
 
     /// Says on the victim why it goes, then deletes it.
-    pub(super) async fn evict(&self, victim: &PodInfo, preemptor: &PodInfo, node: &Str, now: Timestamp) -> Result<(), ActError> {
+    pub(super) async fn evict(
+        &self,
+        victim: &PodInfo,
+        preemptor: &PodInfo,
+        node: &Str,
+        now: Timestamp,
+    ) -> Result<(), ActError> {
         let failed = |cause| ActError::Evict { pod: victim.key.to_string(), cause: Box::new(cause) };
         let condition = PodCondition {
             type_: "DisruptionTarget".to_owned(),
@@ -143,7 +162,13 @@ impl Actor {
     }
 
     /// Writes whether a group was placed, and what it lacks.
-    pub(super) async fn mark_group(&self, gang: &GangRef, placed: bool, message: &str, now: Timestamp) -> Result<(), ActError> {
+    pub(super) async fn mark_group(
+        &self,
+        gang: &GangRef,
+        placed: bool,
+        message: &str,
+        now: Timestamp,
+    ) -> Result<(), ActError> {
         let condition = Condition {
             type_: "PodGroupScheduled".to_owned(),
             status: if placed { "True" } else { "False" }.to_owned(),
@@ -198,22 +223,25 @@ fn is_bound(claims: &Informer<PersistentVolumeClaim>, key: &ClaimKey) -> bool {
 /// The patch that makes a Pod's status say this; nothing if it says so already.
 fn status_patch(mark: &Mark) -> Option<serde_json::Value> {
     let status = mark.pod.status.as_ref();
-    let old = status.and_then(|status| status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled"));
+    let old = status
+        .and_then(|status| status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled"));
     let nominated = status.and_then(|status| status.nominated_node_name.as_deref()).unwrap_or_default();
     let nomination = match &mark.nominate {
         Nomination::Set(node) if **node != *nominated => Some(json!(&**node)),
         Nomination::Clear if !nominated.is_empty() => Some(serde_json::Value::Null),
         Nomination::Set(_) | Nomination::Clear | Nomination::Keep => None,
     };
-    let same = |condition: &&PodCondition| {
+    let same = |condition: &PodCondition| {
         condition.status == "False"
             && condition.reason.as_deref() == Some("Unschedulable")
             && condition.message.as_deref() == Some(&mark.message)
     };
-    if old.filter(same).is_some() && nomination.is_none() {
+    if old.is_some_and(same) && nomination.is_none() {
         return None;
     }
-    let since = old.filter(|condition| condition.status == "False").and_then(|condition| condition.last_transition_time.clone());
+    let since = old
+        .filter(|condition| condition.status == "False")
+        .and_then(|condition| condition.last_transition_time.clone());
     let condition = PodCondition {
         type_: "PodScheduled".to_owned(),
         status: "False".to_owned(),

@@ -98,7 +98,8 @@ impl Cluster {
             return Ok(());
         };
         let new = self.converter.node(node)?;
-        let old = self.snapshot.slot(&key.name).and_then(|slot| self.snapshot.node(slot)).map(|node| Arc::clone(&node.info));
+        let old =
+            self.snapshot.slot(&key.name).and_then(|slot| self.snapshot.node(slot)).map(|node| Arc::clone(&node.info));
         if old.as_deref() == Some(&new) {
             return Ok(());
         }
@@ -206,7 +207,11 @@ impl Cluster {
         match kind {
             Kind::Service => {
                 let spec = sources.services.get_key(key).and_then(|service| service.spec.clone());
-                facts.set_service(namespace, name, convert::selector_of_map(spec.and_then(|spec| spec.selector).as_ref()));
+                facts.set_service(
+                    namespace,
+                    name,
+                    convert::selector_of_map(spec.and_then(|spec| spec.selector).as_ref()),
+                );
             }
             Kind::ReplicationController => {
                 let spec = sources.replication_controllers.get_key(key).and_then(|controller| controller.spec.clone());
@@ -245,7 +250,8 @@ impl Cluster {
             Kind::Volume => {
                 let volume = sources.volumes.get_key(key);
                 let converter = &mut self.converter;
-                let volume = volume.as_deref().map(|volume| convert::persistent_volume(converter, volume)).transpose()?;
+                let volume =
+                    volume.as_deref().map(|volume| convert::persistent_volume(converter, volume)).transpose()?;
                 facts.change_volumes(|volumes| put(&mut volumes.volumes, name, volume));
             }
             Kind::Class => {
@@ -277,11 +283,17 @@ impl Cluster {
                     timeout: None,
                 }
             }),
-            GangSource::Label => sources.label_groups.as_ref().and_then(|groups| groups.get_key(key)).map(|group| GangSpec {
-                min_count: usize::try_from(group.spec.min_member).unwrap_or(1).max(1),
-                timeout: group.spec.schedule_timeout_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs),
-                ..GangSpec::default()
-            }),
+            GangSource::Label => {
+                sources.label_groups.as_ref().and_then(|groups| groups.get_key(key)).map(|group| GangSpec {
+                    min_count: usize::try_from(group.spec.min_member).unwrap_or(1).max(1),
+                    timeout: group
+                        .spec
+                        .schedule_timeout_seconds
+                        .and_then(|s| u64::try_from(s).ok())
+                        .map(Duration::from_secs),
+                    ..GangSpec::default()
+                })
+            }
         };
         self.queue.set_gang(&gang, spec, now);
         self.queue.wake(&ClusterEvent::GangChanged(&gang), now);

@@ -66,7 +66,8 @@ impl Loop {
         let request = GangRequest { gang, spec, pods, placed };
         let queue = &self.cluster.queue;
         let mates = |victim: &PodInfo, snapshot: &Snapshot| {
-            let together = victim.template.gang.as_ref().filter(|gang| queue.gang(gang).is_some_and(|spec| spec.disrupt_together));
+            let together =
+                victim.template.gang.as_ref().filter(|gang| queue.gang(gang).is_some_and(|spec| spec.disrupt_together));
             together.map(|gang| members(gang, snapshot)).unwrap_or_default()
         };
         match self.core.schedule_gang(request, &mut self.cluster.snapshot, self.seed, &mates) {
@@ -77,7 +78,8 @@ impl Loop {
                     self.cluster.queue.remove(&pod.key, now);
                     self.assume(&pod, &placement);
                 }
-                let plugins = waiting.iter().flat_map(|(_, verdict)| verdict.plugins().iter().collect::<Vec<_>>()).collect();
+                let plugins =
+                    waiting.iter().flat_map(|(_, verdict)| verdict.plugins().iter().collect::<Vec<_>>()).collect();
                 for (pod, verdict) in waiting {
                     let message = verdict.message();
                     self.explain(&pod, &verdict, &message);
@@ -104,7 +106,10 @@ impl Loop {
         }
         let members: Vec<PodKey> = self.cluster.queue.members(&failure.gang).map(|pod| pod.key.clone()).collect();
         for key in members {
-            let nominate = promised.iter().find(|(promised, _)| *promised == key).map_or(Nomination::Clear, |(_, node)| node.clone());
+            let nominate = promised
+                .iter()
+                .find(|(promised, _)| *promised == key)
+                .map_or(Nomination::Clear, |(_, node)| node.clone());
             if nominate == Nomination::Clear
                 && let Some(pod) = self.cluster.queue.pod(&key).cloned()
             {
@@ -144,13 +149,18 @@ impl Loop {
         self.cluster.snapshot.nominate(Arc::clone(pod), &plan.node);
         let mut victims = plan.victims.clone();
         for victim in &plan.victims {
-            let together = victim.template.gang.as_ref().filter(|gang| self.cluster.queue.gang(gang).is_some_and(|spec| spec.disrupt_together));
+            let together = victim
+                .template
+                .gang
+                .as_ref()
+                .filter(|gang| self.cluster.queue.gang(gang).is_some_and(|spec| spec.disrupt_together));
             let mates = together.map(|gang| members(gang, &self.cluster.snapshot)).unwrap_or_default();
             victims.extend(mates.into_iter().filter(|mate| !plan.victims.contains(mate)));
         }
         let now = self.clock.now();
         for victim in victims.into_iter().filter(|victim| !victim.terminating) {
-            let (actor, pod, node, preemptor) = (self.actor.clone(), Arc::clone(pod), Arc::clone(&plan.node), unit.clone());
+            let (actor, pod, node, preemptor) =
+                (self.actor.clone(), Arc::clone(pod), Arc::clone(&plan.node), unit.clone());
             self.writes.spawn(async move {
                 let result = actor.evict(&victim, &pod, &node, now).await;
                 Done::Evicted { preemptor, result }
@@ -228,7 +238,11 @@ impl Loop {
     /// The Pod did not get to its node: its room is free again, and it is tried again after a pause.
     fn unbind(&mut self, pod: &Arc<PodInfo>, error: &ActError, now: Duration) {
         warn!(pod = %pod.key, error = %chain(error), "a pod could not be bound");
-        let current = self.cluster.known.get_mut(&pod.key).filter(|known| known.info.uid == pod.uid && known.place == Place::Assumed);
+        let current = self
+            .cluster
+            .known
+            .get_mut(&pod.key)
+            .filter(|known| known.info.uid == pod.uid && known.place == Place::Assumed);
         let Some(known) = current else { return };
         known.place = Place::Waiting;
         self.cluster.snapshot.remove_pod(&pod.uid);

@@ -93,7 +93,8 @@ impl Scheduler {
         let mut elector =
             LeaderElector::new(client.clone(), Arc::clone(&clock), election).map_err(SchedulerError::Election)?;
         while !shutdown.is_cancelled() {
-            let (client, informers, config, clock) = (client.clone(), Arc::clone(&informers), config.clone(), Arc::clone(&clock));
+            let (client, informers, config, clock) =
+                (client.clone(), Arc::clone(&informers), config.clone(), Arc::clone(&clock));
             let ended = elector.run(shutdown.clone(), |term| lead(client, informers, config, clock, term)).await;
             debug!(?ended, "the scheduler's term ended");
         }
@@ -240,7 +241,11 @@ impl Loop {
 
     fn look_at_everything(&mut self) {
         warn!("more changed than the scheduler could follow: it looks at everything anew");
-        let gone = self.cluster.known.keys().map(|key| carob_client::ObjectKey { namespace: key.namespace.clone(), name: key.name.clone() });
+        let gone = self
+            .cluster
+            .known
+            .keys()
+            .map(|key| carob_client::ObjectKey { namespace: key.namespace.clone(), name: key.name.clone() });
         let pods: Vec<_> = gone.map(|key| Changed { kind: Kind::Pod, key }).collect();
         let nodes = self.cluster.snapshot.nodes().map(|(_, node)| carob_client::ObjectKey::cluster(&node.info.name));
         let nodes: Vec<_> = nodes.map(|key| Changed { kind: Kind::Node, key }).collect();
