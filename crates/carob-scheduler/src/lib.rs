@@ -4,6 +4,7 @@
 //! status, victims' evictions, volume and claim choices, events and its lease.
 
 mod class;
+pub mod config;
 pub mod convert;
 mod core;
 mod explain;

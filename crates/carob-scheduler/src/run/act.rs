@@ -19,8 +19,6 @@ use crate::convert;
 use crate::model::{ClaimKey, GangRef, PodInfo, PodKey, Str};
 use crate::plugins::volumes::ClaimPlan;
 
-/// How long a Pod's claims may take to be bound (VolumeBindingArgs.bindTimeoutSeconds).
-const CLAIMS_BOUND_WITHIN: Duration = Duration::from_secs(600);
 /// Longer messages are cut (events.k8s.io NoteLengthLimit).
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -32,6 +30,7 @@ pub(super) struct Actor {
     pub(super) claims: Informer<PersistentVolumeClaim>,
     /// Changes whenever a claim does.
     pub(super) claims_changed: watch::Receiver<u64>,
+    pub(super) claims_bound_within: Duration,
 }
 
 /// What a Pod's status is to say.
@@ -204,12 +203,12 @@ impl Actor {
             api.patch(&claim.name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(failed(claim))?;
         }
         let wanted: Vec<&ClaimKey> = plan.bind.iter().map(|(claim, _)| claim).chain(&plan.provision).collect();
-        let claims = self.claims.clone();
+        let (claims, within) = (self.claims.clone(), self.claims_bound_within);
         let bound = self.claims_changed.wait_for(|_| wanted.iter().all(|key| is_bound(&claims, key)));
-        match tokio::time::timeout(CLAIMS_BOUND_WITHIN, bound).await {
+        match tokio::time::timeout(within, bound).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => {
-                Err(ActError::ClaimTimeout { pod: pod.key.to_string(), seconds: CLAIMS_BOUND_WITHIN.as_secs() })
+                Err(ActError::ClaimTimeout { pod: pod.key.to_string(), seconds: within.as_secs() })
             }
         }
     }

@@ -35,6 +35,8 @@ const WRITES_MAX: usize = 128;
 const DECISIONS_PER_TURN: usize = 32;
 /// Changes that are taken in between two decisions at most.
 const CHANGES_PER_TURN: usize = 4096;
+/// How long a Pod's claims may take to be bound (VolumeBindingArgs.bindTimeoutSeconds).
+const CLAIMS_BOUND_WITHIN: Duration = Duration::from_secs(600);
 /// How long writes that are under way may take to end after the shutdown.
 const LAST_WRITES_WITHIN: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,8 @@ pub struct SchedulerConfig {
     pub election: Option<ElectionConfig>,
     pub initial_backoff: Duration,
     pub max_backoff: Duration,
+    /// How long a Pod's claims may take to be bound.
+    pub claims_bound_within: Duration,
     /// Decides among nodes that are equally good.
     pub seed: u64,
     /// Where it is kept why Pods have no node; clone it before, to read it.
@@ -60,6 +64,7 @@ impl Default for SchedulerConfig {
             election: None,
             initial_backoff: INITIAL_BACKOFF,
             max_backoff: MAX_BACKOFF,
+            claims_bound_within: CLAIMS_BOUND_WITHIN,
             seed: carob_kit::random_u64(),
             explanations: Explanations::default(),
         }
@@ -173,7 +178,13 @@ impl Loop {
         let (claims_changed, changed) = watch::channel(0);
         let inbox = Inbox::new();
         sources.feed(&inbox);
-        let actor = Actor { client, recorder, claims: sources.claims.clone(), claims_changed: changed };
+        let actor = Actor {
+            client,
+            recorder,
+            claims: sources.claims.clone(),
+            claims_changed: changed,
+            claims_bound_within: config.claims_bound_within,
+        };
         Self {
             core: Core::new(config.profiles),
             cluster: Cluster::new(Queue::new(config.initial_backoff, config.max_backoff), names, config.explanations),
