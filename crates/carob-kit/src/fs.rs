@@ -33,6 +33,7 @@ pub enum Access {
 
 /// A file system. All calls may block.
 pub trait Fs: Send + Sync + fmt::Debug {
+    /// Makes a directory and those above it, as far as they do not exist, so that they survive a power loss.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
 
     /// The names in a directory, sorted.
@@ -102,7 +103,19 @@ pub struct RealFs;
 
 impl Fs for RealFs {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        fs_err::create_dir_all(dir)
+        let mut missing = Vec::new();
+        for ancestor in dir.ancestors().filter(|ancestor| *ancestor != Path::new("")) {
+            if ancestor.try_exists()? {
+                break;
+            }
+            missing.push(ancestor);
+        }
+        fs_err::create_dir_all(dir)?;
+        for made in missing {
+            let parent = made.parent().filter(|parent| *parent != Path::new(""));
+            self.sync_dir(parent.unwrap_or(Path::new(".")))?;
+        }
+        Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
