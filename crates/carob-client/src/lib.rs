@@ -16,7 +16,7 @@ mod informer;
 mod testing;
 mod transport;
 
-pub use driver::{Driver, DriverStats, Reconcile, Requeue, Work, WorkOptions, WorkStats};
+pub use driver::{Asker, Driver, DriverStats, Reconcile, Requeue, Work, WorkOptions, WorkStats};
 pub use election::{ElectionConfig, ElectionError, Ended, LeaderElector};
 pub use error::{During, ReconcileError};
 pub use events::{EventKind, EventRecorder, EventSource, RecorderStats, reference};

@@ -11,7 +11,10 @@ mod condition;
 mod context;
 mod deployment;
 mod discovery;
+mod endpoints;
+mod gc;
 mod hash;
+mod job;
 mod namespace;
 mod namespaces;
 mod node;
@@ -26,6 +29,7 @@ mod service_account;
 mod start;
 mod system;
 mod token;
+mod versions;
 
 pub use start::{Config, Controllers};
 pub use token::TokenSigner;

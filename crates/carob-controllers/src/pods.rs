@@ -8,7 +8,6 @@ use crate::condition;
 pub(crate) const FAILED: &str = "Failed";
 pub(crate) const SUCCEEDED: &str = "Succeeded";
 const PENDING: &str = "Pending";
-const RUNNING: &str = "Running";
 
 pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or(PENDING)
@@ -17,10 +16,6 @@ pub(crate) fn phase(pod: &Pod) -> &str {
 /// Whether all its containers have ended for good.
 pub(crate) fn is_finished(pod: &Pod) -> bool {
     matches!(phase(pod), FAILED | SUCCEEDED)
-}
-
-pub(crate) fn is_running(pod: &Pod) -> bool {
-    phase(pod) == RUNNING
 }
 
 pub(crate) fn is_deleting(pod: &Pod) -> bool {

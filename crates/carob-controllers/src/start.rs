@@ -12,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::deployment::DeploymentController;
+use crate::endpoints::{self, EndpointsController, MirroringController, SliceController};
+use crate::gc::{GarbageCollector, GcKey};
+use crate::job::{JobController, JobKey, TtlController};
 use crate::namespace::{self, NamespaceController};
 use crate::node::eviction::TaintEviction;
 use crate::node::ipam::NodeIpam;
@@ -65,6 +68,9 @@ impl Controllers {
         start_replicas::<ReplicaSet>(&mut driver, &context);
         start_replicas::<ReplicationController>(&mut driver, &context);
         start_deployments(&mut driver, &context);
+        start_gc(&mut driver, &context);
+        start_endpoints(&mut driver, &context);
+        start_jobs(&mut driver, &context);
         Self { driver }
     }
 
@@ -172,4 +178,48 @@ fn start_deployments(driver: &mut Driver, context: &Context) {
     let work = driver.work(controller, WorkOptions::default()).on(&deployments, |change| [change.key()]);
     let work = work.on(&sets, move |change| DeploymentController::deployments_of_set(&deployments, change));
     work.on(&pods, move |change| DeploymentController::deployments_of_pod(&sets, change)).start();
+}
+
+fn start_gc(driver: &mut Driver, context: &Context) {
+    // Many workers, since each waits for the API most of the time (--concurrent-gc-syncs).
+    let work = driver.work_asking(|ask| GarbageCollector::new(context.clone(), ask), options(20));
+    work.always([GcKey::Resources]).start();
+}
+
+fn start_endpoints(driver: &mut Driver, context: &Context) {
+    let controller = SliceController::new(context.clone());
+    let (services, pods, slices) =
+        (controller.services().clone(), controller.pods().clone(), controller.slices().clone());
+    let nodes = controller.nodes().clone();
+    let work = driver.work(controller, WorkOptions::default()).on(&services, |change| [change.key()]);
+    let work = work.on(&pods, {
+        let services = services.clone();
+        move |change| endpoints::services_of_pod(&services, change)
+    });
+    work.on(&slices, move |change| endpoints::services_of_slice(&services, change)).after(&nodes).start();
+
+    let controller = EndpointsController::new(context.clone());
+    let (services, pods) = (controller.services().clone(), controller.pods().clone());
+    let legacy = controller.endpoints().clone();
+    let work = driver.work(controller, WorkOptions::default()).on(&services, |change| [change.key()]);
+    let work = work.on(&legacy, |change| [change.key()]);
+    work.on(&pods, move |change| endpoints::services_of_pod(&services, change)).start();
+
+    let controller = MirroringController::new(context.clone());
+    let (services, legacy) = (controller.services().clone(), controller.endpoints().clone());
+    let slices = controller.slices().clone();
+    let work = driver.work(controller, WorkOptions::default()).on(&legacy, |change| [change.key()]);
+    let work = work.on(&services, |change| [change.key()]);
+    work.on(&slices, MirroringController::endpoints_of_slice).start();
+}
+
+fn start_jobs(driver: &mut Driver, context: &Context) {
+    let controller = JobController::new(context.clone());
+    let (jobs, pods) = (controller.jobs().clone(), controller.pods().clone());
+    let work = driver.work(controller, WorkOptions::default()).on(&jobs, |change| [JobKey::Job(change.key())]);
+    work.on(&pods, move |change| JobController::keys_of_pod(&jobs, change)).start();
+
+    let controller = TtlController::new(context.clone());
+    let jobs = controller.jobs().clone();
+    driver.work(controller, WorkOptions::default()).on(&jobs, |change| [change.key()]).start();
 }

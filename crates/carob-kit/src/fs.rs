@@ -12,6 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fs_err::os::unix::fs::{FileExt, OpenOptionsExt};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 pub use fault::{Fault, FaultFs};
 
@@ -31,6 +33,7 @@ pub enum Access {
 
 /// A file system. All calls may block.
 pub trait Fs: Send + Sync + fmt::Debug {
+    /// Makes a directory and those above it, as far as they do not exist, so that they survive a power loss.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
 
     /// The names in a directory, sorted.
@@ -100,7 +103,19 @@ pub struct RealFs;
 
 impl Fs for RealFs {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        fs_err::create_dir_all(dir)
+        let mut missing = Vec::new();
+        for ancestor in dir.ancestors().filter(|ancestor| *ancestor != Path::new("")) {
+            if ancestor.try_exists()? {
+                break;
+            }
+            missing.push(ancestor);
+        }
+        fs_err::create_dir_all(dir)?;
+        for made in missing {
+            let parent = made.parent().filter(|parent| *parent != Path::new(""));
+            self.sync_dir(parent.unwrap_or(Path::new(".")))?;
+        }
+        Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
@@ -142,6 +157,20 @@ impl Fs for RealFs {
 #[derive(Debug)]
 struct RealFile(fs_err::File);
 
+impl RealFile {
+    /// Extends the file to `len` bytes where the file system knows no fallocate(2), as some network ones do not.
+    fn write_zeros(&self, len: u64) -> io::Result<()> {
+        let zeros = vec![0; 64 << 10];
+        let mut at = self.len()?;
+        while at < len {
+            let count = usize::try_from(len - at).map_or(zeros.len(), |rest| rest.min(zeros.len()));
+            self.0.write_all_at(&zeros[..count], at)?;
+            at += count as u64;
+        }
+        Ok(())
+    }
+}
+
 impl FsFile for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
@@ -165,11 +194,15 @@ impl FsFile for RealFile {
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
-        use rustix::fs::{FallocateFlags, fallocate};
-        fallocate(self.0.file(), FallocateFlags::empty(), 0, len).map_err(|errno| {
-            let error = io::Error::from(errno);
-            io::Error::new(error.kind(), format!("preallocate {len} bytes of {}: {error}", self.0.path().display()))
-        })
+        match fallocate(self.0.file(), FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP) => self.write_zeros(len),
+            Err(errno) => {
+                let error = io::Error::from(errno);
+                let path = self.0.path().display();
+                Err(io::Error::new(error.kind(), format!("preallocate {len} bytes of {path}: {error}")))
+            }
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -226,6 +259,21 @@ mod tests {
         assert_eq!(held.kind(), io::ErrorKind::WouldBlock);
         drop(lock);
         fs.lock(&dir.join("lock")).expect("the lock is free again");
+    }
+
+    #[test]
+    fn zeros_are_written_behind_what_is_there() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let path = root.path().join("f");
+        let options = fs_err::OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        let file = RealFile(options.expect("create"));
+        file.write_all_at(b"data", 0).expect("write");
+        file.write_zeros(100_000).expect("extend");
+        file.write_zeros(10).expect("a longer file stays as it is");
+        let mut bytes = vec![1; 100_001];
+        assert_eq!(file.read_at(&mut bytes, 0).expect("read"), 100_000);
+        assert_eq!(&bytes[..4], b"data");
+        assert!(bytes[4..100_000].iter().all(|byte| *byte == 0));
     }
 
     #[test]

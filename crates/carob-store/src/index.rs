@@ -169,7 +169,7 @@ impl Index {
     pub(crate) fn skip_to(&mut self, revision: Revision) -> Vec<Arc<Event>> {
         debug_assert!(revision >= self.current);
         self.current = revision;
-        self.compact(revision)
+        self.compact(revision, usize::MAX)
     }
 
     /// Makes a change visible. Its revision must be later than every earlier one, and its entries must have been
@@ -212,24 +212,27 @@ impl Index {
             dropped += 1;
         }
         match dropped.checked_sub(1) {
-            Some(last) => self.compact(self.history[last].revision()),
+            Some(last) => self.compact(self.history[last].revision(), usize::MAX),
             None => Vec::new(),
         }
     }
 
-    /// Forgets what only readers before `revision` can see; returns the events dropped, oldest first, so that the
-    /// caller frees them without the index's lock.
-    pub(crate) fn compact(&mut self, revision: Revision) -> Vec<Arc<Event>> {
+    /// Forgets what only readers before `revision` can see, as far as `events_max` events go; [`Index::compacted`] tells
+    /// how far that is. Returns the events dropped, oldest first, so that the caller frees them without the index's lock.
+    pub(crate) fn compact(&mut self, revision: Revision, events_max: usize) -> Vec<Arc<Event>> {
         if revision <= self.compacted {
             return Vec::new();
         }
-        self.compacted = revision;
-        let count = self.history.partition_point(|event| event.revision() <= revision);
-        let dropped: Vec<_> = self.history.drain(..count).collect();
+        let due = self.history.partition_point(|event| event.revision() <= revision);
+        let dropped: Vec<_> = self.history.drain(..due.min(events_max)).collect();
+        self.compacted = match dropped.last() {
+            Some(last) if dropped.len() < due => last.revision(),
+            _ => revision,
+        };
         for event in &dropped {
             self.history_bytes -= history_cost_bytes(event);
             let key: &str = &event.entry.key;
-            if self.keys.get_mut(key).is_some_and(|versions| versions.compact(revision)) {
+            if self.keys.get_mut(key).is_some_and(|versions| versions.compact(self.compacted)) {
                 self.keys.remove(key);
             }
         }
@@ -308,8 +311,8 @@ mod tests {
     enum Step {
         Put(u8, u8),
         Delete(u8),
-        /// Compacts so many revisions before the current one.
-        Compact(u64),
+        /// Compacts so many revisions before the current one, so many events at a time.
+        Compact(u64, usize),
         Trim(usize),
     }
 
@@ -317,7 +320,7 @@ mod tests {
         prop_oneof![
             6 => (0..5u8, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
             3 => (0..5u8).prop_map(Step::Delete),
-            1 => (0..12u64).prop_map(Step::Compact),
+            1 => (0..12u64, 1..5usize).prop_map(|(back, max)| Step::Compact(back, max)),
             1 => (0..12usize).prop_map(Step::Trim),
         ]
     }
@@ -372,7 +375,13 @@ mod tests {
                 match step {
                     Step::Put(key, value) => change(&mut index, key, Some(value)),
                     Step::Delete(key) => change(&mut index, key, None),
-                    Step::Compact(back) => drop(index.compact(Revision(index.current().0.saturating_sub(back)))),
+                    Step::Compact(back, max) => {
+                        let revision = Revision(index.current().0.saturating_sub(back));
+                        while index.compacted() < revision {
+                            prop_assert!(index.compact(revision, max).len() <= max);
+                            check(&index, &states);
+                        }
+                    }
                     Step::Trim(events) => {
                         drop(index.trim(events, usize::MAX));
                         prop_assert!(index.history_events() <= events);
@@ -381,7 +390,7 @@ mod tests {
                 states.insert(index.current().0, shown(&index, index.current()));
                 check(&index, &states);
             }
-            drop(index.compact(index.current()));
+            drop(index.compact(index.current(), usize::MAX));
             prop_assert_eq!(index.keys.len(), index.live_keys(), "nothing of what was deleted is left");
             prop_assert!(index.keys.values().all(|versions| versions.older.is_none()));
         }

@@ -34,6 +34,12 @@ pub(crate) const BATCH_BYTES_MAX: usize = 2 << 20;
 /// Events that a watcher takes out of its group's log at once.
 pub(crate) const WATCH_CHUNK_MAX: usize = 64;
 
+/// Events compacted under one hold of the index's lock, which is as long as others may have to wait for it.
+pub(crate) const COMPACT_EVENTS_MAX: usize = 1024;
+
+/// Keys that a list visits under one hold of the index's lock, for the same reason.
+pub(crate) const LIST_CHUNK_KEYS: usize = 1024;
+
 /// Time that a lazy write may wait for its fsync.
 pub(crate) const LAZY_SYNC_DELAY: Duration = Duration::from_secs(1);
 

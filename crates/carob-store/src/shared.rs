@@ -9,7 +9,7 @@ use crate::backend::BackendError;
 use crate::entry::{Event, Revision};
 use crate::hub::{Hub, Touched};
 use crate::index::Index;
-use crate::limits::Limits;
+use crate::limits::{COMPACT_EVENTS_MAX, Limits};
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -71,16 +71,23 @@ impl Shared {
         touched
     }
 
-    /// Compacts history up to `revision`, as far as it has not been compacted further.
+    /// Compacts history up to `revision`, as far as it has not been compacted further; in pieces, so that nobody waits
+    /// for all of it.
     pub(crate) fn forget(&self, revision: Revision) {
-        let mut index = self.write();
-        let dropped = index.compact(revision);
-        let groups = self.hub.lock();
-        for event in &dropped {
-            groups.forget(event);
+        loop {
+            let mut index = self.write();
+            let dropped = index.compact(revision, COMPACT_EVENTS_MAX);
+            let groups = self.hub.lock();
+            for event in &dropped {
+                groups.forget(event);
+            }
+            let done = index.compacted() >= revision;
+            drop(groups);
+            drop(index);
+            if done {
+                return;
+            }
         }
-        drop(groups);
-        drop(index);
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -11,15 +11,12 @@ use crate::backend::{Backend, BackendError, OpenError};
 use crate::embedded::{Embedded, LogSizes};
 use crate::entry::{Entry, Revision};
 use crate::index::{Index, ListOptions, Page, ReadError};
-use crate::limits::{Limits, WRITE_QUEUE_MAX};
+use crate::limits::{LIST_CHUNK_KEYS, Limits, WRITE_QUEUE_MAX};
 use crate::memory::Memory;
 use crate::pipeline::{Pipeline, Request};
 use crate::shared::Shared;
 use crate::txn::{Txn, TxnError, TxnOk};
 use crate::watch::Watch;
-
-/// Keys that a list visits under one hold of the index's lock, which is as long as a writer may have to wait for it.
-const LIST_CHUNK_KEYS: usize = 1024;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]

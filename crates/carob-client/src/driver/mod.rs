@@ -95,8 +95,18 @@ impl Driver {
 
     /// Prepares a reconciler: give it its sources, then [`Work::start`] it.
     pub fn work<R: Reconcile>(&mut self, reconciler: R, options: WorkOptions) -> Work<'_, R> {
+        self.work_asking(|_| reconciler, options)
+    }
+
+    /// As [`Driver::work`], for a reconciler that asks for keys of its own.
+    pub fn work_asking<R, F>(&mut self, make: F, options: WorkOptions) -> Work<'_, R>
+    where
+        R: Reconcile,
+        F: FnOnce(Asker<R::Key>) -> R,
+    {
         let queue = Arc::new(Queue::new());
-        Work { driver: self, reconciler: Arc::new(reconciler), options, queue, ready: Vec::new(), scans: Vec::new() }
+        let reconciler = Arc::new(make(Asker { queue: Arc::clone(&queue) }));
+        Work { driver: self, reconciler, options, queue, ready: Vec::new(), scans: Vec::new() }
     }
 
     /// Reads the counts of all reconcilers, also of those that are started later.
@@ -120,6 +130,23 @@ impl Driver {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
+    }
+}
+
+/// Asks a reconciler to look at a key. It keeps nothing running.
+pub struct Asker<K> {
+    queue: Arc<Queue<K>>,
+}
+
+impl<K> Clone for Asker<K> {
+    fn clone(&self) -> Self {
+        Self { queue: Arc::clone(&self.queue) }
+    }
+}
+
+impl<K: Hash + Eq + Clone> Asker<K> {
+    pub fn ask(&self, key: K) {
+        self.queue.push(key);
     }
 }
 
@@ -173,10 +200,8 @@ impl<R: Reconcile> Work<'_, R> {
         self
     }
 
-    /// A handle through which other parts can ask for a key.
-    pub fn asker(&self) -> impl Fn(R::Key) + Send + Sync + Clone + use<R> {
-        let queue = Arc::clone(&self.queue);
-        move |key| queue.push(key)
+    pub fn asker(&self) -> Asker<R::Key> {
+        Asker { queue: Arc::clone(&self.queue) }
     }
 
     pub fn start(self) {

@@ -60,10 +60,10 @@ async fn a_key_never_runs_twice_at_a_time_but_again_if_asked_for_meanwhile() {
     let work = driver.work(reconciler, options(4));
     let ask = work.asker();
     work.start();
-    ask(1);
+    ask.ask(1);
     wait_ms(10).await;
     for _ in 0..3 {
-        ask(1);
+        ask.ask(1);
         wait_ms(10).await;
     }
     wait_ms(500).await;
@@ -118,7 +118,7 @@ async fn an_event_makes_a_delayed_key_run_at_once_and_drops_its_delay() {
     let ask = work.asker();
     work.start();
     wait_ms(1000).await;
-    ask(1);
+    ask.ask(1);
     wait_ms(120_000).await;
     assert_eq!(log.lock().expect("no panic").len(), 4, "two runs: the delay of the first was overtaken");
 }

@@ -95,7 +95,8 @@ impl Informers {
         self.of_source(Source { path, selection, metadata_only: false })
     }
 
-    /// The informer of the metadata of all objects of any resource, built-in or not.
+    /// The informer of the metadata of all objects of any resource, built-in or not, for whoever follows owner references.
+    /// Labels and annotations are left out: with them the metadata of a whole cluster would be most of its memory.
     pub fn of_metadata(&self, resource: &ApiResource) -> Informer<PartialObjectMeta> {
         self.of_source(metadata_source(resource))
     }

@@ -237,7 +237,11 @@ where
     fn decode(&self, key: &ObjectKey, object: &RawValue) {
         match serde_json::from_str::<K>(object.get()) {
             Ok(mut object) => {
-                object.meta_mut().managed_fields = None;
+                let meta = object.meta_mut();
+                meta.managed_fields = None;
+                if self.source.metadata_only {
+                    (meta.labels, meta.annotations) = (None, None);
+                }
                 self.shared.store.apply(object);
             }
             Err(error) => {

@@ -7,8 +7,7 @@ mod status;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use carob_client::{
     Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference,
@@ -25,6 +24,7 @@ use crate::namespaces;
 use crate::ownership::{self, Owner, version};
 use crate::pod_control::said;
 use crate::pods;
+use crate::versions::Versions;
 use rollout::{Scale, Step};
 use sets::{HASH_LABEL, REVISION, Sets};
 use status::Progress;
@@ -35,14 +35,8 @@ pub(crate) struct DeploymentController {
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
     recorder: EventRecorder,
-    written: Mutex<HashMap<ObjectKey, Written>>,
-}
-
-/// The newest resourceVersions that were written for a Deployment: the next look at it waits for them.
-#[derive(Debug, Clone, Copy, Default)]
-struct Written {
-    deployment: u64,
-    set: u64,
+    written_sets: Versions,
+    written_deployments: Versions,
 }
 
 impl DeploymentController {
@@ -53,7 +47,8 @@ impl DeploymentController {
             pods: context.informers.of(),
             recorder: context.recorder("deployment-controller"),
             context,
-            written: Mutex::default(),
+            written_sets: Versions::default(),
+            written_deployments: Versions::default(),
         }
     }
 
@@ -101,26 +96,6 @@ impl DeploymentController {
         ownership::controller_key::<Deployment>(&set.metadata)
     }
 
-    async fn settled(&self, key: &ObjectKey) {
-        let written = self.written.lock().expect("no holder of the versions panics").get(key).copied();
-        if let Some(written) = written {
-            self.sets.reached(written.set).await;
-            self.deployments.reached(written.deployment).await;
-        }
-    }
-
-    fn note_set(&self, key: &ObjectKey, version: u64) {
-        let mut written = self.written.lock().expect("no holder of the versions panics");
-        let noted = written.entry(key.clone()).or_default();
-        noted.set = version.max(noted.set);
-    }
-
-    fn note_deployment(&self, key: &ObjectKey, version: u64) {
-        let mut written = self.written.lock().expect("no holder of the versions panics");
-        let noted = written.entry(key.clone()).or_default();
-        noted.deployment = version.max(noted.deployment);
-    }
-
     async fn claim(&self, owner: &Owner, deployment: &Deployment) -> Result<Vec<Arc<ReplicaSet>>, ReconcileError> {
         let Some(spec) = &deployment.spec else { return Ok(Vec::new()) };
         let selector = ownership::selector(&spec.selector, &owner.key)?;
@@ -134,7 +109,7 @@ impl DeploymentController {
         let sets: Api<ReplicaSet> = self.context.api(&owner.key.namespace);
         let candidates = self.sets.list_in(&owner.key.namespace);
         let claimed = ownership::claim(&sets, owner, &selector, candidates, still_owner).await?;
-        self.note_set(&owner.key, claimed.version);
+        self.written_sets.note(&owner.key, claimed.version);
         Ok(claimed.objects)
     }
 
@@ -183,7 +158,7 @@ impl DeploymentController {
         let api: Api<Deployment> = self.context.api(&key.namespace);
         let written = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
         let written = written.unless_gone(|| format!("note the revision of deployment {key}"))?;
-        self.note_deployment(key, written.as_ref().map_or(0, version));
+        self.written_deployments.note(key, written.as_ref().map_or(0, version));
         Ok(())
     }
 
@@ -192,7 +167,7 @@ impl DeploymentController {
         let api: Api<ReplicaSet> = self.context.api(&key.namespace);
         let written = api.replace(&name, &PostParams::default(), set).await;
         let written = written.during(|| format!("update replica set {}/{name}", key.namespace))?;
-        self.note_set(key, version(&written));
+        self.written_sets.note(key, version(&written));
         Ok(written)
     }
 
@@ -232,7 +207,7 @@ impl DeploymentController {
         let api: Api<ReplicaSet> = self.context.api(&owner.key.namespace);
         match api.create(&PostParams::default(), &set).await {
             Ok(created) => {
-                self.note_set(&owner.key, version(&created));
+                self.written_sets.note(&owner.key, version(&created));
                 if replicas > 0 {
                     self.tell_scaled(deployment, &name, 0, replicas);
                 }
@@ -244,7 +219,7 @@ impl DeploymentController {
                     |held: &ReplicaSet| pods::controller(&held.metadata).is_some_and(|owned| owned.uid == owner.uid);
                 match held {
                     Some(held) if ours(&held) && Sets::new(deployment, vec![Arc::new(held.clone())]).new.is_some() => {
-                        self.note_set(&owner.key, version(&held));
+                        self.written_sets.note(&owner.key, version(&held));
                         Ok(Some(held))
                     }
                     _ => self.count_collision(&owner.key, deployment).await.map(|()| None),
@@ -289,7 +264,7 @@ impl DeploymentController {
         let api: Api<Deployment> = self.context.api(&key.namespace);
         let written = api.replace_status(&key.name, &PostParams::default(), &wanted).await;
         let written = written.unless_gone(|| format!("write the status of deployment {key}"))?;
-        self.note_deployment(key, written.as_ref().map_or(0, version));
+        self.written_deployments.note(key, written.as_ref().map_or(0, version));
         Ok(())
     }
 
@@ -374,9 +349,11 @@ impl Reconcile for DeploymentController {
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
-        self.settled(&key).await;
+        self.written_sets.settled(&key, &self.sets).await;
+        self.written_deployments.settled(&key, &self.deployments).await;
         let Some(deployment) = self.deployments.get_key(&key) else {
-            self.written.lock().expect("no holder of the versions panics").remove(&key);
+            self.written_sets.forget(&key);
+            self.written_deployments.forget(&key);
             return Ok(Requeue::No);
         };
         let owner = Owner::of(&*deployment);

@@ -240,8 +240,8 @@ fn a_rollout_progresses_completes_or_times_out() {
     assert_eq!(
         conditions(&done),
         [
-            "Progressing=True NewReplicaSetAvailable: ReplicaSet \"web-new-2\" has successfully progressed.",
             "Available=True MinimumReplicasAvailable: Deployment has minimum availability.",
+            "Progressing=True NewReplicaSetAvailable: ReplicaSet \"web-new-2\" has successfully progressed.",
         ]
     );
     assert_eq!((done.updated_replicas, done.unavailable_replicas), (Some(2), None));

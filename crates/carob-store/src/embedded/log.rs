@@ -43,12 +43,22 @@ pub(super) struct OpenSegment {
     pub(super) synced: u64,
 }
 
-/// Makes the segment `number`, which begins at `start`, after frames that came to `before`.
+/// Where a segment begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begin {
+    /// What the frames before it came to.
+    pub(super) before: Revision,
+    /// The revision after which it goes on.
+    pub(super) start: Revision,
+    pub(super) reserved: Revision,
+}
+
+/// Makes the segment `number`.
 pub(super) fn create_segment(
     fs: &dyn Fs,
     dir: &Path,
     number: u64,
-    (before, start, reserved): (Revision, Revision, Revision),
+    begin: &Begin,
     len: u64,
 ) -> Result<OpenSegment, BackendError> {
     let io = |cause| BackendError::Io { operation: "begin a segment of the log", cause };
@@ -64,6 +74,7 @@ pub(super) fn create_segment(
             _ => io(cause),
         });
     }
+    let Begin { before, start, reserved } = *begin;
     let header = file::Header { number, before, start, reserved, salt };
     new.file.write_all_at(&header.encode(Kind::Segment), 0).map_err(io)?;
     let file = new.name(dir).map_err(io)?;
@@ -79,7 +90,8 @@ impl Log {
         sizes: LogSizes,
         lock: Box<dyn FsLock>,
         segment: OpenSegment,
-        (last, reserved): (Revision, Revision),
+        last: Revision,
+        reserved: Revision,
     ) -> Self {
         Self { fs, dir, sizes, segment, last, reserved, buffer: FrameBuffer::new(), _lock: lock }
     }
@@ -144,8 +156,8 @@ impl Log {
     fn next_segment(&mut self, frame_bytes: u64) -> Result<(), BackendError> {
         self.sync()?;
         let len = self.sizes.segment_bytes.max(file::HEADER_BYTES as u64 + frame_bytes);
-        let revisions = (self.last, self.last, self.reserved.max(self.last));
-        self.segment = create_segment(&*self.fs, &self.dir, self.segment.number + 1, revisions, len)?;
+        let begin = Begin { before: self.last, start: self.last, reserved: self.reserved.max(self.last) };
+        self.segment = create_segment(&*self.fs, &self.dir, self.segment.number + 1, &begin, len)?;
         Ok(())
     }
 

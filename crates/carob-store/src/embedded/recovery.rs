@@ -7,7 +7,7 @@ use std::sync::Arc;
 use carob_kit::fs::{Access, Fs, FsLock, write_atomic};
 
 use super::file::{self, Kind, TEMPORARY_SUFFIX};
-use super::log::{Log, OpenSegment, create_segment};
+use super::log::{Begin, Log, OpenSegment, create_segment};
 use super::{FORMAT, LogSizes, checkpoint, frame};
 use crate::backend::OpenError;
 use crate::entry::{Event, EventKind, Revision};
@@ -72,12 +72,12 @@ pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits
         let start = reserved.max(last);
         drop(index.skip_to(start));
         let reserved = Revision(start.0 + sizes.revision_block);
-        let revisions = (last, start, reserved);
-        let segment = create_segment(&*fs, dir, end.segment.number + 1, revisions, sizes.segment_bytes)
+        let begin = Begin { before: last, start, reserved };
+        let segment = create_segment(&*fs, dir, end.segment.number + 1, &begin, sizes.segment_bytes)
             .map_err(|cause| OpenError::Begin { path: dir.to_owned(), cause })?;
         (segment, start, reserved)
     };
-    let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, (last, reserved));
+    let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, last, reserved);
     Ok(Recovered { index, log, first_segment })
 }
 
@@ -152,12 +152,11 @@ fn make(
         return Err(OpenError::Damaged { path, offset: 0, what: "it is missing, but there is data beside it" });
     }
     file::remove_if_there(&*fs, &first).map_err(io)?;
-    let revisions = (Revision::EMPTY, Revision::EMPTY, Revision::EMPTY);
-    let segment = create_segment(&*fs, dir, FIRST_SEGMENT, revisions, sizes.segment_bytes)
+    let begin = Begin { before: Revision::EMPTY, start: Revision::EMPTY, reserved: Revision::EMPTY };
+    let segment = create_segment(&*fs, dir, FIRST_SEGMENT, &begin, sizes.segment_bytes)
         .map_err(|cause| OpenError::Begin { path: dir.to_owned(), cause })?;
     write_atomic(&*fs, &dir.join(FORMAT_FILE), format!("{FORMAT_PREFIX}{FORMAT}\n").as_bytes()).map_err(io)?;
-    let revisions = (Revision::EMPTY, Revision::EMPTY);
-    let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, revisions);
+    let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, Revision::EMPTY, Revision::EMPTY);
     Ok(Recovered { index: Index::new(Revision::EMPTY), log, first_segment: FIRST_SEGMENT })
 }
 
