@@ -1,11 +1,14 @@
 //! carob-node
+pub mod admission;
 pub mod api;
 pub mod config;
 pub mod env;
 pub mod events;
+pub mod fleet;
 pub mod hooks;
 pub mod image;
 pub mod logs;
+pub mod machine;
 pub mod objects;
 pub mod observe;
 pub mod paths;

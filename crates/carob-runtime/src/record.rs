@@ -38,9 +38,15 @@ pub(crate) struct SandboxRecord {
 pub(crate) enum SandboxPhase {
     /// Its parts are being made. Found by a new process, it is taken down: nobody has heard of it.
     Creating,
-    Ready { shim_pid: i32, infra_pid: i32, ips: Vec<IpAddr> },
+    Ready {
+        shim_pid: i32,
+        infra_pid: i32,
+        ips: Vec<IpAddr>,
+    },
     /// Its processes are gone. The addresses are what it had, for the status.
-    Stopped { ips: Vec<IpAddr> },
+    Stopped {
+        ips: Vec<IpAddr>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,9 +70,20 @@ pub(crate) struct ContainerRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ContainerPhase {
     /// Its first process waits to be started.
-    Created { pid: i32 },
-    Running { pid: i32, started_at_ns: i64 },
-    Exited { started_at_ns: i64, finished_at_ns: i64, exit_code: i32, reason: String, message: String },
+    Created {
+        pid: i32,
+    },
+    Running {
+        pid: i32,
+        started_at_ns: i64,
+    },
+    Exited {
+        started_at_ns: i64,
+        finished_at_ns: i64,
+        exit_code: i32,
+        reason: String,
+        message: String,
+    },
 }
 
 impl ContainerPhase {
@@ -160,7 +177,11 @@ mod tests {
             config: v1::PodSandboxConfig { hostname: "web-0".into(), ..v1::PodSandboxConfig::default() },
             cgroup: "/kubepods/pod1".into(),
             created_at_ns: 5,
-            phase: SandboxPhase::Ready { shim_pid: 1, infra_pid: 2, ips: vec!["10.244.0.2".parse().expect("an address")] },
+            phase: SandboxPhase::Ready {
+                shim_pid: 1,
+                infra_pid: 2,
+                ips: vec!["10.244.0.2".parse().expect("an address")],
+            },
         }
     }
 

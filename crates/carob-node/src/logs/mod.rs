@@ -3,3 +3,4 @@
 pub mod files;
 pub mod read;
 pub mod rotate;
+mod watch;

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Rejection;
 use crate::events::Subject;
 use crate::image::Attempts;
 use crate::observe::Observer;
@@ -142,6 +143,16 @@ impl Worker {
         if self.gone {
             self.mark_deleted();
         }
+    }
+
+    /// Fails the Pod before anything of it has started.
+    pub fn reject(&mut self, rejection: Rejection) {
+        let mut status = self.pod.status.clone().unwrap_or_default();
+        self.tools.events.warning(&Subject::pod(&self.pod), rejection.reason, rejection.message.clone());
+        status.phase = Some("Failed".to_owned());
+        status.reason = Some(rejection.reason.to_owned());
+        status.message = Some(rejection.message);
+        self.set_status(status);
     }
 
     /// Works until the Pod is gone from the API and from the machine, or the node shuts down.

@@ -56,10 +56,7 @@ pub(super) fn rules(privileged: bool, devices: &[GrantedDevice]) -> Result<Vec<D
     for device in devices {
         let letters = &device.permissions;
         if letters.is_empty() || !letters.chars().all(|letter| "rwm".contains(letter)) {
-            return Err(SpecError::DevicePermissions {
-                path: device.node.path.clone(),
-                permissions: letters.clone(),
-            });
+            return Err(SpecError::DevicePermissions { path: device.node.path.clone(), permissions: letters.clone() });
         }
         rules.push(DeviceRule {
             kind: if device.node.block { DeviceKind::Block } else { DeviceKind::Char },
@@ -78,7 +75,8 @@ mod tests {
     use super::*;
 
     fn disk(permissions: &str) -> GrantedDevice {
-        let node = DeviceNode { path: "/dev/vda".into(), block: true, major: 254, minor: 0, mode: 0o660, uid: 0, gid: 6 };
+        let node =
+            DeviceNode { path: "/dev/vda".into(), block: true, major: 254, minor: 0, mode: 0o660, uid: 0, gid: 6 };
         GrantedDevice { node, container_path: "/dev/vda".into(), permissions: permissions.into() }
     }
 

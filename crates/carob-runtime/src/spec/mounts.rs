@@ -63,7 +63,9 @@ fn ordered(asked: &[v1::Mount]) -> Result<Vec<&v1::Mount>, SpecError> {
         if mount.host_path.is_empty() {
             return refused("there is no host path");
         }
-        if mount.recursive_read_only && (!mount.readonly || mount.propagation != v1::MountPropagation::PropagationPrivate as i32) {
+        if mount.recursive_read_only
+            && (!mount.readonly || mount.propagation != v1::MountPropagation::PropagationPrivate as i32)
+        {
             return refused("a mount that is read-only in depth must be read-only and private");
         }
     }

@@ -26,9 +26,12 @@ const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// `linux.seccomp`.
 pub(super) fn default_profile(bounding: u64, arch: &str) -> Value {
     let holds = |condition: &str| {
-        condition == "always" || condition == arch || capability::number(condition).is_some_and(|bit| bounding >> bit & 1 == 1)
+        condition == "always"
+            || condition == arch
+            || capability::number(condition).is_some_and(|bit| bounding >> bit & 1 == 1)
     };
-    let mut names: Vec<&str> = sections().filter(|(condition, _)| holds(condition)).flat_map(|section| section.1).collect();
+    let mut names: Vec<&str> =
+        sections().filter(|(condition, _)| holds(condition)).flat_map(|section| section.1).collect();
     names.sort_unstable();
     names.dedup();
     let admin = names.contains(&"clone");

@@ -91,7 +91,9 @@ fn namespaces_follow_the_pod() {
                 Some(v1::NamespaceOption { pid: mode as i32, ..v1::NamespaceOption::default() });
         })
     };
-    let own = expect![[r#"[{"type":"mount"},{"path":"/proc/77/ns/net","type":"network"},{"path":"/proc/77/ns/ipc","type":"ipc"},{"path":"/proc/77/ns/uts","type":"uts"},{"type":"pid"},{"type":"cgroup"}]"#]];
+    let own = expect![[
+        r#"[{"type":"mount"},{"path":"/proc/77/ns/net","type":"network"},{"path":"/proc/77/ns/ipc","type":"ipc"},{"path":"/proc/77/ns/uts","type":"uts"},{"type":"pid"},{"type":"cgroup"}]"#
+    ]];
     check(&plain(), "/linux/namespaces", &own);
     let shared = expect![[r#"{"path":"/proc/77/ns/pid","type":"pid"}"#]];
     check(&with_pid(v1::NamespaceMode::Pod), "/linux/namespaces/4", &shared);
@@ -144,7 +146,8 @@ fn standard_mounts_and_those_asked_for() {
         .iter()
         .map(|mount| {
             let text = |key: &str| mount[key].as_str().unwrap_or_default().to_owned();
-            let options: Vec<&str> = mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let options: Vec<&str> =
+                mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             format!("{} {} {} {}", text("destination"), text("type"), text("source"), options.join(","))
         })
         .collect();
@@ -260,8 +263,7 @@ fn what_this_machine_cannot_do_is_refused() {
 
     let apparmor = with_security(|security| {
         let localhost_ref = "localhost/strict".to_owned();
-        security.apparmor =
-            Some(v1::SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref });
+        security.apparmor = Some(v1::SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref });
     });
     assert_eq!(generate(&apparmor), Err(SpecError::AppArmor("strict".into())));
     let user_namespace = with_security(|security| {

@@ -1,0 +1,216 @@
+//! Whether a Pod that was bound to this node may run on it at all (kubelet `pkg/kubelet/lifecycle`, `pkg/kubelet/sysctl`). Pure.
+//!
+//! The scheduler has decided already; this is for Pods that came past it, and for races between two of them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::config::resources::{ResourceError, amounts};
+use crate::pod::PodView;
+
+/// Kernel settings that belong to a Pod's namespaces and cannot harm others (kubelet `pkg/kubelet/sysctl/safe_sysctls.go`).
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Why a Pod is refused: it fails at once with this reason and message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// What the node can give.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Room {
+    pub cpu_milli: i64,
+    pub memory_bytes: i64,
+    pub pods: usize,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Checks `pod` against what the `others` on the node leave.
+pub fn admit(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> {
+    check_sysctls(pod)?;
+    check_selector(pod, room)?;
+    check_room(pod, others, room)?;
+    check_ports(pod, others)
+}
+
+fn rejected(reason: &'static str, what: impl std::fmt::Display) -> Rejection {
+    Rejection { reason, message: format!("Pod was rejected: {what}") }
+}
+
+fn check_sysctls(pod: &Pod) -> Result<(), Rejection> {
+    let view = PodView::new(pod);
+    let sysctls = view.spec().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.sysctls.as_ref());
+    for sysctl in sysctls.into_iter().flatten() {
+        let name = sysctl.name.replace('/', ".");
+        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            return Err(rejected("SysctlForbidden", format!("forbidden sysctl: {name:?} not allowlisted")));
+        }
+        if view.host_network() && name.starts_with("net.") {
+            return Err(rejected("SysctlForbidden", format!("forbidden sysctl: {name:?} not allowed with host net enabled")));
+        }
+    }
+    Ok(())
+}
+
+fn check_selector(pod: &Pod, room: &Room) -> Result<(), Rejection> {
+    let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
+    let fits = selector.into_iter().flatten().all(|(key, value)| room.labels.get(key) == Some(value));
+    if fits { Ok(()) } else { Err(rejected("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")) }
+}
+
+/// What a Pod asks for as a whole, init containers included where one of them needs more.
+fn requests(pod: &Pod) -> Result<(i64, i64), ResourceError> {
+    let Some(spec) = &pod.spec else { return Ok((0, 0)) };
+    let (mut cpu, mut memory) = (0i64, 0i64);
+    let (mut side_cpu, mut side_memory) = (0i64, 0i64);
+    let (mut peak_cpu, mut peak_memory) = (0i64, 0i64);
+    for container in spec.init_containers.iter().flatten() {
+        let wanted = amounts(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))?;
+        let (more_cpu, more_memory) = (wanted.cpu_milli.unwrap_or(0), wanted.memory_bytes.unwrap_or(0));
+        if container.restart_policy.as_deref() == Some("Always") {
+            side_cpu += more_cpu;
+            side_memory += more_memory;
+        } else {
+            peak_cpu = peak_cpu.max(side_cpu + more_cpu);
+            peak_memory = peak_memory.max(side_memory + more_memory);
+        }
+    }
+    for container in &spec.containers {
+        let wanted = amounts(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))?;
+        cpu += wanted.cpu_milli.unwrap_or(0);
+        memory += wanted.memory_bytes.unwrap_or(0);
+    }
+    Ok(((cpu + side_cpu).max(peak_cpu), (memory + side_memory).max(peak_memory)))
+}
+
+fn check_room(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> {
+    let alive: Vec<&&Pod> = others.iter().filter(|other| !PodView::new(other).is_terminal()).collect();
+    if alive.len() + 1 > room.pods {
+        return Err(short("pods", 1, alive.len() as i64, room.pods as i64));
+    }
+    let parse = |pod: &Pod| requests(pod).map_err(|error| rejected("UnexpectedAdmissionError", carob_kit::chain(&error)));
+    let (cpu, memory) = parse(pod)?;
+    let (mut used_cpu, mut used_memory) = (0, 0);
+    for other in alive {
+        let (other_cpu, other_memory) = parse(other)?;
+        used_cpu += other_cpu;
+        used_memory += other_memory;
+    }
+    if cpu > 0 && used_cpu + cpu > room.cpu_milli {
+        return Err(short("cpu", cpu, used_cpu, room.cpu_milli));
+    }
+    if memory > 0 && used_memory + memory > room.memory_bytes {
+        return Err(short("memory", memory, used_memory, room.memory_bytes));
+    }
+    Ok(())
+}
+
+fn short(resource: &'static str, wanted: i64, used: i64, capacity: i64) -> Rejection {
+    let reason = match resource {
+        "cpu" => "OutOfcpu",
+        "memory" => "OutOfmemory",
+        _ => "OutOfpods",
+    };
+    let message = format!("Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, capacity: {capacity}");
+    rejected(reason, message)
+}
+
+fn check_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Rejection> {
+    let mine = host_ports(pod);
+    for other in others.iter().filter(|other| !PodView::new(other).is_terminal()) {
+        for (ip, protocol, port) in host_ports(other) {
+            let clash = |(my_ip, my_protocol, my_port): &(String, String, i32)| {
+                let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
+                *my_protocol == protocol && *my_port == port && (any(my_ip) || any(&ip) || *my_ip == ip)
+            };
+            if mine.iter().any(clash) {
+                let what = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+                return Err(rejected("NodePorts", what));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
+    let view = PodView::new(pod);
+    let host_network = view.host_network();
+    let members = view.members();
+    let ports = members.iter().flat_map(|member| member.spec.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let number = port.host_port.or(host_network.then_some(port.container_port)).filter(|port| *port > 0)?;
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+            Some((port.host_ip.clone().unwrap_or_default(), protocol, number))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        let mut spec = spec;
+        if spec["containers"].is_null() {
+            spec["containers"] = json!([{"name": "c"}]);
+        }
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("a Pod")
+    }
+
+    fn asking(cpu: &str) -> serde_json::Value {
+        json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
+    }
+
+    fn porting(ip: &str) -> serde_json::Value {
+        json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080, "hostIP": ip}]}]})
+    }
+
+    #[test]
+    fn reasons_to_refuse() {
+        let labels = [("disk".to_owned(), "ssd".to_owned())].into();
+        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2, labels };
+        let sysctl = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+        for (mine, other, expect) in [
+            (json!({}), json!({}), None),
+            (sysctl("kernel.shm_rmid_forced"), json!({}), None),
+            (sysctl("kernel/msgmax"), json!({}), Some("SysctlForbidden")),
+            (json!({"nodeSelector": {"disk": "ssd"}}), json!({}), None),
+            (json!({"nodeSelector": {"disk": "hdd"}}), json!({}), Some("NodeAffinity")),
+            (asking("600m"), asking("400m"), None),
+            (asking("600m"), asking("500m"), Some("OutOfcpu")),
+            (porting(""), porting(""), Some("NodePorts")),
+            (porting("127.0.0.1"), porting("127.0.0.2"), None),
+            (porting("127.0.0.1"), porting("0.0.0.0"), Some("NodePorts")),
+        ] {
+            let (mine, other) = (pod(mine), pod(other));
+            let verdict = admit(&mine, &[&other], &room).err().map(|rejection| rejection.reason);
+            assert_eq!(verdict, expect, "{:?}", mine.spec);
+        }
+        let plain = pod(json!({}));
+        let full = admit(&plain, &[&plain, &plain], &room).expect_err("two are there already");
+        assert_eq!(full.reason, "OutOfpods");
+        assert_eq!(
+            full.message,
+            "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2"
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! The machine as a Node: what it has, how it is, and telling the API so.
+
+pub mod facts;
+pub mod object;
+pub mod register;

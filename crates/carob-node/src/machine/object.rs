@@ -1,0 +1,303 @@
+//! The Node object, from facts. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use carob_cri::v1::{Image, StatusResponse};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+use super::facts::{MachineFacts, Strain};
+use crate::status::whole_seconds;
+
+/// Memory that must stay free for the node itself (kubelet `evictionHard`, memory.available).
+pub const MEMORY_RESERVED_BYTES: u64 = 100 << 20;
+/// Hundredths of the disk and of its inodes that must stay free (kubelet `evictionHard`, nodefs).
+const DISK_RESERVED_PERCENT: u64 = 10;
+const INODES_RESERVED_PERCENT: u64 = 5;
+/// Images that a Node lists (kubelet `nodeStatusMaxImages`), and names of each (`MaxNamesPerImageInNodeStatus`).
+const IMAGES_MAX: usize = 50;
+const IMAGE_NAMES_MAX: usize = 5;
+
+/// What the operator says of the node.
+#[derive(Debug, Clone, Default)]
+pub struct NodeIdentity {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub kubelet_port: u16,
+    pub kubelet_version: String,
+    pub pods_max: usize,
+    pub labels: BTreeMap<String, String>,
+    /// Address ranges for its Pods, where the node decides them itself.
+    pub pod_cidrs: Vec<String>,
+}
+
+/// What is known of the machine and its runtime at a moment.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    pub machine: MachineFacts,
+    pub strain: Strain,
+    /// The runtime's name and version, as `carob://1.0`.
+    pub runtime_version: String,
+    /// What the runtime says of itself, or why it says nothing.
+    pub runtime: Result<StatusResponse, String>,
+    pub images: Vec<Image>,
+}
+
+/// The object that a node registers with; its status is written apart.
+pub fn node(identity: &NodeIdentity, architecture: &str) -> Node {
+    let mut labels = identity.labels.clone();
+    for (key, value) in [
+        ("kubernetes.io/hostname", identity.name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", architecture),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    let spec = NodeSpec {
+        pod_cidr: identity.pod_cidrs.first().cloned(),
+        pod_cidrs: Some(identity.pod_cidrs.clone()).filter(|cidrs| !cidrs.is_empty()),
+        ..NodeSpec::default()
+    };
+    let metadata = ObjectMeta { name: Some(identity.name.clone()), labels: Some(labels), ..ObjectMeta::default() };
+    Node { metadata, spec: Some(spec), status: None }
+}
+
+/// What Pods may ask for, by resource.
+pub fn allocatable(machine: &MachineFacts, strain: &Strain, pods_max: usize) -> BTreeMap<String, String> {
+    let memory = machine.memory_bytes.saturating_sub(MEMORY_RESERVED_BYTES);
+    let disk = strain.disk_total_bytes / 100 * (100 - DISK_RESERVED_PERCENT);
+    BTreeMap::from([
+        ("cpu".to_owned(), machine.cpus.to_string()),
+        ("memory".to_owned(), format!("{}Ki", memory / 1024)),
+        ("ephemeral-storage".to_owned(), disk.to_string()),
+        ("pods".to_owned(), pods_max.to_string()),
+    ])
+}
+
+/// The whole status at `now`; times of transition carry over from `old`.
+pub fn status(identity: &NodeIdentity, reading: &Reading, old: Option<&NodeStatus>, now: Timestamp) -> NodeStatus {
+    let machine = &reading.machine;
+    let quantities = |map: BTreeMap<String, String>| map.into_iter().map(|(key, text)| (key, Quantity(text))).collect();
+    let capacity = BTreeMap::from([
+        ("cpu".to_owned(), machine.cpus.to_string()),
+        ("memory".to_owned(), format!("{}Ki", machine.memory_bytes / 1024)),
+        ("ephemeral-storage".to_owned(), format!("{}Ki", reading.strain.disk_total_bytes / 1024)),
+        ("pods".to_owned(), identity.pods_max.to_string()),
+    ]);
+    let ips = identity.addresses.iter().map(|ip| ("InternalIP", ip.to_string()));
+    let addresses = ips.chain([("Hostname", identity.name.clone())]);
+    let runtime = reading.runtime.as_ref().ok();
+    NodeStatus {
+        addresses: Some(
+            addresses.map(|(type_, address)| NodeAddress { type_: type_.to_owned(), address }).collect(),
+        ),
+        allocatable: Some(quantities(allocatable(machine, &reading.strain, identity.pods_max))),
+        capacity: Some(quantities(capacity)),
+        conditions: Some(conditions(reading, old, now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.kubelet_port) }),
+        }),
+        features: runtime.and_then(|runtime| runtime.features).map(|features| NodeFeatures {
+            supplemental_groups_policy: Some(features.supplemental_groups_policy),
+        }),
+        images: Some(images(&reading.images)),
+        node_info: Some(node_info(identity, reading)),
+        runtime_handlers: runtime.map(|runtime| {
+            let handler = |handler: &carob_cri::v1::RuntimeHandler| NodeRuntimeHandler {
+                name: Some(handler.name.clone()),
+                features: handler.features.map(|features| NodeRuntimeHandlerFeatures {
+                    recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
+                    user_namespaces: Some(features.user_namespaces),
+                }),
+            };
+            runtime.runtime_handlers.iter().map(handler).collect()
+        }),
+        ..NodeStatus::default()
+    }
+}
+
+fn node_info(identity: &NodeIdentity, reading: &Reading) -> NodeSystemInfo {
+    let machine = reading.machine.clone();
+    NodeSystemInfo {
+        architecture: machine.architecture.to_owned(),
+        boot_id: machine.boot_id,
+        container_runtime_version: reading.runtime_version.clone(),
+        kernel_version: machine.kernel_version,
+        kube_proxy_version: String::new(),
+        kubelet_version: identity.kubelet_version.clone(),
+        machine_id: machine.machine_id,
+        operating_system: "linux".to_owned(),
+        os_image: machine.os_image,
+        swap: Some(NodeSwapStatus { capacity: i64::try_from(machine.swap_bytes).ok() }),
+        system_uuid: machine.system_uuid,
+    }
+}
+
+fn images(list: &[Image]) -> Vec<ContainerImage> {
+    let mut sorted: Vec<&Image> = list.iter().collect();
+    sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    let shown = sorted.into_iter().take(IMAGES_MAX).map(|image| ContainerImage {
+        names: Some(image.repo_digests.iter().chain(&image.repo_tags).take(IMAGE_NAMES_MAX).cloned().collect()),
+        size_bytes: i64::try_from(image.size).ok(),
+    });
+    shown.collect()
+}
+
+/// The four conditions of every node (kubelet `pkg/kubelet/nodestatus/setters.go`).
+fn conditions(reading: &Reading, old: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
+    let strain = &reading.strain;
+    let low = |free: u64, total: u64, percent: u64| total > 0 && free < total / 100 * percent;
+    let memory = strain.memory_available_bytes < MEMORY_RESERVED_BYTES;
+    let disk = low(strain.disk_free_bytes, strain.disk_total_bytes, DISK_RESERVED_PERCENT)
+        || low(strain.inodes_free, strain.inodes_total, INODES_RESERVED_PERCENT);
+    let pids = strain.pids_max > 0 && strain.pids_used >= strain.pids_max / 100 * 95;
+    let pressure = |type_, under, bad, bad_text: &str, good, good_text: &str| {
+        let (status, reason, message) = if under { ("True", bad, bad_text) } else { ("False", good, good_text) };
+        (type_, status, reason, message.to_owned())
+    };
+    let ready = match not_ready(reading) {
+        None => ("Ready", "True", "KubeletReady", "kubelet is posting ready status".to_owned()),
+        Some(why) => ("Ready", "False", "KubeletNotReady", why),
+    };
+    let all = [
+        pressure(
+            "MemoryPressure",
+            memory,
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        pressure(
+            "DiskPressure",
+            disk,
+            "KubeletHasDiskPressure",
+            "kubelet has disk pressure",
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        ),
+        pressure(
+            "PIDPressure",
+            pids,
+            "KubeletHasInsufficientPID",
+            "kubelet has insufficient PID available",
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
+        ready,
+    ];
+    all.into_iter().map(|condition| stamp(condition, old, now)).collect()
+}
+
+fn stamp(
+    (type_, status, reason, message): (&'static str, &'static str, &'static str, String),
+    old: Option<&NodeStatus>,
+    now: Timestamp,
+) -> NodeCondition {
+    let before = old.and_then(|old| old.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_));
+    let since = before.filter(|before| before.status == status).and_then(|before| before.last_transition_time.clone());
+    NodeCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        last_heartbeat_time: Some(Time(whole_seconds(now))),
+        last_transition_time: since.or_else(|| Some(Time(whole_seconds(now)))),
+    }
+}
+
+/// What keeps the node from running Pods.
+fn not_ready(reading: &Reading) -> Option<String> {
+    let runtime = match &reading.runtime {
+        Ok(runtime) => runtime,
+        Err(why) => return Some(format!("container runtime is down: {why}")),
+    };
+    let conditions = runtime.status.iter().flat_map(|status| &status.conditions);
+    let unmet: Vec<String> = conditions
+        .filter(|condition| !condition.status && matches!(condition.r#type.as_str(), "RuntimeReady" | "NetworkReady"))
+        .map(|condition| {
+            let what = if condition.r#type == "NetworkReady" { "container runtime network" } else { "container runtime" };
+            format!(
+                "{what} not ready: {}=false reason:{} message:{}",
+                condition.r#type, condition.reason, condition.message
+            )
+        })
+        .collect();
+    (!unmet.is_empty()).then(|| unmet.join(", "))
+}
+
+/// Whether two statuses differ in more than their heartbeats.
+pub fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
+    let still = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+        status
+    };
+    still(a) != still(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use carob_cri::v1::{RuntimeCondition, RuntimeStatus};
+
+    use super::*;
+
+    fn reading(network: bool) -> Reading {
+        let condition = |type_: &str, status| RuntimeCondition {
+            r#type: type_.to_owned(),
+            status,
+            reason: "NoCidr".to_owned(),
+            message: "the node has no range".to_owned(),
+        };
+        let conditions = vec![condition("RuntimeReady", true), condition("NetworkReady", network)];
+        let runtime = StatusResponse { status: Some(RuntimeStatus { conditions }), ..StatusResponse::default() };
+        let machine = MachineFacts { cpus: 2, memory_bytes: 1 << 30, ..MachineFacts::default() };
+        let strain = Strain {
+            memory_available_bytes: 1 << 29,
+            disk_total_bytes: 1000,
+            disk_free_bytes: 500,
+            ..Strain::default()
+        };
+        Reading { machine, strain, runtime_version: "carob://1".to_owned(), runtime: Ok(runtime), images: Vec::new() }
+    }
+
+    fn show(status: &NodeStatus) -> String {
+        let each = status.conditions.iter().flatten();
+        let words = each.map(|condition| format!("{}={}", condition.type_, condition.status));
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn conditions_follow_machine_and_runtime() {
+        let identity = NodeIdentity { name: "n".to_owned(), pods_max: 110, ..NodeIdentity::default() };
+        let now = Timestamp::UNIX_EPOCH;
+        let fine = status(&identity, &reading(true), None, now);
+        assert_eq!(show(&fine), "MemoryPressure=False DiskPressure=False PIDPressure=False Ready=True");
+        let mut strained = reading(false);
+        strained.strain.memory_available_bytes = 1;
+        strained.strain.disk_free_bytes = 50;
+        let later = Timestamp::from_second(60).expect("within the calendar");
+        let bad = status(&identity, &strained, Some(&fine), later);
+        assert_eq!(show(&bad), "MemoryPressure=True DiskPressure=True PIDPressure=False Ready=False");
+        let conditions = bad.conditions.as_deref().unwrap_or_default();
+        let message = conditions[3].message.as_deref().unwrap_or_default();
+        assert_eq!(
+            message,
+            "container runtime network not ready: NetworkReady=false reason:NoCidr message:the node has no range"
+        );
+        assert_eq!(conditions[2].last_transition_time, Some(Time(now)), "what has not changed keeps its time");
+        assert!(differs(&fine, &bad));
+        assert!(!differs(&fine, &status(&identity, &reading(true), Some(&fine), later)));
+        assert_eq!(fine.allocatable.expect("resources")["memory"], Quantity("946176Ki".to_owned()));
+    }
+}

@@ -1,0 +1,391 @@
+//! The life of a sandbox: made, stopped, removed.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use carob_cri::v1;
+use carob_net::{AttachRequest, HostPort, Protocol};
+use carob_shim::params::InfraParams;
+use carob_shim::protocol::{self, ProcessKind, Reply, Request, Spawn, StdinMode};
+use carob_shim::{EXITS_FILE, Exit, ExitCause, ExitRecord, read_exits};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::error::RuntimeError;
+use crate::files;
+use crate::programs::in_memory;
+use crate::record::{SandboxPhase, SandboxRecord};
+use crate::runtime::{Runtime, Sandbox, namespace_options};
+use crate::shim::{self, Shim, ShimEvents, ShimStart};
+use crate::spec::resources_for;
+
+type Result<T> = std::result::Result<T, RuntimeError>;
+
+/// The infra process is nobody's workload and small: it is killed last (kubelet `pkg/kubelet/qos/policy.go`).
+const INFRA_OOM_SCORE: i32 = -998;
+
+impl Runtime {
+    /// Makes a sandbox and starts its infra process. On failure nothing of it is left.
+    pub(crate) async fn run_sandbox(self: &Arc<Self>, request: v1::RunPodSandboxRequest) -> Result<String> {
+        let config = request.config.ok_or(RuntimeError::Missing("sandbox configuration"))?;
+        if config.metadata.is_none() {
+            return Err(RuntimeError::Missing("sandbox metadata"));
+        }
+        if !request.runtime_handler.is_empty() {
+            return Err(RuntimeError::Handler(request.runtime_handler));
+        }
+        let options = namespace_options(&config);
+        if options.userns_options.is_some_and(|user| user.mode() != v1::NamespaceMode::Node) {
+            return Err(RuntimeError::Unsupported("user namespaces are not supported"));
+        }
+        let id = new_id();
+        let cgroup = self.pod_cgroup(&config, &id);
+        let record = SandboxRecord {
+            id: id.clone(),
+            config,
+            cgroup,
+            created_at_ns: self.now_ns(),
+            phase: SandboxPhase::Creating,
+        };
+        let sandbox = Arc::new(Sandbox::new(record, None));
+        match self.make_sandbox(&sandbox).await {
+            Ok(()) => {
+                self.announce_sandbox(v1::ContainerEventType::ContainerCreatedEvent, &sandbox);
+                self.announce_sandbox(v1::ContainerEventType::ContainerStartedEvent, &sandbox);
+                Ok(id)
+            }
+            Err(error) => {
+                self.forget_sandbox(&id);
+                if let Err(error) = self.take_down(&sandbox).await {
+                    tracing::error!(sandbox = id, error = %carob_kit::chain(&error), "undo a sandbox that failed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn pod_cgroup(&self, config: &v1::PodSandboxConfig, id: &str) -> PathBuf {
+        let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+        if parent.is_empty() {
+            self.config.cgroup_root.join("kubepods").join(format!("pod{id}"))
+        } else {
+            parent.into()
+        }
+    }
+
+    async fn make_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
+        let record = sandbox.record();
+        let (pid, socket) = {
+            let (runtime, record) = (Arc::clone(self), record.clone());
+            tokio::task::spawn_blocking(move || runtime.prepare(&record)).await??
+        };
+        let shim = self.talk_to_shim(sandbox, pid, socket).await?;
+        let infra_pid = self.start_infra(sandbox, &shim, &record).await?;
+        let ips = if namespace_options(&record.config).network() == v1::NamespaceMode::Node {
+            Vec::new()
+        } else {
+            let request = AttachRequest {
+                sandbox_id: sandbox.id.clone(),
+                netns: format!("/proc/{infra_pid}/ns/net").into(),
+                host_ports: host_ports(&record.config),
+            };
+            let attached = self.config.network.attach(&request).await;
+            attached.map_err(|source| RuntimeError::Network { sandbox: sandbox.id.clone(), source })?.ips
+        };
+        sandbox.set_phase(SandboxPhase::Ready { shim_pid: shim.pid(), infra_pid, ips });
+        self.save_sandbox(sandbox)?;
+        self.insert_sandbox(Arc::clone(sandbox));
+        Ok(())
+    }
+
+    /// Everything that blocks: directories, groups, mounts, files, the shim.
+    fn prepare(&self, record: &SandboxRecord) -> Result<(Pid, OwnedFd)> {
+        let directory = self.paths.sandbox(&record.id);
+        files::make_directory(&directory)?;
+        crate::record::write(&self.paths.sandbox_record(&record.id), record)?;
+        files::make_directory(&self.paths.containers(&record.id))?;
+        files::make_directory(&self.paths.library_state(&record.id))?;
+        let layers = self.paths.sandbox_layers(&record.id);
+        files::make_directory(&layers)?;
+        let pod = self.cgroup(&record.cgroup);
+        pod.create()?;
+        if let Some(resources) = record.config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
+            pod.apply(&resources_for(resources, self.host.hugetlb))?;
+        }
+        self.cgroup(&record.cgroup.join(&record.id)).create()?;
+        if namespace_options(&record.config).ipc() != v1::NamespaceMode::Node {
+            files::mount_shm(&self.paths.shm(&record.id))?;
+        }
+        files::write_sandbox_files(&self.paths, &record.id, &record.config)?;
+        let remove_with_parent: Vec<&Path> =
+            if self.config.die_with_parent { vec![&directory, &layers] } else { Vec::new() };
+        let start = ShimStart { directory: &directory, cgroup: &record.cgroup, remove_with_parent };
+        let failed = |source| RuntimeError::Shim { sandbox: record.id.clone(), source };
+        let (pid, socket) = shim::start(&self.programs, &start).map_err(failed)?;
+        let shims = self.cgroup(&self.shims_cgroup());
+        shims.create()?;
+        shims.add(pid)?;
+        Ok((pid, socket))
+    }
+
+    /// Takes up the conversation with a shim and starts the task that handles what it says.
+    pub(crate) async fn talk_to_shim(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        pid: Pid,
+        socket: OwnedFd,
+    ) -> Result<Shim> {
+        let (shim, events) = Shim::new(pid, socket).map_err(sandbox.shim_error())?;
+        let version = match shim.ask(&Request::Hello, &[]).await.map_err(sandbox.shim_error())? {
+            (Reply::Hello { version, .. }, _) => version,
+            _ => return Err(sandbox.shim_error()(crate::ShimError::Answer)),
+        };
+        if version != protocol::VERSION {
+            let (sandbox, ours) = (sandbox.id.clone(), protocol::VERSION);
+            return Err(RuntimeError::ShimVersion { sandbox, version, ours });
+        }
+        sandbox.set_shim(Some(shim.clone()));
+        tokio::spawn(handle_events(self.me.clone(), Arc::clone(sandbox), events));
+        Ok(shim)
+    }
+
+    async fn start_infra(&self, sandbox: &Sandbox, shim: &Shim, record: &SandboxRecord) -> Result<i32> {
+        let options = namespace_options(&record.config);
+        let own = |mode: v1::NamespaceMode| mode != v1::NamespaceMode::Node;
+        let sysctls = record.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+        let new_network = own(options.network());
+        let params = InfraParams {
+            cgroup: record.cgroup.join(&record.id),
+            new_network,
+            new_ipc: own(options.ipc()),
+            // A Pod in the host's network has the host's name.
+            new_uts: new_network,
+            new_pid: options.pid() == v1::NamespaceMode::Pod,
+            hostname: (new_network && !record.config.hostname.is_empty()).then(|| record.config.hostname.clone()),
+            sysctls: sysctls.into_iter().collect(),
+            oom_score_adj: INFRA_OOM_SCORE.max(self.host.oom_score_adj_min),
+            root: self.paths.rootfs(),
+        };
+        let text = serde_json::to_vec(&params).map_err(RuntimeError::Parameters)?;
+        let params = in_memory("infra", &text).map_err(|error| RuntimeError::Descriptors("parameters", error))?;
+        let spawn = Spawn {
+            id: sandbox.id.clone(),
+            kind: ProcessKind::Infra,
+            terminal: false,
+            stdin: StdinMode::Closed,
+            log_path: String::new(),
+            action: "infra".to_owned(),
+        };
+        let fds = [self.programs.oneshot(), params.as_fd(), self.programs.shim()];
+        let (pid, _, _) = shim.spawn(spawn, &fds).await.map_err(sandbox.shim_error())?;
+        Ok(pid)
+    }
+
+    /// Ends every process of a sandbox and gives back its addresses. A sandbox that is not known is stopped.
+    pub(crate) async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        let Some(sandbox) = self.find_sandbox(id) else { return Ok(()) };
+        let _operation = sandbox.operation.lock().await;
+        self.stop_locked(&sandbox).await
+    }
+
+    async fn stop_locked(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
+        self.end_processes(sandbox).await?;
+        for container in self.containers_of(&sandbox.id) {
+            container.exited().await;
+        }
+        self.detach_network(sandbox).await?;
+        let was_ready = self.mark_stopped(sandbox)?;
+        if was_ready {
+            self.announce_sandbox(v1::ContainerEventType::ContainerStoppedEvent, sandbox);
+        }
+        Ok(())
+    }
+
+    /// True when it was not stopped before.
+    pub(crate) fn mark_stopped(&self, sandbox: &Sandbox) -> Result<bool> {
+        let ips = match sandbox.record().phase {
+            SandboxPhase::Ready { ips, .. } => ips,
+            SandboxPhase::Creating => Vec::new(),
+            SandboxPhase::Stopped { .. } => return Ok(false),
+        };
+        sandbox.set_phase(SandboxPhase::Stopped { ips });
+        self.save_sandbox(sandbox)?;
+        Ok(true)
+    }
+
+    pub(crate) async fn detach_network(&self, sandbox: &Sandbox) -> Result<()> {
+        let detached = self.config.network.detach(&sandbox.id).await;
+        detached.map_err(|source| RuntimeError::Network { sandbox: sandbox.id.clone(), source })
+    }
+
+    /// Ends the shim with all its processes; without a shim, the processes by their group.
+    pub(crate) async fn end_processes(&self, sandbox: &Sandbox) -> Result<()> {
+        if let Some(shim) = sandbox.find_shim() {
+            match shim.tell(&Request::Shutdown).await {
+                // Gone: it has ended, by itself or before it could answer.
+                Ok(()) | Err(crate::ShimError::Gone) => {}
+                Err(error) => return Err(sandbox.shim_error()(error)),
+            }
+            sandbox.set_shim(None);
+        }
+        let cgroup = sandbox.record().cgroup;
+        self.end_group(&cgroup).await
+    }
+
+    /// Kills all processes of a group, and returns when none is left.
+    pub(crate) async fn end_group(&self, cgroup: &Path) -> Result<()> {
+        let group = self.cgroup(cgroup);
+        loop {
+            let pids = group.pids()?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            group.kill()?;
+            for pid in pids.into_iter().filter_map(Pid::from_raw) {
+                let failed = |error| RuntimeError::file("wait for the processes of", cgroup)(error);
+                match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+                    Ok(process) => shim::wait_for_exit(&process).await.map_err(failed)?,
+                    Err(rustix::io::Errno::SRCH) => {}
+                    Err(error) => return Err(failed(error.into())),
+                }
+            }
+        }
+    }
+
+    /// Removes a sandbox with its containers. One that is not known is removed.
+    pub(crate) async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        let Some(sandbox) = self.find_sandbox(id) else { return Ok(()) };
+        let _operation = sandbox.operation.lock().await;
+        self.stop_locked(&sandbox).await?;
+        let containers = self.containers_of(id);
+        self.remove_traces(&sandbox).await?;
+        for container in &containers {
+            self.forget_container(&container.id);
+            self.announce_container(v1::ContainerEventType::ContainerDeletedEvent, container);
+        }
+        self.forget_sandbox(id);
+        self.announce_sandbox(v1::ContainerEventType::ContainerDeletedEvent, &sandbox);
+        Ok(())
+    }
+
+    /// Takes down a sandbox of which nobody has heard, or of which an earlier process has left parts.
+    pub(crate) async fn take_down(&self, sandbox: &Sandbox) -> Result<()> {
+        self.end_processes(sandbox).await?;
+        self.detach_network(sandbox).await?;
+        self.remove_traces(sandbox).await
+    }
+
+    /// Mounts, groups and directories. The processes are gone.
+    async fn remove_traces(&self, sandbox: &Sandbox) -> Result<()> {
+        let record = sandbox.record();
+        let others_in_pod =
+            self.sandboxes().iter().any(|other| other.id != record.id && other.record().cgroup == record.cgroup);
+        if others_in_pod {
+            self.cgroup(&record.cgroup.join(&record.id)).remove()?;
+            for container in self.containers_of(&record.id) {
+                let cgroup = container.record.borrow().cgroup.clone();
+                self.cgroup(&cgroup).remove()?;
+            }
+        } else {
+            self.cgroup(&record.cgroup).remove()?;
+        }
+        let paths = self.paths.clone();
+        tokio::task::spawn_blocking(move || -> Result<()> {
+            files::unmount(&paths.shm(&record.id))?;
+            files::remove_directory(&paths.sandbox_layers(&record.id))?;
+            // Last, since the record is in it: as long as it is there, somebody comes back to finish.
+            files::remove_directory(&paths.sandbox(&record.id))
+        })
+        .await?
+    }
+
+    /// The infra process has ended: the sandbox cannot be used any more.
+    fn infra_ended(&self, sandbox: &Sandbox) -> Result<()> {
+        if self.mark_stopped(sandbox)? {
+            self.announce_sandbox(v1::ContainerEventType::ContainerStoppedEvent, sandbox);
+        }
+        Ok(())
+    }
+
+    async fn process_exited(&self, sandbox: &Sandbox, record: ExitRecord) -> Result<()> {
+        let exec = sandbox.execs.lock().expect("no holder panics").remove(&record.id);
+        if let Some(exec) = exec {
+            // Whoever started the command may be gone.
+            if exec.send(record.exit).is_err() {
+                tracing::debug!(id = record.id, "nobody waits for the end of this command");
+            }
+            return Ok(());
+        }
+        if record.id == sandbox.id {
+            return self.infra_ended(sandbox);
+        }
+        match self.find_container(&record.id) {
+            Some(container) => self.container_exited(&container, record.exit).await,
+            // It failed before it was made known; who makes it cleans up.
+            None => Ok(()),
+        }
+    }
+
+    /// The shim is gone. Where nobody asked it to go, the sandbox is lost with all its processes.
+    pub(crate) async fn shim_gone(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
+        sandbox.execs.lock().expect("no holder panics").clear();
+        sandbox.set_shim(None);
+        let cgroup = sandbox.record().cgroup;
+        if self.find_sandbox(&sandbox.id).is_some() {
+            self.end_group(&cgroup).await?;
+        }
+        let path = self.paths.sandbox(&sandbox.id).join(EXITS_FILE);
+        let kept = read_exits(&path).map_err(RuntimeError::file("read", &path))?;
+        for container in self.containers_of(&sandbox.id) {
+            let known = kept.iter().find(|record| record.id == container.id).map(|record| record.exit);
+            match known {
+                Some(exit) => self.container_exited(&container, exit).await?,
+                None => self.container_lost(&container)?,
+            }
+        }
+        self.infra_ended(sandbox)
+    }
+}
+
+/// Handles what a shim says until it is gone. A failure is logged: nobody waits for it here.
+async fn handle_events(runtime: std::sync::Weak<Runtime>, sandbox: Arc<Sandbox>, mut events: ShimEvents) {
+    while let Some(record) = events.recv().await {
+        let Some(runtime) = runtime.upgrade() else { return };
+        let id = record.id.clone();
+        if let Err(error) = runtime.process_exited(&sandbox, record).await {
+            tracing::error!(process = id, error = %carob_kit::chain(&error), "handle the end of a process");
+        }
+    }
+    let Some(runtime) = runtime.upgrade() else { return };
+    if let Err(error) = runtime.shim_gone(&sandbox).await {
+        tracing::error!(sandbox = sandbox.id, error = %carob_kit::chain(&error), "handle the end of a shim");
+    }
+}
+
+/// An id as containerd makes them: 32 random bytes in hexadecimal.
+pub(crate) fn new_id() -> String {
+    carob_kit::random_bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a lost process is reported with: nobody saw it end.
+pub(crate) fn lost_exit(at_ns: i64) -> Exit {
+    Exit { cause: ExitCause::Code(255), at_ns }
+}
+
+/// The ports of the host that lead to the Pod. Those without a host port only document.
+fn host_ports(config: &v1::PodSandboxConfig) -> Vec<HostPort> {
+    let port = |mapping: &v1::PortMapping| {
+        let host_port = u16::try_from(mapping.host_port).ok().filter(|port| *port != 0)?;
+        Some(HostPort {
+            host_ip: mapping.host_ip.parse().ok(),
+            host_port,
+            pod_port: u16::try_from(mapping.container_port).ok()?,
+            protocol: match mapping.protocol() {
+                v1::Protocol::Tcp => Protocol::Tcp,
+                v1::Protocol::Udp => Protocol::Udp,
+                v1::Protocol::Sctp => Protocol::Sctp,
+            },
+        })
+    };
+    config.port_mappings.iter().filter_map(port).collect()
+}
