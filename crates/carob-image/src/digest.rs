@@ -37,6 +37,12 @@ impl Digest {
 /// Computes a [`Digest`] of bytes as they pass.
 pub(crate) struct Hasher(ring::digest::Context);
 
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hasher(sha256)")
+    }
+}
+
 impl Hasher {
     pub(crate) fn new() -> Self {
         Self(ring::digest::Context::new(&ring::digest::SHA256))

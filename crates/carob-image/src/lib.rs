@@ -6,27 +6,34 @@
 //!
 //! This crate never names the runtime, decides when an image is pulled, or follows a path that an archive chose.
 
+mod blobs;
 mod credentials;
 mod digest;
 mod gc;
 mod import;
+mod manifest;
 mod progress;
 mod pull;
 mod record;
 mod reference;
 mod registries;
+mod registry;
 mod store;
 mod tarball;
 mod unpack;
 
+pub use blobs::BlobError;
 pub use credentials::Credentials;
 pub use digest::{Digest, DigestError};
 pub use gc::{GcPolicy, GcReport};
 pub use import::{ImportError, ImportSource};
+pub use manifest::ManifestError;
 pub use progress::{NoProgress, Progress, ProgressEvent};
 pub use pull::PullError;
 pub use record::{ImageId, ImageRecord, LayerRecord};
 pub use reference::{Reference, ReferenceError};
 pub use registries::{Mirror, RegistriesConfig, RegistryAccess, RegistryAuth, RegistryTls};
-pub use store::{ImageStore, RemoveOutcome, StoreConfig, StoreError, Usage};
+pub use registry::RegistryError;
+pub use store::{ImageStore, InstallError, LayerError, RemoveOutcome, StoreConfig, StoreError, Usage};
+pub use tarball::TarError;
 pub use unpack::{UnpackError, UnpackLimits};

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digest, DigestError};
 
 /// Longest name without tag and digest (distribution/reference `NameTotalLengthMax`).
-pub const NAME_LEN_MAX: usize = 255;
+pub(crate) const NAME_LEN_MAX: usize = 255;
 /// Longest tag (distribution/reference grammar: `[\w][\w.-]{0,127}`).
-pub const TAG_LEN_MAX: usize = 128;
+pub(crate) const TAG_LEN_MAX: usize = 128;
 
 const DEFAULT_REGISTRY: &str = "docker.io";
 /// An older name of docker.io that still appears in configurations (distribution/reference `legacyDefaultDomain`).

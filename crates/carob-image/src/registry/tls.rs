@@ -1,0 +1,141 @@
+//! Whom to trust: the system's authorities, or what `registries.yaml` says for a host.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use super::RegistryError;
+use crate::registries::{RegistriesConfig, RegistryTls};
+
+/// Where distributions keep their bundle (Go's crypto/x509 looks at the same files, root_linux.go).
+const SYSTEM_BUNDLES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The TLS settings of hosts, made when they are first needed.
+#[derive(Debug)]
+pub(super) struct TlsConfigs {
+    config: Arc<RegistriesConfig>,
+    made: Mutex<HashMap<Option<String>, Arc<ClientConfig>>>,
+}
+
+impl TlsConfigs {
+    pub(super) fn new(config: Arc<RegistriesConfig>) -> Self {
+        Self { config, made: Mutex::default() }
+    }
+
+    /// For a host, named with its port as in `registries.yaml`. Hosts without settings share one.
+    pub(super) fn for_host(&self, host: &str) -> Result<Arc<ClientConfig>, RegistryError> {
+        let settings = self.config.configs.get(host).and_then(|access| access.tls.as_ref());
+        let key = settings.map(|_| host.to_owned());
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = made.get(&key) {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(make(host, settings.unwrap_or(&RegistryTls::default()))?);
+        made.insert(key, Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+fn make(host: &str, settings: &RegistryTls) -> Result<ClientConfig, RegistryError> {
+    let failed = |source| RegistryError::TlsConfig { host: host.to_owned(), source };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(failed)?;
+    let builder = if settings.insecure_skip_verify {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+    } else {
+        builder.with_root_certificates(authorities(settings)?)
+    };
+    match (&settings.cert_file, &settings.key_file) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates(certificate)?;
+            let key = PrivateKeyDer::from_pem_slice(&read(key)?)
+                .map_err(|source| RegistryError::Pem { path: key.clone(), source })?;
+            builder.with_client_auth_cert(chain, key).map_err(failed)
+        }
+        (None, None) => Ok(builder.with_no_client_auth()),
+        (Some(_), None) | (None, Some(_)) => {
+            let text = "cert_file and key_file go together".to_owned();
+            Err(failed(rustls::Error::General(text)))
+        }
+    }
+}
+
+fn authorities(settings: &RegistryTls) -> Result<RootCertStore, RegistryError> {
+    let mut store = RootCertStore::empty();
+    if let Some(path) = &settings.ca_file {
+        store.add_parsable_certificates(certificates(path)?);
+        return Ok(store);
+    }
+    for path in SYSTEM_BUNDLES.iter().map(Path::new).filter(|path| path.exists()) {
+        store.add_parsable_certificates(certificates(path)?);
+        if !store.is_empty() {
+            return Ok(store);
+        }
+    }
+    Err(RegistryError::NoAuthorities { looked_at: SYSTEM_BUNDLES.join(", ") })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
+    let bytes = read(path)?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<_, _>>();
+    certificates.map_err(|source| RegistryError::Pem { path: path.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
+    fs_err::read(path).map_err(|source| RegistryError::Certificates { path: PathBuf::from(path), source })
+}
+
+/// Accepts whoever answers, for hosts whose owner said `insecure_skip_verify`. Signatures are still checked.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
