@@ -1,10 +1,147 @@
-//! Which PodSpec fields carob's node acts on. A field that nothing acts on is refused at create.
+//! Which parts of a PodSpec carob's node acts on.
+//!
+//! Everything is accepted but what is listed here: a field that nothing acts on is refused at create, never stored and
+//! ignored. When the node learns one of these, its line goes.
 
 use serde_json::Value;
 
-use crate::field::{FieldErrors, FieldPath};
+use crate::{
+    field::{FieldError, FieldErrors, FieldPath},
+    meta,
+};
+
+/// Volume sources that the node mounts; every other is refused.
+pub const VOLUME_SOURCES: &[&str] = &["configMap", "downwardAPI", "emptyDir", "hostPath", "projected", "secret"];
+/// Sources of a projected volume that the node writes.
+pub const PROJECTED_SOURCES: &[&str] = &["configMap", "downwardAPI", "secret", "serviceAccountToken"];
+
+/// What makes a field one that the node does not act on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum When {
+    Present,
+    False,
+    Is(&'static str),
+    IsNot(&'static str),
+}
+
+/// Where a rule looks. Rules of containers hold for all three lists.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum In {
+    Pod,
+    Container,
+}
+
+/// Place, path, condition and why it is refused.
+const REFUSED: &[(In, &[&str], When, &str)] = &[
+    (In::Pod, &["hostUsers"], When::False, "user namespaces are not supported"),
+    (In::Pod, &["resourceClaims"], When::Present, "dynamic resource allocation is not supported"),
+    (In::Pod, &["os", "name"], When::IsNot("linux"), "the node runs Linux containers only"),
+    (In::Pod, &["runtimeClassName"], When::Present, "runtime classes are not supported"),
+    (In::Pod, &["schedulingGroup"], When::Present, "scheduling groups are not supported"),
+    (In::Pod, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
+    (In::Pod, &["securityContext", "seLinuxOptions"], When::Present, "SELinux labels are not applied"),
+    (In::Pod, &["securityContext", "seLinuxChangePolicy"], When::Present, "SELinux labels are not applied"),
+    (
+        In::Pod,
+        &["securityContext", "appArmorProfile", "type"],
+        When::Is("Localhost"),
+        "AppArmor profiles are not loaded",
+    ),
+    (In::Container, &["volumeDevices"], When::Present, "block volumes are not supported"),
+    (In::Container, &["restartPolicyRules"], When::Present, "restart rules are not supported"),
+    (In::Container, &["resources", "claims"], When::Present, "dynamic resource allocation is not supported"),
+    (In::Container, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
+    (In::Container, &["securityContext", "seLinuxOptions"], When::Present, "SELinux labels are not applied"),
+    (
+        In::Container,
+        &["securityContext", "appArmorProfile", "type"],
+        When::Is("Localhost"),
+        "AppArmor profiles are not loaded",
+    ),
+];
 
 /// Errors for each field of a PodSpec that carob does not act on.
 pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors {
-    todo!()
+    let mut errors = FieldErrors::new();
+    check(In::Pod, spec, path, &mut errors);
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (index, container) in meta::items_at(spec, &[list]).iter().enumerate() {
+            check(In::Container, container, &path.child(list).index(index), &mut errors);
+        }
+    }
+    for (index, volume) in meta::items_at(spec, &["volumes"]).iter().enumerate() {
+        let path = path.child("volumes").index(index);
+        refuse_other_keys(volume, VOLUME_SOURCES, &path, &mut errors);
+        for (index, source) in meta::items_at(volume, &["projected", "sources"]).iter().enumerate() {
+            let path = path.child("projected").child("sources").index(index);
+            refuse_other_keys(source, PROJECTED_SOURCES, &path, &mut errors);
+        }
+    }
+    errors
+}
+
+fn check(place: In, holder: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    for (_, field, when, why) in REFUSED.iter().filter(|(rule_place, ..)| *rule_place == place) {
+        let value = meta::at(holder, field);
+        let refused = match when {
+            When::Present => value.is_some(),
+            When::False => value.and_then(Value::as_bool) == Some(false),
+            When::Is(text) => value.and_then(Value::as_str) == Some(text),
+            When::IsNot(text) => value.and_then(Value::as_str).is_some_and(|given| given != *text),
+        };
+        if refused {
+            let path = field.iter().fold(path.clone(), |path, part| path.child(part));
+            errors.push(FieldError::forbidden(&path, *why));
+        }
+    }
+}
+
+fn refuse_other_keys(holder: &Value, supported: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
+    for key in holder.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "name") {
+        if !supported.contains(&key.as_str()) {
+            let message = format!("this volume source is not supported; supported: {}", supported.join(", "));
+            errors.push(FieldError::forbidden(&path.child(key), message));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_nothing_acts_on_is_refused_with_its_path() {
+        let spec = json!({
+            "hostUsers": false, "os": {"name": "windows"}, "resourceClaims": [{"name": "x"}],
+            "containers": [{"name": "a", "volumeDevices": [{}], "securityContext": {"appArmorProfile": {"type": "Localhost"}}}],
+            "volumes": [{"name": "v", "nfs": {}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
+        });
+        let paths: Vec<String> =
+            refuse_unsupported(&spec, &FieldPath::new("spec")).iter().map(|e| e.path.to_string()).collect();
+        assert_eq!(
+            paths,
+            [
+                "spec.hostUsers",
+                "spec.resourceClaims",
+                "spec.os.name",
+                "spec.containers[0].volumeDevices",
+                "spec.containers[0].securityContext.appArmorProfile.type",
+                "spec.volumes[0].nfs",
+                "spec.volumes[1].projected.sources[0].clusterTrustBundle",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_node_does_is_accepted() {
+        let spec = json!({
+            "hostUsers": true, "os": {"name": "linux"}, "hostNetwork": true,
+            "securityContext": {"fsGroup": 1, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{"name": "a", "securityContext": {"privileged": true}}],
+            "volumes": VOLUME_SOURCES.iter().map(|source| json!({"name": "v", *source: {}})).collect::<Vec<_>>(),
+        });
+        assert_eq!(refuse_unsupported(&spec, &FieldPath::new("spec")), []);
+    }
 }

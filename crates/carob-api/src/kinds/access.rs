@@ -28,7 +28,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .subresources(&[APPROVAL, STATUS_PART])
         .selectable(&[field("spec.signerName")])
         .columns(columns::CERTIFICATE_SIGNING_REQUEST)
-        .strategy(&strategies::CERTIFICATE_SIGNING_REQUEST)
+        .strategy(strategies::CERTIFICATE_SIGNING_REQUEST)
         .by(ActedOnBy::Nothing),
     resource!("certificates.k8s.io" / "certificates" ["v1beta1", "v1alpha1"] "ClusterTrustBundle" "clustertrustbundles")
         .cluster()
@@ -43,15 +43,15 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
     resource!("rbac.authorization.k8s.io" / "rbac" ["v1"] "ClusterRole" "clusterroles")
         .cluster()
         .columns(columns::ROLE)
-        .strategy(&strategies::CLUSTER_ROLE),
+        .strategy(strategies::CLUSTER_ROLE),
     resource!("rbac.authorization.k8s.io" / "rbac" ["v1"] "ClusterRoleBinding" "clusterrolebindings")
         .cluster()
         .columns(columns::ROLE_BINDING)
-        .strategy(&strategies::ROLE_BINDING),
+        .strategy(strategies::ROLE_BINDING),
     resource!("rbac.authorization.k8s.io" / "rbac" ["v1"] "Role" "roles")
         .columns(columns::ROLE)
-        .strategy(&strategies::ROLE),
+        .strategy(strategies::ROLE),
     resource!("rbac.authorization.k8s.io" / "rbac" ["v1"] "RoleBinding" "rolebindings")
         .columns(columns::ROLE_BINDING)
-        .strategy(&strategies::ROLE_BINDING),
+        .strategy(strategies::ROLE_BINDING),
 ];

@@ -53,7 +53,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .key("apiextensions.k8s.io/customresourcedefinitions")
         .subresources(&[STATUS_PART])
         .columns(columns::CUSTOM_RESOURCE_DEFINITION)
-        .strategy(&strategies::CUSTOM_RESOURCE_DEFINITION),
+        .strategy(strategies::CUSTOM_RESOURCE_DEFINITION),
     resource!("apiregistration.k8s.io" / "apiregistration" ["v1"] "APIService" "apiservices")
         .cluster()
         .in_categories(EXTENSIONS)

@@ -28,7 +28,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
     resource!("node.k8s.io" / "node" ["v1"] "RuntimeClass" "runtimeclasses")
         .cluster()
         .columns(columns::RUNTIME_CLASS)
-        .strategy(&strategies::RUNTIME_CLASS)
+        .strategy(strategies::RUNTIME_CLASS)
         .by(ActedOnBy::Node),
     resource!("resource.k8s.io" / "resource" ["v1", "v1beta2"] "DeviceClass" "deviceclasses")
         .cluster()
@@ -62,7 +62,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .cluster()
         .short(&["pc"])
         .columns(columns::PRIORITY_CLASS)
-        .strategy(&strategies::PRIORITY_CLASS)
+        .strategy(strategies::PRIORITY_CLASS)
         .by(ActedOnBy::Scheduler),
     resource!("scheduling.k8s.io" / "scheduling" ["v1alpha2"] "PodGroup" "podgroups")
         .subresources(&[STATUS_PART])
@@ -89,7 +89,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .cluster()
         .short(&["sc"])
         .columns(columns::STORAGE_CLASS)
-        .strategy(&strategies::STORAGE_CLASS)
+        .strategy(strategies::STORAGE_CLASS)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1"] "VolumeAttachment" "volumeattachments")
         .cluster()

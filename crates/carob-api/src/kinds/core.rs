@@ -62,23 +62,23 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
     resource!("" / "core" ["v1"] "ConfigMap" "configmaps")
         .short(&["cm"])
         .columns(columns::CONFIG_MAP)
-        .strategy(&strategies::CONFIG_MAP)
+        .strategy(strategies::CONFIG_MAP)
         .by(ActedOnBy::Node),
     resource!("" / "core" ["v1"] "Endpoints" "endpoints")
         .short(&["ep"])
         .key("services/endpoints")
         .columns(columns::ENDPOINTS)
-        .strategy(&strategies::ENDPOINTS)
+        .strategy(strategies::ENDPOINTS)
         .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "Event" "events")
         .short(&["ev"])
         .selectable(EVENT_FIELDS)
         .columns(columns::EVENT)
-        .strategy(&strategies::EVENT),
+        .strategy(strategies::EVENT),
     resource!("" / "core" ["v1"] "LimitRange" "limitranges")
         .short(&["limits"])
         .columns(columns::LIMIT_RANGE)
-        .strategy(&strategies::LIMIT_RANGE)
+        .strategy(strategies::LIMIT_RANGE)
         .by(ActedOnBy::ApiServer),
     resource!("" / "core" ["v1"] "Namespace" "namespaces")
         .cluster()
@@ -87,7 +87,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .subresources(&[FINALIZE, STATUS_PART])
         .selectable(&[field("status.phase"), field_at("name", "metadata.name", "")])
         .columns(columns::NAMESPACE)
-        .strategy(&strategies::NAMESPACE)
+        .strategy(strategies::NAMESPACE)
         .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "Node" "nodes")
         .cluster()
@@ -96,20 +96,20 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .subresources(&[connect("proxy", "NodeProxyOptions", PROXY_VERBS), STATUS_PART])
         .selectable(&[field_unset("spec.unschedulable", "false")])
         .columns(columns::NODE)
-        .strategy(&strategies::NODE)
+        .strategy(strategies::NODE)
         .by(ActedOnBy::Scheduler),
     resource!("" / "core" ["v1"] "PersistentVolumeClaim" "persistentvolumeclaims")
         .short(&["pvc"])
         .subresources(&[STATUS_PART])
         .columns(columns::PERSISTENT_VOLUME_CLAIM)
-        .strategy(&strategies::PERSISTENT_VOLUME_CLAIM)
+        .strategy(strategies::PERSISTENT_VOLUME_CLAIM)
         .by(ActedOnBy::Nothing),
     resource!("" / "core" ["v1"] "PersistentVolume" "persistentvolumes")
         .cluster()
         .short(&["pv"])
         .subresources(&[STATUS_PART])
         .columns(columns::PERSISTENT_VOLUME)
-        .strategy(&strategies::PERSISTENT_VOLUME)
+        .strategy(strategies::PERSISTENT_VOLUME)
         .by(ActedOnBy::Nothing),
     resource!("" / "core" ["v1"] "Pod" "pods")
         .short(&["po"])
@@ -117,11 +117,11 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .subresources(POD_SUBRESOURCES)
         .selectable(POD_FIELDS)
         .columns(columns::POD)
-        .strategy(&strategies::POD)
+        .strategy(strategies::POD)
         .by(ActedOnBy::Node),
     resource!("" / "core" ["v1"] "PodTemplate" "podtemplates")
         .columns(columns::POD_TEMPLATE)
-        .strategy(&strategies::POD_TEMPLATE),
+        .strategy(strategies::POD_TEMPLATE),
     resource!("" / "core" ["v1"] "ReplicationController" "replicationcontrollers")
         .short(&["rc"])
         .in_all()
@@ -129,7 +129,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .subresources(&[SCALE, STATUS_PART])
         .selectable(&[field_unset("status.replicas", "0")])
         .columns(columns::REPLICATION_CONTROLLER)
-        .strategy(&strategies::REPLICATION_CONTROLLER)
+        .strategy(strategies::REPLICATION_CONTROLLER)
         .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "ResourceQuota" "resourcequotas")
         .short(&["quota"])
@@ -140,13 +140,13 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
     resource!("" / "core" ["v1"] "Secret" "secrets")
         .selectable(&[field("type")])
         .columns(columns::SECRET)
-        .strategy(&strategies::SECRET)
+        .strategy(strategies::SECRET)
         .by(ActedOnBy::Node),
     resource!("" / "core" ["v1"] "ServiceAccount" "serviceaccounts")
         .short(&["sa"])
         .subresources(&[action("token", "authentication.k8s.io/v1", "TokenRequest", SubresourceRole::Token)])
         .columns(columns::SERVICE_ACCOUNT)
-        .strategy(&strategies::SERVICE_ACCOUNT)
+        .strategy(strategies::SERVICE_ACCOUNT)
         .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "Service" "services")
         .short(&["svc"])
@@ -155,7 +155,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .subresources(&[connect("proxy", "ServiceProxyOptions", PROXY_VERBS), STATUS_PART])
         .selectable(&[field("spec.clusterIP"), field("spec.type")])
         .columns(columns::SERVICE)
-        .strategy(&strategies::SERVICE)
+        .strategy(strategies::SERVICE)
         .by(ActedOnBy::Proxy),
     resource!("events.k8s.io" / "events" ["v1"] "Event" "events")
         .short(&["ev"])
@@ -173,5 +173,5 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
             field("type"),
         ])
         .columns(columns::EVENT)
-        .strategy(&strategies::EVENT),
+        .strategy(strategies::EVENT),
 ];

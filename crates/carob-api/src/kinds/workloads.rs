@@ -17,14 +17,14 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .in_all()
         .subresources(&[STATUS_PART])
         .columns(columns::DAEMON_SET)
-        .strategy(&strategies::DAEMON_SET)
+        .strategy(strategies::DAEMON_SET)
         .by(ActedOnBy::Controllers),
     resource!("apps" / "apps" ["v1"] "Deployment" "deployments")
         .short(&["deploy"])
         .in_all()
         .subresources(&[SCALE, STATUS_PART])
         .columns(columns::DEPLOYMENT)
-        .strategy(&strategies::DEPLOYMENT)
+        .strategy(strategies::DEPLOYMENT)
         .by(ActedOnBy::Controllers),
     resource!("apps" / "apps" ["v1"] "ReplicaSet" "replicasets")
         .short(&["rs"])
@@ -32,46 +32,46 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .subresources(&[SCALE, STATUS_PART])
         .selectable(&[field_unset("status.replicas", "0")])
         .columns(columns::REPLICA_SET)
-        .strategy(&strategies::REPLICA_SET)
+        .strategy(strategies::REPLICA_SET)
         .by(ActedOnBy::Controllers),
     resource!("apps" / "apps" ["v1"] "StatefulSet" "statefulsets")
         .short(&["sts"])
         .in_all()
         .subresources(&[SCALE, STATUS_PART])
         .columns(columns::STATEFUL_SET)
-        .strategy(&strategies::STATEFUL_SET)
+        .strategy(strategies::STATEFUL_SET)
         .by(ActedOnBy::Controllers),
     resource!("autoscaling" / "autoscaling" ["v2", "v1"] "HorizontalPodAutoscaler" "horizontalpodautoscalers")
         .short(&["hpa"])
         .in_all()
         .subresources(&[STATUS_PART])
         .columns(columns::HORIZONTAL_POD_AUTOSCALER)
-        .strategy(&strategies::HORIZONTAL_POD_AUTOSCALER)
+        .strategy(strategies::HORIZONTAL_POD_AUTOSCALER)
         .by(ActedOnBy::Nothing),
     resource!("batch" / "batch" ["v1"] "CronJob" "cronjobs")
         .short(&["cj"])
         .in_all()
         .subresources(&[STATUS_PART])
         .columns(columns::CRON_JOB)
-        .strategy(&strategies::CRON_JOB)
+        .strategy(strategies::CRON_JOB)
         .by(ActedOnBy::Controllers),
     resource!("batch" / "batch" ["v1"] "Job" "jobs")
         .in_all()
         .subresources(&[STATUS_PART])
         .selectable(&[field_at("status.successful", "status.succeeded", "0")])
         .columns(columns::JOB)
-        .strategy(&strategies::JOB)
+        .strategy(strategies::JOB)
         .by(ActedOnBy::Controllers),
     resource!("coordination.k8s.io" / "coordination" ["v1"] "Lease" "leases")
         .columns(columns::LEASE)
-        .strategy(&strategies::LEASE),
+        .strategy(strategies::LEASE),
     resource!("coordination.k8s.io" / "coordination" ["v1beta1", "v1alpha2"] "LeaseCandidate" "leasecandidates")
         .columns(columns::LEASE_CANDIDATE)
         .strategy(&PLAIN)
         .by(ActedOnBy::Nothing),
     resource!("discovery.k8s.io" / "discovery" ["v1"] "EndpointSlice" "endpointslices")
         .columns(columns::ENDPOINT_SLICE)
-        .strategy(&strategies::ENDPOINT_SLICE)
+        .strategy(strategies::ENDPOINT_SLICE)
         .by(ActedOnBy::Proxy),
     resource!("networking.k8s.io" / "networking" ["v1"] "Ingress" "ingresses")
         .short(&["ing"])
@@ -93,7 +93,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
     resource!("networking.k8s.io" / "networking" ["v1"] "NetworkPolicy" "networkpolicies")
         .short(&["netpol"])
         .columns(columns::NETWORK_POLICY)
-        .strategy(&strategies::NETWORK_POLICY)
+        .strategy(strategies::NETWORK_POLICY)
         .by(ActedOnBy::Nothing),
     resource!("networking.k8s.io" / "networking" ["v1", "v1beta1"] "ServiceCIDR" "servicecidrs")
         .cluster()
@@ -105,6 +105,6 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .short(&["pdb"])
         .subresources(&[STATUS_PART])
         .columns(columns::POD_DISRUPTION_BUDGET)
-        .strategy(&strategies::POD_DISRUPTION_BUDGET)
+        .strategy(strategies::POD_DISRUPTION_BUDGET)
         .by(ActedOnBy::Controllers),
 ];

@@ -109,7 +109,7 @@ pub fn plan_deletion(def: &ResourceDef, obj: &Value, options: &DeleteOptions, no
     };
     let orphans = def.strategy.rules().orphans_by_default;
     set_finalizers(&mut marked, options.propagation, orphans);
-    let finalizers_left = meta::finalizers(&marked).next().is_some();
+    let finalizers_left = meta::finalizers(&marked).next().is_some() || def.strategy.holds_back_deletion(&marked);
     match grace {
         Some(seconds) if seconds > 0 => Deletion::Mark(marked),
         _ if !finalizers_left => Deletion::Remove,
@@ -118,6 +118,7 @@ pub fn plan_deletion(def: &ResourceDef, obj: &Value, options: &DeleteOptions, no
             if !meta::is_being_deleted(obj) {
                 mark(&mut marked, now, 0);
             }
+            def.strategy.mark_deleted(&mut marked);
             if marked == *obj { Deletion::Unchanged } else { Deletion::Mark(marked) }
         }
     }
@@ -191,7 +192,9 @@ fn set_finalizers(obj: &mut Value, propagation: Option<Propagation>, orphans_by_
 
 /// Whether an update that leaves `new` behind completes a deletion that only waited for finalizers.
 pub fn deletion_is_complete(new: &Value, old: &Value) -> bool {
+    let namespace_holds = meta::kind(new) == "Namespace" && !meta::items_at(new, &["spec", "finalizers"]).is_empty();
     meta::finalizers(new).next().is_none()
+        && !namespace_holds
         && meta::is_being_deleted(old)
         && meta::i64_at(old, &["metadata", "deletionGracePeriodSeconds"]) == Some(0)
 }

@@ -3,6 +3,7 @@
 
 mod deletion;
 mod metadata;
+pub(crate) use metadata::validate_labels;
 #[cfg(test)]
 mod tests;
 
@@ -52,7 +53,7 @@ pub fn prepare_create(def: &ResourceDef, new: &mut Value, creation: &Creation<'_
     }
     set_system_metadata(new, creation);
     let rules = def.strategy.rules();
-    if rules.splits_status {
+    if rules.splits_status && !rules.keeps_status_at_create {
         meta::remove(new, &["status"]);
     }
     default(def, new);

@@ -54,8 +54,8 @@ fn apply(doc: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), P
         "copy" => {
             let from = from()?;
             let value = doc.pointer(from).cloned();
-            let value =
-                value.ok_or_else(|| refused(format!("copy operation does not apply: doc is missing from path: {from}")))?;
+            let value = value
+                .ok_or_else(|| refused(format!("copy operation does not apply: doc is missing from path: {from}")))?;
             *copied += value.to_string().len();
             if *copied > JSON_PATCH_COPY_BYTES_MAX {
                 return Err(refused(format!(
@@ -81,11 +81,7 @@ fn find_mut<'a>(doc: &'a mut Value, path: &str) -> Option<&'a mut Value> {
 }
 
 /// Parent of a path and the unescaped last segment; `None` for the whole document.
-fn split<'a>(
-    doc: &'a mut Value,
-    op: &str,
-    path: &str,
-) -> Result<Option<(&'a mut Value, String)>, PatchError> {
+fn split<'a>(doc: &'a mut Value, op: &str, path: &str) -> Result<Option<(&'a mut Value, String)>, PatchError> {
     if path.is_empty() {
         return Ok(None);
     }

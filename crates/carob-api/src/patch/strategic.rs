@@ -215,12 +215,7 @@ fn missing_key(map: &Map<String, Value>, key: &str) -> PatchError {
     bad(format!("map: {} does not contain declared merge key: {key}", Value::Object(map.clone())))
 }
 
-fn merge_item(
-    items: &mut Vec<Value>,
-    patch: &Map<String, Value>,
-    key: &str,
-    node: Node<'_>,
-) -> Result<(), PatchError> {
+fn merge_item(items: &mut Vec<Value>, patch: &Map<String, Value>, key: &str, node: Node<'_>) -> Result<(), PatchError> {
     let id = patch.get(key).ok_or_else(|| missing_key(patch, key))?;
     let existing = items.iter_mut().find(|item| item.get(key) == Some(id));
     match existing {

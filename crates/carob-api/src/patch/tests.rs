@@ -13,13 +13,34 @@ fn patched(doc: &Value, patch: &Value) -> Result<Value, String> {
 fn json_patch_operations() {
     let doc = json!({"a": {"b": [1, 2, 3]}, "c~d": 1, "e/f": 2, "n": null});
     for (patch, expect) in [
-        (json!([{"op": "add", "path": "/x", "value": 1}]), json!({"a": {"b": [1, 2, 3]}, "c~d": 1, "e/f": 2, "n": null, "x": 1})),
-        (json!([{"op": "add", "path": "/a/b/1", "value": 9}, {"op": "remove", "path": "/a/b/0"}]), json!({"a": {"b": [9, 2, 3]}, "c~d": 1, "e/f": 2, "n": null})),
-        (json!([{"op": "add", "path": "/a/b/-", "value": 4}]), json!({"a": {"b": [1, 2, 3, 4]}, "c~d": 1, "e/f": 2, "n": null})),
-        (json!([{"op": "replace", "path": "/c~0d", "value": 5}, {"op": "remove", "path": "/e~1f"}]), json!({"a": {"b": [1, 2, 3]}, "c~d": 5, "n": null})),
-        (json!([{"op": "move", "from": "/a/b", "path": "/m"}]), json!({"a": {}, "c~d": 1, "e/f": 2, "n": null, "m": [1, 2, 3]})),
-        (json!([{"op": "copy", "from": "/a/b/2", "path": "/a/b/0"}]), json!({"a": {"b": [3, 1, 2, 3]}, "c~d": 1, "e/f": 2, "n": null})),
-        (json!([{"op": "test", "path": "/a/b/0", "value": 1}, {"op": "test", "path": "/missing", "value": null}]), doc.clone()),
+        (
+            json!([{"op": "add", "path": "/x", "value": 1}]),
+            json!({"a": {"b": [1, 2, 3]}, "c~d": 1, "e/f": 2, "n": null, "x": 1}),
+        ),
+        (
+            json!([{"op": "add", "path": "/a/b/1", "value": 9}, {"op": "remove", "path": "/a/b/0"}]),
+            json!({"a": {"b": [9, 2, 3]}, "c~d": 1, "e/f": 2, "n": null}),
+        ),
+        (
+            json!([{"op": "add", "path": "/a/b/-", "value": 4}]),
+            json!({"a": {"b": [1, 2, 3, 4]}, "c~d": 1, "e/f": 2, "n": null}),
+        ),
+        (
+            json!([{"op": "replace", "path": "/c~0d", "value": 5}, {"op": "remove", "path": "/e~1f"}]),
+            json!({"a": {"b": [1, 2, 3]}, "c~d": 5, "n": null}),
+        ),
+        (
+            json!([{"op": "move", "from": "/a/b", "path": "/m"}]),
+            json!({"a": {}, "c~d": 1, "e/f": 2, "n": null, "m": [1, 2, 3]}),
+        ),
+        (
+            json!([{"op": "copy", "from": "/a/b/2", "path": "/a/b/0"}]),
+            json!({"a": {"b": [3, 1, 2, 3]}, "c~d": 1, "e/f": 2, "n": null}),
+        ),
+        (
+            json!([{"op": "test", "path": "/a/b/0", "value": 1}, {"op": "test", "path": "/missing", "value": null}]),
+            doc.clone(),
+        ),
         (json!([{"op": "replace", "path": "", "value": {"z": 1}}]), json!({"z": 1})),
     ] {
         assert_eq!(patched(&doc, &patch), Ok(expect), "{patch}");
@@ -30,17 +51,26 @@ fn json_patch_operations() {
 fn json_patch_refusals() {
     let doc = json!({"a": [1], "s": "x"});
     for (patch, expect) in [
-        (json!({}), "cannot unmarshal object"), (json!([{"op": "remove", "path": "/x"}]), "Unable to remove nonexistent key: x"),
-        (json!([{"op": "replace", "path": "/x", "value": 1}]), "doc is missing key: /x"), (json!([{"op": "add", "path": "/x/y", "value": 1}]), "doc is missing path: \"/x/y\""),
-        (json!([{"op": "add", "path": "/a/5", "value": 1}]), "invalid index"), (json!([{"op": "add", "path": "/a/01", "value": 1}]), "proper array index"),
-        (json!([{"op": "test", "path": "/a/0", "value": 2}]), "testing value /a/0 failed"), (json!([{"op": "jump", "path": "/a"}]), "Unexpected kind: jump"),
-        (json!([{"op": "add", "path": "/s/t", "value": 1}]), "missing path"), (json!([{"op": "add", "path": "/q"}]), "missing value"), (json!([{"op": "move", "from": "/a", "path": "/a/0"}]), "into itself"),
-        (json!([{"path": "/a"}]), "Unexpected kind: unknown"), (json!([1]), "Unexpected kind"), (json!([{"op": "copy", "from": "/z", "path": "/y"}]), "missing from path"),
+        (json!({}), "cannot unmarshal object"),
+        (json!([{"op": "remove", "path": "/x"}]), "Unable to remove nonexistent key: x"),
+        (json!([{"op": "replace", "path": "/x", "value": 1}]), "doc is missing key: /x"),
+        (json!([{"op": "add", "path": "/x/y", "value": 1}]), "doc is missing path: \"/x/y\""),
+        (json!([{"op": "add", "path": "/a/5", "value": 1}]), "invalid index"),
+        (json!([{"op": "add", "path": "/a/01", "value": 1}]), "proper array index"),
+        (json!([{"op": "test", "path": "/a/0", "value": 2}]), "testing value /a/0 failed"),
+        (json!([{"op": "jump", "path": "/a"}]), "Unexpected kind: jump"),
+        (json!([{"op": "add", "path": "/s/t", "value": 1}]), "missing path"),
+        (json!([{"op": "add", "path": "/q"}]), "missing value"),
+        (json!([{"op": "move", "from": "/a", "path": "/a/0"}]), "into itself"),
+        (json!([{"path": "/a"}]), "Unexpected kind: unknown"),
+        (json!([1]), "Unexpected kind"),
+        (json!([{"op": "copy", "from": "/z", "path": "/y"}]), "missing from path"),
     ] {
         let error = patched(&doc, &patch).expect_err(&patch.to_string());
         assert!(error.contains(expect), "{patch}: {error}");
     }
-    let many: Vec<Value> = (0..=JSON_PATCH_OPERATIONS_MAX).map(|_| json!({"op": "test", "path": "/s", "value": "x"})).collect();
+    let many: Vec<Value> =
+        (0..=JSON_PATCH_OPERATIONS_MAX).map(|_| json!({"op": "test", "path": "/s", "value": "x"})).collect();
     let error = json_patch(&mut doc.clone(), &Value::Array(many)).expect_err("too many");
     assert_eq!(error.to_status().code, 413);
     let big = json!({"big": "x".repeat(1024 * 1024)});
@@ -53,11 +83,16 @@ fn json_patch_refusals() {
 fn merge_patch_follows_rfc_7386() {
     // The cases of the RFC's appendix A that have an object for a patch.
     for (doc, patch, expect) in [
-        (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})), (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
-        (json!({"a": "b"}), json!({"a": null}), json!({})), (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
-        (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})), (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
-        (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})), (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
-        (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})), (json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"})),
+        (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+        (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+        (json!({"a": "b"}), json!({"a": null}), json!({})),
+        (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+        (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+        (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+        (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+        (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+        (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+        (json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"})),
         (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
     ] {
         let mut actual = doc.clone();
@@ -77,16 +112,40 @@ fn strategic(kind: &str, doc: &Value, patch: &Value) -> Result<Value, String> {
 fn strategic_merge_of_lists() {
     let pod = json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}], "nodeName": "n"}});
     for (patch, expect) in [
-        (json!({"spec": {"containers": [{"name": "b", "image": "z"}]}}), json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "z", "ports": [{"containerPort": 80}]}], "nodeName": "n"}})),
-        (json!({"spec": {"containers": [{"name": "c", "image": "z", "env": null}]}}), json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}, {"name": "c", "image": "z"}], "nodeName": "n"}})),
-        (json!({"spec": {"containers": [{"$patch": "delete", "name": "a"}]}}), json!({"spec": {"containers": [{"name": "b", "image": "y", "ports": [{"containerPort": 80}]}], "nodeName": "n"}})),
-        (json!({"spec": {"containers": [{"$patch": "replace"}, {"name": "c", "image": "z"}]}}), json!({"spec": {"containers": [{"name": "c", "image": "z"}], "nodeName": "n"}})),
+        (
+            json!({"spec": {"containers": [{"name": "b", "image": "z"}]}}),
+            json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "z", "ports": [{"containerPort": 80}]}], "nodeName": "n"}}),
+        ),
+        (
+            json!({"spec": {"containers": [{"name": "c", "image": "z", "env": null}]}}),
+            json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}, {"name": "c", "image": "z"}], "nodeName": "n"}}),
+        ),
+        (
+            json!({"spec": {"containers": [{"$patch": "delete", "name": "a"}]}}),
+            json!({"spec": {"containers": [{"name": "b", "image": "y", "ports": [{"containerPort": 80}]}], "nodeName": "n"}}),
+        ),
+        (
+            json!({"spec": {"containers": [{"$patch": "replace"}, {"name": "c", "image": "z"}]}}),
+            json!({"spec": {"containers": [{"name": "c", "image": "z"}], "nodeName": "n"}}),
+        ),
         (json!({"spec": {"$patch": "replace", "nodeName": "m"}}), json!({"spec": {"nodeName": "m"}})),
         (json!({"spec": {"$patch": "delete"}}), json!({"spec": {}})),
-        (json!({"spec": {"nodeName": null, "missing": null}}), json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}]}})),
-        (json!({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}}), json!({"spec": {"containers": [{"name": "b", "image": "y", "ports": [{"containerPort": 80}]}, {"name": "a", "image": "x"}], "nodeName": "n"}})),
-        (json!({"spec": {"$setElementOrder/containers": [{"name": "c"}, {"name": "a"}], "containers": [{"name": "c", "image": "z"}]}}), json!({"spec": {"containers": [{"name": "c", "image": "z"}, {"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}], "nodeName": "n"}})),
-        (json!({"spec": {"containers": [{"name": "b", "args": ["1"]}]}}), json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "args": ["1"], "ports": [{"containerPort": 80}]}], "nodeName": "n"}})),
+        (
+            json!({"spec": {"nodeName": null, "missing": null}}),
+            json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}]}}),
+        ),
+        (
+            json!({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}}),
+            json!({"spec": {"containers": [{"name": "b", "image": "y", "ports": [{"containerPort": 80}]}, {"name": "a", "image": "x"}], "nodeName": "n"}}),
+        ),
+        (
+            json!({"spec": {"$setElementOrder/containers": [{"name": "c"}, {"name": "a"}], "containers": [{"name": "c", "image": "z"}]}}),
+            json!({"spec": {"containers": [{"name": "c", "image": "z"}, {"name": "a", "image": "x"}, {"name": "b", "image": "y", "ports": [{"containerPort": 80}]}], "nodeName": "n"}}),
+        ),
+        (
+            json!({"spec": {"containers": [{"name": "b", "args": ["1"]}]}}),
+            json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y", "args": ["1"], "ports": [{"containerPort": 80}]}], "nodeName": "n"}}),
+        ),
     ] {
         assert_eq!(strategic("core.v1.Pod", &pod, &patch), Ok(expect), "{patch}");
     }
@@ -102,8 +161,14 @@ fn strategic_merge_of_primitive_lists() {
     for (patch, expect) in [
         (json!({"metadata": {"finalizers": ["d", "a"]}}), json!(["a", "b", "c", "d"])),
         (json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"]}}), json!(["a", "c"])),
-        (json!({"metadata": {"$setElementOrder/finalizers": ["c", "a"], "$deleteFromPrimitiveList/finalizers": ["b"]}}), json!(["c", "a"])),
-        (json!({"metadata": {"$setElementOrder/finalizers": ["d", "c", "a"], "finalizers": ["d"]}}), json!(["d", "c", "a", "b"])),
+        (
+            json!({"metadata": {"$setElementOrder/finalizers": ["c", "a"], "$deleteFromPrimitiveList/finalizers": ["b"]}}),
+            json!(["c", "a"]),
+        ),
+        (
+            json!({"metadata": {"$setElementOrder/finalizers": ["d", "c", "a"], "finalizers": ["d"]}}),
+            json!(["d", "c", "a", "b"]),
+        ),
     ] {
         let actual = strategic("core.v1.Pod", &doc, &patch).map(|v| v["metadata"]["finalizers"].clone());
         match &expect {
@@ -132,7 +197,10 @@ fn strategic_merge_refusals() {
         (json!({"spec": {"containers": [{"image": "x"}]}}), "does not contain declared merge key: name"),
         (json!({"$patch": "twist"}), "unknown patch type"),
         (json!({"spec": {"containers": [{"$patch": "merge", "name": "a"}]}}), "merging lists cannot yet be specified"),
-        (json!({"spec": {"$setElementOrder/containers": [{"name": "b"}], "containers": [{"name": "a"}]}}), "doesn't match $setElementOrder list"),
+        (
+            json!({"spec": {"$setElementOrder/containers": [{"name": "b"}], "containers": [{"name": "a"}]}}),
+            "doesn't match $setElementOrder list",
+        ),
         (json!([]), "must be an object"),
     ] {
         let error = strategic("core.v1.Pod", &pod, &patch).expect_err(&patch.to_string());
@@ -152,18 +220,26 @@ fn diff(from: &Value, to: &Value) -> Value {
 }
 
 fn tree() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![any::<bool>().prop_map(Value::from), (0..9_i32).prop_map(Value::from), "[a-c]{0,2}".prop_map(Value::from)];
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(Value::from),
+        (0..9_i32).prop_map(Value::from),
+        "[a-c]{0,2}".prop_map(Value::from)
+    ];
     let inner = leaf.prop_recursive(4, 24, 4, |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-            proptest::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| map.into_iter().collect::<serde_json::Map<_, _>>().into()),
+            proptest::collection::btree_map("[a-d]", inner, 0..4)
+                .prop_map(|map| map.into_iter().collect::<serde_json::Map<_, _>>().into()),
         ]
     });
-    proptest::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| map.into_iter().collect::<serde_json::Map<_, _>>().into())
+    proptest::collection::btree_map("[a-d]", inner, 0..4)
+        .prop_map(|map| map.into_iter().collect::<serde_json::Map<_, _>>().into())
 }
 
 fn containers() -> impl Strategy<Value = Vec<(String, String)>> {
-    proptest::collection::btree_map("[a-e]", "[x-z]", 0..5).prop_map(|map| map.into_iter().collect::<Vec<_>>()).prop_shuffle()
+    proptest::collection::btree_map("[a-e]", "[x-z]", 0..5)
+        .prop_map(|map| map.into_iter().collect::<Vec<_>>())
+        .prop_shuffle()
 }
 
 fn pod_of(containers: &[(String, String)]) -> Value {

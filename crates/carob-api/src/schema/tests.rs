@@ -68,7 +68,8 @@ fn table_agrees_with_the_facts() {
     let mut wrong = Vec::new();
     for line in text.lines().skip(1) {
         let columns: Vec<&str> = line.split('\t').collect();
-        let [ty, name, json_type, format, required, list_type, list_keys, strategy, merge_key, map_type, _, _, number] = columns[..]
+        let [ty, name, json_type, format, required, list_type, list_keys, strategy, merge_key, map_type, _, _, number] =
+            columns[..]
         else {
             panic!("the facts have another form: {line}");
         };
@@ -207,17 +208,41 @@ fn unknown_and_duplicate_fields_are_named() {
 #[test]
 fn wrong_types_are_refused_in_upstreams_words() {
     for (body, expect) in [
-        (r#"{"spec":{"containers":"x"}}"#, "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container"),
-        (r#"{"spec":{"containers":[{"image":5}]}}"#, "json: cannot unmarshal number into Go struct field Container.spec.containers.image of type string"),
-        (r#"{"spec":{"priority":99999999999}}"#, "json: cannot unmarshal number 99999999999 into Go struct field PodSpec.spec.priority of type int32"),
-        (r#"{"spec":{"priority":1.5}}"#, "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.priority of type int32"),
+        (
+            r#"{"spec":{"containers":"x"}}"#,
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
+        (
+            r#"{"spec":{"containers":[{"image":5}]}}"#,
+            "json: cannot unmarshal number into Go struct field Container.spec.containers.image of type string",
+        ),
+        (
+            r#"{"spec":{"priority":99999999999}}"#,
+            "json: cannot unmarshal number 99999999999 into Go struct field PodSpec.spec.priority of type int32",
+        ),
+        (
+            r#"{"spec":{"priority":1.5}}"#,
+            "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.priority of type int32",
+        ),
         (r#"{"spec":[]}"#, "json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec"),
-        (r#"{"metadata":{"labels":{"a":true}}}"#, "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels of type string"),
-        (r#"{"metadata":{"labels":[]}}"#, "json: cannot unmarshal array into Go struct field ObjectMeta.metadata.labels of type map[string]string"),
+        (
+            r#"{"metadata":{"labels":{"a":true}}}"#,
+            "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        (
+            r#"{"metadata":{"labels":[]}}"#,
+            "json: cannot unmarshal array into Go struct field ObjectMeta.metadata.labels of type map[string]string",
+        ),
         ("[]", "json: cannot unmarshal array into Go value of type v1.Pod"),
         ("3", "json: cannot unmarshal number into Go value of type v1.Pod"),
-        (r#"{"metadata":{"creationTimestamp":"x"}}"#, "parsing time \"x\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"x\" as \"2006\""),
-        (r#"{"spec":{"overhead":{"cpu":"1x"}}}"#, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        (
+            r#"{"metadata":{"creationTimestamp":"x"}}"#,
+            "parsing time \"x\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"x\" as \"2006\"",
+        ),
+        (
+            r#"{"spec":{"overhead":{"cpu":"1x"}}}"#,
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
         ("{", "unexpected end of JSON input"),
         ("", "unexpected end of JSON input"),
         ("{\"a\": x}", "invalid character 'x' looking for beginning of value"),

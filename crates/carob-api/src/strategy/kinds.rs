@@ -1,43 +1,37 @@
 //! The strategies that the table of kinds names.
 
-use super::{Generic, NameRule, Rules};
+use super::{Generic, Rules, Strategy, access, cluster, config, network, pod, policy, storage, workload};
 
-const fn plain() -> Generic {
-    Generic(Rules::PLAIN)
-}
-pub(crate) static CONFIG_MAP: Generic = plain();
-pub(crate) static ENDPOINTS: Generic = plain();
-pub(crate) static EVENT: Generic = plain();
-pub(crate) static LIMIT_RANGE: Generic = plain();
-pub(crate) static NAMESPACE: Generic = Generic(Rules { name: NameRule::Label, ..Rules::STATUS });
-pub(crate) static NODE: Generic = Generic(Rules::STATUS);
-pub(crate) static PERSISTENT_VOLUME_CLAIM: Generic = Generic(Rules::STATUS);
-pub(crate) static PERSISTENT_VOLUME: Generic = Generic(Rules::STATUS);
-pub(crate) static POD: Generic = Generic(Rules::WORKLOAD);
-pub(crate) static POD_TEMPLATE: Generic = Generic(Rules::COUNTED);
-pub(crate) static REPLICATION_CONTROLLER: Generic = Generic(Rules { orphans_by_default: true, ..Rules::WORKLOAD });
-pub(crate) static SECRET: Generic = plain();
-pub(crate) static SERVICE_ACCOUNT: Generic = plain();
-pub(crate) static SERVICE: Generic = Generic(Rules { name: NameRule::Dns1035, ..Rules::STATUS });
-pub(crate) static DAEMON_SET: Generic = Generic(Rules::WORKLOAD);
-pub(crate) static DEPLOYMENT: Generic = Generic(Rules::WORKLOAD);
-pub(crate) static REPLICA_SET: Generic = Generic(Rules::WORKLOAD);
-pub(crate) static STATEFUL_SET: Generic = Generic(Rules::WORKLOAD);
-pub(crate) static HORIZONTAL_POD_AUTOSCALER: Generic = Generic(Rules::STATUS);
-pub(crate) static CRON_JOB: Generic = Generic(Rules::WORKLOAD);
-pub(crate) static JOB: Generic = Generic(Rules { orphans_by_default: true, ..Rules::WORKLOAD });
-pub(crate) static LEASE: Generic = Generic(Rules { creates_on_update: true, ..Rules::PLAIN });
-pub(crate) static ENDPOINT_SLICE: Generic = Generic(Rules::COUNTED);
-pub(crate) static NETWORK_POLICY: Generic = Generic(Rules::COUNTED);
-pub(crate) static POD_DISRUPTION_BUDGET: Generic = Generic(Rules { updates_unconditionally: false, ..Rules::WORKLOAD });
-pub(crate) static RUNTIME_CLASS: Generic = plain();
-pub(crate) static PRIORITY_CLASS: Generic = Generic(Rules::COUNTED);
-pub(crate) static STORAGE_CLASS: Generic = plain();
-pub(crate) static CERTIFICATE_SIGNING_REQUEST: Generic = Generic(Rules::STATUS);
-pub(crate) static ROLE: Generic =
-    Generic(Rules { name: NameRule::PathSegment, creates_on_update: true, ..Rules::PLAIN });
-pub(crate) static CLUSTER_ROLE: Generic =
-    Generic(Rules { name: NameRule::PathSegment, creates_on_update: true, ..Rules::PLAIN });
-pub(crate) static ROLE_BINDING: Generic =
-    Generic(Rules { name: NameRule::PathSegment, creates_on_update: true, ..Rules::PLAIN });
-pub(crate) static CUSTOM_RESOURCE_DEFINITION: Generic = Generic(Rules::WORKLOAD);
+pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &access::CertificateSigningRequest;
+pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };
+pub(crate) const CONFIG_MAP: &dyn Strategy = &config::ConfigMap;
+pub(crate) const CRON_JOB: &dyn Strategy = &workload::CronJob;
+pub(crate) const CUSTOM_RESOURCE_DEFINITION: &dyn Strategy = &policy::CustomResourceDefinition;
+pub(crate) const DAEMON_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::DaemonSet };
+pub(crate) const DEPLOYMENT: &dyn Strategy = &workload::Replicated { kind: workload::Kind::Deployment };
+pub(crate) const ENDPOINTS: &dyn Strategy = &Generic(Rules { creates_on_update: true, ..Rules::PLAIN });
+pub(crate) const ENDPOINT_SLICE: &dyn Strategy = &network::EndpointSlice;
+pub(crate) const EVENT: &dyn Strategy = &policy::Event;
+pub(crate) const HORIZONTAL_POD_AUTOSCALER: &dyn Strategy = &policy::HorizontalPodAutoscaler;
+pub(crate) const JOB: &dyn Strategy = &workload::Job;
+pub(crate) const LEASE: &dyn Strategy = &policy::Lease;
+pub(crate) const LIMIT_RANGE: &dyn Strategy = &policy::LimitRange;
+pub(crate) const NAMESPACE: &dyn Strategy = &cluster::Namespace;
+pub(crate) const NETWORK_POLICY: &dyn Strategy = &network::NetworkPolicy;
+pub(crate) const NODE: &dyn Strategy = &cluster::Node;
+pub(crate) const PERSISTENT_VOLUME: &dyn Strategy = &storage::Persistent { capacity: &["capacity"] };
+pub(crate) const PERSISTENT_VOLUME_CLAIM: &dyn Strategy = &storage::Persistent { capacity: &["resources", "requests"] };
+pub(crate) const POD: &dyn Strategy = &pod::Pod;
+pub(crate) const POD_DISRUPTION_BUDGET: &dyn Strategy = &policy::PodDisruptionBudget;
+pub(crate) const POD_TEMPLATE: &dyn Strategy = &workload::PodTemplate;
+pub(crate) const PRIORITY_CLASS: &dyn Strategy = &policy::PriorityClass;
+pub(crate) const REPLICATION_CONTROLLER: &dyn Strategy = &workload::ReplicationController;
+pub(crate) const REPLICA_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::ReplicaSet };
+pub(crate) const ROLE: &dyn Strategy = &access::Role { namespaced: true };
+pub(crate) const ROLE_BINDING: &dyn Strategy = &access::RoleBinding;
+pub(crate) const RUNTIME_CLASS: &dyn Strategy = &cluster::RuntimeClass;
+pub(crate) const SECRET: &dyn Strategy = &config::Secret;
+pub(crate) const SERVICE: &dyn Strategy = &network::Service;
+pub(crate) const SERVICE_ACCOUNT: &dyn Strategy = &Generic(Rules::PLAIN);
+pub(crate) const STATEFUL_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::StatefulSet };
+pub(crate) const STORAGE_CLASS: &dyn Strategy = &storage::StorageClass;

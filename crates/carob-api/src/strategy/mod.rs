@@ -8,7 +8,17 @@ use serde_json::Value;
 
 use crate::{field::FieldErrors, names};
 
+mod access;
+mod cluster;
+mod config;
 pub(crate) mod kinds;
+mod network;
+pub mod pod;
+mod policy;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod workload;
 
 /// Which part of an object a write may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +41,8 @@ pub enum Part {
 pub struct Rules {
     /// Whether status is a part of its own: dropped at create, kept over updates of the rest.
     pub splits_status: bool,
+    /// Whether whoever creates an object may set its status: Nodes register themselves with theirs.
+    pub keeps_status_at_create: bool,
     /// Whether metadata.generation counts changes of everything but metadata and status.
     pub counts_generation: bool,
     /// Whether PUT of an absent object creates it.
@@ -46,6 +58,7 @@ impl Rules {
     /// A kind without status and generation: ConfigMap, Role.
     pub const PLAIN: Rules = Rules {
         splits_status: false,
+        keeps_status_at_create: false,
         counts_generation: false,
         creates_on_update: false,
         updates_unconditionally: true,
@@ -122,6 +135,14 @@ pub trait Strategy: Sync + Debug {
     /// Messages for Warning headers; `old` at update.
     fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Changes what else a deletion changes, when an object is marked for it.
+    fn mark_deleted(&self, _obj: &mut Value) {}
+
+    /// Whether something beside metadata.finalizers keeps a marked object.
+    fn holds_back_deletion(&self, _obj: &Value) -> bool {
+        false
     }
 
     /// Grace period in seconds of a deletion, `None` when the kind is deleted at once. `requested` is the client's.

@@ -1,0 +1,142 @@
+//! ConfigMaps and Secrets.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Map, Value};
+
+use super::{Part, Rules, Strategy, workload::immutable};
+use crate::{
+    field::{FieldError, FieldErrors, FieldPath},
+    meta, names,
+};
+
+/// All values of one object, bytes (kubernetes pkg/apis/core: MaxSecretSize).
+const SIZE_MAX: usize = 1024 * 1024;
+
+fn entries<'a>(obj: &'a Value, field: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    meta::at(obj, &[field]).and_then(Value::as_object).into_iter().flatten()
+}
+
+fn validate_keys(obj: &Value, field: &str, errors: &mut FieldErrors) {
+    let path = FieldPath::new(field);
+    for (key, _) in entries(obj, field) {
+        for message in names::config_map_key(key) {
+            errors.push(FieldError::invalid(&path.key(key), key.as_str(), message));
+        }
+    }
+}
+
+fn decoded_len(value: &Value) -> usize {
+    let text = value.as_str().unwrap_or_default().trim_end_matches('=');
+    text.len() * 3 / 4
+}
+
+/// An object that is marked immutable keeps its data and its mark.
+fn validate_immutability(new: &Value, old: &Value, fields: &[&str], errors: &mut FieldErrors) {
+    if meta::bool_at(old, &["immutable"]) != Some(true) {
+        return;
+    }
+    let message = "field is immutable when `immutable` is set";
+    if meta::bool_at(new, &["immutable"]) != Some(true) {
+        errors.push(FieldError::forbidden(&FieldPath::new("immutable"), message));
+    }
+    let empty = Value::Object(Map::new());
+    for field in fields {
+        if new.get(field).unwrap_or(&empty) != old.get(field).unwrap_or(&empty) {
+            errors.push(FieldError::forbidden(&FieldPath::new(field), message));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ConfigMap;
+
+impl Strategy for ConfigMap {
+    fn rules(&self) -> &Rules {
+        &Rules::PLAIN
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        validate_keys(obj, "data", &mut errors);
+        validate_keys(obj, "binaryData", &mut errors);
+        for (key, _) in entries(obj, "data") {
+            if meta::at(obj, &["binaryData", key]).is_some() {
+                let path = FieldPath::new("data").key(key);
+                errors.push(FieldError::invalid(&path, key.as_str(), "duplicate of key present in binaryData"));
+            }
+        }
+        let text: usize = entries(obj, "data").map(|(_, value)| value.as_str().unwrap_or_default().len()).sum();
+        let binary: usize = entries(obj, "binaryData").map(|(_, value)| decoded_len(value)).sum();
+        if text + binary > SIZE_MAX {
+            errors.push(FieldError::too_long(&FieldPath::default(), SIZE_MAX));
+        }
+        errors
+    }
+
+    fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        validate_immutability(new, old, &["data", "binaryData"], &mut errors);
+        errors
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Secret;
+
+/// Keys that a Secret of a type must have.
+const REQUIRED_KEYS: [(&str, &[&str]); 4] = [
+    ("kubernetes.io/dockercfg", &[".dockercfg"]),
+    ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
+    ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
+    ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
+];
+
+impl Strategy for Secret {
+    fn rules(&self) -> &Rules {
+        &Rules::PLAIN
+    }
+
+    /// stringData is write-only: it becomes data and is never stored.
+    fn default(&self, obj: &mut Value) {
+        let Some(Value::Object(texts)) = meta::remove(obj, &["stringData"]) else { return };
+        let data = meta::map_mut(obj, &["data"]);
+        for (key, text) in texts {
+            let encoded = STANDARD.encode(text.as_str().unwrap_or_default());
+            data.insert(key, encoded.into());
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        validate_keys(obj, "data", &mut errors);
+        let size: usize = entries(obj, "data").map(|(_, value)| decoded_len(value)).sum();
+        if size > SIZE_MAX {
+            errors.push(FieldError::too_long(&FieldPath::new("data"), SIZE_MAX));
+        }
+        let ty = meta::str_at(obj, &["type"]).unwrap_or_default();
+        let data = FieldPath::new("data");
+        let has = |key: &str| meta::at(obj, &["data", key]).is_some();
+        for key in REQUIRED_KEYS.iter().filter(|(required, _)| *required == ty).flat_map(|(_, keys)| *keys) {
+            if !has(key) {
+                errors.push(FieldError::required(&data.key(key), ""));
+            }
+        }
+        if ty == "kubernetes.io/basic-auth" && !has("username") && !has("password") {
+            errors.push(FieldError::required(&data.key("username"), ""));
+            errors.push(FieldError::required(&data.key("password"), ""));
+        }
+        let account = "kubernetes.io/service-account.name";
+        if ty == "kubernetes.io/service-account-token" && meta::annotation(obj, account).is_none_or(str::is_empty) {
+            let path = FieldPath::new("metadata").child("annotations").key(account);
+            errors.push(FieldError::required(&path, ""));
+        }
+        errors
+    }
+
+    fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        immutable(new, old, &["type"], &mut errors);
+        validate_immutability(new, old, &["data"], &mut errors);
+        errors
+    }
+}

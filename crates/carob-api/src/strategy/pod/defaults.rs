@@ -1,0 +1,124 @@
+//! Defaults that depend on other fields (kubernetes pkg/apis/core/v1/defaults.go).
+
+use serde_json::{Map, Value, json};
+
+use super::{CONTAINER_LISTS, resources};
+use crate::meta;
+
+/// Defaults of Pods only: templates keep what the user wrote.
+pub(super) fn default_pod(pod: &mut Value) {
+    let Some(spec) = meta::at_mut(pod, &["spec"]) else { return };
+    default_spec(spec);
+    let Value::Object(spec) = spec else { return };
+    spec.entry("enableServiceLinks").or_insert(Value::Bool(true));
+    for list in ["initContainers", "containers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            requests_from_limits(container);
+        }
+    }
+    default_pod_requests(spec);
+    if spec.get("hostNetwork").and_then(Value::as_bool) == Some(true) {
+        for list in ["initContainers", "containers"] {
+            spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().for_each(host_ports);
+        }
+    }
+}
+
+/// Defaults of any PodSpec, also in templates.
+pub(crate) fn default_spec(spec: &mut Value) {
+    for list in CONTAINER_LISTS {
+        for container in meta::at_mut(spec, &[list]).and_then(Value::as_array_mut).into_iter().flatten() {
+            default_pull_policy(container, "image", "imagePullPolicy");
+        }
+    }
+    for volume in meta::at_mut(spec, &["volumes"]).and_then(Value::as_array_mut).into_iter().flatten() {
+        let Value::Object(map) = volume else { continue };
+        if map.keys().all(|key| key == "name") {
+            map.insert("emptyDir".to_owned(), json!({}));
+        }
+        if let Some(image) = map.get_mut("image") {
+            default_pull_policy(image, "reference", "pullPolicy");
+        }
+    }
+    // The old name of the field is kept in step with the new one.
+    let account = ["serviceAccountName", "serviceAccount"].into_iter().find_map(|f| meta::str_at(spec, &[f]));
+    if let Some(account) = account.map(str::to_owned) {
+        meta::set(spec, &["serviceAccountName"], account.as_str());
+        meta::set(spec, &["serviceAccount"], account);
+    }
+}
+
+fn default_pull_policy(holder: &mut Value, image: &str, policy: &str) {
+    let Value::Object(map) = holder else { return };
+    if map.contains_key(policy) {
+        return;
+    }
+    let image = map.get(image).and_then(Value::as_str).unwrap_or_default();
+    let default = if is_latest(image) { "Always" } else { "IfNotPresent" };
+    map.insert(policy.to_owned(), default.into());
+}
+
+/// Whether a reference means the tag `latest`, by name or by leaving tag and digest out.
+fn is_latest(image: &str) -> bool {
+    if image.contains('@') {
+        return false;
+    }
+    let last = image.rsplit('/').next().unwrap_or_default();
+    last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+fn requests_from_limits(container: &mut Value) {
+    let Some(limits) = meta::at(container, &["resources", "limits"]).and_then(Value::as_object).cloned() else {
+        return;
+    };
+    if limits.is_empty() {
+        return;
+    }
+    let requests = meta::map_mut(container, &["resources", "requests"]);
+    for (name, limit) in limits {
+        requests.entry(name).or_insert(limit);
+    }
+}
+
+/// A Pod with limits of its own asks for what its containers ask for, or else for its limits.
+fn default_pod_requests(spec: &mut Map<String, Value>) {
+    let limits = spec.get("resources").and_then(|r| r.get("limits")).and_then(Value::as_object);
+    let Some(limits) = limits.filter(|limits| !limits.is_empty()).cloned() else { return };
+    let sums = resources::sum_of_requests(spec.get("containers").and_then(Value::as_array));
+    let Some(Value::Object(own)) = spec.get_mut("resources") else { return };
+    let Some(requests) = own.entry("requests").or_insert_with(|| json!({})).as_object_mut() else { return };
+    for (name, limit) in limits {
+        let sum = sums.get(name.as_str()).map(|sum| Value::from(sum.to_string()));
+        requests.entry(name).or_insert_with(|| sum.unwrap_or(limit));
+    }
+}
+
+fn host_ports(container: &mut Value) {
+    for port in meta::at_mut(container, &["ports"]).and_then(Value::as_array_mut).into_iter().flatten() {
+        let Value::Object(port) = port else { continue };
+        if let Some(number) = port.get("containerPort").cloned() {
+            port.entry("hostPort").or_insert(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_latest;
+
+    #[test]
+    fn latest_is_what_no_tag_means() {
+        for (image, expect) in [
+            ("nginx", true),
+            ("nginx:latest", true),
+            ("nginx:1", false),
+            ("host:5000/nginx", true),
+            ("host:5000/nginx:1", false),
+            ("nginx@sha256:00", false),
+            ("nginx:latest@sha256:00", false),
+            ("", true),
+        ] {
+            assert_eq!(is_latest(image), expect, "{image}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! PersistentVolumes, PersistentVolumeClaims and StorageClasses.
+
+use serde_json::{Value, json};
+
+use super::{Part, Rules, Strategy};
+use crate::{
+    field::{FieldError, FieldErrors, FieldPath},
+    meta,
+};
+
+/// A volume or a claim: pending until something binds it.
+#[derive(Debug)]
+pub(super) struct Persistent {
+    /// Where the storage that is asked for or offered stands.
+    pub(super) capacity: &'static [&'static str],
+}
+
+impl Strategy for Persistent {
+    fn rules(&self) -> &Rules {
+        &Rules::STATUS
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        meta::set(obj, &["status"], json!({"phase": "Pending"}));
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let path = FieldPath::new("spec");
+        if meta::items_at(obj, &["spec", "accessModes"]).is_empty() {
+            errors.push(FieldError::required(&path.child("accessModes"), "at least 1 access mode is required"));
+        }
+        let full: Vec<&str> = ["spec"].iter().chain(self.capacity).chain(&["storage"]).copied().collect();
+        if meta::at(obj, &full).is_none() {
+            let path = self.capacity.iter().fold(path, |path, part| path.child(part)).key("storage");
+            errors.push(FieldError::required(&path, ""));
+        }
+        errors
+    }
+
+    fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let is_claim = self.capacity == ["resources", "requests"];
+        if part != Part::Main || !is_claim {
+            return errors;
+        }
+        let fixed = |claim: &Value| {
+            let mut spec = meta::at(claim, &["spec"]).cloned().unwrap_or_default();
+            for path in [&["resources"][..], &["volumeAttributesClassName"]] {
+                meta::remove(&mut spec, path);
+            }
+            // A claim may be bound once, and given its default class once.
+            for field in ["volumeName", "storageClassName"] {
+                if meta::at(old, &["spec", field]).is_none() {
+                    meta::remove(&mut spec, &[field]);
+                }
+            }
+            spec
+        };
+        if fixed(new) != fixed(old) {
+            let message = "spec is immutable after creation except resources.requests and volumeAttributesClassName \
+                           for bound claims";
+            errors.push(FieldError::forbidden(&FieldPath::new("spec"), message));
+        }
+        errors
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct StorageClass;
+
+impl Strategy for StorageClass {
+    fn rules(&self) -> &Rules {
+        &Rules::PLAIN
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        if meta::str_at(obj, &["provisioner"]).is_none_or(str::is_empty) {
+            return vec![FieldError::required(&FieldPath::new("provisioner"), "")];
+        }
+        FieldErrors::new()
+    }
+
+    fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let fields = ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"];
+        let changed = fields.into_iter().filter(|field| new.get(*field) != old.get(*field));
+        let error =
+            |field: &str| FieldError::forbidden(&FieldPath::new(field), format!("updates to {field} are forbidden."));
+        changed.map(error).collect()
+    }
+}

@@ -1,0 +1,467 @@
+//! Kinds that make Pods from a template: validation that they share, and their own defaults
+//! (kubernetes pkg/apis/apps, pkg/apis/batch: v1/defaults.go and validation).
+
+use serde_json::{Value, json};
+
+use super::{Part, Rules, Strategy, pod};
+use crate::{
+    field::{FieldError, FieldErrors, FieldPath},
+    lifecycle::{self, copy_field},
+    meta, names,
+    selector::LabelSelector,
+};
+
+const IMMUTABLE: &str = "field is immutable";
+const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+/// A CronJob's name leaves room for the suffix of its Jobs: eleven characters of a DNS label.
+const CRON_JOB_NAME_LEN_MAX: usize = 52;
+
+fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
+    meta::str_at(value, path).unwrap_or_default()
+}
+
+/// Errors when a number is negative.
+pub(super) fn not_negative(holder: &Value, field: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    let value = meta::i64_at(holder, &[field]).unwrap_or_default();
+    if value < 0 {
+        errors.push(FieldError::invalid(&path.child(field), value, NOT_NEGATIVE));
+    }
+}
+
+/// Errors when a field changed.
+pub(super) fn immutable(new: &Value, old: &Value, field: &[&str], errors: &mut FieldErrors) {
+    if meta::at(new, field) != meta::at(old, field) {
+        let path = field.iter().fold(FieldPath::default(), |path, part| path.child(part));
+        let value = meta::at(new, field).cloned().unwrap_or(Value::Null);
+        errors.push(FieldError::invalid(&path, value, IMMUTABLE));
+    }
+}
+
+fn validate_template(template: &Value, policies: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
+    let metadata = path.child("metadata");
+    lifecycle::validate_labels(meta::labels(template), &metadata.child("labels"), errors);
+    let spec = path.child("spec");
+    pod::validate_spec(&template["spec"], &spec, errors);
+    let policy = text(template, &["spec", "restartPolicy"]);
+    if !policies.contains(&policy) {
+        errors.push(FieldError::not_supported(&spec.child("restartPolicy"), policy, policies));
+    }
+    if !meta::items_at(template, &["spec", "ephemeralContainers"]).is_empty() {
+        let message = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(&spec.child("ephemeralContainers"), message));
+    }
+}
+
+/// The selector must be there, say something, and match the template.
+fn validate_selector(spec: &Value, kind: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    let path_selector = path.child("selector");
+    let Some(selector) = meta::at(spec, &["selector"]) else {
+        errors.push(FieldError::required(&path_selector, ""));
+        return;
+    };
+    pod::validate_label_selector(selector, &path_selector, errors);
+    match LabelSelector::from_json(selector) {
+        Ok(parsed) if parsed.is_empty() => {
+            let message = format!("empty selector is invalid for {kind}");
+            errors.push(FieldError::invalid(&path_selector, selector.clone(), message));
+        }
+        Ok(parsed) if !parsed.matches(meta::labels(&spec["template"])) => {
+            let labels = meta::at(spec, &["template", "metadata", "labels"]).cloned().unwrap_or(json!({}));
+            let path = path.child("template").child("metadata").child("labels");
+            errors.push(FieldError::invalid(&path, labels, "`selector` does not match template `labels`"));
+        }
+        Ok(_) => {}
+        Err(error) => errors.push(FieldError::invalid(&path_selector, selector.clone(), error.to_string())),
+    }
+}
+
+/// Deployments, ReplicaSets, DaemonSets and StatefulSets.
+#[derive(Debug)]
+pub(super) struct Replicated {
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Deployment,
+    ReplicaSet,
+    DaemonSet,
+    StatefulSet,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Deployment => "deployment",
+            Kind::ReplicaSet => "deployment",
+            Kind::DaemonSet => "daemonset",
+            Kind::StatefulSet => "statefulset",
+        }
+    }
+
+    /// The strategy's field, and what a rolling update says by default.
+    fn rolling_update(self) -> Option<(&'static str, Value)> {
+        match self {
+            Kind::Deployment => Some(("strategy", json!({"maxUnavailable": "25%", "maxSurge": "25%"}))),
+            Kind::DaemonSet => Some(("updateStrategy", json!({"maxUnavailable": 1, "maxSurge": 0}))),
+            Kind::StatefulSet => Some(("updateStrategy", json!({"partition": 0}))),
+            Kind::ReplicaSet => None,
+        }
+    }
+}
+
+impl Strategy for Replicated {
+    fn rules(&self) -> &Rules {
+        &Rules::WORKLOAD
+    }
+
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = meta::at_mut(obj, &["spec", "template", "spec"]) {
+            pod::default_spec(spec);
+        }
+        if let Some((field, default)) = self.kind.rolling_update()
+            && text(obj, &["spec", field, "type"]) == "RollingUpdate"
+        {
+            let given = meta::map_mut(obj, &["spec", field, "rollingUpdate"]);
+            for (name, value) in default.as_object().cloned().unwrap_or_default() {
+                given.entry(name).or_insert(value);
+            }
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
+        for field in ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
+            not_negative(spec, field, &path, &mut errors);
+        }
+        validate_selector(spec, self.kind.word(), &path, &mut errors);
+        validate_template(&spec["template"], &["Always"], &path.child("template"), &mut errors);
+        if let Some((field, _)) = self.kind.rolling_update() {
+            validate_rolling_update(&spec[field], self.kind, &path.child(field), &mut errors);
+        }
+        let deadline = meta::i64_at(spec, &["progressDeadlineSeconds"]);
+        let ready = meta::i64_at(spec, &["minReadySeconds"]).unwrap_or_default();
+        if let Some(deadline) = deadline.filter(|deadline| *deadline <= ready) {
+            let path = path.child("progressDeadlineSeconds");
+            errors.push(FieldError::invalid(&path, deadline, "must be greater than minReadySeconds"));
+        }
+        errors
+    }
+
+    fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        if part != Part::Main {
+            return errors;
+        }
+        if self.kind == Kind::StatefulSet {
+            validate_stateful_set_update(new, old, &mut errors);
+        } else {
+            immutable(new, old, &["spec", "selector"], &mut errors);
+        }
+        errors
+    }
+}
+
+fn validate_rolling_update(strategy: &Value, kind: Kind, path: &FieldPath, errors: &mut FieldErrors) {
+    let rolling = meta::at(strategy, &["rollingUpdate"]);
+    let ty = text(strategy, &["type"]);
+    let path = path.child("rollingUpdate");
+    match (ty, rolling) {
+        ("Recreate", Some(_)) => {
+            let message = "may not be specified when strategy `type` is 'Recreate'";
+            errors.push(FieldError::forbidden(&path, message));
+            return;
+        }
+        ("RollingUpdate", Some(_)) => {}
+        _ => return,
+    }
+    let amounts = ["maxUnavailable", "maxSurge"].map(|field| {
+        let value = meta::at(strategy, &["rollingUpdate", field]);
+        validate_amount(value, &path.child(field), errors);
+        value.is_none_or(is_zero)
+    });
+    if amounts == [true, true] && kind != Kind::StatefulSet {
+        let message = if kind == Kind::Deployment {
+            "may not be 0 when `maxSurge` is 0"
+        } else {
+            "cannot be 0 when maxSurge is 0"
+        };
+        let value = meta::at(strategy, &["rollingUpdate", "maxUnavailable"]).cloned().unwrap_or(Value::from(0));
+        errors.push(FieldError::invalid(&path.child("maxUnavailable"), value, message));
+    }
+    if let Some(partition) = rolling {
+        not_negative(partition, "partition", &path, errors);
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.as_i64() == Some(0),
+        Value::String(text) => text.trim_end_matches('%').parse::<i64>() == Ok(0),
+        _ => false,
+    }
+}
+
+/// A count or a percentage.
+pub(super) fn validate_amount(value: Option<&Value>, path: &FieldPath, errors: &mut FieldErrors) {
+    match value {
+        Some(Value::String(given)) => {
+            for message in names::percent(given) {
+                errors.push(FieldError::invalid(path, given.as_str(), message));
+            }
+        }
+        Some(Value::Number(number)) if number.as_i64().is_some_and(|n| n < 0) => {
+            errors.push(FieldError::invalid(path, Value::Number(number.clone()), NOT_NEGATIVE));
+        }
+        _ => {}
+    }
+}
+
+fn validate_stateful_set_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    const CHANGEABLE: [&str; 7] = [
+        "replicas",
+        "ordinals",
+        "template",
+        "updateStrategy",
+        "revisionHistoryLimit",
+        "persistentVolumeClaimRetentionPolicy",
+        "minReadySeconds",
+    ];
+    let fixed = |obj: &Value| {
+        let fields = meta::at(obj, &["spec"]).and_then(Value::as_object).into_iter().flatten();
+        let fixed = fields.filter(|(key, _)| !CHANGEABLE.contains(&key.as_str()));
+        fixed.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
+    };
+    if fixed(new) != fixed(old) {
+        let message = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
+                       'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
+                       'minReadySeconds' are forbidden";
+        errors.push(FieldError::forbidden(&FieldPath::new("spec"), message));
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ReplicationController;
+
+impl Strategy for ReplicationController {
+    fn rules(&self) -> &Rules {
+        const RULES: Rules = Rules { orphans_by_default: true, ..Rules::WORKLOAD };
+        &RULES
+    }
+
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = meta::at_mut(obj, &["spec", "template", "spec"]) {
+            pod::default_spec(spec);
+        }
+        let Some(labels) = meta::at(obj, &["spec", "template", "metadata", "labels"]).cloned() else { return };
+        for path in [&["spec", "selector"][..], &["metadata", "labels"]] {
+            if meta::at(obj, path).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) {
+                meta::set(obj, path, labels.clone());
+            }
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
+        not_negative(spec, "replicas", &path, &mut errors);
+        not_negative(spec, "minReadySeconds", &path, &mut errors);
+        let selector = meta::at(spec, &["selector"]).and_then(Value::as_object);
+        match selector.filter(|selector| !selector.is_empty()) {
+            None => errors.push(FieldError::required(&path.child("selector"), "")),
+            Some(selector) if !LabelSelector::from_map(selector).matches(meta::labels(&spec["template"])) => {
+                let labels = meta::at(spec, &["template", "metadata", "labels"]).cloned().unwrap_or(json!({}));
+                let path = path.child("template").child("metadata").child("labels");
+                errors.push(FieldError::invalid(&path, labels, "`selector` does not match template `labels`"));
+            }
+            Some(_) => {}
+        }
+        if meta::at(spec, &["template"]).is_none() {
+            errors.push(FieldError::required(&path.child("template"), ""));
+        } else {
+            validate_template(&spec["template"], &["Always"], &path.child("template"), &mut errors);
+        }
+        errors
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct PodTemplate;
+
+impl Strategy for PodTemplate {
+    fn rules(&self) -> &Rules {
+        &Rules::COUNTED
+    }
+
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = meta::at_mut(obj, &["template", "spec"]) {
+            pod::default_spec(spec);
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let policies = ["Always", "Never", "OnFailure"];
+        validate_template(&obj["template"], &policies, &FieldPath::new("template"), &mut errors);
+        errors
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Job;
+
+const JOB_POLICIES: [&str; 2] = ["Never", "OnFailure"];
+
+fn default_job_spec(spec: &mut Value) {
+    if let Some(spec) = meta::at_mut(spec, &["template", "spec"]) {
+        pod::default_spec(spec);
+    }
+    let per_index = meta::at(spec, &["backoffLimitPerIndex"]).is_some();
+    let by_policy = meta::at(spec, &["podFailurePolicy"]).is_some();
+    let Value::Object(spec) = spec else { return };
+    if !spec.contains_key("completions") && !spec.contains_key("parallelism") {
+        spec.insert("completions".to_owned(), 1.into());
+    }
+    spec.entry("parallelism").or_insert(1.into());
+    spec.entry("podReplacementPolicy").or_insert(if by_policy { "Failed" } else { "TerminatingOrFailed" }.into());
+    // The table's default of 6 is for the Job as a whole; per index nothing else bounds it.
+    if per_index && spec.get("backoffLimit").and_then(Value::as_i64) == Some(6) {
+        spec.insert("backoffLimit".to_owned(), i32::MAX.into());
+    }
+}
+
+impl Strategy for Job {
+    fn rules(&self) -> &Rules {
+        const RULES: Rules = Rules { orphans_by_default: true, ..Rules::WORKLOAD };
+        &RULES
+    }
+
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = meta::at_mut(obj, &["spec"]) {
+            default_job_spec(spec);
+        }
+    }
+
+    /// Pods of a Job are told apart by the Job's uid, unless the user selects them.
+    fn prepare_create(&self, job: &mut Value) {
+        if meta::bool_at(job, &["spec", "manualSelector"]) == Some(true) {
+            return;
+        }
+        let (uid, name) = (meta::uid(job).to_owned(), meta::name(job).to_owned());
+        let labels = meta::map_mut(job, &["spec", "template", "metadata", "labels"]);
+        for (key, value) in [
+            ("controller-uid", &uid),
+            ("job-name", &name),
+            ("batch.kubernetes.io/controller-uid", &uid),
+            ("batch.kubernetes.io/job-name", &name),
+        ] {
+            labels.insert(key.to_owned(), value.as_str().into());
+        }
+        meta::set(job, &["spec", "selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+    }
+
+    fn validate(&self, job: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        validate_job_spec(&job["spec"], &FieldPath::new("spec"), &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        if part != Part::Main {
+            return errors;
+        }
+        for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"] {
+            immutable(new, old, &["spec", field], &mut errors);
+        }
+        let indexed = text(new, &["spec", "completionMode"]) == "Indexed";
+        let together = meta::at(new, &["spec", "completions"]) == meta::at(new, &["spec", "parallelism"]);
+        if !(indexed && together) {
+            immutable(new, old, &["spec", "completions"], &mut errors);
+        }
+        let mut template = new.clone();
+        let was_suspended = meta::bool_at(old, &["spec", "suspend"]) == Some(true);
+        if was_suspended && meta::at(old, &["status", "startTime"]).is_none() {
+            for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+                if let (Some(new), Some(old)) = (
+                    meta::at_mut(&mut template, &["spec", "template", "spec"]),
+                    meta::at(old, &["spec", "template", "spec"]),
+                ) {
+                    copy_field(new, old, field);
+                }
+            }
+            if let (Some(new), Some(old)) =
+                (meta::at_mut(&mut template, &["spec", "template"]), meta::at(old, &["spec", "template"]))
+            {
+                copy_field(new, old, "metadata");
+            }
+        }
+        immutable(&template, old, &["spec", "template"], &mut errors);
+        errors
+    }
+}
+
+fn validate_job_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    for field in [
+        "parallelism",
+        "completions",
+        "backoffLimit",
+        "activeDeadlineSeconds",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
+        not_negative(spec, field, path, errors);
+    }
+    if text(spec, &["completionMode"]) == "Indexed" && meta::at(spec, &["completions"]).is_none() {
+        let message = "when completion mode is Indexed";
+        errors.push(FieldError::required(&path.child("completions"), message));
+    }
+    validate_template(&spec["template"], &JOB_POLICIES, &path.child("template"), errors);
+}
+
+#[derive(Debug)]
+pub(super) struct CronJob;
+
+impl Strategy for CronJob {
+    fn rules(&self) -> &Rules {
+        &Rules::WORKLOAD
+    }
+
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = meta::at_mut(obj, &["spec", "jobTemplate", "spec", "template", "spec"]) {
+            pod::default_spec(spec);
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let path = FieldPath::new("spec");
+        let spec = &obj["spec"];
+        let schedule = text(spec, &["schedule"]);
+        let schedule_path = path.child("schedule");
+        if schedule.is_empty() {
+            errors.push(FieldError::required(&schedule_path, ""));
+        } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
+            let found = schedule.split_whitespace().count();
+            let message = format!("expected exactly 5 fields, found {found}: {schedule:?}");
+            errors.push(FieldError::invalid(&schedule_path, schedule, message));
+        }
+        for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+            not_negative(spec, field, &path, &mut errors);
+        }
+        let path = path.child("jobTemplate").child("spec");
+        validate_job_spec(&spec["jobTemplate"]["spec"], &path, &mut errors);
+        errors
+    }
+
+    fn validate_create(&self, obj: &Value) -> FieldErrors {
+        let name = meta::name(obj);
+        if name.len() <= CRON_JOB_NAME_LEN_MAX {
+            return FieldErrors::new();
+        }
+        let message = format!("must be no more than {CRON_JOB_NAME_LEN_MAX} characters");
+        vec![FieldError::invalid(&FieldPath::new("metadata").child("name"), name, message)]
+    }
+}
