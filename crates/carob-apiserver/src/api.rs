@@ -18,7 +18,7 @@ use tracing::error;
 use crate::admission::Pipeline;
 use crate::allocate::Services;
 use crate::authn::{Authentication, Peer, ServiceAccountTokens, StaticTokens};
-use crate::authz::{Authorization, is_public};
+use crate::authz::{Authorization, impersonated, is_public};
 use crate::body::{Body, BoxError, RequestBody};
 use crate::config::Config;
 use crate::discovery::Discovery;
@@ -215,7 +215,8 @@ impl ApiServer {
                 if found.name == crate::identity::USER_ANONYMOUS && !is_public(&info.path) {
                     return Err(unauthorized());
                 }
-                found
+                // Only here: the identity of an in-process client is fixed.
+                impersonated(&inner.authz, found, &parts.headers)?
             }
         };
         inner.authz.check(&user, &info.attributes(&query))?;

@@ -3,7 +3,8 @@
 use carob_api::kinds::{self, SubresourceRole};
 use carob_api::status::GroupResource;
 use carob_api::{Status, names};
-use http::Response;
+use http::{Response, StatusCode};
+use serde_json::json;
 
 use crate::api::{Asked, Inner};
 use crate::body::{Body, RequestBody};
@@ -18,6 +19,7 @@ pub(crate) async fn answer(api: &Inner, asked: Asked, body: RequestBody) -> ApiR
     }
     let (mut call, verb, rest) = resolve(api, asked)?;
     match call.subresource.map(|subresource| subresource.role) {
+        None if call.def.storage.prefix.is_none() => unstored(call, &verb, body).await,
         None => main(&mut call, &verb, body).await,
         Some(SubresourceRole::Part(_)) => part(&mut call, &verb, body).await,
         Some(role) => subresource::answer(call, role, &verb, rest, body).await,
@@ -68,6 +70,22 @@ fn check_segment(what: &str, value: &str) -> ApiResult<()> {
 fn method_not_supported(call: &Call<'_>, verb: &Verb) -> ApiError {
     let action = verb.as_str();
     Status::method_not_supported(GroupResource::new(call.def.group, call.def.plural), action).into()
+}
+
+/// Kinds that are answered and not stored, beside the reviews.
+async fn unstored(call: Call<'_>, verb: &Verb, body: RequestBody) -> ApiResult<Response<Body>> {
+    match (call.def.plural, verb) {
+        ("bindings", Verb::Create) if !call.namespace.is_empty() && call.name.is_empty() => {
+            subresource::bind_by_body(call, body).await
+        }
+        // The health of parts that are long told by `/readyz`; upstream keeps the list for old clients.
+        ("componentstatuses", Verb::List) => {
+            let list = json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": [] });
+            registry::answer_value(&call, StatusCode::OK, &list)
+        }
+        ("componentstatuses", Verb::Get) => Err(call.not_found()),
+        _ => Err(method_not_supported(&call, verb)),
+    }
 }
 
 async fn main(call: &mut Call<'_>, verb: &Verb, body: RequestBody) -> ApiResult<Response<Body>> {

@@ -18,9 +18,6 @@ impl ApiError {
         *self.0
     }
 
-    pub(crate) fn is_conflict(&self) -> bool {
-        self.0.code == 409 && self.0.reason == "Conflict"
-    }
 }
 
 impl From<Status> for ApiError {

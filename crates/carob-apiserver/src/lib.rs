@@ -22,6 +22,7 @@ mod dispatch;
 mod error;
 mod gzip;
 mod health;
+mod hex;
 mod identity;
 mod in_process;
 mod lookup;
@@ -42,7 +43,10 @@ pub use bootstrap::BootstrapError;
 pub use body::{Body, BoxError};
 pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
 pub use dialer::{DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream};
-pub use identity::{Identity, UserInfo};
+pub use identity::{
+    GROUP_AUTHENTICATED, GROUP_MASTERS, GROUP_NODES, GROUP_SERVICE_ACCOUNTS, GROUP_UNAUTHENTICATED, Identity,
+    NODE_USER_PREFIX, SERVICE_ACCOUNT_USER_PREFIX, USER_ANONYMOUS, UserInfo,
+};
 pub use in_process::InProcess;
 pub use server::{Limits, Tls, TlsError};
 pub use version::GIT_VERSION;

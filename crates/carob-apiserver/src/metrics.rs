@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -29,17 +28,6 @@ struct Series {
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<(Label, u16), Series>>,
-    watchers: AtomicI64,
-}
-
-/// Counts one watcher for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct WatcherGuard<'a>(&'a AtomicI64);
-
-impl Drop for WatcherGuard<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Metrics {
@@ -53,11 +41,6 @@ impl Metrics {
         series.seconds += elapsed.as_secs_f64();
     }
 
-    pub(crate) fn watcher(&self) -> WatcherGuard<'_> {
-        self.watchers.fetch_add(1, Ordering::Relaxed);
-        WatcherGuard(&self.watchers)
-    }
-
     /// The whole exposition.
     pub(crate) fn render(&self, stats: carob_store::Stats) -> String {
         let mut text = String::new();
@@ -65,7 +48,7 @@ impl Metrics {
         let gauges = [
             ("apiserver_storage_objects", stats.live_keys as i64),
             ("apiserver_storage_size_bytes", i64::try_from(stats.live_bytes).unwrap_or(i64::MAX)),
-            ("apiserver_longrunning_requests", self.watchers.load(Ordering::Relaxed)),
+            ("apiserver_longrunning_requests", i64::try_from(stats.watchers).unwrap_or(i64::MAX)),
         ];
         for (name, value) in gauges {
             line(format_args!("# TYPE {name} gauge\n{name} {value}\n"));

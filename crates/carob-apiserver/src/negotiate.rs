@@ -5,6 +5,8 @@ use carob_api::{Status, proto};
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 
+use crate::error::ApiResult;
+
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const YAML: &str = "application/yaml";
 /// What a response may be encoded in, in upstream's order of preference.
@@ -157,7 +159,7 @@ pub(crate) fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
 }
 
 /// Chooses the form of the response; 406 when nothing that the client accepts can be made.
-pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> Result<Form, Status> {
+pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
     let Some(accept) = headers.get(ACCEPT) else { return Ok(Form::JSON) };
     if matches!(accept.as_bytes(), b"" | b"*/*" | b"application/json") {
         return Ok(Form::JSON);
@@ -168,11 +170,11 @@ pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> Result<Form, Statu
             return Ok(Form { encoding: *encoding, shape });
         }
     }
-    Err(Status::not_acceptable(&ENCODINGS.map(|(media_type, _)| media_type)))
+    Err(Status::not_acceptable(&ENCODINGS.map(|(media_type, _)| media_type)).into())
 }
 
 /// The encoding of a request's body; JSON when the client does not say; 415 for what carob cannot read.
-pub(crate) fn body_encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
+pub(crate) fn body_encoding(headers: &HeaderMap) -> ApiResult<Encoding> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Encoding::Json) };
     let named = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if named.is_empty() {
@@ -190,7 +192,7 @@ mod tests {
     fn form(accept: &str, offer: Offer) -> Result<Form, u16> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().expect("a test's header is valid"));
-        negotiate(&headers, offer).map_err(|status| status.code)
+        negotiate(&headers, offer).map_err(|error| error.status().code)
     }
 
     #[test]
@@ -223,7 +225,7 @@ mod tests {
         let encoding = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, value.parse().expect("a test's header is valid"));
-            body_encoding(&headers).map_err(|status| status.code)
+            body_encoding(&headers).map_err(|error| error.status().code)
         };
         assert_eq!(body_encoding(&HeaderMap::new()), Ok(Encoding::Json));
         assert_eq!(encoding("application/json; charset=utf-8"), Ok(Encoding::Json));

@@ -23,8 +23,8 @@ pub(crate) fn answer(api: &Inner, parts: &Parts, path: &str, query: &Query) -> A
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     match segments.as_slice() {
         [""] => Ok(respond::json(StatusCode::OK, &json!({ "paths": root_paths() }))),
-        ["api"] => discovery::collection(&api.discovery, headers, Scope::Core),
-        ["apis"] => discovery::collection(&api.discovery, headers, Scope::Groups),
+        ["api"] => Ok(discovery::collection(&api.discovery, headers, Scope::Core)),
+        ["apis"] => Ok(discovery::collection(&api.discovery, headers, Scope::Groups)),
         ["api", version] => discovery::resources(&api.discovery, "", version),
         ["apis", group] => discovery::group(&api.discovery, group),
         ["apis", group, version] => discovery::resources(&api.discovery, group, version),
@@ -94,5 +94,5 @@ pub(crate) fn cached(headers: &HeaderMap, content_type: &'static str, hash: &str
 
 /// An upper-case SHA-512 in hexadecimal, as upstream's discovery and OpenAPI handlers hash.
 pub(crate) fn hash(bytes: &[u8]) -> String {
-    ring::digest::digest(&ring::digest::SHA512, bytes).as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
+    crate::hex::lower(ring::digest::digest(&ring::digest::SHA512, bytes).as_ref()).to_ascii_uppercase()
 }

@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use crate::identity::Identity;
 use namespace::NamespaceLifecycle;
-use node::NodeRestriction;
+use node::{NodeRestriction, NotReadyTaint};
 pub(crate) use pod_defaults::SYSTEM_CLASSES;
-use pod_defaults::{DefaultTolerations, Priority};
+use pod_defaults::{DefaultTolerations, Priority, RuntimeClass};
 use reader::Reader;
 use service_account::ServiceAccount;
 
@@ -79,6 +79,8 @@ impl Pipeline {
             Box::new(ServiceAccount { reader: reader.clone() }),
             Box::new(DefaultTolerations),
             Box::new(Priority { reader: reader.clone() }),
+            Box::new(RuntimeClass { reader: reader.clone() }),
+            Box::new(NotReadyTaint),
         ];
         all.extend(mutators);
         let mut checks: Vec<Box<dyn Validator>> = vec![

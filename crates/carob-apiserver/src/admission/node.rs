@@ -1,15 +1,39 @@
-//! NodeRestriction: what a node's agent writes is about its own node (plugin/pkg/admission/noderestriction).
+//! Nodes: what their agents may write (plugin/pkg/admission/noderestriction), and how a new one begins.
 
 use async_trait::async_trait;
 use carob_api::status::GroupResource;
 use carob_api::{Status, meta};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Admission, Operation, Validator};
+use super::{Admission, Mutator, Operation, Validator};
 
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Labels that isolate workloads: agents may not set them on their own Node.
 const RESTRICTED_LABELS: &str = "node-restriction.kubernetes.io/";
+
+/// TaintNodesByCondition: nothing is scheduled to a Node before it has said that it is ready
+/// (plugin/pkg/admission/nodetaint). The node lifecycle controller takes the taint away.
+pub(super) struct NotReadyTaint;
+
+#[async_trait]
+impl Mutator for NotReadyTaint {
+    fn handles(&self, write: &Admission<'_>) -> bool {
+        write.operation == Operation::Create && write.def.group.is_empty() && write.def.plural == "nodes"
+    }
+
+    async fn mutate(&self, _write: &Admission<'_>, node: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+        let conditions = meta::items_at(node, &["status", "conditions"]);
+        // A Node that comes ready would lose the taint at once.
+        let ready = conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+        let mut taints = meta::items_at(node, &["spec", "taints"]).to_vec();
+        if !ready && !taints.iter().any(|taint| taint["key"] == NOT_READY && taint["effect"] == "NoSchedule") {
+            taints.push(json!({ "key": NOT_READY, "effect": "NoSchedule" }));
+            meta::set(node, &["spec", "taints"], taints);
+        }
+        Ok(())
+    }
+}
 
 pub(super) struct NodeRestriction;
 

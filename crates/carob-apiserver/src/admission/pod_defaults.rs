@@ -130,6 +130,57 @@ impl Validator for Priority {
     }
 }
 
+/// RuntimeClass: a Pod names a class that there is, and pays its overhead (plugin/pkg/admission/runtimeclass).
+pub(super) struct RuntimeClass {
+    pub(super) reader: Reader,
+}
+
+#[async_trait]
+impl Mutator for RuntimeClass {
+    fn handles(&self, write: &Admission<'_>) -> bool {
+        is_new_pod(write)
+    }
+
+    async fn mutate(&self, write: &Admission<'_>, pod: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+        let named = meta::str_at(pod, &["spec", "runtimeClassName"]).filter(|name| !name.is_empty());
+        let forbidden = |why: &str| Status::forbidden(GroupResource::new("", "pods"), write.name, why);
+        let overhead = meta::at(pod, &["spec", "overhead"]).cloned();
+        let Some(name) = named else {
+            if overhead.is_some() {
+                return Err(forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"));
+            }
+            return Ok(());
+        };
+        let class = self.reader.get("node.k8s.io", "runtimeclasses", "", name);
+        let class = class.ok_or_else(|| forbidden(&format!("pod rejected: RuntimeClass {name:?} not found")))?;
+        let fixed = meta::at(&class, &["overhead", "podFixed"]);
+        match (overhead, fixed) {
+            (Some(given), fixed) if Some(&given) != fixed => {
+                return Err(forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
+            }
+            (None, Some(fixed)) => meta::set(pod, &["spec", "overhead"], fixed.clone()),
+            _ => {}
+        }
+        if let Some(selector) = meta::at(&class, &["scheduling", "nodeSelector"]).and_then(Value::as_object) {
+            let own = meta::map_mut(pod, &["spec", "nodeSelector"]);
+            for (key, value) in selector {
+                if own.get(key).is_some_and(|given| given != value) {
+                    let why = format!("conflict: runtimeClass.scheduling.nodeSelector[{key}]");
+                    return Err(forbidden(&why));
+                }
+                own.insert(key.clone(), value.clone());
+            }
+        }
+        let tolerations = meta::items_at(&class, &["scheduling", "tolerations"]);
+        if !tolerations.is_empty() {
+            let mut own = meta::items_at(pod, &["spec", "tolerations"]).to_vec();
+            own.extend(tolerations.iter().filter(|one| !own.contains(one)).cloned().collect::<Vec<_>>());
+            meta::set(pod, &["spec", "tolerations"], own);
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,7 +32,7 @@ impl Mutator for ServiceAccount {
 
     async fn mutate(&self, write: &Admission<'_>, pod: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
         if meta::annotation(pod, MIRROR_ANNOTATION).is_some() {
-            return check_mirror(write, pod);
+            return check_mirror(pod).map_err(|why| forbidden(write, why));
         }
         let named = meta::str_at(pod, &["spec", "serviceAccountName"]).filter(|name| !name.is_empty());
         let name = named.unwrap_or(DEFAULT_ACCOUNT).to_owned();
@@ -60,17 +60,17 @@ fn forbidden(write: &Admission<'_>, why: &str) -> Status {
 }
 
 /// A static Pod's mirror cannot bring credentials with it.
-fn check_mirror(write: &Admission<'_>, pod: &Value) -> Result<(), Status> {
+fn check_mirror(pod: &Value) -> Result<(), &'static str> {
     if meta::str_at(pod, &["spec", "serviceAccountName"]).is_some_and(|name| !name.is_empty()) {
-        return Err(forbidden(write, "a mirror pod may not reference service accounts"));
+        return Err("a mirror pod may not reference service accounts");
     }
     let volumes = meta::items_at(pod, &["spec", "volumes"]);
     if volumes.iter().any(|volume| volume.get("secret").is_some()) {
-        return Err(forbidden(write, "a mirror pod may not reference secrets"));
+        return Err("a mirror pod may not reference secrets");
     }
     let sources = volumes.iter().flat_map(|volume| meta::items_at(volume, &["projected", "sources"]));
     if sources.into_iter().any(|source| source.get("serviceAccountToken").is_some()) {
-        return Err(forbidden(write, "a mirror pod may not use ServiceAccountToken volume projections"));
+        return Err("a mirror pod may not use ServiceAccountToken volume projections");
     }
     Ok(())
 }

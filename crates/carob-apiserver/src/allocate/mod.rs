@@ -103,7 +103,9 @@ impl Services {
                 pool.give_back(*address);
             }
         }
-        ports.iter().for_each(|port| self.ports.give_back(*port));
+        for port in ports {
+            self.ports.give_back(*port);
+        }
     }
 
     fn pool_of(&self, address: std::net::IpAddr) -> Option<&Addresses> {

@@ -28,7 +28,7 @@ pub(crate) fn user_of_certificate(der: &[u8]) -> Result<UserInfo, CertificateErr
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned);
     let mut user = UserInfo::new(name, groups);
     let digest = ring::digest::digest(&ring::digest::SHA256, der);
-    let fingerprint: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = crate::hex::lower(digest.as_ref());
     user.extra = BTreeMap::from([(
         "authentication.kubernetes.io/credential-id".to_owned(),
         vec![format!("X509SHA256={fingerprint}")],

@@ -4,12 +4,14 @@ mod components;
 mod node;
 mod rules;
 mod everyone;
+mod impersonate;
 
 use std::sync::Arc;
 
 use carob_api::Status;
 use carob_api::status::GroupResource;
 
+use crate::error::ApiResult;
 use crate::identity::{GROUP_MASTERS, UserInfo};
 
 pub(crate) use components::Components;
@@ -17,6 +19,7 @@ pub use node::NodeReach;
 pub(crate) use node::Nodes;
 pub use rules::Rule;
 pub(crate) use everyone::{Everyone, is_public};
+pub(crate) use impersonate::impersonated;
 
 /// One action, as authorization sees it (apiserver `pkg/authorization/authorizer`, `Attributes`).
 #[derive(Debug, Clone, Default)]
@@ -111,10 +114,10 @@ impl Authorization {
     }
 
     /// The 403 that upstream would answer, unless the action is allowed.
-    pub(crate) fn check(&self, user: &UserInfo, attributes: &Attributes<'_>) -> Result<(), Status> {
+    pub(crate) fn check(&self, user: &UserInfo, attributes: &Attributes<'_>) -> ApiResult<()> {
         match self.decide(user, attributes) {
             Decision::Allow => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(user, attributes, &reason)),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(user, attributes, &reason).into()),
         }
     }
 
@@ -152,7 +155,7 @@ mod tests {
     fn ask(user: &UserInfo, verb: &str, resource: ResourceAttributes<'_>) -> Result<(), String> {
         let chain = Authorization::new(Arc::new(NoReach), Vec::new());
         let attributes = Attributes { verb, resource: Some(resource), path: "" };
-        chain.check(user, &attributes).map_err(|status| status.message)
+        chain.check(user, &attributes).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -211,7 +211,7 @@ pub(super) mod tests {
             ("create", "apps", "deployments", "", "ns", "", false),
         ];
         for (verb, group, resource, subresource, namespace, name, allowed) in cases {
-            let at = ResourceAttributes { group, resource, subresource, namespace, name, ..Default::default() };
+            let at = ResourceAttributes { group, namespace, resource, subresource, name, ..Default::default() };
             let decision = nodes.authorize(&user, &Attributes { verb, resource: Some(at), path: "" });
             assert_eq!(decision == Decision::Allow, allowed, "{verb} {group}/{resource}/{subresource} {namespace}/{name}");
         }

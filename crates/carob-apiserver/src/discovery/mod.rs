@@ -61,7 +61,7 @@ impl Discovery {
 }
 
 /// `/api` and `/apis`.
-pub(crate) fn collection(discovery: &Discovery, headers: &HeaderMap, scope: Scope) -> ApiResult<Response<Body>> {
+pub(crate) fn collection(discovery: &Discovery, headers: &HeaderMap, scope: Scope) -> Response<Body> {
     for clause in clauses(headers) {
         let params = (clause.param("g"), clause.param("v"), clause.param("as"));
         let (content_type, api_version) = match params {
@@ -76,7 +76,7 @@ pub(crate) fn collection(discovery: &Discovery, headers: &HeaderMap, scope: Scop
         };
         if clause.covers("application/json") {
             let document = discovery.aggregated(scope, api_version);
-            return Ok(cached(headers, content_type, &document.hash, document.body.clone()));
+            return cached(headers, content_type, &document.hash, document.body.clone());
         }
     }
     let value = match scope {
@@ -93,7 +93,7 @@ pub(crate) fn collection(discovery: &Discovery, headers: &HeaderMap, scope: Scop
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
     };
-    Ok(respond::json(StatusCode::OK, &value))
+    respond::json(StatusCode::OK, &value)
 }
 
 fn group_value(name: &str, versions: &[&'static str]) -> Value {

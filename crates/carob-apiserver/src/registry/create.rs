@@ -47,7 +47,7 @@ pub(crate) fn respond(call: &Call<'_>, code: StatusCode, written: Written) -> Ap
 
 /// Stores a decoded object of the call's version.
 pub(crate) async fn create_object(call: &mut Call<'_>, options: &WriteOptions, mut object: Value) -> ApiResult<Written> {
-    to_storage(call.def, &mut object);
+    to_storage(call.def, &mut object)?;
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
     let attempts = if generated { NAME_ATTEMPTS_MAX } else { 1 };
     let uid = carob_kit::uid();
@@ -131,11 +131,11 @@ pub(crate) fn invalid(call: &Call<'_>, name: &str, errors: &[carob_api::FieldErr
 
 /// Keeps the books of who set which field.
 pub(crate) fn track(call: &Call<'_>, options: &WriteOptions, old: Option<&Value>, object: &mut Value) -> ApiResult<()> {
-    let Some(ty) = call.def.schema(call.version.name) else { return Ok(()) };
-    let api_version = call.api_version();
+    // The books are kept in the stored form, which is the client's for all kinds but two.
+    let Some(ty) = call.def.storage_schema() else { return Ok(()) };
     let writer = apply::Writer {
         manager: &options.manager,
-        api_version: &api_version,
+        api_version: call.def.storage.api_version,
         subresource: call.subresource_name(),
         now: call.api.clock.now(),
     };

@@ -111,7 +111,7 @@ fn summary(body: &[u8]) -> String {
     if body.is_empty() {
         return "<empty>".to_owned();
     }
-    let hex: String = body.iter().take(SUMMARY_LEN).map(|byte| format!("{byte:02x}")).collect();
+    let hex = crate::hex::lower(&body[..body.len().min(SUMMARY_LEN)]);
     if body.len() > SUMMARY_LEN { format!("{hex} ...") } else { hex }
 }
 

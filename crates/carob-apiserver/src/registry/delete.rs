@@ -6,7 +6,7 @@ use carob_api::lifecycle::{DeleteOptions, Deletion, plan_deletion};
 use carob_api::{FieldErrors, Status, meta};
 use carob_store::Expect;
 use http::{Response, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::decode::{Expected, decode_body};
 use super::get::answer_value;
@@ -189,9 +189,4 @@ pub(crate) async fn delete_collection(call: &mut Call<'_>, body: RequestBody) ->
     let metadata = list_metadata(&listing.revision.to_string(), None);
     let bytes = render_list(call, form, metadata, objects)?;
     Ok(respond::encoded(StatusCode::OK, form.encoding, bytes))
-}
-
-/// The Status of an action that has no object to answer with.
-pub(crate) fn success() -> Value {
-    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 })
 }

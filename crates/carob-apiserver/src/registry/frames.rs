@@ -120,7 +120,7 @@ impl Encoder {
             }
             Shape::Metadata(version) => self.value(out, kind, &partial(&object, version)),
             Shape::Object => {
-                to_version(self.def, self.version, &mut object);
+                to_version(self.def, self.version, &mut object)?;
                 if self.form.encoding != Encoding::Protobuf {
                     return self.value(out, kind, &object);
                 }
@@ -179,11 +179,15 @@ fn proto_frame(out: &mut Vec<u8>, kind: EventType, object: &[u8]) {
 fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     out.push(number << 3 | 2);
     let mut left = bytes.len();
-    while left >= 0x80 {
-        out.push((left & 0x7f) as u8 | 0x80);
+    loop {
+        let [low, ..] = left.to_le_bytes();
         left >>= 7;
+        if left == 0 {
+            out.push(low & 0x7f);
+            break;
+        }
+        out.push(low | 0x80);
     }
-    out.push(left as u8);
     out.extend_from_slice(bytes);
 }
 

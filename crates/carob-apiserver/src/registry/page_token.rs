@@ -7,6 +7,8 @@ use carob_api::Status;
 use carob_store::Revision;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{ApiError, ApiResult};
+
 /// The form of the token, which older and newer servers check.
 const FORMAT: &str = "meta.k8s.io/v1";
 /// Longest token that is looked at, bytes: a key of two names at their limits, encoded twice.
@@ -37,8 +39,8 @@ impl PageToken {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&wire).expect("strings and numbers always serialise"))
     }
 
-    pub(crate) fn decode(text: &str) -> Result<Self, Status> {
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+    pub(crate) fn decode(text: &str) -> ApiResult<Self> {
+        let bad = |why: &str| ApiError::from(Status::bad_request(format!("continue key is not valid: {why}")));
         if text.len() > TOKEN_LEN_MAX {
             return Err(bad("too long"));
         }
@@ -86,7 +88,7 @@ mod tests {
             "A".repeat(TOKEN_LEN_MAX + 1),
         ];
         for token in tokens {
-            assert_eq!(PageToken::decode(&token).unwrap_err().code, 400, "{token}");
+            assert_eq!(PageToken::decode(&token).unwrap_err().status().code, 400, "{token}");
         }
     }
 }

@@ -145,7 +145,7 @@ impl Applier<'_> {
     fn apply(&self, old: &Value, problems: &mut Vec<String>) -> ApiResult<Change> {
         let Target { def, version, subresource, api_version, now } = &self.target;
         let mut object = old.clone();
-        to_version(def, version, &mut object);
+        to_version(def, version, &mut object)?;
         let patched = match &self.patch {
             Patch::Json(patch) => patches::json_patch(&mut object, patch),
             Patch::Merge(patch) => patches::merge_patch(&mut object, patch),
@@ -153,7 +153,7 @@ impl Applier<'_> {
             Patch::Apply(config) => {
                 let writer = apply::Writer { manager: &self.options.manager, api_version, subresource, now: *now };
                 let mut applied = apply::apply(self.ty, Some(&object), config, &writer, self.options.force)?;
-                to_storage(def, &mut applied);
+                to_storage(def, &mut applied)?;
                 return Ok(Change::Applied(applied));
             }
         };
@@ -171,7 +171,7 @@ impl Applier<'_> {
                 format!("the name of the object ({}) does not match the name on the URL ({})", meta::name(&object), meta::name(old));
             return Err(Status::bad_request(message).into());
         }
-        to_storage(def, &mut object);
+        to_storage(def, &mut object)?;
         Ok(Change::To(object))
     }
 

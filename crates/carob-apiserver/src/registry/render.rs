@@ -31,7 +31,7 @@ pub(crate) fn render_object(call: &Call<'_>, code: StatusCode, mut object: Value
     let form = negotiate(&call.parts.headers, Offer::Item)?;
     let bytes = match form.shape {
         Shape::Object => {
-            to_version(call.def, call.version, &mut object);
+            to_version(call.def, call.version, &mut object)?;
             encode_object(call, form.encoding, &object, false)?
         }
         Shape::Table(version) => {
@@ -58,7 +58,7 @@ pub(crate) fn render_list(call: &Call<'_>, form: Form, metadata: Value, mut obje
         }
         Shape::Object => {
             for object in &mut objects {
-                to_version(call.def, call.version, object);
+                to_version(call.def, call.version, object)?;
                 if let Some(map) = object.as_object_mut() {
                     map.remove("kind");
                     map.remove("apiVersion");

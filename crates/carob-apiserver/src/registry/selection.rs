@@ -105,7 +105,7 @@ impl Selection {
 }
 
 /// Worded as the kinds' field label conversions are (pkg/apis/core/v1/conversion.go; apimachinery `pkg/runtime/conversion.go`).
-fn check_field(def: &ResourceDef, path: &str) -> Result<(), Status> {
+fn check_field(def: &ResourceDef, path: &str) -> ApiResult<()> {
     let known = matches!(path, "metadata.name" | "metadata.namespace")
         || def.selectable.iter().any(|field| field.name == path);
     if known {
@@ -113,7 +113,7 @@ fn check_field(def: &ResourceDef, path: &str) -> Result<(), Status> {
     }
     if def.selectable.is_empty() {
         let message = format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
-        return Err(Status::bad_request(message));
+        return Err(Status::bad_request(message).into());
     }
-    Err(Status::bad_request(format!("field label not supported: {path}")))
+    Err(Status::bad_request(format!("field label not supported: {path}")).into())
 }

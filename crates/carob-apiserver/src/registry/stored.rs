@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use carob_api::kinds::VersionDef;
-use carob_api::{ResourceDef, Status, meta};
+use carob_api::{ResourceDef, Status, kinds, meta};
 use carob_store::{Entry, Revision};
 use serde_json::{Map, Value};
 
@@ -68,17 +68,17 @@ pub(crate) fn is_stored_form(def: &ResourceDef, version: &VersionDef) -> bool {
 }
 
 /// Turns an object of the stored form into one of `version`.
-pub(crate) fn to_version(def: &ResourceDef, version: &VersionDef, object: &mut Value) {
-    if !is_stored_form(def, version) {
-        object["apiVersion"] = def.api_version(version.name).into();
-    }
+pub(crate) fn to_version(def: &ResourceDef, version: &VersionDef, object: &mut Value) -> ApiResult<()> {
+    if is_stored_form(def, version) { Ok(()) } else { convert(object, &def.api_version(version.name)) }
 }
 
 /// Turns an object of any version into the stored form.
-pub(crate) fn to_storage(def: &ResourceDef, object: &mut Value) {
-    if meta::api_version(object) != def.storage.api_version {
-        object["apiVersion"] = def.storage.api_version.into();
-    }
+pub(crate) fn to_storage(def: &ResourceDef, object: &mut Value) -> ApiResult<()> {
+    convert(object, def.storage.api_version)
+}
+
+fn convert(object: &mut Value, api_version: &str) -> ApiResult<()> {
+    kinds::convert(object, api_version).map_err(|error| Status::internal(error).into())
 }
 
 /// Makes response bytes out of stored ones.

@@ -36,7 +36,7 @@ pub(crate) async fn update(call: &mut Call<'_>, body: RequestBody) -> ApiResult<
         let written = create_object(call, &options, object).await?;
         return respond(call, StatusCode::CREATED, written);
     }
-    to_storage(call.def, &mut object);
+    to_storage(call.def, &mut object)?;
     let written = write_changed(call, &options, |_old| Ok(Change::To(object.clone()))).await?;
     respond(call, StatusCode::OK, written)
 }

@@ -97,7 +97,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let content_type = encoder.content_type();
     let body = match open(call, selection, &query, encoder) {
         Ok(stream) => Body::stream(futures_util::stream::unfold(stream, next_piece)),
-        Err(Expired { mut encoder, status }) => Body::from(encoder.error(&status)?),
+        Err(mut expired) => Body::from(expired.encoder.error(&expired.status)?),
     };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
@@ -111,7 +111,7 @@ struct Expired {
     status: Status,
 }
 
-fn open(call: &Call<'_>, selection: Selection, query: &WatchQuery, encoder: Encoder) -> Result<Stream, Expired> {
+fn open(call: &Call<'_>, selection: Selection, query: &WatchQuery, encoder: Encoder) -> Result<Stream, Box<Expired>> {
     let store = &call.api.store;
     let prefix = call.prefix();
     let opened = if query.initial {
@@ -127,7 +127,7 @@ fn open(call: &Call<'_>, selection: Selection, query: &WatchQuery, encoder: Enco
     };
     let (watch, initial, revision) = match opened {
         Ok(opened) => opened,
-        Err(error) => return Err(Expired { encoder, status: too_old(error) }),
+        Err(error) => return Err(Box::new(Expired { encoder, status: too_old(error) })),
     };
     let now = Instant::now();
     let bookmarks = query.bookmarks.then(|| {

@@ -1,6 +1,6 @@
 //! `pods/binding`: the scheduler's one write (pkg/registry/core/pod/storage, `BindingREST`).
 
-use carob_api::{FieldError, FieldErrors, FieldPath, Status, meta};
+use carob_api::{FieldError, FieldErrors, FieldPath, Status, kinds, meta};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -12,9 +12,22 @@ use crate::registry::{Call, WriteOptions, answer_value, rewrite};
 pub(super) async fn bind(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
     let binding = action_body(call, &options, body).await?;
-    validate(call, &binding)?;
+    finish(call, options.dry_run, &binding).await
+}
+
+/// POST to `bindings`, the older path, where the body alone names the Pod.
+pub(crate) async fn bind_by_body(mut call: Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
+    let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
+    let binding = action_body(&mut call, &options, body).await?;
+    call.name = meta::name(&binding).to_owned();
+    call.def = kinds::by_resource("", "v1", "pods").ok_or_else(Status::path_not_found)?;
+    finish(&call, options.dry_run, &binding).await
+}
+
+async fn finish(call: &Call<'_>, dry_run: bool, binding: &Value) -> ApiResult<Response<Body>> {
+    validate(call, binding)?;
     let now = meta::format_time(call.api.clock.now());
-    rewrite(call, options.dry_run, |pod| assign(call, pod, &binding, &now)).await?;
+    rewrite(call, dry_run, |pod| assign(call, pod, binding, &now)).await?;
     answer_value(call, StatusCode::CREATED, &Status::created().to_json())
 }
 

@@ -161,7 +161,7 @@ fn address_of(call: &Call<'_>, name: &str) -> ApiResult<NodeAddress> {
     let node = decode(&*entry.ok_or_else(|| ApiError::from(Status::not_found(subject, name)))?)?;
     let addresses = meta::items_at(&node, &["status", "addresses"]);
     let internal = addresses.iter().filter(|address| address["type"] == "InternalIP");
-    let ip = internal.filter_map(|address| address["address"].as_str()?.parse().ok()).next();
+    let ip = internal.into_iter().find_map(|address| address["address"].as_str()?.parse().ok());
     let ip = ip.ok_or_else(|| ApiError::from(Status::service_unavailable(&format!("node {name} has no InternalIP address"))))?;
     let port = meta::i64_at(&node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]);
     let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(KUBELET_PORT);

@@ -16,6 +16,8 @@ use crate::error::ApiResult;
 use crate::registry::{Call, Expected, WriteOptions, decode_body, strict_problems};
 use crate::request::Verb;
 
+pub(crate) use binding::bind_by_body;
+
 /// `rest` is the path behind the subresource.
 pub(crate) async fn answer(
     mut call: Call<'_>,
@@ -41,10 +43,8 @@ pub(crate) async fn answer(
 
 /// Decodes the body of an action: a kind of its own, named by the table.
 async fn action_body(call: &mut Call<'_>, options: &WriteOptions, body: RequestBody) -> ApiResult<serde_json::Value> {
-    let (api_version, kind) = call
-        .subresource
-        .and_then(|subresource| subresource.body)
-        .ok_or_else(|| crate::error::ApiError::from(Status::internal("the subresource takes no body")))?;
+    let own = call.subresource.and_then(|subresource| subresource.body);
+    let (api_version, kind) = own.unwrap_or(("v1", call.def.kind));
     let (group, version) = carob_api::meta::group_version(api_version);
     let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or_default() };
     let expected = Expected::named(group, version, kind, &format!("{package}.{version}.{kind}"));

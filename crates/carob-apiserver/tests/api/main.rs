@@ -1,0 +1,9 @@
+//! Black-box tests of the API server: in process, and with real clients over TLS.
+
+mod actions;
+mod documents;
+mod hostile;
+mod pki;
+mod registry;
+mod support;
+mod tls;
