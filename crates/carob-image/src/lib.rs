@@ -19,6 +19,8 @@ mod reference;
 mod registries;
 mod registry;
 mod store;
+#[cfg(test)]
+mod testing;
 mod tarball;
 mod unpack;
 
@@ -29,7 +31,7 @@ pub use gc::{GcPolicy, GcReport};
 pub use import::{ImportError, ImportSource};
 pub use manifest::ManifestError;
 pub use progress::{NoProgress, Progress, ProgressEvent};
-pub use pull::PullError;
+pub use pull::{PullError, RetryPolicy};
 pub use record::{ImageId, ImageRecord, LayerRecord};
 pub use reference::{Reference, ReferenceError};
 pub use registries::{Mirror, RegistriesConfig, RegistryAccess, RegistryAuth, RegistryTls};

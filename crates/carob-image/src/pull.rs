@@ -16,7 +16,7 @@ use crate::blobs::{BlobError, BlobWriter, Lease};
 use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::manifest::{DOCUMENT_LEN_MAX, Descriptor, Document, INDEX_DEPTH_MAX, Machine, Manifest, ManifestError};
-use crate::progress::{Progress, ProgressEvent};
+use crate::progress::{NoProgress, Progress, ProgressEvent};
 use crate::record::{ImageRecord, Names};
 use crate::reference::Reference;
 use crate::registry::{RegistryError, Session};
@@ -24,11 +24,6 @@ use crate::store::{ArchiveSource, Configured, ImageStore, InstallError, LAYERS_M
 
 /// Layers of one image that are downloaded at the same time (docker and containerd: 3).
 const DOWNLOADS_MAX: usize = 3;
-/// How often a request is made before its failure is believed.
-const ATTEMPTS_MAX: u32 = 5;
-/// Between two attempts, doubling. A host's `Retry-After` goes before it.
-const RETRY_DELAY: Duration = Duration::from_millis(250);
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 /// Parts of a blob, of up to about 16 KiB each, between the network and the disk.
 const CHUNKS_MAX: usize = 32;
 /// How many bytes pass between two reports of progress.
@@ -108,6 +103,22 @@ impl PullError {
 
 type Outcome = Result<Arc<ImageRecord>, Arc<PullError>>;
 type JobKey = (Reference, Option<Credentials>);
+
+/// How often a request that may succeed later is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts before a failure is believed.
+    pub attempts_max: u32,
+    /// Between two attempts, doubling up to `delay_max`. A host's `Retry-After` goes before it.
+    pub delay: Duration,
+    pub delay_max: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { attempts_max: 5, delay: Duration::from_millis(250), delay_max: Duration::from_secs(5) }
+    }
+}
 
 /// The pulls that are under way.
 #[derive(Debug, Default)]
@@ -262,7 +273,7 @@ impl Pull<'_> {
                 Some(digest) => digest.to_string(),
                 None => self.reference.tag().unwrap_or_default().to_owned(),
             };
-            let (digest, bytes) = retrying(|_, _| {}, || session.manifest(&name))
+            let (digest, bytes) = retrying(self.store.inner.retry, |_, _| {}, || session.manifest(&name))
                 .await
                 .map_err(|source| PullError::of(self.reference, source))?;
             if let Some(expected) = expected.filter(|expected| *expected != digest) {
@@ -291,8 +302,9 @@ impl Pull<'_> {
         let blobs = &self.store.inner.blobs;
         let lease = blobs.leases.take(&descriptor.digest);
         if !blobs.path(&descriptor.digest).exists() {
-            let download = Download::new(self, session, descriptor);
-            download.run().await?;
+            // Progress is of layers.
+            let progress = Arc::new(NoProgress);
+            Download { progress, ..Download::new(self, session, descriptor) }.run().await?;
         }
         let bytes = blobs.read(&descriptor.digest);
         drop(lease);
@@ -409,7 +421,7 @@ impl Download {
             self.progress.event(ProgressEvent::Retrying { layer: self.digest.clone(), attempt, reason });
         };
         let reference = || self.reference.clone();
-        retrying(report, || self.fetch()).await.map_err(|error| match error {
+        retrying(self.store.inner.retry, report, || self.fetch()).await.map_err(|error| match error {
             FetchError::Registry(source) => {
                 PullError::Download { reference: reference(), digest: self.digest.clone(), source }
             }
@@ -512,13 +524,14 @@ impl Retry for FetchError {
 
 /// Tries again, with growing delays, what may succeed later. Reports every attempt that follows a failure.
 async fn retrying<T, E: Retry, F: Future<Output = Result<T, E>>>(
+    policy: RetryPolicy,
     report: impl Fn(u32, &E),
     attempt: impl Fn() -> F,
 ) -> Result<T, E> {
-    let mut backoff = Backoff::new(RETRY_DELAY, RETRY_DELAY_MAX);
+    let mut backoff = Backoff::new(policy.delay, policy.delay_max);
     loop {
         match attempt().await {
-            Err(error) if error.is_transient() && backoff.failures() + 1 < ATTEMPTS_MAX => {
+            Err(error) if error.is_transient() && backoff.failures() + 1 < policy.attempts_max => {
                 let delay = backoff.fail();
                 report(backoff.failures() + 1, &error);
                 tokio::time::sleep(error.retry_after().unwrap_or(delay)).await;

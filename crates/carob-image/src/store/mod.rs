@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::gc::{self, Candidate, GcPolicy, GcReport};
-use crate::pull::Jobs;
+use crate::pull::{Jobs, RetryPolicy};
 use crate::record::{INDEX_VERSION, ImageId, ImageRecord, Index, IndexFile};
 use crate::reference::Reference;
 use crate::registries::RegistriesConfig;
@@ -35,11 +35,13 @@ pub struct StoreConfig {
     pub clock: Arc<dyn Clock>,
     pub registries: RegistriesConfig,
     pub limits: UnpackLimits,
+    pub retry: RetryPolicy,
 }
 
 impl StoreConfig {
     pub fn new(root: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Self {
-        Self { root: root.into(), clock, registries: RegistriesConfig::default(), limits: UnpackLimits::default() }
+        let (registries, limits, retry) = Default::default();
+        Self { root: root.into(), clock, registries, limits, retry }
     }
 }
 
@@ -113,6 +115,7 @@ pub(crate) struct Inner {
     root: PathBuf,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: UnpackLimits,
+    pub(crate) retry: RetryPolicy,
     pub(crate) blobs: Blobs,
     pub(crate) layers: LayerStore,
     pub(crate) registries: Registries,
@@ -164,6 +167,7 @@ impl ImageStore {
         let inner = Inner {
             clock: config.clock,
             limits: config.limits,
+            retry: config.retry,
             blobs,
             layers,
             registries: Registries::new(config.registries),
