@@ -7,8 +7,8 @@ use std::time::Duration;
 use carob_kit::{Clock, SystemClock};
 use carob_scheduler::{
     AffinityTerm, Bytes, Core, GangRef, GangRequest, GangSource, GangSpec, GangVerdict, Labels, MilliCpu, NodeInfo,
-    NodeRequirement, NodeSelectorTerm, Operator, PodInfo, PodKey, PodTemplate, Preemption, Profile, Requirement, Resources,
-    Selector, Snapshot, SpreadConstraint, Verdict, WhenUnsatisfiable,
+    NodeRequirement, NodeSelectorTerm, Operator, PodInfo, PodKey, PodTemplate, Preemption, Profile, Requirement,
+    Resources, Selector, Snapshot, SpreadConstraint, Verdict, WhenUnsatisfiable,
 };
 
 const NODES: [usize; 4] = [100, 1_000, 5_000, 15_000];

@@ -13,7 +13,7 @@ use crate::plugins::interpod::{self, InterPod};
 use crate::plugins::spread::Spread;
 use crate::plugins::{self, LocalScores, Site};
 use crate::preemption::DryRun;
-use crate::profile::{MAX_SCORE, Profile};
+use crate::profile::Profile;
 use crate::snapshot::{Change, NodeSlot, NodeState, Snapshot};
 use crate::verdict::Rejection;
 
@@ -28,10 +28,10 @@ pub(crate) enum Entry {
 
 /// Counts of values above zero, for the maximum.
 #[derive(Debug, Default)]
-struct Histogram(BTreeMap<i64, usize>);
+struct Histogram(BTreeMap<i32, usize>);
 
 impl Histogram {
-    fn change(&mut self, value: i64, more: bool) {
+    fn change(&mut self, value: i32, more: bool) {
         if value <= 0 {
             return;
         }
@@ -42,7 +42,7 @@ impl Histogram {
         }
     }
 
-    fn max(&self) -> i64 {
+    fn max(&self) -> i32 {
         self.0.last_key_value().map_or(0, |(value, _)| *value)
     }
 }
@@ -50,8 +50,8 @@ impl Histogram {
 /// The highest raw scores among the nodes that fit, to which the others are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Maxima {
-    pub(crate) intolerable: i64,
-    pub(crate) preferred: i64,
+    pub(crate) intolerable: i32,
+    pub(crate) preferred: i32,
 }
 
 #[derive(Debug)]
@@ -73,6 +73,7 @@ pub(crate) struct Class {
     promises_concern: bool,
     /// Only kept while the decision depends on nothing but each node by itself.
     index: Option<(Maxima, ScoreIndex)>,
+    /// By slot, as far as it was needed.
     pub(crate) dry_runs: Vec<Option<Arc<DryRun>>>,
 }
 
@@ -95,7 +96,7 @@ impl Class {
             interpod,
             promises_concern: snapshot.promises_concern_others(),
             index: None,
-            dry_runs: vec![None; snapshot.slots()],
+            dry_runs: Vec::new(),
             template,
         };
         for (slot, node) in snapshot.nodes() {
@@ -120,7 +121,6 @@ impl Class {
             return;
         };
         self.entries.resize(snapshot.slots(), Entry::Vacant);
-        self.dry_runs.resize(snapshot.slots(), None);
         let mut dirty = Vec::new();
         for change in changes {
             let slot = match change {
@@ -175,7 +175,7 @@ impl Class {
     fn is_stale(&mut self, snapshot: &Snapshot) -> bool {
         let (old, new) = (self.versions, snapshot.versions());
         if old.budgets != new.budgets {
-            self.dry_runs.fill(None);
+            self.dry_runs.clear();
         }
         let basis = image_basis(&self.template, snapshot);
         let images =
@@ -238,7 +238,9 @@ impl Class {
                 None => Entry::Fits(plugins::score(&self.template, node, site)),
             },
         };
-        self.dry_runs[slot.index()] = None;
+        if let Some(run) = self.dry_runs.get_mut(slot.index()) {
+            *run = None;
+        }
         let old = std::mem::replace(&mut self.entries[slot.index()], entry);
         for (entry, more) in [(&old, false), (&self.entries[slot.index()], true)] {
             if let Entry::Fits(scores) = entry {
@@ -336,6 +338,9 @@ fn image_basis(template: &PodTemplate, snapshot: &Snapshot) -> (Vec<usize>, usiz
     (template.images.iter().map(|image| facts.nodes_with_image(image)).collect(), snapshot.len())
 }
 
+/// The highest score that a plugin gives, as the small numbers that are remembered per node.
+const SCALE: i32 = 100;
+
 /// A plugin's scores after normalization and before weighing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Normalized {
@@ -348,25 +353,25 @@ impl Normalized {
     pub(crate) fn new(scores: &LocalScores, maxima: Maxima) -> Self {
         let mut local = *scores;
         local.intolerable = match maxima.intolerable {
-            0 => MAX_SCORE,
-            max => MAX_SCORE - MAX_SCORE * scores.intolerable / max,
+            0 => SCALE,
+            max => SCALE - SCALE * scores.intolerable / max,
         };
         local.preferred = match maxima.preferred {
             0 => 0,
-            max => MAX_SCORE * scores.preferred / max,
+            max => SCALE * scores.preferred / max,
         };
         Self { local, spread: 0, affinity: 0 }
     }
 
     pub(crate) fn weighted(&self, profile: &Profile) -> [(Plugin, i64); 7] {
         [
-            (Plugin::TaintToleration, self.local.intolerable),
-            (Plugin::NodeAffinity, self.local.preferred),
-            (Plugin::NodeResourcesFit, self.local.fit),
+            (Plugin::TaintToleration, i64::from(self.local.intolerable)),
+            (Plugin::NodeAffinity, i64::from(self.local.preferred)),
+            (Plugin::NodeResourcesFit, i64::from(self.local.fit)),
             (Plugin::PodTopologySpread, self.spread),
             (Plugin::InterPodAffinity, self.affinity),
-            (Plugin::NodeResourcesBalancedAllocation, self.local.balanced),
-            (Plugin::ImageLocality, self.local.images),
+            (Plugin::NodeResourcesBalancedAllocation, i64::from(self.local.balanced)),
+            (Plugin::ImageLocality, i64::from(self.local.images)),
         ]
         .map(|(plugin, score)| (plugin, score * profile.weight(plugin)))
     }

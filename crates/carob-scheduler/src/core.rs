@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::class::{Class, Entry, Maxima, Normalized};
-use crate::model::{PodInfo, Str};
+use crate::model::{Labels, PodInfo, PodTemplate, Pool, Str};
 use crate::plugin::Plugin;
 use crate::plugins::volumes::{self, ClaimPlan};
 use crate::plugins::{LocalScores, Site};
@@ -13,8 +13,8 @@ use crate::profile::Profile;
 use crate::snapshot::{NodeSlot, Snapshot};
 use crate::verdict::{Placement, Preemption, Rejection, Unschedulable, Verdict};
 
-/// How many (class, node) pairs are remembered at most, about 100 bytes each; the least recently used class goes first.
-const REMEMBERED_PAIRS: usize = 160_000;
+/// How many (class, node) pairs are remembered at most, about 50 bytes each; the least recently used class goes first.
+const REMEMBERED_PAIRS: usize = 400_000;
 /// So few classes are always remembered, however many nodes there are, and so many at most, however few.
 const CLASSES: std::ops::RangeInclusive<usize> = 4..=256;
 
@@ -34,6 +34,8 @@ pub struct Core {
     profiles: Vec<Profile>,
     /// By the address of the template, which the class keeps alive.
     classes: HashMap<usize, Class>,
+    /// Templates without what makes no difference now, so that Pods that differ in nothing else are one class.
+    stripped: Pool<PodTemplate>,
     uses: u64,
 }
 
@@ -42,7 +44,7 @@ impl Core {
     /// Without any profile.
     pub fn new(profiles: Vec<Profile>) -> Self {
         assert!(!profiles.is_empty(), "a scheduler has at least one profile");
-        Self { profiles, classes: HashMap::new(), uses: 0 }
+        Self { profiles, classes: HashMap::new(), stripped: Pool::default(), uses: 0 }
     }
 
     pub fn profiles(&self) -> &[Profile] {
@@ -70,7 +72,7 @@ impl Core {
         let (profile, mut class) = self.take_class(pod, snapshot);
         let profile = &self.profiles[profile];
         let verdict = Decision { pod, snapshot, profile, class: &mut class, within }.decide(seed);
-        self.classes.insert(Arc::as_ptr(&pod.template) as usize, class);
+        self.give_back(class);
         verdict
     }
 
@@ -79,7 +81,7 @@ impl Core {
         let (profile, mut class) = self.take_class(pod, snapshot);
         let profile = &self.profiles[profile];
         let table = Decision { pod, snapshot, profile, class: &mut class, within: None }.table();
-        self.classes.insert(Arc::as_ptr(&pod.template) as usize, class);
+        self.give_back(class);
         table
     }
 
@@ -94,21 +96,49 @@ impl Core {
     fn take_class(&mut self, pod: &PodInfo, snapshot: &Snapshot) -> (usize, Class) {
         let name = &pod.template.scheduler_name;
         let at = self.profiles.iter().position(|profile| profile.scheduler_name == *name).unwrap_or(0);
-        let profile = &self.profiles[at];
         self.uses += 1;
-        let mut class = match self.classes.remove(&(Arc::as_ptr(&pod.template) as usize)) {
+        let known = self.classes.contains_key(&address(&pod.template));
+        let template = if known { Arc::clone(&pod.template) } else { self.strip(&pod.template, snapshot) };
+        let profile = &self.profiles[at];
+        let mut class = match self.classes.remove(&address(&template)) {
             Some(mut class) => {
                 class.refresh(snapshot, profile);
                 class
             }
             None => {
-                let class = Class::new(Arc::clone(&pod.template), snapshot, profile);
+                let class = Class::new(template, snapshot, profile);
                 self.forget_oldest(snapshot.slots());
                 class
             }
         };
         class.last_used = self.uses;
         (at, class)
+    }
+
+    fn give_back(&mut self, class: Class) {
+        self.classes.insert(address(&class.template), class);
+    }
+
+    /// The template without what no decision looks at: the gang always, labels and owner while nothing selects by them.
+    fn strip(&mut self, template: &Arc<PodTemplate>, snapshot: &Snapshot) -> Arc<PodTemplate> {
+        let named = !template.labels.is_empty() || template.owner.is_some();
+        let selected = !template.spread.is_empty()
+            || template.has_affinity()
+            || snapshot.has_terms()
+            || snapshot.facts().default_selector(template).is_some();
+        if template.gang.is_none() && (!named || selected) {
+            return Arc::clone(template);
+        }
+        let mut stripped = (**template).clone();
+        stripped.gang = None;
+        if !selected {
+            (stripped.labels, stripped.owner) = (Labels::default(), None);
+        }
+        if !selected && snapshot.facts().default_selector(&stripped).is_some() {
+            // A Service may select just the Pods that lack a label.
+            return Arc::clone(template);
+        }
+        self.stripped.share(stripped)
     }
 
     /// Makes room for one more class.
@@ -119,6 +149,10 @@ impl Core {
             oldest.and_then(|key| self.classes.remove(&key));
         }
     }
+}
+
+fn address(template: &Arc<PodTemplate>) -> usize {
+    Arc::as_ptr(template) as usize
 }
 
 /// One decision in the making.
@@ -241,7 +275,7 @@ impl Decision<'_> {
             feasible.push(slot);
             local.push(scores);
         }
-        let max = |of: fn(&LocalScores) -> i64| local.iter().map(of).max().unwrap_or(0);
+        let max = |of: fn(&LocalScores) -> i32| local.iter().map(of).max().unwrap_or(0);
         let maxima = Maxima { intolerable: max(|s| s.intolerable), preferred: max(|s| s.preferred) };
         let mut scores: Vec<Normalized> = local.iter().map(|local| Normalized::new(local, maxima)).collect();
         if counts {

@@ -4,11 +4,21 @@ use std::collections::BTreeMap;
 
 use crate::snapshot::NodeSlot;
 
+/// A node's score and its place among those that score the same.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    score: i64,
+    /// [`NOWHERE`] for nodes without a score.
+    at: u32,
+}
+
+const NOWHERE: u32 = u32::MAX;
+
 #[derive(Debug, Default)]
 pub(crate) struct ScoreIndex {
     by_score: BTreeMap<i64, Vec<NodeSlot>>,
-    /// Per slot: its score and its place among those that score the same.
-    places: Vec<Option<(i64, usize)>>,
+    /// By slot.
+    places: Vec<Place>,
     len: usize,
 }
 
@@ -25,18 +35,21 @@ impl ScoreIndex {
     /// Gives a node a score, or none.
     pub(crate) fn set(&mut self, slot: NodeSlot, score: Option<i64>) {
         if self.places.len() <= slot.index() {
-            self.places.resize(slot.index() + 1, None);
+            self.places.resize(slot.index() + 1, Place { score: 0, at: NOWHERE });
         }
-        if self.places[slot.index()].map(|(held, _)| held) == score {
+        let held = self.places[slot.index()];
+        if (held.at != NOWHERE).then_some(held.score) == score {
             return;
         }
-        if let Some((held, at)) = self.places[slot.index()].take() {
-            self.remove(held, at);
+        if held.at != NOWHERE {
+            self.remove(held);
         }
+        self.places[slot.index()].at = NOWHERE;
         if let Some(score) = score {
             let same = self.by_score.entry(score).or_default();
+            let at = u32::try_from(same.len()).expect("slots are numbered by u32");
             same.push(slot);
-            self.places[slot.index()] = Some((score, same.len() - 1));
+            self.places[slot.index()] = Place { score, at };
             self.len += 1;
         }
     }
@@ -46,14 +59,14 @@ impl ScoreIndex {
         self.by_score.last_key_value().map(|(score, slots)| (*score, &**slots))
     }
 
-    fn remove(&mut self, score: i64, at: usize) {
-        let same = self.by_score.get_mut(&score).expect("a place names a score in use");
-        same.swap_remove(at);
-        if let Some(moved) = same.get(at) {
-            self.places[moved.index()] = Some((score, at));
+    fn remove(&mut self, place: Place) {
+        let same = self.by_score.get_mut(&place.score).expect("a place names a score in use");
+        same.swap_remove(place.at as usize);
+        if let Some(moved) = same.get(place.at as usize) {
+            self.places[moved.index()] = place;
         }
         if same.is_empty() {
-            self.by_score.remove(&score);
+            self.by_score.remove(&place.score);
         }
         self.len -= 1;
     }

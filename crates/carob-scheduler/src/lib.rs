@@ -18,6 +18,7 @@ mod preemption;
 mod profile;
 mod queue;
 mod run;
+pub mod sim;
 mod snapshot;
 #[cfg(test)]
 mod testing;

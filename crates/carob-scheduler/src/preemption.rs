@@ -110,7 +110,7 @@ fn ineligible(decision: &Decision<'_>, rejections: &[(NodeSlot, Arc<Rejection>)]
 
 fn dry_run(decision: &mut Decision<'_>, slot: NodeSlot, exclusive: &[Str]) -> Arc<DryRun> {
     let cacheable = decision.class.is_local() && exclusive.is_empty();
-    if cacheable && let Some(run) = &decision.class.dry_runs[slot.index()] {
+    if cacheable && let Some(Some(run)) = decision.class.dry_runs.get(slot.index()) {
         return Arc::clone(run);
     }
     let run = Arc::new(match decision.snapshot.node(slot) {
@@ -118,6 +118,7 @@ fn dry_run(decision: &mut Decision<'_>, slot: NodeSlot, exclusive: &[Str]) -> Ar
         None => DryRun::Useless(vec![NOT_HELPFUL.into()]),
     });
     if cacheable {
+        decision.class.dry_runs.resize(decision.snapshot.slots(), None);
         decision.class.dry_runs[slot.index()] = Some(Arc::clone(&run));
     }
     run

@@ -114,6 +114,8 @@ pub struct Snapshot {
     strays: HashMap<Str, Vec<Arc<PodInfo>>>,
     nominations: HashMap<Str, (Str, Arc<PodInfo>)>,
     promised_with_affinity: usize,
+    /// Pods on nodes that have terms.
+    with_affinity: usize,
     facts: Facts,
     log: VecDeque<Change>,
     /// The number of changes that were dropped from the front of the log.
@@ -275,6 +277,11 @@ impl Snapshot {
         self.nominations.get(uid).map(|(node, _)| node)
     }
 
+    /// Whether any Pod has terms that could concern others, by their labels.
+    pub(crate) fn has_terms(&self) -> bool {
+        self.with_affinity > 0 || self.promises_concern_others()
+    }
+
     /// Whether some Pod that is promised room has terms that could concern others.
     pub(crate) fn promises_concern_others(&self) -> bool {
         self.promised_with_affinity > 0
@@ -301,6 +308,11 @@ impl Snapshot {
         if self.log.len() == CHANGE_LOG_LIMIT {
             self.log.pop_front();
             self.forgotten += 1;
+        }
+        match &change {
+            Change::PodAdded(_, pod) => self.with_affinity += usize::from(pod.template.has_affinity()),
+            Change::PodRemoved(_, pod) => self.with_affinity -= usize::from(pod.template.has_affinity()),
+            Change::Node(_) => {}
         }
         self.log.push_back(change);
     }

@@ -126,7 +126,9 @@ pub(super) fn apply(plugin: &str, args: Value, target: &mut Target<'_>) -> Resul
         "DefaultPreemption" => {
             let args: Preemption = decode(plugin, args)?;
             if args.min_candidate_nodes_percentage.is_some() || args.min_candidate_nodes_absolute.is_some() {
-                target.warnings.push("DefaultPreemption's candidate limits have no effect: all nodes are candidates".to_owned());
+                target
+                    .warnings
+                    .push("DefaultPreemption's candidate limits have no effect: all nodes are candidates".to_owned());
             }
             Ok(())
         }
@@ -148,7 +150,10 @@ fn weights(resources: Vec<Weighted>, field: &str) -> Result<Vec<ResourceWeight>,
     let convert = |weighted: Weighted| {
         let weight = if weighted.weight == 0 { 1 } else { weighted.weight };
         if !(1..=100).contains(&weight) {
-            return Err(ConfigError::invalid(field, format!("resource weight of {} must be in the range [1, 100]", weighted.name)));
+            return Err(ConfigError::invalid(
+                field,
+                format!("resource weight of {} must be in the range [1, 100]", weighted.name),
+            ));
         }
         Ok(ResourceWeight { resource: Resource::named(&weighted.name), weight })
     };

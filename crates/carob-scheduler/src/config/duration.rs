@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 /// Reads a duration that is not negative (Go's time.ParseDuration).
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
     if rest == "0" {
         return Some(total);
     }
     while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.').filter(|at| *at > 0)?;
+        let digits =
+            rest.find(|character: char| !character.is_ascii_digit() && character != '.').filter(|at| *at > 0)?;
         let number: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
         let unit = rest.find(|character: char| character.is_ascii_digit()).unwrap_or(rest.len());

@@ -9,6 +9,8 @@ mod tests;
 
 use std::time::Duration;
 
+pub(crate) use duration::parse as parse_duration;
+
 use carob_client::ElectionConfig;
 use serde::Deserialize;
 use serde_json::Value;
@@ -116,10 +118,14 @@ pub fn parse(value: Value, identity: &str) -> Result<Parsed, ConfigError> {
     let mut warnings = Vec::new();
     note_unused(&file, &mut warnings);
     let mut config = SchedulerConfig::default();
-    config.initial_backoff = seconds(file.pod_initial_backoff_seconds, config.initial_backoff, "podInitialBackoffSeconds")?;
+    config.initial_backoff =
+        seconds(file.pod_initial_backoff_seconds, config.initial_backoff, "podInitialBackoffSeconds")?;
     config.max_backoff = seconds(file.pod_max_backoff_seconds, config.max_backoff, "podMaxBackoffSeconds")?;
     if config.max_backoff < config.initial_backoff {
-        return Err(ConfigError::invalid("podMaxBackoffSeconds", "must be greater than or equal to podInitialBackoffSeconds"));
+        return Err(ConfigError::invalid(
+            "podMaxBackoffSeconds",
+            "must be greater than or equal to podInitialBackoffSeconds",
+        ));
     }
     config.election = file.leader_election.map_or_else(|| Ok(None), |election| self::election(election, identity))?;
     if !file.profiles.is_empty() {
@@ -139,7 +145,9 @@ fn note_unused(file: &File, warnings: &mut Vec<String>) {
         ("enableContentionProfiling", file.enable_contention_profiling.is_some(), "there is no profiling endpoint"),
         ("delayCacheUntilActive", file.delay_cache_until_active.is_some(), "informers start when the lease is held"),
     ];
-    warnings.extend(fields.iter().filter(|(_, set, _)| *set).map(|(field, _, why)| format!("{field} has no effect: {why}")));
+    warnings.extend(
+        fields.iter().filter(|(_, set, _)| *set).map(|(field, _, why)| format!("{field} has no effect: {why}")),
+    );
 }
 
 fn seconds(value: Option<u64>, default: Duration, field: &str) -> Result<Duration, ConfigError> {
@@ -162,7 +170,8 @@ fn election(file: FileElection, identity: &str) -> Result<Option<ElectionConfig>
     let mut election = ElectionConfig::new(namespace, name, identity);
     let set = |target: &mut Duration, text: Option<String>, field: &str| -> Result<(), ConfigError> {
         if let Some(text) = text {
-            *target = duration::parse(&text).ok_or_else(|| ConfigError::invalid(field, format!("{text:?} is not a duration")))?;
+            *target = duration::parse(&text)
+                .ok_or_else(|| ConfigError::invalid(field, format!("{text:?} is not a duration")))?;
         }
         Ok(())
     };
@@ -172,7 +181,11 @@ fn election(file: FileElection, identity: &str) -> Result<Option<ElectionConfig>
     Ok(Some(election))
 }
 
-fn profiles(files: Vec<FileProfile>, bound: &mut Duration, warnings: &mut Vec<String>) -> Result<Vec<Profile>, ConfigError> {
+fn profiles(
+    files: Vec<FileProfile>,
+    bound: &mut Duration,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Profile>, ConfigError> {
     let mut profiles: Vec<Profile> = Vec::new();
     for (index, file) in files.into_iter().enumerate() {
         let field = format!("profiles[{index}]");

@@ -126,5 +126,6 @@ fn concerns(plugin: Plugin, field: &str) -> bool {
 }
 
 fn known(name: &str, field: &str) -> Result<Plugin, ConfigError> {
-    Plugin::named(name).ok_or_else(|| ConfigError::invalid(field, format!("{name:?} is not a plugin of this scheduler")))
+    Plugin::named(name)
+        .ok_or_else(|| ConfigError::invalid(field, format!("{name:?} is not a plugin of this scheduler")))
 }

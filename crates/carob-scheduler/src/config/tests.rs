@@ -46,7 +46,8 @@ fn plugins_are_disabled_enabled_and_weighed() {
 
 #[test]
 fn all_scores_can_be_switched_off_but_one() {
-    let changed = profile(json!({"plugins": {"score": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeAffinity"}]}}}));
+    let changed =
+        profile(json!({"plugins": {"score": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeAffinity"}]}}}));
     let scoring: Vec<_> = Plugin::ALL.into_iter().filter(|plugin| changed.weight(*plugin) != 0).collect();
     assert_eq!(scoring, [Plugin::NodeAffinity]);
     assert_eq!(changed.weight(Plugin::NodeAffinity), 1);
@@ -93,14 +94,20 @@ fn what_is_done_otherwise_is_told() {
 #[test]
 fn mistakes_are_refused_with_their_field() {
     let cases = [
-        (json!({"profiles": [{"plugins": {"filter": {"enabled": [{"name": "Nonsense"}]}}}]}), "\"Nonsense\" is not a plugin"),
+        (
+            json!({"profiles": [{"plugins": {"filter": {"enabled": [{"name": "Nonsense"}]}}}]}),
+            "\"Nonsense\" is not a plugin",
+        ),
         (json!({"profiles": [{}, {}]}), "is there twice"),
         (json!({"profiles": [{"plugins": {"bind": {"disabled": [{"name": "*"}]}}}]}), "cannot be done without"),
         (json!({"extenders": [{}]}), "not supported"),
         (json!({"podInitialBackoffSeconds": 0}), "must be greater than 0"),
         (json!({"leaderElection": {"leaseDuration": "soon"}}), "is not a duration"),
         (json!({"unheard": 1}), "read the scheduler's configuration"),
-        (json!({"profiles": [{"pluginConfig": [{"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 101}}]}]}), "[0, 100]"),
+        (
+            json!({"profiles": [{"pluginConfig": [{"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 101}}]}]}),
+            "[0, 100]",
+        ),
     ];
     for (file, expected) in cases {
         let error = parse_with(file).expect_err(expected).to_string();

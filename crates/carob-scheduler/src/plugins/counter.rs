@@ -1,6 +1,7 @@
 //! Amounts summed per topology domain, kept up to date by changes of one node at a time.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 
 use crate::model::Str;
 use crate::snapshot::{NodeSlot, NodeState, Snapshot};
@@ -10,11 +11,16 @@ pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// A domain of one topology: a value of its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Domain(u32);
+pub(crate) struct Domain(NonZeroU32);
 
 impl Domain {
     pub(crate) fn index(self) -> usize {
-        self.0 as usize
+        self.0.get() as usize - 1
+    }
+
+    fn at(index: usize) -> Self {
+        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("there are fewer than 2^32 domains"))
     }
 }
 
@@ -45,7 +51,7 @@ impl Topology {
             self.of.resize(slot.index() + 1, None);
         }
         self.of[slot.index()] = node.and_then(|node| node.info.labels.get(&self.key)).map(|value| {
-            let next = Domain(u32::try_from(self.values.len()).expect("fewer than 2^32 domains"));
+            let next = Domain::at(self.values.len());
             *self.values.entry(value.clone()).or_insert(next)
         });
     }
@@ -180,7 +186,7 @@ impl Counter {
             if lowest.least.is_none_or(|least| *sum < least) {
                 lowest.next = lowest.least;
                 lowest.least = Some(*sum);
-                lowest.domain = Some(Domain(u32::try_from(index).expect("domains are numbered by u32")));
+                lowest.domain = Some(Domain::at(index));
             } else if lowest.next.is_none_or(|next| *sum < next) {
                 lowest.next = Some(*sum);
             }
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn amounts_follow_their_node() {
-        let (a, b) = (Domain(0), Domain(1));
+        let (a, b) = (Domain::at(0), Domain::at(1));
         let (one, two) = (NodeSlot::at(0), NodeSlot::at(1));
         let mut counter = Counter::default();
         counter.place(one, Some(a));
@@ -219,15 +225,15 @@ mod tests {
     #[test]
     fn the_lowest_is_known_without_one_domain() {
         let mut counter = Counter::default();
-        for (domain, amount) in (0..).zip([5, 2, 3]) {
-            counter.place(NodeSlot::at(domain as usize), Some(Domain(domain)));
-            counter.add(NodeSlot::at(domain as usize), amount);
+        for (domain, amount) in [5, 2, 3].into_iter().enumerate() {
+            counter.place(NodeSlot::at(domain), Some(Domain::at(domain)));
+            counter.add(NodeSlot::at(domain), amount);
         }
         let lowest = counter.lowest();
         assert_eq!(lowest.domains, 3);
         assert_eq!(lowest.with(None), 2);
-        assert_eq!(lowest.with(Some((Domain(1), 9))), 3);
-        assert_eq!(lowest.with(Some((Domain(0), 1))), 1);
+        assert_eq!(lowest.with(Some((Domain::at(1), 9))), 3);
+        assert_eq!(lowest.with(Some((Domain::at(0), 1))), 1);
         assert_eq!(Lowest::default().with(None), 0);
     }
 }

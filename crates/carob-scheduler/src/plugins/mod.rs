@@ -35,13 +35,13 @@ pub(crate) struct Site<'a> {
 /// What node-local plugins give a node. Some scores only mean something beside those of the other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LocalScores {
-    pub(crate) fit: i64,
-    pub(crate) balanced: i64,
-    pub(crate) images: i64,
+    pub(crate) fit: i32,
+    pub(crate) balanced: i32,
+    pub(crate) images: i32,
     /// Taints with PreferNoSchedule that the Pod does not tolerate, before normalization.
-    pub(crate) intolerable: i64,
+    pub(crate) intolerable: i32,
     /// The weights of the preferred node affinity terms that hold, before normalization.
-    pub(crate) preferred: i64,
+    pub(crate) preferred: i32,
 }
 
 type Filter = fn(&PodTemplate, &NodeState, Site<'_>) -> Option<Rejection>;
@@ -65,7 +65,10 @@ pub(crate) fn filter(pod: &PodTemplate, node: &NodeState, site: Site<'_>) -> Opt
 }
 
 pub(crate) fn score(pod: &PodTemplate, node: &NodeState, site: Site<'_>) -> LocalScores {
-    let scored = |plugin: Plugin, score: &dyn Fn() -> i64| if site.profile.weight(plugin) == 0 { 0 } else { score() };
+    // Scores are at most 100, counts of taints and sums of weights at most some thousands.
+    let small = |score: i64| i32::try_from(score).unwrap_or(i32::MAX);
+    let scored =
+        |plugin: Plugin, score: &dyn Fn() -> i64| if site.profile.weight(plugin) == 0 { 0 } else { small(score()) };
     LocalScores {
         fit: scored(Plugin::NodeResourcesFit, &|| fit::score(pod, node, site)),
         balanced: scored(Plugin::NodeResourcesBalancedAllocation, &|| balanced::score(pod, node, site)),

@@ -207,9 +207,7 @@ impl Actor {
         let bound = self.claims_changed.wait_for(|_| wanted.iter().all(|key| is_bound(&claims, key)));
         match tokio::time::timeout(within, bound).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => {
-                Err(ActError::ClaimTimeout { pod: pod.key.to_string(), seconds: within.as_secs() })
-            }
+            Ok(Err(_)) | Err(_) => Err(ActError::ClaimTimeout { pod: pod.key.to_string(), seconds: within.as_secs() }),
         }
     }
 }

@@ -9,14 +9,14 @@ use carob_scheduler::{
 };
 
 /// A stream of small random numbers (xorshift64*).
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -34,7 +34,7 @@ impl Dice {
 
 const KEYS: [&str; 3] = ["kubernetes.io/hostname", "topology.kubernetes.io/zone", "rack"];
 
-pub fn node(number: u64, variant: u64) -> NodeInfo {
+pub(crate) fn node(number: u64, variant: u64) -> NodeInfo {
     let mut dice = Dice::new(variant * 1000 + number);
     let name = format!("n{number}");
     let mut labels = vec![(Str::from(KEYS[0]), Str::from(name.as_str()))];
@@ -71,7 +71,7 @@ fn term(dice: &mut Dice) -> AffinityTerm {
     }
 }
 
-pub fn selector(dice: &mut Dice) -> Selector {
+pub(crate) fn selector(dice: &mut Dice) -> Selector {
     match dice.below(5) {
         0 => Selector::everything(),
         1 => Selector::Nothing,
@@ -102,7 +102,7 @@ fn zone_term(dice: &mut Dice) -> NodeSelectorTerm {
 }
 
 /// One of a few hundred kinds of Pods; most ask for little, each tenth for a bit of everything.
-pub fn template(number: u64) -> PodTemplate {
+pub(crate) fn template(number: u64) -> PodTemplate {
     let mut dice = Dice::new(number + 77);
     let mut pod = PodTemplate::plain(
         dice.of(&["default", "other"]),
@@ -154,7 +154,7 @@ pub fn template(number: u64) -> PodTemplate {
     pod
 }
 
-pub fn pod(name: &str, template: &Arc<PodTemplate>, started: i64) -> Arc<PodInfo> {
+pub(crate) fn pod(name: &str, template: &Arc<PodTemplate>, started: i64) -> Arc<PodInfo> {
     let mut pod = PodInfo::new(PodKey::new(&template.namespace, name), name, Arc::clone(template));
     pod.started = started;
     Arc::new(pod)

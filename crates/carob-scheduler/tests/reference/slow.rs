@@ -9,27 +9,27 @@ use carob_scheduler::{
     SpreadConstraint, WhenUnsatisfiable,
 };
 
-pub const HOSTNAME: &str = "kubernetes.io/hostname";
+pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A node and its Pods, copied out of the snapshot.
 #[derive(Clone)]
-pub struct Site {
-    pub info: Arc<NodeInfo>,
-    pub pods: Vec<Arc<PodInfo>>,
-    pub promised: Vec<Arc<PodInfo>>,
+pub(crate) struct Site {
+    pub(crate) info: Arc<NodeInfo>,
+    pub(crate) pods: Vec<Arc<PodInfo>>,
+    pub(crate) promised: Vec<Arc<PodInfo>>,
 }
 
-pub struct World<'a> {
-    pub snapshot: &'a Snapshot,
-    pub services: &'a [(String, Selector)],
-    pub sites: Vec<Site>,
+pub(crate) struct World<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) services: &'a [(String, Selector)],
+    pub(crate) sites: Vec<Site>,
 }
 
-pub type Rejected = (Plugin, bool, Vec<String>);
+pub(crate) type Rejected = (Plugin, bool, Vec<String>);
 
 impl<'a> World<'a> {
-    pub fn new(snapshot: &'a Snapshot, services: &'a [(String, Selector)]) -> Self {
+    pub(crate) fn new(snapshot: &'a Snapshot, services: &'a [(String, Selector)]) -> Self {
         let site = |node: &carob_scheduler::NodeState| Site {
             info: Arc::clone(&node.info),
             pods: node.pods().to_vec(),
@@ -77,7 +77,7 @@ impl<'a> World<'a> {
     }
 
     /// Why a node rejects a Pod, promises to more important Pods counted in and left out.
-    pub fn rejects(&self, pod: &PodTemplate, at: usize) -> Option<Rejected> {
+    pub(crate) fn rejects(&self, pod: &PodTemplate, at: usize) -> Option<Rejected> {
         let promised: Vec<_> =
             self.sites[at].promised.iter().filter(|other| other.template.priority >= pod.priority).cloned().collect();
         if !promised.is_empty() {
@@ -229,7 +229,7 @@ impl<'a> World<'a> {
     }
 
     /// The weighted scores of the nodes that fit, by plugin in the order of the fast scheduler's table.
-    pub fn scores(&self, pod: &PodTemplate, fits: &[usize]) -> Vec<Vec<(Plugin, i64)>> {
+    pub(crate) fn scores(&self, pod: &PodTemplate, fits: &[usize]) -> Vec<Vec<(Plugin, i64)>> {
         let taints = self.taint_scores(pod, fits);
         let preferred = self.node_affinity_scores(pod, fits);
         let spread = self.spread_scores(pod, fits);
@@ -378,7 +378,7 @@ impl<'a> World<'a> {
     }
 
     /// The victims on one node, the most important first, and how many a budget protects.
-    pub fn victims(&self, pod: &PodTemplate, at: usize) -> Option<(Vec<Arc<PodInfo>>, usize)> {
+    pub(crate) fn victims(&self, pod: &PodTemplate, at: usize) -> Option<(Vec<Arc<PodInfo>>, usize)> {
         let mut lower: Vec<_> =
             self.sites[at].pods.iter().filter(|other| other.template.priority < pod.priority).cloned().collect();
         lower.sort_by(|a, b| a.importance().cmp(&b.importance()));
