@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use carob_image::ImageStore;
+use carob_runtime::Runtime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -16,7 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::image;
+use crate::commands::{image, tree};
 
 /// Bytes of a request: names and paths, never contents.
 const REQUEST_BYTES_MAX: u64 = 1 << 20;
@@ -30,6 +31,7 @@ const PROGRESS_LINES_MAX: usize = 256;
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Request {
     Image(image::Request),
+    Tree { pod: Option<String>, json: bool },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,8 +47,15 @@ pub(crate) fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("admin.sock")
 }
 
+/// What requests are about. A server without a node has no runtime.
+#[derive(Clone)]
+pub(crate) struct Subjects {
+    pub(crate) images: ImageStore,
+    pub(crate) runtime: Option<Arc<Runtime>>,
+}
+
 /// Serves requests until `shutdown`.
-pub(crate) async fn serve(run_dir: &Path, images: ImageStore, shutdown: CancellationToken) -> Result<()> {
+pub(crate) async fn serve(run_dir: &Path, subjects: Subjects, shutdown: CancellationToken) -> Result<()> {
     let path = socket_path(run_dir);
     if path.exists() {
         fs_err::remove_file(&path)?;
@@ -67,11 +76,11 @@ pub(crate) async fn serve(run_dir: &Path, images: ImageStore, shutdown: Cancella
                 (_, Err(_)) => bail!("the semaphore of the administration socket was closed"),
             },
         };
-        let images = images.clone();
+        let subjects = subjects.clone();
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
             let served = tokio::select! {
-                served = answer(stream, &images) => served,
+                served = answer(stream, &subjects) => served,
                 () = shutdown.cancelled() => Ok(()),
             };
             if let Err(error) = served {
@@ -82,15 +91,20 @@ pub(crate) async fn serve(run_dir: &Path, images: ImageStore, shutdown: Cancella
     }
 }
 
-async fn answer(stream: UnixStream, images: &ImageStore) -> Result<()> {
+async fn answer(stream: UnixStream, subjects: &Subjects) -> Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut text = String::new();
     (&mut reader).take(REQUEST_BYTES_MAX).read_line(&mut text).await?;
     let (sender, mut receiver) = mpsc::channel(PROGRESS_LINES_MAX);
     let work = async {
-        let Request::Image(request) = serde_json::from_str(&text).context("read the request")?;
-        image::execute(images, request, sender).await
+        match serde_json::from_str(&text).context("read the request")? {
+            Request::Image(request) => image::execute(&subjects.images, request, sender).await,
+            Request::Tree { pod, json } => {
+                let runtime = subjects.runtime.as_ref().context("this server runs no node")?;
+                tree::answer(runtime.tree()?, pod.as_deref(), json)
+            }
+        }
     };
     let forward = async {
         while let Some(progress) = receiver.recv().await {

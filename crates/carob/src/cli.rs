@@ -91,6 +91,12 @@ pub(crate) struct ServerArgs {
     /// Keep all state in memory: nothing is found again after a restart
     #[arg(long, hide = true)]
     pub(crate) in_memory: bool,
+    /// Where images are kept [default: images in the data directory]
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub(crate) images_dir: Option<PathBuf>,
+    /// End all Pods with this process, however it ends
+    #[arg(long, hide = true)]
+    pub(crate) die_with_parent: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -99,7 +105,7 @@ pub(crate) enum Part {
     Controllers,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
     /// Manifests: YAML or JSON files; `-` reads standard input
     #[arg(required = true, value_name = "FILE")]
@@ -110,6 +116,9 @@ pub(crate) struct RunArgs {
     /// Cgroup below which the Pods live
     #[arg(long, default_value = "/", value_name = "PATH")]
     pub(crate) cgroup_root: String,
+    /// PID of the process in front of the run
+    #[arg(long, hide = true, value_name = "PID")]
+    pub(crate) guarded: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -25,7 +25,7 @@ use crate::{admin, kubeconfig, tls};
 pub(crate) struct Server {
     pub(crate) settings: Settings,
     pub(crate) client: kube::Client,
-    informers: Arc<Informers>,
+    pub(crate) informers: Arc<Informers>,
     store: Store,
     parts: JoinSet<(&'static str, Result<()>)>,
     /// Ends every part but the API, which the others need to say their last words.
@@ -83,9 +83,9 @@ impl Server {
         }
         kubeconfig::write(&server.settings.kubeconfig, server.settings.listen, &pki)?;
         let images =
-            ImageStore::open(StoreConfig::new(server.settings.data_dir.join("images"), Arc::clone(&clock))).await?;
+            ImageStore::open(StoreConfig::new(&server.settings.images_dir, Arc::clone(&clock))).await?;
         let (run_dir, shutdown) = (server.settings.run_dir.clone(), server.parts_shutdown.clone());
-        server.part("the administration socket", async move { admin::serve(&run_dir, images, shutdown).await });
+        server.part("the administration socket", async move { admin::serve(&run_dir, admin::Subjects { images, runtime: None }, shutdown).await });
         Ok(server)
     }
 

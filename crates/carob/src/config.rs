@@ -33,6 +33,9 @@ pub(crate) struct Settings {
     pub(crate) cgroup_root: String,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) in_memory: bool,
+    pub(crate) images_dir: PathBuf,
+    /// Pods end with this process: `carob run`.
+    pub(crate) die_with_parent: bool,
 }
 
 impl Settings {
@@ -85,6 +88,8 @@ impl Settings {
             cgroup_root: arguments.cgroup_root,
             kubeconfig: arguments.write_kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
             in_memory: arguments.in_memory,
+            images_dir: arguments.images_dir.unwrap_or_else(|| data_dir.join("images")),
+            die_with_parent: arguments.die_with_parent,
             data_dir,
         })
     }
@@ -152,7 +157,7 @@ fn scalar(name: &str, value: &Value) -> Result<String> {
 }
 
 /// What names this instance's kernel objects: short, since interface names have 15 characters (netdevice(7)).
-fn instance_id(data_dir: &Path) -> String {
+pub(crate) fn instance_id(data_dir: &Path) -> String {
     let digest = digest::digest(&digest::SHA256, data_dir.as_os_str().as_encoded_bytes());
     digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }

@@ -14,6 +14,8 @@ mod pki;
 mod ready;
 mod tls;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -25,19 +27,19 @@ const VERSION: &str = concat!("v1.36.2+carob.", env!("CARGO_PKG_VERSION"));
 /// Threads for work that blocks, such as unpacking layers.
 const BLOCKING_THREADS_MAX: usize = 8;
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log();
     match run(cli.command) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             complain(&error);
-            std::process::ExitCode::FAILURE
+            ExitCode::FAILURE
         }
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -45,8 +47,11 @@ fn run(command: Command) -> Result<()> {
         .context("start the runtime")?;
     runtime.block_on(async {
         match command {
-            Command::Server(arguments) => commands::server::main(arguments).await,
-            Command::Image(arguments) => commands::image::main(arguments).await,
+            Command::Server(arguments) => commands::server::main(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Run(arguments) => commands::run::main(arguments).await,
+            Command::Image(arguments) => commands::image::main(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Tree(arguments) => commands::tree::main(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Check(_) => anyhow::bail!("not yet"),
         }
     })
 }

@@ -1,0 +1,199 @@
+//! `carob run FILE...`: a private, in-memory cluster for some manifests, that leaves nothing behind.
+//!
+//! Two processes: the one in front ([`guard`]) waits for the one that runs the cluster and removes what that leaves when it is
+//! killed; the cluster's process is told by the kernel when the one in front is killed, and ends as on Ctrl-C.
+
+mod follow;
+mod guard;
+mod manifests;
+mod private;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use carob_client::{Changed, Informer, Subscription};
+use carob_kit::{Clock, SystemClock};
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::core::DynamicObject;
+use kube::discovery::{Scope, pinned_kind};
+use kube::{Api, ResourceExt};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::RunArgs;
+use crate::compose::Server;
+use crate::ready;
+use follow::{Failure, Logs, first_failure, has_ended};
+use manifests::Manifest;
+use private::Private;
+
+/// Exit code of a run whose Pods failed without a container that says why.
+const FAILED: u8 = 1;
+/// How long Pods may take to end after they were told to, beyond their own grace periods.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
+/// `carob run …`.
+pub(crate) async fn main(arguments: RunArgs) -> Result<ExitCode> {
+    if arguments.guarded.is_none() {
+        return guard::main(&arguments).await;
+    }
+    guard::end_with_parent()?;
+    let manifests = manifests::read(&arguments.files)?;
+    let private = Private::new(&arguments)?;
+    let mut signals = Signals::new()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let mut server = Server::start(private.settings().await?, clock).await?;
+    let outcome = run(&mut server, manifests, &mut signals).await;
+    let ended = end_pods(&server, &mut signals).await;
+    server.stop().await?;
+    private.remove().await?;
+    ended?;
+    outcome
+}
+
+/// SIGINT and SIGTERM, which both ask for an end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+        })
+    }
+
+    /// Cancel safe.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+async fn run(server: &mut Server, manifests: Vec<Manifest>, signals: &mut Signals) -> Result<ExitCode> {
+    let (client, settings) = (server.client.clone(), server.settings.clone());
+    // All branches of these selections are cancel safe: they wait, and what they change is made again or removed in the end.
+    tokio::select! {
+        ready = ready::wait(&client, &settings) => ready?,
+        failure = server.failure() => return Err(failure),
+        () = signals.any() => return Ok(ExitCode::from(FAILED)),
+    }
+    let pods = server.informers.of::<Pod>();
+    let changes = pods.subscribe();
+    let events = server.informers.of::<Event>();
+    events.on_change(|change| {
+        if let Some(event) = change.new
+            && event.type_.as_deref() == Some("Warning")
+        {
+            complain(event);
+        }
+    });
+    create(&client, manifests).await?;
+    tokio::select! {
+        outcome = watch(&client, &pods, &changes) => outcome,
+        failure = server.failure() => Err(failure),
+        () = signals.any() => Ok(ExitCode::from(FAILED)),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a person watches a run, and warnings say why it does not go on")]
+fn complain(event: &Event) {
+    let object = event.involved_object.name.as_deref().unwrap_or_default();
+    let (reason, message) = (event.reason.as_deref().unwrap_or_default(), event.message.as_deref().unwrap_or_default());
+    eprintln!("carob: {object}: {reason}: {message}");
+}
+
+/// Creates the objects, in their order.
+async fn create(client: &kube::Client, manifests: Vec<Manifest>) -> Result<()> {
+    for manifest in manifests {
+        let types = manifest.object.types.clone().with_context(|| format!("{}: no kind", manifest.origin))?;
+        let kind = kube::core::GroupVersionKind::try_from(&types).with_context(|| manifest.origin.clone())?;
+        let (resource, capabilities) =
+            pinned_kind(client, &kind).await.with_context(|| format!("{}: find the kind {}", manifest.origin, types.kind))?;
+        let namespace = manifest.object.namespace().unwrap_or_else(|| "default".to_owned());
+        let api: Api<DynamicObject> = match capabilities.scope {
+            Scope::Namespaced => Api::namespaced_with(client.clone(), &namespace, &resource),
+            Scope::Cluster => Api::all_with(client.clone(), &resource),
+        };
+        let name = format!("{} {}", types.kind, manifest.object.name_any());
+        api.create(&PostParams::default(), &manifest.object).await.with_context(|| format!("{}: create {name}", manifest.origin))?;
+    }
+    Ok(())
+}
+
+/// Follows the Pods until all have ended, and returns the first failure's code.
+async fn watch(client: &kube::Client, pods: &Informer<Pod>, changes: &Subscription) -> Result<ExitCode> {
+    let mut logs = Logs::new(client.clone());
+    loop {
+        let all = pods.list();
+        for pod in &all {
+            logs.look(pod);
+        }
+        if !all.is_empty() && all.iter().all(|pod| has_ended(pod)) {
+            logs.finish().await;
+            return Ok(exit_code(&all));
+        }
+        match changes.next().await {
+            Changed::Key(_) | Changed::All => {}
+            Changed::Closed => bail!("the Pods cannot be watched any more"),
+        }
+    }
+}
+
+fn exit_code(pods: &[Arc<Pod>]) -> ExitCode {
+    let first: Option<Failure> = pods.iter().filter_map(|pod| first_failure(pod)).min();
+    let failed = pods.iter().any(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Failed"));
+    match first {
+        Some(failure) if failed => ExitCode::from(u8::try_from(failure.exit_code).unwrap_or(FAILED)),
+        None if failed => ExitCode::from(FAILED),
+        Some(_) | None => ExitCode::SUCCESS,
+    }
+}
+
+/// Deletes all Pods and waits until they are gone; a second signal takes their grace away.
+async fn end_pods(server: &Server, signals: &mut Signals) -> Result<()> {
+    let api = Api::<Pod>::all(server.client.clone());
+    let mut longest = Duration::ZERO;
+    for pod in api.list(&ListParams::default()).await.context("list the Pods")? {
+        let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or_default();
+        longest = longest.max(Duration::from_secs(u64::try_from(grace).unwrap_or_default()));
+        delete(server, &pod, &DeleteParams::default()).await?;
+    }
+    let pods = server.informers.of::<Pod>();
+    let changes = pods.subscribe();
+    let gone = async {
+        while !pods.is_empty() {
+            if matches!(changes.next().await, Changed::Closed) {
+                return Err(anyhow!("the Pods cannot be watched any more"));
+            }
+        }
+        Ok(())
+    };
+    tokio::pin!(gone);
+    tokio::select! {
+        outcome = &mut gone => return outcome,
+        () = signals.any() => {}
+        () = tokio::time::sleep(longest + END_PATIENCE) => {}
+    }
+    for pod in pods.list() {
+        delete(server, &pod, &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
+    }
+    let outcome = tokio::time::timeout(END_PATIENCE, gone).await;
+    ensure!(outcome.is_ok(), "the Pods did not end within {} s of being told to", END_PATIENCE.as_secs());
+    Ok(())
+}
+
+async fn delete(server: &Server, pod: &Pod, parameters: &DeleteParams) -> Result<()> {
+    let api = Api::<Pod>::namespaced(server.client.clone(), &pod.namespace().unwrap_or_default());
+    match api.delete(&pod.name_any(), parameters).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("delete the Pod {}", pod.name_any())),
+    }
+}
