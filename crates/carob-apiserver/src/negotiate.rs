@@ -165,8 +165,10 @@ pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
         return Ok(Form::JSON);
     }
     for clause in clauses(headers) {
-        let found = ENCODINGS.iter().find(|(media_type, _)| clause.covers(media_type));
-        if let (Some((_, encoding)), Some(shape)) = (found, clause.shape(offer)) {
+        let Some(shape) = clause.shape(offer) else { continue };
+        // What is not an object of its own type has no protobuf form here.
+        let offered = ENCODINGS.iter().filter(|(_, encoding)| shape == Shape::Object || *encoding != Encoding::Protobuf);
+        if let Some((_, encoding)) = offered.into_iter().find(|(media_type, _)| clause.covers(media_type)) {
             return Ok(Form { encoding: *encoding, shape });
         }
     }

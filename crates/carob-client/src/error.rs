@@ -1,6 +1,9 @@
 //! The error of a reconcile: what was being done, to what, and why it failed.
 
 use std::error::Error;
+use std::fmt;
+
+use kube::core::Status;
 
 /// A reconcile that did not finish. The driver logs it and tries the key again after its back-off.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +14,7 @@ pub enum ReconcileError {
         /// For instance `create pod default/web-0`.
         operation: String,
         #[source]
-        cause: kube::Error,
+        cause: RequestError,
     },
     /// Something other than a request failed.
     #[error("{operation}")]
@@ -26,19 +29,43 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
+    /// What the API answered, if it did and refused.
+    pub fn status(&self) -> Option<&Status> {
+        match self {
+            Self::Request { cause: RequestError(kube::Error::Api(status)), .. } => Some(status),
+            _ => None,
+        }
+    }
+
     /// The object changed under us (409 Conflict): the next look will be at the new one, so this is no news for a log.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Request { cause: kube::Error::Api(status), .. } if status.is_conflict() && !status.is_already_exists())
+        self.status().is_some_and(|status| status.is_conflict() && !status.is_already_exists())
     }
 
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Request { cause: kube::Error::Api(status), .. } if status.is_not_found())
+        self.status().is_some_and(Status::is_not_found)
     }
 
     pub fn is_already_exists(&self) -> bool {
-        matches!(self, Self::Request { cause: kube::Error::Api(status), .. } if status.is_already_exists())
+        self.status().is_some_and(Status::is_already_exists)
     }
 }
+
+/// A request that failed, in the API's own words where it answered: `kube::Error` prints the whole Status besides.
+#[derive(Debug)]
+pub struct RequestError(pub kube::Error);
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            kube::Error::Api(status) => f.write_str(&status.message),
+            // It names its cause itself.
+            error => write!(f, "{error}"),
+        }
+    }
+}
+
+impl Error for RequestError {}
 
 /// Names the operation that a result belongs to.
 pub trait During<T> {
@@ -50,14 +77,14 @@ pub trait During<T> {
 
 impl<T> During<T> for Result<T, kube::Error> {
     fn during(self, operation: impl FnOnce() -> String) -> Result<T, ReconcileError> {
-        self.map_err(|cause| ReconcileError::Request { operation: operation(), cause })
+        self.map_err(|cause| ReconcileError::Request { operation: operation(), cause: RequestError(cause) })
     }
 
     fn unless_gone(self, operation: impl FnOnce() -> String) -> Result<Option<T>, ReconcileError> {
         match self {
             Ok(value) => Ok(Some(value)),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
-            Err(cause) => Err(ReconcileError::Request { operation: operation(), cause }),
+            Err(cause) => Err(ReconcileError::Request { operation: operation(), cause: RequestError(cause) }),
         }
     }
 }

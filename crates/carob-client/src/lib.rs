@@ -18,7 +18,7 @@ mod transport;
 
 pub use driver::{Asker, Driver, DriverStats, Reconcile, Requeue, Work, WorkOptions, WorkStats};
 pub use election::{ElectionConfig, ElectionError, Ended, LeaderElector};
-pub use error::{During, ReconcileError};
+pub use error::{During, ReconcileError, RequestError};
 pub use events::{EventKind, EventRecorder, EventSource, RecorderStats, reference};
 pub use informer::{Change, Changed, Informer, InformerStats, Informers, ObjectKey, Selection, Subscription};
 pub use transport::{ConnectError, in_process, over_tls};

@@ -9,6 +9,7 @@
 mod availability;
 mod condition;
 mod context;
+mod daemon;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -24,6 +25,7 @@ mod pod_control;
 mod pod_gc;
 mod pods;
 mod replicas;
+mod revisions;
 mod root_ca;
 mod service_account;
 mod start;

@@ -150,6 +150,17 @@ pub(crate) fn version<K: Resource>(object: &K) -> u64 {
     object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
+/// Asks the API itself whether an owner lives.
+pub(crate) async fn still_owner<K>(api: &Api<K>, owner: &Owner) -> Result<bool, ReconcileError>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let found = api.get_opt(&owner.key.name).await.during(|| format!("get {} {}", K::kind(&()), owner.key))?;
+    Ok(found.is_some_and(|found| {
+        found.meta().uid.as_deref() == Some(&owner.uid) && found.meta().deletion_timestamp.is_none()
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::apps::v1::ReplicaSet;

@@ -82,30 +82,59 @@ impl PodControl {
         f(all.entry(owner_uid.to_owned()).or_default())
     }
 
-    /// Creates a Pod and says so in an Event of the owner. `None`: the namespace is going away, there is nothing to be done.
+    /// Creates a Pod. `None`: the namespace is going away, there is nothing to be done.
+    pub(crate) async fn try_create(&self, owner: &Owner, pod: &Pod) -> kube::Result<Option<Pod>> {
+        match self.api(owner).create(&PostParams::default(), pod).await {
+            Ok(created) => {
+                self.note_version(&owner.uid, version(&created));
+                Ok(Some(created))
+            }
+            Err(kube::Error::Api(status)) if namespaces::is_terminating(&status) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates a Pod and says so in an Event of the owner, as most controllers do.
     pub(crate) async fn create(
         &self,
         owner: &Owner,
         object: &ObjectReference,
         pod: &Pod,
     ) -> Result<Option<Pod>, ReconcileError> {
-        match self.api(owner).create(&PostParams::default(), pod).await {
-            Ok(created) => {
-                self.note_version(&owner.uid, version(&created));
+        let created = self.try_create(owner, pod).await;
+        match &created {
+            Ok(None) => {}
+            Ok(Some(created)) => {
                 let message = format!("Created pod: {}", created.name_any());
                 self.recorder.record(object.clone(), EventKind::Normal, "SuccessfulCreate", message);
-                Ok(Some(created))
             }
-            Err(kube::Error::Api(status)) if namespaces::is_terminating(&status) => Ok(None),
             Err(error) => {
-                let message = format!("Error creating: {}", said(&error));
+                let message = format!("Error creating: {}", said(error));
                 self.recorder.record(object.clone(), EventKind::Warning, "FailedCreate", message);
-                Err(error).during(|| format!("create a pod of {}", owner.key))
             }
+        }
+        created.during(|| format!("create a pod of {}", owner.key))
+    }
+
+    /// Deletes a Pod. Answers whether it was there.
+    pub(crate) async fn try_delete(&self, owner: &Owner, pod: &Pod) -> kube::Result<bool> {
+        let preconditions = Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        match self.api(owner).delete(&pod.name_any(), &params).await {
+            Ok(answer) => {
+                let version = answer.left().as_ref().map_or(0, version);
+                self.with(&owner.uid, |written| {
+                    written.version = written.version.max(version);
+                    written.deleted.extend(pod.metadata.uid.clone());
+                });
+                Ok(true)
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
-    /// Deletes a Pod and says so in an Event of the owner. One that is gone already counts as deleted.
+    /// Deletes a Pod and says so in an Event of the owner, as most controllers do.
     pub(crate) async fn delete(
         &self,
         owner: &Owner,
@@ -113,26 +142,19 @@ impl PodControl {
         pod: &Pod,
     ) -> Result<(), ReconcileError> {
         let name = pod.name_any();
-        let preconditions = Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None });
-        let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        match self.api(owner).delete(&name, &params).await {
-            Ok(answer) => {
-                let version = answer.left().as_ref().map_or(0, version);
-                self.with(&owner.uid, |written| {
-                    written.version = written.version.max(version);
-                    written.deleted.extend(pod.metadata.uid.clone());
-                });
+        let deleted = self.try_delete(owner, pod).await;
+        match &deleted {
+            Ok(false) => {}
+            Ok(true) => {
                 let message = format!("Deleted pod: {name}");
                 self.recorder.record(object.clone(), EventKind::Normal, "SuccessfulDelete", message);
-                Ok(())
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
             Err(error) => {
-                let message = format!("Error deleting: {}", said(&error));
+                let message = format!("Error deleting: {}", said(error));
                 self.recorder.record(object.clone(), EventKind::Warning, "FailedDelete", message);
-                Err(error).during(|| format!("delete pod {}/{name}", owner.key.namespace))
             }
         }
+        deleted.during(|| format!("delete pod {}/{name}", owner.key.namespace)).map(drop)
     }
 
     /// Drops the memory of deletions that the informer shows by now. Called with the owner's Pods as the informer has them.
@@ -147,7 +169,7 @@ impl PodControl {
 pub(crate) fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
-        error => carob_kit::chain(error).to_string(),
+        error => error.to_string(),
     }
 }
 

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::ReplicationController;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::daemon::DaemonController;
 use crate::deployment::DeploymentController;
 use crate::endpoints::{self, EndpointsController, MirroringController, SliceController};
 use crate::gc::{GarbageCollector, GcKey};
@@ -38,11 +39,15 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// What Pods verify the API with.
     pub root_ca_pem: String,
+    /// The API under an identity that may make what the API server itself keeps: system namespaces, priority classes, the
+    /// Service of the API (upstream: `system:apiserver`, in `system:masters`).
+    pub system_client: kube::Client,
     /// Signs the tokens of Secrets; without one they are left empty.
     pub token_signer: Option<Arc<dyn TokenSigner>>,
 }
 
-/// The running controllers.
+/// The running controllers. Dropping it breaks them off; [`Controllers::join`] lets them finish what they do.
+#[must_use = "the controllers end with this value"]
 pub struct Controllers {
     driver: Driver,
 }
@@ -71,6 +76,7 @@ impl Controllers {
         start_gc(&mut driver, &context);
         start_endpoints(&mut driver, &context);
         start_jobs(&mut driver, &context);
+        start_daemons(&mut driver, &context);
         Self { driver }
     }
 
@@ -95,7 +101,8 @@ fn start_system(driver: &mut Driver, context: &Context, config: &Config) {
         api_addresses: config.api_addresses.clone(),
         api_port: config.api_port,
     };
-    let system = SystemObjects::new(context.clone(), system);
+    let context = Context { client: config.system_client.clone(), ..context.clone() };
+    let system = SystemObjects::new(context, system);
     let namespaces = system.namespaces().clone();
     let work = driver.work(system, WorkOptions::default()).always(SystemObject::all());
     work.on(&namespaces, |change| SystemObjects::of_namespace(&change.key())).start();
@@ -222,4 +229,16 @@ fn start_jobs(driver: &mut Driver, context: &Context) {
     let controller = TtlController::new(context.clone());
     let jobs = controller.jobs().clone();
     driver.work(controller, WorkOptions::default()).on(&jobs, |change| [change.key()]).start();
+}
+
+fn start_daemons(driver: &mut Driver, context: &Context) {
+    let controller = DaemonController::new(context.clone());
+    let (sets, nodes, pods) = (controller.sets().clone(), controller.nodes().clone(), controller.pods().clone());
+    let revisions = controller.revisions().clone();
+    let work = driver.work(controller, WorkOptions::default()).on(&sets, |change| [change.key()]);
+    let work = work.on(&nodes, {
+        let sets = sets.clone();
+        move |change| DaemonController::sets_of_node(&sets, change)
+    });
+    work.on(&pods, move |change| DaemonController::sets_of_pod(&sets, change)).after(&revisions).start();
 }

@@ -77,3 +77,25 @@ fn merge(doc: &mut Value, patch: &Value) {
         }
     }
 }
+
+/// Joins two lists, each in its own order: an item of `others` goes before the first of `ordered` that stood behind it
+/// by `place`, as upstream's `mergeSortedSlice`.
+pub(crate) fn interleave(
+    ordered: Vec<Value>,
+    others: Vec<Value>,
+    place: impl Fn(&Value) -> Option<usize>,
+) -> Vec<Value> {
+    let mut joined = Vec::with_capacity(ordered.len() + others.len());
+    let mut ordered = ordered.into_iter().peekable();
+    for other in others {
+        while let Some(next) = ordered.peek() {
+            if matches!((place(&other), place(next)), (Some(other), Some(next)) if other < next) {
+                break;
+            }
+            joined.extend(ordered.next());
+        }
+        joined.push(other);
+    }
+    joined.extend(ordered);
+    joined
+}

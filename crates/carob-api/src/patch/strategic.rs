@@ -299,17 +299,6 @@ fn set_order(items: &mut Vec<Value>, before: &[Value], order: &Value, key: Optio
         (Some(a), Some(b)) => a.cmp(&b),
         _ => Ordering::Equal,
     });
-    let mut ordered = ordered.into_iter().peekable();
-    for other in others {
-        while let Some(next) = ordered.peek() {
-            let other_first = matches!((server(&other), server(next)), (Some(o), Some(n)) if o < n);
-            if other_first {
-                break;
-            }
-            items.extend(ordered.next());
-        }
-        items.push(other);
-    }
-    items.extend(ordered);
+    *items = super::interleave(ordered, others, server);
     Ok(())
 }

@@ -1,17 +1,49 @@
-//! The protobuf wire format (protobuf.dev, "Encoding").
+//! The wire format (protobuf.dev, "Encoding").
 
 use super::ProtoError;
 
-/// One field's value as it stands on the wire.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value<'a> {
+/// A varint has at most ten bytes.
+const VARINT_LEN_MAX: u32 = 10;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Field<'a> {
     Varint(u64),
     Fixed64(u64),
-    Bytes(&'a [u8]),
     Fixed32(u32),
+    Bytes(&'a [u8]),
 }
 
-/// Reads the fields of one message.
+impl<'a> Field<'a> {
+    pub(super) fn bytes(self) -> Result<&'a [u8], ProtoError> {
+        match self {
+            Field::Bytes(bytes) => Ok(bytes),
+            _ => Err(ProtoError::Malformed("wrong wireType, expected length-delimited")),
+        }
+    }
+
+    pub(super) fn text(self) -> Result<&'a str, ProtoError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| ProtoError::Malformed("string field contains invalid UTF-8"))
+    }
+
+    /// A varint as the signed number that it stands for: negative 32-bit numbers are sign-extended on the wire.
+    #[expect(clippy::cast_possible_wrap, reason = "the wire format defines the two's complement")]
+    pub(super) fn integer(self) -> Result<i64, ProtoError> {
+        match self {
+            Field::Varint(value) => Ok(value as i64),
+            _ => Err(ProtoError::Malformed("wrong wireType, expected varint")),
+        }
+    }
+
+    pub(super) fn double(self) -> Result<f64, ProtoError> {
+        match self {
+            Field::Fixed64(bits) => Ok(f64::from_bits(bits)),
+            Field::Fixed32(bits) => Ok(f64::from(f32::from_bits(bits))),
+            _ => Err(ProtoError::Malformed("wrong wireType, expected fixed64")),
+        }
+    }
+}
+
+/// Reads the fields of one message in order.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -21,48 +53,43 @@ impl<'a> Reader<'a> {
         Self { rest: message }
     }
 
-    /// The next field's number and value; none at the message's end.
-    pub(super) fn next_field(&mut self) -> Result<Option<(u64, Value<'a>)>, ProtoError> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// The next field's number and value; `None` at the end.
+    pub(super) fn next_field(&mut self) -> Result<Option<(u32, Field<'a>)>, ProtoError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
         let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).map_err(|_| ProtoError::Malformed("illegal tag"))?;
+        if number == 0 {
+            return Err(ProtoError::Malformed("illegal tag 0"));
+        }
         let value = match tag & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => Value::Fixed64(u64::from_le_bytes(self.array()?)),
+            0 => Field::Varint(self.varint()?),
+            1 => Field::Fixed64(u64::from_le_bytes(self.array()?)),
             2 => {
                 let len = usize::try_from(self.varint()?).map_err(|_| ProtoError::Truncated)?;
-                Value::Bytes(self.take(len)?)
+                Field::Bytes(self.take(len)?)
             }
-            5 => Value::Fixed32(u32::from_le_bytes(self.array()?)),
-            other => return Err(ProtoError::malformed(format!("wire type {other} is not in use"))),
+            5 => Field::Fixed32(u32::from_le_bytes(self.array()?)),
+            _ => return Err(ProtoError::Malformed("illegal wireType")),
         };
-        match tag >> 3 {
-            0 => Err(ProtoError::malformed("field number 0 is not allowed")),
-            number => Ok(Some((number, value))),
-        }
+        Ok(Some((number, value)))
     }
 
-    /// The next number of a packed list; none at its end.
-    pub(super) fn next_packed(&mut self) -> Result<Option<u64>, ProtoError> {
-        if self.rest.is_empty() { Ok(None) } else { self.varint().map(Some) }
-    }
-
-    fn varint(&mut self) -> Result<u64, ProtoError> {
-        let mut value = 0;
-        for shift in (0..70).step_by(7) {
-            let (byte, rest) = self.rest.split_first().ok_or(ProtoError::Truncated)?;
-            self.rest = rest;
-            // The tenth byte of a 64-bit number holds one bit.
-            if shift == 63 && *byte > 1 {
-                break;
-            }
-            value |= u64::from(byte & 0x7f) << shift;
+    pub(super) fn varint(&mut self) -> Result<u64, ProtoError> {
+        let mut value = 0_u64;
+        for index in 0..VARINT_LEN_MAX {
+            let [byte] = self.array()?;
+            value |= u64::from(byte & 0x7f).checked_shl(index * 7).unwrap_or_default();
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
         }
-        Err(ProtoError::malformed("a number has more than 64 bits"))
+        Err(ProtoError::Malformed("integer overflow"))
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], ProtoError> {
@@ -72,36 +99,33 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ProtoError> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(ProtoError::Truncated)?;
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(ProtoError::Truncated)?;
         self.rest = rest;
         Ok(*taken)
     }
 }
 
-pub(super) fn text(bytes: &[u8]) -> Result<&str, ProtoError> {
-    std::str::from_utf8(bytes).map_err(|_| ProtoError::malformed("a string is not UTF-8"))
-}
-
+#[expect(clippy::cast_possible_truncation, reason = "each step keeps the low seven bits")]
 pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.push(value.to_le_bytes()[0] | 0x80);
+        out.push(value as u8 | 0x80);
         value >>= 7;
     }
-    out.push(value.to_le_bytes()[0]);
+    out.push(value as u8);
 }
 
-pub(super) fn put_number(out: &mut Vec<u8>, number: u8, value: u64) {
+pub(super) fn put_integer(out: &mut Vec<u8>, number: u32, value: i64) {
     put_varint(out, u64::from(number) << 3);
-    put_varint(out, value);
+    put_varint(out, value.cast_unsigned());
 }
 
-pub(super) fn put_fixed64(out: &mut Vec<u8>, number: u8, value: u64) {
+pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
     put_varint(out, u64::from(number) << 3 | 1);
-    out.extend_from_slice(&value.to_le_bytes());
+    out.extend_from_slice(&value.to_bits().to_le_bytes());
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     put_varint(out, u64::from(number) << 3 | 2);
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
+    put_varint(out, value.len() as u64);
+    out.extend_from_slice(value);
 }

@@ -400,7 +400,7 @@ fn visit_open_map<'de, A: MapAccess<'de>>(
 }
 
 /// Whether Go would write the value back: not null, and not empty in a field that is left out when empty.
-fn is_kept(field: FieldRef<'_>, value: &Value) -> bool {
+pub(crate) fn is_kept(field: FieldRef<'_>, value: &Value) -> bool {
     if field.is_required() || field.is_pointer() {
         return !value.is_null();
     }

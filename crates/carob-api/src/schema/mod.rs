@@ -14,6 +14,7 @@ mod tables;
 mod tests;
 
 pub use allowed::check_allowed;
+pub(crate) use decode::is_kept;
 pub use decode::{DecodeError, Decoded, conform, decode, strict_error, type_meta};
 pub use defaults::apply_defaults;
 pub use model::{Element, FieldRef, ListType, Scalar, Shape, TypeRef, TypeTable, WireNumber, builtin};

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use carob_api::table::{self, IncludeObject};
-use carob_api::{Status, proto};
+use carob_api::schema::TypeRef;
+use carob_api::{Status, kinds, meta, proto};
 use carob_store::Entry;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -118,13 +119,12 @@ fn encode_object(call: &Call<'_>, encoding: Encoding, value: &Value, list: bool)
         return encode_value(encoding, value);
     }
     let type_name = format!("{}.{}{}", call.version.package, call.def.kind, if list { "List" } else { "" });
-    let ty = carob_api::schema::builtin().get(&type_name).ok_or_else(|| not_in(encoding))?;
-    let bytes = proto::encode(ty, value).map_err(|error| ApiError::from(Status::internal(error)))?;
-    Ok(Bytes::from(bytes))
+    encode_protobuf(carob_api::schema::builtin().get(&type_name), value)
 }
 
-fn not_in(encoding: Encoding) -> ApiError {
-    Status::internal(format!("this object has no form as {}", encoding.media_type())).into()
+fn encode_protobuf(ty: Option<TypeRef<'static>>, value: &Value) -> ApiResult<Bytes> {
+    let ty = ty.ok_or_else(|| ApiError::from(Status::internal("the answer has no protobuf form")))?;
+    proto::encode(ty, value).map(Bytes::from).map_err(|error| Status::internal(error).into())
 }
 
 pub(crate) fn encode_value(encoding: Encoding, value: &Value) -> ApiResult<Bytes> {
@@ -135,7 +135,7 @@ pub(crate) fn encode_value(encoding: Encoding, value: &Value) -> ApiResult<Bytes
         Encoding::Yaml => serde_saphyr::to_string(value)
             .map(Bytes::from)
             .map_err(|error| Status::internal(format!("encode the answer as YAML: {error}")).into()),
-        Encoding::Protobuf => Err(not_in(encoding)),
+        Encoding::Protobuf => encode_protobuf(kinds::schema_of(meta::api_version(value), meta::kind(value)), value),
     }
 }
 

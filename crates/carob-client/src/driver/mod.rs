@@ -78,7 +78,7 @@ pub struct WorkStats {
 /// The counts of each reconciler, by its name.
 pub type DriverStats = Vec<(&'static str, WorkStats)>;
 
-/// Owns the tasks of all reconcilers of one part.
+/// Owns the tasks of all reconcilers of one part. Dropping it breaks them off; [`Driver::join`] lets them finish.
 pub struct Driver {
     shutdown: CancellationToken,
     tasks: JoinSet<()>,

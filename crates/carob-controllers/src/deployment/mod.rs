@@ -22,7 +22,6 @@ use crate::context::Context;
 use crate::hash::template_hash;
 use crate::namespaces;
 use crate::ownership::{self, Owner, version};
-use crate::pod_control::said;
 use crate::pods;
 use crate::versions::Versions;
 use rollout::{Scale, Step};
@@ -100,15 +99,10 @@ impl DeploymentController {
         let Some(spec) = &deployment.spec else { return Ok(Vec::new()) };
         let selector = ownership::selector(&spec.selector, &owner.key)?;
         let api: Api<Deployment> = self.context.api(&owner.key.namespace);
-        let still_owner = async {
-            let found = api.get_opt(&owner.key.name).await.during(|| format!("get deployment {}", owner.key))?;
-            Ok(found.is_some_and(|found| {
-                found.metadata.uid == deployment.metadata.uid && found.metadata.deletion_timestamp.is_none()
-            }))
-        };
+        let alive = ownership::still_owner(&api, owner);
         let sets: Api<ReplicaSet> = self.context.api(&owner.key.namespace);
         let candidates = self.sets.list_in(&owner.key.namespace);
-        let claimed = ownership::claim(&sets, owner, &selector, candidates, still_owner).await?;
+        let claimed = ownership::claim(&sets, owner, &selector, candidates, alive).await?;
         self.written_sets.note(&owner.key, claimed.version);
         Ok(claimed.objects)
     }
@@ -287,14 +281,10 @@ impl DeploymentController {
                     sets.new = Some(Arc::new(created));
                     return Ok(Progress::Created(name));
                 }
-                Err(ReconcileError::Request { cause: kube::Error::Api(status), .. })
-                    if namespaces::is_terminating(&status) =>
-                {
-                    return Ok(Progress::Nothing);
-                }
+                Err(error) if error.status().is_some_and(namespaces::is_terminating) => return Ok(Progress::Nothing),
                 Err(error) => {
                     let ReconcileError::Request { cause, .. } = &error else { return Err(error) };
-                    let progress = Progress::CreateFailed(said(cause));
+                    let progress = Progress::CreateFailed(cause.to_string());
                     let status = status::status(deployment, sets, &progress, self.context.now());
                     self.write_status(&owner.key, deployment, status).await?;
                     return Err(error);

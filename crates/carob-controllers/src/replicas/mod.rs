@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use crate::availability;
 use crate::context::Context;
 use crate::ownership::{self, Owner};
-use crate::pod_control::{BURST, PodControl, pod_from_template, said, slow_start};
+use crate::pod_control::{BURST, PodControl, pod_from_template, slow_start};
 use crate::pods;
 
 /// What the two kinds have in common.
@@ -104,14 +104,8 @@ impl<K: Replicated> ReplicaController<K> {
         let candidates = self.control.pods().list_in(&owner.key.namespace);
         let candidates = candidates.into_iter().filter(|pod| !pods::is_finished(pod)).collect();
         let owners: Api<K> = self.context.api(&owner.key.namespace);
-        let still_owner = async {
-            let found = owners.get_opt(&owner.key.name).await.during(|| format!("get {}", owner.key))?;
-            Ok(found.is_some_and(|found| {
-                found.meta().uid == object.meta().uid && found.meta().deletion_timestamp.is_none()
-            }))
-        };
-        let claimed =
-            ownership::claim(&self.control.api(owner), owner, &object.selector()?, candidates, still_owner).await?;
+        let alive = ownership::still_owner(&owners, owner);
+        let claimed = ownership::claim(&self.control.api(owner), owner, &object.selector()?, candidates, alive).await?;
         self.control.note_version(&owner.uid, claimed.version);
         Ok(claimed.objects)
     }
@@ -173,7 +167,7 @@ impl<K: Replicated> ReplicaController<K> {
 /// The words for the status: what the API said.
 fn message(error: &ReconcileError) -> String {
     match error {
-        ReconcileError::Request { cause, .. } => said(cause),
+        ReconcileError::Request { cause, .. } => cause.to_string(),
         error => error.to_string(),
     }
 }

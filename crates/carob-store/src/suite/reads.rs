@@ -22,6 +22,8 @@ async fn a_prefix_is_just_that(store: Store) {
     for (prefix, after, expected) in [
         ("/a/", None, vec!["/a/1", "/a/2"]),
         ("/a", None, vec!["/a/1", "/a/2", "/ab/1"]),
+        ("/a/1", None, vec!["/a/1"]),
+        ("/a/1", Some("/a/1"), vec![]),
         ("/a/", Some("/a/1"), vec!["/a/2"]),
         ("/a/", Some("/a/10"), vec!["/a/2"]),
         ("/a/", Some("/a/2"), vec![]),

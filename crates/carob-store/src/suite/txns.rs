@@ -10,6 +10,7 @@ pub(super) async fn run<F: Future<Output = Store>>(open: &impl Fn(Options) -> F)
     revisions_grow_by_one(open(Options::default()).await).await;
     conditions_hold(open(Options::default()).await).await;
     a_delete_tells_what_was(open(Options::default()).await).await;
+    changes_sent_together_see_each_other(open(Options::default()).await).await;
     one_of_many_creators_wins(open(Options::default()).await).await;
     concurrent_increments_all_count(open(Options::default()).await).await;
     too_large_is_refused(open(small()).await).await;
@@ -65,6 +66,36 @@ async fn a_delete_tells_what_was(store: Store) {
     assert_eq!(deleted.entry.create_revision, created.revision);
     assert_eq!(text(&deleted.entry.value), "1");
     assert_eq!((store.stats().live_keys, store.stats().live_bytes), (0, 0));
+}
+
+/// They are likely to be one batch, decided before any of them is in the index.
+async fn changes_sent_together_see_each_other(store: Store) {
+    put(&store, "/a", "0").await;
+    let sent: Vec<_> = [
+        Txn::delete("/a", Expect::Any),
+        Txn::delete("/a", Expect::Any),
+        Txn::put("/a", Expect::Absent, "1"),
+        Txn::put("/a", Expect::Absent, "2"),
+        Txn::put("/a", Expect::Any, "3"),
+    ]
+    .map(|txn| {
+        let store = store.clone();
+        tokio::spawn(async move { store.txn(txn).await })
+    })
+    .into();
+    let mut answers = Vec::new();
+    for task in sent {
+        answers.push(task.await.expect("a writer does not panic"));
+    }
+    let [deleted, gone, created, there, updated] = <[_; 5]>::try_from(answers).expect("five answers");
+    assert_eq!(deleted.expect("it was there").revision, Revision(3));
+    assert!(conflict(gone).is_none());
+    let created = created.expect("it was absent by then");
+    assert_eq!((created.revision, created.entry.create_revision), (Revision(4), Revision(4)));
+    assert!(created.previous.is_none());
+    assert_eq!(conflict(there).expect("it was there by then").mod_revision, Revision(4));
+    let updated = updated.expect("without condition");
+    assert_eq!((updated.revision, updated.entry.create_revision), (Revision(5), Revision(4)));
 }
 
 pub(super) async fn one_of_many_creators_wins(store: Store) {

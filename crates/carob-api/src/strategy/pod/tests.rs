@@ -4,7 +4,8 @@ use super::*;
 use crate::{
     kinds,
     lifecycle::{self, Creation},
-    schema, strategy::Part,
+    schema,
+    strategy::Part,
 };
 
 const NOW: &str = "2026-01-02T03:04:05Z";
@@ -65,7 +66,9 @@ fn a_plain_pod_gets_upstreams_defaults() {
 
 #[test]
 fn host_network_takes_the_hosts_ports() {
-    let pod = created(pod_with(json!({"hostNetwork": true, "containers": [{"name": "a", "image": "x", "ports": [{"containerPort": 80}]}]})));
+    let pod = created(pod_with(
+        json!({"hostNetwork": true, "containers": [{"name": "a", "image": "x", "ports": [{"containerPort": 80}]}]}),
+    ));
     assert_eq!(pod.expect("valid")["spec"]["containers"][0]["ports"][0]["hostPort"], 80);
 }
 
@@ -82,31 +85,100 @@ fn mistakes_are_named_as_upstream_names_them() {
         (json!({"containers": []}), "spec.containers: Required value"),
         (json!({"containers": [{"image": "x"}]}), "spec.containers[0].name: Required value"),
         (json!({"containers": [{"name": "a"}]}), "spec.containers[0].image: Required value"),
-        (json!({"containers": [{"name": "A", "image": "x"}]}), "spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label must consist of"),
-        (json!({"containers": [{"name": "a", "image": "x"}, {"name": "a", "image": "y"}]}), "spec.containers[1].name: Duplicate value: \"a\""),
-        (json!({"initContainers": [{"name": "a", "image": "x"}]}), "spec.initContainers[0].name: Duplicate value: \"a\""),
-        (json!({"restartPolicy": "Sometimes"}), "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\""),
-        (container(json!({"imagePullPolicy": "Often"})), "spec.containers[0].imagePullPolicy: Unsupported value: \"Often\": supported values: \"Always\", \"IfNotPresent\", \"Never\""),
-        (container(json!({"ports": [{"containerPort": 70000}]})), "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive"),
-        (container(json!({"ports": [{"containerPort": 1, "hostPort": 5}, {"containerPort": 2, "hostPort": 5}]})), "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//5\""),
-        (container(json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]})), "spec.containers[0].volumeMounts[0].name: Not found: \"v\""),
+        (
+            json!({"containers": [{"name": "A", "image": "x"}]}),
+            "spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label must consist of",
+        ),
+        (
+            json!({"containers": [{"name": "a", "image": "x"}, {"name": "a", "image": "y"}]}),
+            "spec.containers[1].name: Duplicate value: \"a\"",
+        ),
+        (
+            json!({"initContainers": [{"name": "a", "image": "x"}]}),
+            "spec.initContainers[0].name: Duplicate value: \"a\"",
+        ),
+        (
+            json!({"restartPolicy": "Sometimes"}),
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+        ),
+        (
+            container(json!({"imagePullPolicy": "Often"})),
+            "spec.containers[0].imagePullPolicy: Unsupported value: \"Often\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
+        ),
+        (
+            container(json!({"ports": [{"containerPort": 70000}]})),
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ),
+        (
+            container(json!({"ports": [{"containerPort": 1, "hostPort": 5}, {"containerPort": 2, "hostPort": 5}]})),
+            "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//5\"",
+        ),
+        (
+            container(json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]})),
+            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+        ),
         (container(json!({"env": [{"name": "A=B"}]})), "spec.containers[0].env[0].name: Invalid value: \"A=B\""),
-        (container(json!({"env": [{"name": "A", "valueFrom": {}}]})), "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`"),
-        (container(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})), "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"),
-        (container(json!({"resources": {"requests": {"cpus": "2"}}})), "spec.containers[0].resources.requests[cpus]: Invalid value: \"cpus\": must be a standard resource type or fully qualified"),
-        (container(json!({"livenessProbe": {"periodSeconds": 1}})), "spec.containers[0].livenessProbe: Required value: must specify a handler type"),
-        (container(json!({"livenessProbe": {"exec": {"command": ["x"]}, "successThreshold": 2}})), "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1"),
-        (json!({"initContainers": [{"name": "i", "image": "x", "readinessProbe": {"exec": {"command": ["x"]}}}]}), "spec.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"),
-        (json!({"volumes": [{"name": "v", "emptyDir": {}, "hostPath": {"path": "/x"}}]}), "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"),
+        (
+            container(json!({"env": [{"name": "A", "valueFrom": {}}]})),
+            "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`",
+        ),
+        (
+            container(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})),
+            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+        ),
+        (
+            container(json!({"resources": {"requests": {"cpus": "2"}}})),
+            "spec.containers[0].resources.requests[cpus]: Invalid value: \"cpus\": must be a standard resource type or fully qualified",
+        ),
+        (
+            container(json!({"livenessProbe": {"periodSeconds": 1}})),
+            "spec.containers[0].livenessProbe: Required value: must specify a handler type",
+        ),
+        (
+            container(json!({"livenessProbe": {"exec": {"command": ["x"]}, "successThreshold": 2}})),
+            "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
+        ),
+        (
+            json!({"initContainers": [{"name": "i", "image": "x", "readinessProbe": {"exec": {"command": ["x"]}}}]}),
+            "spec.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
+        ),
+        (
+            json!({"volumes": [{"name": "v", "emptyDir": {}, "hostPath": {"path": "/x"}}]}),
+            "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
+        ),
         (json!({"volumes": [{"name": "v", "secret": {}}]}), "spec.volumes[0].secret.secretName: Required value"),
-        (json!({"volumes": [{"name": "v", "hostPath": {"path": "/a/../b"}}]}), "spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"),
-        (json!({"activeDeadlineSeconds": 0}), "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive"),
-        (json!({"dnsPolicy": "None"}), "spec.dnsConfig.nameservers: Required value: must provide at least one DNS nameserver when `dnsPolicy` is None"),
-        (json!({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}), "spec.tolerations[0].operator: Invalid value: \"b\": value must be empty when `operator` is 'Exists'"),
-        (json!({"ephemeralContainers": [{"name": "e", "image": "x"}]}), "spec.ephemeralContainers: Forbidden: cannot be set on create"),
-        (json!({"schedulingGates": [{"name": "g"}], "nodeName": "n"}), "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared"),
-        (json!({"resourceClaims": [{"name": "x"}]}), "spec.resourceClaims: Forbidden: dynamic resource allocation is not supported"),
-        (json!({"securityContext": {"runAsUser": -1}}), "spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 4294967295, inclusive"),
+        (
+            json!({"volumes": [{"name": "v", "hostPath": {"path": "/a/../b"}}]}),
+            "spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
+        ),
+        (
+            json!({"activeDeadlineSeconds": 0}),
+            "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive",
+        ),
+        (
+            json!({"dnsPolicy": "None"}),
+            "spec.dnsConfig.nameservers: Required value: must provide at least one DNS nameserver when `dnsPolicy` is None",
+        ),
+        (
+            json!({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}),
+            "spec.tolerations[0].operator: Invalid value: \"b\": value must be empty when `operator` is 'Exists'",
+        ),
+        (
+            json!({"ephemeralContainers": [{"name": "e", "image": "x"}]}),
+            "spec.ephemeralContainers: Forbidden: cannot be set on create",
+        ),
+        (
+            json!({"schedulingGates": [{"name": "g"}], "nodeName": "n"}),
+            "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
+        ),
+        (
+            json!({"resourceClaims": [{"name": "x"}]}),
+            "spec.resourceClaims: Forbidden: dynamic resource allocation is not supported",
+        ),
+        (
+            json!({"securityContext": {"runAsUser": -1}}),
+            "spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 4294967295, inclusive",
+        ),
     ] {
         let status = created(pod_with(spec.clone())).expect_err(&spec.to_string());
         assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"), "{spec}");
@@ -128,7 +200,12 @@ fn quality_of_service() {
         (json!([container(full.clone())]), "Guaranteed"),
         (json!([container(full.clone()), {}]), "Burstable"),
         (json!([container(json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}))]), "Burstable"),
-        (json!([container(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Mi"}}))]), "Burstable"),
+        (
+            json!([container(
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Mi"}})
+            )]),
+            "Burstable",
+        ),
     ] {
         assert_eq!(qos_class(&json!({"spec": {"containers": containers}})), expect, "{containers}");
     }
@@ -146,12 +223,16 @@ fn updated(part: Part, old: &Value, change: impl FnOnce(&mut Value)) -> Result<V
 
 #[test]
 fn updates_change_little() {
-    let old = created(pod_with(json!({"tolerations": [{"key": "a", "operator": "Exists"}], "activeDeadlineSeconds": 9}))).expect("valid");
+    let old =
+        created(pod_with(json!({"tolerations": [{"key": "a", "operator": "Exists"}], "activeDeadlineSeconds": 9})))
+            .expect("valid");
     type Change = fn(&mut Value);
     let allowed: [(&str, Change); 4] = [
         ("image", |pod| pod["spec"]["containers"][0]["image"] = json!("other")),
         ("deadline", |pod| pod["spec"]["activeDeadlineSeconds"] = json!(5)),
-        ("toleration", |pod| pod["spec"]["tolerations"] = json!([{"key": "a", "operator": "Exists"}, {"key": "b", "operator": "Exists"}])),
+        ("toleration", |pod| {
+            pod["spec"]["tolerations"] = json!([{"key": "a", "operator": "Exists"}, {"key": "b", "operator": "Exists"}])
+        }),
         ("labels", |pod| pod["metadata"]["labels"] = json!({"x": "y"})),
     ];
     for (what, change) in allowed {
@@ -160,11 +241,20 @@ fn updates_change_little() {
         assert_eq!(new["status"], old["status"], "{what}");
     }
     let refused: [(&str, Change); 6] = [
-        ("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`", |pod| pod["spec"]["nodeName"] = json!("n")),
+        (
+            "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`",
+            |pod| pod["spec"]["nodeName"] = json!("n"),
+        ),
         ("+containers", |pod| pod["spec"]["containers"][0]["args"] = json!(["x"])),
-        ("spec.containers: Forbidden: pod updates may not add or remove containers", |pod| pod["spec"]["containers"] = json!([{"name": "a", "image": "x"}, {"name": "b", "image": "x"}])),
-        ("spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds", |pod| pod["spec"]["tolerations"] = json!([])),
-        ("spec.activeDeadlineSeconds: Invalid value: 99: must be less than or equal to previous value", |pod| pod["spec"]["activeDeadlineSeconds"] = json!(99)),
+        ("spec.containers: Forbidden: pod updates may not add or remove containers", |pod| {
+            pod["spec"]["containers"] = json!([{"name": "a", "image": "x"}, {"name": "b", "image": "x"}])
+        }),
+        ("spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds", |pod| {
+            pod["spec"]["tolerations"] = json!([])
+        }),
+        ("spec.activeDeadlineSeconds: Invalid value: 99: must be less than or equal to previous value", |pod| {
+            pod["spec"]["activeDeadlineSeconds"] = json!(99)
+        }),
         ("metadata.uid: Invalid value: \"other\": field is immutable", |pod| pod["metadata"]["uid"] = json!("other")),
     ];
     for (expect, change) in refused {
@@ -175,7 +265,10 @@ fn updates_change_little() {
 
 #[test]
 fn each_subresource_changes_its_part_only() {
-    let old = created(pod_with(json!({"containers": [{"name": "a", "image": "x", "resources": {"requests": {"cpu": "1"}}}]}))).expect("valid");
+    let old = created(pod_with(
+        json!({"containers": [{"name": "a", "image": "x", "resources": {"requests": {"cpu": "1"}}}]}),
+    ))
+    .expect("valid");
     let status = updated(Part::Status, &old, |pod| {
         pod["status"] = json!({"phase": "Running"});
         pod["spec"]["containers"][0]["image"] = json!("other");
@@ -203,7 +296,10 @@ fn each_subresource_changes_its_part_only() {
     })
     .expect("valid");
     assert_eq!(resized["spec"]["containers"][0]["resources"]["requests"]["cpu"], "2");
-    assert_eq!((&resized["spec"]["containers"][0]["image"], &resized["metadata"]["generation"]), (&json!("x"), &json!(2)));
+    assert_eq!(
+        (&resized["spec"]["containers"][0]["image"], &resized["metadata"]["generation"]),
+        (&json!("x"), &json!(2))
+    );
     let other_class = updated(Part::Resize, &old, |pod| pod["spec"]["containers"][0]["resources"] = json!({}));
     assert!(other_class.expect_err("class").contains("Pod QOS Class may not change as a result of resizing"));
 }
@@ -215,17 +311,27 @@ fn an_ended_container_cannot_run_again() {
     let message = updated(Part::Status, &old, |pod| {
         pod["status"]["containerStatuses"][0]["state"] = json!({"running": {}});
     });
-    assert!(message.expect_err("transition").contains("status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"));
+    assert!(
+        message
+            .expect_err("transition")
+            .contains("status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state")
+    );
 }
 
 #[test]
 fn grace_of_a_deletion() {
-    let running = json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}});
+    let running =
+        json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}});
     let done = json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Failed"}});
     let pending = json!({"spec": {"terminationGracePeriodSeconds": 30}});
-    for (pod, requested, expect) in
-        [(&running, None, 30), (&running, Some(5), 5), (&running, Some(-3), 1), (&running, Some(0), 0), (&done, None, 0), (&pending, Some(9), 0)]
-    {
+    for (pod, requested, expect) in [
+        (&running, None, 30),
+        (&running, Some(5), 5),
+        (&running, Some(-3), 1),
+        (&running, Some(0), 0),
+        (&done, None, 0),
+        (&pending, Some(9), 0),
+    ] {
         assert_eq!(Pod.deletion_grace_seconds(pod, requested), Some(expect), "{pod} {requested:?}");
     }
 }

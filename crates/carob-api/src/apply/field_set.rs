@@ -1,0 +1,138 @@
+//! Sets of fields, in the form of FieldsV1 (structured-merge-diff fieldpath/serialize.go).
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+/// A tree of path elements. Elements are kept as FieldsV1 writes them: `f:name` a field, `k:{...}` an item by its keys,
+/// `v:...` an item by its value, `i:...` an item by its index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct FieldSet {
+    /// Whether the path that leads here is itself in the set.
+    member: bool,
+    children: BTreeMap<String, FieldSet>,
+}
+
+impl FieldSet {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.member && self.children.values().all(FieldSet::is_empty)
+    }
+
+    pub(super) fn is_member(&self) -> bool {
+        self.member
+    }
+
+    pub(super) fn enter(&mut self) {
+        self.member = true;
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.member = false;
+    }
+
+    pub(super) fn child(&self, element: &str) -> Option<&FieldSet> {
+        self.children.get(element)
+    }
+
+    pub(super) fn child_mut(&mut self, element: &str) -> Option<&mut FieldSet> {
+        self.children.get_mut(element)
+    }
+
+    pub(super) fn children(&self) -> impl Iterator<Item = (&String, &FieldSet)> {
+        self.children.iter()
+    }
+
+    pub(super) fn remove_child(&mut self, element: &str) {
+        self.children.remove(element);
+    }
+
+    pub(super) fn keep_children(&mut self, elements: &[&str]) {
+        self.children.retain(|element, _| elements.contains(&element.as_str()));
+    }
+
+    /// Puts a child in its place unless it is empty.
+    pub(super) fn put(&mut self, element: String, child: FieldSet) {
+        if !child.is_empty() {
+            self.children.entry(element).or_default().extend(&child);
+        }
+    }
+
+    pub(super) fn extend(&mut self, other: &FieldSet) {
+        self.member |= other.member;
+        for (element, child) in &other.children {
+            self.children.entry(element.clone()).or_default().extend(child);
+        }
+    }
+
+    pub(super) fn difference(&self, other: &FieldSet) -> FieldSet {
+        let children = self.children.iter().filter_map(|(element, child)| {
+            let rest = other.children.get(element).map_or_else(|| child.clone(), |other| child.difference(other));
+            (!rest.is_empty()).then(|| (element.clone(), rest))
+        });
+        FieldSet { member: self.member && !other.member, children: children.collect() }
+    }
+
+    pub(super) fn intersection(&self, other: &FieldSet) -> FieldSet {
+        let children = self.children.iter().filter_map(|(element, child)| {
+            let both = child.intersection(other.children.get(element)?);
+            (!both.is_empty()).then(|| (element.clone(), both))
+        });
+        FieldSet { member: self.member && other.member, children: children.collect() }
+    }
+
+    /// Paths of all members, printed as conflicts show them: `.spec.containers[name="a"].image`.
+    pub(super) fn paths(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.collect_paths("", &mut out);
+        out
+    }
+
+    fn collect_paths(&self, path: &str, out: &mut Vec<String>) {
+        if self.member {
+            out.push(path.to_owned());
+        }
+        for (element, child) in &self.children {
+            child.collect_paths(&format!("{path}{}", printed(element)), out);
+        }
+    }
+
+    pub(super) fn from_json(value: &Value) -> FieldSet {
+        let mut set = FieldSet::default();
+        for (element, child) in value.as_object().into_iter().flatten() {
+            if element == "." {
+                set.member = true;
+            } else {
+                let mut child_set = FieldSet::from_json(child);
+                // A childless element is a member; one with children only if it says so.
+                child_set.member |= child_set.children.is_empty();
+                set.children.insert(element.clone(), child_set);
+            }
+        }
+        set
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        if self.member && !self.children.is_empty() {
+            map.insert(".".to_owned(), Value::Object(Map::new()));
+        }
+        for (element, child) in self.children.iter().filter(|(_, child)| !child.is_empty()) {
+            map.insert(element.clone(), child.to_json());
+        }
+        Value::Object(map)
+    }
+}
+
+fn printed(element: &str) -> String {
+    let (kind, rest) = element.split_once(':').unwrap_or((element, ""));
+    match kind {
+        "f" => format!(".{rest}"),
+        "k" => {
+            let keys: Map<String, Value> = serde_json::from_str(rest).unwrap_or_default();
+            let keys: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!("[{}]", keys.join(","))
+        }
+        "v" => format!("[={rest}]"),
+        _ => format!("[{rest}]"),
+    }
+}

@@ -1,0 +1,216 @@
+//! Server-side apply and the bookkeeping of field ownership (structured-merge-diff; apimachinery
+//! pkg/util/managedfields).
+//!
+//! Every write leaves in metadata.managedFields which manager owns which fields. An apply merges its configuration into
+//! the live object, takes away what its manager applied before and no longer does, and is refused where it would change
+//! what another manager owns, unless forced.
+
+mod field_set;
+mod managers;
+#[cfg(test)]
+mod tests;
+mod typed;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use self::{
+    field_set::FieldSet,
+    managers::{Manager, Managers, Operation},
+    typed::Node,
+};
+use crate::{
+    Status, meta,
+    schema::{self, TypeRef},
+    status::Cause,
+};
+
+/// Who writes, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Writer<'a> {
+    pub manager: &'a str,
+    /// apiVersion of the request.
+    pub api_version: &'a str,
+    /// Empty, or `status`, `scale`, ...
+    pub subresource: &'a str,
+    pub now: Timestamp,
+}
+
+/// Fields that nobody owns: they identify the object or belong to the server (managedfields/stripmeta.go).
+const UNOWNED: [&str; 10] = [
+    "name",
+    "namespace",
+    "creationTimestamp",
+    "selfLink",
+    "uid",
+    "clusterName",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "deletionTimestamp",
+];
+
+fn root<'t>(ty: Option<TypeRef<'t>>) -> Node<'t> {
+    ty.map_or(Node::Open, Node::Object)
+}
+
+fn strip(set: &mut FieldSet) {
+    set.remove_child("f:apiVersion");
+    set.remove_child("f:kind");
+    if let Some(metadata) = set.child_mut("f:metadata") {
+        metadata.leave();
+        for field in UNOWNED {
+            metadata.remove_child(&format!("f:{field}"));
+        }
+        if metadata.is_empty() {
+            set.remove_child("f:metadata");
+        }
+    }
+}
+
+/// What a write through the main resource or a subresource does not reach.
+fn strip_unreachable(set: &mut FieldSet, ty: Option<TypeRef<'_>>, subresource: &str) {
+    match subresource {
+        "" if ty.is_some_and(|ty| ty.field("status").is_some() && ty.name() != "Node") => {
+            set.remove_child("f:status");
+        }
+        "status" => set.keep_children(&["f:metadata", "f:status"]),
+        _ => {}
+    }
+}
+
+/// Sets metadata.managedFields of `new` after a create (`old` is `None`), update or patch by `writer`. Without a type
+/// every list is owned as a whole.
+pub fn track_update<'t>(
+    ty: impl Into<Option<TypeRef<'t>>>,
+    old: Option<&Value>,
+    new: &mut Value,
+    writer: &Writer<'_>,
+) -> Result<(), Status> {
+    let ty = ty.into();
+    // A list of one empty entry is how a user gives the bookkeeping up.
+    if meta::items_at(new, &["metadata", "managedFields"]) == [json!({})] {
+        meta::remove(new, &["metadata", "managedFields"]);
+        return Ok(());
+    }
+    let mut managers = match old {
+        Some(old) => Managers::read(old),
+        None => Managers::read(new),
+    };
+    let blank = blank(ty);
+    let changes = typed::compare(root(ty), Some(old.unwrap_or(&blank)), Some(new));
+    let mut taken = changes.set;
+    strip(&mut taken);
+    strip_unreachable(&mut taken, ty, writer.subresource);
+    let me = Manager::new(writer, Operation::Update);
+    let mut owned = managers.set_of(&me);
+    owned.extend(&taken);
+    let owned = owned.difference(&changes.removed);
+    managers.release_from_others(&me, &changes.removed);
+    managers.release_from_others(&me, &taken);
+    managers.replace(me, owned, writer.now);
+    managers.write(new);
+    Ok(())
+}
+
+/// What Go compares a new object with: the structs that are always there, empty.
+fn blank(ty: Option<TypeRef<'_>>) -> Value {
+    let mut blank = Map::new();
+    for field in ty.into_iter().flat_map(TypeRef::fields) {
+        if matches!(field.name(), "metadata" | "spec" | "status") {
+            blank.insert(field.name().to_owned(), json!({}));
+        }
+        if let (schema::Shape::One(schema::Element::Object(ty)), Some(inner)) =
+            (field.shape(), blank.get_mut(field.name()).and_then(Value::as_object_mut))
+        {
+            let lists = ty.fields().filter(|f| f.is_required() && matches!(f.shape(), schema::Shape::List(_)));
+            inner.extend(lists.map(|f| (f.name().to_owned(), json!([]))));
+        }
+    }
+    blank.into()
+}
+
+/// Merges an applied configuration into `live` (`None`: create). Conflicts are a 409 unless `force`.
+pub fn apply<'t>(
+    ty: impl Into<Option<TypeRef<'t>>>,
+    live: Option<&Value>,
+    config: &Value,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, Status> {
+    let ty = ty.into();
+    if !meta::items_at(config, &["metadata", "managedFields"]).is_empty() {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let node = root(ty);
+    let config = &reachable(config, ty, writer.subresource);
+    let mut applied = typed::set_of(node, config);
+    strip(&mut applied);
+
+    let empty = json!({});
+    let live = live.unwrap_or(&empty);
+    let mut managers = Managers::read(live);
+    let me = Manager::new(writer, Operation::Apply);
+    let mut merged = typed::merge(node, Some(live), config);
+    let mut kept = managers.union_of_others(&me);
+    let dropped = managers.set_of(&me).difference(&applied).difference(&kept);
+    kept.extend(&applied);
+    typed::remove(node, &mut merged, &dropped, &kept);
+
+    let mut changes = typed::compare(node, Some(live), Some(&merged));
+    strip(&mut changes.set);
+    let conflicts = managers.conflicts(&me, &changes.set);
+    if !conflicts.is_empty() && !force {
+        return Err(conflict_status(&conflicts));
+    }
+    managers.release_from_others(&me, &changes.removed);
+    managers.release_from_others(&me, &changes.set);
+    managers.replace(me, applied, writer.now);
+    managers.write(&mut merged);
+    Ok(merged)
+}
+
+/// The part of a configuration that the resource or subresource takes.
+fn reachable(config: &Value, ty: Option<TypeRef<'_>>, subresource: &str) -> Value {
+    let mut config = config.clone();
+    if let Value::Object(map) = &mut config {
+        match subresource {
+            "" if ty.is_some_and(|ty| ty.field("status").is_some()) => {
+                map.remove("status");
+            }
+            "status" => map.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")),
+            _ => {}
+        }
+    }
+    config
+}
+
+/// A field that the apply would change, and who owns it.
+type Conflict<'a> = (&'a Manager, String);
+
+fn conflict_status(conflicts: &[Conflict<'_>]) -> Status {
+    let causes = conflicts
+        .iter()
+        .map(|(manager, path)| Cause {
+            reason: "FieldManagerConflict".to_owned(),
+            message: format!("conflict with {manager}"),
+            field: path.clone(),
+        })
+        .collect();
+    let message = match conflicts {
+        [(manager, path)] => format!("Apply failed with 1 conflict: conflict with {manager}: {path}"),
+        _ => {
+            let mut lines: Vec<String> = Vec::new();
+            let mut last = None;
+            for (manager, path) in conflicts {
+                if last != Some(manager) {
+                    lines.push(format!("conflicts with {manager}:"));
+                    last = Some(manager);
+                }
+                lines.push(format!("- {path}"));
+            }
+            format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
+        }
+    };
+    Status::apply_conflict(causes, message)
+}

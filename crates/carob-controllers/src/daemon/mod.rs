@@ -1,0 +1,270 @@
+//! DaemonSets: one Pod on every Node that fits (`pkg/controller/daemon`).
+
+mod fit;
+mod plan;
+
+use std::sync::Arc;
+
+use carob_client::{Change, During, EventKind, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, PostParams};
+
+use crate::availability;
+use crate::context::Context;
+use crate::ownership::{self, Owner, selects, still_owner, version};
+use crate::percent::{Round, scaled};
+use crate::pod_control::{BURST, PodControl, pod_from_template, slow_start};
+use crate::pods;
+use crate::revisions::{HASH_LABEL, History, Revisions, hash_of};
+use crate::versions::Versions;
+use plan::{Counts, Plan, Site, Update};
+
+/// The generation that a DaemonSet's template had before there were revisions; Pods still carry it as a label.
+const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
+const GENERATION_LABEL: &str = "pod-template-generation";
+
+pub(crate) struct DaemonController {
+    context: Context,
+    sets: Informer<DaemonSet>,
+    nodes: Informer<Node>,
+    control: PodControl,
+    revisions: Revisions,
+    written: Versions,
+}
+
+impl DaemonController {
+    pub(crate) fn new(context: Context) -> Self {
+        Self {
+            sets: context.informers.of(),
+            nodes: context.informers.of(),
+            control: PodControl::new(context.clone(), "daemonset-controller"),
+            revisions: Revisions::new(context.clone()),
+            written: Versions::default(),
+            context,
+        }
+    }
+
+    pub(crate) fn sets(&self) -> &Informer<DaemonSet> {
+        &self.sets
+    }
+
+    pub(crate) fn nodes(&self) -> &Informer<Node> {
+        &self.nodes
+    }
+
+    pub(crate) fn pods(&self) -> &Informer<Pod> {
+        self.control.pods()
+    }
+
+    pub(crate) fn revisions(&self) -> &Informer<ControllerRevision> {
+        self.revisions.informer()
+    }
+
+    pub(crate) fn sets_of_pod(sets: &Informer<DaemonSet>, change: Change<'_, Pod>) -> Vec<ObjectKey> {
+        let mut keys: Vec<ObjectKey> =
+            change.versions().filter_map(|pod| ownership::controller_key::<DaemonSet>(&pod.metadata)).collect();
+        if let Some(orphan) = change.new.filter(|pod| pods::controller(&pod.metadata).is_none()) {
+            let wants = |set: &DaemonSet| {
+                let selector =
+                    set.spec.as_ref().and_then(|spec| kube::core::Selector::try_from(spec.selector.clone()).ok());
+                selector.is_some_and(|selector| selects(&selector, &orphan.metadata))
+            };
+            let own = sets.list_in(&change.key().namespace);
+            keys.extend(own.iter().filter(|set| wants(set)).map(|set| ObjectKey::of(&**set)));
+        }
+        keys.dedup();
+        keys
+    }
+
+    /// All DaemonSets, when something of a Node changes that decides where daemons belong.
+    pub(crate) fn sets_of_node(sets: &Informer<DaemonSet>, change: Change<'_, Node>) -> Vec<ObjectKey> {
+        let decisive = |node: &Node| {
+            let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone());
+            (node.metadata.labels.clone(), taints)
+        };
+        let same = change.old.map(|node| decisive(node)) == change.new.map(|node| decisive(node));
+        if same { Vec::new() } else { sets.keys() }
+    }
+
+    async fn claim(&self, owner: &Owner, spec: &DaemonSetSpec) -> Result<Vec<Arc<Pod>>, ReconcileError> {
+        let selector = ownership::selector(&spec.selector, &owner.key)?;
+        let api: Api<DaemonSet> = self.context.api(&owner.key.namespace);
+        let candidates = self.pods().list_in(&owner.key.namespace);
+        let claimed =
+            ownership::claim(&self.control.api(owner), owner, &selector, candidates, still_owner(&api, owner)).await?;
+        self.control.note_version(&owner.uid, claimed.version);
+        Ok(claimed.objects)
+    }
+
+    fn sites(&self, owner: &Owner, spec: &DaemonSetSpec, all: &[Arc<Pod>]) -> Vec<Site> {
+        let template = spec.template.spec.clone().unwrap_or_default();
+        let on = |node: &str| {
+            let here = all.iter().filter(|pod| fit::node_of(pod) == Some(node));
+            here.map(|pod| self.as_deleted(owner, pod)).collect()
+        };
+        let site = |node: &Arc<Node>| {
+            let name = node.metadata.name.clone().unwrap_or_default();
+            Site { fit: fit::fit(&template, node), pods: on(&name), node: name }
+        };
+        self.nodes.list().iter().map(site).collect()
+    }
+
+    /// A Pod that we deleted counts as being deleted, though the informer may not show it.
+    fn as_deleted(&self, owner: &Owner, pod: &Arc<Pod>) -> Arc<Pod> {
+        if pods::is_deleting(pod) || !self.control.is_deleted(&owner.uid, pod) {
+            return Arc::clone(pod);
+        }
+        let mut deleted = (**pod).clone();
+        deleted.metadata.deletion_timestamp = Some(self.context.time());
+        Arc::new(deleted)
+    }
+
+    async fn act(
+        &self,
+        owner: &Owner,
+        set: &DaemonSet,
+        spec: &DaemonSetSpec,
+        hash: &str,
+        plan: &Plan,
+    ) -> Result<(), ReconcileError> {
+        let reference = reference(set);
+        for pod in &plan.ended {
+            if let Some((reason, message)) = plan::epitaph(pod) {
+                self.control.recorder().record(reference.clone(), EventKind::Warning, reason, message);
+            }
+        }
+        let new = |node: &String| new_pod(owner, set, spec, hash, node);
+        let create: Vec<Pod> = plan.create.iter().take(BURST).map(new).collect();
+        let make = |index: usize| {
+            let (pod, reference) = (&create[index], &reference);
+            async move { self.control.create(owner, reference, pod).await.map(drop) }
+        };
+        let (_, created) = slow_start(create.len(), make).await;
+        let victims: Vec<&Arc<Pod>> = plan.delete.iter().chain(&plan.ended).take(BURST).collect();
+        let delete = |index: usize| self.control.delete(owner, &reference, victims[index]);
+        let (_, deleted) = slow_start(victims.len(), delete).await;
+        created.or(deleted).map_or(Ok(()), Err)
+    }
+
+    async fn write_status(
+        &self,
+        key: &ObjectKey,
+        set: &DaemonSet,
+        counts: &Counts,
+        collisions: i32,
+    ) -> Result<(), ReconcileError> {
+        let mut wanted = set.clone();
+        let held = set.status.clone().unwrap_or_default();
+        let positive = |count: i32| (count > 0).then_some(count);
+        wanted.status = Some(DaemonSetStatus {
+            desired_number_scheduled: counts.desired,
+            current_number_scheduled: counts.current,
+            number_misscheduled: counts.misscheduled,
+            number_ready: counts.ready,
+            number_available: positive(counts.available),
+            number_unavailable: positive(counts.desired - counts.available),
+            updated_number_scheduled: positive(counts.updated),
+            observed_generation: set.metadata.generation,
+            collision_count: positive(collisions).or(held.collision_count),
+            conditions: held.conditions,
+        });
+        if wanted == *set {
+            return Ok(());
+        }
+        let api: Api<DaemonSet> = self.context.api(&key.namespace);
+        let written = api.replace_status(&key.name, &PostParams::default(), &wanted).await;
+        let written = written.unless_gone(|| format!("write the status of daemon set {key}"))?;
+        self.written.note(key, written.as_ref().map_or(0, version));
+        Ok(())
+    }
+
+    async fn history(&self, owner: &Owner, set: &DaemonSet, spec: &DaemonSetSpec) -> Result<History, ReconcileError> {
+        self.revisions.settled(owner).await;
+        let selector = ownership::selector(&spec.selector, &owner.key)?;
+        let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
+        let api: Api<DaemonSet> = self.context.api(&owner.key.namespace);
+        let alive = still_owner(&api, owner);
+        self.revisions.history(owner, &selector, &spec.template, collisions, alive).await
+    }
+}
+
+fn update<'a>(spec: &DaemonSetSpec, sites: usize, hash: &'a str, now: jiff::Timestamp) -> Update<'a> {
+    let strategy = spec.update_strategy.clone().unwrap_or_default();
+    let rolling = strategy.rolling_update.unwrap_or_default();
+    let whole = i32::try_from(sites).unwrap_or(i32::MAX);
+    let number =
+        |value: Option<&_>| value.map_or(0, |value| usize::try_from(scaled(value, whole, Round::Up)).unwrap_or(0));
+    let max_surge = number(rolling.max_surge.as_ref());
+    let max_unavailable = number(rolling.max_unavailable.as_ref());
+    Update {
+        hash,
+        rolling: strategy.type_.as_deref() != Some("OnDelete"),
+        // Both at none would stand still for ever.
+        max_unavailable: if max_surge == 0 { max_unavailable.max(1) } else { max_unavailable },
+        max_surge,
+        min_ready_secs: spec.min_ready_seconds.unwrap_or(0),
+        now,
+    }
+}
+
+fn new_pod(owner: &Owner, set: &DaemonSet, spec: &DaemonSetSpec, hash: &str, node: &str) -> Pod {
+    let mut pod = pod_from_template(&spec.template, owner);
+    let labels = pod.metadata.labels.get_or_insert_default();
+    labels.insert(HASH_LABEL.to_owned(), hash.to_owned());
+    let generation = set.metadata.annotations.as_ref().and_then(|annotations| annotations.get(GENERATION_ANNOTATION));
+    if let Some(generation) = generation {
+        labels.insert(GENERATION_LABEL.to_owned(), generation.clone());
+    }
+    let pod_spec = pod.spec.get_or_insert_default();
+    pod_spec.tolerations = Some(fit::tolerations(pod_spec));
+    fit::pin(pod_spec, node);
+    pod
+}
+
+impl Reconcile for DaemonController {
+    type Key = ObjectKey;
+
+    fn name(&self) -> &'static str {
+        "daemonset"
+    }
+
+    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
+        self.written.settled(&key, &self.sets).await;
+        let Some(set) = self.sets.get_key(&key) else {
+            self.written.forget(&key);
+            self.revisions.forget(&key);
+            let alive = self.sets.list();
+            self.control.forget(|uid| !alive.iter().any(|set| set.metadata.uid.as_deref() == Some(uid)));
+            return Ok(Requeue::No);
+        };
+        let Some(spec) = set.spec.as_ref().filter(|_| set.metadata.deletion_timestamp.is_none()) else {
+            return Ok(Requeue::No);
+        };
+        let owner = Owner::of(&*set);
+        self.control.settled(&owner.uid).await;
+        let history = self.history(&owner, &set, spec).await?;
+        let all = self.claim(&owner, spec).await?;
+        self.control.prune(&owner.uid, all.iter().map(|pod| &**pod));
+        let sites = self.sites(&owner, spec, &all);
+        let desired = sites.iter().filter(|site| site.fit.should_run).count();
+        let hash = hash_of(&history.update);
+        let update = update(spec, desired, hash, self.context.now());
+        let acted = self.act(&owner, &set, spec, hash, &plan::plan(&sites, &update)).await;
+        self.write_status(&key, &set, &plan::count(&sites, &update), history.collisions).await?;
+        acted?;
+        let in_use = |revision: &ControllerRevision| {
+            let hash = hash_of(revision);
+            revision.metadata.name == history.update.metadata.name
+                || all.iter().any(|pod| {
+                    pod.metadata
+                        .labels
+                        .as_ref()
+                        .and_then(|labels| labels.get(HASH_LABEL))
+                        .is_some_and(|label| label == hash)
+                })
+        };
+        self.revisions.trim(&owner, &history, spec.revision_history_limit.unwrap_or(10), in_use).await?;
+        Ok(availability::next_change(all.iter().map(|pod| &**pod), update.min_ready_secs, update.now))
+    }
+}

@@ -1,0 +1,195 @@
+//! The controllers against a real API server, in one process.
+
+mod support;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
+use support::{Cluster, eventually, from, template};
+
+fn ready(pods: &[Arc<Pod>], app: &str) -> usize {
+    let is_ready = |pod: &Pod| {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    let ours = |pod: &Pod| pod.labels().get("app").is_some_and(|label| label == app);
+    pods.iter().filter(|pod| ours(pod) && is_ready(pod) && pod.metadata.deletion_timestamp.is_none()).count()
+}
+
+fn of_app(pods: &[Arc<Pod>], app: &str) -> usize {
+    pods.iter().filter(|pod| pod.labels().get("app").is_some_and(|label| label == app)).count()
+}
+
+#[tokio::test]
+async fn a_cluster_begins_with_what_every_cluster_has() {
+    let cluster = Cluster::start().await;
+    let services = cluster.of::<Service>();
+    eventually(&services, "the API has a service", |_| {
+        let service = services.get(Some("default"), "kubernetes");
+        service.and_then(|service| service.spec.as_ref()?.cluster_ip.clone()).as_deref() == Some("10.96.0.1")
+    })
+    .await;
+    let slices = cluster.of::<EndpointSlice>();
+    eventually(&slices, "and endpoints", |_| slices.get(Some("default"), "kubernetes").is_some()).await;
+    let maps = cluster.of::<ConfigMap>();
+    for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        let what = format!("{namespace} has the root certificate");
+        eventually(&maps, &what, |_| maps.get(Some(namespace), "kube-root-ca.crt").is_some()).await;
+    }
+    let nodes = cluster.of::<Node>();
+    eventually(&nodes, "the node has addresses and no taints", |_| {
+        let spec = nodes.get(None, "n1").and_then(|node| node.spec.clone()).unwrap_or_default();
+        spec.pod_cidr.as_deref() == Some("10.244.0.0/24") && spec.taints.unwrap_or_default().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_namespace_is_emptied_before_it_goes() {
+    let cluster = Cluster::start().await;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let namespace: Namespace = from(json!({"metadata": {"name": "team"}}));
+    namespaces.create(&PostParams::default(), &namespace).await.expect("it is accepted");
+    let maps = cluster.of::<ConfigMap>();
+    eventually(&maps, "it is furnished", |_| maps.get(Some("team"), "kube-root-ca.crt").is_some()).await;
+    let pod =
+        json!({"metadata": {"name": "p", "namespace": "team"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let accounts = cluster.of::<k8s_openapi::api::core::v1::ServiceAccount>();
+    eventually(&accounts, "it has an account", |_| accounts.get(Some("team"), "default").is_some()).await;
+    cluster.create::<Pod>(pod).await;
+    cluster.create::<ConfigMap>(json!({"metadata": {"name": "m", "namespace": "team"}})).await;
+    namespaces.delete("team", &DeleteParams::default()).await.expect("it can be deleted");
+    let all = cluster.of::<Namespace>();
+    eventually(&all, "it is gone", |_| all.get(None, "team").is_none()).await;
+    assert!(maps.list_in("team").is_empty() || namespaces.get_opt("team").await.expect("it answers").is_none());
+}
+
+#[tokio::test]
+async fn a_deployment_rolls_out_and_leaves_nothing_behind() {
+    let cluster = Cluster::start().await;
+    let web = json!({
+        "metadata": {"name": "web"},
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": template("web", "one")},
+    });
+    cluster.create::<Deployment>(web).await;
+    let (deployments, sets, pods) = (cluster.of::<Deployment>(), cluster.of::<ReplicaSet>(), cluster.of::<Pod>());
+    let complete = |image: &str| {
+        let web = deployments.get(Some("default"), "web");
+        let status = web.as_ref().and_then(|web| web.status.clone()).unwrap_or_default();
+        let spec = web.as_ref().and_then(|web| web.spec.clone()).unwrap_or_default();
+        let observed = web.is_some_and(|web| status.observed_generation == web.metadata.generation);
+        let images = spec.template.spec.map(|spec| spec.containers[0].image.clone().unwrap_or_default());
+        observed
+            && images.as_deref() == Some(image)
+            && status.updated_replicas == Some(3)
+            && status.available_replicas == Some(3)
+            && status.replicas == Some(3)
+    };
+    eventually(&deployments, "the first rollout", |_| complete("one")).await;
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "two"}]}}}});
+    let api = cluster.api::<Deployment>();
+    api.patch("web", &PatchParams::default(), &Patch::Strategic(patch)).await.expect("it can be patched");
+    eventually(&deployments, "the second rollout", |_| complete("two")).await;
+    eventually(&pods, "the old pods are gone", |pods| of_app(pods, "web") == 3).await;
+    assert_eq!(sets.list().len(), 2);
+    let web = deployments.get(Some("default"), "web").expect("it is there");
+    assert_eq!(web.annotations().get("deployment.kubernetes.io/revision").map(String::as_str), Some("2"));
+
+    api.delete("web", &DeleteParams::background()).await.expect("it can be deleted");
+    eventually(&sets, "its sets are collected", |sets| sets.is_empty()).await;
+    eventually(&pods, "its pods are collected", |pods| of_app(pods, "web") == 0).await;
+}
+
+#[tokio::test]
+async fn an_owner_waits_for_its_dependents_or_frees_them() {
+    let cluster = Cluster::start().await;
+    let rc = |name: &str| json!({"metadata": {"name": name}, "spec": {"replicas": 2, "selector": {"app": name}, "template": template(name, "i")}});
+    let (owners, pods) = (cluster.of::<ReplicationController>(), cluster.of::<Pod>());
+    for name in ["waits", "frees"] {
+        cluster.create::<ReplicationController>(rc(name)).await;
+        eventually(&pods, "its pods run", |pods| ready(pods, name) == 2).await;
+    }
+    let api = cluster.api::<ReplicationController>();
+    api.delete("waits", &DeleteParams::foreground()).await.expect("it can be deleted");
+    eventually(&owners, "it goes", |_| owners.get(Some("default"), "waits").is_none()).await;
+    let listed =
+        cluster.api::<Pod>().list(&kube::api::ListParams::default().labels("app=waits")).await.expect("it answers");
+    assert_eq!(listed.items.len(), 0, "after its pods");
+
+    api.delete("frees", &DeleteParams::orphan()).await.expect("it can be deleted");
+    eventually(&owners, "it goes", |_| owners.get(Some("default"), "frees").is_none()).await;
+    let orphans = |pods: &[Arc<Pod>]| {
+        pods.iter()
+            .filter(|pod| {
+                pod.labels().get("app").is_some_and(|app| app == "frees") && pod.owner_references().is_empty()
+            })
+            .count()
+    };
+    eventually(&pods, "its pods are on their own", |pods| orphans(pods) == 2).await;
+
+    cluster.create::<ReplicationController>(rc("frees")).await;
+    eventually(&pods, "a namesake adopts them", |pods| orphans(pods) == 0 && of_app(pods, "frees") == 2).await;
+}
+
+#[tokio::test]
+async fn a_service_has_the_endpoints_of_its_pods() {
+    let cluster = Cluster::start().await;
+    let port = json!([{"port": 80, "targetPort": 8080}]);
+    cluster
+        .create::<Service>(json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": port}}))
+        .await;
+    let (slices, endpoints) = (cluster.of::<EndpointSlice>(), cluster.of::<Endpoints>());
+    let count = |slices: &[Arc<EndpointSlice>]| {
+        let own = slices
+            .iter()
+            .filter(|slice| slice.labels().get("kubernetes.io/service-name").is_some_and(|name| name == "web"));
+        own.map(|slice| slice.endpoints.as_ref().map_or(0, Vec::len)).collect::<Vec<_>>()
+    };
+    eventually(&slices, "it begins with an empty slice", |slices| count(slices) == [0]).await;
+    let rc = json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "selector": {"app": "web"}, "template": template("web", "i")}});
+    cluster.create::<ReplicationController>(rc).await;
+    eventually(&slices, "its pods are in one slice", |slices| count(slices) == [2]).await;
+    eventually(&endpoints, "and in its endpoints", |_| {
+        let subsets = endpoints.get(Some("default"), "web").and_then(|endpoints| endpoints.subsets.clone());
+        let subset = subsets.unwrap_or_default().into_iter().next().unwrap_or_default();
+        subset.addresses.unwrap_or_default().len() == 1
+            || subset.ports.unwrap_or_default().first().is_some_and(|port| port.port == 8080)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_counts_its_ends_and_finishes() {
+    let cluster = Cluster::start().await;
+    let job = |name: &str, image: &str, completions: i32| {
+        let mut template = template(name, image);
+        template["spec"]["restartPolicy"] = json!("Never");
+        json!({"metadata": {"name": name}, "spec": {"completions": completions, "parallelism": 2, "backoffLimit": 0, "template": template}})
+    };
+    cluster.create::<Job>(job("good", "succeeds", 3)).await;
+    cluster.create::<Job>(job("bad", "fails", 1)).await;
+    let jobs = cluster.of::<Job>();
+    let ended = |name: &str, kind: &str| {
+        let status = jobs.get(Some("default"), name).and_then(|job| job.status.clone()).unwrap_or_default();
+        status
+            .conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|condition| condition.type_ == kind && condition.status == "True")
+    };
+    eventually(&jobs, "the good one completes", |_| ended("good", "Complete")).await;
+    let status = jobs.get(Some("default"), "good").and_then(|job| job.status.clone()).unwrap_or_default();
+    assert_eq!((status.succeeded, status.failed, status.active), (Some(3), None, None));
+    eventually(&jobs, "the bad one fails", |_| ended("bad", "Failed")).await;
+    let pods = cluster.of::<Pod>();
+    eventually(&pods, "no pod is held back", |pods| {
+        pods.iter().all(|pod| pod.metadata.finalizers.as_ref().is_none_or(Vec::is_empty))
+    })
+    .await;
+}
