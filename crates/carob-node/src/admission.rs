@@ -55,14 +55,18 @@ fn rejected(reason: &'static str, what: impl std::fmt::Display) -> Rejection {
 
 fn check_sysctls(pod: &Pod) -> Result<(), Rejection> {
     let view = PodView::new(pod);
-    let sysctls = view.spec().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.sysctls.as_ref());
+    let sysctls =
+        view.spec().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.sysctls.as_ref());
     for sysctl in sysctls.into_iter().flatten() {
         let name = sysctl.name.replace('/', ".");
         if !SAFE_SYSCTLS.contains(&name.as_str()) {
             return Err(rejected("SysctlForbidden", format!("forbidden sysctl: {name:?} not allowlisted")));
         }
         if view.host_network() && name.starts_with("net.") {
-            return Err(rejected("SysctlForbidden", format!("forbidden sysctl: {name:?} not allowed with host net enabled")));
+            return Err(rejected(
+                "SysctlForbidden",
+                format!("forbidden sysctl: {name:?} not allowed with host net enabled"),
+            ));
         }
     }
     Ok(())
@@ -71,7 +75,14 @@ fn check_sysctls(pod: &Pod) -> Result<(), Rejection> {
 fn check_selector(pod: &Pod, room: &Room) -> Result<(), Rejection> {
     let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
     let fits = selector.into_iter().flatten().all(|(key, value)| room.labels.get(key) == Some(value));
-    if fits { Ok(()) } else { Err(rejected("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")) }
+    if fits {
+        Ok(())
+    } else {
+        Err(rejected(
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        ))
+    }
 }
 
 /// What a Pod asks for as a whole, init containers included where one of them needs more.
@@ -104,7 +115,8 @@ fn check_room(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> 
     if alive.len() + 1 > room.pods {
         return Err(short("pods", 1, alive.len() as i64, room.pods as i64));
     }
-    let parse = |pod: &Pod| requests(pod).map_err(|error| rejected("UnexpectedAdmissionError", carob_kit::chain(&error)));
+    let parse =
+        |pod: &Pod| requests(pod).map_err(|error| rejected("UnexpectedAdmissionError", carob_kit::chain(&error)));
     let (cpu, memory) = parse(pod)?;
     let (mut used_cpu, mut used_memory) = (0, 0);
     for other in alive {
@@ -127,7 +139,9 @@ fn short(resource: &'static str, wanted: i64, used: i64, capacity: i64) -> Rejec
         "memory" => "OutOfmemory",
         _ => "OutOfpods",
     };
-    let message = format!("Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, capacity: {capacity}");
+    let message = format!(
+        "Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, capacity: {capacity}"
+    );
     rejected(reason, message)
 }
 

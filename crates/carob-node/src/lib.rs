@@ -1,4 +1,35 @@
-//! carob-node
+//! The node agent: what upstream's kubelet is. It runs the Pods that are bound to its node, tells the API how they are, and
+//! answers for their logs and streams.
+//!
+//! Start at [`Node`]. Decisions are pure: [`plan::plan_pod`] says what to do for a Pod, [`status::status_for`] what to show
+//! of it; [`worker`] carries out and reports, one worker a Pod; [`fleet`] has the workers. [`volumes`], [`env`], [`image`],
+//! [`probe`] and [`hooks`] are what a container needs around it, [`config`] turns it into CRI's words, [`observe`] turns
+//! CRI's words back. [`server`] is the kubelet API with its [`stream`]s and [`logs`]; [`machine`] is the Node object.
+//!
+//! Tasks it spawns: one a Pod, with one for each step under way and each probe of a running container; one for the
+//! runtime's events; one that registers the Node; one that rotates logs; one for each connection to the kubelet API. All end
+//! with the shutdown that [`NodeParts`] carries, and Pods run on.
+//!
+//! It never names a runtime or the store: it speaks CRI with whatever [`carob_cri::Cri`] it was given, and writes through
+//! the API. No Pod ever waits for another.
+//!
+//! # What acts
+//!
+//! Of a Pod's spec: `containers`, `initContainers` (also with `restartPolicy: Always`), `ephemeralContainers`, and of each
+//! `args`, `command`, `env`, `envFrom`, `image`, `imagePullPolicy`, `lifecycle` (`postStart`, `preStop`, `stopSignal`), the
+//! three probes, `name`, `ports`, `resources`, `restartPolicy`, `restartPolicyRules` (`Restart`), `securityContext`, `stdin`,
+//! `stdinOnce`, `terminationMessagePath`, `terminationMessagePolicy`, `tty`, `volumeMounts` (all fields), `workingDir`;
+//! further `activeDeadlineSeconds`, `dnsConfig`, `dnsPolicy`, `enableServiceLinks`, `hostAliases`, `hostIPC`, `hostNetwork`,
+//! `hostPID`, `hostname`, `hostnameOverride`, `imagePullSecrets`, `nodeName`, `nodeSelector`, `priority`, `readinessGates`,
+//! `resources`, `restartPolicy`, `runtimeClassName`, `securityContext`, `serviceAccountName`, `setHostnameAsFQDN`,
+//! `shareProcessNamespace`, `subdomain`, `terminationGracePeriodSeconds`, and `volumes` of the kinds `configMap`,
+//! `downwardAPI`, `emptyDir` (disk and `Memory`), `hostPath`, `projected` (all but `clusterTrustBundle` and
+//! `podCertificate`) and `secret`.
+//!
+//! What does not act, and is for the API server to refuse: `env[].valueFrom.fileKeyRef`, `hostUsers: false`, `overhead`,
+//! `resizePolicy` and changed resources of a running container, `resourceClaims`, `restartPolicyRules` with
+//! `RestartAllContainers`, `schedulingGroup`, `volumeDevices`, `emptyDir.medium: HugePages*`, and every other kind of volume.
+
 pub mod admission;
 pub mod api;
 pub mod config;
@@ -9,13 +40,21 @@ pub mod hooks;
 pub mod image;
 pub mod logs;
 pub mod machine;
+mod node;
 pub mod objects;
 pub mod observe;
 pub mod paths;
 pub mod plan;
 pub mod pod;
 pub mod probe;
+pub mod server;
 pub mod status;
+pub mod stream;
 pub mod termination;
 pub mod volumes;
 pub mod worker;
+
+pub use config::network::ClusterDns;
+pub use machine::object::NodeIdentity;
+pub use node::{KubeletApi, Node, NodeConfig, NodeError, NodeParts};
+pub use server::Access;

@@ -80,7 +80,8 @@ fn build(params: &CreateParams) -> Result<(i32, Option<OwnedFd>)> {
     let mut builder = ContainerBuilder::new(params.id.clone(), SyscallType::default())
         .with_root_path(&params.state_root)
         .and_then(ContainerBuilder::validate_id)
-        .map_err(Error::Create)?;
+        .map_err(Error::Create)?
+        .with_executor(crate::start::Start);
     let console = if params.terminal {
         let path = params.bundle.join(CONSOLE_SOCKET);
         let listener = listen(&path).map_err(Error::Console)?;

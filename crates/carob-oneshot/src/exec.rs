@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use carob_shim::params::ExecParams;
@@ -20,6 +19,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use crate::Started;
 use crate::create::{give_streams_to, read_config};
 use crate::error::{Error, Result, chain};
+use crate::start::find_program;
 
 /// The most that a child tells about its failure, in bytes.
 const FAILURE_BYTES_MAX: u64 = 4096;
@@ -28,6 +28,7 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
     let spec = read_config(&params.config)?;
     let process_spec = spec.process().as_ref().ok_or(Error::ConfigLacks("process"))?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let single = process::SingleThreaded::check().map_err(Error::Fork)?;
     Cgroup::new(&Layout::detect()?, &params.cgroup).add(getpid())?;
     if let Some(score) = process_spec.oom_score_adj() {
         crate::infra::set_oom_score(score)?;
@@ -44,7 +45,7 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
         None
     };
     let (failure, failure_here) = failure_pipe()?;
-    let pid = process::clone_sibling(|| {
+    let pid = process::clone_sibling(&single, || {
         let slave = terminal.as_ref().map(|terminal| &terminal.1);
         let error = run_command(params, process_spec, seccomp, slave);
         report(&failure, &chain(&error));
@@ -215,15 +216,6 @@ fn execute(params: &ExecParams, process_spec: &Process) -> Error {
     }
     command.envs(env);
     Error::Execute { program: program.clone(), source: command.exec() }
-}
-
-/// The file that a name means: itself where it has a slash, else the first executable one in the search path.
-fn find_program(name: &str, search: &str) -> Option<PathBuf> {
-    if name.contains('/') {
-        return Some(PathBuf::from(name));
-    }
-    let runs = |path: &Path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
-    search.split(':').map(|directory| Path::new(directory).join(name)).find(|path| runs(path))
 }
 
 /// A pipe that execve(2) closes: what comes out of it before is why it did not happen.

@@ -17,6 +17,7 @@ use crate::error::{Error, Result, chain};
 const INFRA_ID: u32 = 65535;
 
 pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> {
+    let single = process::SingleThreaded::check().map_err(Error::Fork)?;
     Cgroup::new(&Layout::detect()?, &params.cgroup).add(getpid())?;
     set_oom_score(params.oom_score_adj)?;
     process::unshare(namespaces(params)).map_err(Error::Unshare)?;
@@ -27,7 +28,7 @@ pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> 
     params.sysctls.iter().try_for_each(|(name, value)| set_sysctl(name, value))?;
     enter_empty_root(&params.root)?;
     let (failure, failure_here) = crate::exec::failure_pipe()?;
-    let pid = process::clone_sibling(|| {
+    let pid = process::clone_sibling(&single, || {
         let error = become_infra(program);
         crate::exec::report(&failure, &chain(&error));
         1

@@ -11,6 +11,7 @@ mod error;
 mod exec;
 mod infra;
 mod rootfs;
+mod start;
 mod user;
 
 use std::io::Read;

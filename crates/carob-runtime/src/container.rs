@@ -472,11 +472,13 @@ fn resolve_mount(mount: &mut v1::Mount) -> Result<()> {
 
 /// The root of a container is entered by users who are not root.
 fn make_root_directory(path: &Path) -> Result<()> {
-    use fs_err::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::DirBuilderExt;
 
-    let mut builder = fs_err::DirBuilder::new();
-    builder.recursive(true).mode(0o755);
-    builder.create(path).map_err(RuntimeError::file("make directory", path))
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(RuntimeError::file("make directory", path))
 }
 
 fn localhost_profile(security: &v1::LinuxContainerSecurityContext) -> Result<Option<Value>> {

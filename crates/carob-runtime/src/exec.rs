@@ -18,7 +18,7 @@ use crate::error::RuntimeError;
 use crate::programs::in_memory;
 use crate::record::{ContainerPhase, SandboxPhase};
 use crate::runtime::{Container, Runtime};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, TerminalResizer};
 
 type Result<T> = std::result::Result<T, RuntimeError>;
 
@@ -44,9 +44,9 @@ impl Runtime {
             let started = self.start_command(&container, start.cmd, true, [None, None, None]).await?;
             let master = started.terminal.ok_or(RuntimeError::Lost)?;
             let terminal = Terminal::new(master).map_err(|error| RuntimeError::Descriptors("a terminal", error))?;
-            session.stdin = start.stdin.then(|| Box::pin(terminal.clone()) as ByteWriter);
-            session.stdout = Some(Box::pin(terminal.clone()) as ByteReader);
-            session.resize = Some(resize_terminal(terminal));
+            session.stdin = start.stdin.then(|| Box::pin(terminal.input) as ByteWriter);
+            session.stdout = Some(Box::pin(terminal.output) as ByteReader);
+            session.resize = Some(resize_terminal(terminal.size));
             exit = started.exit;
         } else {
             let (stdin, ours_in) = input_pipe(start.stdin)?;
@@ -262,7 +262,7 @@ async fn read_capped(pipe: Option<pipe::Receiver>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn resize_terminal(terminal: Terminal) -> watch::Sender<TerminalSize> {
+fn resize_terminal(terminal: TerminalResizer) -> watch::Sender<TerminalSize> {
     let (sender, mut sizes) = watch::channel(TerminalSize::default());
     tokio::spawn(async move {
         while sizes.changed().await.is_ok() {

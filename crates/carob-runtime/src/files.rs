@@ -16,11 +16,13 @@ const SHM_BYTES: u64 = 64 << 20;
 
 /// A directory that only root enters.
 pub(crate) fn make_directory(path: &Path) -> Result<()> {
-    use fs_err::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::DirBuilderExt;
 
-    let mut builder = fs_err::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(path).map_err(RuntimeError::file("make directory", path))
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(RuntimeError::file("make directory", path))
 }
 
 /// Removes a directory with all below it; nothing happens when there is none.

@@ -13,7 +13,8 @@ use carob_shim::{ExitRecord, SOCKET_FILE};
 use carob_sys::packet::{self, PACKET_BYTES_MAX};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::programs::Programs;
@@ -43,7 +44,7 @@ type Answer = (Reply, Vec<OwnedFd>);
 /// A shim that is connected. Clones talk over one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Shim {
-    socket: Arc<AsyncFd<OwnedFd>>,
+    socket: Arc<UnixStream>,
     waiting: Arc<Mutex<Waiting>>,
     sequence: Arc<AtomicU32>,
     pid: i32,
@@ -94,7 +95,9 @@ impl Shim {
         rustix::fs::fcntl_setfl(&socket, flags | rustix::fs::OFlags::NONBLOCK)
             .map_err(|error| ShimError::Connect(error.into()))?;
         let process = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|error| ShimError::Connect(error.into()))?;
-        let socket = Arc::new(AsyncFd::new(socket).map_err(ShimError::Connect)?);
+        // A socket that keeps boundaries; the type only lends it to the async runtime, it never reads or writes by itself.
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        let socket = Arc::new(UnixStream::from_std(socket).map_err(ShimError::Connect)?);
         let shim = Self {
             socket,
             waiting: Arc::default(),
@@ -122,7 +125,7 @@ impl Shim {
             waiting.answers.insert(sequence, sender);
         }
         let bytes = request.encode(sequence);
-        let sent = self.socket.async_io(Interest::WRITABLE, |socket| packet::send(socket, &bytes, fds)).await;
+        let sent = self.socket.async_io(Interest::WRITABLE, || packet::send(&self.socket, &bytes, fds)).await;
         if let Err(error) = sent {
             self.waiting.lock().expect("no holder panics").answers.remove(&sequence);
             return Err(match error.kind() {
@@ -167,7 +170,7 @@ impl Shim {
 
 /// Reads until the shim is gone, then reaps it in case it is our child.
 async fn read_all(
-    socket: Arc<AsyncFd<OwnedFd>>,
+    socket: Arc<UnixStream>,
     waiting: Arc<Mutex<Waiting>>,
     events: mpsc::Sender<ExitRecord>,
     process: OwnedFd,
@@ -187,13 +190,13 @@ async fn read_all(
 }
 
 async fn read_messages(
-    socket: &AsyncFd<OwnedFd>,
+    socket: &UnixStream,
     waiting: &Mutex<Waiting>,
     events: &mpsc::Sender<ExitRecord>,
 ) -> io::Result<()> {
     loop {
         let received = socket
-            .async_io(Interest::READABLE, |socket| {
+            .async_io(Interest::READABLE, || {
                 // On the heap while a message is read only: a shim is silent nearly all the time.
                 let mut buffer = vec![0; PACKET_BYTES_MAX];
                 let received = packet::receive(socket, &mut buffer)?;
@@ -227,9 +230,9 @@ async fn read_messages(
 
 /// Waits until a process has ended, and takes its exit where it is a child (waitid(2), `P_PIDFD`).
 pub(crate) async fn wait_for_exit(process: &OwnedFd) -> io::Result<()> {
-    let process = AsyncFd::with_interest(process.as_fd(), Interest::READABLE)?;
-    process.readable().await?.clear_ready();
-    match waitid(WaitId::PidFd(process.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+    // A pidfd is readable once its process has ended (pidfd_open(2)); nothing is ever read from it.
+    pipe::Receiver::from_owned_fd_unchecked(process.try_clone()?)?.readable().await?;
+    match waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
         Ok(_) | Err(rustix::io::Errno::CHILD) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -7,14 +7,28 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
+/// Proof that this process had one thread when it was asked. Nobody but that thread can have made another since.
+#[derive(Debug)]
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Looks at `/proc/self/task`, so ask before procfs is out of reach.
+    pub fn check() -> io::Result<Self> {
+        let threads = fs_err::read_dir("/proc/self/task")?.count();
+        if threads == 1 {
+            return Ok(Self(()));
+        }
+        Err(io::Error::other(format!("a process with {threads} threads cannot fork safely")))
+    }
+}
+
 /// A process that a single-threaded caller has made, seen from the caller.
 ///
 /// `child` runs in the new process, whose parent is the caller's parent (`CLONE_PARENT`), so that a short-lived program
 /// can hand a process over to the one that started it. The process ends with what `child` returns.
 ///
 /// Fails with `EINVAL` in an init process, which has no parent to share (clone(2)).
-pub fn clone_sibling(child: impl FnOnce() -> i32) -> io::Result<Pid> {
-    assert_single_threaded()?;
+pub fn clone_sibling(_proof: &SingleThreaded, child: impl FnOnce() -> i32) -> io::Result<Pid> {
     let mut args = libc::clone_args {
         flags: libc::CLONE_PARENT as u64,
         pidfd: 0,
@@ -39,14 +53,6 @@ pub fn clone_sibling(child: impl FnOnce() -> i32) -> io::Result<Pid> {
             .and_then(Pid::from_raw)
             .ok_or_else(|| io::Error::other(format!("clone3 answered with pid {pid}"))),
     }
-}
-
-fn assert_single_threaded() -> io::Result<()> {
-    let threads = fs_err::read_dir("/proc/self/task")?.count();
-    if threads == 1 {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("a process with {threads} threads cannot fork safely")))
 }
 
 /// Moves the calling process into new namespaces (unshare(2)). `NEWPID` acts on its children only.
@@ -209,7 +215,7 @@ mod tests {
 
     #[test]
     fn forking_is_refused_where_other_threads_run() {
-        let error = clone_sibling(|| 0).expect_err("the test runner has threads");
+        let error = SingleThreaded::check().expect_err("the test runner has threads");
         assert!(error.to_string().contains("threads"), "{error}");
     }
 }

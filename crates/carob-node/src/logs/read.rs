@@ -90,7 +90,8 @@ impl Pages {
             None => Ok(files::list(&path)?.into_iter().map(|file| (file, 0)).collect::<Vec<_>>()),
         });
         let mut older: std::collections::VecDeque<_> = starts.await.map_err(io::Error::other)??.into();
-        let mut pages = Self { older: std::collections::VecDeque::new(), file: None, inode: 0, buffer: BytesMut::new() };
+        let mut pages =
+            Self { older: std::collections::VecDeque::new(), file: None, inode: 0, buffer: BytesMut::new() };
         if older.back().is_some_and(|(file, _)| file == log)
             && let Some((_, start)) = older.pop_back()
         {

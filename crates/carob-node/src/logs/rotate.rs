@@ -2,13 +2,24 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use carob_cri::CriError;
+use carob_cri::v1::{
+    Container, ContainerFilter, ContainerState, ContainerStateValue, ListContainersRequest, ReopenContainerLogRequest,
+};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use fs_err as fs;
 use jiff::Timestamp;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::files;
+use crate::config::labels;
+use crate::pod::PodId;
+use crate::worker::Tools;
 
 /// Bytes at which a log is rotated (kubelet default `containerLogMaxSize` 10Mi).
 pub const SIZE_MAX: u64 = 10 << 20;
@@ -44,6 +55,79 @@ pub fn move_aside(log: &Path, files_max: usize, now: Timestamp) -> io::Result<Pa
     let aside = PathBuf::from(name);
     fs::rename(log, &aside)?;
     Ok(aside)
+}
+
+/// How often the sizes of logs are looked at: growth has no event of its own that does not cost more than the look (kubelet
+/// default `containerLogMonitorInterval`).
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The task that rotates the logs of the containers that run.
+pub struct Rotation {
+    tools: Arc<Tools>,
+}
+
+impl Rotation {
+    pub fn new(tools: Arc<Tools>) -> Self {
+        Self { tools }
+    }
+
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
+            if let Err(error) = self.round().await {
+                tracing::warn!(error = %carob_kit::chain(&error), "cannot rotate logs");
+            }
+        }
+    }
+
+    async fn round(&self) -> Result<(), RotateError> {
+        let running = ContainerStateValue { state: ContainerState::ContainerRunning.into() };
+        let filter = ContainerFilter { state: Some(running), ..ContainerFilter::default() };
+        let request = ListContainersRequest { filter: Some(filter) };
+        for container in self.tools.cri.list_containers(request).await?.containers {
+            let Some(log) = self.log_of(&container) else { continue };
+            if is_due(&log, SIZE_MAX)? {
+                self.rotate(&container.id, log).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn log_of(&self, container: &Container) -> Option<PathBuf> {
+        let label = |key: &str| container.labels.get(key).cloned();
+        let meta = container.metadata.as_ref()?;
+        let id = PodId {
+            namespace: label(labels::POD_NAMESPACE)?,
+            name: label(labels::POD_NAME)?,
+            uid: label(labels::POD_UID)?,
+        };
+        Some(self.tools.dirs.log(&id, &meta.name, meta.attempt))
+    }
+
+    async fn rotate(&self, container_id: &str, log: PathBuf) -> Result<(), RotateError> {
+        let (path, now) = (log.clone(), self.tools.clock.now());
+        let moved = tokio::task::spawn_blocking(move || move_aside(&path, FILES_MAX, now));
+        let aside = moved.await.map_err(io::Error::other)??;
+        let request = ReopenContainerLogRequest { container_id: container_id.to_owned() };
+        if let Err(error) = self.tools.cri.reopen_container_log(request).await {
+            undo(&aside, &log)?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    #[error("ask the runtime")]
+    Runtime(#[from] CriError),
+    #[error("move the files")]
+    Io(#[from] io::Error),
 }
 
 /// Puts a log back that the runtime could not open anew.

@@ -16,6 +16,10 @@ pub(super) struct DirWatch {
 }
 
 impl DirWatch {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe and asks for an fd that stays open: an OwnedFd of our own does"
+    )]
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let what = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM;

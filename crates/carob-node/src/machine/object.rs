@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use carob_cri::v1::{Image, StatusResponse};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
-    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -96,18 +96,16 @@ pub fn status(identity: &NodeIdentity, reading: &Reading, old: Option<&NodeStatu
     let addresses = ips.chain([("Hostname", identity.name.clone())]);
     let runtime = reading.runtime.as_ref().ok();
     NodeStatus {
-        addresses: Some(
-            addresses.map(|(type_, address)| NodeAddress { type_: type_.to_owned(), address }).collect(),
-        ),
+        addresses: Some(addresses.map(|(type_, address)| NodeAddress { type_: type_.to_owned(), address }).collect()),
         allocatable: Some(quantities(allocatable(machine, &reading.strain, identity.pods_max))),
         capacity: Some(quantities(capacity)),
         conditions: Some(conditions(reading, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.kubelet_port) }),
         }),
-        features: runtime.and_then(|runtime| runtime.features).map(|features| NodeFeatures {
-            supplemental_groups_policy: Some(features.supplemental_groups_policy),
-        }),
+        features: runtime
+            .and_then(|runtime| runtime.features)
+            .map(|features| NodeFeatures { supplemental_groups_policy: Some(features.supplemental_groups_policy) }),
         images: Some(images(&reading.images)),
         node_info: Some(node_info(identity, reading)),
         runtime_handlers: runtime.map(|runtime| {
@@ -224,7 +222,8 @@ fn not_ready(reading: &Reading) -> Option<String> {
     let unmet: Vec<String> = conditions
         .filter(|condition| !condition.status && matches!(condition.r#type.as_str(), "RuntimeReady" | "NetworkReady"))
         .map(|condition| {
-            let what = if condition.r#type == "NetworkReady" { "container runtime network" } else { "container runtime" };
+            let what =
+                if condition.r#type == "NetworkReady" { "container runtime network" } else { "container runtime" };
             format!(
                 "{what} not ready: {}=false reason:{} message:{}",
                 condition.r#type, condition.reason, condition.message

@@ -163,7 +163,8 @@ impl Registrar {
         if changed || overdue {
             let api: Api<Node> = Api::all(self.client.clone());
             let body = status_body(&status);
-            let patched = api.patch_status(&self.identity.name, &PatchParams::default(), &Patch::Strategic(&body)).await;
+            let patched =
+                api.patch_status(&self.identity.name, &PatchParams::default(), &Patch::Strategic(&body)).await;
             patched.map_err(|error| self.error("the status update", error))?;
             let ready = is_ready(&status);
             self.ready.send_if_modified(|shown| std::mem::replace(shown, ready) != ready);
@@ -177,10 +178,12 @@ impl Registrar {
         let strain = facts::strain(&self.data_dir).map_err(RegisterError::Machine)?;
         let runtime = self.cri.status(StatusRequest { verbose: false }).await.map_err(|error| error.message);
         let version = self.cri.version(VersionRequest::default()).await;
-        let runtime_version =
-            version.map(|version| format!("{}://{}", version.runtime_name, version.runtime_version)).unwrap_or_default();
+        let runtime_version = version
+            .map(|version| format!("{}://{}", version.runtime_name, version.runtime_version))
+            .unwrap_or_default();
         // A list that cannot be had is shown empty: it is there for people and a scheduler's bonus.
-        let images = self.cri.list_images(ListImagesRequest::default()).await.map(|list| list.images).unwrap_or_default();
+        let images =
+            self.cri.list_images(ListImagesRequest::default()).await.map(|list| list.images).unwrap_or_default();
         Ok(Reading { machine: self.machine.clone(), strain, runtime_version, runtime, images })
     }
 

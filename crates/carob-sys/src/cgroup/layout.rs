@@ -17,8 +17,20 @@ pub enum Layout {
 }
 
 /// The controllers that a Pod's limits and accounting need.
-pub(super) const CONTROLLERS: &[&str] =
-    &["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "io", "memory", "pids"];
+pub(super) const CONTROLLERS: &[&str] = &[
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "io",
+    "memory",
+    // No controller, but the tree by which systemd knows whose a process is.
+    "name=systemd",
+    "pids",
+];
 
 impl Layout {
     /// Reads the mount table of the calling process.
@@ -95,7 +107,7 @@ mod tests {
     fn a_machine_is_unified_only_when_no_controller_is_elsewhere() {
         assert_eq!(detect(UNIFIED).expect("v2"), Layout::V2 { root: "/sys/fs/cgroup".into() });
         let Layout::V1 { controllers, unified } = detect(HYBRID).expect("hybrid") else { panic!("not v2") };
-        assert_eq!(controllers.keys().collect::<Vec<_>>(), ["cpu", "cpuacct", "memory"]);
+        assert_eq!(controllers.keys().collect::<Vec<_>>(), ["cpu", "cpuacct", "memory", "name=systemd"]);
         assert_eq!(unified, Some("/sys/fs/cgroup/unified".into()));
         assert!(matches!(detect(""), Err(CgroupError::NotMounted)));
     }
@@ -104,7 +116,8 @@ mod tests {
     fn controllers_that_share_a_tree_share_a_directory() {
         let layout = detect(HYBRID).expect("hybrid");
         let directories = layout.directories(Path::new("/kubepods/pod1"));
-        let expected = ["cpu,cpuacct", "memory", "unified"].map(|name| format!("/sys/fs/cgroup/{name}/kubepods/pod1"));
+        let expected =
+            ["cpu,cpuacct", "memory", "systemd", "unified"].map(|name| format!("/sys/fs/cgroup/{name}/kubepods/pod1"));
         assert_eq!(directories, expected.map(PathBuf::from));
     }
 }

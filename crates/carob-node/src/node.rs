@@ -1,0 +1,197 @@
+//! The node as a whole: what it is made of and how it runs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use carob_client::{EventRecorder, EventSource, Informers, Selection};
+use carob_cri::Cri;
+use carob_kit::Clock;
+use fs_err as fs;
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::Room;
+use crate::api::ApiPods;
+use crate::config::network::ClusterDns;
+use crate::config::resources::{ResourceError, amounts};
+use crate::events::Events;
+use crate::fleet::Fleet;
+use crate::image::Images;
+use crate::logs::rotate::Rotation;
+use crate::machine::facts;
+use crate::machine::object::{NodeIdentity, allocatable};
+use crate::machine::register::Registrar;
+use crate::objects::{ApiObjects, Objects};
+use crate::paths::PodDirs;
+use crate::server::{Access, KubeletServer};
+use crate::volumes::Volumes;
+use crate::worker::{Settings, Tools};
+
+/// All that an operator decides about a node.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub identity: NodeIdentity,
+    /// Pods' directories are made in `<data_dir>/pods`.
+    pub data_dir: PathBuf,
+    /// Where upstream has `/var/log/pods`.
+    pub log_dir: PathBuf,
+    /// Where upstream has `/var/log/containers`; `None` for no links.
+    pub log_link_dir: Option<PathBuf>,
+    pub dns: ClusterDns,
+    /// Containers that name no seccomp profile get the runtime's, not none.
+    pub seccomp_default: bool,
+    /// The machine's files that Pods inherit from: `/etc/resolv.conf` and `/etc/hosts` as a rule.
+    pub resolv_conf: PathBuf,
+    pub hosts: PathBuf,
+}
+
+/// The node's own API, on 10250 as a rule.
+pub struct KubeletApi {
+    pub listener: TcpListener,
+    /// Must ask clients for certificates of the cluster's CA.
+    pub tls: Arc<rustls::ServerConfig>,
+    pub access: Access,
+}
+
+/// What the node works with.
+pub struct NodeParts {
+    pub client: Client,
+    pub informers: Arc<Informers>,
+    pub cri: Arc<dyn Cri>,
+    pub clock: Arc<dyn Clock>,
+    /// `None`: logs, exec and the like cannot be had from this node.
+    pub api: Option<KubeletApi>,
+    pub shutdown: CancellationToken,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("look at the machine")]
+    Machine(#[source] io::Error),
+    #[error("prepare the node's directories")]
+    Directories(#[source] io::Error),
+    #[error("compute what the node can give")]
+    Allocatable(#[from] ResourceError),
+}
+
+/// A node, ready to run.
+pub struct Node {
+    fleet: Arc<Fleet>,
+    objects: Arc<ApiObjects>,
+    registrar: Registrar,
+    rotation: Rotation,
+    server: Option<(KubeletServer, KubeletApi)>,
+    ready: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+}
+
+impl Node {
+    /// Puts the node together. Must be called within a tokio runtime.
+    pub fn new(config: NodeConfig, parts: NodeParts) -> Result<Self, NodeError> {
+        let NodeParts { client, informers, cri, clock, api, shutdown } = parts;
+        let pods_dir = config.data_dir.join("pods");
+        for dir in [Some(&pods_dir), Some(&config.log_dir), config.log_link_dir.as_ref()].into_iter().flatten() {
+            fs::create_dir_all(dir).map_err(NodeError::Directories)?;
+        }
+        let machine = facts::read().map_err(NodeError::Machine)?;
+        let strain = facts::strain(&config.data_dir).map_err(NodeError::Machine)?;
+        let allocatable = allocatable(&machine, &strain, config.identity.pods_max);
+        let room = room(&config.identity, machine.architecture, &allocatable)?;
+        let dirs = PodDirs::new(pods_dir, config.log_dir.clone(), config.log_link_dir.clone());
+        let objects = Arc::new(ApiObjects::new(client.clone(), &informers));
+        let source = EventSource { component: "kubelet".to_owned(), host: Some(config.identity.name.clone()) };
+        let events: Arc<dyn Events> =
+            Arc::new(EventRecorder::new(client.clone(), Arc::clone(&clock), source, shutdown.child_token()));
+        let as_objects: Arc<dyn Objects> = objects.clone();
+        let tools = Arc::new(Tools {
+            volumes: Volumes::new(dirs.clone(), Arc::clone(&as_objects), Arc::clone(&clock)),
+            images: Images::new(Arc::clone(&cri), Arc::clone(&as_objects), Arc::clone(&events), Arc::clone(&clock)),
+            objects: as_objects,
+            events,
+            pods: Arc::new(ApiPods(client.clone())),
+            clock: Arc::clone(&clock),
+            cri: Arc::clone(&cri),
+            dirs,
+            settings: settings(&config, machine.memory_bytes, allocatable),
+        });
+        let fields = |fields: String| Selection { fields: Some(fields), ..Selection::default() };
+        let name = &config.identity.name;
+        let pods = informers.of_selected::<Pod>(fields(format!("spec.nodeName={name}")));
+        let nodes = informers.of_selected::<NodeObject>(fields(format!("metadata.name={name}")));
+        let (ready_sender, ready) = watch::channel(false);
+        let fleet = Fleet::new(Arc::clone(&tools), pods, room, shutdown.child_token());
+        let server = api.map(|api| {
+            let server = KubeletServer::new(Arc::clone(&fleet), Arc::clone(&tools), name.clone(), api.access.clone());
+            (server, api)
+        });
+        let registrar = Registrar {
+            client,
+            cri,
+            clock,
+            identity: config.identity,
+            machine,
+            data_dir: config.data_dir,
+            nodes,
+            ready: ready_sender,
+        };
+        Ok(Self { fleet, objects, registrar, rotation: Rotation::new(tools), server, ready, shutdown })
+    }
+
+    /// Turns true once the API shows the node as ready.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
+    }
+
+    /// Runs until the shutdown. Pods run on.
+    pub async fn run(self) {
+        let tasks = TaskTracker::new();
+        let shutdown = self.shutdown;
+        if let Some((server, api)) = self.server {
+            tasks.spawn(server.serve(api.listener, api.tls, shutdown.child_token()));
+        }
+        tasks.spawn(self.registrar.run(shutdown.child_token()));
+        tasks.spawn(self.rotation.run(shutdown.child_token()));
+        tasks.close();
+        // Without the Services a container would miss variables for good.
+        tokio::select! {
+            () = self.objects.synced() => self.fleet.run().await,
+            () = shutdown.cancelled() => {}
+        }
+        tasks.wait().await;
+    }
+}
+
+fn settings(config: &NodeConfig, memory_bytes: u64, allocatable: BTreeMap<String, String>) -> Settings {
+    Settings {
+        node_ips: config.identity.addresses.clone(),
+        memory_bytes,
+        allocatable,
+        dns: config.dns.clone(),
+        seccomp_default: config.seccomp_default,
+        resolv_conf: config.resolv_conf.clone(),
+        hosts: config.hosts.clone(),
+    }
+}
+
+fn room(
+    identity: &NodeIdentity,
+    architecture: &str,
+    allocatable: &BTreeMap<String, String>,
+) -> Result<Room, ResourceError> {
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    let quantities = allocatable.iter().map(|(key, text)| (key.clone(), Quantity(text.clone()))).collect();
+    let given = amounts(Some(&quantities))?;
+    let labels = crate::machine::object::node(identity, architecture).metadata.labels.unwrap_or_default();
+    Ok(Room {
+        cpu_milli: given.cpu_milli.unwrap_or(0),
+        memory_bytes: given.memory_bytes.unwrap_or(0),
+        pods: identity.pods_max,
+        labels,
+    })
+}

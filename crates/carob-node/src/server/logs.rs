@@ -1,0 +1,236 @@
+//! `/containerLogs/<namespace>/<pod>/<container>`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use carob_cri::v1::{ContainerState, ContainerStatusRequest, GetEventsRequest};
+use carob_cri::{Cri, CriError};
+use futures_util::StreamExt as _;
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::query::Query;
+use super::routes::RequestError;
+use crate::logs::read::{self, Ended, LogOptions, Source};
+use crate::pod::{PodId, PodView};
+use crate::status::CONTAINER_ID_SCHEME;
+use crate::stream::upgrade::Body;
+
+/// Chunks that wait for a slow client; beyond, reading waits.
+const CHUNKS_MAX: usize = 8;
+
+pub(super) async fn handle(
+    shared: &Arc<Shared>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &Query,
+) -> Result<Response<Body>, RequestError> {
+    let object = shared.fleet.pod(namespace, pod);
+    let object = object.ok_or_else(|| RequestError::NotFound(format!("pod {pod:?} does not exist")))?;
+    if PodView::new(&object).member(container).is_none() {
+        return Err(RequestError::NotFound(format!("container {container:?} not found in pod {pod:?}")));
+    }
+    let options = options(query, shared.tools.clock.now()).map_err(RequestError::BadRequest)?;
+    let run = find_run(&object, container, query.flag(&["previous"])).map_err(RequestError::BadRequest)?;
+    let cri = &shared.tools.cri;
+    let status = cri.container_status(ContainerStatusRequest { container_id: run.clone(), verbose: false }).await;
+    let status = status.map_err(|_| {
+        RequestError::BadRequest(format!("unable to retrieve container logs for {CONTAINER_ID_SCHEME}{run}"))
+    })?;
+    let status = status.status.unwrap_or_default();
+    let attempt = status.metadata.as_ref().map_or(0, |meta| meta.attempt);
+    let log = shared.tools.dirs.log(&PodId::of(&object), container, attempt);
+    let ended = if options.follow { ended(Arc::clone(cri), run) } else { Box::pin(std::future::pending()) };
+    let (out, chunks) = mpsc::channel(CHUNKS_MAX);
+    shared.streams.spawn(async move {
+        if let Err(error) = read::stream(&log, options, ended, out).await {
+            tracing::warn!(log = %log.display(), %error, "cannot read a log");
+        }
+    });
+    Ok(respond(chunks))
+}
+
+fn respond(chunks: mpsc::Receiver<Bytes>) -> Response<Body> {
+    let frames = futures_util::stream::unfold(chunks, |mut chunks| async {
+        let chunk = chunks.recv().await?;
+        Some((Ok::<_, std::io::Error>(Frame::data(chunk)), chunks))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+fn options(query: &Query, now: Timestamp) -> Result<LogOptions, String> {
+    let since_time = match query.get("sinceTime") {
+        Some(text) => Some(text.parse().map_err(|_| format!("invalid value {text:?} for the parameter sinceTime"))?),
+        None => None,
+    };
+    let since_seconds = query.number("sinceSeconds")?;
+    let since = since_seconds.and_then(|seconds| now.checked_sub(Duration::from_secs(seconds)).ok()).or(since_time);
+    let tail = query.number("tailLines")?;
+    Ok(LogOptions {
+        follow: query.flag(&["follow"]),
+        tail_lines: tail.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
+        since,
+        timestamps: query.flag(&["timestamps"]),
+        limit_bytes: query.number("limitBytes")?,
+        only: match query.get("stream") {
+            Some("Stdout") => Some(Source::Stdout),
+            Some("Stderr") => Some(Source::Stderr),
+            None | Some("All") => None,
+            Some(other) => return Err(format!("invalid value {other:?} for the parameter stream")),
+        },
+    })
+}
+
+/// The run whose log is asked for (kubelet `validateContainerLogStatus`).
+fn find_run(pod: &Pod, container: &str, previous: bool) -> Result<String, String> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let shown = PodView::new(pod).last_status(container);
+    let Some(shown) = shown else {
+        return Err(format!("container {container:?} in pod {name:?} is not available"));
+    };
+    let before = shown.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let before = before.and_then(|end| end.container_id.clone()).filter(|id| !id.is_empty());
+    if previous {
+        let missing = || format!("previous terminated container {container:?} in pod {name:?} not found");
+        return before.map(strip).ok_or_else(missing);
+    }
+    current_run(shown).or(before).map(strip).ok_or_else(|| {
+        let waiting = shown.state.as_ref().and_then(|state| state.waiting.as_ref());
+        match waiting.and_then(|waiting| waiting.reason.as_deref()) {
+            Some("ErrImagePull") => {
+                format!("container {container:?} in pod {name:?} is waiting to start: image can't be pulled")
+            }
+            Some("ImagePullBackOff") => {
+                format!("container {container:?} in pod {name:?} is waiting to start: trying and failing to pull image")
+            }
+            Some(reason) => format!("container {container:?} in pod {name:?} is waiting to start: {reason}"),
+            None => format!("container {container:?} in pod {name:?} is waiting to start - no logs yet"),
+        }
+    })
+}
+
+fn current_run(shown: &ContainerStatus) -> Option<String> {
+    let state = shown.state.as_ref()?;
+    let id = if state.running.is_some() {
+        shown.container_id.clone()
+    } else {
+        state.terminated.as_ref().and_then(|end| end.container_id.clone())
+    };
+    id.filter(|id| !id.is_empty())
+}
+
+fn strip(id: String) -> String {
+    id.rsplit_once("://").map_or(id.clone(), |(_, bare)| bare.to_owned())
+}
+
+/// Ready once the container does not run. The subscription comes before the question, so that no end is missed between them.
+fn ended(cri: Arc<dyn Cri>, id: String) -> Ended {
+    Box::pin(async move {
+        loop {
+            let events = cri.get_container_events(GetEventsRequest {}).await;
+            if !is_running(&*cri, &id).await {
+                return;
+            }
+            match events {
+                Ok(mut events) => {
+                    while let Some(Ok(event)) = events.next().await {
+                        if event.container_id == id && !is_running(&*cri, &id).await {
+                            return;
+                        }
+                    }
+                }
+                // A runtime that tells no events is asked now and then.
+                Err(error) => tracing::trace!(%error, "no events to follow a log by"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+}
+
+async fn is_running(cri: &dyn Cri, id: &str) -> bool {
+    let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+    let status: Result<_, CriError> = cri.container_status(request).await;
+    let state = status.ok().and_then(|answer| answer.status).map(|status| status.state());
+    matches!(state, Some(ContainerState::ContainerRunning | ContainerState::ContainerCreated))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(status: serde_json::Value) -> Pod {
+        let mut status = status;
+        for (key, value) in [
+            ("name", json!("c")),
+            ("image", json!("")),
+            ("imageID", json!("")),
+            ("ready", json!(false)),
+            ("restartCount", json!(0)),
+        ] {
+            status[key] = value;
+        }
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]},
+            "status": {"containerStatuses": [status]}}))
+        .expect("a Pod")
+    }
+
+    #[test]
+    fn the_run_to_read() {
+        let running = json!({"containerID": "carob://b", "state": {"running": {}},
+            "lastState": {"terminated": {"exitCode": 1, "containerID": "carob://a"}}});
+        let waiting = |reason: &str| json!({"state": {"waiting": {"reason": reason}}});
+        let crashed = json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 1, "containerID": "carob://a"}}});
+        for (status, previous, expect) in [
+            (running.clone(), false, Ok("b")),
+            (running, true, Ok("a")),
+            (crashed, false, Ok("a")),
+            (
+                waiting("ErrImagePull"),
+                false,
+                Err("container \"c\" in pod \"p\" is waiting to start: image can't be pulled"),
+            ),
+            (
+                waiting("ContainerCreating"),
+                false,
+                Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating"),
+            ),
+            (waiting("x"), true, Err("previous terminated container \"c\" in pod \"p\" not found")),
+        ] {
+            let found = find_run(&pod(status.clone()), "c", previous);
+            assert_eq!(found.as_deref().map_err(String::as_str), expect, "{status}");
+        }
+    }
+
+    #[test]
+    fn options_from_a_query() {
+        let now = Timestamp::from_second(100).expect("within the calendar");
+        let parse = |query: &str| options(&Query::parse(Some(query)), now);
+        let got =
+            parse("follow=true&tailLines=5&sinceSeconds=40&timestamps=true&limitBytes=9&stream=Stderr").expect("fine");
+        let since = Timestamp::from_second(60).ok();
+        let expect = LogOptions {
+            follow: true,
+            tail_lines: Some(5),
+            since,
+            timestamps: true,
+            limit_bytes: Some(9),
+            only: Some(Source::Stderr),
+        };
+        assert_eq!(got, expect);
+        for bad in ["tailLines=-1", "sinceTime=yesterday", "stream=Both", "limitBytes=x"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

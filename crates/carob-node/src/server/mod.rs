@@ -1,0 +1,127 @@
+//! The node's own API: logs, exec, attach, port-forward, Pods, numbers; over TLS, for the API server.
+
+mod logs;
+mod metrics;
+mod query;
+mod routes;
+mod streams;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::fleet::Fleet;
+use crate::worker::Tools;
+
+/// Connections at a time, streams included; further ones wait to be accepted.
+const CONNECTIONS_MAX: usize = 1024;
+/// Time that a client has for its TLS handshake, and for the head of its request.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Who may use the node's API. Any certificate of the cluster's CA opens the door; these get past it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Common names, for instance the API server's `kube-apiserver-kubelet-client`.
+    pub users: Vec<String>,
+    /// Organisations, for instance `system:masters`.
+    pub groups: Vec<String>,
+}
+
+impl Access {
+    /// Whether the holder of this certificate (DER), which TLS has verified, may come in.
+    fn admits(&self, certificate: &[u8]) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+        let subject = certificate.subject();
+        let names = |list: &[String], value: &str| list.iter().any(|known| known == value);
+        let user =
+            subject.iter_common_name().filter_map(|name| name.as_str().ok()).any(|name| names(&self.users, name));
+        let group =
+            subject.iter_organization().filter_map(|name| name.as_str().ok()).any(|name| names(&self.groups, name));
+        user || group
+    }
+}
+
+pub struct KubeletServer {
+    shared: Arc<Shared>,
+}
+
+/// What requests work with.
+pub(crate) struct Shared {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) tools: Arc<Tools>,
+    pub(crate) node_name: String,
+    access: Access,
+    /// Streams that outlive their request.
+    pub(crate) streams: TaskTracker,
+}
+
+impl KubeletServer {
+    pub fn new(fleet: Arc<Fleet>, tools: Arc<Tools>, node_name: String, access: Access) -> Self {
+        let streams = TaskTracker::new();
+        Self { shared: Arc::new(Shared { fleet, tools, node_name, access, streams }) }
+    }
+
+    /// Serves until the shutdown, which cuts open streams: their clients reconnect.
+    pub async fn serve(self, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) {
+        let acceptor = TlsAcceptor::from(tls);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let connections = TaskTracker::new();
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let stream = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        // Out of descriptors, as a rule: they come back as others hang up.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+                () = shutdown.cancelled() => break,
+            };
+            let (shared, acceptor, shutdown) = (Arc::clone(&self.shared), acceptor.clone(), shutdown.clone());
+            connections.spawn(async move {
+                tokio::select! {
+                    () = connection(shared, acceptor, stream) => {}
+                    () = shutdown.cancelled() => {}
+                }
+                drop(place);
+            });
+        }
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream) {
+    let stream = match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => return tracing::debug!("a TLS handshake took too long"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    let admitted =
+        certificates.and_then(<[_]>::first).is_some_and(|certificate| shared.access.admits(certificate.as_ref()));
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, std::convert::Infallible>(routes::handle(&shared, request, admitted).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_TIME_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(error = %carob_kit::chain(&error), "a connection broke");
+    }
+}

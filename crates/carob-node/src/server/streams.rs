@@ -1,0 +1,199 @@
+//! `/exec`, `/attach` and `/portForward`.
+
+use std::sync::Arc;
+
+use carob_cri::{Code, CriError, ExecSession, ExecStart};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Shared;
+use super::query::Query;
+use super::routes::RequestError;
+use crate::pod::PodView;
+use crate::status::CONTAINER_ID_SCHEME;
+use crate::stream::remote::{self, Kind, pair};
+use crate::stream::spdy::{self, session::Arrivals};
+use crate::stream::upgrade::{self, Body, Transport};
+use crate::stream::{channels, forward, spdy_remote, tunnel};
+
+pub(super) async fn exec(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &Query,
+) -> Result<Response<Body>, RequestError> {
+    let (id, _) = running(shared, namespace, pod, container)?;
+    let start = ExecStart { cmd: query.all("command"), tty: query.flag(&["tty"]), ..wanted(id, query) };
+    if start.cmd.is_empty() {
+        return Err(RequestError::BadRequest("you must specify a command".to_owned()));
+    }
+    if !(start.stdin || start.stdout || start.stderr) {
+        return Err(RequestError::BadRequest("you must specify at least 1 of stdin, stdout, stderr".to_owned()));
+    }
+    let session = shared.tools.cri.exec(start.clone()).await.map_err(stream_error)?;
+    join(shared, request, Kind::Exec, &start, session)
+}
+
+pub(super) async fn attach(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &Query,
+) -> Result<Response<Body>, RequestError> {
+    let (id, tty) = running(shared, namespace, pod, container)?;
+    // Whether there is a terminal was decided when the container was made.
+    let start = ExecStart { tty, ..wanted(id, query) };
+    let start = ExecStart { stderr: start.stderr && !tty, ..start };
+    if !(start.stdin || start.stdout || start.stderr) {
+        return Err(RequestError::BadRequest("you must specify at least 1 of stdin, stdout, stderr".to_owned()));
+    }
+    let session = shared.tools.cri.attach(start.clone()).await.map_err(stream_error)?;
+    join(shared, request, Kind::Attach, &start, session)
+}
+
+/// The streams that a query asks for, under the kubelet's names and under the API's.
+fn wanted(container_id: String, query: &Query) -> ExecStart {
+    let tty = query.flag(&["tty"]);
+    ExecStart {
+        container_id,
+        cmd: Vec::new(),
+        tty,
+        stdin: query.flag(&["input", "stdin"]),
+        stdout: query.flag(&["output", "stdout"]),
+        stderr: query.flag(&["error", "stderr"]) && !tty,
+    }
+}
+
+fn stream_error(error: CriError) -> RequestError {
+    match error.code {
+        Code::NotFound => RequestError::NotFound(error.message),
+        Code::InvalidArgument | Code::FailedPrecondition => RequestError::BadRequest(error.message),
+        _ => RequestError::Internal(error.message),
+    }
+}
+
+/// The id of a container's current run, and whether it has a terminal.
+fn running(shared: &Shared, namespace: &str, pod: &str, container: &str) -> Result<(String, bool), RequestError> {
+    let object = shared.fleet.pod(namespace, pod);
+    let object = object.ok_or_else(|| RequestError::NotFound("pod does not exist".to_owned()))?;
+    let view = PodView::new(&object);
+    let missing = || RequestError::NotFound(format!("container not found ({container:?})"));
+    let member = view.member(container).ok_or_else(missing)?;
+    let shown = view.last_status(container);
+    let id = shown.filter(|shown| shown.state.as_ref().is_some_and(|state| state.running.is_some()));
+    let id = id.and_then(|shown| shown.container_id.as_deref()?.strip_prefix(CONTAINER_ID_SCHEME));
+    let id = id.ok_or_else(missing)?.to_owned();
+    Ok((id, member.spec.tty.unwrap_or(false)))
+}
+
+/// Switches to the client's framing and lets client and process talk.
+fn join(
+    shared: &Arc<Shared>,
+    mut request: Request<Incoming>,
+    kind: Kind,
+    start: &ExecStart,
+    session: ExecSession,
+) -> Result<Response<Body>, RequestError> {
+    let (client, framing) = pair();
+    let talk = remote::run(kind, session, client);
+    match upgrade::transport(request.headers())? {
+        Transport::WebSocket => {
+            let (name, protocol) = upgrade::choose(request.headers(), Transport::WebSocket, &channels::PROTOCOLS)?;
+            let (response, socket) = upgrade::websocket(&mut request, name)?;
+            let has_stdout = start.stdout;
+            shared.streams.spawn(async move {
+                match socket.await {
+                    Ok(socket) => {
+                        tokio::join!(talk, channels::serve(socket, protocol, has_stdout, framing));
+                    }
+                    Err(error) => tracing::debug!(%error, "a client did not follow through with its WebSocket"),
+                }
+            });
+            Ok(response)
+        }
+        Transport::Spdy => {
+            let (name, version) = upgrade::choose(request.headers(), Transport::Spdy, &spdy_remote::PROTOCOLS)?;
+            let (response, upgraded) = upgrade::spdy(&mut request, name)?;
+            let wanted =
+                spdy_remote::Wanted { stdin: start.stdin, stdout: start.stdout, stderr: start.stderr, tty: start.tty };
+            shared.streams.spawn(async move {
+                let Ok(io) = upgraded.await else { return };
+                over_spdy(TokioIo::new(io), async |arrivals| {
+                    tokio::join!(talk, spdy_remote::serve(arrivals, wanted, version, framing));
+                })
+                .await;
+            });
+            Ok(response)
+        }
+    }
+}
+
+pub(super) async fn port_forward(
+    shared: &Arc<Shared>,
+    mut request: Request<Incoming>,
+    namespace: &str,
+    pod: &str,
+) -> Result<Response<Body>, RequestError> {
+    let object = shared.fleet.pod(namespace, pod);
+    let object = object.ok_or_else(|| RequestError::NotFound("pod does not exist".to_owned()))?;
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let sandbox_id = sandbox_of(shared, &uid).await?;
+    let target = forward::Target { cri: Arc::clone(&shared.tools.cri), sandbox_id, pod: format!("{pod}, uid {uid}") };
+    match upgrade::transport(request.headers())? {
+        Transport::WebSocket => {
+            let accepted = [(forward::TUNNEL_PROTOCOL, ())];
+            let (name, ()) = upgrade::choose(request.headers(), Transport::WebSocket, &accepted)?;
+            let (response, socket) = upgrade::websocket(&mut request, name)?;
+            shared.streams.spawn(async move {
+                match socket.await {
+                    Ok(socket) => {
+                        let (io, tunnel) = tunnel::open(socket);
+                        let serve = over_spdy(io, async |arrivals| forward::serve(arrivals, target).await);
+                        tokio::join!(tunnel, serve);
+                    }
+                    Err(error) => tracing::debug!(%error, "a client did not follow through with its WebSocket"),
+                }
+            });
+            Ok(response)
+        }
+        Transport::Spdy => {
+            let (name, ()) = upgrade::choose(request.headers(), Transport::Spdy, &[(forward::PROTOCOL, ())])?;
+            let (response, upgraded) = upgrade::spdy(&mut request, name)?;
+            shared.streams.spawn(async move {
+                let Ok(io) = upgraded.await else { return };
+                over_spdy(TokioIo::new(io), async |arrivals| forward::serve(arrivals, target).await).await;
+            });
+            Ok(response)
+        }
+    }
+}
+
+/// Runs a SPDY connection beside the work on its streams, until both are through.
+async fn over_spdy<S>(io: S, work: impl AsyncFnOnce(Arrivals))
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (arrivals, connection) = spdy::session::serve(io);
+    let (ended, ()) = tokio::join!(connection, work(arrivals));
+    if let Err(error) = ended {
+        tracing::debug!(error = %carob_kit::chain(&error), "a SPDY connection broke");
+    }
+}
+
+async fn sandbox_of(shared: &Shared, uid: &str) -> Result<String, RequestError> {
+    use carob_cri::v1::{ListPodSandboxRequest, PodSandboxFilter, PodSandboxState};
+    let selector = [(crate::config::labels::POD_UID.to_owned(), uid.to_owned())].into();
+    let filter = PodSandboxFilter { label_selector: selector, ..PodSandboxFilter::default() };
+    let listed = shared.tools.cri.list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await;
+    let sandboxes = listed.map_err(stream_error)?.items;
+    let ready = sandboxes.into_iter().find(|sandbox| sandbox.state() == PodSandboxState::SandboxReady);
+    ready
+        .map(|sandbox| sandbox.id)
+        .ok_or_else(|| RequestError::NotFound("the pod has no sandbox that is up".to_owned()))
+}
