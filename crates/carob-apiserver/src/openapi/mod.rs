@@ -1,6 +1,7 @@
 //! OpenAPI: one v3 document per group and version, and one v2 document of everything, made from the schema table when first
 //! asked for and kept compressed. The set of documents is fixed, which bounds what is kept.
 
+mod descriptions;
 mod naming;
 mod operations;
 mod schemas;
@@ -25,6 +26,7 @@ use crate::negotiate::clauses;
 use crate::nonresource::{cached, hash};
 use crate::request::Query;
 use crate::respond;
+use descriptions::Descriptions;
 
 /// One document.
 #[derive(Clone)]
@@ -66,14 +68,24 @@ pub(crate) struct OpenApi {
 }
 
 impl OpenApi {
-    fn v3(&self, gv: GroupVersion) -> ApiResult<Document> {
-        let path = gv.path();
-        if let Some(document) = self.lock().get(&path) {
-            return Ok(document.clone());
+    /// Makes those documents that are not there yet.
+    fn make(&self, gvs: impl Iterator<Item = GroupVersion>) -> ApiResult<()> {
+        let missing: Vec<GroupVersion> = gvs.filter(|gv| !self.lock().contains_key(&gv.path())).collect();
+        if missing.is_empty() {
+            return Ok(());
         }
-        let document = Document::new(&v3_value(gv))?;
-        self.lock().insert(path, document.clone());
-        Ok(document)
+        let descriptions = unpack()?;
+        for gv in missing {
+            let document = Document::new(&v3_value(gv, &descriptions))?;
+            self.lock().insert(gv.path(), document);
+        }
+        Ok(())
+    }
+
+    fn v3(&self, gv: GroupVersion) -> ApiResult<Document> {
+        self.make(std::iter::once(gv))?;
+        let document = self.lock().get(&gv.path()).cloned();
+        document.ok_or_else(|| Status::path_not_found().into())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Document>> {
@@ -94,6 +106,7 @@ fn check_json(headers: &HeaderMap) -> ApiResult<()> {
 pub(crate) fn v3_index(api: &OpenApi, discovery: &Discovery, headers: &HeaderMap) -> ApiResult<Response<Body>> {
     check_json(headers)?;
     let mut paths = BTreeMap::new();
+    api.make(discovery.groups.all())?;
     for gv in discovery.groups.all() {
         let path = gv.path();
         let url = format!("/openapi/v3/{path}?hash={}", api.v3(gv)?.hash);
@@ -140,15 +153,19 @@ pub(crate) fn v2(api: &OpenApi, discovery: &Discovery, headers: &HeaderMap) -> A
     let document = match api.v2.get() {
         Some(document) => document,
         None => {
-            let document = Document::new(&v2_value(discovery))?;
+            let document = Document::new(&v2_value(discovery, &unpack()?))?;
             api.v2.get_or_init(|| document)
         }
     };
     document.response(headers)
 }
 
-fn v3_value(gv: GroupVersion) -> Value {
-    let mut schemas = schemas::Schemas::new(schemas::Dialect::V3);
+fn unpack() -> ApiResult<Descriptions> {
+    Descriptions::unpack().map_err(|error| Status::internal(carob_kit::chain(&error)).into())
+}
+
+fn v3_value(gv: GroupVersion, descriptions: &Descriptions) -> Value {
+    let mut schemas = schemas::Schemas::new(schemas::Dialect::V3, descriptions);
     let mut paths = BTreeMap::new();
     for def in gv.resources() {
         operations::of(def, gv, &mut schemas, &mut paths);
@@ -161,8 +178,8 @@ fn v3_value(gv: GroupVersion) -> Value {
     })
 }
 
-fn v2_value(discovery: &Discovery) -> Value {
-    let mut schemas = schemas::Schemas::new(schemas::Dialect::V2);
+fn v2_value(discovery: &Discovery, descriptions: &Descriptions) -> Value {
+    let mut schemas = schemas::Schemas::new(schemas::Dialect::V2, descriptions);
     let mut paths = BTreeMap::new();
     for gv in discovery.groups.all() {
         for def in gv.resources() {

@@ -30,17 +30,17 @@ const DELETE_PARAMETERS: [(&str, &str); 4] =
     [("dryRun", "string"), ("gracePeriodSeconds", "integer"), ("orphanDependents", "boolean"), ("propagationPolicy", "string")];
 
 /// One resource in one version, with the document that its operations go into.
-struct Writer<'a> {
+struct Writer<'a, 'd> {
     def: &'static ResourceDef,
     gv: GroupVersion,
-    schemas: &'a mut Schemas,
+    schemas: &'a mut Schemas<'d>,
     /// Kind of the operations' bodies: group, version, kind.
     gvk: (String, String, String),
     body: Value,
 }
 
 /// Adds the paths of a resource and of its subresources.
-pub(super) fn of(def: &'static ResourceDef, gv: GroupVersion, schemas: &mut Schemas, paths: &mut Paths) {
+pub(super) fn of(def: &'static ResourceDef, gv: GroupVersion, schemas: &mut Schemas<'_>, paths: &mut Paths) {
     let Some(ty) = def.schema(gv.version) else { return };
     let body = schemas.reference(ty);
     let gvk = (gv.group.to_owned(), gv.version.to_owned(), def.kind.to_owned());
@@ -58,7 +58,7 @@ pub(super) fn of(def: &'static ResourceDef, gv: GroupVersion, schemas: &mut Sche
     writer.subresources(paths, &item);
 }
 
-impl Writer<'_> {
+impl Writer<'_, '_> {
     fn collection(&mut self, paths: &mut Paths, path: &str) {
         let mut operations = Map::new();
         if self.def.has_verb("list") {

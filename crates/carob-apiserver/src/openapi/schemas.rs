@@ -6,6 +6,7 @@ use carob_api::schema::{Element, FieldRef, ListType, Scalar, Shape, TypeRef};
 use carob_api::{kinds, meta};
 use serde_json::{Map, Value, json};
 
+use super::descriptions::Descriptions;
 use super::naming::definition;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,14 +16,15 @@ pub(super) enum Dialect {
 }
 
 /// The schemas of one document, each type once.
-pub(super) struct Schemas {
+pub(super) struct Schemas<'a> {
     pub(super) dialect: Dialect,
+    descriptions: &'a Descriptions,
     done: BTreeMap<String, Value>,
 }
 
-impl Schemas {
-    pub(super) fn new(dialect: Dialect) -> Self {
-        Self { dialect, done: BTreeMap::new() }
+impl<'a> Schemas<'a> {
+    pub(super) fn new(dialect: Dialect, descriptions: &'a Descriptions) -> Self {
+        Self { dialect, descriptions, done: BTreeMap::new() }
     }
 
     pub(super) fn into_map(self) -> BTreeMap<String, Value> {
@@ -57,15 +59,20 @@ impl Schemas {
     }
 
     fn object(&mut self, ty: TypeRef<'static>) -> Value {
+        let name = definition(ty);
         let mut properties = Map::new();
         let mut required = Vec::new();
         for field in ty.fields() {
-            properties.insert(field.name().to_owned(), self.field(field));
+            let text = self.descriptions.of(&name, field.name());
+            properties.insert(field.name().to_owned(), self.field(field, text));
             if field.is_required() {
                 required.push(field.name());
             }
         }
         let mut schema = json!({ "type": "object", "properties": properties });
+        if let Some(text) = self.descriptions.of(&name, "") {
+            schema["description"] = text.into();
+        }
         if !required.is_empty() {
             schema["required"] = json!(required);
         }
@@ -79,7 +86,7 @@ impl Schemas {
         schema
     }
 
-    fn field(&mut self, field: FieldRef<'static>) -> Value {
+    fn field(&mut self, field: FieldRef<'static>, description: Option<&str>) -> Value {
         let mut schema = match field.shape() {
             Shape::One(element) => self.element(element),
             Shape::List(element) => json!({ "type": "array", "items": self.item(element) }),
@@ -89,6 +96,9 @@ impl Schemas {
         let mut extras = extensions(field);
         if let Some(default) = default {
             extras.insert("default".to_owned(), default);
+        }
+        if let Some(text) = description {
+            extras.insert("description".to_owned(), text.into());
         }
         let allowed: Vec<&str> = field.allowed_values().collect();
         if !allowed.is_empty() {
