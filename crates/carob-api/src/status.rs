@@ -5,37 +5,77 @@ use serde::{Deserialize, Serialize};
 
 use crate::field::{FieldError, aggregate};
 
-/// A v1 `Status`. Serialises with `kind`, `apiVersion` and an empty `metadata`, as upstream's encoder does.
+/// A v1 `Status`. Serialises with `kind`, `apiVersion` and `metadata`, as upstream's encoder does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Wire", into = "Wire")]
 pub struct Status {
-    #[serde(default = "kind_status")]
+    pub outcome: Outcome,
+    pub message: String,
+    /// Machine-readable reason, such as `NotFound`; empty when unknown.
+    pub reason: String,
+    pub details: Option<Box<Details>>,
+    /// HTTP status code.
+    pub code: u16,
+    /// Continue token of an expired list.
+    continue_token: Option<Box<str>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Success,
+    #[default]
+    Failure,
+}
+
+/// The JSON form.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    #[serde(default)]
     kind: String,
-    #[serde(rename = "apiVersion", default = "version_v1")]
+    #[serde(rename = "apiVersion", default)]
     api_version: String,
     #[serde(default)]
     metadata: ListMeta,
-    /// `Success` or `Failure`.
+    #[serde(default)]
+    status: Outcome,
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub status: String,
+    message: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub message: String,
-    /// Machine-readable reason, such as `NotFound`; empty when unknown.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
+    reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub details: Option<Box<Details>>,
-    /// HTTP status code.
+    details: Option<Box<Details>>,
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub code: u16,
+    code: u16,
 }
 
-/// The only part of a list's metadata that a `Status` ever carries: the continue token of an expired list.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The only part of a list's metadata that a `Status` ever carries.
+#[derive(Default, Serialize, Deserialize)]
 struct ListMeta {
-    #[serde(rename = "continue", default, skip_serializing_if = "String::is_empty")]
-    continue_token: String,
-    #[serde(rename = "resourceVersion", default, skip_serializing_if = "String::is_empty")]
-    resource_version: String,
+    #[serde(rename = "continue", default, skip_serializing_if = "Option::is_none")]
+    continue_token: Option<Box<str>>,
+}
+
+impl From<Wire> for Status {
+    fn from(wire: Wire) -> Self {
+        let Wire { status: outcome, message, reason, details, code, metadata, .. } = wire;
+        Self { outcome, message, reason, details, code, continue_token: metadata.continue_token }
+    }
+}
+
+impl From<Status> for Wire {
+    fn from(status: Status) -> Self {
+        let Status { outcome, message, reason, details, code, continue_token } = status;
+        Self {
+            kind: "Status".to_owned(),
+            api_version: "v1".to_owned(),
+            metadata: ListMeta { continue_token },
+            status: outcome,
+            message,
+            reason,
+            details,
+            code,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,15 +107,6 @@ pub struct Cause {
     pub field: String,
 }
 
-fn kind_status() -> String {
-    "Status".to_owned()
-}
-
-fn version_v1() -> String {
-    "v1".to_owned()
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(code: &u16) -> bool {
     *code == 0
 }
@@ -114,14 +145,12 @@ impl std::error::Error for Status {}
 impl Status {
     fn failure(code: u16, reason: &str, message: String) -> Self {
         Self {
-            kind: kind_status(),
-            api_version: version_v1(),
-            metadata: ListMeta::default(),
-            status: "Failure".to_owned(),
+            outcome: Outcome::Failure,
             message,
             reason: reason.to_owned(),
             details: None,
             code,
+            continue_token: None,
         }
     }
 
@@ -149,12 +178,12 @@ impl Status {
     }
 
     pub fn is_success(&self) -> bool {
-        self.status == "Success"
+        self.outcome == Outcome::Success
     }
 
     /// 200, answering a deletion or an action without an object of its own.
     pub fn success() -> Self {
-        Self { status: "Success".to_owned(), ..Self::failure(200, "", String::new()) }
+        Self { outcome: Outcome::Success, ..Self::failure(200, "", String::new()) }
     }
 
     /// 200 of a completed deletion: names what is gone.
@@ -233,7 +262,7 @@ impl Status {
     /// 410 of a paged list whose snapshot is gone; the token continues from the same key at the current revision.
     pub fn expired_continue(message: &str, continue_token: String) -> Self {
         let mut status = Self::expired(message);
-        status.metadata.continue_token = continue_token;
+        status.continue_token = Some(continue_token.into_boxed_str());
         status
     }
 
@@ -337,5 +366,110 @@ impl Status {
 
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("a Status holds only strings and numbers")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::field::FieldPath;
+
+    #[test]
+    fn statuses_as_upstream_writes_them() {
+        let pods = GroupResource::new("", "pods");
+        let deployments = GroupResource::new("apps", "deployments");
+        let failure = |code: u16, reason: &str, message: &str, details: serde_json::Value| {
+            let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason, "code": code});
+            if !details.is_null() {
+                status["details"] = details;
+            }
+            status
+        };
+        let about = |group: &str, kind: &str, name: &str| {
+            let mut details = json!({"kind": kind});
+            for (field, value) in [("group", group), ("name", name)] {
+                if !value.is_empty() {
+                    details[field] = value.into();
+                }
+            }
+            details
+        };
+        for (status, expect) in [
+            (Status::not_found(pods, "a"), failure(404, "NotFound", "pods \"a\" not found", about("", "pods", "a"))),
+            (
+                Status::already_exists(deployments, "a"),
+                failure(
+                    409,
+                    "AlreadyExists",
+                    "deployments.apps \"a\" already exists",
+                    about("apps", "deployments", "a"),
+                ),
+            ),
+            (
+                Status::modified(pods, "a"),
+                failure(
+                    409,
+                    "Conflict",
+                    "Operation cannot be fulfilled on pods \"a\": the object has been modified; please apply your changes to the latest version and try again",
+                    about("", "pods", "a"),
+                ),
+            ),
+            (
+                Status::forbidden(pods, "", "no"),
+                failure(403, "Forbidden", "pods is forbidden: no", about("", "pods", "")),
+            ),
+            (
+                Status::forbidden(pods, "a", "no"),
+                failure(403, "Forbidden", "pods \"a\" is forbidden: no", about("", "pods", "a")),
+            ),
+            (Status::unauthorized("Unauthorized"), failure(401, "Unauthorized", "Unauthorized", json!(null))),
+            (Status::expired("too old"), failure(410, "Expired", "too old", json!(null))),
+            (
+                Status::method_not_supported(pods, "patch"),
+                failure(
+                    405,
+                    "MethodNotAllowed",
+                    "patch is not supported on resources of kind \"pods\"",
+                    about("", "pods", ""),
+                ),
+            ),
+            (
+                Status::internal("x"),
+                failure(500, "InternalError", "Internal error occurred: x", json!({"causes": [{"message": "x"}]})),
+            ),
+            (
+                Status::too_many_requests("slow", 3),
+                failure(429, "TooManyRequests", "slow", json!({"retryAfterSeconds": 3})),
+            ),
+            (
+                Status::success(),
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 200}),
+            ),
+        ] {
+            assert_eq!(status.to_json(), expect);
+            assert_eq!(serde_json::from_value::<Status>(expect).expect("a Status"), status);
+        }
+        let expired = Status::expired_continue("old", "token".to_owned()).to_json();
+        assert_eq!(expired["metadata"], json!({"continue": "token"}));
+    }
+
+    #[test]
+    fn invalid_lists_its_causes() {
+        let path = FieldPath::new("spec").child("x").index(1).child("y").key("k");
+        let errors =
+            [FieldError::required(&path, ""), FieldError::invalid(&path, 3, "bad"), FieldError::required(&path, "")];
+        let status = Status::invalid("apps", "Deployment", "d", &errors);
+        assert_eq!(
+            status.message,
+            "Deployment.apps \"d\" is invalid: [spec.x[1].y[k]: Required value, spec.x[1].y[k]: Invalid value: 3: bad]"
+        );
+        let cause =
+            json!({"reason": "FieldValueInvalid", "message": "Invalid value: 3: bad", "field": "spec.x[1].y[k]"});
+        assert_eq!(status.to_json()["details"]["causes"][1], cause);
+        assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
+        let one = Status::invalid("", "Pod", "p", &errors[..1]);
+        assert_eq!(one.message, "Pod \"p\" is invalid: spec.x[1].y[k]: Required value");
     }
 }

@@ -50,7 +50,7 @@ const UNOWNED: [&str; 10] = [
     "deletionTimestamp",
 ];
 
-fn root<'t>(ty: Option<TypeRef<'t>>) -> Node<'t> {
+fn root(ty: Option<TypeRef<'_>>) -> Node<'_> {
     ty.map_or(Node::Open, Node::Object)
 }
 

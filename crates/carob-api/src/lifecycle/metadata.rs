@@ -178,7 +178,8 @@ pub(super) fn validate_update(def: &ResourceDef, new: &Value, old: &Value) -> Fi
     let path = FieldPath::new("metadata");
     for field in ["name", "namespace", "uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let (new, old) = (meta::at(new, &["metadata", field]), meta::at(old, &["metadata", field]));
-        if new != old && !(field == "namespace" && !def.namespaced) {
+        let applies = def.namespaced || field != "namespace";
+        if applies && new != old {
             let value = new.cloned().unwrap_or(Value::Null);
             errors.push(FieldError::invalid(&path.child(field), value, IMMUTABLE));
         }

@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{ProtoError, wire};
 use crate::schema::{self, Element, FieldRef, Scalar, Shape, TypeRef};

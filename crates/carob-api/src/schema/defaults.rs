@@ -19,10 +19,14 @@ pub fn apply_defaults(ty: TypeRef<'_>, value: &mut Value) {
         match (field.shape(), value) {
             (Shape::One(Element::Object(ty)), value) => apply_defaults(ty, value),
             (Shape::List(Element::Object(ty)), Value::Array(items)) => {
-                items.iter_mut().for_each(|item| apply_defaults(ty, item));
+                for item in items {
+                    apply_defaults(ty, item);
+                }
             }
             (Shape::Map(Element::Object(ty)), Value::Object(values)) => {
-                values.values_mut().for_each(|value| apply_defaults(ty, value));
+                for value in values.values_mut() {
+                    apply_defaults(ty, value);
+                }
             }
             _ => {}
         }

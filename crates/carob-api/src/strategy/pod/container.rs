@@ -219,10 +219,8 @@ fn validate_env_source(env: &Value, source: &Value, path: &FieldPath, errors: &m
 fn validate_one_env_source(field: &str, source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     match field {
         "fieldRef" => validate_field_ref(source, &ENV_FIELD_PATHS, path, errors),
-        "resourceFieldRef" => {
-            if text(source, "resource").is_empty() {
-                errors.push(FieldError::required(&path.child("resource"), ""));
-            }
+        "resourceFieldRef" if text(source, "resource").is_empty() => {
+            errors.push(FieldError::required(&path.child("resource"), ""));
         }
         "configMapKeyRef" | "secretKeyRef" => {
             if text(source, "name").is_empty() {

@@ -72,15 +72,27 @@ fn host_network_takes_the_hosts_ports() {
     assert_eq!(pod.expect("valid")["spec"]["containers"][0]["ports"][0]["hostPort"], 80);
 }
 
+/// A spec of one container with these fields.
+fn container(extra: Value) -> Value {
+    let mut container = json!({"name": "a", "image": "x"});
+    for (key, value) in extra.as_object().cloned().unwrap_or_default() {
+        container[key] = value;
+    }
+    json!({"containers": [container]})
+}
+
+#[track_caller]
+fn check_refused(spec: &Value, expect: &str) {
+    let status = created(pod_with(spec.clone())).expect_err(expect);
+    assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"), "{spec}");
+    let start = "Pod \"web\" is invalid: ";
+    assert!(status.message.starts_with(start) && status.message.contains(expect), "{spec}: {}", status.message);
+    let causes = &status.details.as_ref().expect("details").causes;
+    assert!(causes.iter().any(|cause| expect.starts_with(&cause.field)), "{spec}: {causes:?}");
+}
+
 #[test]
 fn mistakes_are_named_as_upstream_names_them() {
-    let container = |extra: Value| {
-        let mut container = json!({"name": "a", "image": "x"});
-        for (key, value) in extra.as_object().cloned().unwrap_or_default() {
-            container[key] = value;
-        }
-        json!({"containers": [container]})
-    };
     for (spec, expect) in [
         (json!({"containers": []}), "spec.containers: Required value"),
         (json!({"containers": [{"image": "x"}]}), "spec.containers[0].name: Required value"),
@@ -122,6 +134,14 @@ fn mistakes_are_named_as_upstream_names_them() {
             container(json!({"env": [{"name": "A", "valueFrom": {}}]})),
             "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`",
         ),
+    ] {
+        check_refused(&spec, expect);
+    }
+}
+
+#[test]
+fn mistakes_beyond_names_and_ports() {
+    for (spec, expect) in [
         (
             container(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})),
             "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
@@ -180,12 +200,7 @@ fn mistakes_are_named_as_upstream_names_them() {
             "spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 4294967295, inclusive",
         ),
     ] {
-        let status = created(pod_with(spec.clone())).expect_err(&spec.to_string());
-        assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"), "{spec}");
-        let start = "Pod \"web\" is invalid: ";
-        assert!(status.message.starts_with(start) && status.message.contains(expect), "{spec}: {}", status.message);
-        let causes = &status.details.as_ref().expect("details").causes;
-        assert!(causes.iter().any(|cause| expect.starts_with(&cause.field)), "{spec}: {causes:?}");
+        check_refused(&spec, expect);
     }
 }
 
