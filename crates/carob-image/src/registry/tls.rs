@@ -52,8 +52,9 @@ impl TlsConfigs {
 fn make(host: &str, settings: &RegistryTls) -> Result<ClientConfig, RegistryError> {
     let failed = |source| RegistryError::TlsConfig { host: host.to_owned(), source };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(failed)?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?;
     let builder = if settings.insecure_skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
