@@ -398,3 +398,62 @@ fn garbage_after_a_magic_number_is_an_error_and_no_panic() {
     }
     Layers::new().try_add(b"", &UnpackLimits::default()).unwrap();
 }
+
+/// The layers as a container sees them.
+struct Overlay {
+    merged: PathBuf,
+}
+
+impl Overlay {
+    fn of(layers: &Layers) -> Self {
+        let merged = layers.dir.path().join("merged");
+        fs_err::create_dir(&merged).unwrap();
+        let lowers: Vec<&str> = layers.unpacked.iter().rev().map(|path| path.to_str().unwrap()).collect();
+        let options = std::ffi::CString::new(format!("lowerdir={}", lowers.join(":"))).unwrap();
+        let flags = rustix::mount::MountFlags::RDONLY;
+        rustix::mount::mount("overlay", &merged, "overlay", flags, options.as_c_str()).unwrap();
+        Self { merged }
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.merged, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[test]
+fn overlayfs_shows_what_the_image_means() {
+    let mut layers = Layers::new();
+    layers.add(
+        Archive::new()
+            .file("etc/passwd", "root")
+            .file("etc/removed", "")
+            .file("var/cache/old", "")
+            .file("replaced/deep/file", "")
+            .file("kept/below", "below"),
+    );
+    layers.add(
+        Archive::new()
+            .file("etc/.wh.removed", "")
+            .file("var/cache/.wh..wh..opq", "")
+            .file("var/cache/new", "")
+            .file(".wh.replaced", "")
+            .file("replaced/only", "")
+            .file("kept/above", "above"),
+    );
+    layers.add(Archive::new().file("etc/passwd", "root and more"));
+    let overlay = Overlay::of(&layers);
+    let names = |dir: &str| {
+        let entries = fs_err::read_dir(overlay.merged.join(dir)).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names.join(" ")
+    };
+    assert_eq!(names("etc"), "passwd");
+    assert_eq!(read(overlay.merged.join("etc/passwd")), "root and more");
+    assert_eq!(names("var/cache"), "new");
+    assert_eq!(names("replaced"), "only");
+    assert_eq!(names("kept"), "above below");
+}
