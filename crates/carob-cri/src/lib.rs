@@ -7,6 +7,8 @@
 //!
 
 mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod generated;
 mod redact;
 mod service;

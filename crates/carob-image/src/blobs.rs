@@ -113,8 +113,8 @@ impl Blobs {
     }
 
     pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>, BlobError> {
-        let bytes = fs_err::read(self.path(digest))
-            .map_err(|source| BlobError::Read { digest: digest.clone(), source })?;
+        let bytes =
+            fs_err::read(self.path(digest)).map_err(|source| BlobError::Read { digest: digest.clone(), source })?;
         let found = Digest::of(&bytes);
         if found != *digest {
             return Err(BlobError::Digest { expected: digest.clone(), found });

@@ -30,7 +30,9 @@ impl Digest {
 
     /// The 64 hex digits, without the algorithm.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
     }
 }
 
@@ -63,8 +65,7 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let (algorithm, hex) =
-            text.split_once(':').ok_or_else(|| DigestError::NoAlgorithm { text: excerpt(text) })?;
+        let (algorithm, hex) = text.split_once(':').ok_or_else(|| DigestError::NoAlgorithm { text: excerpt(text) })?;
         if algorithm != "sha256" {
             return Err(DigestError::Algorithm { algorithm: excerpt(algorithm) });
         }

@@ -53,16 +53,10 @@ pub(crate) struct GcPlan {
 }
 
 /// Images past the maximum age go first and in any case; then, if the disk is too full, the longest unused.
-pub(crate) fn plan(
-    policy: &GcPolicy,
-    mut candidates: Vec<Candidate>,
-    used_bytes: u64,
-    total_bytes: u64,
-) -> GcPlan {
+pub(crate) fn plan(policy: &GcPolicy, mut candidates: Vec<Candidate>, used_bytes: u64, total_bytes: u64) -> GcPlan {
     let share = |percent: u8| u64::try_from(u128::from(total_bytes) * u128::from(percent) / 100).unwrap_or(u64::MAX);
     let is_too_full = total_bytes > 0 && used_bytes >= share(policy.high_threshold_percent);
-    let bytes_to_free =
-        if is_too_full { used_bytes.saturating_sub(share(policy.low_threshold_percent)) } else { 0 };
+    let bytes_to_free = if is_too_full { used_bytes.saturating_sub(share(policy.low_threshold_percent)) } else { 0 };
     candidates.sort_by(|a, b| b.unused_for.cmp(&a.unused_for).then_with(|| a.id.cmp(&b.id)));
     let is_expired = |candidate: &Candidate| policy.maximum_age.is_some_and(|age| candidate.unused_for > age);
     let (expired, rest): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_expired);

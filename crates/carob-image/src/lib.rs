@@ -19,9 +19,9 @@ mod reference;
 mod registries;
 mod registry;
 mod store;
+mod tarball;
 #[cfg(test)]
 mod testing;
-mod tarball;
 mod unpack;
 
 pub use blobs::BlobError;
@@ -31,7 +31,7 @@ pub use gc::{GcPolicy, GcReport};
 pub use import::{ImportError, ImportSource};
 pub use manifest::ManifestError;
 pub use progress::{NoProgress, Progress, ProgressEvent};
-pub use pull::{PullError, RetryPolicy};
+pub use pull::{PullError, PullFailure, RetryPolicy};
 pub use record::{ImageId, ImageRecord, LayerRecord};
 pub use reference::{Reference, ReferenceError};
 pub use registries::{Mirror, RegistriesConfig, RegistryAccess, RegistryAuth, RegistryTls};

@@ -6,14 +6,30 @@ use crate::Digest;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgressEvent {
     /// The manifest is known: these layers will be needed, lowest first, with their sizes in bytes.
-    Resolved { layers: Vec<(Digest, u64)> },
+    Resolved {
+        layers: Vec<(Digest, u64)>,
+    },
     /// The layer was there already, unpacked by an earlier pull.
-    Present { layer: Digest },
-    Downloading { layer: Digest, done_bytes: u64, total_bytes: u64 },
+    Present {
+        layer: Digest,
+    },
+    Downloading {
+        layer: Digest,
+        done_bytes: u64,
+        total_bytes: u64,
+    },
     /// A download broke off and starts again.
-    Retrying { layer: Digest, attempt: u32, reason: String },
-    Unpacking { layer: Digest },
-    Unpacked { layer: Digest },
+    Retrying {
+        layer: Digest,
+        attempt: u32,
+        reason: String,
+    },
+    Unpacking {
+        layer: Digest,
+    },
+    Unpacked {
+        layer: Digest,
+    },
 }
 
 /// Receives the steps of a pull, from any thread. Called often (about every 256 KiB), so it must not block.

@@ -1,6 +1,7 @@
 //! Pulling: one job for each image and set of credentials, whoever waits for it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -29,79 +30,110 @@ const CHUNKS_MAX: usize = 32;
 /// How many bytes pass between two reports of progress.
 const REPORT_LEN: u64 = 256 << 10;
 
+/// A failed pull, shared by all who waited for it.
+#[derive(Debug, Clone)]
+pub struct PullError(Arc<PullFailure>);
+
+impl PullError {
+    /// What went wrong, for those who tell one failure from another.
+    pub fn failure(&self) -> &PullFailure {
+        &self.0
+    }
+}
+
+impl fmt::Display for PullError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for PullError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl From<PullFailure> for PullError {
+    fn from(failure: PullFailure) -> Self {
+        Self(Arc::new(failure))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
-pub enum PullError {
+pub enum PullFailure {
     /// The registry says that there is no such image or tag.
-    #[error("image {reference} does not exist")]
+    #[error("image {image} does not exist")]
     NotFound {
-        reference: Reference,
+        image: String,
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The registry wants (other) credentials. Many say so, too, of what does not exist.
-    #[error("access to image {reference} is denied")]
+    #[error("access to image {image} is denied")]
     Denied {
-        reference: Reference,
+        image: String,
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
-    #[error("pull image {reference}")]
+    #[error("pull image {image}")]
     Registry {
-        reference: Reference,
+        image: String,
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
-    #[error("manifest {expected} of image {reference} has the digest {found}")]
-    ManifestDigest { reference: Reference, expected: Digest, found: Digest },
-    #[error("manifest of image {reference}")]
+    #[error("manifest {expected} of image {image} has the digest {found}")]
+    ManifestDigest { image: String, expected: Digest, found: Digest },
+    #[error("manifest of image {image}")]
     Manifest {
-        reference: Reference,
+        image: String,
         #[source]
         source: ManifestError,
     },
-    #[error("manifest of image {reference} lists {layers} layers, at most {LAYERS_MAX} are allowed")]
-    TooManyLayers { reference: Reference, layers: usize },
-    #[error("blob {digest} of image {reference} has {len} bytes, at most {max} are allowed")]
-    TooLong { reference: Reference, digest: Digest, len: u64, max: u64 },
-    #[error("download blob {digest} of image {reference}")]
+    #[error("manifest of image {image} lists {layers} layers, at most {LAYERS_MAX} are allowed")]
+    TooManyLayers { image: String, layers: usize },
+    #[error("blob {digest} of image {image} has {len} bytes, at most {max} are allowed")]
+    TooLong { image: String, digest: Digest, len: u64, max: u64 },
+    #[error("download blob {digest} of image {image}")]
     Download {
-        reference: Reference,
+        image: String,
         digest: Digest,
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
-    #[error("image {reference}")]
+    #[error("image {image}")]
     Blob {
-        reference: Reference,
+        image: String,
         #[source]
         source: BlobError,
     },
     #[error(transparent)]
     Install(#[from] InstallError),
     /// The task that did the work panicked: a bug.
-    #[error("the pull of {reference} failed")]
+    #[error("the pull of {image} failed")]
     Worker {
-        reference: Reference,
+        image: String,
         #[source]
         source: tokio::task::JoinError,
     },
     /// The task went away without a result: a bug, or the runtime is shutting down.
-    #[error("the pull of {reference} was given up")]
-    GivenUp { reference: Reference },
+    #[error("the pull of {image} was given up")]
+    GivenUp { image: String },
 }
 
-impl PullError {
+impl PullFailure {
     fn of(reference: &Reference, source: RegistryError) -> Self {
-        let reference = reference.clone();
-        match source.status() {
-            Some(StatusCode::NOT_FOUND) => Self::NotFound { reference, source },
-            Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Self::Denied { reference, source },
-            Some(_) | None => Self::Registry { reference, source },
+        let image = reference.to_string();
+        let status = source.status();
+        let source = Box::new(source);
+        match status {
+            Some(StatusCode::NOT_FOUND) => Self::NotFound { image, source },
+            Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Self::Denied { image, source },
+            Some(_) | None => Self::Registry { image, source },
         }
     }
 }
 
-type Outcome = Result<Arc<ImageRecord>, Arc<PullError>>;
+type Outcome = Result<Arc<ImageRecord>, PullError>;
 type JobKey = (Reference, Option<Credentials>);
 
 /// How often a request that may succeed later is made again.
@@ -136,8 +168,8 @@ struct Job {
 #[derive(Default)]
 struct Listeners(Mutex<Vec<Arc<dyn Progress>>>);
 
-impl std::fmt::Debug for Listeners {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Listeners(..)")
     }
 }
@@ -165,12 +197,12 @@ impl ImageStore {
         reference: &Reference,
         credentials: Option<&Credentials>,
         progress: Arc<dyn Progress>,
-    ) -> Result<Arc<ImageRecord>, Arc<PullError>> {
+    ) -> Result<Arc<ImageRecord>, PullError> {
         let job = self.job(reference, credentials);
         job.listeners.0.lock().unwrap_or_else(PoisonError::into_inner).push(progress);
         let mut outcome = job.outcome.clone();
         let result = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        result.unwrap_or_else(|| Err(Arc::new(PullError::GivenUp { reference: reference.clone() })))
+        result.unwrap_or_else(|| Err(PullFailure::GivenUp { image: reference.to_string() }.into()))
     }
 
     fn job(&self, reference: &Reference, credentials: Option<&Credentials>) -> Arc<Job> {
@@ -189,7 +221,7 @@ impl ImageStore {
             let outcome = Pull { store: &store, reference: &wanted.0, progress: &progress }
                 .run(wanted.1.as_ref())
                 .await
-                .map_err(Arc::new);
+                .map_err(PullError::from);
             // Whoever waited may have gone in this very moment.
             sender.send_replace(Some(outcome));
         });
@@ -215,11 +247,16 @@ struct Resolved {
 }
 
 impl Pull<'_> {
+    /// For errors.
+    fn image(&self) -> String {
+        self.reference.to_string()
+    }
+
     /// Asks one host after the other; the last one's failure is the result.
-    async fn run(&self, credentials: Option<&Credentials>) -> Result<Arc<ImageRecord>, PullError> {
-        let failed = |source| PullError::of(self.reference, source);
+    async fn run(&self, credentials: Option<&Credentials>) -> Result<Arc<ImageRecord>, PullFailure> {
+        let failed = |source| PullFailure::of(self.reference, source);
         let sessions = self.store.inner.registries.sessions(self.reference, credentials).map_err(failed)?;
-        let mut failure: Option<PullError> = None;
+        let mut failure: Option<PullFailure> = None;
         for session in sessions {
             if let Some(error) = &failure {
                 let (image, error, next) = (self.reference, carob_kit::chain(error), session.host());
@@ -234,7 +271,7 @@ impl Pull<'_> {
         Err(failure.unwrap_or_else(none))
     }
 
-    async fn from(&self, session: &Arc<Session>) -> Result<Arc<ImageRecord>, PullError> {
+    async fn from(&self, session: &Arc<Session>) -> Result<Arc<ImageRecord>, PullFailure> {
         let resolved = self.resolve(session).await?;
         let manifest = resolved.manifest;
         let config = self.config(session, &manifest.config).await?;
@@ -243,7 +280,7 @@ impl Pull<'_> {
         let sizes = manifest.layers.iter().map(|layer| (layer.digest.clone(), layer.size));
         self.progress.event(ProgressEvent::Resolved { layers: sizes.collect() });
         let slots = Arc::new(Semaphore::new(DOWNLOADS_MAX));
-        let archives: Vec<(Digest, ArchiveSource<'_, PullError>)> = configured
+        let archives: Vec<(Digest, ArchiveSource<'_, PullFailure>)> = configured
             .layers()
             .zip(&manifest.layers)
             .map(|(layer, blob)| {
@@ -264,8 +301,8 @@ impl Pull<'_> {
     }
 
     /// The manifest for this machine, each document checked against the digest that led to it.
-    async fn resolve(&self, session: &Session) -> Result<Resolved, PullError> {
-        let manifest_error = |source| PullError::Manifest { reference: self.reference.clone(), source };
+    async fn resolve(&self, session: &Session) -> Result<Resolved, PullFailure> {
+        let manifest_error = |source| PullFailure::Manifest { image: self.image(), source };
         let mut expected = self.reference.digest().cloned();
         let mut named = None;
         for _ in 0..=INDEX_DEPTH_MAX {
@@ -275,16 +312,15 @@ impl Pull<'_> {
             };
             let (digest, bytes) = retrying(self.store.inner.retry, |_, _| {}, || session.manifest(&name))
                 .await
-                .map_err(|source| PullError::of(self.reference, source))?;
+                .map_err(|source| PullFailure::of(self.reference, source))?;
             if let Some(expected) = expected.filter(|expected| *expected != digest) {
-                let reference = self.reference.clone();
-                return Err(PullError::ManifestDigest { reference, expected, found: digest });
+                return Err(PullFailure::ManifestDigest { image: self.image(), expected, found: digest });
             }
             let top = named.get_or_insert_with(|| digest.clone()).clone();
             match Document::parse(&bytes).map_err(manifest_error)? {
                 Document::Manifest(manifest) if manifest.layers.len() > LAYERS_MAX => {
                     let layers = manifest.layers.len();
-                    return Err(PullError::TooManyLayers { reference: self.reference.clone(), layers });
+                    return Err(PullFailure::TooManyLayers { image: self.image(), layers });
                 }
                 Document::Manifest(manifest) => return Ok(Resolved { named: top, digest, bytes, manifest }),
                 Document::Index(index) => {
@@ -297,7 +333,7 @@ impl Pull<'_> {
     }
 
     /// The configuration: from here when an earlier pull brought it.
-    async fn config(&self, session: &Arc<Session>, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
+    async fn config(&self, session: &Arc<Session>, descriptor: &Descriptor) -> Result<Vec<u8>, PullFailure> {
         self.refuse_longer_than(DOCUMENT_LEN_MAX, descriptor)?;
         let blobs = &self.store.inner.blobs;
         let lease = blobs.leases.take(&descriptor.digest);
@@ -308,20 +344,20 @@ impl Pull<'_> {
         }
         let bytes = blobs.read(&descriptor.digest);
         drop(lease);
-        bytes.map_err(|source| PullError::Blob { reference: self.reference.clone(), source })
+        bytes.map_err(|source| PullFailure::Blob { image: self.image(), source })
     }
 
-    fn refuse_longer_than(&self, max: u64, descriptor: &Descriptor) -> Result<(), PullError> {
+    fn refuse_longer_than(&self, max: u64, descriptor: &Descriptor) -> Result<(), PullFailure> {
         if descriptor.size <= max {
             return Ok(());
         }
-        let (reference, digest) = (self.reference.clone(), descriptor.digest.clone());
-        Err(PullError::TooLong { reference, digest, len: descriptor.size, max })
+        let digest = descriptor.digest.clone();
+        Err(PullFailure::TooLong { image: self.image(), digest, len: descriptor.size, max })
     }
 
-    fn absent(&self, blob: &Descriptor) -> ArchiveSource<'static, PullError> {
+    fn absent(&self, blob: &Descriptor) -> ArchiveSource<'static, PullFailure> {
         let error = RegistryError::Url { url: format!("(archive of {}, which is unpacked already)", blob.digest) };
-        let error = PullError::Registry { reference: self.reference.clone(), source: error };
+        let error = PullFailure::Registry { image: self.image(), source: Box::new(error) };
         async move { Err(error) }.boxed()
     }
 
@@ -331,7 +367,7 @@ impl Pull<'_> {
         session: &Arc<Session>,
         blob: &Descriptor,
         slots: &Arc<Semaphore>,
-    ) -> ArchiveSource<'static, PullError> {
+    ) -> ArchiveSource<'static, PullFailure> {
         if let Err(error) = self.refuse_longer_than(self.store.inner.limits.bytes_max, blob) {
             return async move { Err(error) }.boxed();
         }
@@ -339,14 +375,14 @@ impl Pull<'_> {
         let lease = Some(blobs.leases.take(&blob.digest));
         let archive = Archive { lease, path: blobs.path(&blob.digest), store: self.store.clone() };
         let download = Download::new(self, session, blob);
-        let (slots, reference) = (Arc::clone(slots), self.reference.clone());
+        let (slots, image) = (Arc::clone(slots), self.image());
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             // The semaphore is never closed; without a slot the download would only be less orderly.
             let _slot = slots.acquire_owned().await.ok();
             download.run().await
         }));
         async move {
-            task.await.map_err(|source| PullError::Worker { reference, source })??;
+            task.await.map_err(|source| PullFailure::Worker { image, source })??;
             let open: OpenArchive = Box::new(move || {
                 let file = fs_err::File::open(&archive.path)?;
                 Ok(Box::new(ReadArchive { file: file.into_file(), _archive: archive }))
@@ -393,7 +429,7 @@ impl io::Read for ReadArchive {
 struct Download {
     store: ImageStore,
     session: Arc<Session>,
-    reference: Reference,
+    image: String,
     digest: Digest,
     len: u64,
     progress: Arc<dyn Progress>,
@@ -404,7 +440,7 @@ impl Download {
         Self {
             store: pull.store.clone(),
             session: Arc::clone(session),
-            reference: pull.reference.clone(),
+            image: pull.image(),
             digest: blob.digest.clone(),
             len: blob.size,
             progress: Arc::clone(pull.progress),
@@ -412,7 +448,7 @@ impl Download {
     }
 
     /// Downloads, from the start again when it breaks off.
-    async fn run(&self) -> Result<(), PullError> {
+    async fn run(&self) -> Result<(), PullFailure> {
         if self.store.inner.blobs.path(&self.digest).exists() {
             return Ok(());
         }
@@ -420,13 +456,13 @@ impl Download {
             let reason = carob_kit::chain(error).to_string();
             self.progress.event(ProgressEvent::Retrying { layer: self.digest.clone(), attempt, reason });
         };
-        let reference = || self.reference.clone();
+        let image = || self.image.clone();
         retrying(self.store.inner.retry, report, || self.fetch()).await.map_err(|error| match error {
             FetchError::Registry(source) => {
-                PullError::Download { reference: reference(), digest: self.digest.clone(), source }
+                PullFailure::Download { image: image(), digest: self.digest.clone(), source: Box::new(source) }
             }
-            FetchError::Blob(source) => PullError::Blob { reference: reference(), source },
-            FetchError::Worker(source) => PullError::Worker { reference: reference(), source },
+            FetchError::Blob(source) => PullFailure::Blob { image: image(), source },
+            FetchError::Worker(source) => PullFailure::Worker { image: image(), source },
         })
     }
 
@@ -465,11 +501,7 @@ impl Download {
 }
 
 /// Hashes and writes on a thread that may wait for the disk.
-fn write(
-    mut writer: BlobWriter,
-    mut received: tokio::sync::mpsc::Receiver<Bytes>,
-    len: u64,
-) -> Result<(), BlobError> {
+fn write(mut writer: BlobWriter, mut received: tokio::sync::mpsc::Receiver<Bytes>, len: u64) -> Result<(), BlobError> {
     while let Some(chunk) = received.blocking_recv() {
         writer.write(&chunk)?;
     }

@@ -46,10 +46,10 @@ pub struct LayerRecord {
 #[derive(Debug, Clone)]
 pub struct ImageRecord {
     pub id: ImageId,
-    /// Names with a tag in full spelling: `docker.io/library/busybox:1.36`.
-    pub tags: BTreeSet<String>,
-    /// Names with the manifest's digest: `docker.io/library/busybox@sha256:…`.
-    pub digests: BTreeSet<String>,
+    /// Names with a tag in full spelling: `docker.io/library/busybox:1.36`. Sorted.
+    pub tags: Vec<String>,
+    /// Names with the manifest's digest: `docker.io/library/busybox@sha256:…`. Sorted.
+    pub digests: Vec<String>,
     /// Bytes of the unpacked layers; layers shared with other images count in each.
     pub size_bytes: u64,
     /// Lowest first.
@@ -61,6 +61,19 @@ pub struct ImageRecord {
     pub fetched: Timestamp,
     /// The manifests that named it, kept as blobs. None for archives of docker's older format.
     pub manifests: BTreeSet<Digest>,
+}
+
+impl ImageRecord {
+    fn is_named(&self, name: &str) -> bool {
+        self.tags.iter().chain(&self.digests).any(|found| found == name)
+    }
+}
+
+/// Keeps a list of names sorted and without doubles.
+pub(crate) fn add_names(list: &mut Vec<String>, names: impl IntoIterator<Item = String>) {
+    list.extend(names);
+    list.sort_unstable();
+    list.dedup();
 }
 
 /// All images. A value: changes are made to a copy, written, and then take its place.
@@ -82,32 +95,32 @@ impl Index {
         if let Ok(id) = name.parse::<ImageId>() {
             return self.images.get(&id);
         }
-        self.images.values().find(|image| image.tags.contains(name) || image.digests.contains(name))
+        self.images.values().find(|image| image.is_named(name))
     }
 
     /// Adds an image, or more names of one that is there. A name moves from the image that had it before.
     pub(crate) fn put(&mut self, mut image: ImageRecord, names: Names) {
         if let Some(present) = self.images.get(&image.id) {
-            image.tags.extend(present.tags.iter().cloned());
-            image.digests.extend(present.digests.iter().cloned());
+            add_names(&mut image.tags, present.tags.iter().cloned());
+            add_names(&mut image.digests, present.digests.iter().cloned());
             image.manifests.extend(present.manifests.iter().cloned());
             image.pinned |= present.pinned;
         }
         for name in names.tags.iter().chain(&names.digests) {
             self.drop_name(name);
         }
-        image.tags.extend(names.tags);
-        image.digests.extend(names.digests);
+        add_names(&mut image.tags, names.tags);
+        add_names(&mut image.digests, names.digests);
         self.images.insert(image.id.clone(), Arc::new(image));
     }
 
     /// Takes a name from whichever image has it.
     pub(crate) fn drop_name(&mut self, name: &str) {
         for image in self.images.values_mut() {
-            if image.tags.contains(name) || image.digests.contains(name) {
+            if image.is_named(name) {
                 let image = Arc::make_mut(image);
-                image.tags.remove(name);
-                image.digests.remove(name);
+                image.tags.retain(|tag| tag != name);
+                image.digests.retain(|digest| digest != name);
             }
         }
     }
@@ -154,8 +167,8 @@ pub(crate) struct IndexFile {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ImageFile {
     pub(crate) id: ImageId,
-    tags: BTreeSet<String>,
-    digests: BTreeSet<String>,
+    tags: Vec<String>,
+    digests: Vec<String>,
     manifests: BTreeSet<Digest>,
     layers: Vec<LayerRecord>,
     pinned: bool,
@@ -208,8 +221,8 @@ mod tests {
         );
         let file = ImageFile {
             id: ImageId(Digest::of(id.as_bytes())),
-            tags: BTreeSet::new(),
-            digests: BTreeSet::new(),
+            tags: Vec::new(),
+            digests: Vec::new(),
             manifests: BTreeSet::new(),
             layers: Vec::new(),
             pinned: false,
@@ -229,7 +242,7 @@ mod tests {
         index.put(image("old"), tagged("a:1"));
         index.put(image("new"), tagged("a:latest"));
         assert_eq!(index.find("a:latest").unwrap().id, image("new").id);
-        assert_eq!(index.find("a:1").unwrap().tags, BTreeSet::from(["a:1".to_owned()]));
+        assert_eq!(index.find("a:1").unwrap().tags, ["a:1".to_owned()]);
         assert_eq!(index.find(&image("old").id.to_string()).unwrap().id, image("old").id);
         assert!(index.find("b").is_none());
     }

@@ -203,9 +203,11 @@ impl<R: Read> TarReader<R> {
             return Ok(None);
         }
         // The checksum is of the header with its own field as spaces (POSIX ustar).
-        let sum = header.as_bytes().iter().enumerate().map(|(index, byte)| {
-            if (148..156).contains(&index) { u32::from(b' ') } else { u32::from(*byte) }
-        });
+        let sum = header
+            .as_bytes()
+            .iter()
+            .enumerate()
+            .map(|(index, byte)| if (148..156).contains(&index) { u32::from(b' ') } else { u32::from(*byte) });
         if header.cksum().ok() != Some(sum.sum()) {
             return Err(TarError::Checksum { after: self.last.clone() });
         }

@@ -91,8 +91,7 @@ pub(crate) fn config(layers: &[Layer]) -> String {
 pub(crate) fn docker_archive(layers: &[Layer], tags: &[&str]) -> Vec<u8> {
     let names: Vec<String> = (0..layers.len()).map(|index| format!("\"{index}/layer.tar\"")).collect();
     let tags: Vec<String> = tags.iter().map(|tag| format!("{tag:?}")).collect();
-    let manifest =
-        format!(r#"[{{"Config":"c.json","RepoTags":[{}],"Layers":[{}]}}]"#, tags.join(","), names.join(","));
+    let manifest = format!(r#"[{{"Config":"c.json","RepoTags":[{}],"Layers":[{}]}}]"#, tags.join(","), names.join(","));
     let mut files = vec![("c.json".to_owned(), config(layers).into_bytes())];
     for (index, layer) in layers.iter().enumerate() {
         files.push((format!("{index}/layer.tar"), layer.tar.clone()));

@@ -118,7 +118,7 @@ impl Runtime {
         }
         files::write_sandbox_files(&self.paths, &record.id, &record.config)?;
         let remove_with_parent: Vec<&Path> =
-            if self.config.die_with_parent { vec![&directory, &layers] } else { Vec::new() };
+            if self.config.die_with_parent { vec![&layers, &directory] } else { Vec::new() };
         let start = ShimStart { directory: &directory, cgroup: &record.cgroup, remove_with_parent };
         let failed = |source| RuntimeError::Shim { sandbox: record.id.clone(), source };
         let (pid, socket) = shim::start(&self.programs, &start).map_err(failed)?;

@@ -36,3 +36,261 @@ async fn the_identity_of_a_container_is_the_pods() {
     assert_eq!(host.log(&container, "stdout").await, "web-0\nweb-0\n1000\n1000\n1000 2000\n/home/app web-0\n");
     host.close().await;
 }
+
+/// What a container may not do: each line is a script that must print `refused`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn isolation_holds_in_containers_and_in_commands() {
+    let host = Host::new().await;
+    let sandbox = host.run_sandbox("web").await;
+    let disk = host_disk();
+    let checks = [
+        ("a system call that the profile forbids", "unshare -m true 2>/dev/null && echo done || echo refused".to_owned()),
+        ("the profile is loaded", "grep -q 'Seccomp:.2' /proc/self/status && echo refused || echo done".to_owned()),
+        ("the file of the host's disk", format!("mknod /tmp/disk b {disk} 2>/dev/null && echo done || echo refused")),
+        ("a masked file", "[ -s /proc/kcore ] && echo done || echo refused".to_owned()),
+        ("a masked directory", "[ -n \"$(ls /sys/firmware)\" ] && echo done || echo refused".to_owned()),
+        ("a read-only file", "echo 1 2>/dev/null >/proc/sys/kernel/hostname && echo done || echo refused".to_owned()),
+        ("the host's processes", "[ -e /proc/1000000 ] || [ $(ls -d /proc/[0-9]* | head -n 9 | grep -c .) -gt 8 ] && echo done || echo refused".to_owned()),
+        ("raising rights", "grep -q 'CapBnd:.00000000a80425fb' /proc/self/status && echo refused || echo done".to_owned()),
+    ];
+    let commands: Vec<&str> = checks.iter().map(|(_, command)| command.as_str()).collect();
+    let container = host.run(&sandbox, script("c", &format!("{}\nsleep 1000", commands.join("\n")))).await;
+    let exec = host.exec(&container, &["/bin/sh", "-c", &commands.join("\n")]).await;
+    let from_exec = String::from_utf8_lossy(&exec.stdout).into_owned();
+    // The command began after the script, but whether the script is through is for its own last line to say.
+    host.stop(&container, 0).await;
+    let from_container = host.log(&container, "stdout").await;
+    for (index, (what, _)) in checks.iter().enumerate() {
+        assert_eq!(from_exec.lines().nth(index), Some("refused"), "in a command: {what}");
+        assert_eq!(from_container.lines().nth(index), Some("refused"), "in the container: {what}");
+    }
+    host.close().await;
+}
+
+/// `major minor` of a block device of this machine, for mknod(1).
+fn host_disk() -> String {
+    let table = fs_err::read_to_string("/proc/partitions").expect("procfs");
+    let line = table.lines().nth(2).expect("a machine with a disk");
+    line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_that_are_asked_for_are_given_or_taken() {
+    let host = Host::new().await;
+    let sandbox = host.run_sandbox("web").await;
+    let print = "grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/self/status";
+    let cases: [(&str, v1::ContainerConfig, &str); 3] = [
+        (
+            "nothing",
+            secured(script("nothing", print), |security| {
+                security.capabilities =
+                    Some(v1::Capability { drop_capabilities: vec!["ALL".to_owned()], ..v1::Capability::default() });
+                security.no_new_privs = true;
+            }),
+            "CapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n",
+        ),
+        (
+            "one",
+            secured(script("one", print), |security| {
+                security.capabilities = Some(v1::Capability {
+                    add_capabilities: vec!["NET_ADMIN".to_owned()],
+                    drop_capabilities: vec!["ALL".to_owned()],
+                    ..v1::Capability::default()
+                });
+                security.seccomp = None;
+            }),
+            "CapBnd:\t0000000000001000\nNoNewPrivs:\t0\nSeccomp:\t0\n",
+        ),
+        (
+            "readonly",
+            secured(script("readonly", "echo x 2>/dev/null >/tmp/x || echo read-only"), |security| {
+                security.readonly_rootfs = true;
+            }),
+            "read-only\n",
+        ),
+    ];
+    for (name, config, expected) in cases {
+        let container = host.run(&sandbox, config).await;
+        assert_eq!(host.wait(&container).await.exit_code, 0, "{name}");
+        assert_eq!(host.log(&container, "stdout").await, expected, "{name}");
+    }
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_that_cannot_be_made_leave_nothing() {
+    let host = Host::new().await;
+    let sandbox = host.run_sandbox("web").await;
+    let no_program = v1::ContainerConfig { command: vec!["nonsense".to_owned()], ..script("a", "") };
+    let no_file = v1::ContainerConfig { command: vec!["/bin/nonsense".to_owned()], ..script("a", "") };
+    let no_image = v1::ContainerConfig { image: None, ..script("b", "") };
+    let no_user = secured(script("c", ""), |security| security.run_as_username = "ghost".to_owned());
+    let no_capability = secured(script("d", ""), |security| {
+        security.capabilities =
+            Some(v1::Capability { add_capabilities: vec!["FLY".to_owned()], ..v1::Capability::default() });
+    });
+    let no_path = v1::ContainerConfig {
+        mounts: vec![v1::Mount { container_path: "relative".into(), host_path: "/tmp".into(), ..v1::Mount::default() }],
+        ..script("e", "")
+    };
+    let cases = [
+        (no_program, "exec: \"nonsense\": executable file not found in $PATH"),
+        (no_file, "exec: \"/bin/nonsense\": stat /bin/nonsense: no such file or directory"),
+        (no_image, "image \"\" is not present"),
+        (no_user, "no user \"ghost\" in the image's /etc/passwd"),
+        (no_capability, "no capability is called \"FLY\""),
+        (no_path, "mount relative: the path is not absolute"),
+    ];
+    for (config, expected) in cases {
+        let request =
+            v1::CreateContainerRequest { pod_sandbox_id: sandbox.clone(), config: Some(config), sandbox_config: None };
+        let error = host.runtime.create_container(request).await.expect_err(expected);
+        assert!(error.message.contains(expected), "{error} lacks {expected:?}");
+    }
+    let list = host.runtime.list_containers(v1::ListContainersRequest::default()).await.expect("a list");
+    assert_eq!(list.containers, []);
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn namespaces_are_shared_as_the_pod_says() {
+    let host = Host::new().await;
+    let inodes = "for kind in net ipc uts mnt pid; do readlink /proc/self/ns/$kind; done";
+    let inodes = inodes.replace("readlink", "ls -l").replace("/ns/$kind", "/ns/$kind | cat");
+    let print = |pid: v1::NamespaceMode| {
+        let config = script("c", &format!("{inodes}; cat /proc/1/comm"));
+        secured(config, |security| {
+            security.namespace_options.get_or_insert_default().pid = pid as i32;
+        })
+    };
+    let mut config = host.sandbox_config("shared");
+    let options = v1::NamespaceOption { pid: v1::NamespaceMode::Pod as i32, ..v1::NamespaceOption::default() };
+    config.linux.get_or_insert_default().security_context =
+        Some(v1::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() });
+    let sandbox = host.run_sandbox_with(config).await;
+    let mut outputs = Vec::new();
+    for (name, mode) in
+        [("one", v1::NamespaceMode::Pod), ("two", v1::NamespaceMode::Pod), ("own", v1::NamespaceMode::Container)]
+    {
+        let config = v1::ContainerConfig { log_path: format!("{name}/0.log"), ..print(mode) };
+        let container = host.run(&sandbox, config).await;
+        host.wait(&container).await;
+        let log = host.log(&container, "stdout").await;
+        let lines = log.lines().map(|line| line.rsplit(' ').next().unwrap_or_default().to_owned());
+        outputs.push(lines.collect::<Vec<_>>());
+    }
+    let [one, two, own] = &outputs[..] else { panic!("three containers") };
+    assert_eq!(one[..3], two[..3], "net, ipc and uts are the Pod's");
+    assert_ne!(one[3], two[3], "each container has its own mounts");
+    assert_eq!((&one[4], one[5].as_str()), (&two[4], "pause"), "the infra process is PID 1 of the Pod");
+    assert_eq!(one[..3], own[..3]);
+    assert_ne!(one[4], own[4], "one that asks for its own PID namespace has it");
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_is_asking_then_killing() {
+    let host = Host::new().await;
+    let sandbox = host.run_sandbox("web").await;
+    let polite = host
+        .run(&sandbox, script("polite", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 1000 & wait; done"))
+        .await;
+    let deaf = host.run(&sandbox, script("deaf", "trap '' TERM; echo up; while :; do sleep 1000; done")).await;
+    for container in [&polite, &deaf] {
+        // A command runs after the first process was started, not after its script got to the trap: ask the script.
+        let ready = host.exec(container, &["/bin/sh", "-c", "while ! grep -q 'SigCgt:.*4[0-9a-f]\\{3\\}$\\|SigIgn:.*4[0-9a-f]\\{3\\}$' /proc/1/status; do :; done"]).await;
+        assert_eq!(ready.exit_code, 0, "{ready:?}");
+    }
+    host.stop(&polite, 30).await;
+    let status = host.status(&polite).await;
+    assert_eq!((status.exit_code, status.state()), (7, v1::ContainerState::ContainerExited));
+    host.stop(&deaf, 1).await;
+    assert_eq!(host.status(&deaf).await.exit_code, 137);
+    host.stop(&deaf, 1).await;
+    assert_eq!(host.log(&polite, "stdout").await, "up\nbye\n");
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_takes_too_much_memory_is_killed_for_it() {
+    let host = Host::new().await;
+    let sandbox = host.run_sandbox("web").await;
+    let mut config = script(
+        "c",
+        "head -c 64m /dev/zero | tail -c 64m >/dev/null; x=$(head -c 64m /dev/zero | cat -v); echo survived",
+    );
+    config.linux.get_or_insert_default().resources = Some(v1::LinuxContainerResources {
+        memory_limit_in_bytes: 16 << 20,
+        memory_swap_limit_in_bytes: 16 << 20,
+        cpu_shares: 102,
+        ..v1::LinuxContainerResources::default()
+    });
+    let container = host.run(&sandbox, config).await;
+    let status = host.wait(&container).await;
+    assert_eq!(
+        (status.exit_code, status.reason.as_str()),
+        (137, "OOMKilled"),
+        "{}",
+        host.log(&container, "stderr").await
+    );
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_and_limits_can_be_seen_from_inside() {
+    let host = Host::new().await;
+    let sandbox = host.run_sandbox("web").await;
+    let volume = host.directory().join("volume");
+    fs_err::create_dir(&volume).expect("a directory");
+    fs_err::write(volume.join("file"), "from the host").expect("a file");
+    let mount = |path: &str, readonly| v1::Mount {
+        container_path: path.to_owned(),
+        host_path: volume.display().to_string(),
+        readonly,
+        ..v1::Mount::default()
+    };
+    let config = v1::ContainerConfig {
+        mounts: vec![mount("/data", false), mount("/fixed", true)],
+        ..script(
+            "c",
+            "cat /data/file; echo; echo new >/data/new; echo no 2>/dev/null >/fixed/no || echo read-only; sleep 1000",
+        )
+    };
+    let container = host.run(&sandbox, config).await;
+    let limits =
+        v1::LinuxContainerResources { memory_limit_in_bytes: 32 << 20, ..v1::LinuxContainerResources::default() };
+    let update = v1::UpdateContainerResourcesRequest {
+        container_id: container.clone(),
+        linux: Some(limits),
+        ..v1::UpdateContainerResourcesRequest::default()
+    };
+    host.runtime.update_container_resources(update).await.expect("limits can change");
+    let stats = v1::ContainerStatsRequest { container_id: container.clone() };
+    let stats = host.runtime.container_stats(stats).await.expect("statistics").stats.expect("some");
+    assert!(stats.memory.and_then(|memory| memory.available_bytes).is_some_and(|bytes| bytes.value < 32 << 20));
+    assert!(stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).is_some_and(|time| time.value > 0));
+    let done = host.exec(&container, &["/bin/sh", "-c", "while ! [ -e /data/new ]; do :; done"]).await;
+    assert_eq!(done.exit_code, 0);
+    host.stop(&container, 0).await;
+    assert_eq!(host.log(&container, "stdout").await, "from the host\nread-only\n");
+    assert_eq!(fs_err::read_to_string(volume.join("new")).expect("written through"), "new\n");
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_sandboxes_at_once() {
+    let host = Host::new().await;
+    let names: Vec<String> = (0..30).map(|number| format!("pod-{number}")).collect();
+    let pods = futures_util::future::join_all(names.iter().map(|name| async {
+        let sandbox = host.run_sandbox(name).await;
+        let container = host.run(&sandbox, script("c", "echo hello; exit 4")).await;
+        let status = host.wait(&container).await;
+        (status.exit_code, host.log(&container, "stdout").await)
+    }))
+    .await;
+    assert_eq!(pods, vec![(4, "hello\n".to_owned()); 30]);
+    let tree = host.runtime.tree().expect("readable");
+    assert_eq!(tree.sandboxes.len(), 30);
+    assert!(tree.sandboxes.iter().all(|sandbox| sandbox.infra.is_some() && sandbox.shim.is_some()));
+    host.close().await;
+}

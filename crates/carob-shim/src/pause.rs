@@ -13,6 +13,8 @@ const SIGCHLD: i32 = 17;
 
 /// Waits for `SIGTERM` or `SIGINT`; reaps whatever becomes its child, which matters where it is PID 1 of the Pod.
 pub fn run_pause() -> io::Result<()> {
+    // Started by descriptor, a process would be called after the file in memory.
+    rustix::thread::set_name(c"pause")?;
     let signals = SignalFd::new(&[SIGINT, SIGTERM, SIGCHLD])?;
     loop {
         match poll(&mut [PollFd::new(&signals, PollFlags::IN)], None) {

@@ -203,9 +203,10 @@ fn oci_image(source: &Source, named: &Descriptor) -> Result<Found, ImportError> 
     let configured = Configured::new(config, manifest.layers.len())?;
     let mut names = Names::default();
     // A mere tag names nothing without a repository.
-    let name = named.annotations.get(CONTAINERD_NAME).or_else(|| {
-        named.annotations.get(REF_NAME).filter(|name| name.contains(['/', ':']))
-    });
+    let name = named
+        .annotations
+        .get(CONTAINERD_NAME)
+        .or_else(|| named.annotations.get(REF_NAME).filter(|name| name.contains(['/', ':'])));
     if let Some(name) = name {
         let reference: Reference =
             name.parse().map_err(|source| ImportError::Name { member: "index.json".to_owned(), source })?;
@@ -217,11 +218,7 @@ fn oci_image(source: &Source, named: &Descriptor) -> Result<Found, ImportError> 
 }
 
 /// Follows indexes to the manifest for this machine.
-fn resolve(
-    source: &Source,
-    descriptor: &Descriptor,
-    depth: usize,
-) -> Result<(Digest, Vec<u8>, Manifest), ImportError> {
+fn resolve(source: &Source, descriptor: &Descriptor, depth: usize) -> Result<(Digest, Vec<u8>, Manifest), ImportError> {
     let member = || blob_name(&descriptor.digest);
     let failed = |source| ImportError::Manifest { member: member(), source };
     if depth > INDEX_DEPTH_MAX {

@@ -109,7 +109,10 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     let huge = testing::tar(&[("manifest.json".to_owned(), vec![b' '; 5 << 20])]);
     let windows = testing::tar(&[
         ("manifest.json".to_owned(), br#"[{"Config":"c","Layers":[]}]"#.to_vec()),
-        ("c".to_owned(), br#"{"architecture":"amd64","os":"windows","rootfs":{"type":"layers","diff_ids":[]}}"#.to_vec()),
+        (
+            "c".to_owned(),
+            br#"{"architecture":"amd64","os":"windows","rootfs":{"type":"layers","diff_ids":[]}}"#.to_vec(),
+        ),
     ]);
     let mut truncated = testing::docker_archive(&layers, &["a"]);
     truncated.truncate(600);
@@ -119,7 +122,10 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         ("missing.json is not in it", docker(r#"[{"Config":"missing.json","Layers":[]}]"#)),
         ("has 2 layers, its manifest 1", docker(r#"[{"Config":"c.json","Layers":["0"]}]"#)),
         ("open the archive of layer sha256:", docker(r#"[{"Config":"c.json","Layers":["0","9"]}]"#)),
-        ("names an image: image name \"BAD\" must be lower-case", docker(r#"[{"Config":"c.json","RepoTags":["BAD"],"Layers":["0","1"]}]"#)),
+        (
+            "names an image: image name \"BAD\" must be lower-case",
+            docker(r#"[{"Config":"c.json","RepoTags":["BAD"],"Layers":["0","1"]}]"#),
+        ),
         ("its archive is not the one that the image's configuration names", swapped),
         ("manifest.json has 5242880 bytes, at most", huge),
         ("is for windows, not linux", windows),

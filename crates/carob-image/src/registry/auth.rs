@@ -62,18 +62,15 @@ impl Authorization {
     ) -> Result<(), RegistryError> {
         let challenges: Vec<&str> =
             refusal.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).collect();
-        let unsupported =
-            || RegistryError::Challenge { url: uri.to_string(), challenge: challenges.join(", ") };
+        let unsupported = || RegistryError::Challenge { url: uri.to_string(), challenge: challenges.join(", ") };
         let challenge = challenges.iter().find_map(|text| parse(text)).ok_or_else(unsupported)?;
         let header = match challenge {
-            Challenge::Basic => {
-                basic(self.credentials.as_ref()).ok_or_else(|| RegistryError::Status {
-                    url: uri.to_string(),
-                    status: StatusCode::UNAUTHORIZED,
-                    detail: "it wants a user name and a password".to_owned(),
-                    retry_after: None,
-                })?
-            }
+            Challenge::Basic => basic(self.credentials.as_ref()).ok_or_else(|| RegistryError::Status {
+                url: uri.to_string(),
+                status: StatusCode::UNAUTHORIZED,
+                detail: "it wants a user name and a password".to_owned(),
+                retry_after: None,
+            })?,
             Challenge::Bearer { realm, service, scope: asked } => {
                 let scope = asked.as_deref().unwrap_or(scope);
                 let token = self.fetch_token(client, uri, &realm, service.as_deref(), scope).await?;
@@ -213,9 +210,9 @@ fn parse(text: &str) -> Option<Challenge> {
 mod tests {
     use super::*;
 
-    fn bearer_of(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
+    fn bearer_of(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
         let (service, scope) = (service.map(str::to_owned), scope.map(str::to_owned));
-        Some(Challenge::Bearer { realm: realm.to_owned(), service, scope })
+        Challenge::Bearer { realm: realm.to_owned(), service, scope }
     }
 
     #[test]
@@ -223,10 +220,14 @@ mod tests {
         for (text, expect) in [
             (
                 r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/busybox:pull""#,
-                bearer_of("https://auth.docker.io/token", Some("registry.docker.io"), Some("repository:library/busybox:pull")),
+                Some(bearer_of(
+                    "https://auth.docker.io/token",
+                    Some("registry.docker.io"),
+                    Some("repository:library/busybox:pull"),
+                )),
             ),
-            (r#"bearer realm="https://a/t", error="x,y=z""#, bearer_of("https://a/t", None, None)),
-            (r#"Bearer realm=https://a/t,service=s"#, bearer_of("https://a/t", Some("s"), None)),
+            (r#"bearer realm="https://a/t", error="x,y=z""#, Some(bearer_of("https://a/t", None, None))),
+            ("Bearer realm=https://a/t,service=s", Some(bearer_of("https://a/t", Some("s"), None))),
             (r#"Basic realm="Registry""#, Some(Challenge::Basic)),
             ("Negotiate", None),
             ("Bearer", None),

@@ -52,8 +52,9 @@ impl TlsConfigs {
 fn make(host: &str, settings: &RegistryTls) -> Result<ClientConfig, RegistryError> {
     let failed = |source| RegistryError::TlsConfig { host: host.to_owned(), source };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(failed)?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?;
     let builder = if settings.insecure_skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
@@ -137,5 +138,92 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use http::Uri;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::registries::RegistryAccess;
+    use crate::registry::connect::Connector;
+
+    /// Answers every TLS connection with one byte; returns its name and its certificate's PEM file.
+    async fn server(dir: &Path) -> (String, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (certificate, key) = (made.cert, made.signing_key);
+        let path = dir.join("ca.pem");
+        fs_err::write(&path, certificate.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let name = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // Clients that do not trust us end here.
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    stream.write_all(b"!").await.unwrap();
+                    stream.shutdown().await.unwrap();
+                }
+            }
+        });
+        (name, path)
+    }
+
+    async fn connect(name: &str, tls: RegistryTls) -> Result<u8, RegistryError> {
+        let access = RegistryAccess { tls: Some(tls), auth: None };
+        let config = RegistriesConfig { configs: [(name.to_owned(), access)].into(), mirrors: BTreeMap::new() };
+        let uri: Uri = format!("https://{name}/").parse().unwrap();
+        let stream = Connector::new(Arc::new(config)).oneshot(uri).await?;
+        Ok(stream.into_inner().read_u8().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_host_is_trusted_by_its_authority_or_because_the_user_said_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (name, ca) = server(dir.path()).await;
+        let trusting = RegistryTls { ca_file: Some(ca), ..RegistryTls::default() };
+        assert_eq!(connect(&name, trusting).await.unwrap(), b'!');
+        let careless = RegistryTls { insecure_skip_verify: true, ..RegistryTls::default() };
+        assert_eq!(connect(&name, careless).await.unwrap(), b'!');
+        let other = rcgen::generate_simple_self_signed(["other".to_owned()]).unwrap();
+        let path = dir.path().join("other.pem");
+        fs_err::write(&path, other.cert.pem()).unwrap();
+        let wrong = RegistryTls { ca_file: Some(path), ..RegistryTls::default() };
+        let error = connect(&name, wrong).await.unwrap_err();
+        assert!(matches!(error, RegistryError::TlsHandshake { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn settings_that_cannot_be_used_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let garbage = dir.path().join("garbage.pem");
+        fs_err::write(&garbage, "-----BEGIN CERTIFICATE-----\nnot base64!\n-----END CERTIFICATE-----\n").unwrap();
+        let (missing, alone) = (dir.path().join("missing.pem"), Some(garbage.clone()));
+        for (tls, part) in [
+            (RegistryTls { ca_file: Some(missing), ..RegistryTls::default() }, "missing.pem"),
+            (RegistryTls { ca_file: Some(garbage), ..RegistryTls::default() }, "garbage.pem"),
+            (
+                RegistryTls { cert_file: alone, insecure_skip_verify: true, ..RegistryTls::default() },
+                "TLS settings of x:1",
+            ),
+        ] {
+            let error = make("x:1", &tls).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

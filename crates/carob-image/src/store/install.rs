@@ -39,19 +39,19 @@ pub enum InstallError {
     Layer {
         id: ImageId,
         #[source]
-        source: LayerError,
+        source: Box<LayerError>,
     },
     #[error("store the configuration of image {id}")]
     Blob {
         id: ImageId,
         #[source]
-        source: BlobError,
+        source: Box<BlobError>,
     },
     #[error("record image {id}")]
     Record {
         id: ImageId,
         #[source]
-        source: StoreError,
+        source: Box<StoreError>,
     },
 }
 
@@ -137,7 +137,8 @@ impl ImageStore {
         let id = configured.id.clone();
         let record = move || store.record(configured, layers, naming);
         let recorded = tokio::task::spawn_blocking(record).await;
-        Ok(recorded.map_err(|source| InstallError::Record { id, source: StoreError::Worker(source) })??)
+        let failed = |source| InstallError::Record { id, source: Box::new(StoreError::Worker(source)) };
+        Ok(recorded.map_err(failed)??)
     }
 
     async fn install_layer<E: From<InstallError>>(
@@ -163,7 +164,7 @@ impl ImageStore {
             drop(turn);
             made
         });
-        let failed = |source| InstallError::Layer { id: id.clone(), source };
+        let failed = |source| InstallError::Layer { id: id.clone(), source: Box::new(source) };
         let made = made.await.map_err(|source| failed(LayerError::Worker { layer: diff_id, source }))?;
         let made = made.map_err(failed)?;
         progress.event(ProgressEvent::Unpacked { layer: name });
@@ -178,7 +179,7 @@ impl ImageStore {
         naming: Naming,
     ) -> Result<Arc<ImageRecord>, InstallError> {
         let id = configured.id;
-        let blob = |source| InstallError::Blob { id: id.clone(), source };
+        let blob = |source| InstallError::Blob { id: id.clone(), source: Box::new(source) };
         let blobs = &self.inner.blobs;
         let _config_lease = blobs.leases.take(&id.0);
         blobs.put(&id.0, &configured.bytes).map_err(blob)?;
@@ -189,8 +190,8 @@ impl ImageStore {
         }
         let image = ImageRecord {
             id: id.clone(),
-            tags: Default::default(),
-            digests: Default::default(),
+            tags: Vec::new(),
+            digests: Vec::new(),
             size_bytes: size_of_layers(&layers),
             layers,
             config: Arc::new(configured.config),
@@ -198,7 +199,7 @@ impl ImageStore {
             fetched: self.inner.clock.now(),
             manifests: naming.manifest.into_iter().map(|(digest, _)| digest).collect(),
         };
-        let record = |source| InstallError::Record { id: id.clone(), source };
+        let record = |source| InstallError::Record { id: id.clone(), source: Box::new(source) };
         self.sync_file_system().map_err(record)?;
         self.change(|index| index.put(image, naming.names)).map_err(record)?;
         drop(manifest_lease);

@@ -31,7 +31,7 @@ pub enum LayerError {
     Unpack {
         layer: Digest,
         #[source]
-        source: UnpackError,
+        source: Box<UnpackError>,
     },
     #[error("layer {expected} unpacks to {found}: its archive is not the one that the image's configuration names")]
     Mismatch { expected: Digest, found: Digest },
@@ -138,7 +138,7 @@ impl LayerStore {
         let archive = open().map_err(|source| LayerError::Open { layer: id(), source })?;
         let lowers: Vec<PathBuf> = layer.below.iter().map(|chain_id| self.path(chain_id)).collect();
         let unpacked = unpack(archive, &content, &lowers, &self.limits)
-            .map_err(|source| LayerError::Unpack { layer: id(), source })?;
+            .map_err(|source| LayerError::Unpack { layer: id(), source: Box::new(source) })?;
         if unpacked.diff_id != layer.diff_id {
             return Err(LayerError::Mismatch { expected: id(), found: unpacked.diff_id });
         }

@@ -16,7 +16,7 @@ use rustix::fs::FlockOperation;
 use crate::blobs::{BlobError, Blobs};
 use crate::gc::{self, Candidate, GcPolicy, GcReport};
 use crate::pull::{Jobs, RetryPolicy};
-use crate::record::{INDEX_VERSION, ImageId, ImageRecord, Index, IndexFile};
+use crate::record::{INDEX_VERSION, ImageId, ImageRecord, Index, IndexFile, add_names};
 use crate::reference::Reference;
 use crate::registries::RegistriesConfig;
 use crate::registry::Registries;
@@ -231,9 +231,7 @@ impl ImageStore {
                 let Some(tag) = reference.tagged() else { return };
                 if index.images.contains_key(&id) {
                     index.drop_name(&tag);
-                    index.change(&id, |image| {
-                        image.tags.insert(tag);
-                    });
+                    index.change(&id, |image| add_names(&mut image.tags, [tag]));
                 }
             })?;
             Ok(store.get(&id.to_string()))

@@ -40,7 +40,10 @@ async fn names_come_and_go_and_the_last_takes_the_image_along() {
     assert!(store.images.layers(&b).unwrap().iter().all(|path| path.is_dir()));
     store.images.remove(&b.to_string()).await.unwrap();
     let empty: [String; 0] = [];
-    assert_eq!((store.files("layers"), store.files("blobs/sha256"), store.files("tmp")), (empty.to_vec(), vec![], vec![]));
+    assert_eq!(
+        (store.files("layers"), store.files("blobs/sha256"), store.files("tmp")),
+        (empty.to_vec(), vec![], vec![])
+    );
 }
 
 #[tokio::test]
@@ -73,7 +76,9 @@ async fn one_directory_has_one_process() {
 
 #[tokio::test]
 async fn an_index_that_cannot_be_understood_is_refused_and_kept() {
-    for (text, part) in [("{\"version\":99}", "has format 99"), ("{\"version\":1,", "cannot be read"), ("", "cannot be read")] {
+    for (text, part) in
+        [("{\"version\":99}", "has format 99"), ("{\"version\":1,", "cannot be read"), ("", "cannot be read")]
+    {
         let dir = tempfile::tempdir().unwrap();
         fs_err::write(dir.path().join("images.json"), text).unwrap();
         let error = ImageStore::open(StoreConfig::new(dir.path(), TestStore::clock())).await.unwrap_err();

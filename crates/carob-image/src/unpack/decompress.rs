@@ -18,8 +18,7 @@ pub(crate) fn decompress<'a>(mut archive: impl Read + 'a) -> Result<Box<dyn Read
     let mut magic = Vec::new();
     Read::take(&mut archive, 4).read_to_end(&mut magic).map_err(UnpackError::Magic)?;
     let is_gzip = magic.starts_with(GZIP_MAGIC);
-    let is_zstd =
-        magic == ZSTD_MAGIC || (magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == ZSTD_SKIPPABLE);
+    let is_zstd = magic == ZSTD_MAGIC || (magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == ZSTD_SKIPPABLE);
     let whole = BufReader::with_capacity(BUFFER_LEN, io::Cursor::new(magic).chain(archive));
     if is_gzip {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(whole)));

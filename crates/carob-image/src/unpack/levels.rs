@@ -78,7 +78,7 @@ impl Levels {
 
     /// The directory that `components` lead to, made with all above it where it is missing.
     pub(super) fn descend(&mut self, components: &[&[u8]]) -> Result<&Level, WalkError> {
-        if !self.spelled.as_ref().is_some_and(|spelled| spelled == components) {
+        if self.spelled.as_ref().is_none_or(|spelled| spelled != components) {
             self.spelled = None;
             self.walk(components)?;
             self.spelled = Some(components.iter().map(|component| component.to_vec()).collect());

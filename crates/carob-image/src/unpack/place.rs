@@ -3,16 +3,14 @@
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, makedev,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, makedev};
 use rustix::io::Errno;
 
+use super::UnpackLimits;
 use super::error::UnpackError;
 use super::levels::{
     Level, Levels, OPAQUE, SYMLINKS_MAX, WalkError, components_of, copy_attributes, is_whiteout, kind_of, lower, stat,
 };
-use super::UnpackLimits;
 use crate::tarball::{Entry, Kind, TarReader, quoted};
 
 /// What begins the name of a whiteout (OCI image-spec, layer.md "Whiteouts").
@@ -102,12 +100,7 @@ impl Tree {
         }
     }
 
-    fn fill(
-        &mut self,
-        entry: &Entry,
-        file: &OwnedFd,
-        reader: &mut TarReader<impl Read>,
-    ) -> Result<(), UnpackError> {
+    fn fill(&mut self, entry: &Entry, file: &OwnedFd, reader: &mut TarReader<impl Read>) -> Result<(), UnpackError> {
         loop {
             let len = reader.read_content(&mut self.buffer)?;
             let mut rest = &self.buffer[..len];
@@ -222,13 +215,7 @@ impl Tree {
         Ok(true)
     }
 
-    fn link(
-        &mut self,
-        entry: &Entry,
-        parents: &[&[u8]],
-        name: &[u8],
-        target: &[u8],
-    ) -> Result<(), UnpackError> {
+    fn link(&mut self, entry: &Entry, parents: &[&[u8]], name: &[u8], target: &[u8]) -> Result<(), UnpackError> {
         let source = link_source(entry, target)?;
         let dangling = || UnpackError::DanglingLink { entry: quoted(&entry.path), target: quoted(target) };
         let Some((source_name, source_parents)) = source.split_last() else { return Err(dangling()) };
@@ -297,9 +284,7 @@ impl Tree {
         let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
         path.extend_from_slice(name);
         for (attribute, value) in &entry.xattrs {
-            let set = |attribute: &[u8]| {
-                rustix::fs::lsetxattr(path.as_slice(), attribute, value, XattrFlags::empty())
-            };
+            let set = |attribute: &[u8]| rustix::fs::lsetxattr(path.as_slice(), attribute, value, XattrFlags::empty());
             self.set_attribute(entry, attribute, set)?;
         }
         rustix::fs::utimensat(&dir, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)

@@ -299,17 +299,38 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         (r#"entry "a/../../b" has a path with "..""#, Archive::new().file("a/../../b", "").bytes()),
         (r#"entry "/../../etc/x" has a path with "..""#, Archive::new().file("/../../etc/x", "").bytes()),
         (r#""pax/../../x" has a path with "..""#, Archive::new().pax("path", b"pax/../../x").file("x", "").bytes()),
-        (r#""abs" is a hard link to "/etc/shadow", which is an absolute"#, Archive::new().link(EntryType::Link, "abs", "/etc/shadow").bytes()),
-        (r#""esc" is a hard link to "../../etc/shadow", which leads out"#, Archive::new().link(EntryType::Link, "esc", "../../etc/shadow").bytes()),
-        (r#""dang" is a hard link to "nothing", which does not exist"#, Archive::new().link(EntryType::Link, "dang", "nothing").bytes()),
-        (r#""none" is a hard link to "", which does not exist"#, Archive::new().link(EntryType::Link, "none", "").bytes()),
+        (
+            r#""abs" is a hard link to "/etc/shadow", which is an absolute"#,
+            Archive::new().link(EntryType::Link, "abs", "/etc/shadow").bytes(),
+        ),
+        (
+            r#""esc" is a hard link to "../../etc/shadow", which leads out"#,
+            Archive::new().link(EntryType::Link, "esc", "../../etc/shadow").bytes(),
+        ),
+        (
+            r#""dang" is a hard link to "nothing", which does not exist"#,
+            Archive::new().link(EntryType::Link, "dang", "nothing").bytes(),
+        ),
+        (
+            r#""none" is a hard link to "", which does not exist"#,
+            Archive::new().link(EntryType::Link, "none", "").bytes(),
+        ),
         (r#"entry "null" is a symbolic link to nowhere"#, Archive::new().symlink("null", "").bytes()),
         (r#"entry "f/x" lies behind "f", which is no directory"#, Archive::new().file("f", "").file("f/x", "").bytes()),
-        (r#"entry "loop/x" lies behind more than 40 symbolic links"#, Archive::new().symlink("loop", "loop").file("loop/x", "").bytes()),
+        (
+            r#"entry "loop/x" lies behind more than 40 symbolic links"#,
+            Archive::new().symlink("loop", "loop").file("loop/x", "").bytes(),
+        ),
         (r#"entry "l0/x" lies behind more than 40 symbolic links"#, links.file("l0/x", "").bytes()),
         (r#"entry "dev" is a character device 0:0"#, Archive::new().device(EntryType::Char, "dev", 0, 0).bytes()),
-        (r#"attribute "trusted.overlay.redirect""#, Archive::new().pax("SCHILY.xattr.trusted.overlay.redirect", b"/etc").file("r", "").bytes()),
-        (r#"attribute "user.overlay.opaque""#, Archive::new().pax("SCHILY.xattr.user.overlay.opaque", b"y").file("r", "").bytes()),
+        (
+            r#"attribute "trusted.overlay.redirect""#,
+            Archive::new().pax("SCHILY.xattr.trusted.overlay.redirect", b"/etc").file("r", "").bytes(),
+        ),
+        (
+            r#"attribute "user.overlay.opaque""#,
+            Archive::new().pax("SCHILY.xattr.user.overlay.opaque", b"y").file("r", "").bytes(),
+        ),
         (r#"entry "w/.wh." is a whiteout without a name"#, Archive::new().file("w/.wh.", "").bytes()),
         (r#"entry ".wh..." is a whiteout without a name"#, Archive::new().file(".wh...", "").bytes()),
         (r#"entry "./" would replace the layer's root"#, Archive::new().link(EntryType::Symlink, "./", "/etc").bytes()),
@@ -318,21 +339,30 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         (r#"the archive ends inside entry "cut""#, truncated),
         (r#"what follows entry "one" is not a tar header"#, bad_checksum),
         (r#"the archive ends inside entry """#, half_header),
-        (r#"what follows entry "" is not a tar header"#, b"this is no archive at all, but it is long enough to look like one".repeat(10)),
+        (
+            r#"what follows entry "" is not a tar header"#,
+            b"this is no archive at all, but it is long enough to look like one".repeat(10),
+        ),
         (r#"entry "bigpax" has an extended header of 1099511627776 bytes"#, header_only(huge_pax, b"bigpax")),
         (r#"entry "bigname" has an extended header of 1099511627776 bytes"#, header_only(huge_name, b"bigname")),
         (r#"entry "badsize" has an invalid size"#, header_only(bad_size, b"badsize")),
-        (r#"malformed pax header: no length"#, raw_pax(b"xxxxx")),
-        (r#"malformed pax header: a length that does not fit"#, raw_pax(b"9999 path=x\n")),
-        (r#"malformed pax header: a length that does not fit"#, raw_pax(b"1 path=x\n")),
-        (r#"malformed pax header: no key"#, raw_pax(b"7 path\n")),
-        (r#"malformed pax header: a value that is not a number"#, raw_pax(b"12 size=abc\n")),
+        ("malformed pax header: no length", raw_pax(b"xxxxx")),
+        ("malformed pax header: a length that does not fit", raw_pax(b"9999 path=x\n")),
+        ("malformed pax header: a length that does not fit", raw_pax(b"1 path=x\n")),
+        ("malformed pax header: no key", raw_pax(b"7 path\n")),
+        ("malformed pax header: a value that is not a number", raw_pax(b"12 size=abc\n")),
         (r#"layer has more than 1073741824 bytes: entry "bomb""#, header_only(big, b"bomb")),
         (r#"layer has more than 100 entries: entry "f100""#, many.bytes()),
-        (r#"has a path of 5000 bytes, at most 4095"#, Archive::new().pax("path", long_path.as_bytes()).file("x", "").bytes()),
-        (r#"lies deeper than 200 directories"#, Archive::new().pax("path", deep.as_bytes()).file("x", "").bytes()),
-        (r#"entry "sparse" is of type 'S'"#, Archive::new().raw(b"sparse", Archive::header(EntryType::GNUSparse, 0), b"").bytes()),
-        (r#"has a path with a NUL"#, Archive::new().pax("path", b"a\0b").file("x", "").bytes()),
+        (
+            "has a path of 5000 bytes, at most 4095",
+            Archive::new().pax("path", long_path.as_bytes()).file("x", "").bytes(),
+        ),
+        ("lies deeper than 200 directories", Archive::new().pax("path", deep.as_bytes()).file("x", "").bytes()),
+        (
+            r#"entry "sparse" is of type 'S'"#,
+            Archive::new().raw(b"sparse", Archive::header(EntryType::GNUSparse, 0), b"").bytes(),
+        ),
+        ("has a path with a NUL", Archive::new().pax("path", b"a\0b").file("x", "").bytes()),
     ]
 }
 
@@ -367,4 +397,63 @@ fn garbage_after_a_magic_number_is_an_error_and_no_panic() {
         assert!(Layers::new().try_add(&archive, &UnpackLimits::default()).is_err(), "{magic:?}");
     }
     Layers::new().try_add(b"", &UnpackLimits::default()).unwrap();
+}
+
+/// The layers as a container sees them.
+struct Overlay {
+    merged: PathBuf,
+}
+
+impl Overlay {
+    fn of(layers: &Layers) -> Self {
+        let merged = layers.dir.path().join("merged");
+        fs_err::create_dir(&merged).unwrap();
+        let lowers: Vec<&str> = layers.unpacked.iter().rev().map(|path| path.to_str().unwrap()).collect();
+        let options = std::ffi::CString::new(format!("lowerdir={}", lowers.join(":"))).unwrap();
+        let flags = rustix::mount::MountFlags::RDONLY;
+        rustix::mount::mount("overlay", &merged, "overlay", flags, options.as_c_str()).unwrap();
+        Self { merged }
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.merged, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[test]
+fn overlayfs_shows_what_the_image_means() {
+    let mut layers = Layers::new();
+    layers.add(
+        Archive::new()
+            .file("etc/passwd", "root")
+            .file("etc/removed", "")
+            .file("var/cache/old", "")
+            .file("replaced/deep/file", "")
+            .file("kept/below", "below"),
+    );
+    layers.add(
+        Archive::new()
+            .file("etc/.wh.removed", "")
+            .file("var/cache/.wh..wh..opq", "")
+            .file("var/cache/new", "")
+            .file(".wh.replaced", "")
+            .file("replaced/only", "")
+            .file("kept/above", "above"),
+    );
+    layers.add(Archive::new().file("etc/passwd", "root and more"));
+    let overlay = Overlay::of(&layers);
+    let names = |dir: &str| {
+        let entries = fs_err::read_dir(overlay.merged.join(dir)).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names.join(" ")
+    };
+    assert_eq!(names("etc"), "passwd");
+    assert_eq!(read(overlay.merged.join("etc/passwd")), "root and more");
+    assert_eq!(names("var/cache"), "new");
+    assert_eq!(names("replaced"), "only");
+    assert_eq!(names("kept"), "above below");
 }

@@ -9,6 +9,8 @@ mod report;
 mod sandbox;
 mod start;
 mod steps;
+#[cfg(test)]
+mod tests;
 pub mod tools;
 
 use std::collections::{HashMap, HashSet};

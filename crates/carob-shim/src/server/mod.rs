@@ -41,12 +41,13 @@ pub struct ShimOptions {
     /// The Pod's control group, which is killed on shutdown.
     pub cgroup: PathBuf,
     /// Where this is not empty the Pod ends with the runtime: mounts below these directories are taken off and they are
-    /// removed.
+    /// removed, in this order.
     pub remove_with_parent: Vec<PathBuf>,
 }
 
 /// Serves until it is told to end. Standard input is the runtime's first connection.
 pub fn run_shim(options: ShimOptions) -> io::Result<()> {
+    rustix::thread::set_name(c"carob-shim")?;
     rustix::process::setsid()?;
     set_child_subreaper(Some(getpid()))?;
     let signals = SignalFd::new(&[SIGCHLD, SIGTERM])?;

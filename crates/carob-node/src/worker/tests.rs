@@ -1,0 +1,410 @@
+//! Workers against the runtime in memory, in tokio's paused time.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use carob_cri::fake::FakeRuntime;
+use carob_cri::{Cri, CriError};
+use carob_kit::Clock;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::{PodApi, WriteError};
+use crate::config::network::ClusterDns;
+use crate::events::Events;
+use crate::image::Images;
+use crate::objects::testing::Shelf;
+use crate::paths::PodDirs;
+use crate::volumes::Volumes;
+
+/// A clock that moves with tokio's paused time.
+#[derive(Debug)]
+struct TokioClock(tokio::time::Instant);
+
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        crate::plan::after(Timestamp::from_second(1_000_000).expect("within the calendar"), self.monotonic())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// What the API has been told.
+#[derive(Default)]
+struct Told {
+    status: Value,
+    writes: usize,
+    confirmed: bool,
+    events: Vec<String>,
+}
+
+#[derive(Default)]
+struct FakeApi(Mutex<Told>);
+
+#[async_trait]
+impl PodApi for FakeApi {
+    async fn patch_status(&self, _id: &PodId, body: &Value) -> Result<(), WriteError> {
+        let mut told = self.0.lock().expect("no holder panics");
+        told.writes += 1;
+        for (key, value) in body["status"].as_object().expect("a status") {
+            let value = match value {
+                Value::Array(items) if key == "conditions" => {
+                    let mut by_type: BTreeMap<String, Value> = BTreeMap::new();
+                    for item in told.status[key].as_array().into_iter().flatten().chain(items) {
+                        by_type.insert(item["type"].as_str().expect("a type").to_owned(), item.clone());
+                    }
+                    by_type.into_values().collect()
+                }
+                Value::Array(items) => items.iter().filter(|item| item["$patch"].is_null()).cloned().collect(),
+                other => other.clone(),
+            };
+            told.status[key] = value;
+        }
+        Ok(())
+    }
+
+    async fn confirm_deletion(&self, _id: &PodId) -> Result<(), WriteError> {
+        self.0.lock().expect("no holder panics").confirmed = true;
+        Ok(())
+    }
+}
+
+impl Events for FakeApi {
+    fn normal(&self, _subject: &Subject, reason: &str, message: String) {
+        self.0.lock().expect("no holder panics").events.push(format!("{reason}: {message}"));
+    }
+
+    fn warning(&self, _subject: &Subject, reason: &str, message: String) {
+        self.0.lock().expect("no holder panics").events.push(format!("! {reason}: {message}"));
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    runtime: Arc<FakeRuntime>,
+    api: Arc<FakeApi>,
+    tools: Arc<Tools>,
+}
+
+struct Seat {
+    orders: watch::Sender<Order>,
+    task: tokio::task::JoinHandle<()>,
+    shutdown: CancellationToken,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock(tokio::time::Instant::now()));
+        let hands = Arc::clone(&clock);
+        let nanos = move || i64::try_from(hands.now().as_nanosecond()).expect("within the calendar");
+        let runtime = Arc::new(FakeRuntime::new(nanos));
+        runtime.add_image("app:1");
+        let api = Arc::new(FakeApi::default());
+        let cri: Arc<dyn Cri> = runtime.clone();
+        let events: Arc<dyn Events> = api.clone();
+        let objects: Arc<dyn crate::objects::Objects> = Arc::new(
+            Shelf::default().config_map(json!({"metadata": {"namespace": "ns", "name": "cm"}, "data": {"k": "v"}})),
+        );
+        let dirs = PodDirs::new(dir.path().join("pods"), dir.path().join("logs"), None);
+        let settings = Settings {
+            node_ips: vec!["192.0.2.1".parse().expect("an address")],
+            memory_bytes: 1 << 30,
+            dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".to_owned() },
+            seccomp_default: true,
+            resolv_conf: dir.path().join("resolv.conf"),
+            hosts: "/etc/hosts".into(),
+            ..Settings::default()
+        };
+        let tools = Arc::new(Tools {
+            volumes: Volumes::new(dirs.clone(), Arc::clone(&objects), Arc::clone(&clock)),
+            images: Images::new(Arc::clone(&cri), Arc::clone(&objects), Arc::clone(&events), Arc::clone(&clock)),
+            objects,
+            events,
+            pods: api.clone(),
+            clock,
+            cri,
+            dirs,
+            settings,
+        });
+        Self { dir, runtime, api, tools }
+    }
+
+    fn pod(spec: Value, status: Value) -> Arc<Pod> {
+        let mut spec = spec;
+        if spec["containers"].is_null() {
+            spec["containers"] = json!([{"name": "app", "image": "app:1"}]);
+        }
+        let metadata = json!({"name": "p", "namespace": "ns", "uid": "u"});
+        let object = json!({"metadata": metadata, "spec": spec, "status": status});
+        Arc::new(serde_json::from_value(object).expect("a Pod"))
+    }
+
+    fn run(&self, pod: Arc<Pod>) -> Seat {
+        use futures_util::StreamExt as _;
+        let (orders, inbox) = watch::channel(Order { pod, gone: false });
+        let nudge = Arc::new(Notify::new());
+        let shutdown = CancellationToken::new();
+        let worker = Worker::new(Arc::clone(&self.tools), inbox, Arc::clone(&nudge), shutdown.clone());
+        let cri = Arc::clone(&self.tools.cri);
+        let task = tokio::spawn(async move {
+            let mut events = cri.get_container_events(Default::default()).await.expect("the fake tells events");
+            let listen = async {
+                while events.next().await.is_some() {
+                    nudge.notify_one()
+                }
+            };
+            tokio::select! {
+                () = worker.run() => {}
+                () = listen => {}
+            }
+        });
+        Seat { orders, task, shutdown }
+    }
+
+    fn delete(seat: &Seat, grace: i64, now: Timestamp) {
+        seat.orders.send_modify(|order| {
+            let meta = &mut Arc::make_mut(&mut order.pod).metadata;
+            meta.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
+            meta.deletion_grace_period_seconds = Some(grace);
+        });
+    }
+
+    fn app(&self) -> Value {
+        self.status()["containerStatuses"][0].clone()
+    }
+
+    fn status(&self) -> Value {
+        self.api.0.lock().expect("no holder panics").status.clone()
+    }
+
+    fn events(&self) -> Vec<String> {
+        self.api.0.lock().expect("no holder panics").events.clone()
+    }
+
+    /// Lets time pass until `done`; an hour of it is too much.
+    #[track_caller]
+    fn until(&self, what: &'static str, done: impl Fn(&Self) -> bool) -> impl Future<Output = ()> {
+        let at = std::panic::Location::caller();
+        async move {
+            for _ in 0..36_000 {
+                if done(self) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            panic!("{at}: not {what}: {}\n{:?}\n{:?}", self.status(), self.runtime.calls(), self.events());
+        }
+    }
+}
+
+fn condition<'a>(status: &'a Value, type_: &str) -> &'a str {
+    let found = status["conditions"].as_array().into_iter().flatten().find(|it| it["type"] == type_);
+    found.and_then(|it| it["status"].as_str()).unwrap_or("none")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_runs_and_is_deleted_without_a_trace() {
+    let bench = Bench::new();
+    let spec = json!({
+        "containers": [{"name": "app", "image": "app:1", "volumeMounts": [{"name": "cm", "mountPath": "/cm"}],
+            "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}],
+        "volumes": [{"name": "cm", "configMap": {"name": "cm"}}]});
+    let seat = bench.run(Bench::pod(spec, json!({})));
+    bench.until("ready", |bench| condition(&bench.status(), "Ready") == "True").await;
+    let status = bench.status();
+    assert_eq!((&status["phase"], &status["podIP"]), (&json!("Running"), &json!("10.1.0.1")));
+    assert_eq!(bench.runtime.calls(), ["sandbox p#0", "start app#0"]);
+    let config = bench.runtime.config("app").expect("it was made");
+    let volume = &config.mounts.iter().find(|mount| mount.container_path == "/cm").expect("mounted").host_path;
+    assert_eq!(fs_err::read_to_string(std::path::Path::new(volume).join("k")).expect("the key is a file"), "v");
+    assert_eq!(config.envs.iter().find(|env| env.key == "IP").map(|env| env.value.as_str()), Some("10.1.0.1"));
+    let words = bench.events();
+    assert_eq!(words[1..], ["Created: Container created", "Started: Container started"]);
+
+    Bench::delete(&seat, 30, bench.tools.clock.now());
+    bench.until("confirmed", |bench| bench.api.0.lock().expect("no holder panics").confirmed).await;
+    assert!(bench.runtime.running().is_empty());
+    assert_eq!(bench.app()["state"]["terminated"]["exitCode"], 143);
+    seat.orders.send_modify(|order| order.gone = true);
+    seat.task.await.expect("no panic");
+    assert!(bench.runtime.is_empty(), "the runtime has nothing left");
+    assert!(!bench.dir.path().join("pods/u").exists(), "nor has the disk");
+    assert!(!bench.dir.path().join("logs/ns_p_u").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_of_the_node_changes_nothing() {
+    let bench = Bench::new();
+    let spec =
+        json!({"containers": [{"name": "app", "image": "app:1", "readinessProbe": {"exec": {"command": ["check"]}}}]});
+    let seat = bench.run(Bench::pod(spec.clone(), json!({})));
+    bench.until("ready", |bench| condition(&bench.status(), "Ready") == "True").await;
+    seat.shutdown.cancel();
+    seat.task.await.expect("no panic");
+    let (before, writes) = (bench.status(), bench.api.0.lock().expect("no holder panics").writes);
+    let again = bench.run(Bench::pod(spec, before.clone()));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.status(), before);
+    assert_eq!(bench.api.0.lock().expect("no holder panics").writes, writes, "nothing was written again");
+    assert_eq!(bench.runtime.running(), ["app#0"]);
+    again.shutdown.cancel();
+    again.task.await.expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_backs_off_and_says_so() {
+    let bench = Bench::new();
+    let seat = bench.run(Bench::pod(json!({}), json!({})));
+    let mut starts = Vec::new();
+    for attempt in 0..4 {
+        bench.until("running", |bench| bench.runtime.running() == [format!("app#{attempt}")]).await;
+        starts.push(bench.tools.clock.monotonic().as_secs());
+        bench.runtime.exit("app", 1);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let gaps: Vec<u64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(gaps, [1, 10, 20], "at once, then after 10 s, then after 20 s (each a second of waiting included)");
+    let app = bench.app();
+    assert_eq!(app["state"]["waiting"]["reason"], "CrashLoopBackOff");
+    assert_eq!(app["state"]["waiting"]["message"], "back-off 40s restarting failed container=app pod=p_ns(u)");
+    assert_eq!((&app["restartCount"], &app["lastState"]["terminated"]["exitCode"]), (&json!(3), &json!(1)));
+    assert!(bench.events().contains(&"! BackOff: Back-off restarting failed container app in pod p_ns(u)".to_owned()));
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_done_gives_its_sandbox_back_and_keeps_its_word() {
+    let bench = Bench::new();
+    let spec = json!({"restartPolicy": "Never", "initContainers": [
+        {"name": "side", "image": "app:1", "restartPolicy": "Always"}]});
+    let seat = bench.run(Bench::pod(spec, json!({})));
+    bench.until("running", |bench| bench.runtime.running().contains(&"app#0".to_owned())).await;
+    bench.runtime.exit("app", 0);
+    bench.until("succeeded", |bench| bench.status()["phase"] == "Succeeded").await;
+    assert!(bench.runtime.running().is_empty(), "the sidecar went with the app");
+    bench.until("stopped", |bench| bench.runtime.calls().contains(&"stop sandbox-1".to_owned())).await;
+    assert!(bench.runtime.calls().contains(&"stop side#0 30".to_owned()), "{:?}", bench.runtime.calls());
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(bench.runtime.calls().iter().filter(|call| call.starts_with("start")).count(), 2);
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_that_cannot_be_pulled_back_off() {
+    let bench = Bench::new();
+    bench.runtime.fail("pull none:1", Some(CriError::not_found("manifest unknown")));
+    let seat = bench.run(Bench::pod(json!({"containers": [{"name": "app", "image": "none:1"}]}), json!({})));
+    let waiting = |bench: &Bench| bench.app()["state"]["waiting"].clone();
+    bench.until("failing", |bench| waiting(bench)["reason"] == "ErrImagePull").await;
+    assert_eq!(waiting(&bench)["message"], "manifest unknown");
+    bench.until("waiting", |bench| waiting(bench)["reason"] == "ImagePullBackOff").await;
+    assert_eq!(waiting(&bench)["message"], "Back-off pulling image \"none:1\": ErrImagePull: manifest unknown");
+    assert!(bench.events().contains(&"! Failed: Failed to pull image \"none:1\": manifest unknown".to_owned()));
+    bench.runtime.fail("pull none:1", None);
+    bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
+    let pulls = bench.runtime.calls().iter().filter(|call| call.starts_with("pull")).count();
+    assert_eq!(pulls, 2, "one that failed, one after the back-off");
+    assert_eq!(bench.status()["phase"], "Running");
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_liveness_failure_restarts_the_container_with_the_probes_grace() {
+    let bench = Bench::new();
+    bench.runtime.make_stubborn("app");
+    let probe = json!({"exec": {"command": ["check"]}, "periodSeconds": 1, "failureThreshold": 2,
+        "terminationGracePeriodSeconds": 5});
+    let seat = bench
+        .run(Bench::pod(json!({"containers": [{"name": "app", "image": "app:1", "livenessProbe": probe}]}), json!({})));
+    bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
+    bench.runtime.on_exec("check", 1, "broken");
+    bench.until("restarted", |bench| bench.runtime.running() == ["app#1"]).await;
+    assert!(bench.runtime.calls().contains(&"stop app#0 5".to_owned()), "{:?}", bench.runtime.calls());
+    let events = bench.events();
+    assert!(events.contains(&"! Unhealthy: Liveness probe failed: broken".to_owned()), "{events:?}");
+    assert!(events.contains(&"Killing: Container app failed liveness probe, will be restarted".to_owned()));
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pre_stop_hook_counts_against_the_grace() {
+    let bench = Bench::new();
+    let hook = json!({"preStop": {"sleep": {"seconds": 7}}});
+    let seat =
+        bench.run(Bench::pod(json!({"containers": [{"name": "app", "image": "app:1", "lifecycle": hook}]}), json!({})));
+    bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
+    Bench::delete(&seat, 20, bench.tools.clock.now());
+    bench.until("stopped", |bench| bench.runtime.running().is_empty()).await;
+    assert!(bench.runtime.calls().contains(&"stop app#0 13".to_owned()), "{:?}", bench.runtime.calls());
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_deletion_overtakes_a_patient_one() {
+    let bench = Bench::new();
+    bench.runtime.make_stubborn("app");
+    let seat = bench.run(Bench::pod(json!({}), json!({})));
+    bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
+    let began = bench.tools.clock.monotonic();
+    Bench::delete(&seat, 600, bench.tools.clock.now());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    seat.orders.send_modify(|order| order.gone = true);
+    Bench::delete(&seat, 0, bench.tools.clock.now());
+    bench.until("stopped", |bench| bench.runtime.running().is_empty()).await;
+    let took = bench.tools.clock.monotonic() - began;
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    seat.task.await.expect("no panic");
+    assert!(bench.runtime.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_sandbox_is_made_anew() {
+    let bench = Bench::new();
+    let seat = bench.run(Bench::pod(json!({}), json!({})));
+    bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
+    bench.runtime.lose_sandboxes();
+    bench.until("running again", |bench| bench.runtime.running() == ["app#1"]).await;
+    assert!(bench.runtime.calls().contains(&"sandbox p#1".to_owned()));
+    let events = bench.events();
+    assert!(
+        events.contains(&"SandboxChanged: Pod sandbox changed, it will be killed and re-created.".to_owned()),
+        "{events:?}"
+    );
+    bench.until("the new address", |bench| bench.status()["podIP"] != "10.1.0.1").await;
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_holds_the_pod_back_until_it_is_there() {
+    let bench = Bench::new();
+    let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": "none"}}]});
+    let seat = bench.run(Bench::pod(spec, json!({})));
+    bench.until("told", |bench| bench.events().iter().any(|event| event.contains("FailedMount"))).await;
+    assert!(
+        bench.events().contains(
+            &"! FailedMount: MountVolume.SetUp failed for volume \"v\" : secret \"none\" not found".to_owned()
+        ),
+        "{:?}",
+        bench.events()
+    );
+    bench.until("shown", |bench| bench.status()["phase"] == "Pending").await;
+    assert_eq!(bench.app()["state"]["waiting"]["reason"], "ContainerCreating");
+    assert!(bench.runtime.calls().is_empty(), "no sandbox before the volumes");
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_post_start_hook_kills_the_container() {
+    let bench = Bench::new();
+    bench.runtime.on_exec("hook", 7, "no");
+    let hook = json!({"postStart": {"exec": {"command": ["hook"]}}});
+    let seat =
+        bench.run(Bench::pod(json!({"containers": [{"name": "app", "image": "app:1", "lifecycle": hook}]}), json!({})));
+    bench.until("killed", |bench| bench.runtime.calls().contains(&"stop app#0 30".to_owned())).await;
+    bench.until("told", |bench| bench.events().iter().any(|event| event.contains("FailedPostStartHook"))).await;
+    bench.until("shown", |bench| bench.app()["state"]["waiting"]["reason"] == "PostStartHookError").await;
+    seat.shutdown.cancel();
+}
