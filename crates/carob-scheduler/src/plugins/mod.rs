@@ -13,6 +13,8 @@ pub(crate) mod node_name;
 pub(crate) mod node_ports;
 pub(crate) mod spread;
 pub(crate) mod taints;
+#[cfg(test)]
+mod tests;
 pub(crate) mod unschedulable;
 pub(crate) mod volumes;
 
