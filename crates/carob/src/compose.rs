@@ -1,6 +1,7 @@
 //! The composition root: makes the parts of a server from its settings, starts them, and ends them in order.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
@@ -11,6 +12,9 @@ use carob_client::Informers;
 use carob_controllers::Controllers;
 use carob_image::{ImageStore, StoreConfig};
 use carob_kit::Clock;
+use carob_net::{NetConfig, PodNetwork};
+use carob_node::{Access, ClusterDns, KubeletApi, Node, NodeConfig, NodeIdentity, NodeParts};
+use carob_runtime::{Runtime, RuntimeConfig};
 use carob_scheduler::{Scheduler, SchedulerConfig};
 use carob_store::{Options, Store};
 use tokio::net::TcpListener;
@@ -18,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
-use crate::pki::{Names, Pki};
+use crate::pki::{KUBELET_CLIENT, Names, Pki};
 use crate::{admin, kubeconfig, tls};
 
 /// A server whose parts run.
@@ -55,6 +59,7 @@ impl Server {
         let as_component = |name: &str| carob_client::in_process(api.in_process(UserInfo::component(name)));
         let controllers_client = as_component("system:kube-controller-manager");
         let scheduler_client = as_component("system:kube-scheduler");
+        let node_client = carob_client::in_process(api.in_process(UserInfo::node(&settings.node_name)));
         let certificate = tls::Current::new(&pki.apiserver)?;
         let client = carob_client::in_process(api.in_process(UserInfo::master("system:carob")));
         // One set of informers for all parts: each kind is watched, decoded and held once. Parts write under their own names.
@@ -82,10 +87,14 @@ impl Server {
             server.start_scheduler(scheduler_client, &clock);
         }
         kubeconfig::write(&server.settings.kubeconfig, server.settings.listen, &pki)?;
-        let images =
-            ImageStore::open(StoreConfig::new(&server.settings.images_dir, Arc::clone(&clock))).await?;
+        let images = ImageStore::open(StoreConfig::new(&server.settings.images_dir, Arc::clone(&clock))).await?;
+        let runtime = match server.settings.node {
+            true => Some(server.start_node(node_client, &pki, images.clone(), &clock).await?),
+            false => None,
+        };
+        let subjects = admin::Subjects { images, runtime };
         let (run_dir, shutdown) = (server.settings.run_dir.clone(), server.parts_shutdown.clone());
-        server.part("the administration socket", async move { admin::serve(&run_dir, admin::Subjects { images, runtime: None }, shutdown).await });
+        server.part("the administration socket", async move { admin::serve(&run_dir, subjects, shutdown).await });
         Ok(server)
     }
 
@@ -96,6 +105,7 @@ impl Server {
             cluster_cidrs: self.settings.cluster_cidrs.clone(),
             service_cidrs: self.settings.service_cidrs.clone(),
             root_ca_pem: pki.ca_pem.clone(),
+            system_client: self.client.clone(),
             token_signer: None,
         };
         let (informers, shutdown) = (Arc::clone(&self.informers), self.parts_shutdown.clone());
@@ -112,6 +122,55 @@ impl Server {
         self.part("the scheduler", async move {
             Ok(Scheduler::run(client, informers, SchedulerConfig::default(), clock, shutdown).await?)
         });
+    }
+
+    /// Opens the runtime, which takes up the Pods that an earlier server left running, and starts the node on it.
+    async fn start_node(
+        &mut self,
+        client: kube::Client,
+        pki: &Pki,
+        images: ImageStore,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Arc<Runtime>> {
+        let settings = &self.settings;
+        let network = NetConfig {
+            instance: settings.instance.clone(),
+            state_dir: settings.run_dir.join("net"),
+            pod_cidrs: Vec::new(),
+            cluster_cidrs: settings.cluster_cidrs.clone(),
+            clock: Arc::clone(clock),
+        };
+        let network = PodNetwork::open(network).await.context("open the Pod network")?;
+        let runtime = Runtime::open(RuntimeConfig {
+            data_dir: settings.data_dir.clone(),
+            run_dir: settings.run_dir.clone(),
+            cgroup_root: settings.cgroup_root.clone().into(),
+            instance: settings.instance.clone(),
+            die_with_parent: settings.die_with_parent,
+            images: Arc::new(images),
+            network: Arc::new(network),
+            clock: Arc::clone(clock),
+        });
+        let runtime = runtime.await.context("open the runtime")?;
+        let address = SocketAddr::new(settings.listen.ip(), settings.kubelet_port);
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("listen on {address} (--kubelet-port)"))?;
+        let kubelet_port = listener.local_addr().context("the port of the kubelet API")?.port();
+        let access = Access { users: vec![KUBELET_CLIENT.to_owned()], groups: vec!["system:masters".to_owned()] };
+        let parts = NodeParts {
+            client,
+            informers: Arc::clone(&self.informers),
+            cri: runtime.clone(),
+            clock: Arc::clone(clock),
+            api: Some(KubeletApi { listener, tls: tls::kubelet_server(pki)?, access }),
+            shutdown: self.parts_shutdown.clone(),
+        };
+        let node = Node::new(node_config(settings, kubelet_port), parts).context("make the node")?;
+        self.part("the node", async move {
+            node.run().await;
+            Ok(())
+        });
+        Ok(runtime)
     }
 
     fn part(&mut self, name: &'static str, work: impl Future<Output = Result<()>> + Send + 'static) {
@@ -144,6 +203,26 @@ impl Server {
         drop(self.informers);
         drop(self.client);
         self.store.close().await.context("close the store")
+    }
+}
+
+fn node_config(settings: &Settings, kubelet_port: u16) -> NodeConfig {
+    NodeConfig {
+        identity: NodeIdentity {
+            name: settings.node_name.clone(),
+            addresses: settings.node_ips.clone(),
+            kubelet_port,
+            kubelet_version: crate::VERSION.to_owned(),
+            pods_max: settings.max_pods as usize,
+            ..NodeIdentity::default()
+        },
+        data_dir: settings.data_dir.clone(),
+        log_dir: settings.log_dir(),
+        log_link_dir: settings.log_link_dir(),
+        dns: ClusterDns { servers: settings.cluster_dns.clone(), domain: settings.cluster_domain.clone() },
+        seccomp_default: false,
+        resolv_conf: "/etc/resolv.conf".into(),
+        hosts: "/etc/hosts".into(),
     }
 }
 

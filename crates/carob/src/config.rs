@@ -94,6 +94,20 @@ impl Settings {
         })
     }
 
+    /// Where containers' logs are: where log collectors look, for the instance in the usual place, and with its data otherwise.
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        if self.is_in_usual_place() { PathBuf::from("/var/log/pods") } else { self.data_dir.join("logs") }
+    }
+
+    /// Where the links to logs by container are, for log collectors that look there.
+    pub(crate) fn log_link_dir(&self) -> Option<PathBuf> {
+        self.is_in_usual_place().then(|| PathBuf::from("/var/log/containers"))
+    }
+
+    fn is_in_usual_place(&self) -> bool {
+        self.data_dir == Path::new("/var/lib/carob")
+    }
+
     /// The first address of each Service CIDR, which is that of `default/kubernetes`.
     pub(crate) fn api_service_ips(&self) -> Result<Vec<IpAddr>> {
         self.service_cidrs.iter().map(|cidr| nth_address(cidr, 1)).collect()

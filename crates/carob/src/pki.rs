@@ -28,6 +28,9 @@ const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How far in the past a certificate begins, for clients whose clock is behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
+/// The API server's name towards nodes.
+pub(crate) const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+
 /// What a certificate has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Leaf {
@@ -162,7 +165,7 @@ fn leaves(names: &Names) -> [Leaf; 4] {
             addresses,
             server: true,
         },
-        client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", "system:masters"),
+        client("apiserver-kubelet-client", KUBELET_CLIENT, "system:masters"),
         client("admin", "kubernetes-admin", "system:masters"),
     ]
 }

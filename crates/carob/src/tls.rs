@@ -3,9 +3,9 @@
 use std::sync::{Arc, RwLock};
 
 use anyhow::{Context, Result};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::pki::{Pair, Pki};
 
@@ -54,5 +54,19 @@ pub(crate) fn kubelet_client(pki: &Pki) -> Result<Arc<ClientConfig>> {
         .with_root_certificates(roots(pki)?)
         .with_client_auth_cert(pki.apiserver_kubelet_client.chain()?, pki.apiserver_kubelet_client.key()?)
         .context("the client certificate for nodes")?;
+    Ok(Arc::new(config))
+}
+
+/// How the kubelet API serves: to clients with a certificate of the cluster's authority.
+pub(crate) fn kubelet_server(pki: &Pki) -> Result<Arc<ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pki)?), Arc::clone(&provider))
+        .build()
+        .context("prepare the verification of client certificates")?;
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(pki.kubelet.chain()?, pki.kubelet.key()?)
+        .context("the serving certificate of the node")?;
     Ok(Arc::new(config))
 }

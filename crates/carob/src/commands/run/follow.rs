@@ -59,14 +59,20 @@ pub(crate) struct Logs {
 
 impl Logs {
     pub(crate) fn new(client: kube::Client) -> Self {
-        Self { client, followed: BTreeSet::new(), readers: JoinSet::new(), out: Arc::new(Mutex::new(std::io::stdout())) }
+        Self {
+            client,
+            followed: BTreeSet::new(),
+            readers: JoinSet::new(),
+            out: Arc::new(Mutex::new(std::io::stdout())),
+        }
     }
 
     /// Begins to follow what has started since the last look.
     pub(crate) fn look(&mut self, pod: &Pod) {
         let (Some(uid), Some(namespace)) = (pod.uid(), pod.namespace()) else { return };
         for status in statuses(pod) {
-            let has_started = status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some());
+            let has_started =
+                status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some());
             if !has_started || !self.followed.insert((uid.clone(), status.name.clone(), status.restart_count)) {
                 continue;
             }
@@ -110,12 +116,18 @@ mod tests {
                         "state": { "terminated": { "exitCode": code, "finishedAt": at } } })
             })
             .collect();
-        serde_json::from_value(json!({ "metadata": { "name": "p" }, "status": { "phase": phase, "containerStatuses": containers } })).expect("a Pod")
+        serde_json::from_value(
+            json!({ "metadata": { "name": "p" }, "status": { "phase": phase, "containerStatuses": containers } }),
+        )
+        .expect("a Pod")
     }
 
     #[test]
     fn the_first_failure_in_time_decides() {
-        let pod = pod("Failed", &[("a", 3, "2026-01-01T00:00:09Z"), ("b", 7, "2026-01-01T00:00:01Z"), ("c", 0, "2026-01-01T00:00:00Z")]);
+        let pod = pod(
+            "Failed",
+            &[("a", 3, "2026-01-01T00:00:09Z"), ("b", 7, "2026-01-01T00:00:01Z"), ("c", 0, "2026-01-01T00:00:00Z")],
+        );
         let failure = first_failure(&pod).expect("a failure");
         assert_eq!((failure.container.as_str(), failure.exit_code), ("b", 7));
         assert!(has_ended(&pod));

@@ -24,7 +24,11 @@ pub(crate) fn read(files: &[std::path::PathBuf]) -> Result<Vec<Manifest>> {
         let text = read_text(file)?;
         parse(&text, &file.display().to_string(), &mut manifests)?;
     }
-    ensure!(!manifests.is_empty(), "there is no object in {}", files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", "));
+    ensure!(
+        !manifests.is_empty(),
+        "there is no object in {}",
+        files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
+    );
     Ok(manifests)
 }
 
@@ -33,7 +37,10 @@ fn read_text(file: &Path) -> Result<String> {
     let read = if file == Path::new("-") {
         std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_string(&mut text).context("read standard input")?
     } else {
-        fs_err::File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).with_context(|| format!("read {}", file.display()))?
+        fs_err::File::open(file)?
+            .take(FILE_BYTES_MAX + 1)
+            .read_to_string(&mut text)
+            .with_context(|| format!("read {}", file.display()))?
     };
     ensure!(read as u64 <= FILE_BYTES_MAX, "{} has more than {FILE_BYTES_MAX} bytes", file.display());
     Ok(text)
@@ -46,14 +53,17 @@ fn parse(text: &str, origin: &str, manifests: &mut Vec<Manifest>) -> Result<()> 
         let origin = format!("{origin}, document {}", number + 1);
         let items = match document {
             Value::Null => continue,
-            Value::Object(mut map) if map.get("kind").and_then(Value::as_str) == Some("List") => match map.remove("items") {
-                Some(Value::Array(items)) => items,
-                _ => bail!("{origin}: a List has items"),
-            },
+            Value::Object(mut map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
+                match map.remove("items") {
+                    Some(Value::Array(items)) => items,
+                    _ => bail!("{origin}: a List has items"),
+                }
+            }
             other => vec![other],
         };
         for item in items {
-            let object: DynamicObject = serde_json::from_value(item).with_context(|| format!("{origin} is not an object of Kubernetes"))?;
+            let object: DynamicObject =
+                serde_json::from_value(item).with_context(|| format!("{origin} is not an object of Kubernetes"))?;
             ensure!(object.types.is_some(), "{origin}: apiVersion and kind are missing");
             manifests.push(Manifest { object, origin: origin.clone() });
         }
@@ -80,7 +90,12 @@ mod tests {
 
     #[test]
     fn mistakes_say_where_they_are() {
-        for (text, expected) in [("kind: [", "file"), ("a: 1", "document 1"), ("--- 1\n--- 2", "document 1"), ("apiVersion: v1\nkind: List", "has items")] {
+        for (text, expected) in [
+            ("kind: [", "file"),
+            ("a: 1", "document 1"),
+            ("--- 1\n--- 2", "document 1"),
+            ("apiVersion: v1\nkind: List", "has items"),
+        ] {
             let error = format!("{:#}", kinds(text).expect_err("refused"));
             assert!(error.contains(expected), "{error}");
         }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use carob_client::{Changed, Informer, Subscription};
 use carob_kit::{Clock, SystemClock};
 use k8s_openapi::api::core::v1::{Event, Pod};
@@ -114,15 +114,18 @@ async fn create(client: &kube::Client, manifests: Vec<Manifest>) -> Result<()> {
     for manifest in manifests {
         let types = manifest.object.types.clone().with_context(|| format!("{}: no kind", manifest.origin))?;
         let kind = kube::core::GroupVersionKind::try_from(&types).with_context(|| manifest.origin.clone())?;
-        let (resource, capabilities) =
-            pinned_kind(client, &kind).await.with_context(|| format!("{}: find the kind {}", manifest.origin, types.kind))?;
+        let (resource, capabilities) = pinned_kind(client, &kind)
+            .await
+            .with_context(|| format!("{}: find the kind {}", manifest.origin, types.kind))?;
         let namespace = manifest.object.namespace().unwrap_or_else(|| "default".to_owned());
         let api: Api<DynamicObject> = match capabilities.scope {
             Scope::Namespaced => Api::namespaced_with(client.clone(), &namespace, &resource),
             Scope::Cluster => Api::all_with(client.clone(), &resource),
         };
         let name = format!("{} {}", types.kind, manifest.object.name_any());
-        api.create(&PostParams::default(), &manifest.object).await.with_context(|| format!("{}: create {name}", manifest.origin))?;
+        api.create(&PostParams::default(), &manifest.object)
+            .await
+            .with_context(|| format!("{}: create {name}", manifest.origin))?;
     }
     Ok(())
 }
@@ -139,16 +142,15 @@ async fn watch(client: &kube::Client, pods: &Informer<Pod>, changes: &Subscripti
             logs.finish().await;
             return Ok(exit_code(&all));
         }
-        match changes.next().await {
-            Changed::Key(_) | Changed::All => {}
-            Changed::Closed => bail!("the Pods cannot be watched any more"),
-        }
+        // Which Pod changed does not matter: a run is small, and all of it is looked at.
+        let (Changed::Key(_) | Changed::Everything) = changes.next().await;
     }
 }
 
 fn exit_code(pods: &[Arc<Pod>]) -> ExitCode {
     let first: Option<Failure> = pods.iter().filter_map(|pod| first_failure(pod)).min();
-    let failed = pods.iter().any(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Failed"));
+    let failed =
+        pods.iter().any(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Failed"));
     match first {
         Some(failure) if failed => ExitCode::from(u8::try_from(failure.exit_code).unwrap_or(FAILED)),
         None if failed => ExitCode::from(FAILED),
@@ -169,15 +171,12 @@ async fn end_pods(server: &Server, signals: &mut Signals) -> Result<()> {
     let changes = pods.subscribe();
     let gone = async {
         while !pods.is_empty() {
-            if matches!(changes.next().await, Changed::Closed) {
-                return Err(anyhow!("the Pods cannot be watched any more"));
-            }
+            let (Changed::Key(_) | Changed::Everything) = changes.next().await;
         }
-        Ok(())
     };
     tokio::pin!(gone);
     tokio::select! {
-        outcome = &mut gone => return outcome,
+        () = &mut gone => return Ok(()),
         () = signals.any() => {}
         () = tokio::time::sleep(longest + END_PATIENCE) => {}
     }

@@ -1,12 +1,13 @@
 //! What a run has for itself: directories, addresses, ports, a cgroup; and how all of it goes away.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use carob_kit::SystemClock;
 use carob_net::{NetConfig, PodNetwork, first_free_cidr};
+use carob_sys::cgroup::{Cgroup, Layout};
 use clap::Parser;
 use ipnet::IpNet;
 
@@ -43,7 +44,9 @@ impl Private {
 
     /// The settings of the run's server.
     pub(crate) async fn settings(&self) -> Result<Settings> {
-        let candidates = POD_CIDRS.map(|third| IpNet::new(Ipv4Addr::new(10, third, 0, 0).into(), 16)).collect::<Result<Vec<_>, _>>()?;
+        let candidates = POD_CIDRS
+            .map(|third| IpNet::new(Ipv4Addr::new(10, third, 0, 0).into(), 16))
+            .collect::<Result<Vec<_>, _>>()?;
         let pods = first_free_cidr(&self.instance, candidates).await.context("look for addresses that are free")?;
         let pods = pods.context("this machine uses all of 10.200.0.0/16 to 10.254.0.0/16")?;
         let (api, kubelet) = (free_port()?, free_port()?);
@@ -64,7 +67,9 @@ impl Private {
         ];
         match Cli::try_parse_from(words)?.command {
             Command::Server(arguments) => Settings::new(arguments),
-            Command::Run(_) | Command::Image(_) | Command::Tree(_) | Command::Check(_) => unreachable!("the words say server"),
+            Command::Run(_) | Command::Image(_) | Command::Tree(_) | Command::Check(_) => {
+                unreachable!("the words say server")
+            }
         }
     }
 
@@ -80,7 +85,8 @@ impl Private {
         fs_err::create_dir_all(&self.run_dir)?;
         let network = PodNetwork::open(network).await.context("open the run's network")?;
         network.remove().await.context("remove the run's network")?;
-        carob_runtime::remove_groups(Path::new(&self.cgroup_root)).context("remove the run's cgroups")?;
+        let layout = Layout::detect().context("look at the machine's cgroups")?;
+        Cgroup::new(&layout, &self.cgroup_root).remove().context("remove the run's cgroups")?;
         for dir in [&self.run_dir, &self.data_dir] {
             if dir.exists() {
                 fs_err::remove_dir_all(dir)?;
