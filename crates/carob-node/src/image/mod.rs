@@ -97,6 +97,12 @@ impl Images {
                 self.events.normal(&subject, "Pulled", message);
                 Ok(Ready { id: image.id.clone(), image })
             }
+            // An image that was imported under this name has no registry that could have a newer one.
+            ("Always", Some(image)) if is_imported(&image) => {
+                let message = format!("Container image {name:?} was imported on this machine: no registry is asked for it");
+                self.events.normal(&subject, "Pulled", message);
+                Ok(Ready { id: image.id.clone(), image })
+            }
             _ => {
                 self.check_backoff(name, &subject, attempts)?;
                 self.pull(pod, name, &reference, sandbox, &subject, attempts).await
@@ -263,6 +269,11 @@ fn millis(duration: Duration) -> String {
     } else {
         format!("{}s", duration.as_secs_f64().mul_add(1000.0, 0.5).floor() / 1000.0)
     }
+}
+
+/// Whether an image came out of an archive: what a registry gave has the digest under which that registry knows it.
+fn is_imported(image: &Image) -> bool {
+    image.repo_digests.is_empty()
 }
 
 /// `Always` for `latest`, else `IfNotPresent` (API defaults, for Pods that did not pass through them).
