@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::ownership::{selects, version};
 use crate::percent::{Round, scaled};
 use crate::pods;
+use crate::statuses;
 use crate::versions::Versions;
 
 /// How long an eviction that was let through is believed in while its Pod is not seen to go (DeletionTimeout).
@@ -221,7 +222,7 @@ impl DisruptionController {
         budget: &PodDisruptionBudget,
         status: PodDisruptionBudgetStatus,
     ) -> Result<(), ReconcileError> {
-        if budget.status.as_ref() == Some(&status) {
+        if statuses::same(&budget.status, &status) {
             return Ok(());
         }
         let wanted = PodDisruptionBudget { status: Some(status), ..budget.clone() };

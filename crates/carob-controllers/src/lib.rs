@@ -33,6 +33,7 @@ mod root_ca;
 mod service_account;
 mod start;
 mod stateful;
+mod statuses;
 mod system;
 mod token;
 mod versions;

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -275,4 +278,65 @@ async fn a_cron_job_makes_jobs_and_keeps_few_of_them() {
     })
     .await;
     eventually(&jobs, "and is not kept", |jobs| jobs.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_budget_allows_what_its_pods_can_spare() {
+    let cluster = Cluster::start().await;
+    let budget = json!({
+        "metadata": {"name": "web"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}},
+    });
+    cluster.create::<PodDisruptionBudget>(budget).await;
+    let web = json!({
+        "metadata": {"name": "web"},
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": template("web", "one")},
+    });
+    cluster.create::<Deployment>(web).await;
+    let budgets = cluster.of::<PodDisruptionBudget>();
+    let is = |expected: (i32, i32, i32)| {
+        let status = budgets.get(Some("default"), "web").and_then(|budget| budget.status.clone()).unwrap_or_default();
+        let counts = (status.expected_pods, status.desired_healthy.unwrap_or(0), status.disruptions_allowed);
+        counts == (Some(expected.0), expected.1, Some(expected.2))
+    };
+    eventually(&budgets, "one of three may go", |_| is((3, 2, 1))).await;
+    let api = cluster.api::<Deployment>();
+    let patch = json!({"spec": {"replicas": 1}});
+    api.patch("web", &PatchParams::default(), &Patch::Merge(patch)).await.expect("it can be scaled");
+    eventually(&budgets, "the only one may go", |_| is((1, 0, 1))).await;
+}
+
+#[tokio::test]
+async fn a_quota_counts_what_is_used() {
+    let cluster = Cluster::start().await;
+    let hard = json!({
+        "pods": "5", "requests.cpu": "1", "services": "3", "configmaps": "9", "count/replicationcontrollers": "4", "secrets": "2",
+    });
+    cluster.create::<ResourceQuota>(json!({"metadata": {"name": "all"}, "spec": {"hard": hard}})).await;
+    let quotas = cluster.of::<ResourceQuota>();
+    let used = || {
+        let status = quotas.get(Some("default"), "all").and_then(|quota| quota.status.clone()).unwrap_or_default();
+        status
+            .used
+            .into_iter()
+            .flatten()
+            .map(|(name, amount)| format!("{name}={}", amount.0))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    // The API's own service and the root certificate are there from the start.
+    let empty = "configmaps=1 count/replicationcontrollers=0 pods=0 requests.cpu=0 secrets=0 services=1";
+    eventually(&quotas, "it begins with little", |_| used() == empty).await;
+    let mut template = template("web", "one");
+    template["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
+    let rc =
+        json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "selector": {"app": "web"}, "template": template}});
+    cluster.create::<ReplicationController>(rc).await;
+    cluster.create::<Secret>(json!({"metadata": {"name": "s"}})).await;
+    let more = "configmaps=1 count/replicationcontrollers=1 pods=2 requests.cpu=200m secrets=1 services=1";
+    eventually(&quotas, "and counts what is made", |_| used() == more).await;
+    let api = cluster.api::<ReplicationController>();
+    api.delete("web", &DeleteParams::background()).await.expect("it can be deleted");
+    let less = "configmaps=1 count/replicationcontrollers=0 pods=0 requests.cpu=0 secrets=1 services=1";
+    eventually(&quotas, "and what goes", |_| used() == less).await;
 }

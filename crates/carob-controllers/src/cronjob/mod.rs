@@ -25,6 +25,7 @@ use crate::namespaces;
 use crate::ownership::{self, Owner, version};
 use crate::pod_control::said;
 use crate::pods;
+use crate::statuses;
 use crate::versions::Versions;
 use schedule::Schedule;
 
@@ -238,7 +239,7 @@ impl CronJobController {
     }
 
     async fn write_status(&self, key: &ObjectKey, cron: &CronJob, status: CronJobStatus) -> Result<(), ReconcileError> {
-        if cron.status.clone().unwrap_or_default() == status {
+        if statuses::same(&cron.status.clone().unwrap_or_default(), &status) {
             return Ok(());
         }
         let wanted = CronJob { status: Some(status), ..cron.clone() };

@@ -22,6 +22,7 @@ use kube::core::metadata::PartialObjectMeta;
 use crate::context::Context;
 use crate::discovery;
 use crate::ownership::version;
+use crate::statuses;
 use crate::versions::Versions;
 use usage::Usage;
 
@@ -99,8 +100,9 @@ impl QuotaController {
         let (quotas, ask) = (self.quotas.clone(), self.ask.clone());
         informer.on_change(move |change| {
             if change.old.is_none() || change.new.is_none() {
-                let own = quotas.list_in(&change.key().namespace);
-                own.iter().for_each(|quota| ask.ask(ObjectKey::of(&**quota)));
+                for quota in quotas.list_in(&change.key().namespace) {
+                    ask.ask(ObjectKey::of(&*quota));
+                }
             }
         });
         self.counted.lock().expect("no holder of the informers panics").insert(id, informer.clone());
@@ -109,12 +111,18 @@ impl QuotaController {
 
     async fn used(&self, namespace: &str, spec: &ResourceQuotaSpec) -> Result<Usage, ReconcileError> {
         let mut used = Usage::new();
-        let mut take = |more: Usage| more.into_iter().for_each(|(name, amount)| usage::add(&mut used, name, amount));
         let now = self.context.now();
         let pods = self.pods.list_in(namespace);
-        pods.iter().filter(|pod| scope::matches(spec, pod)).for_each(|pod| take(usage::pod(pod, now)));
-        self.services.list_in(namespace).iter().for_each(|service| take(usage::service(service)));
-        self.claims.list_in(namespace).iter().for_each(|claim| take(usage::claim(claim)));
+        let pods = pods.iter().filter(|pod| scope::matches(spec, pod)).map(|pod| usage::pod(pod, now));
+        let services = self.services.list_in(namespace);
+        let claims = self.claims.list_in(namespace);
+        let others = services
+            .iter()
+            .map(|service| usage::service(service))
+            .chain(claims.iter().map(|claim| usage::claim(claim)));
+        for (name, amount) in pods.chain(others).flatten() {
+            usage::add(&mut used, name, amount);
+        }
         for name in spec.hard.iter().flatten().map(|(name, _)| name) {
             if let Some((group, plural)) = counted_resource(name)
                 && let Some(informer) = self.counted(group, plural).await?
@@ -168,7 +176,7 @@ impl Reconcile for QuotaController {
             return Ok(Requeue::No);
         };
         let status = status(spec, &self.used(&key.namespace, spec).await?);
-        if quota.status.as_ref() == Some(&status) {
+        if statuses::same(&quota.status, &status) {
             return Ok(Requeue::No);
         }
         let wanted = ResourceQuota { status: Some(status), ..(*quota).clone() };

@@ -20,6 +20,7 @@ use crate::percent::{Round, scaled};
 use crate::pod_control::{BURST, PodControl, said};
 use crate::pods;
 use crate::revisions::{History, Revisions, template_of};
+use crate::statuses;
 use crate::versions::Versions;
 use claims::Claims;
 use plan::{Counts, NewPod, Plan, Wish};
@@ -205,7 +206,7 @@ impl StatefulController {
         collisions: i32,
     ) -> Result<(), ReconcileError> {
         let wanted = StatefulSet { status: Some(status(set, wish, counts, collisions)), ..set.clone() };
-        if wanted == *set {
+        if statuses::same(&set.status, &wanted.status) {
             return Ok(());
         }
         let api: Api<StatefulSet> = self.context.api(&key.namespace);

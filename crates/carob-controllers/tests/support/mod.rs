@@ -114,7 +114,7 @@ impl Cluster {
 /// What the test runner shows of a test that fails.
 fn log_for_failures() {
     let log =
-        tracing_subscriber::fmt().with_test_writer().with_max_level(tracing_subscriber::filter::LevelFilter::INFO);
+        tracing_subscriber::fmt().with_test_writer().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG);
     // Tests of one process share the first one's.
     if log.try_init().is_err() {}
 }
@@ -157,9 +157,8 @@ where
             }
         }
     };
-    if tokio::time::timeout(PATIENCE, wait).await.is_err() {
-        panic!("{what}: not within {PATIENCE:?}; there are {:#?}", informer.list());
-    }
+    let in_time = tokio::time::timeout(PATIENCE, wait).await.is_ok();
+    assert!(in_time, "{what}: not within {PATIENCE:?}; there are {:#?}", informer.list());
 }
 
 /// Binds Pods to the Node, runs them, and lets them go when they are deleted. A Pod whose image is `succeeds` or `fails` ends.
