@@ -31,6 +31,12 @@ impl FieldPath {
         Self(format!("{}[{key}]", self.0))
     }
 
+    /// Puts a segment before the path: how a walk that only names its place when it finds an error completes it.
+    pub(crate) fn prefix(&mut self, segment: fmt::Arguments<'_>) {
+        let joint = if self.0.is_empty() || self.0.starts_with('[') { "" } else { "." };
+        self.0 = format!("{segment}{joint}{}", self.0);
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

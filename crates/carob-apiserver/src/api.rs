@@ -84,10 +84,8 @@ impl ApiServer {
             Arc::clone(&config.clock),
             Arc::clone(&lookup) as _,
         ));
-        let authn = Authentication::new(vec![
-            Box::new(StaticTokens::new(config.static_tokens)),
-            Box::new(Arc::clone(&tokens)),
-        ]);
+        let authn =
+            Authentication::new(vec![Box::new(StaticTokens::new(config.static_tokens)), Box::new(Arc::clone(&tokens))]);
         let services = Services::restore(&store, &config.service_cidrs, config.node_ports)?;
         let inner = Inner {
             authn,
@@ -222,7 +220,9 @@ impl ApiServer {
         inner.authz.check(&user, &info.attributes(&query))?;
         match info.resource {
             None => nonresource::answer(inner, &parts, &info.path, &query),
-            Some(resource) => dispatch::answer(inner, Asked { parts, query, verb: info.verb, resource, user }, body).await,
+            Some(resource) => {
+                dispatch::answer(inner, Asked { parts, query, verb: info.verb, resource, user }, body).await
+            }
         }
     }
 }

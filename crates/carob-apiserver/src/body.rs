@@ -27,7 +27,10 @@ pub struct Body(Inner);
 enum Inner {
     Full(Option<Bytes>),
     /// Pieces made as the peer takes them, with their total length in bytes where it is known.
-    Stream { pieces: Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>, left: Option<u64> },
+    Stream {
+        pieces: Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>,
+        left: Option<u64>,
+    },
 }
 
 impl fmt::Debug for Body {
@@ -116,8 +119,9 @@ pub(crate) async fn read(body: RequestBody) -> Result<Bytes, ApiError> {
     let mut body = body;
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|error| ApiError::from(Status::bad_request(format!("unable to read the request's body: {error}"))))?;
+        let frame = frame.map_err(|error| {
+            ApiError::from(Status::bad_request(format!("unable to read the request's body: {error}")))
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > REQUEST_BODY_LEN_MAX {
             return Err(Status::request_entity_too_large(BODY_TOO_LARGE).into());

@@ -19,7 +19,12 @@ pub enum BootstrapError {
     #[error("create {kind} {name} at start: {status} {message}")]
     Create { kind: String, name: String, status: StatusCode, message: String },
     #[error("create {kind} {name} at start: the request could not be built")]
-    Request { kind: String, name: String, #[source] source: http::Error },
+    Request {
+        kind: String,
+        name: String,
+        #[source]
+        source: http::Error,
+    },
 }
 
 impl ApiServer {

@@ -30,7 +30,11 @@ pub struct NodeAddress {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     #[error("dial {address}")]
-    Connect { address: SocketAddr, #[source] source: std::io::Error },
+    Connect {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("dial {address}: no answer within {} s", DIAL_TIMEOUT.as_secs())]
     Timeout { address: SocketAddr },
     #[error("this API server has no client certificate to show to nodes")]

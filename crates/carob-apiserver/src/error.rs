@@ -17,7 +17,6 @@ impl ApiError {
     pub(crate) fn into_status(self) -> Status {
         *self.0
     }
-
 }
 
 impl From<Status> for ApiError {

@@ -37,7 +37,10 @@ pub(crate) fn answer(api: &Inner, endpoint: &str, rest: &[&str], query: &Query) 
             if check.ok {
                 return Ok(respond::text(StatusCode::OK, "ok"));
             }
-            Ok(respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {name} failed: reason withheld\n")))
+            Ok(respond::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("internal server error: {name} failed: reason withheld\n"),
+            ))
         }
         _ => Err(Status::path_not_found().into()),
     }

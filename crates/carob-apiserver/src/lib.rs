@@ -39,8 +39,8 @@ mod subresource;
 mod version;
 
 pub use api::{ApiServer, StartError};
-pub use bootstrap::BootstrapError;
 pub use body::{Body, BoxError};
+pub use bootstrap::BootstrapError;
 pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
 pub use dialer::{DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream};
 pub use identity::{

@@ -78,7 +78,9 @@ pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 fn references(pod: &Value, resource: &str, name: &str) -> bool {
     match resource {
         "serviceaccounts" => meta::str_at(pod, &["spec", "serviceAccountName"]) == Some(name),
-        "secrets" => names_of(pod, SECRET_FIELDS).any(|found| found == name) || pull_secrets(pod).any(|found| found == name),
+        "secrets" => {
+            names_of(pod, SECRET_FIELDS).any(|found| found == name) || pull_secrets(pod).any(|found| found == name)
+        }
         "configmaps" => names_of(pod, CONFIG_MAP_FIELDS).any(|found| found == name),
         "persistentvolumeclaims" => claims(pod).any(|found| found == name),
         "resourceclaims" => meta::items_at(pod, &["spec", "resourceClaims"])
@@ -99,7 +101,8 @@ const SECRET_FIELDS: ReferenceFields = &[
     ("nodePublishSecretRef", "name"),
     ("azureFile", "secretName"),
 ];
-const CONFIG_MAP_FIELDS: ReferenceFields = &[("configMapRef", "name"), ("configMapKeyRef", "name"), ("configMap", "name")];
+const CONFIG_MAP_FIELDS: ReferenceFields =
+    &[("configMapRef", "name"), ("configMapKeyRef", "name"), ("configMap", "name")];
 
 fn names_of(pod: &Value, fields: ReferenceFields) -> impl Iterator<Item = &str> {
     let mut found = Vec::new();

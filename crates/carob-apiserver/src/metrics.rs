@@ -54,7 +54,8 @@ impl Metrics {
             line(format_args!("# TYPE {name} gauge\n{name} {value}\n"));
         }
         let requests = self.requests.lock().expect("no holder of the metrics panics");
-        for (name, kind) in [("apiserver_request_total", "counter"), ("apiserver_request_duration_seconds", "summary")] {
+        for (name, kind) in [("apiserver_request_total", "counter"), ("apiserver_request_duration_seconds", "summary")]
+        {
             line(format_args!("# TYPE {name} {kind}\n"));
             for ((label, code), series) in requests.iter() {
                 let labels = format!(
@@ -64,7 +65,10 @@ impl Metrics {
                 if kind == "counter" {
                     line(format_args!("{name}{{{labels}}} {}\n", series.count));
                 } else {
-                    line(format_args!("{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}\n", series.seconds, series.count));
+                    line(format_args!(
+                        "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}\n",
+                        series.seconds, series.count
+                    ));
                 }
             }
         }

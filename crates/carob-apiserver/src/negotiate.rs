@@ -143,7 +143,9 @@ impl<'a> Clause<'a> {
             ("Table", Offer::Item | Offer::Collection) => Some(Shape::Table(version)),
             ("PartialObjectMetadata", Offer::Item) => Some(Shape::Metadata(version)),
             // A watch streams items and a list is one list: clients name either.
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", Offer::Collection) => Some(Shape::Metadata(version)),
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", Offer::Collection) => {
+                Some(Shape::Metadata(version))
+            }
             _ => None,
         }
     }
@@ -167,7 +169,8 @@ pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
     for clause in clauses(headers) {
         let Some(shape) = clause.shape(offer) else { continue };
         // What is not an object of its own type has no protobuf form here.
-        let offered = ENCODINGS.iter().filter(|(_, encoding)| shape == Shape::Object || *encoding != Encoding::Protobuf);
+        let offered =
+            ENCODINGS.iter().filter(|(_, encoding)| shape == Shape::Object || *encoding != Encoding::Protobuf);
         if let Some((_, encoding)) = offered.into_iter().find(|(media_type, _)| clause.covers(media_type)) {
             return Ok(Form { encoding: *encoding, shape });
         }
@@ -183,7 +186,8 @@ pub(crate) fn body_encoding(headers: &HeaderMap) -> ApiResult<Encoding> {
         return Ok(Encoding::Json);
     }
     let found = ENCODINGS.iter().find(|(media_type, _)| named.eq_ignore_ascii_case(media_type));
-    let (_, encoding) = found.ok_or_else(|| Status::unsupported_media_type(&ENCODINGS.map(|(media_type, _)| media_type)))?;
+    let (_, encoding) =
+        found.ok_or_else(|| Status::unsupported_media_type(&ENCODINGS.map(|(media_type, _)| media_type)))?;
     Ok(*encoding)
 }
 
@@ -207,11 +211,23 @@ mod tests {
             (kubectl, Offer::Objects, json(Shape::Object)),
             ("application/json;as=Table;v=v1;g=meta.k8s.io", Offer::Objects, Err(406)),
             ("application/json;as=Table;v=v2;g=meta.k8s.io", Offer::Collection, Err(406)),
-            ("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", Offer::Collection, json(Shape::Metadata(MetaVersion::V1))),
-            ("application/vnd.kubernetes.protobuf, */*", Offer::Item, Ok(Form { encoding: Encoding::Protobuf, shape: Shape::Object })),
+            (
+                "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+                Offer::Collection,
+                json(Shape::Metadata(MetaVersion::V1)),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf, */*",
+                Offer::Item,
+                Ok(Form { encoding: Encoding::Protobuf, shape: Shape::Object }),
+            ),
             ("application/yaml", Offer::Item, Ok(Form { encoding: Encoding::Yaml, shape: Shape::Object })),
             ("text/html;q=0.9,application/json;q=0.8", Offer::Item, json(Shape::Object)),
-            ("application/json;q=0.1,application/yaml;q=0.9", Offer::Item, Ok(Form { encoding: Encoding::Yaml, shape: Shape::Object })),
+            (
+                "application/json;q=0.1,application/yaml;q=0.9",
+                Offer::Item,
+                Ok(Form { encoding: Encoding::Yaml, shape: Shape::Object }),
+            ),
             ("application/*", Offer::Item, json(Shape::Object)),
             ("text/html", Offer::Item, Err(406)),
             ("nonsense", Offer::Item, Err(406)),

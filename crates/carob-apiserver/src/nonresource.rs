@@ -33,8 +33,12 @@ pub(crate) fn answer(api: &Inner, parts: &Parts, path: &str, query: &Query) -> A
         ["metrics"] => Ok(metrics(api)),
         ["openapi", "v2"] => openapi::v2(&api.openapi, &api.discovery, headers),
         ["openapi", "v3"] => openapi::v3_index(&api.openapi, &api.discovery, headers),
-        ["openapi", "v3", rest @ ..] => openapi::v3_document(&api.openapi, &api.discovery, headers, &rest.join("/"), query),
-        [".well-known", "openid-configuration"] => Ok(respond::json(StatusCode::OK, &api.tokens.openid_configuration())),
+        ["openapi", "v3", rest @ ..] => {
+            openapi::v3_document(&api.openapi, &api.discovery, headers, &rest.join("/"), query)
+        }
+        [".well-known", "openid-configuration"] => {
+            Ok(respond::json(StatusCode::OK, &api.tokens.openid_configuration()))
+        }
         ["openid", "v1", "jwks"] => Ok(jwks(api)),
         _ => Err(not_found()),
     }
@@ -78,7 +82,8 @@ fn jwks(api: &Inner) -> Response<Body> {
 pub(crate) fn cached(headers: &HeaderMap, content_type: &'static str, hash: &str, body: Bytes) -> Response<Body> {
     let etag = format!("\"{hash}\"");
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let fresh = known.flat_map(|value| value.split(',')).any(|value| matches!(value.trim(), "*") || value.trim() == etag);
+    let fresh =
+        known.flat_map(|value| value.split(',')).any(|value| matches!(value.trim(), "*") || value.trim() == etag);
     let mut response = Response::new(if fresh { Body::empty() } else { Body::from(body) });
     if fresh {
         *response.status_mut() = StatusCode::NOT_MODIFIED;

@@ -2,16 +2,14 @@
 
 use bytes::Bytes;
 use carob_api::Status;
-use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER, VARY,
-};
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as _;
 use serde_json::Value;
 
 use crate::body::Body;
-use crate::gzip;
 use crate::error::ApiError;
+use crate::gzip;
 use crate::negotiate::{Encoding, JSON};
 
 /// Responses above this are compressed, bytes (apiserver `responsewriters/writers.go`, `defaultGzipThresholdBytes`).
@@ -75,10 +73,7 @@ pub(crate) fn finish(response: &mut Response<Body>, gzip: bool) {
         response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
     }
-    response
-        .headers_mut()
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-cache, private"));
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
 }
 
 /// Adds warnings as `299` Warning headers (RFC 7234 5.5), each text once.
@@ -120,7 +115,8 @@ mod tests {
     fn warnings_are_quoted_and_sent_once() {
         let mut response = text(StatusCode::OK, "");
         warn(&mut response, &["unknown field \"spec.a\"".to_owned(), "x\ny".to_owned(), "x\ny".to_owned()]);
-        let values: Vec<&str> = response.headers().get_all(WARNING).iter().map(|v| v.to_str().expect("ascii")).collect();
+        let values: Vec<&str> =
+            response.headers().get_all(WARNING).iter().map(|v| v.to_str().expect("ascii")).collect();
         assert_eq!(values, [r#"299 - "unknown field \"spec.a\"""#, r#"299 - "x y""#]);
     }
 

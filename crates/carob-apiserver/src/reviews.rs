@@ -197,5 +197,7 @@ fn rules(api: &Inner, object: &Value, user: &UserInfo) -> ApiResult<Value> {
     let resource_rules: Vec<Value> = resources.iter().chain(everything).map(|rule| resource_rule(rule)).collect();
     let url_rules: Vec<Value> =
         urls.iter().map(|rule| json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls })).collect();
-    Ok(json!({ "resourceRules": resource_rules, "nonResourceRules": url_rules, "incomplete": user.as_node().is_some() }))
+    Ok(
+        json!({ "resourceRules": resource_rules, "nonResourceRules": url_rules, "incomplete": user.as_node().is_some() }),
+    )
 }

@@ -3,16 +3,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use carob_client::{Driver, DriverStats, Informers, ObjectKey, WorkOptions};
+use carob_client::{Driver, DriverStats, Informer, Informers, ObjectKey, WorkOptions};
 use carob_kit::Clock;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::ReplicationController;
+use k8s_openapi::api::core::v1::{ReplicationController, ResourceQuota};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::cronjob::CronJobController;
 use crate::daemon::DaemonController;
 use crate::deployment::DeploymentController;
+use crate::disruption::DisruptionController;
 use crate::endpoints::{self, EndpointsController, MirroringController, SliceController};
 use crate::gc::{GarbageCollector, GcKey};
 use crate::job::{JobController, JobKey, TtlController};
@@ -21,9 +23,11 @@ use crate::node::eviction::TaintEviction;
 use crate::node::ipam::NodeIpam;
 use crate::node::{NodeLifecycle, health};
 use crate::pod_gc::{PodGc, PodGcKey};
+use crate::quota::QuotaController;
 use crate::replicas::{ReplicaController, Replicated};
 use crate::root_ca::RootCaPublisher;
 use crate::service_account::DefaultServiceAccount;
+use crate::stateful::StatefulController;
 use crate::system::{SystemConfig, SystemObject, SystemObjects};
 use crate::token::{TokenSecrets, TokenSigner};
 
@@ -77,6 +81,9 @@ impl Controllers {
         start_endpoints(&mut driver, &context);
         start_jobs(&mut driver, &context);
         start_daemons(&mut driver, &context);
+        start_stateful(&mut driver, &context);
+        start_disruption(&mut driver, &context);
+        start_quotas(&mut driver, &context);
         Self { driver }
     }
 
@@ -226,6 +233,11 @@ fn start_jobs(driver: &mut Driver, context: &Context) {
     let work = driver.work(controller, WorkOptions::default()).on(&jobs, |change| [JobKey::Job(change.key())]);
     work.on(&pods, move |change| JobController::keys_of_pod(&jobs, change)).start();
 
+    let controller = CronJobController::new(context.clone());
+    let (cron_jobs, jobs) = (controller.cron_jobs().clone(), controller.jobs().clone());
+    let work = driver.work(controller, WorkOptions::default()).on(&cron_jobs, |change| [change.key()]);
+    work.on(&jobs, CronJobController::cron_jobs_of).start();
+
     let controller = TtlController::new(context.clone());
     let jobs = controller.jobs().clone();
     driver.work(controller, WorkOptions::default()).on(&jobs, |change| [change.key()]).start();
@@ -241,4 +253,45 @@ fn start_daemons(driver: &mut Driver, context: &Context) {
         move |change| DaemonController::sets_of_node(&sets, change)
     });
     work.on(&pods, move |change| DaemonController::sets_of_pod(&sets, change)).after(&revisions).start();
+}
+
+fn start_stateful(driver: &mut Driver, context: &Context) {
+    let controller = StatefulController::new(context.clone());
+    let (sets, pods, claims) = (controller.sets().clone(), controller.pods().clone(), controller.claims().clone());
+    let revisions = controller.revisions().clone();
+    let work = driver.work(controller, WorkOptions::default()).on(&sets, |change| [change.key()]);
+    let work = work.on(&claims, {
+        let sets = sets.clone();
+        move |change| StatefulController::sets_of_claim(&sets, change)
+    });
+    work.on(&pods, move |change| StatefulController::sets_of_pod(&sets, change)).after(&revisions).start();
+}
+
+fn start_disruption(driver: &mut Driver, context: &Context) {
+    let controller = DisruptionController::new(context.clone());
+    let (budgets, pods) = (controller.budgets().clone(), controller.pods().clone());
+    let (sets, deployments) = (controller.sets().clone(), controller.deployments().clone());
+    let (controllers, stateful) = (controller.controllers().clone(), controller.stateful().clone());
+    let in_namespace = budgets.clone();
+    let work = driver.work(controller, WorkOptions::default()).on(&budgets, |change| [change.key()]);
+    let work = work.on(&pods, move |change| DisruptionController::budgets_of_pod(&budgets, change));
+    let budgets = in_namespace.clone();
+    let work = work.on(&sets, move |change| DisruptionController::budgets_in(&budgets, change));
+    let budgets = in_namespace.clone();
+    let work = work.on(&deployments, move |change| DisruptionController::budgets_in(&budgets, change));
+    let budgets = in_namespace.clone();
+    let work = work.on(&controllers, move |change| DisruptionController::budgets_in(&budgets, change));
+    work.on(&stateful, move |change| DisruptionController::budgets_in(&in_namespace, change)).start();
+}
+
+fn start_quotas(driver: &mut Driver, context: &Context) {
+    let work = driver.work_asking(|ask| QuotaController::new(context.clone(), ask), WorkOptions::default());
+    let informers = &context.informers;
+    let quotas: Informer<ResourceQuota> = informers.of();
+    let work = work.on(&quotas, |change| [change.key()]);
+    let of_pods = quotas.clone();
+    let work = work.on(&informers.of(), move |change| QuotaController::quotas_of_pod(&of_pods, change));
+    let of_claims = quotas.clone();
+    let work = work.on(&informers.of(), move |change| QuotaController::quotas_of_claim(&of_claims, change));
+    work.on(&informers.of(), move |change| QuotaController::quotas_of_service(&quotas, change)).start();
 }

@@ -4,10 +4,13 @@ mod support;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -192,4 +195,148 @@ async fn a_job_counts_its_ends_and_finishes() {
         pods.iter().all(|pod| pod.metadata.finalizers.as_ref().is_none_or(Vec::is_empty))
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_stateful_set_has_its_pods_in_order_and_updates_them_in_reverse() {
+    let cluster = Cluster::start().await;
+    let db = json!({
+        "metadata": {"name": "db"},
+        "spec": {"serviceName": "db", "replicas": 2, "selector": {"matchLabels": {"app": "db"}}, "template": template("db", "one")},
+    });
+    cluster.create::<StatefulSet>(db).await;
+    let (sets, pods) = (cluster.of::<StatefulSet>(), cluster.of::<Pod>());
+    let complete = |revision: &str| {
+        let status = sets.get(Some("default"), "db").and_then(|db| db.status.clone()).unwrap_or_default();
+        let current = status.current_revision.clone().unwrap_or_default();
+        status.ready_replicas == Some(2)
+            && status.updated_replicas == Some(2)
+            && current != revision
+            && status.current_revision == status.update_revision
+    };
+    eventually(&sets, "both pods are ready", |_| complete("")).await;
+    let created = |name: &str| pods.get(Some("default"), name).and_then(|pod| pod.metadata.creation_timestamp.clone());
+    eventually(&pods, "the pods are known", |_| created("db-1").is_some()).await;
+    assert!(created("db-0") <= created("db-1"));
+
+    let first = sets.get(Some("default"), "db").and_then(|db| db.status.clone()?.current_revision).unwrap_or_default();
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "two"}]}}}});
+    let api = cluster.api::<StatefulSet>();
+    api.patch("db", &PatchParams::default(), &Patch::Strategic(patch)).await.expect("it can be patched");
+    eventually(&sets, "the update is complete", |_| complete(&first)).await;
+    let patch = json!({"spec": {"replicas": 0}});
+    api.patch("db", &PatchParams::default(), &Patch::Merge(patch)).await.expect("it can be scaled");
+    eventually(&pods, "the pods are gone", |pods| of_app(pods, "db") == 0).await;
+}
+
+#[tokio::test]
+async fn a_daemon_runs_on_every_node_and_is_replaced_when_its_template_changes() {
+    let cluster = Cluster::start().await;
+    let agent = json!({
+        "metadata": {"name": "agent"},
+        "spec": {"selector": {"matchLabels": {"app": "agent"}}, "template": template("agent", "one")},
+    });
+    cluster.create::<DaemonSet>(agent).await;
+    let sets = cluster.of::<DaemonSet>();
+    let complete = |generation: i64| {
+        let status = sets.get(Some("default"), "agent").and_then(|agent| agent.status.clone()).unwrap_or_default();
+        status.observed_generation == Some(generation)
+            && status.number_available == Some(1)
+            && status.updated_number_scheduled == Some(1)
+    };
+    eventually(&sets, "it runs", |_| complete(1)).await;
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "two"}]}}}});
+    let api = cluster.api::<DaemonSet>();
+    api.patch("agent", &PatchParams::default(), &Patch::Strategic(patch)).await.expect("it can be patched");
+    eventually(&sets, "it was replaced", |_| complete(2)).await;
+    let pods = cluster.of::<Pod>();
+    eventually(&pods, "by a pod of the new template", |pods| {
+        let images: Vec<_> = pods.iter().filter_map(|pod| pod.spec.as_ref()?.containers[0].image.clone()).collect();
+        images == ["two"]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cron_job_makes_jobs_and_keeps_few_of_them() {
+    let cluster = Cluster::start().await;
+    let mut template = template("tick", "succeeds");
+    template["spec"]["restartPolicy"] = json!("Never");
+    let tick = json!({
+        "metadata": {"name": "tick"},
+        "spec": {
+            "schedule": "@every 1s", "successfulJobsHistoryLimit": 0,
+            "jobTemplate": {"spec": {"template": template}},
+        },
+    });
+    cluster.create::<CronJob>(tick).await;
+    let (crons, jobs) = (cluster.of::<CronJob>(), cluster.of::<Job>());
+    eventually(&crons, "one ended well", |_| {
+        crons
+            .get(Some("default"), "tick")
+            .is_some_and(|cron| cron.status.as_ref().is_some_and(|status| status.last_successful_time.is_some()))
+    })
+    .await;
+    eventually(&jobs, "and is not kept", |jobs| jobs.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_budget_allows_what_its_pods_can_spare() {
+    let cluster = Cluster::start().await;
+    let budget = json!({
+        "metadata": {"name": "web"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}},
+    });
+    cluster.create::<PodDisruptionBudget>(budget).await;
+    let web = json!({
+        "metadata": {"name": "web"},
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": template("web", "one")},
+    });
+    cluster.create::<Deployment>(web).await;
+    let budgets = cluster.of::<PodDisruptionBudget>();
+    let is = |expected: (i32, i32, i32)| {
+        let status = budgets.get(Some("default"), "web").and_then(|budget| budget.status.clone()).unwrap_or_default();
+        let counts = (status.expected_pods, status.desired_healthy.unwrap_or(0), status.disruptions_allowed);
+        counts == (Some(expected.0), expected.1, Some(expected.2))
+    };
+    eventually(&budgets, "one of three may go", |_| is((3, 2, 1))).await;
+    let api = cluster.api::<Deployment>();
+    let patch = json!({"spec": {"replicas": 1}});
+    api.patch("web", &PatchParams::default(), &Patch::Merge(patch)).await.expect("it can be scaled");
+    eventually(&budgets, "the only one may go", |_| is((1, 0, 1))).await;
+}
+
+#[tokio::test]
+async fn a_quota_counts_what_is_used() {
+    let cluster = Cluster::start().await;
+    let hard = json!({
+        "pods": "5", "requests.cpu": "1", "services": "3", "configmaps": "9", "count/replicationcontrollers": "4", "secrets": "2",
+    });
+    cluster.create::<ResourceQuota>(json!({"metadata": {"name": "all"}, "spec": {"hard": hard}})).await;
+    let quotas = cluster.of::<ResourceQuota>();
+    let used = || {
+        let status = quotas.get(Some("default"), "all").and_then(|quota| quota.status.clone()).unwrap_or_default();
+        status
+            .used
+            .into_iter()
+            .flatten()
+            .map(|(name, amount)| format!("{name}={}", amount.0))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    // The API's own service and the root certificate are there from the start.
+    let empty = "configmaps=1 count/replicationcontrollers=0 pods=0 requests.cpu=0 secrets=0 services=1";
+    eventually(&quotas, "it begins with little", |_| used() == empty).await;
+    let mut template = template("web", "one");
+    template["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
+    let rc =
+        json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "selector": {"app": "web"}, "template": template}});
+    cluster.create::<ReplicationController>(rc).await;
+    cluster.create::<Secret>(json!({"metadata": {"name": "s"}})).await;
+    let more = "configmaps=1 count/replicationcontrollers=1 pods=2 requests.cpu=200m secrets=1 services=1";
+    eventually(&quotas, "and counts what is made", |_| used() == more).await;
+    let api = cluster.api::<ReplicationController>();
+    api.delete("web", &DeleteParams::background()).await.expect("it can be deleted");
+    let less = "configmaps=1 count/replicationcontrollers=0 pods=0 requests.cpu=0 secrets=1 services=1";
+    eventually(&quotas, "and what goes", |_| used() == less).await;
 }

@@ -135,6 +135,9 @@ pub(super) fn compare(node: Node<'_>, old: Option<&Value>, new: Option<&Value>) 
             let keys: BTreeSet<&String> = old.into_iter().chain(new).flat_map(Map::keys).collect();
             for key in keys {
                 let (old, new) = (old.and_then(|map| map.get(key)), new.and_then(|map| map.get(key)));
+                if old == new {
+                    continue;
+                }
                 changes.put(&format!("f:{key}"), compare(node.key(key), old, new));
             }
         }

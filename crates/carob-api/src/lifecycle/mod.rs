@@ -12,12 +12,7 @@ use serde_json::{Map, Value};
 
 pub use deletion::{DeleteOptions, Deletion, Propagation, deletion_is_complete, plan_deletion};
 
-use crate::{
-    ResourceDef, Status,
-    field::{FieldErrors, FieldPath},
-    kinds, meta, schema,
-    strategy::Part,
-};
+use crate::{ResourceDef, Status, field::FieldErrors, kinds, meta, schema, strategy::Part};
 
 /// What the server sets on a new object.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +93,7 @@ pub fn validate_create(def: &ResourceDef, new: &Value) -> Result<(), Status> {
 
 fn check_allowed(def: &ResourceDef, new: &Value, errors: &mut FieldErrors) {
     if let Some(ty) = def.storage_schema() {
-        schema::check_allowed(ty, new, &FieldPath::default(), errors);
+        schema::check_allowed(ty, new, errors);
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     meta,
     quantity::Quantity,
-    schema::{Element, FieldRef, Scalar, Shape, TypeRef, is_kept},
+    schema::{Element, FieldRef, OnWire, Scalar, Shape, TypeRef, is_kept},
 };
 
 /// Decodes one message. Fields that the table does not know are skipped, as clients may be newer.
@@ -34,12 +34,10 @@ fn level(
     let mut reader = Reader::new(bytes);
     while let Some((number, value)) = reader.next_field()? {
         let Ok(number) = u8::try_from(number) else { continue };
-        let path = [prefix, &[number]].concat();
-        let mut below = ty.fields().filter(|field| field.wire_number().levels().starts_with(&path));
-        match below.next() {
-            None => {}
-            Some(field) if field.wire_number().levels() == path => put(field, value, depth, map)?,
-            Some(_) => level(ty, &path, value.bytes()?, depth, map)?,
+        match ty.on_wire(prefix, number) {
+            OnWire::Field(field) => put(field, value, depth, map)?,
+            OnWire::Embedded => level(ty, &[prefix, &[number]].concat(), value.bytes()?, depth, map)?,
+            OnWire::Unknown => {}
         }
     }
     Ok(())

@@ -5,43 +5,52 @@ use serde_json::Value;
 use super::{Element, FieldRef, Shape, TypeRef};
 use crate::field::{FieldError, FieldErrors, FieldPath};
 
-/// Errors for each enumerated field below `path` whose value is not among the table's.
-pub fn check_allowed(ty: TypeRef<'_>, value: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+/// Adds an error for each enumerated field of an object whose value is not among the table's.
+pub fn check_allowed(ty: TypeRef<'_>, value: &Value, errors: &mut FieldErrors) {
     let Value::Object(map) = value else { return };
     for (name, value) in map {
         let Some(field) = ty.field(name) else { continue };
+        let since = errors.len();
         match (field.shape(), value) {
-            (Shape::One(Element::Object(ty)), value) => check_allowed(ty, value, &path.child(name), errors),
-            (Shape::List(Element::Object(ty)), Value::Array(items)) => {
-                let path = path.child(name);
+            (Shape::One(Element::Object(ty)), value) => check_allowed(ty, value, errors),
+            (Shape::List(element), Value::Array(items)) => {
                 for (index, item) in items.iter().enumerate() {
-                    check_allowed(ty, item, &path.index(index), errors);
+                    let since = errors.len();
+                    check_element(field, element, item, errors);
+                    complete(errors, since, format_args!("[{index}]"));
                 }
             }
-            (Shape::Map(Element::Object(ty)), Value::Object(values)) => {
-                let path = path.child(name);
+            (Shape::Map(element), Value::Object(values)) => {
                 for (key, value) in values {
-                    check_allowed(ty, value, &path.key(key), errors);
+                    let since = errors.len();
+                    check_element(field, element, value, errors);
+                    complete(errors, since, format_args!("[{key}]"));
                 }
             }
-            (Shape::List(_), Value::Array(items)) if field.is_enumerated() => {
-                let path = path.child(name);
-                for (index, item) in items.iter().enumerate() {
-                    check_one(field, item, &path.index(index), errors);
-                }
-            }
-            (Shape::One(_), value) if field.is_enumerated() => check_one(field, value, &path.child(name), errors),
+            (Shape::One(element), value) => check_element(field, element, value, errors),
             _ => {}
         }
+        complete(errors, since, format_args!("{name}"));
     }
 }
 
-fn check_one(field: FieldRef<'_>, value: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+/// Names the place of the errors found since: a sound object pays nothing for paths.
+fn complete(errors: &mut FieldErrors, since: usize, segment: std::fmt::Arguments<'_>) {
+    for error in &mut errors[since..] {
+        error.path.prefix(segment);
+    }
+}
+
+fn check_element(field: FieldRef<'_>, element: Element<'_>, value: &Value, errors: &mut FieldErrors) {
+    if let Element::Object(ty) = element {
+        return check_allowed(ty, value, errors);
+    }
     if let Some(text) = value.as_str()
+        && field.is_enumerated()
         && !text.is_empty()
         && !field.allowed_values().any(|allowed| allowed == text)
     {
         let supported: Vec<&str> = field.allowed_values().collect();
-        errors.push(FieldError::not_supported(path, text, &supported));
+        errors.push(FieldError::not_supported(&FieldPath::default(), text, &supported));
     }
 }

@@ -17,5 +17,5 @@ pub use allowed::check_allowed;
 pub(crate) use decode::is_kept;
 pub use decode::{DecodeError, Decoded, conform, decode, strict_error, type_meta};
 pub use defaults::apply_defaults;
-pub use model::{Element, FieldRef, ListType, Scalar, Shape, TypeRef, TypeTable, WireNumber, builtin};
+pub use model::{Element, FieldRef, ListType, OnWire, Scalar, Shape, TypeRef, TypeTable, WireNumber, builtin};
 pub use parse::{TableError, parse};

@@ -136,6 +136,15 @@ pub enum Shape<'t> {
     Map(Element<'t>),
 }
 
+/// What a field number of a message stands for.
+#[derive(Debug, Clone, Copy)]
+pub enum OnWire<'t> {
+    Field(FieldRef<'t>),
+    /// A message whose fields belong to the object itself.
+    Embedded,
+    Unknown,
+}
+
 /// How server-side apply merges a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ListType {
@@ -230,6 +239,20 @@ impl<'t> TypeRef<'t> {
         let fields = &self.table.fields[first..first + usize::from(record.field_count)];
         let index = fields.binary_search_by(|f| self.table.str(f.name).cmp(name)).ok()?;
         Some(FieldRef { table: self.table, id: u16::try_from(first + index).ok()? })
+    }
+
+    /// What a protobuf field number stands for, below the embedded messages that `prefix` leads into.
+    pub fn on_wire(self, prefix: &[u8], number: u8) -> OnWire<'t> {
+        let record = self.record();
+        let depth = prefix.len();
+        for id in record.first_field..record.first_field + record.field_count {
+            let levels = self.table.fields[usize::from(id)].number.0;
+            if levels[depth] == number && levels[..depth] == *prefix {
+                let ends_here = levels.get(depth + 1).is_none_or(|next| *next == 0);
+                return if ends_here { OnWire::Field(FieldRef { table: self.table, id }) } else { OnWire::Embedded };
+            }
+        }
+        OnWire::Unknown
     }
 
     /// Whether both name the same type of the same table.

@@ -294,7 +294,7 @@ fn defaults_fill_what_is_there_only() {
 fn values_outside_an_enumeration_are_not_supported() {
     let value = json!({"spec": {"restartPolicy": "Sometimes", "containers": [{"ports": [{"protocol": "tcp"}]}]}});
     let mut errors = Vec::new();
-    check_allowed(pod(), &value, &crate::FieldPath::default(), &mut errors);
+    check_allowed(pod(), &value, &mut errors);
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(
         texts,

@@ -1,1 +1,379 @@
+use serde_json::{Value, json};
 
+use crate::{
+    kinds,
+    lifecycle::{self, Creation},
+    schema,
+    strategy::Part,
+};
+
+const NOW: &str = "2026-01-02T03:04:05Z";
+
+fn def(kind: &str) -> &'static crate::ResourceDef {
+    kinds::all().find(|def| def.kind == kind).expect(kind)
+}
+
+/// An object as it is right before it is stored, or the 422's message.
+fn created(kind: &str, obj: Value) -> Result<Value, String> {
+    let def = def(kind);
+    let namespace = if def.namespaced { "ns" } else { "" };
+    let creation = Creation { namespace, uid: "u1", now: NOW.parse().expect("a time"), suffix: "bcdfg" };
+    let mut obj = schema::conform(def.storage_schema().expect("a schema"), obj).map_err(|e| e.to_string())?.value;
+    lifecycle::prepare_create(def, &mut obj, &creation).map_err(|s| s.message)?;
+    lifecycle::validate_create(def, &obj).map_err(|s| s.message)?;
+    Ok(obj)
+}
+
+fn named(mut obj: Value) -> Value {
+    obj["metadata"]["name"] = json!("x");
+    obj
+}
+
+fn updated(kind: &str, part: Part, old: &Value, change: impl FnOnce(&mut Value)) -> Result<Value, String> {
+    let def = def(kind);
+    let mut new = old.clone();
+    change(&mut new);
+    lifecycle::prepare_update(def, part, &mut new, old).map_err(|s| s.message)?;
+    lifecycle::validate_update(def, part, &new, old).map_err(|s| s.message)?;
+    Ok(new)
+}
+
+#[track_caller]
+fn check_refused(kind: &str, obj: Value, expect: &str) {
+    let message = created(kind, named(obj)).expect_err(expect);
+    assert!(message.contains(expect), "{kind}: {message}");
+}
+
+#[track_caller]
+fn check_default(kind: &str, obj: Value, pointer: &str, expect: &Value) {
+    let created = created(kind, named(obj)).unwrap_or_else(|e| panic!("{kind}: {e}"));
+    assert_eq!(created.pointer(pointer), Some(expect), "{kind} {pointer}");
+}
+
+fn template(policy: &str) -> Value {
+    json!({"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": policy, "containers": [{"name": "c", "image": "x"}]}})
+}
+
+#[test]
+fn defaults_that_depend_on_other_fields() {
+    let selector = json!({"matchLabels": {"a": "b"}});
+    for (kind, obj, pointer, expect) in [
+        (
+            "Service",
+            json!({"spec": {"ports": [{"port": 80}]}}),
+            "/spec/ports/0",
+            json!({"port": 80, "protocol": "TCP", "targetPort": 80}),
+        ),
+        (
+            "Service",
+            json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}),
+            "/spec/allocateLoadBalancerNodePorts",
+            json!(true),
+        ),
+        (
+            "Service",
+            json!({"spec": {"type": "NodePort", "ports": [{"port": 80}]}}),
+            "/spec/externalTrafficPolicy",
+            json!("Cluster"),
+        ),
+        (
+            "Service",
+            json!({"spec": {"sessionAffinity": "ClientIP", "ports": [{"port": 80}]}}),
+            "/spec/sessionAffinityConfig",
+            json!({"clientIP": {"timeoutSeconds": 10800}}),
+        ),
+        (
+            "Secret",
+            json!({"data": {"b": "Yg=="}, "stringData": {"a": "hi"}}),
+            "/data",
+            json!({"a": "aGk=", "b": "Yg=="}),
+        ),
+        ("Secret", json!({}), "/type", json!("Opaque")),
+        (
+            "StatefulSet",
+            json!({"spec": {"selector": selector, "template": template("Always"), "serviceName": "s"}}),
+            "/spec/updateStrategy",
+            json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}),
+        ),
+        (
+            "DaemonSet",
+            json!({"spec": {"selector": selector, "template": template("Always")}}),
+            "/spec/updateStrategy",
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}),
+        ),
+        (
+            "ReplicationController",
+            json!({"spec": {"template": template("Always")}}),
+            "/spec/selector",
+            json!({"a": "b"}),
+        ),
+    ] {
+        check_default(kind, obj, pointer, &expect);
+    }
+}
+
+#[test]
+fn defaults_of_jobs_and_smaller_kinds() {
+    for (kind, obj, pointer, expect) in [
+        (
+            "Job",
+            json!({"spec": {"template": template("Never")}}),
+            "/spec/selector",
+            json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u1"}}),
+        ),
+        ("Job", json!({"spec": {"template": template("Never")}}), "/spec/completions", json!(1)),
+        (
+            "Job",
+            json!({"spec": {"template": template("Never"), "parallelism": 3}}),
+            "/spec/podReplacementPolicy",
+            json!("TerminatingOrFailed"),
+        ),
+        (
+            "Job",
+            json!({"spec": {"template": template("Never"), "completionMode": "Indexed", "completions": 2, "backoffLimitPerIndex": 1}}),
+            "/spec/backoffLimit",
+            json!(i32::MAX),
+        ),
+        (
+            "NetworkPolicy",
+            json!({"spec": {"podSelector": {}, "egress": [{}]}}),
+            "/spec/policyTypes",
+            json!(["Ingress", "Egress"]),
+        ),
+        (
+            "RoleBinding",
+            json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]}),
+            "/subjects/0/apiGroup",
+            json!("rbac.authorization.k8s.io"),
+        ),
+        ("Node", json!({"status": {"capacity": {"cpu": "2"}}}), "/status/allocatable", json!({"cpu": "2"})),
+        (
+            "PersistentVolumeClaim",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}),
+            "/status",
+            json!({"phase": "Pending"}),
+        ),
+        (
+            "LimitRange",
+            json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}}]}}),
+            "/spec/limits/0/defaultRequest",
+            json!({"cpu": "2"}),
+        ),
+        (
+            "HorizontalPodAutoscaler",
+            json!({"spec": {"maxReplicas": 2, "scaleTargetRef": {"kind": "D", "name": "d"}}}),
+            "/spec/metrics/0/resource/target/averageUtilization",
+            json!(80),
+        ),
+    ] {
+        check_default(kind, obj, pointer, &expect);
+    }
+}
+
+#[test]
+fn mistakes_in_workloads() {
+    let selector = json!({"matchLabels": {"a": "b"}});
+    for (kind, obj, expect) in [
+        ("Deployment", json!({"spec": {"template": template("Always")}}), "spec.selector: Required value"),
+        (
+            "Deployment",
+            json!({"spec": {"selector": {}, "template": template("Always")}}),
+            "spec.selector: Invalid value: {}: empty selector is invalid for deployment",
+        ),
+        (
+            "Deployment",
+            json!({"spec": {"selector": {"matchLabels": {"a": "c"}}, "template": template("Always")}}),
+            "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+        ),
+        (
+            "Deployment",
+            json!({"spec": {"replicas": -1, "selector": selector, "template": template("Always")}}),
+            "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+        ),
+        (
+            "ReplicaSet",
+            json!({"spec": {"selector": selector, "template": template("Never")}}),
+            "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+        ),
+        (
+            "Deployment",
+            json!({"spec": {"selector": selector, "template": template("Always"), "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}}}),
+            "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0",
+        ),
+        (
+            "Deployment",
+            json!({"spec": {"selector": selector, "template": template("Always"), "strategy": {"type": "Recreate", "rollingUpdate": {}}}}),
+            "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+        ),
+        (
+            "Job",
+            json!({"spec": {"template": template("Always")}}),
+            "spec.template.spec.restartPolicy: Unsupported value: \"Always\": supported values: \"Never\", \"OnFailure\"",
+        ),
+        (
+            "Job",
+            json!({"spec": {"completionMode": "Indexed", "parallelism": 1, "template": template("Never")}}),
+            "spec.completions: Required value: when completion mode is Indexed",
+        ),
+        (
+            "CronJob",
+            json!({"spec": {"schedule": "often", "jobTemplate": {"spec": {"template": template("Never")}}}}),
+            "spec.schedule: Invalid value: \"often\": expected exactly 5 fields, found 1",
+        ),
+    ] {
+        check_refused(kind, obj, expect);
+    }
+}
+
+#[test]
+fn mistakes_in_other_kinds() {
+    let big = "x".repeat(1_100_000);
+    for (kind, obj, expect) in [
+        (
+            "ConfigMap",
+            json!({"data": {"a/b": "c"}}),
+            "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of",
+        ),
+        ("ConfigMap", json!({"data": {"a": big}}), "Too long: may not be more than 1048576 bytes"),
+        ("Secret", json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}}), "data[tls.key]: Required value"),
+        ("Service", json!({"spec": {"ports": []}}), "spec.ports: Required value"),
+        ("Service", json!({"spec": {"ports": [{"port": 1}, {"port": 2}]}}), "spec.ports[0].name: Required value"),
+        (
+            "Service",
+            json!({"spec": {"ports": [{"port": 80, "nodePort": 30000}]}}),
+            "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
+        ),
+        (
+            "Service",
+            json!({"spec": {"type": "External", "ports": [{"port": 80}]}}),
+            "spec.type: Unsupported value: \"External\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+        ),
+        (
+            "PersistentVolumeClaim",
+            json!({"spec": {}}),
+            "spec.accessModes: Required value: at least 1 access mode is required",
+        ),
+        (
+            "Role",
+            json!({"rules": [{"apiGroups": [""], "resources": ["pods"]}]}),
+            "rules[0].verbs: Required value: verbs must contain at least one value",
+        ),
+        (
+            "RoleBinding",
+            json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "ServiceAccount", "name": "u"}]}),
+            "subjects[0].namespace: Required value",
+        ),
+        (
+            "PriorityClass",
+            json!({"value": 2_000_000_000}),
+            "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
+        ),
+        (
+            "PodDisruptionBudget",
+            json!({"spec": {"minAvailable": 1, "maxUnavailable": 1}}),
+            "minAvailable and maxUnavailable cannot be both set",
+        ),
+        (
+            "Lease",
+            json!({"spec": {"leaseDurationSeconds": 0}}),
+            "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+        ),
+        (
+            "Event",
+            json!({"involvedObject": {"namespace": "other"}}),
+            "involvedObject.namespace: Invalid value: \"other\": does not match event.namespace",
+        ),
+        (
+            "Node",
+            json!({"spec": {"taints": [{"key": "k", "effect": "Sometimes"}]}}),
+            "spec.taints[0].effect: Unsupported value: \"Sometimes\"",
+        ),
+        (
+            "CustomResourceDefinition",
+            json!({"spec": {"group": "g", "names": {"plural": "p"}}}),
+            "metadata.name: Invalid value: \"x\": must be spec.names.plural+\".\"+spec.group",
+        ),
+        (
+            "HorizontalPodAutoscaler",
+            json!({"spec": {"minReplicas": 5, "maxReplicas": 2}}),
+            "spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`",
+        ),
+    ] {
+        check_refused(kind, obj, expect);
+    }
+}
+
+#[test]
+fn what_may_not_change() {
+    let selector = json!({"matchLabels": {"a": "b"}});
+    type Change = fn(&mut Value);
+    let cases: [(&str, Value, Change, &str); 9] = [
+        (
+            "ConfigMap",
+            json!({"immutable": true, "data": {"a": "b"}}),
+            |o| o["data"]["a"] = json!("c"),
+            "data: Forbidden: field is immutable when `immutable` is set",
+        ),
+        ("Secret", json!({}), |o| o["type"] = json!("other"), "type: Invalid value: \"other\": field is immutable"),
+        (
+            "Service",
+            json!({"spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 1}]}}),
+            |o| o["spec"]["clusterIP"] = json!("10.0.0.2"),
+            "spec.clusterIPs[0]: Invalid value: \"10.0.0.2\": may not change once set",
+        ),
+        (
+            "StatefulSet",
+            json!({"spec": {"selector": selector, "serviceName": "s", "template": template("Always")}}),
+            |o| o["spec"]["serviceName"] = json!("t"),
+            "updates to statefulset spec for fields other than 'replicas'",
+        ),
+        (
+            "Job",
+            json!({"spec": {"template": template("Never")}}),
+            |o| o["spec"]["template"]["spec"]["nodeName"] = json!("n"),
+            "spec.template: Invalid value: {",
+        ),
+        (
+            "RoleBinding",
+            json!({"roleRef": {"kind": "Role", "name": "r"}}),
+            |o| o["roleRef"]["name"] = json!("s"),
+            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Role\",\"name\":\"s\"}: cannot change roleRef",
+        ),
+        (
+            "PriorityClass",
+            json!({"value": 1}),
+            |o| o["value"] = json!(2),
+            "value: Forbidden: may not be changed in an update.",
+        ),
+        (
+            "StorageClass",
+            json!({"provisioner": "p"}),
+            |o| o["reclaimPolicy"] = json!("Retain"),
+            "reclaimPolicy: Forbidden: updates to reclaimPolicy are forbidden.",
+        ),
+        (
+            "Node",
+            json!({"spec": {"podCIDRs": ["10.0.0.0/24"]}}),
+            |o| o["spec"]["podCIDRs"] = json!([]),
+            "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
+        ),
+    ];
+    for (kind, obj, change, expect) in cases {
+        let old = created(kind, named(obj)).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let message = updated(kind, Part::Main, &old, change).expect_err(expect);
+        assert!(message.contains(expect), "{kind}: {message}");
+    }
+}
+
+#[test]
+fn an_approval_changes_conditions_only() {
+    let csr = json!({"spec": {"request": "aGk=", "signerName": "example.com/x", "usages": ["client auth"]}});
+    let old = created("CertificateSigningRequest", named(csr)).expect("valid");
+    let new = updated("CertificateSigningRequest", Part::Approval, &old, |csr| {
+        csr["status"] = json!({"conditions": [{"type": "Approved", "status": "True"}], "certificate": "aGk="});
+        csr["spec"]["signerName"] = json!("other/x");
+    })
+    .expect("valid");
+    assert_eq!(new["status"], json!({"conditions": [{"type": "Approved", "status": "True"}]}));
+    assert_eq!(new["spec"], old["spec"]);
+}

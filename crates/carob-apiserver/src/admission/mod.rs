@@ -92,7 +92,12 @@ impl Pipeline {
         Self { mutators: all, validators: checks }
     }
 
-    pub(crate) async fn mutate(&self, write: &Admission<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    pub(crate) async fn mutate(
+        &self,
+        write: &Admission<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
         for link in self.mutators.iter().filter(|link| link.handles(write)) {
             link.mutate(write, object, old).await?;
         }

@@ -29,7 +29,8 @@ impl Mutator for NamespaceLifecycle {
     async fn mutate(&self, write: &Admission<'_>, _object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
         let namespace = write.namespace;
         let subject = GroupResource::new("", "namespaces");
-        let found = self.reader.get("", "namespaces", "", namespace).ok_or_else(|| Status::not_found(subject, namespace))?;
+        let found =
+            self.reader.get("", "namespaces", "", namespace).ok_or_else(|| Status::not_found(subject, namespace))?;
         let terminating =
             meta::is_being_deleted(&found) || meta::str_at(&found, &["status", "phase"]) == Some("Terminating");
         if !terminating {
@@ -41,7 +42,8 @@ impl Mutator for NamespaceLifecycle {
             message: format!("namespace {namespace} is being terminated"),
             field: "metadata.namespace".to_owned(),
         };
-        Err(Status::forbidden(GroupResource::new(write.def.group, write.def.plural), write.name, &why).with_cause(cause))
+        Err(Status::forbidden(GroupResource::new(write.def.group, write.def.plural), write.name, &why)
+            .with_cause(cause))
     }
 }
 
@@ -51,7 +53,12 @@ impl Validator for NamespaceLifecycle {
         write.operation == Operation::Delete && is_namespaces(write)
     }
 
-    async fn validate(&self, write: &Admission<'_>, _object: Option<&Value>, _old: Option<&Value>) -> Result<(), Status> {
+    async fn validate(
+        &self,
+        write: &Admission<'_>,
+        _object: Option<&Value>,
+        _old: Option<&Value>,
+    ) -> Result<(), Status> {
         if IMMORTAL.contains(&write.name) {
             let why = "this namespace may not be deleted";
             return Err(Status::forbidden(GroupResource::new("", "namespaces"), write.name, why));

@@ -48,9 +48,8 @@ impl Validator for NodeRestriction {
         let why = match (write.def.group, write.def.plural, write.operation) {
             ("", "pods", Operation::Create) => pod(node, object),
             ("", "nodes", _) => own_node(node, object, old),
-            ("coordination.k8s.io", "leases", Operation::Create) | ("storage.k8s.io", "csinodes", Operation::Create) => {
-                named(node, write.def.plural, object)
-            }
+            ("coordination.k8s.io", "leases", Operation::Create)
+            | ("storage.k8s.io", "csinodes", Operation::Create) => named(node, write.def.plural, object),
             _ => Ok(()),
         };
         why.map_err(|why| Status::forbidden(GroupResource::new(write.def.group, write.def.plural), write.name, &why))
@@ -59,7 +58,9 @@ impl Validator for NodeRestriction {
 
 fn pod(node: &str, pod: &Value) -> Result<(), String> {
     if meta::annotation(pod, MIRROR_ANNOTATION).is_none() {
-        return Err(format!("pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"));
+        return Err(format!(
+            "pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"
+        ));
     }
     if meta::str_at(pod, &["spec", "nodeName"]) != Some(node) {
         return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
@@ -82,7 +83,8 @@ fn own_node(node: &str, object: &Value, old: Option<&Value>) -> Result<(), Strin
     if meta::name(object) != node {
         return Err(format!("node {node:?} is not allowed to modify node {:?}", meta::name(object)));
     }
-    let labels = |object: Option<&Value>, key: &str| object.and_then(|object| meta::label(object, key).map(str::to_owned));
+    let labels =
+        |object: Option<&Value>, key: &str| object.and_then(|object| meta::label(object, key).map(str::to_owned));
     let keys = [Some(object), old].into_iter().flatten().filter_map(meta::labels).flat_map(|labels| labels.keys());
     let changed = keys.filter(|key| key.contains(RESTRICTED_LABELS) && labels(Some(object), key) != labels(old, key));
     if let Some(key) = changed.into_iter().next() {

@@ -13,8 +13,16 @@ const TOLERATION_S: u32 = 300;
 const TOLERATED_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 /// Classes that there always are (pkg/apis/scheduling/types.go).
 pub(crate) const SYSTEM_CLASSES: [(&str, i64, &str); 2] = [
-    ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-    ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
 ];
 
 /// DefaultTolerationSeconds.
@@ -83,7 +91,9 @@ impl Mutator for Priority {
             )));
         }
         if meta::str_at(pod, &["spec", "preemptionPolicy"]).is_some_and(|given| given != policy) {
-            return Err(forbidden("the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller computed it from the given PriorityClass name"));
+            return Err(forbidden(
+                "the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller computed it from the given PriorityClass name",
+            ));
         }
         if !name.is_empty() {
             meta::set(pod, &["spec", "priorityClassName"], name);
@@ -120,12 +130,18 @@ impl Validator for Priority {
     }
 
     /// There is one global default at most.
-    async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, _old: Option<&Value>) -> Result<(), Status> {
+    async fn validate(
+        &self,
+        write: &Admission<'_>,
+        object: Option<&Value>,
+        _old: Option<&Value>,
+    ) -> Result<(), Status> {
         let claims = object.is_some_and(|class| meta::bool_at(class, &["globalDefault"]) == Some(true));
         let Some(other) = self.default_class().filter(|other| claims && meta::name(other) != write.name) else {
             return Ok(());
         };
-        let why = format!("PriorityClass {} is already marked as default. Only one default can exist", meta::name(&other));
+        let why =
+            format!("PriorityClass {} is already marked as default. Only one default can exist", meta::name(&other));
         Err(Status::forbidden(GroupResource::new("scheduling.k8s.io", "priorityclasses"), write.name, &why))
     }
 }
@@ -147,7 +163,9 @@ impl Mutator for RuntimeClass {
         let overhead = meta::at(pod, &["spec", "overhead"]).cloned();
         let Some(name) = named else {
             if overhead.is_some() {
-                return Err(forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"));
+                return Err(forbidden(
+                    "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+                ));
             }
             return Ok(());
         };
@@ -189,7 +207,8 @@ mod tests {
     fn only_missing_tolerations_are_added() {
         let mut pod = json!({ "spec": { "tolerations": [{ "key": TOLERATED_TAINTS[0], "operator": "Exists", "effect": "NoExecute" }] } });
         tolerate(&mut pod);
-        let keys: Vec<&str> = pod["spec"]["tolerations"].as_array().expect("a list").iter().filter_map(|t| t["key"].as_str()).collect();
+        let keys: Vec<&str> =
+            pod["spec"]["tolerations"].as_array().expect("a list").iter().filter_map(|t| t["key"].as_str()).collect();
         assert_eq!(keys, TOLERATED_TAINTS);
         let mut everything = json!({ "spec": { "tolerations": [{ "operator": "Exists" }] } });
         tolerate(&mut everything);

@@ -38,7 +38,10 @@ impl Mutator for ServiceAccount {
         let name = named.unwrap_or(DEFAULT_ACCOUNT).to_owned();
         let account = self.reader.get("", "serviceaccounts", write.namespace, &name).ok_or_else(|| {
             let namespace = write.namespace;
-            forbidden(write, &format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"))
+            forbidden(
+                write,
+                &format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"),
+            )
         })?;
         meta::set(pod, &["spec", "serviceAccountName"], name.as_str());
         // The field's old name, which old clients still read.

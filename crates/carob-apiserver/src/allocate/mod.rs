@@ -60,7 +60,9 @@ impl Services {
         for entry in stored.map(|page| page.entries).unwrap_or_default() {
             match serde_json::from_slice::<Value>(&entry.value) {
                 Ok(service) => services.adopt(&service),
-                Err(error) => warn!(key = &*entry.key, %error, "a stored Service cannot be read; its addresses may be given away"),
+                Err(error) => {
+                    warn!(key = &*entry.key, %error, "a stored Service cannot be read; its addresses may be given away")
+                }
             }
         }
         Ok(services)

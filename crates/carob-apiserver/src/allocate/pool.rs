@@ -41,7 +41,8 @@ struct Offsets {
 
 impl Offsets {
     fn new(size: u32) -> Self {
-        let band = if size < STATIC_BAND_MIN { 0 } else { (size / 16).clamp(STATIC_BAND_MIN, STATIC_BAND_MAX).min(size) };
+        let band =
+            if size < STATIC_BAND_MIN { 0 } else { (size / 16).clamp(STATIC_BAND_MIN, STATIC_BAND_MAX).min(size) };
         Self { size, band, taken: Mutex::new(BTreeSet::new()) }
     }
 
@@ -57,7 +58,8 @@ impl Offsets {
     fn any(&self) -> Option<u32> {
         let mut taken = self.lock();
         let dynamic = self.size - self.band;
-        let start = if dynamic == 0 { 0 } else { u32::try_from(carob_kit::random_u64() % u64::from(dynamic)).unwrap_or(0) };
+        let start =
+            if dynamic == 0 { 0 } else { u32::try_from(carob_kit::random_u64() % u64::from(dynamic)).unwrap_or(0) };
         let candidates = (0..dynamic).map(|step| self.band + (start + step) % dynamic).chain(0..self.band);
         let free = candidates.into_iter().find(|offset| !taken.contains(offset))?;
         taken.insert(free);
@@ -234,6 +236,9 @@ mod tests {
         let first: Vec<u16> = (0..16).map(|_| ports.any().expect("free")).collect();
         assert!(first.iter().all(|port| *port >= 30016), "{first:?}");
         assert!(ports.any().expect("free") < 30016);
-        assert_eq!(ports.chosen(29999).unwrap_err().to_string(), "provided port is not in the valid range. The range of valid ports is 30000-30031");
+        assert_eq!(
+            ports.chosen(29999).unwrap_err().to_string(),
+            "provided port is not in the valid range. The range of valid ports is 30000-30031"
+        );
     }
 }

@@ -58,7 +58,11 @@ pub(super) fn create<'a>(services: &'a Services, service: &mut Value) -> Result<
     complete(services, service, None)
 }
 
-pub(super) fn update<'a>(services: &'a Services, service: &mut Value, old: &Value) -> Result<Reservation<'a>, FieldErrors> {
+pub(super) fn update<'a>(
+    services: &'a Services,
+    service: &mut Value,
+    old: &Value,
+) -> Result<Reservation<'a>, FieldErrors> {
     keep_allocated(service, old);
     complete(services, service, Some(old))
 }
@@ -87,7 +91,11 @@ fn keep_allocated(service: &mut Value, old: &Value) {
     }
 }
 
-fn complete<'a>(services: &'a Services, service: &mut Value, old: Option<&Value>) -> Result<Reservation<'a>, FieldErrors> {
+fn complete<'a>(
+    services: &'a Services,
+    service: &mut Value,
+    old: Option<&Value>,
+) -> Result<Reservation<'a>, FieldErrors> {
     let mut taken = Reservation { services, addresses: Vec::new(), ports: Vec::new() };
     if has_addresses(service) {
         let families = families(services, service)?;
@@ -111,7 +119,9 @@ fn families<'a>(services: &'a Services, service: &mut Value) -> Result<Vec<&'a A
         meta::items_at(service, &["spec", "ipFamilies"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let from_addresses = listed(service).into_iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(family_of);
     let mut chosen: Vec<String> = if asked.is_empty() { from_addresses.map(str::to_owned).collect() } else { asked };
-    let policy = spec(service, "ipFamilyPolicy").unwrap_or(if chosen.len() > 1 { "RequireDualStack" } else { "SingleStack" }).to_owned();
+    let policy = spec(service, "ipFamilyPolicy")
+        .unwrap_or(if chosen.len() > 1 { "RequireDualStack" } else { "SingleStack" })
+        .to_owned();
     if policy == "RequireDualStack" && services.addresses.len() < 2 {
         let detail = "this cluster is not configured for dual-stack services";
         return Err(vec![FieldError::invalid(&path("ipFamilyPolicy"), policy, detail)]);
@@ -170,11 +180,16 @@ fn addresses(
             continue;
         };
         let address: IpAddr = text.parse().map_err(|_| {
-            vec![FieldError::invalid(&path("clusterIPs").index(index), text.as_str(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")]
+            vec![FieldError::invalid(
+                &path("clusterIPs").index(index),
+                text.as_str(),
+                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            )]
         })?;
         let own = held.contains(&address) || (is_api_service(service) && address == pool.first());
         if !own {
-            pool.chosen(address).map_err(|error| failed(&texts, format!("failed to allocate IP {address}: {error}")))?;
+            pool.chosen(address)
+                .map_err(|error| failed(&texts, format!("failed to allocate IP {address}: {error}")))?;
             taken.addresses.push(address);
         }
     }
@@ -183,7 +198,12 @@ fn addresses(
     Ok(())
 }
 
-fn node_ports(services: &Services, service: &mut Value, old: Option<&Value>, taken: &mut Reservation<'_>) -> Result<(), FieldErrors> {
+fn node_ports(
+    services: &Services,
+    service: &mut Value,
+    old: Option<&Value>,
+    taken: &mut Reservation<'_>,
+) -> Result<(), FieldErrors> {
     let held = old.map(ports_of).unwrap_or_default();
     let wanted = wants_node_ports(service);
     let was_wanted = old.is_some_and(wants_node_ports);
@@ -199,9 +219,10 @@ fn node_ports(services: &Services, service: &mut Value, old: Option<&Value>, tak
         }
         let at = path("ports").index(index).child("nodePort");
         if asked == 0 && wanted {
-            let found = services.ports.any().map_err(|error| {
-                vec![FieldError::internal(&at, format!("failed to allocate a nodePort: {error}"))]
-            })?;
+            let found = services
+                .ports
+                .any()
+                .map_err(|error| vec![FieldError::internal(&at, format!("failed to allocate a nodePort: {error}"))])?;
             taken.ports.push(found);
             own.push(found);
             port["nodePort"] = json!(found);
@@ -262,18 +283,28 @@ mod tests {
     #[tokio::test]
     async fn changing_the_type_lets_ports_and_addresses_go() {
         let services = services(&["10.96.0.0/16"]);
-        let mut old = service("a", json!({ "type": "NodePort", "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30007 }] }));
+        let mut old = service(
+            "a",
+            json!({ "type": "NodePort", "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30007 }] }),
+        );
         services.create(&mut old).expect("free").keep();
-        let mut new = service("a", json!({ "type": "ClusterIP", "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30007 }] }));
+        let mut new = service(
+            "a",
+            json!({ "type": "ClusterIP", "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30007 }] }),
+        );
         services.update(&mut new, &old).expect("nothing new is needed").keep();
         assert_eq!(new["spec"]["clusterIP"], old["spec"]["clusterIP"], "kept");
         assert!(new["spec"]["ports"][0].get("nodePort").is_none());
         services.released(&old, Some(&new));
-        let mut external = service("a", json!({ "type": "ExternalName", "externalName": "x", "clusterIP": new["spec"]["clusterIP"] }));
+        let mut external =
+            service("a", json!({ "type": "ExternalName", "externalName": "x", "clusterIP": new["spec"]["clusterIP"] }));
         services.update(&mut external, &new).expect("nothing new is needed").keep();
         assert!(external["spec"].get("clusterIP").is_none());
         services.released(&new, Some(&external));
-        let mut other = service("b", json!({ "type": "NodePort", "clusterIP": old["spec"]["clusterIP"], "ports": [{ "port": 1, "nodePort": 30007 }] }));
+        let mut other = service(
+            "b",
+            json!({ "type": "NodePort", "clusterIP": old["spec"]["clusterIP"], "ports": [{ "port": 1, "nodePort": 30007 }] }),
+        );
         services.create(&mut other).expect("both are free again").keep();
     }
 
@@ -284,8 +315,12 @@ mod tests {
         services.create(&mut both).expect("free").keep();
         assert_eq!(both["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
         assert_eq!(both["spec"]["clusterIPs"].as_array().map(Vec::len), Some(2));
-        let single = super::super::Services::restore(&Store::in_memory(Options::default()), &["10.0.0.0/24".parse().expect("valid")], 1..=2)
-            .expect("the range holds addresses");
+        let single = super::super::Services::restore(
+            &Store::in_memory(Options::default()),
+            &["10.0.0.0/24".parse().expect("valid")],
+            1..=2,
+        )
+        .expect("the range holds addresses");
         let mut required = service("a", json!({ "ipFamilyPolicy": "RequireDualStack" }));
         assert_eq!(
             text(single.create(&mut required)),

@@ -78,9 +78,10 @@ impl ServiceAccountKeys {
         }
         let signature = decode(signature)?;
         let wanted = header["kid"].as_str();
-        let verified = self.public.iter().filter(|(id, _)| wanted.is_none_or(|wanted| wanted == id)).any(|(_, point)| {
-            UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message.as_bytes(), &signature).is_ok()
-        });
+        let verified =
+            self.public.iter().filter(|(id, _)| wanted.is_none_or(|wanted| wanted == id)).any(|(_, point)| {
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message.as_bytes(), &signature).is_ok()
+            });
         if !verified {
             return None;
         }
@@ -135,7 +136,9 @@ mod tests {
         assert_eq!(keys.verify(&token), Some(json!({ "sub": "x" })));
         let (message, signature) = token.rsplit_once('.').expect("three parts");
         let forged = message.replacen(message.split('.').nth(1).expect("claims"), &URL_SAFE_NO_PAD.encode("{}"), 1);
-        for bad in [format!("{forged}.{signature}"), message.to_owned(), String::new(), "a.b.c".to_owned(), "..".to_owned()] {
+        for bad in
+            [format!("{forged}.{signature}"), message.to_owned(), String::new(), "a.b.c".to_owned(), "..".to_owned()]
+        {
             assert_eq!(keys.verify(&bad), None, "{bad}");
         }
         let unsigned = format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), URL_SAFE_NO_PAD.encode("{}"));

@@ -16,7 +16,7 @@ use crate::identity::{Identity, UserInfo};
 
 pub(crate) use certificate::user_of_certificate;
 pub use keys::{KeyError, ServiceAccountKeys};
-pub use service_account::{BoundObject, ObjectLookup, ObjectFacts, ServiceAccountTokens, TokenGrant, TokenSpec};
+pub use service_account::{BoundObject, ObjectFacts, ObjectLookup, ServiceAccountTokens, TokenGrant, TokenSpec};
 pub use static_tokens::{StaticToken, StaticTokens};
 
 /// What the transport knows of the peer.
@@ -115,7 +115,8 @@ fn bearer_token(headers: &HeaderMap) -> Option<String> {
         let token = token.trim();
         return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
     }
-    let protocols = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let protocols =
+        headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     let encoded = protocols
         .flat_map(|line| line.split(','))
         .find_map(|protocol| protocol.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;

@@ -17,7 +17,10 @@ static AUTHENTICATED: LazyLock<Vec<Rule>> = LazyLock::new(|| {
     vec![
         Rule::urls("get", "/api /api/* /apis /apis/* /openapi /openapi/*"),
         // Service accounts verify each other's tokens with these (`system:service-account-issuer-discovery`).
-        Rule::urls("get", "/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/"),
+        Rule::urls(
+            "get",
+            "/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/",
+        ),
         Rule::on("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
         Rule::on("create", "authentication.k8s.io", "selfsubjectreviews"),
     ]

@@ -8,8 +8,8 @@ use http::HeaderMap;
 use super::{Attributes, Authorization, ResourceAttributes};
 use crate::error::ApiResult;
 use crate::identity::{
-    GROUP_AUTHENTICATED, GROUP_SERVICE_ACCOUNTS, GROUP_UNAUTHENTICATED, Identity, SERVICE_ACCOUNT_USER_PREFIX, USER_ANONYMOUS,
-    UserInfo,
+    GROUP_AUTHENTICATED, GROUP_SERVICE_ACCOUNTS, GROUP_UNAUTHENTICATED, Identity, SERVICE_ACCOUNT_USER_PREFIX,
+    USER_ANONYMOUS, UserInfo,
 };
 
 const USER: &str = "impersonate-user";
@@ -20,7 +20,8 @@ const EXTRA_PREFIX: &str = "impersonate-extra-";
 /// The user that a request acts as: `user` itself unless headers name another and `user` may impersonate that one.
 pub(crate) fn impersonated(authz: &Authorization, user: Identity, headers: &HeaderMap) -> ApiResult<Identity> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
-    let groups: Vec<String> = headers.get_all(GROUP).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+    let groups: Vec<String> =
+        headers.get_all(GROUP).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
     let extras: Vec<(&str, &str)> = headers
         .iter()
         .filter_map(|(name, value)| Some((name.as_str().strip_prefix(EXTRA_PREFIX)?, value.to_str().ok()?)))
@@ -29,10 +30,14 @@ pub(crate) fn impersonated(authz: &Authorization, user: Identity, headers: &Head
         if groups.is_empty() && extras.is_empty() && text(UID).is_none() {
             return Ok(user);
         }
-        return Err(Status::bad_request("requested impersonation of groups, uid or extra without impersonating a user").into());
+        return Err(Status::bad_request(
+            "requested impersonation of groups, uid or extra without impersonating a user",
+        )
+        .into());
     };
     let may = |group: &str, namespace: &str, resource: &str, subresource: &str, name: &str| {
-        let resource = ResourceAttributes { group, namespace, resource, subresource, name, version: "v1", ..Default::default() };
+        let resource =
+            ResourceAttributes { group, namespace, resource, subresource, name, version: "v1", ..Default::default() };
         authz.check(&user, &Attributes { verb: "impersonate", resource: Some(resource), path: "" })
     };
     match name.strip_prefix(SERVICE_ACCOUNT_USER_PREFIX).and_then(|rest| rest.split_once(':')) {
@@ -60,7 +65,8 @@ pub(crate) fn impersonated(authz: &Authorization, user: Identity, headers: &Head
 /// The groups that were asked for, and those that come with being who one is.
 fn groups_of(name: &str, mut groups: Vec<String>) -> Vec<String> {
     if groups.is_empty()
-        && let Some((namespace, _)) = name.strip_prefix(SERVICE_ACCOUNT_USER_PREFIX).and_then(|rest| rest.split_once(':'))
+        && let Some((namespace, _)) =
+            name.strip_prefix(SERVICE_ACCOUNT_USER_PREFIX).and_then(|rest| rest.split_once(':'))
     {
         groups = vec![GROUP_SERVICE_ACCOUNTS.to_owned(), format!("{GROUP_SERVICE_ACCOUNTS}:{namespace}")];
     }
@@ -92,7 +98,8 @@ mod tests {
         let account = act(master(), &[(USER, "system:serviceaccount:ns:sa")]).expect("allowed");
         assert_eq!(account.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"]);
         assert!(!account.in_group("system:masters"), "the impersonator's groups stay behind");
-        let grouped = act(master(), &[(USER, "bob"), (GROUP, "dev"), ("impersonate-extra-scopes", "a")]).expect("allowed");
+        let grouped =
+            act(master(), &[(USER, "bob"), (GROUP, "dev"), ("impersonate-extra-scopes", "a")]).expect("allowed");
         assert_eq!(grouped.groups, ["dev", "system:authenticated"]);
         assert_eq!(grouped.extra["scopes"], ["a"]);
         assert!(act(master(), &[(GROUP, "dev")]).is_err());

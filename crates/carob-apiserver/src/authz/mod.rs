@@ -1,10 +1,10 @@
 //! May this user do this? A chain of authorizers, each of which allows, denies or has no opinion; nobody's opinion is a no.
 
 mod components;
-mod node;
-mod rules;
 mod everyone;
 mod impersonate;
+mod node;
+mod rules;
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::error::ApiResult;
 use crate::identity::{GROUP_MASTERS, UserInfo};
 
 pub(crate) use components::Components;
+pub(crate) use everyone::{Everyone, is_public};
+pub(crate) use impersonate::impersonated;
 pub use node::NodeReach;
 pub(crate) use node::Nodes;
 pub use rules::Rule;
-pub(crate) use everyone::{Everyone, is_public};
-pub(crate) use impersonate::impersonated;
 
 /// One action, as authorization sees it (apiserver `pkg/authorization/authorizer`, `Attributes`).
 #[derive(Debug, Clone, Default)]
@@ -138,8 +138,10 @@ pub(crate) fn forbidden(user: &UserInfo, attributes: &Attributes<'_>, reason: &s
         format!("in the namespace {:?}", resource.namespace)
     };
     let what = resource.full_resource();
-    let why =
-        format!("User {:?} cannot {} resource {what:?} in API group {:?} {place}", user.name, attributes.verb, resource.group);
+    let why = format!(
+        "User {:?} cannot {} resource {what:?} in API group {:?} {place}",
+        user.name, attributes.verb, resource.group
+    );
     Status::forbidden(GroupResource::new(resource.group, resource.resource), resource.name, &with_reason(why, reason))
 }
 

@@ -41,7 +41,9 @@ impl Nodes {
             }
             ("", "persistentvolumes") | ("storage.k8s.io", "volumeattachments") => allow_verbs(verb, "get"),
             ("authentication.k8s.io", "tokenreviews") => allow_verbs(verb, "create"),
-            ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews") => allow_verbs(verb, "create"),
+            ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews") => {
+                allow_verbs(verb, "create")
+            }
             ("certificates.k8s.io", "certificatesigningrequests") => allow_verbs(verb, "create get list watch"),
             _ => Err(String::new()),
         }
@@ -213,7 +215,11 @@ pub(super) mod tests {
         for (verb, group, resource, subresource, namespace, name, allowed) in cases {
             let at = ResourceAttributes { group, namespace, resource, subresource, name, ..Default::default() };
             let decision = nodes.authorize(&user, &Attributes { verb, resource: Some(at), path: "" });
-            assert_eq!(decision == Decision::Allow, allowed, "{verb} {group}/{resource}/{subresource} {namespace}/{name}");
+            assert_eq!(
+                decision == Decision::Allow,
+                allowed,
+                "{verb} {group}/{resource}/{subresource} {namespace}/{name}"
+            );
         }
     }
 

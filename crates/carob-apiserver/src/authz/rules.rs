@@ -18,12 +18,7 @@ impl Rule {
     /// `verbs` and `resources` are lists separated by spaces; `group` is `core` for the empty one.
     pub(crate) fn on(verbs: &str, group: &str, resources: &str) -> Self {
         let group = if group == "core" { "" } else { group };
-        Self {
-            verbs: words(verbs),
-            api_groups: vec![group.to_owned()],
-            resources: words(resources),
-            ..Self::default()
-        }
+        Self { verbs: words(verbs), api_groups: vec![group.to_owned()], resources: words(resources), ..Self::default() }
     }
 
     pub(crate) fn urls(verbs: &str, urls: &str) -> Self {

@@ -40,7 +40,11 @@ impl GroupVersion {
 
     /// `api/v1` or `apis/apps/v1`.
     pub(crate) fn path(self) -> String {
-        if self.group.is_empty() { format!("api/{}", self.version) } else { format!("apis/{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            format!("api/{}", self.version)
+        } else {
+            format!("apis/{}/{}", self.group, self.version)
+        }
     }
 
     pub(crate) fn resources(self) -> impl Iterator<Item = &'static ResourceDef> {

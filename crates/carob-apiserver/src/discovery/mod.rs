@@ -89,7 +89,8 @@ pub(crate) fn collection(discovery: &Discovery, headers: &HeaderMap, scope: Scop
             json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": addresses })
         }
         Scope::Groups => {
-            let groups: Vec<Value> = discovery.groups.named().map(|(name, versions)| group_value(name, versions)).collect();
+            let groups: Vec<Value> =
+                discovery.groups.named().map(|(name, versions)| group_value(name, versions)).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
     };

@@ -23,11 +23,16 @@ const LIST_PARAMETERS: [(&str, &str); 10] = [
     ("timeoutSeconds", "integer"),
     ("watch", "boolean"),
 ];
-const WRITE_PARAMETERS: [(&str, &str); 3] = [("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
+const WRITE_PARAMETERS: [(&str, &str); 3] =
+    [("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
 const PATCH_PARAMETERS: [(&str, &str); 4] =
     [("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"), ("force", "boolean")];
-const DELETE_PARAMETERS: [(&str, &str); 4] =
-    [("dryRun", "string"), ("gracePeriodSeconds", "integer"), ("orphanDependents", "boolean"), ("propagationPolicy", "string")];
+const DELETE_PARAMETERS: [(&str, &str); 4] = [
+    ("dryRun", "string"),
+    ("gracePeriodSeconds", "integer"),
+    ("orphanDependents", "boolean"),
+    ("propagationPolicy", "string"),
+];
 
 /// One resource in one version, with the document that its operations go into.
 struct Writer<'a, 'd> {
@@ -46,8 +51,11 @@ pub(super) fn of(def: &'static ResourceDef, gv: GroupVersion, schemas: &mut Sche
     let gvk = (gv.group.to_owned(), gv.version.to_owned(), def.kind.to_owned());
     let mut writer = Writer { def, gv, schemas, gvk, body };
     let root = format!("/{}", gv.path());
-    let collection =
-        if def.namespaced { format!("{root}/namespaces/{{namespace}}/{}", def.plural) } else { format!("{root}/{}", def.plural) };
+    let collection = if def.namespaced {
+        format!("{root}/namespaces/{{namespace}}/{}", def.plural)
+    } else {
+        format!("{root}/{}", def.plural)
+    };
     let item = format!("{collection}/{{name}}");
     writer.collection(paths, &collection);
     if def.namespaced && def.has_verb("list") {
@@ -70,7 +78,8 @@ impl Writer<'_, '_> {
         }
         if self.def.has_verb("deletecollection") {
             let options = self.schemas.named("meta.v1.DeleteOptions");
-            let operation = self.operation("deleteCollection", "deletecollection", &DELETE_PARAMETERS, Some(&options), "");
+            let operation =
+                self.operation("deleteCollection", "deletecollection", &DELETE_PARAMETERS, Some(&options), "");
             operations.insert("delete".to_owned(), operation);
         }
         self.insert(paths, path, operations, false);
@@ -87,11 +96,15 @@ impl Writer<'_, '_> {
         }
         if self.def.has_verb("patch") {
             let patch = self.schemas.named("meta.v1.Patch");
-            operations.insert("patch".to_owned(), self.operation("patch", "patch", &PATCH_PARAMETERS, Some(&patch), ""));
+            operations
+                .insert("patch".to_owned(), self.operation("patch", "patch", &PATCH_PARAMETERS, Some(&patch), ""));
         }
         if self.def.has_verb("delete") {
             let options = self.schemas.named("meta.v1.DeleteOptions");
-            operations.insert("delete".to_owned(), self.operation("delete", "delete", &DELETE_PARAMETERS, Some(&options), ""));
+            operations.insert(
+                "delete".to_owned(),
+                self.operation("delete", "delete", &DELETE_PARAMETERS, Some(&options), ""),
+            );
         }
         self.insert(paths, path, operations, true);
     }
@@ -168,8 +181,16 @@ impl Writer<'_, '_> {
         parameter
     }
 
-    fn operation(&self, prefix: &str, action: &str, parameters: &[(&str, &str)], body: Option<&Value>, suffix: &str) -> Value {
-        let mut parameters: Vec<Value> = parameters.iter().map(|(name, ty)| self.parameter(name, ty, "query")).collect();
+    fn operation(
+        &self,
+        prefix: &str,
+        action: &str,
+        parameters: &[(&str, &str)],
+        body: Option<&Value>,
+        suffix: &str,
+    ) -> Value {
+        let mut parameters: Vec<Value> =
+            parameters.iter().map(|(name, ty)| self.parameter(name, ty, "query")).collect();
         let answer = &self.body;
         let (group, version, kind) = &self.gvk;
         let mut operation = json!({
@@ -182,7 +203,8 @@ impl Writer<'_, '_> {
                 if let Some(body) = body {
                     parameters.push(json!({ "name": "body", "in": "body", "schema": body }));
                 }
-                operation["produces"] = json!(["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"]);
+                operation["produces"] =
+                    json!(["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"]);
                 operation["responses"] = json!({ "200": { "description": "OK", "schema": answer } });
             }
             Dialect::V3 => {

@@ -7,12 +7,12 @@ use carob_store::{Entry, Expect};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
+use super::Call;
 use super::decode::{Expected, decode_body, strict_problems};
 use super::options::WriteOptions;
 use super::render::{render_entry, render_object};
 use super::stored::to_storage;
 use super::write::{WriteError, put};
-use super::Call;
 use crate::admission::{Admission, Operation};
 use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
@@ -34,7 +34,7 @@ pub(crate) async fn create(call: &mut Call<'_>, body: RequestBody) -> ApiResult<
     let expected = Expected::of(call);
     let decoded = decode_body(&call.parts.headers, &read(body).await?, expected)?;
     strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
-    let written = create_object(call, &options, decoded.value).await?;
+    let written = create_object(call, &options, decoded.value, Books::Open).await?;
     respond(call, StatusCode::CREATED, written)
 }
 
@@ -45,8 +45,21 @@ pub(crate) fn respond(call: &Call<'_>, code: StatusCode, written: Written) -> Ap
     }
 }
 
+/// Whether the object's managedFields still have to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Books {
+    Open,
+    /// An apply has written them.
+    Closed,
+}
+
 /// Stores a decoded object of the call's version.
-pub(crate) async fn create_object(call: &mut Call<'_>, options: &WriteOptions, mut object: Value) -> ApiResult<Written> {
+pub(crate) async fn create_object(
+    call: &mut Call<'_>,
+    options: &WriteOptions,
+    mut object: Value,
+    books: Books,
+) -> ApiResult<Written> {
     to_storage(call.def, &mut object)?;
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
     let attempts = if generated { NAME_ATTEMPTS_MAX } else { 1 };
@@ -57,7 +70,7 @@ pub(crate) async fn create_object(call: &mut Call<'_>, options: &WriteOptions, m
             lifecycle::Creation { namespace: &call.namespace, uid: &uid, now: call.api.clock.now(), suffix: &suffix };
         let mut candidate = if attempt == attempts { std::mem::take(&mut object) } else { object.clone() };
         lifecycle::prepare_create(call.def, &mut candidate, &creation)?;
-        match admit_and_store(call, options, candidate).await {
+        match admit_and_store(call, options, candidate, books).await {
             Ok(written) => return Ok(written),
             Err(Refused::Taken(_)) if attempt < attempts => {}
             Err(Refused::Taken(name)) if generated => {
@@ -82,7 +95,12 @@ impl<E: Into<ApiError>> From<E> for Refused {
     }
 }
 
-async fn admit_and_store(call: &mut Call<'_>, options: &WriteOptions, mut object: Value) -> Result<Written, Refused> {
+async fn admit_and_store(
+    call: &mut Call<'_>,
+    options: &WriteOptions,
+    mut object: Value,
+    books: Books,
+) -> Result<Written, Refused> {
     let user = Arc::clone(&call.user);
     let name = meta::name(&object).to_owned();
     let namespace = call.namespace.clone();
@@ -99,7 +117,9 @@ async fn admit_and_store(call: &mut Call<'_>, options: &WriteOptions, mut object
     let reservation = if is_service(call) { Some(reserve(call, &mut object)?) } else { None };
     lifecycle::validate_create(call.def, &object)?;
     call.api.admission.validate(&admission, Some(&object), None).await?;
-    track(call, options, None, &mut object)?;
+    if books == Books::Open {
+        track(call, options, None, &mut object)?;
+    }
     warn(call, &object);
     let key = call.def.storage_key(&call.namespace, &name);
     if options.dry_run {

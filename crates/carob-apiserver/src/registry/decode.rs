@@ -5,8 +5,8 @@ use carob_api::{Status, kinds, meta, proto};
 use http::HeaderMap;
 use serde_json::Value;
 
-use super::options::FieldValidation;
 use super::Call;
+use super::options::FieldValidation;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, body_encoding};
 
@@ -85,7 +85,9 @@ fn check_kind(api_version: &str, kind: &str, expected: Expected<'_>) -> ApiResul
     let (group, version) = meta::group_version(api_version);
     if !kind.is_empty() && kind != expected.kind {
         let why = match kinds::by_kind(group, version, kind) {
-            Some(_) => format!("converting ({version}.{kind}) to ({}.{}): unknown conversion", expected.version, expected.kind),
+            Some(_) => {
+                format!("converting ({version}.{kind}) to ({}.{}): unknown conversion", expected.version, expected.kind)
+            }
             None => format!("no kind {kind:?} is registered for version {api_version:?}"),
         };
         let message = format!("{kind} in version {version:?} cannot be handled as a {}: {why}", expected.kind);
@@ -103,7 +105,8 @@ fn check_kind(api_version: &str, kind: &str, expected: Expected<'_>) -> ApiResul
 
 /// The body does not even say what it is.
 fn unrecognized(error: &dyn std::fmt::Display, body: &[u8], expected: Expected<'_>) -> ApiError {
-    let message = format!("the object provided is unrecognized (must be of type {}): {error} ({})", expected.kind, summary(body));
+    let message =
+        format!("the object provided is unrecognized (must be of type {}): {error} ({})", expected.kind, summary(body));
     Status::bad_request(message).into()
 }
 

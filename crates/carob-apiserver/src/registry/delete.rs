@@ -8,6 +8,7 @@ use carob_store::Expect;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value};
 
+use super::Call;
 use super::decode::{Expected, decode_body};
 use super::get::answer_value;
 use super::list::{ListQuery, read as read_page};
@@ -17,7 +18,6 @@ use super::selection::Selection;
 use super::stored::decode;
 use super::update::services_released;
 use super::write::{ATTEMPTS_MAX, WriteError, delete as delete_key, overtaken, put};
-use super::Call;
 use crate::admission::{Admission, Operation};
 use crate::body::{Body, RequestBody, read};
 use crate::error::ApiResult;
@@ -79,9 +79,9 @@ async fn parse_options(call: &Call<'_>, body: RequestBody) -> ApiResult<(DeleteO
         let (group, version) = meta::group_version(&api_version);
         let named = carob_api::schema::type_meta(&body).map(|(api_version, _)| api_version).unwrap_or_default();
         // Clients send DeleteOptions in the group's version, in `v1` or in `meta.k8s.io/v1`.
-        let (group, version) = if named.is_empty() || named == api_version { (group, version) } else { meta::group_version(&named) };
-        let expected =
-            Expected::named(group, version, "DeleteOptions", "meta.v1.DeleteOptions");
+        let (group, version) =
+            if named.is_empty() || named == api_version { (group, version) } else { meta::group_version(&named) };
+        let expected = Expected::named(group, version, "DeleteOptions", "meta.v1.DeleteOptions");
         decode_body(&call.parts.headers, &body, expected)?.value
     };
     let mut errors = FieldErrors::new();

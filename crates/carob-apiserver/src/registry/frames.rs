@@ -3,14 +3,14 @@
 use carob_api::kinds::VersionDef;
 use carob_api::table::{self, IncludeObject};
 use carob_api::{ResourceDef, Status, proto};
-use carob_store::{Entry, Revision};
 use carob_kit::Clock;
+use carob_store::{Entry, Revision};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+use super::Call;
 use super::render::{encode_value, include_object, partial};
 use super::stored::{Splice, decode_at, is_stored_form, to_version};
-use super::Call;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, Form, MetaVersion, Shape};
 
@@ -72,7 +72,13 @@ impl Encoder {
         }
     }
 
-    pub(crate) fn event(&mut self, out: &mut Vec<u8>, kind: EventType, entry: &Entry, revision: Revision) -> ApiResult<()> {
+    pub(crate) fn event(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: EventType,
+        entry: &Entry,
+        revision: Revision,
+    ) -> ApiResult<()> {
         if let Some(splice) = self.splice.as_ref().filter(|_| self.form.is_plain_json()) {
             open_frame(out, kind);
             splice.write(out, entry, revision)?;
@@ -104,7 +110,8 @@ impl Encoder {
         if self.form.encoding == Encoding::Protobuf {
             let ty = carob_api::schema::builtin().get("meta.v1.Status");
             let ty = ty.ok_or_else(|| ApiError::from(Status::internal("Status has no schema")))?;
-            let bytes = proto::encode(ty, &status.to_json()).map_err(|error| ApiError::from(Status::internal(error)))?;
+            let bytes =
+                proto::encode(ty, &status.to_json()).map_err(|error| ApiError::from(Status::internal(error)))?;
             proto_frame(&mut out, EventType::Error, &bytes);
         } else {
             self.value(&mut out, EventType::Error, &status.to_json())?;

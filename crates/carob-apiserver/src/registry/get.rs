@@ -6,9 +6,9 @@ use carob_api::status::Cause;
 use carob_store::Revision;
 use http::{Response, StatusCode};
 
+use super::Call;
 use super::render::{encode_value, render_object};
 use super::stored::{Splice, decode, is_stored_form};
-use super::Call;
 use crate::api::Inner;
 use crate::body::Body;
 use crate::error::{ApiError, ApiResult};
@@ -36,7 +36,8 @@ pub(crate) async fn get(call: &Call<'_>) -> ApiResult<Response<Body>> {
 pub(crate) fn parse_revision(text: Option<&str>) -> ApiResult<Option<Revision>> {
     let Some(text) = text else { return Ok(None) };
     let revision: u64 = text.parse().map_err(|_| {
-        let message = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+        let message =
+            format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
         ApiError::from(Status::bad_request(message))
     })?;
     Ok((revision > 0).then_some(Revision(revision)))

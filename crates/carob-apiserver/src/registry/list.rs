@@ -8,12 +8,12 @@ use carob_store::{Entry, ListOptions, ReadError, Revision};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
+use super::Call;
 use super::get::{parse_revision, wait_for};
 use super::page_token::PageToken;
 use super::render::{list_metadata, render_list};
 use super::selection::Selection;
 use super::stored::{Splice, decode, is_stored_form};
-use super::Call;
 use crate::body::Body;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Offer, negotiate};
@@ -64,7 +64,11 @@ pub(crate) fn validate(query: &Query, watch: bool) -> ApiResult<()> {
     }
     if let Some(matching) = matching {
         if watch && !initial {
-            forbid(&mut errors, MATCH, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            forbid(
+                &mut errors,
+                MATCH,
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
         }
         if !watch && query.text("resourceVersion").is_none() {
             forbid(&mut errors, MATCH, "resourceVersionMatch is forbidden unless resourceVersion is provided");

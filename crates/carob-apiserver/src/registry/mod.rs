@@ -11,6 +11,7 @@ mod page_token;
 mod patch;
 mod render;
 mod selection;
+mod sparse;
 mod stored;
 mod update;
 mod watch;
@@ -29,9 +30,9 @@ use crate::error::{ApiError, ApiResult};
 use crate::identity::Identity;
 use crate::request::Query;
 
+pub(crate) use create::Written;
 pub(crate) use create::create;
 pub(crate) use decode::{Expected, decode_body, strict_problems};
-pub(crate) use create::Written;
 pub(crate) use delete::{delete, delete_collection, remove};
 pub(crate) use get::answer_value;
 pub(crate) use get::get;

@@ -55,7 +55,12 @@ impl PageToken {
         }
         let revision = match wire.rv {
             -1 => None,
-            rv => Some(Revision(u64::try_from(rv).ok().filter(|rv| *rv > 0).ok_or_else(|| bad("incorrect encoded start resourceVersion"))?)),
+            rv => Some(Revision(
+                u64::try_from(rv)
+                    .ok()
+                    .filter(|rv| *rv > 0)
+                    .ok_or_else(|| bad("incorrect encoded start resourceVersion"))?,
+            )),
         };
         Ok(Self { revision, after: after.to_owned() })
     }

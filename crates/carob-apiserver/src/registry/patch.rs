@@ -6,12 +6,12 @@ use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use super::create::{create_object, respond};
+use super::Call;
+use super::create::{Books, create_object, respond};
 use super::decode::{Expected, decode_as, strict_problems};
 use super::options::WriteOptions;
 use super::stored::{to_storage, to_version};
 use super::update::{Change, check_names, write_changed};
-use super::Call;
 use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::Encoding;
@@ -44,7 +44,7 @@ pub(crate) async fn patch(call: &mut Call<'_>, body: RequestBody) -> ApiResult<R
         && call.api.store.get(&call.key()).is_none()
     {
         let object = apply::apply(ty, None, config, &writer(call, &options, &call.api_version()), options.force)?;
-        let written = create_object(call, &options, object).await?;
+        let written = create_object(call, &options, object, Books::Closed).await?;
         return respond(call, StatusCode::CREATED, written);
     }
     let mut problems = Vec::new();
@@ -80,7 +80,8 @@ fn check_options(call: &Call<'_>, options: &WriteOptions, is_apply: bool) -> Api
 
 fn parse(call: &mut Call<'_>, content_type: &str, body: &[u8], options: &WriteOptions) -> ApiResult<Patch> {
     let json = || -> ApiResult<Value> {
-        serde_json::from_slice(body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")).into())
+        serde_json::from_slice(body)
+            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")).into())
     };
     match content_type {
         "application/json-patch+json" => Ok(Patch::Json(json()?)),
@@ -163,16 +164,19 @@ impl Applier<'_> {
             let message = format!("the patch may not change apiVersion and kind of {} {}", api_version, def.kind);
             return Err(Status::bad_request(message).into());
         }
-        let decoded = schema::conform(self.ty, object).map_err(|error| ApiError::from(error.to_status(version.name, def.kind)))?;
+        let decoded = schema::conform(self.ty, object)
+            .map_err(|error| ApiError::from(error.to_status(version.name, def.kind)))?;
         strict_problems(decoded.problems, self.options.field_validation, expected, problems)?;
         let mut object = decoded.value;
         if meta::name(&object) != meta::name(old) {
-            let message =
-                format!("the name of the object ({}) does not match the name on the URL ({})", meta::name(&object), meta::name(old));
+            let message = format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                meta::name(&object),
+                meta::name(old)
+            );
             return Err(Status::bad_request(message).into());
         }
         to_storage(def, &mut object)?;
         Ok(Change::To(object))
     }
-
 }

@@ -1,15 +1,15 @@
 //! Objects and lists in the form that the client negotiated.
 
 use bytes::Bytes;
-use carob_api::table::{self, IncludeObject};
 use carob_api::schema::TypeRef;
+use carob_api::table::{self, IncludeObject};
 use carob_api::{Status, kinds, meta, proto};
 use carob_store::Entry;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::stored::{Splice, decode, is_stored_form, to_version};
 use super::Call;
+use super::stored::{Splice, decode, is_stored_form, to_version};
 use crate::body::Body;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, Form, MetaVersion, Offer, Shape, negotiate};
@@ -65,8 +65,7 @@ pub(crate) fn render_list(call: &Call<'_>, form: Form, metadata: Value, mut obje
                     map.remove("apiVersion");
                 }
             }
-            let list =
-                json!({ "kind": call.def.list_kind(), "apiVersion": call.api_version(), "metadata": metadata, "items": objects });
+            let list = json!({ "kind": call.def.list_kind(), "apiVersion": call.api_version(), "metadata": metadata, "items": objects });
             encode_object(call, form.encoding, &list, true)
         }
     }
@@ -96,7 +95,8 @@ pub(crate) fn include_object(call: &Call<'_>) -> ApiResult<IncludeObject> {
         Some("None") => Ok(IncludeObject::None),
         Some("Object") => Ok(IncludeObject::Object),
         Some(other) => {
-            let message = format!("includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty");
+            let message =
+                format!("includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty");
             Err(Status::bad_request(message).into())
         }
     }

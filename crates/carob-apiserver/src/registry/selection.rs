@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use carob_api::selector::{FieldSelector, LabelSelector};
 use carob_api::{ResourceDef, Status, meta};
 use carob_store::Entry;
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::sparse::Fields;
 use crate::error::ApiResult;
 use crate::lookup::contains;
 use crate::request::Query;
@@ -23,18 +23,8 @@ pub(crate) struct Selection {
     needle: Option<Vec<u8>>,
     /// A name from the path, as against one from the field selector.
     name: Option<String>,
-}
-
-/// The part of an object that label selectors look at.
-#[derive(Deserialize)]
-struct Labelled {
-    metadata: LabelledMeta,
-}
-
-#[derive(Deserialize)]
-struct LabelledMeta {
-    #[serde(default)]
-    labels: Option<Map<String, Value>>,
+    /// What of an object the selectors look at.
+    wanted: Fields,
 }
 
 impl Selection {
@@ -48,7 +38,8 @@ impl Selection {
         }
         let node = fields.required_value("spec.nodeName").filter(|node| !node.is_empty());
         let needle = node.map(|node| format!("\"nodeName\":{}", Value::from(node)).into_bytes());
-        Ok(Self { def, labels, fields, needle, name: None })
+        let wanted = wanted(def, &fields);
+        Ok(Self { def, labels, fields, needle, name: None, wanted })
     }
 
     pub(crate) fn is_everything(&self) -> bool {
@@ -57,12 +48,12 @@ impl Selection {
 
     /// The one name that can match, if the field selector says so.
     pub(crate) fn only_name(&self) -> Option<&str> {
-        self.fields.required_value("metadata.name").filter(|name| !name.is_empty())
+        self.fields.required_value("metadata.name").filter(is_one_segment)
     }
 
     /// The one namespace that can match, if the field selector says so.
     pub(crate) fn only_namespace(&self) -> Option<&str> {
-        self.fields.required_value("metadata.namespace").filter(|namespace| !namespace.is_empty())
+        self.fields.required_value("metadata.namespace").filter(is_one_segment)
     }
 
     /// Narrowed to one name.
@@ -81,18 +72,13 @@ impl Selection {
         if self.name.as_ref().is_some_and(|name| entry.key.rsplit('/').next() != Some(name.as_str())) {
             return false;
         }
-        if self.fields.is_empty() {
-            if self.labels.is_empty() {
-                return true;
-            }
-            let labelled: Result<Labelled, _> = serde_json::from_slice(&entry.value);
-            return labelled.is_ok_and(|object| self.labels.matches(object.metadata.labels.as_ref()));
+        if self.fields.is_empty() && self.labels.is_empty() {
+            return true;
         }
-        serde_json::from_slice(&entry.value).is_ok_and(|object| self.matches_object(&object))
-    }
-
-    pub(crate) fn matches_object(&self, object: &Value) -> bool {
-        self.labels.matches(meta::labels(object)) && self.fields.matches(|path| self.field(object, path))
+        let object = self.wanted.read(&entry.value);
+        object.is_some_and(|object| {
+            self.labels.matches(meta::labels(&object)) && self.fields.matches(|path| self.field(&object, path))
+        })
     }
 
     fn field<'o>(&self, object: &'o Value, path: &str) -> Cow<'o, str> {
@@ -104,10 +90,25 @@ impl Selection {
     }
 }
 
+/// Text that can be one segment of a key; anything else names nothing.
+fn is_one_segment(text: &&str) -> bool {
+    !text.is_empty() && !text.contains('/')
+}
+
+fn wanted(def: &ResourceDef, fields: &FieldSelector) -> Fields {
+    let mut wanted = Fields::default();
+    wanted.add("metadata.labels");
+    for term in fields.terms() {
+        let selectable = def.selectable.iter().find(|field| field.name == term.path);
+        wanted.add(selectable.map_or(term.path.as_str(), |field| field.path));
+    }
+    wanted
+}
+
 /// Worded as the kinds' field label conversions are (pkg/apis/core/v1/conversion.go; apimachinery `pkg/runtime/conversion.go`).
 fn check_field(def: &ResourceDef, path: &str) -> ApiResult<()> {
-    let known = matches!(path, "metadata.name" | "metadata.namespace")
-        || def.selectable.iter().any(|field| field.name == path);
+    let known =
+        matches!(path, "metadata.name" | "metadata.namespace") || def.selectable.iter().any(|field| field.name == path);
     if known {
         return Ok(());
     }

@@ -56,8 +56,9 @@ pub(crate) fn decode(entry: &Entry) -> ApiResult<Value> {
 
 /// As [`decode`], with the resourceVersion of another event: what a watcher is told of an object that left its selection.
 pub(crate) fn decode_at(entry: &Entry, revision: Revision) -> ApiResult<Value> {
-    let mut object: Value = serde_json::from_slice(&entry.value)
-        .map_err(|error| ApiError::from(Status::internal(format!("decode the stored object {}: {error}", entry.key))))?;
+    let mut object: Value = serde_json::from_slice(&entry.value).map_err(|error| {
+        ApiError::from(Status::internal(format!("decode the stored object {}: {error}", entry.key)))
+    })?;
     meta::set(&mut object, &["metadata", "resourceVersion"], revision.to_string());
     Ok(object)
 }

@@ -7,12 +7,12 @@ use carob_store::{Entry, Expect};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use super::create::{Written, create_object, invalid, is_service, respond, track};
+use super::Call;
+use super::create::{Books, Written, create_object, invalid, is_service, respond, track};
 use super::decode::{Expected, decode_body, strict_problems};
 use super::options::WriteOptions;
 use super::stored::{decode, to_storage};
 use super::write::{ATTEMPTS_MAX, WriteError, delete, overtaken, put};
-use super::Call;
 use crate::admission::{Admission, Operation};
 use crate::body::{Body, RequestBody, read};
 use crate::error::ApiResult;
@@ -32,8 +32,11 @@ pub(crate) async fn update(call: &mut Call<'_>, body: RequestBody) -> ApiResult<
     strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
     let mut object = decoded.value;
     check_names(call, &mut object)?;
-    if call.subresource.is_none() && call.def.strategy.rules().creates_on_update && call.api.store.get(&call.key()).is_none() {
-        let written = create_object(call, &options, object).await?;
+    if call.subresource.is_none()
+        && call.def.strategy.rules().creates_on_update
+        && call.api.store.get(&call.key()).is_none()
+    {
+        let written = create_object(call, &options, object, Books::Open).await?;
         return respond(call, StatusCode::CREATED, written);
     }
     to_storage(call.def, &mut object)?;
@@ -45,7 +48,8 @@ pub(crate) async fn update(call: &mut Call<'_>, body: RequestBody) -> ApiResult<
 pub(crate) fn check_names(call: &Call<'_>, object: &mut Value) -> ApiResult<()> {
     let (name, namespace) = (meta::name(object), meta::namespace(object));
     if name.is_empty() {
-        let message = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name);
+        let message =
+            format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name);
         return Err(Status::bad_request(message).into());
     }
     if name != call.name {
@@ -55,8 +59,10 @@ pub(crate) fn check_names(call: &Call<'_>, object: &mut Value) -> ApiResult<()> 
     if namespace.is_empty() && !call.namespace.is_empty() {
         meta::set(object, &["metadata", "namespace"], call.namespace.clone());
     } else if namespace != call.namespace {
-        let message =
-            format!("the namespace of the object ({namespace}) does not match the namespace on the request ({})", call.namespace);
+        let message = format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
+            call.namespace
+        );
         return Err(Status::bad_request(message).into());
     }
     Ok(())
@@ -83,7 +89,11 @@ pub(crate) async fn write_changed(
 }
 
 /// Changes the named object past its kind's rules of update: for subresources whose very purpose is such a change.
-pub(crate) async fn rewrite(call: &Call<'_>, dry_run: bool, mut change: impl FnMut(&Value) -> ApiResult<Value>) -> ApiResult<Value> {
+pub(crate) async fn rewrite(
+    call: &Call<'_>,
+    dry_run: bool,
+    mut change: impl FnMut(&Value) -> ApiResult<Value>,
+) -> ApiResult<Value> {
     for _ in 0..ATTEMPTS_MAX {
         let entry = call.stored()?;
         let old = decode(&entry)?;
@@ -184,7 +194,11 @@ fn check_preconditions(call: &Call<'_>, new: &Value, old: &Value) -> ApiResult<(
     if !matches!(revision, "" | "0") {
         if revision.parse::<u64>().is_err() {
             let path = FieldPath::new("metadata").child("resourceVersion");
-            return Err(invalid(call, &call.name, &[FieldError::invalid(&path, revision, "must be a decimal integer")]));
+            return Err(invalid(
+                call,
+                &call.name,
+                &[FieldError::invalid(&path, revision, "must be a decimal integer")],
+            ));
         }
         if revision != meta::resource_version(old) {
             return Err(Status::modified(call.resource(), &call.name).into());

@@ -10,11 +10,11 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use super::Call;
 use super::frames::{Encoder, EventType};
 use super::get::{parse_revision, wait_for};
 use super::list::validate;
 use super::selection::Selection;
-use super::Call;
 use crate::body::{Body, BoxError};
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Offer, negotiate};
@@ -233,7 +233,8 @@ impl Stream {
             WatchItem::Event(event) => self.event(event, out),
             WatchItem::Lagged => {
                 self.done = true;
-                let status = Status::expired("too old resource version: the watch fell behind what is kept of the past");
+                let status =
+                    Status::expired("too old resource version: the watch fell behind what is kept of the past");
                 out.extend_from_slice(&self.encoder.error(&status)?);
                 Ok(())
             }

@@ -255,7 +255,11 @@ mod tests {
                 "/apis/apps/v1/namespaces/d/deployments/x/scale",
                 "create g=apps v=v1 ns=d r=deployments n=x s=scale []",
             ),
-            (Method::GET, "/api/v1/nodes/n/proxy/logs/a%2Fb", "get g= v=v1 ns= r=nodes n=n s=proxy [\"logs\", \"a\", \"b\"]"),
+            (
+                Method::GET,
+                "/api/v1/nodes/n/proxy/logs/a%2Fb",
+                "get g= v=v1 ns= r=nodes n=n s=proxy [\"logs\", \"a\", \"b\"]",
+            ),
             (
                 Method::GET,
                 "/api/v1/pods?fieldSelector=metadata.name%3Da,spec.nodeName=n",

@@ -22,8 +22,8 @@ use tracing::{debug, warn};
 use crate::ApiServer;
 use crate::authn::Peer;
 
-pub(crate) use limits::{InFlight, RETRY_AFTER_S};
 pub use limits::Limits;
+pub(crate) use limits::{InFlight, RETRY_AFTER_S};
 pub use tls::{Tls, TlsError};
 
 /// Wait after accept(2) failed for want of descriptors or memory, where the listener stays readable and would spin.

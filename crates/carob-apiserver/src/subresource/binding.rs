@@ -55,10 +55,15 @@ fn validate(call: &Call<'_>, binding: &Value) -> ApiResult<()> {
 
 /// The Pod on its node.
 fn assign(call: &Call<'_>, pod: &Value, binding: &Value, now: &str) -> ApiResult<Value> {
-    let refuse = |why: String| Err(Status::conflict(carob_api::status::GroupResource::new("", "pods/binding"), &call.name, &why).into());
+    let refuse = |why: String| {
+        Err(Status::conflict(carob_api::status::GroupResource::new("", "pods/binding"), &call.name, &why).into())
+    };
     let wanted_uid = meta::uid(binding);
     if !wanted_uid.is_empty() && wanted_uid != meta::uid(pod) {
-        return refuse(format!("Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {}", meta::uid(pod)));
+        return refuse(format!(
+            "Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {}",
+            meta::uid(pod)
+        ));
     }
     if meta::is_being_deleted(pod) {
         return refuse(format!("pod {} is being deleted, cannot be assigned to a host", call.name));
@@ -83,7 +88,8 @@ fn assign(call: &Call<'_>, pod: &Value, binding: &Value, now: &str) -> ApiResult
 
 /// The condition `PodScheduled` becomes true.
 fn set_scheduled(pod: &mut Value, now: &str) {
-    let mut condition = json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now });
+    let mut condition =
+        json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now });
     let generation = meta::generation(pod);
     if generation > 0 {
         condition["observedGeneration"] = generation.into();

@@ -52,7 +52,10 @@ fn check_log_query(call: &Call<'_>) -> ApiResult<()> {
         }
     }
     if call.query.text("sinceSeconds").is_some() && call.query.text("sinceTime").is_some() {
-        errors.push(FieldError::forbidden(&FieldPath::default(), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+        errors.push(FieldError::forbidden(
+            &FieldPath::default(),
+            "at most one of `sinceTime` or `sinceSeconds` may be specified",
+        ));
     }
     if let Some(since) = call.query.text("sinceTime")
         && since.parse::<jiff::Timestamp>().is_err()
@@ -81,8 +84,10 @@ pub(super) async fn connect(mut call: Call<'_>, rest: Vec<String>, body: Request
         }
         verb => stream_path(&call, &pod, verb)?,
     };
-    let target = node_of(&call, &pod)?.ok_or_else(|| bad(format!("pod {} does not have a host assigned", call.name)))?;
-    let outbound = Outbound { method: call.parts.method.clone(), path, headers: call.parts.headers.clone(), host: None };
+    let target =
+        node_of(&call, &pod)?.ok_or_else(|| bad(format!("pod {} does not have a host assigned", call.name)))?;
+    let outbound =
+        Outbound { method: call.parts.method.clone(), path, headers: call.parts.headers.clone(), host: None };
     forward(call.api, Target::Node(target), outbound, Some(body), upgrade).await
 }
 
@@ -156,13 +161,16 @@ fn node_of(call: &Call<'_>, pod: &Value) -> ApiResult<Option<NodeAddress>> {
 /// Where a node's kubelet listens: its InternalIP, and the port that it reports.
 fn address_of(call: &Call<'_>, name: &str) -> ApiResult<NodeAddress> {
     let subject = carob_api::status::GroupResource::new("", "nodes");
-    let def = carob_api::kinds::by_resource("", "v1", "nodes").ok_or_else(|| ApiError::from(Status::internal("the table has no nodes")))?;
+    let def = carob_api::kinds::by_resource("", "v1", "nodes")
+        .ok_or_else(|| ApiError::from(Status::internal("the table has no nodes")))?;
     let entry = call.api.store.get(&def.storage_key("", name));
     let node = decode(&*entry.ok_or_else(|| ApiError::from(Status::not_found(subject, name)))?)?;
     let addresses = meta::items_at(&node, &["status", "addresses"]);
     let internal = addresses.iter().filter(|address| address["type"] == "InternalIP");
     let ip = internal.into_iter().find_map(|address| address["address"].as_str()?.parse().ok());
-    let ip = ip.ok_or_else(|| ApiError::from(Status::service_unavailable(&format!("node {name} has no InternalIP address"))))?;
+    let ip = ip.ok_or_else(|| {
+        ApiError::from(Status::service_unavailable(&format!("node {name} has no InternalIP address")))
+    })?;
     let port = meta::i64_at(&node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]);
     let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(KUBELET_PORT);
     Ok(NodeAddress { node: name.to_owned(), ip, port })
@@ -185,7 +193,12 @@ async fn proxy(
     let target = match call.def.plural {
         "nodes" => Target::Node(address_of(call, &call.name)?),
         "pods" => Target::Pod(pod_address(call)?),
-        other => return Err(Status::service_unavailable(&format!("the proxy subresource of {other} needs Service endpoints, which this server does not resolve")).into()),
+        other => {
+            return Err(Status::service_unavailable(&format!(
+                "the proxy subresource of {other} needs Service endpoints, which this server does not resolve"
+            ))
+            .into());
+        }
     };
     let host = match &target {
         Target::Pod(address) => Some(address.to_string()),

@@ -114,7 +114,10 @@ fn take_one(budget: &Value, pod: &str, now: &str) -> ApiResult<Value> {
     };
     let name = meta::name(budget);
     if count("observedGeneration") < meta::generation(budget) {
-        return Err(refuse(NOT_READY_RETRY_S, format!("The disruption budget {name} is still being processed by the server.")));
+        return Err(refuse(
+            NOT_READY_RETRY_S,
+            format!("The disruption budget {name} is still being processed by the server."),
+        ));
     }
     if count("disruptionsAllowed") <= 0 {
         let message = format!(
@@ -129,7 +132,12 @@ fn take_one(budget: &Value, pod: &str, now: &str) -> ApiResult<Value> {
     let disrupted = meta::map_mut(&mut changed, &["status", "disruptedPods"]);
     if disrupted.len() > DISRUPTED_PODS_MAX {
         let message = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
-        return Err(Status::forbidden(carob_api::status::GroupResource::new("policy", "poddisruptionbudget"), name, message).into());
+        return Err(Status::forbidden(
+            carob_api::status::GroupResource::new("policy", "poddisruptionbudget"),
+            name,
+            message,
+        )
+        .into());
     }
     disrupted.insert(pod.to_owned(), now.into());
     Ok(changed)

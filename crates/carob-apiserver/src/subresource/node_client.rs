@@ -33,16 +33,8 @@ pub(super) struct Outbound {
 }
 
 /// Headers that are not passed on: hop by hop (RFC 9110 7.6.1), or credentials that are the API server's alone.
-const KEPT_BACK: [&str; 8] = [
-    "authorization",
-    "connection",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
+const KEPT_BACK: [&str; 8] =
+    ["authorization", "connection", "host", "keep-alive", "proxy-authorization", "te", "transfer-encoding", "upgrade"];
 
 fn unavailable(error: &dyn std::error::Error) -> ApiError {
     Status::service_unavailable(&format!("{}", ChainOf(error))).into()
@@ -96,11 +88,17 @@ pub(super) async fn forward(
     Ok(pass_back(response))
 }
 
-fn request(outbound: Outbound, host: &str, upgrade: bool, body: Option<RequestBody>) -> ApiResult<Request<RequestBody>> {
+fn request(
+    outbound: Outbound,
+    host: &str,
+    upgrade: bool,
+    body: Option<RequestBody>,
+) -> ApiResult<Request<RequestBody>> {
     let empty = || http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
     let mut request = Request::new(body.unwrap_or_else(empty));
     *request.method_mut() = outbound.method;
-    *request.uri_mut() = outbound.path.parse().map_err(|_| ApiError::from(Status::bad_request("the path cannot be passed on")))?;
+    *request.uri_mut() =
+        outbound.path.parse().map_err(|_| ApiError::from(Status::bad_request("the path cannot be passed on")))?;
     let headers = request.headers_mut();
     for (name, value) in &outbound.headers {
         if !KEPT_BACK.contains(&name.as_str()) {

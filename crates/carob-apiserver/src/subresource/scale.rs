@@ -23,7 +23,8 @@ pub(super) async fn answer(call: &mut Call<'_>, verb: &Verb, body: RequestBody) 
         }
         Verb::Patch => {
             let options = WriteOptions::parse(&call.query, &call.parts.headers, "PatchOptions")?;
-            let content_type = call.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let content_type =
+                call.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
             let content_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
             let bytes = read(body).await?;
             let patch: Value = serde_json::from_slice(&bytes)
@@ -42,10 +43,15 @@ fn apply(live: &Value, content_type: &str, patch: &Value) -> ApiResult<Value> {
     let mut scale = live.clone();
     let outcome = match content_type {
         "application/json-patch+json" => patches::json_patch(&mut scale, patch),
-        "application/merge-patch+json" | "application/strategic-merge-patch+json" => patches::merge_patch(&mut scale, patch),
+        "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
+            patches::merge_patch(&mut scale, patch)
+        }
         _ => {
-            let accepted =
-                ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+            let accepted = [
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/strategic-merge-patch+json",
+            ];
             return Err(Status::unsupported_media_type(&accepted).into());
         }
     };

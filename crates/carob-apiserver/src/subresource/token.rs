@@ -26,20 +26,40 @@ pub(super) async fn issue(call: &mut Call<'_>, body: RequestBody) -> ApiResult<R
         namespace: call.namespace.clone(),
         service_account: call.name.clone(),
         service_account_uid: meta::uid(&account).to_owned(),
-        audiences: meta::items_at(&request, &["spec", "audiences"]).iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        audiences: meta::items_at(&request, &["spec", "audiences"])
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
         expiration_s,
         ..TokenSpec::default()
     };
     bind(call, &request, &mut spec)?;
+    check_node(call, &spec)?;
     let grant = call.api.tokens.issue(&spec).map_err(|error| ApiError::from(Status::internal(error)))?;
-    meta::set(&mut request, &["metadata"], json!({
-        "name": call.name, "namespace": call.namespace, "creationTimestamp": meta::format_time(call.api.clock.now()),
-    }));
+    meta::set(
+        &mut request,
+        &["metadata"],
+        json!({
+            "name": call.name, "namespace": call.namespace, "creationTimestamp": meta::format_time(call.api.clock.now()),
+        }),
+    );
     meta::set(&mut request, &["spec", "audiences"], grant.audiences);
     meta::set(&mut request, &["spec", "expirationSeconds"], expiration_s);
     let expires = meta::format_time(grant.expires);
     meta::set(&mut request, &["status"], json!({ "token": grant.token, "expirationTimestamp": expires }));
     answer_value(call, StatusCode::CREATED, &request)
+}
+
+/// A node's agent gets tokens for its own Pods only (plugin/pkg/admission/noderestriction, `admitServiceAccount`).
+fn check_node(call: &Call<'_>, spec: &TokenSpec) -> ApiResult<()> {
+    let Some(node) = call.user.as_node() else { return Ok(()) };
+    let why = match (&spec.pod, &spec.node) {
+        (Some(_), Some(bound)) if bound.name == node => return Ok(()),
+        (Some(_), _) => format!("node requested token bound to a pod scheduled on a different node than {node}"),
+        (None, _) => "node requested token not bound to a pod".to_owned(),
+    };
+    Err(Status::forbidden(call.resource(), &call.name, &why).into())
 }
 
 fn validate(expiration_s: i64) -> ApiResult<()> {
@@ -72,9 +92,12 @@ fn bind(call: &Call<'_>, request: &Value, spec: &mut TokenSpec) -> ApiResult<()>
         _ => ("nodes", ""),
     };
     let subject = carob_api::status::GroupResource::new("", resource);
-    let object = stored(call, resource, namespace, name)?.ok_or_else(|| ApiError::from(Status::not_found(subject, name)))?;
+    let object =
+        stored(call, resource, namespace, name)?.ok_or_else(|| ApiError::from(Status::not_found(subject, name)))?;
     if !uid.is_empty() && uid != meta::uid(&object) {
-        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(Status::conflict(subject, name, &why).into());
     }
     let bound = BoundObject { name: name.to_owned(), uid: meta::uid(&object).to_owned() };
@@ -82,7 +105,10 @@ fn bind(call: &Call<'_>, request: &Value, spec: &mut TokenSpec) -> ApiResult<()>
         "Pod" => {
             let account = meta::str_at(&object, &["spec", "serviceAccountName"]).unwrap_or_default();
             if account != call.name {
-                let message = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", call.name);
+                let message = format!(
+                    "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                    call.name
+                );
                 return Err(Status::bad_request(message).into());
             }
             if let Some(node) = meta::str_at(&object, &["spec", "nodeName"]).filter(|node| !node.is_empty()) {

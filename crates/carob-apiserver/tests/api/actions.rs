@@ -1,9 +1,8 @@
 //! Subresources and reviews: what is done to objects, or asked about users, beyond reading and writing.
 
-
+use crate::support::{Rig, pod};
 use carob_apiserver::UserInfo;
 use serde_json::{Value, json};
-use crate::support::{Rig, pod};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const ACCESS: &str = "/apis/authorization.k8s.io/v1";
@@ -49,7 +48,10 @@ async fn evictions_respect_the_budget() {
     let evict = async || rig.post(&format!("{PODS}/p/eviction"), &json!({ "metadata": { "name": "p" } })).await;
     let refused = evict().await;
     assert_eq!(refused.message(), "Cannot evict pod as it would violate the pod's disruption budget.");
-    assert_eq!(refused.body["details"]["causes"][0]["message"], "The disruption budget b needs 1 healthy pods and has 1 currently");
+    assert_eq!(
+        refused.body["details"]["causes"][0]["message"],
+        "The disruption budget b needs 1 healthy pods and has 1 currently"
+    );
     assert_eq!(refused.code, 429);
     rig.patch(&format!("{BUDGETS}/b/status"), "merge-patch+json", &status(1)).await.expect(200);
     evict().await.expect(201);
@@ -81,11 +83,21 @@ async fn a_scale_reads_and_writes_replicas() {
     let scaled = rig.put(&format!("{DEPLOYMENTS}/d/scale"), &wanted).await.expect(200);
     assert_eq!(scaled["spec"]["replicas"], 5);
     rig.put(&format!("{DEPLOYMENTS}/d/scale"), &wanted).await.expect(409);
-    rig.patch(&format!("{DEPLOYMENTS}/d/scale"), "merge-patch+json", &json!({ "spec": { "replicas": 7 } })).await.expect(200);
+    rig.patch(&format!("{DEPLOYMENTS}/d/scale"), "merge-patch+json", &json!({ "spec": { "replicas": 7 } }))
+        .await
+        .expect(200);
     let deployment = rig.get(&format!("{DEPLOYMENTS}/d")).await.expect(200);
-    assert_eq!((deployment["spec"]["replicas"].as_u64(), deployment["metadata"]["generation"].as_u64()), (Some(7), Some(3)));
-    let negative = rig.patch(&format!("{DEPLOYMENTS}/d/scale"), "merge-patch+json", &json!({ "spec": { "replicas": -1 } })).await;
-    assert!(negative.message().contains("spec.replicas: Invalid value: -1: must be greater than or equal to 0"), "{}", negative.message());
+    assert_eq!(
+        (deployment["spec"]["replicas"].as_u64(), deployment["metadata"]["generation"].as_u64()),
+        (Some(7), Some(3))
+    );
+    let negative =
+        rig.patch(&format!("{DEPLOYMENTS}/d/scale"), "merge-patch+json", &json!({ "spec": { "replicas": -1 } })).await;
+    assert!(
+        negative.message().contains("spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
+        "{}",
+        negative.message()
+    );
 }
 
 #[tokio::test]
@@ -97,7 +109,8 @@ async fn a_token_is_bound_to_its_pod_and_may_only_discover() {
     let short = rig.post(path, &request(json!({ "expirationSeconds": 5 }))).await;
     assert!(short.message().contains("may not specify a duration less than 10 minutes"), "{}", short.message());
     let reference = json!({ "kind": "Pod", "apiVersion": "v1", "name": "p" });
-    let granted = rig.post(path, &request(json!({ "expirationSeconds": 600, "boundObjectRef": reference }))).await.expect(201);
+    let granted =
+        rig.post(path, &request(json!({ "expirationSeconds": 600, "boundObjectRef": reference }))).await.expect(201);
     let token = granted["status"]["token"].as_str().expect("a token").to_owned();
     assert!(granted["status"]["expirationTimestamp"].is_string());
 
@@ -139,10 +152,15 @@ async fn users_may_ask_about_themselves() {
     rig.post(&path, &json!({ "spec": {} })).await.expect(422);
     let me = account.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).await.expect(201);
     assert_eq!(me["status"]["userInfo"]["username"], "system:serviceaccount:default:default");
-    let rules = account.post(&format!("{ACCESS}/selfsubjectrulesreviews"), &json!({ "spec": { "namespace": "default" } })).await;
+    let rules = account
+        .post(&format!("{ACCESS}/selfsubjectrulesreviews"), &json!({ "spec": { "namespace": "default" } }))
+        .await;
     assert!(rules.expect(201)["status"]["nonResourceRules"].as_array().is_some_and(|rules| !rules.is_empty()));
     let other = json!({ "spec": { "user": "system:kube-scheduler", "resourceAttributes": { "verb": "create", "resource": "pods", "subresource": "binding", "namespace": "default" } } });
-    assert_eq!(rig.post(&format!("{ACCESS}/subjectaccessreviews"), &other).await.expect(201)["status"]["allowed"], true);
+    assert_eq!(
+        rig.post(&format!("{ACCESS}/subjectaccessreviews"), &other).await.expect(201)["status"]["allowed"],
+        true
+    );
     account.post(&format!("{ACCESS}/subjectaccessreviews"), &other).await.expect(403);
 }
 
@@ -160,7 +178,16 @@ async fn a_node_is_held_to_its_own_objects() {
     rig.post(PODS, &object).await.expect(201);
     node.get("/api/v1/namespaces/default/secrets/used").await.expect(200);
     let refused = node.get("/api/v1/namespaces/default/secrets/unused").await;
-    assert!(refused.message().contains("no relationship found between node 'n1' and this object"), "{}", refused.message());
+    assert!(
+        refused.message().contains("no relationship found between node 'n1' and this object"),
+        "{}",
+        refused.message()
+    );
+    let token = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let bound = json!({ "spec": { "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": "p" } } });
+    node.post(token, &bound).await.expect(201);
+    let unbound = node.post(token, &json!({ "spec": {} })).await;
+    assert!(unbound.message().contains("node requested token not bound to a pod"), "{}", unbound.message());
     node.get("/api/v1/pods").await.expect(403);
     node.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.expect(200);
     node.post("/api/v1/nodes", &json!({ "metadata": { "name": "n1" } })).await.expect(201);

@@ -1,8 +1,7 @@
 //! Discovery, OpenAPI, health, Tables and other forms of the same objects.
 
-
-use serde_json::{Value, json};
 use crate::support::{Rig, config_map, pod};
+use serde_json::{Value, json};
 
 const CMS: &str = "/api/v1/namespaces/default/configmaps";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -35,7 +34,12 @@ async fn discovery_tells_of_every_resource_in_both_forms() {
     assert_eq!(aggregated.headers["content-type"], AGGREGATED);
     let etag = aggregated.headers["etag"].to_str().expect("ascii").to_owned();
     let list = aggregated.expect(200);
-    let versions = &list["items"].as_array().expect("groups").iter().find(|g| g["metadata"]["name"] == "apps").expect("apps")["versions"];
+    let versions = &list["items"]
+        .as_array()
+        .expect("groups")
+        .iter()
+        .find(|g| g["metadata"]["name"] == "apps")
+        .expect("apps")["versions"];
     let deployments = find(&versions[0]["resources"], "resource", "deployments");
     assert_eq!(deployments["scope"], "Namespaced");
     assert_eq!(find(&deployments["subresources"], "subresource", "scale")["responseKind"]["kind"], "Scale");
@@ -98,7 +102,11 @@ async fn health_is_told_as_a_whole_and_check_by_check() {
     rig.get("/livez/unknown").await.expect(404);
     rig.api.begin_shutdown();
     let ending = rig.get("/readyz").await;
-    assert!(ending.code == 500 && ending.message().contains("[-]shutdown failed: reason withheld\nreadyz check failed"), "{}", ending.body);
+    assert!(
+        ending.code == 500 && ending.message().contains("[-]shutdown failed: reason withheld\nreadyz check failed"),
+        "{}",
+        ending.body
+    );
     rig.get("/livez").await.expect(200);
     let version = rig.get("/version").await.expect(200);
     assert_eq!((version["major"].as_str(), version["minor"].as_str()), (Some("1"), Some("36")));
@@ -113,13 +121,20 @@ async fn tables_and_metadata_are_made_on_demand() {
     let pods = "/api/v1/namespaces/default/pods";
     let table = accept(&rig, pods, "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
     assert_eq!((table["kind"].as_str(), table["apiVersion"].as_str()), (Some("Table"), Some("meta.k8s.io/v1")));
-    let columns: Vec<&str> = table["columnDefinitions"].as_array().expect("columns").iter().filter_map(|c| c["name"].as_str()).collect();
+    let columns: Vec<&str> =
+        table["columnDefinitions"].as_array().expect("columns").iter().filter_map(|c| c["name"].as_str()).collect();
     assert_eq!(&columns[..5], ["Name", "Ready", "Status", "Restarts", "Age"]);
-    assert_eq!(&table["rows"][0]["cells"].as_array().expect("cells")[..3], [json!("p"), json!("0/1"), json!("Pending")]);
+    assert_eq!(
+        &table["rows"][0]["cells"].as_array().expect("cells")[..3],
+        [json!("p"), json!("0/1"), json!("Pending")]
+    );
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
-    let whole = accept(&rig, &format!("{pods}/p?includeObject=Object"), "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
+    let whole = accept(&rig, &format!("{pods}/p?includeObject=Object"), "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .await
+        .expect(200);
     assert_eq!(whole["rows"][0]["object"]["kind"], "Pod");
-    let partial = accept(&rig, pods, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await.expect(200);
+    let partial =
+        accept(&rig, pods, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await.expect(200);
     assert_eq!(partial["kind"], "PartialObjectMetadataList");
     assert_eq!(partial["items"][0].get("spec"), None);
     assert_eq!(accept(&rig, "/version", "application/json").await.code, 200);
@@ -145,7 +160,11 @@ async fn yaml_goes_both_ways() {
     assert_eq!(created["data"]["port"], "80");
     let yaml = accept(&rig, &format!("{CMS}/manifest"), "application/yaml").await;
     assert_eq!(yaml.headers["content-type"], "application/yaml");
-    assert!(yaml.body.as_str().is_some_and(|text| text.contains("kind: ConfigMap") && text.contains("name: manifest")), "{}", yaml.body);
+    assert!(
+        yaml.body.as_str().is_some_and(|text| text.contains("kind: ConfigMap") && text.contains("name: manifest")),
+        "{}",
+        yaml.body
+    );
 }
 
 #[tokio::test]

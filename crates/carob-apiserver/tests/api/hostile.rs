@@ -1,9 +1,8 @@
 //! Malformed and hostile requests: each gets upstream's code and a message that says what is wrong, and the server answers
 //! others as before.
 
-
-use serde_json::json;
 use crate::support::{Rig, config_map, pod};
+use serde_json::json;
 
 const CMS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -12,7 +11,14 @@ const JSON: &str = "application/json";
 /// Method, path, Content-Type, body, code, part of the message.
 type Case = (&'static str, String, &'static str, Vec<u8>, u16, &'static str);
 
-fn case(method: &'static str, path: &str, kind: &'static str, body: impl Into<Vec<u8>>, code: u16, says: &'static str) -> Case {
+fn case(
+    method: &'static str,
+    path: &str,
+    kind: &'static str,
+    body: impl Into<Vec<u8>>,
+    code: u16,
+    says: &'static str,
+) -> Case {
     (method, path.to_owned(), kind, body.into(), code, says)
 }
 
@@ -31,10 +37,31 @@ fn bodies() -> Vec<Case> {
         case("POST", CMS, JSON, "\"text\"", 400, "must be of type ConfigMap"),
         case("POST", CMS, JSON, r#"{"metadata":{"name":"x"}} trailing"#, 400, "after top-level value"),
         case("POST", CMS, JSON, b"{\"metadata\":{\"name\":\"\xff\xfe\"}}", 400, "ConfigMap"),
-        case("POST", CMS, JSON, r#"{"kind":"Pod","apiVersion":"v1"}"#, 400, "Pod in version \"v1\" cannot be handled as a ConfigMap"),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            r#"{"kind":"Pod","apiVersion":"v1"}"#,
+            400,
+            "Pod in version \"v1\" cannot be handled as a ConfigMap",
+        ),
         case("POST", CMS, JSON, r#"{"kind":"Nope","apiVersion":"v1"}"#, 400, "no kind \"Nope\" is registered"),
-        case("POST", CMS, JSON, r#"{"kind":"ConfigMap","apiVersion":"v2"}"#, 400, "the API version in the data (v2) does not match the expected API version (v1)"),
-        case("POST", CMS, JSON, r#"{"metadata":"x"}"#, 400, "ConfigMap in version \"v1\" cannot be handled as a ConfigMap"),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            r#"{"kind":"ConfigMap","apiVersion":"v2"}"#,
+            400,
+            "the API version in the data (v2) does not match the expected API version (v1)",
+        ),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            r#"{"metadata":"x"}"#,
+            400,
+            "ConfigMap in version \"v1\" cannot be handled as a ConfigMap",
+        ),
         case("POST", CMS, JSON, r#"{"metadata":{"name":7}}"#, 400, "cannot unmarshal number"),
         case("POST", CMS, JSON, r#"{"metadata":{"labels":["a"]}}"#, 400, "cannot unmarshal array"),
         case("POST", CMS, JSON, r#"{"metadata":{"name":"x"},"data":{"a":1}}"#, 400, "cannot unmarshal number"),
@@ -42,16 +69,44 @@ fn bodies() -> Vec<Case> {
         case("POST", CMS, JSON, r#"{"metadata":{"name":"x","creationTimestamp":"yesterday"}}"#, 400, "yesterday"),
         case("POST", CMS, JSON, nested(5000), 400, "cannot be handled as a ConfigMap"),
         case("POST", CMS, JSON, nested(100), 400, "cannot unmarshal object"),
-        case("POST", &strict, JSON, r#"{"metadata":{"name":"x"},"spec":{}}"#, 400, "strict decoding error: unknown field \"spec\""),
-        case("POST", &strict, JSON, r#"{"metadata":{"name":"x"},"data":{"a":"1","a":"2"}}"#, 400, "duplicate field \"data.a\""),
+        case(
+            "POST",
+            &strict,
+            JSON,
+            r#"{"metadata":{"name":"x"},"spec":{}}"#,
+            400,
+            "strict decoding error: unknown field \"spec\"",
+        ),
+        case(
+            "POST",
+            &strict,
+            JSON,
+            r#"{"metadata":{"name":"x"},"data":{"a":"1","a":"2"}}"#,
+            400,
+            "duplicate field \"data.a\"",
+        ),
         case("POST", CMS, "text/plain", "{}", 415, "accepted media types include"),
         case("POST", CMS, "application/xml", "<a/>", 415, "accepted media types include"),
         case("POST", CMS, "application/yaml", "a: [", 400, "yaml"),
         case("POST", CMS, "application/yaml", "&a [*a, *a]", 400, "ConfigMap"),
         case("POST", CMS, JSON, vec![b'x'; 3 * 1024 * 1024 + 1], 413, "limit is 3145728"),
-        case("POST", CMS, JSON, format!(r#"{{"metadata":{{"name":"big"}},"data":{{"k":"{}"}}}}"#, "x".repeat(2 * 1024 * 1024)), 422, "Too long"),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            format!(r#"{{"metadata":{{"name":"big"}},"data":{{"k":"{}"}}}}"#, "x".repeat(2 * 1024 * 1024)),
+            422,
+            "Too long",
+        ),
         case("POST", CMS, "application/vnd.kubernetes.protobuf", "k8s", 400, "must be of type ConfigMap"),
-        case("POST", CMS, "application/vnd.kubernetes.protobuf", b"k8s\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 400, "must be of type ConfigMap"),
+        case(
+            "POST",
+            CMS,
+            "application/vnd.kubernetes.protobuf",
+            b"k8s\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+            400,
+            "must be of type ConfigMap",
+        ),
     ]
 }
 
@@ -69,22 +124,124 @@ fn objects() -> Vec<Case> {
         case("POST", CMS, JSON, named("../../etc/passwd"), 422, "metadata.name: Invalid value"),
         case("POST", CMS, JSON, named("a/b"), 422, "metadata.name: Invalid value: \"a/b\""),
         case("POST", CMS, JSON, named(&"x".repeat(300)), 422, "metadata.name: Invalid value"),
-        case("POST", CMS, JSON, with(json!({ "name": "x", "namespace": "other" })), 400, "the namespace of the provided object does not match the namespace sent on the request"),
-        case("POST", CMS, JSON, with(json!({ "name": "x", "resourceVersion": "1" })), 400, "resourceVersion should not be set on objects to be created"),
-        case("POST", CMS, JSON, with(json!({ "name": "x", "labels": { "a b": "c" } })), 422, "metadata.labels: Invalid value: \"a b\""),
-        case("POST", CMS, JSON, with(json!({ "name": "x", "labels": { "a": "-" } })), 422, "metadata.labels: Invalid value: \"-\""),
-        case("POST", CMS, JSON, with(json!({ "name": "x", "finalizers": ["bad finalizer"] })), 422, "metadata.finalizers"),
-        case("POST", CMS, JSON, with(json!({ "name": "x", "ownerReferences": [{}] })), 422, "metadata.ownerReferences[0].uid"),
-        case("POST", CMS, JSON, with(json!({ "name": "x", "annotations": { "a": "v".repeat(300 * 1024) } })), 422, "metadata.annotations: Too long"),
-        case("POST", "/api/v1/namespaces/nowhere/configmaps", JSON, named("x"), 404, "namespaces \"nowhere\" not found"),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            with(json!({ "name": "x", "namespace": "other" })),
+            400,
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            with(json!({ "name": "x", "resourceVersion": "1" })),
+            400,
+            "resourceVersion should not be set on objects to be created",
+        ),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            with(json!({ "name": "x", "labels": { "a b": "c" } })),
+            422,
+            "metadata.labels: Invalid value: \"a b\"",
+        ),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            with(json!({ "name": "x", "labels": { "a": "-" } })),
+            422,
+            "metadata.labels: Invalid value: \"-\"",
+        ),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            with(json!({ "name": "x", "finalizers": ["bad finalizer"] })),
+            422,
+            "metadata.finalizers",
+        ),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            with(json!({ "name": "x", "ownerReferences": [{}] })),
+            422,
+            "metadata.ownerReferences[0].uid",
+        ),
+        case(
+            "POST",
+            CMS,
+            JSON,
+            with(json!({ "name": "x", "annotations": { "a": "v".repeat(300 * 1024) } })),
+            422,
+            "metadata.annotations: Too long",
+        ),
+        case(
+            "POST",
+            "/api/v1/namespaces/nowhere/configmaps",
+            JSON,
+            named("x"),
+            404,
+            "namespaces \"nowhere\" not found",
+        ),
         case("POST", PODS, JSON, broken_pod(json!({})), 422, "spec.containers: Required value"),
-        case("POST", PODS, JSON, broken_pod(json!({ "containers": [{}] })), 422, "spec.containers[0].name: Required value"),
+        case(
+            "POST",
+            PODS,
+            JSON,
+            broken_pod(json!({ "containers": [{}] })),
+            422,
+            "spec.containers[0].name: Required value",
+        ),
         case("POST", PODS, JSON, broken_pod(json!({ "containers": "all" })), 400, "cannot unmarshal string"),
-        case("POST", PODS, JSON, broken_pod(json!({ "containers": [{ "name": "c", "image": "i", "ports": [{ "containerPort": "http" }] }] })), 400, "cannot unmarshal string"),
-        case("POST", PODS, JSON, broken_pod(json!({ "containers": [{ "name": "c", "image": "i", "ports": [{ "containerPort": 70000 }] }] })), 422, "spec.containers[0].ports[0].containerPort"),
-        case("POST", PODS, JSON, broken_pod(json!({ "serviceAccountName": "nobody", "containers": [{ "name": "c", "image": "i" }] })), 403, "serviceaccount \"nobody\" not found"),
-        case("POST", PODS, JSON, broken_pod(json!({ "priorityClassName": "none", "containers": [{ "name": "c", "image": "i" }] })), 403, "no PriorityClass with name none was found"),
-        case("POST", PODS, JSON, broken_pod(json!({ "containers": [{ "name": "c", "image": "i", "resources": { "limits": { "cpu": "lots" } } }] })), 400, "quantities must match the regular expression"),
+        case(
+            "POST",
+            PODS,
+            JSON,
+            broken_pod(
+                json!({ "containers": [{ "name": "c", "image": "i", "ports": [{ "containerPort": "http" }] }] }),
+            ),
+            400,
+            "cannot unmarshal string",
+        ),
+        case(
+            "POST",
+            PODS,
+            JSON,
+            broken_pod(json!({ "containers": [{ "name": "c", "image": "i", "ports": [{ "containerPort": 70000 }] }] })),
+            422,
+            "spec.containers[0].ports[0].containerPort",
+        ),
+        case(
+            "POST",
+            PODS,
+            JSON,
+            broken_pod(json!({ "serviceAccountName": "nobody", "containers": [{ "name": "c", "image": "i" }] })),
+            403,
+            "serviceaccount \"nobody\" not found",
+        ),
+        case(
+            "POST",
+            PODS,
+            JSON,
+            broken_pod(json!({ "priorityClassName": "none", "containers": [{ "name": "c", "image": "i" }] })),
+            403,
+            "no PriorityClass with name none was found",
+        ),
+        case(
+            "POST",
+            PODS,
+            JSON,
+            broken_pod(
+                json!({ "containers": [{ "name": "c", "image": "i", "resources": { "limits": { "cpu": "lots" } } }] }),
+            ),
+            400,
+            "quantities must match the regular expression",
+        ),
     ]
 }
 
@@ -119,7 +276,8 @@ fn paths() -> Vec<Case> {
 
 fn queries() -> Vec<Case> {
     let list = |query: &str, code, says| case("GET", &format!("{CMS}?{query}"), "", "", code, says);
-    let post = |query: &str, says| case("POST", &format!("{CMS}?{query}"), JSON, config_map("q").to_string(), 422, says);
+    let post =
+        |query: &str, says| case("POST", &format!("{CMS}?{query}"), JSON, config_map("q").to_string(), 422, says);
     vec![
         list("labelSelector=a%3D%3D%3Db", 400, "unable to parse requirement"),
         list("labelSelector=a%20in%20(", 400, "unable to parse requirement"),
@@ -130,16 +288,38 @@ fn queries() -> Vec<Case> {
         list("continue=%25%25", 400, "continue key is not valid"),
         list("continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiIuLi94In0", 400, "continue key is not valid"),
         list("resourceVersion=latest", 400, "resourceVersion: Invalid value: \"latest\""),
-        list("resourceVersion=1&resourceVersionMatch=Sometimes", 422, "resourceVersionMatch: Unsupported value: \"Sometimes\""),
+        list(
+            "resourceVersion=1&resourceVersionMatch=Sometimes",
+            422,
+            "resourceVersionMatch: Unsupported value: \"Sometimes\"",
+        ),
         list("resourceVersionMatch=Exact", 422, "resourceVersionMatch is forbidden unless resourceVersion is provided"),
         list("sendInitialEvents=true", 422, "sendInitialEvents is forbidden for list"),
-        list("watch=1&sendInitialEvents=true", 422, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+        list(
+            "watch=1&sendInitialEvents=true",
+            422,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
         list("watch=1&timeoutSeconds=x", 400, "strconv.ParseInt"),
-        case("GET", &format!("{PODS}?fieldSelector=spec.nonsense%3Dx"), "", "", 400, "field label not supported: spec.nonsense"),
+        case(
+            "GET",
+            &format!("{PODS}?fieldSelector=spec.nonsense%3Dx"),
+            "",
+            "",
+            400,
+            "field label not supported: spec.nonsense",
+        ),
         post("dryRun=Some", "dryRun: Unsupported value"),
         post("fieldValidation=Maybe", "fieldValidation: Unsupported value: \"Maybe\""),
         post("fieldManager=a%00b", "fieldManager: Invalid value"),
-        case("DELETE", &format!("{CMS}/x?propagationPolicy=Sideways"), "", "", 422, "propagationPolicy: Unsupported value: \"Sideways\""),
+        case(
+            "DELETE",
+            &format!("{CMS}/x?propagationPolicy=Sideways"),
+            "",
+            "",
+            422,
+            "propagationPolicy: Unsupported value: \"Sideways\"",
+        ),
         case("DELETE", &format!("{CMS}/x?gracePeriodSeconds=soon"), "", "", 400, "strconv.ParseInt"),
     ]
 }
@@ -154,10 +334,20 @@ fn patches() -> Vec<Case> {
         patch("application/json-patch+json", r#"[{"op":"fly","path":"/data"}]"#, 422, "Unexpected kind: fly"),
         patch("application/json-patch+json", r#"[{"op":"remove","path":"/data/absent"}]"#, 422, "absent"),
         patch("application/json-patch+json", r#"[{"op":"test","path":"/data/k","value":"w"}]"#, 422, "test"),
-        patch("application/merge-patch+json", r#"{"metadata":{"name":"other"}}"#, 400, "does not match the name on the URL"),
+        patch(
+            "application/merge-patch+json",
+            r#"{"metadata":{"name":"other"}}"#,
+            400,
+            "does not match the name on the URL",
+        ),
         patch("application/merge-patch+json", r#"{"kind":"Pod"}"#, 400, "may not change apiVersion and kind"),
         patch("application/merge-patch+json", r#"{"data":[1]}"#, 400, "cannot unmarshal array"),
-        patch("application/merge-patch+json", r#"{"metadata":{"resourceVersion":"1"}}"#, 409, "the object has been modified"),
+        patch(
+            "application/merge-patch+json",
+            r#"{"metadata":{"resourceVersion":"1"}}"#,
+            409,
+            "the object has been modified",
+        ),
         patch("application/merge-patch+json", r#"{"metadata":{"uid":"other"}}"#, 409, "UID in precondition: other"),
         patch("application/apply-patch+yaml", "{}", 422, "fieldManager: Required value: is required for apply patch"),
     ]
@@ -175,7 +365,11 @@ async fn every_mistake_is_answered_as_upstream_answers_it() {
         let headers: &[(&str, &str)] = if kind.is_empty() { &[] } else { &[("content-type", kind)] };
         let answer = rig.send(method, &path, headers, body).await;
         // A patch that does not apply says why in its causes.
-        let text = format!("{}{}", answer.message(), answer.body["details"]["causes"][0]["message"].as_str().unwrap_or_default());
+        let text = format!(
+            "{}{}",
+            answer.message(),
+            answer.body["details"]["causes"][0]["message"].as_str().unwrap_or_default()
+        );
         if answer.code != code || !text.contains(says) {
             wrong.push(format!("{method} {path} {kind} {shown}\n  wanted {code} {says}\n  got {} {text}", answer.code));
         }

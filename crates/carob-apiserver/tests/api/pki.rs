@@ -80,7 +80,12 @@ impl Authority {
 
     /// What a client needs that trusts `self` and shows a certificate of `signer`, or none.
     #[allow(dead_code, reason = "the example shares this file and needs less of it")]
-    pub(crate) fn client(&self, signer: Option<&Authority>, common_name: &str, organisation: &str) -> Outcome<ClientConfig> {
+    pub(crate) fn client(
+        &self,
+        signer: Option<&Authority>,
+        common_name: &str,
+        organisation: &str,
+    ) -> Outcome<ClientConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?

@@ -1,15 +1,17 @@
 //! What the generic registry does with well-formed requests.
 
-
-use serde_json::{Value, json};
 use crate::support::{Rig, config_map, pod};
+use serde_json::{Value, json};
 
 const CMS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const MERGE: &str = "merge-patch+json";
 
 fn revision(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).expect("a decimal resourceVersion")
+    object["metadata"]["resourceVersion"]
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .expect("a decimal resourceVersion")
 }
 
 fn names(list: &Value) -> Vec<&str> {
@@ -95,13 +97,38 @@ async fn the_patch_types_do_what_they_are_for() {
     let strategic = json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "other" }] } });
     let patched = rig.patch(&path, "strategic-merge-patch+json", &strategic).await.expect(200);
     assert_eq!(patched["spec"]["containers"][0]["image"], "other");
-    assert_eq!(patched["spec"]["containers"][0]["terminationMessagePath"], "/dev/termination-log", "merged, not replaced");
-    let merged = rig.patch(&path, MERGE, &json!({ "metadata": { "labels": { "a": null, "c": "d" } } })).await.expect(200);
+    assert_eq!(
+        patched["spec"]["containers"][0]["terminationMessagePath"], "/dev/termination-log",
+        "merged, not replaced"
+    );
+    let merged =
+        rig.patch(&path, MERGE, &json!({ "metadata": { "labels": { "a": null, "c": "d" } } })).await.expect(200);
     assert_eq!(merged["metadata"]["labels"], json!({ "c": "d" }));
     let json_patch = json!([{ "op": "replace", "path": "/metadata/labels/c", "value": "e" }]);
     let patched = rig.patch(&path, "json-patch+json", &json_patch).await.expect(200);
     assert_eq!(patched["metadata"]["labels"], json!({ "c": "e" }));
     rig.patch(&format!("{PODS}/absent"), MERGE, &json!({})).await.expect(404);
+}
+
+#[tokio::test]
+async fn an_apply_owns_what_it_says_and_argues_about_the_rest() {
+    let rig = Rig::new().await;
+    let apply = async |manager: &str, query: &str, data: Value| {
+        let config = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": data });
+        rig.patch(&format!("{CMS}/a?fieldManager={manager}{query}"), "apply-patch+yaml", &config).await
+    };
+    let created = apply("one", "", json!({ "k": "v", "mine": "1" })).await.expect(201);
+    let managers = created["metadata"]["managedFields"].as_array().expect("managers").clone();
+    assert_eq!(managers.len(), 1, "{managers:?}");
+    assert_eq!((managers[0]["manager"].as_str(), managers[0]["operation"].as_str()), (Some("one"), Some("Apply")));
+    let conflict = apply("two", "", json!({ "k": "w" })).await;
+    assert_eq!(conflict.body["details"]["causes"][0]["field"], ".data.k");
+    assert_eq!(conflict.code, 409);
+    apply("two", "&force=true", json!({ "k": "w" })).await.expect(200);
+    let left = apply("one", "", json!({})).await.expect(200);
+    assert_eq!(left["data"], json!({ "k": "w" }), "what one alone owned goes with its claim");
+    let again = apply("one", "", json!({})).await.expect(200);
+    assert_eq!(revision(&again), revision(&left));
 }
 
 #[tokio::test]
@@ -233,7 +260,8 @@ async fn a_streaming_list_ends_with_a_bookmark_of_the_kind() {
 #[tokio::test(start_paused = true)]
 async fn bookmarks_come_every_minute_and_the_watch_ends_in_time() {
     let rig = Rig::new().await;
-    let mut watch = rig.watch(&format!("{CMS}?watch=1&resourceVersion=1&allowWatchBookmarks=true&timeoutSeconds=90")).await;
+    let mut watch =
+        rig.watch(&format!("{CMS}?watch=1&resourceVersion=1&allowWatchBookmarks=true&timeoutSeconds=90")).await;
     rig.post("/api/v1/namespaces/kube-system/configmaps", &config_map("elsewhere")).await.expect(201);
     let bookmark = watch.next().await.expect("an event");
     assert_eq!(bookmark["type"], "BOOKMARK");
@@ -270,8 +298,18 @@ async fn finalizers_hold_an_object_until_they_are_gone() {
     let waiting = rig.delete(&format!("{CMS}/a")).await.expect(200);
     assert!(waiting["metadata"]["deletionTimestamp"].is_string());
     assert_eq!(waiting["metadata"]["deletionGracePeriodSeconds"], 0);
-    let added = rig.patch(&format!("{CMS}/a"), MERGE, &json!({ "metadata": { "finalizers": ["example.com/hold", "example.com/more"] } })).await;
-    assert!(added.message().contains("no new finalizers can be added if the object is being deleted"), "{}", added.message());
+    let added = rig
+        .patch(
+            &format!("{CMS}/a"),
+            MERGE,
+            &json!({ "metadata": { "finalizers": ["example.com/hold", "example.com/more"] } }),
+        )
+        .await;
+    assert!(
+        added.message().contains("no new finalizers can be added if the object is being deleted"),
+        "{}",
+        added.message()
+    );
     rig.patch(&format!("{CMS}/a"), MERGE, &json!({ "metadata": { "finalizers": null } })).await.expect(200);
     rig.get(&format!("{CMS}/a")).await.expect(404);
 }
@@ -285,7 +323,13 @@ async fn propagation_becomes_finalizers_and_preconditions_are_kept() {
             map.extend(options.as_object().cloned().unwrap_or_default());
             Value::Object(map)
         });
-        rig.send("DELETE", &format!("{CMS}/a"), &[("content-type", "application/json")], body.expect("a map").to_string()).await
+        rig.send(
+            "DELETE",
+            &format!("{CMS}/a"),
+            &[("content-type", "application/json")],
+            body.expect("a map").to_string(),
+        )
+        .await
     };
     let wrong = delete(json!({ "preconditions": { "uid": "other" } })).await;
     assert!(wrong.message().contains("UID in precondition: other"), "{}", wrong.message());
@@ -403,7 +447,8 @@ async fn events_of_both_groups_are_the_same_objects() {
     rig.post("/api/v1/namespaces/default/events", &event).await.expect(201);
     let other = rig.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await.expect(200);
     assert_eq!((other["regarding"]["name"].as_str(), other["note"].as_str()), (Some("p"), Some("hello")));
-    let list = rig.get("/apis/events.k8s.io/v1/namespaces/default/events?fieldSelector=regarding.name%3Dp").await.expect(200);
+    let list =
+        rig.get("/apis/events.k8s.io/v1/namespaces/default/events?fieldSelector=regarding.name%3Dp").await.expect(200);
     assert_eq!(names(&list), ["e"]);
     assert_eq!(list["items"][0]["note"], "hello");
 }

@@ -70,7 +70,13 @@ impl Rig {
         self.api.handle(request, self.user.clone()).await
     }
 
-    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path).header("user-agent", "rig/1");
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -78,18 +78,28 @@ async fn certificates_and_tokens_say_who_asks() {
     assert_eq!(code(server.ask(server.admin(), &get("/api/v1/pods", "")).await), "200");
     assert_eq!(code(server.ask(server.stranger(), &get("/livez", "")).await), "200");
     let anonymous = server.ask(server.stranger(), &get("/api/v1/pods", "")).await;
-    assert!(anonymous.contains("\"message\":\"Unauthorized\"") && anonymous.contains("\"reason\":\"Unauthorized\""), "{anonymous}");
+    assert!(
+        anonymous.contains("\"message\":\"Unauthorized\"") && anonymous.contains("\"reason\":\"Unauthorized\""),
+        "{anonymous}"
+    );
     assert_eq!(code(anonymous), "401");
     let forged = Authority::new().expect("another authority");
     let forged = server.authority.client(Some(&forged), "admin", "system:masters").expect("a certificate can be made");
     assert_eq!(code(server.ask(forged, &get("/api/v1/pods", "")).await), "401", "of an authority that is not ours");
     let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
-    assert_eq!(code(server.ask(server.stranger(), &get("/api/v1/services?watch=1&timeoutSeconds=1", &bearer("s3cret"))).await), "200");
+    assert_eq!(
+        code(server.ask(server.stranger(), &get("/api/v1/services?watch=1&timeoutSeconds=1", &bearer("s3cret"))).await),
+        "200"
+    );
     let refused = server.ask(server.stranger(), &get("/api/v1/secrets", &bearer("s3cret"))).await;
     assert!(refused.contains("User \\\"system:kube-proxy\\\" cannot list resource \\\"secrets\\\""), "{refused}");
     assert_eq!(code(server.ask(server.stranger(), &get("/livez", &bearer("wrong"))).await), "401");
     let pretended = "X-Remote-User: admin\r\nX-Remote-Group: system:masters\r\n";
-    assert_eq!(code(server.ask(server.stranger(), &get("/api/v1/pods", pretended)).await), "401", "headers say nothing");
+    assert_eq!(
+        code(server.ask(server.stranger(), &get("/api/v1/pods", pretended)).await),
+        "401",
+        "headers say nothing"
+    );
 }
 
 #[tokio::test]
@@ -143,7 +153,10 @@ impl NodeDialer for EchoNode {
                 let (mut from, mut to) = tokio::io::split(theirs);
                 tokio::io::copy(&mut from, &mut to).await.expect("copied");
             } else {
-                let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{line}", line.len());
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{line}",
+                    line.len()
+                );
                 theirs.write_all(answer.as_bytes()).await.expect("taken");
             }
         });
@@ -184,8 +197,14 @@ async fn exec_joins_the_client_and_the_node() {
         head.push(stream.read_u8().await.expect("the stream is open"));
     }
     let head = String::from_utf8_lossy(&head).into_owned();
-    assert!(head.starts_with("HTTP/1.1 101") && head.to_lowercase().contains("sec-websocket-protocol: v5.channel.k8s.io"), "{head}");
-    assert!(head.ends_with("GET /exec/default/p/c?input=1&output=1&tty=1&command=echo&command=a%20b HTTP/1.1\n"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 101") && head.to_lowercase().contains("sec-websocket-protocol: v5.channel.k8s.io"),
+        "{head}"
+    );
+    assert!(
+        head.ends_with("GET /exec/default/p/c?input=1&output=1&tty=1&command=echo&command=a%20b HTTP/1.1\n"),
+        "{head}"
+    );
     stream.write_all(b"ping").await.expect("taken");
     let mut pong = [0; 4];
     stream.read_exact(&mut pong).await.expect("echoed");

@@ -17,6 +17,7 @@ use crate::percent::{Round, scaled};
 use crate::pod_control::{BURST, PodControl, pod_from_template, slow_start};
 use crate::pods;
 use crate::revisions::{HASH_LABEL, History, Revisions, hash_of};
+use crate::statuses;
 use crate::versions::Versions;
 use plan::{Counts, Plan, Site, Update};
 
@@ -169,7 +170,7 @@ impl DaemonController {
             collision_count: positive(collisions).or(held.collision_count),
             conditions: held.conditions,
         });
-        if wanted == *set {
+        if statuses::same(&set.status, &wanted.status) {
             return Ok(());
         }
         let api: Api<DaemonSet> = self.context.api(&key.namespace);

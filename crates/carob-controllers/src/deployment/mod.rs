@@ -23,6 +23,7 @@ use crate::hash::template_hash;
 use crate::namespaces;
 use crate::ownership::{self, Owner, version};
 use crate::pods;
+use crate::statuses;
 use crate::versions::Versions;
 use rollout::{Scale, Step};
 use sets::{HASH_LABEL, REVISION, Sets};
@@ -248,7 +249,7 @@ impl DeploymentController {
         deployment: &Deployment,
         status: DeploymentStatus,
     ) -> Result<(), ReconcileError> {
-        if deployment.status.as_ref() == Some(&status) {
+        if statuses::same(&deployment.status, &status) {
             return Ok(());
         }
         let mut wanted = deployment.clone();

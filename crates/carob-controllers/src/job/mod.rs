@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::ownership::{self, Owner, selects, version};
 use crate::pod_control::{BURST, PodControl, pod_from_template, slow_start};
 use crate::pods;
+use crate::statuses;
 use crate::versions::Versions;
 use decide::{Decision, NewPod};
 use indexes::INDEX;
@@ -157,7 +158,7 @@ impl JobController {
     }
 
     async fn write_status(&self, key: &ObjectKey, job: &Job, wanted: Job) -> Result<(), ReconcileError> {
-        if wanted.status == job.status {
+        if statuses::same(&job.status, &wanted.status) {
             return Ok(());
         }
         let api: Api<Job> = self.context.api(&key.namespace);

@@ -12,6 +12,7 @@ use kube::core::Selector;
 use super::{Counts, Failure, Replicated};
 use crate::condition::{self, Condition, TRUE};
 use crate::ownership;
+use crate::statuses;
 
 const FAILURE: &str = "ReplicaFailure";
 
@@ -58,6 +59,10 @@ impl Replicated for ReplicaSet {
         self.spec.as_ref()?.template.as_ref()
     }
 
+    fn has_status_of(&self, other: &Self) -> bool {
+        statuses::same(&other.status, &self.status)
+    }
+
     fn with_status(&self, counts: &Counts, failure: Option<Failure>, now: Timestamp) -> Self {
         let held = self.status.clone().unwrap_or_default();
         let status = ReplicaSetStatus {
@@ -96,6 +101,10 @@ impl Replicated for ReplicationController {
 
     fn template(&self) -> Option<&PodTemplateSpec> {
         self.spec.as_ref()?.template.as_ref()
+    }
+
+    fn has_status_of(&self, other: &Self) -> bool {
+        statuses::same(&other.status, &self.status)
     }
 
     fn with_status(&self, counts: &Counts, failure: Option<Failure>, now: Timestamp) -> Self {

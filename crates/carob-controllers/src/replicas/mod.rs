@@ -43,6 +43,7 @@ pub(crate) trait Replicated:
     fn min_ready_secs(&self) -> i32;
     fn selector(&self) -> Result<Selector, ReconcileError>;
     fn template(&self) -> Option<&PodTemplateSpec>;
+    fn has_status_of(&self, other: &Self) -> bool;
     /// A copy with this status, and the failure condition set or taken away.
     fn with_status(&self, counts: &Counts, failure: Option<Failure>, now: Timestamp) -> Self;
 }
@@ -154,7 +155,7 @@ impl<K: Replicated> ReplicaController<K> {
 
     async fn write_status(&self, object: &K, counts: &Counts, failure: Option<Failure>) -> Result<(), ReconcileError> {
         let wanted = object.with_status(counts, failure, self.context.now());
-        if wanted == *object {
+        if wanted.has_status_of(object) {
             return Ok(());
         }
         let key = ObjectKey::of(object);

@@ -25,15 +25,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// How long anything may take before a test is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct Cluster {
-    pub client: Client,
-    pub informers: Arc<Informers>,
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    pub(crate) informers: Arc<Informers>,
     _controllers: Controllers,
     _end: DropGuard,
 }
 
 impl Cluster {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         log_for_failures();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let store = Store::in_memory(Options::new(Arc::clone(&clock)));
@@ -83,14 +83,14 @@ impl Cluster {
         tokio::spawn(driver.join());
     }
 
-    pub fn api<K>(&self) -> Api<K>
+    pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), "default")
     }
 
-    pub async fn create<K>(&self, object: Value) -> K
+    pub(crate) async fn create<K>(&self, object: Value) -> K
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -103,7 +103,7 @@ impl Cluster {
         api.create(&PostParams::default(), &from(object)).await.expect("the object is accepted")
     }
 
-    pub fn of<K>(&self) -> Informer<K>
+    pub(crate) fn of<K>(&self) -> Informer<K>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
     {
@@ -114,7 +114,7 @@ impl Cluster {
 /// What the test runner shows of a test that fails.
 fn log_for_failures() {
     let log =
-        tracing_subscriber::fmt().with_test_writer().with_max_level(tracing_subscriber::filter::LevelFilter::INFO);
+        tracing_subscriber::fmt().with_test_writer().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG);
     // Tests of one process share the first one's.
     if log.try_init().is_err() {}
 }
@@ -131,12 +131,12 @@ fn config_of_controllers(system_client: Client) -> Config {
     }
 }
 
-pub fn from<K: DeserializeOwned>(object: Value) -> K {
+pub(crate) fn from<K: DeserializeOwned>(object: Value) -> K {
     serde_json::from_value(object).expect("the test's object decodes")
 }
 
 /// A template of one container, whose Pods carry the label `app: <app>`.
-pub fn template(app: &str, image: &str) -> Value {
+pub(crate) fn template(app: &str, image: &str) -> Value {
     json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "main", "image": image}]}})
 }
 
@@ -144,7 +144,7 @@ pub fn template(app: &str, image: &str) -> Value {
 ///
 /// # Panics
 /// When that takes too long.
-pub async fn eventually<K>(informer: &Informer<K>, what: &str, check: impl Fn(&[Arc<K>]) -> bool)
+pub(crate) async fn eventually<K>(informer: &Informer<K>, what: &str, check: impl Fn(&[Arc<K>]) -> bool)
 where
     K: Resource + Send + Sync + Debug + 'static,
 {
@@ -157,9 +157,8 @@ where
             }
         }
     };
-    if tokio::time::timeout(PATIENCE, wait).await.is_err() {
-        panic!("{what}: not within {PATIENCE:?}; there are {:#?}", informer.list());
-    }
+    let in_time = tokio::time::timeout(PATIENCE, wait).await.is_ok();
+    assert!(in_time, "{what}: not within {PATIENCE:?}; there are {:#?}", informer.list());
 }
 
 /// Binds Pods to the Node, runs them, and lets them go when they are deleted. A Pod whose image is `succeeds` or `fails` ends.

@@ -1,0 +1,48 @@
+//! Whether a status has to be written.
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// Whether two statuses mean the same: a zero, an empty list and an absent field do, and API servers differ in which of them
+/// they keep.
+pub(crate) fn same(held: &impl Serialize, wanted: &impl Serialize) -> bool {
+    // One that cannot be serialised is written, which then says what is wrong with it.
+    let plain = |value: Result<Value, serde_json::Error>| value.ok().map(prune);
+    let (held, wanted) = (plain(serde_json::to_value(held)), plain(serde_json::to_value(wanted)));
+    held.is_some() && held == wanted
+}
+
+fn prune(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => Value::Object(
+            fields.into_iter().map(|(key, value)| (key, prune(value))).filter(|(_, value)| !is_empty(value)).collect(),
+        ),
+        Value::Array(items) => Value::Array(items.into_iter().map(prune).collect()),
+        value => value,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_empty_is_the_same_as_what_is_absent() {
+        assert!(same(&json!({}), &json!({"replicas": 0, "conditions": [], "more": {"a": ""}})));
+        assert!(!same(&json!({"replicas": 1}), &json!({"replicas": 2})));
+        assert!(!same(&json!({"list": [{"a": 0}]}), &json!({"list": []})), "an item counts, whatever is in it");
+    }
+}
