@@ -56,6 +56,9 @@ impl Fleet {
             self.tell(&pod, true);
         }
         self.end_strays().await;
+        if let Err(error) = self.sweep() {
+            tracing::warn!(%error, "cannot remove what is left of pods that are gone");
+        }
         let events = tokio::spawn(Arc::clone(self).listen());
         loop {
             // Both arms are cancel safe.
@@ -200,6 +203,19 @@ impl Fleet {
             strays.insert(meta.uid, Pod { metadata, spec: Some(spec), status: None });
         }
         Ok(strays.into_values().collect())
+    }
+
+    /// Removes the directories of Pods that neither the API nor the runtime knows: they ended while the machine was down.
+    fn sweep(&self) -> std::io::Result<()> {
+        for entry in fs_err::read_dir(self.tools.dirs.pods())? {
+            let uid = entry?.file_name().to_string_lossy().into_owned();
+            if !self.seats().contains_key(&uid) {
+                tracing::info!(uid, "removing what is left of a pod that is gone");
+                self.tools.volumes.unmount(&uid)?;
+                crate::volumes::remove_dir(&self.tools.dirs.pod(&uid))?;
+            }
+        }
+        Ok(())
     }
 
     /// Wakes workers when something happens to their containers.
