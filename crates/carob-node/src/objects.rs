@@ -105,8 +105,11 @@ pub trait Objects: Send + Sync {
 pub struct ApiObjects {
     client: Client,
     services: Informer<Service>,
-    watches: Mutex<HashMap<Reference, (watch::Receiver<u64>, Weak<DropGuard>)>>,
+    watches: Mutex<HashMap<Reference, SharedWatch>>,
 }
+
+/// A watch that lives as long as somebody holds it.
+type SharedWatch = (watch::Receiver<u64>, Weak<DropGuard>);
 
 impl ApiObjects {
     pub fn new(client: Client, informers: &Informers) -> Self {
