@@ -278,7 +278,7 @@ impl Worker {
         let mut pod = Pod::clone(fresh);
         let theirs = pod.status.take().unwrap_or_default();
         let mut mine = self.pod.status.clone().unwrap_or_default();
-        self.report.merge_foreign(&mut mine, &theirs);
+        report::Report::merge_foreign(&mut mine, &theirs);
         pod.status = Some(mine);
         self.pod = Arc::new(pod);
     }

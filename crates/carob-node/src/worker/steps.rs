@@ -31,7 +31,7 @@ pub(super) enum Done {
     Killed { id: String, deadline: Timestamp, how: Result<(), CriError> },
     Removed { id: String, how: Result<(), CleanError> },
     Finished(std::io::Result<()>),
-    Wrote(super::report::Wrote),
+    Wrote(Box<super::report::Wrote>),
     Confirmed(Result<(), crate::api::WriteError>),
 }
 
@@ -186,7 +186,7 @@ impl Worker {
                 self.watchers.abort_all();
                 self.settle(how, "give the volumes back");
             }
-            Done::Wrote(wrote) => self.wrote(wrote),
+            Done::Wrote(wrote) => self.wrote(*wrote),
             Done::Confirmed(how) => self.confirmed(how),
         }
     }
