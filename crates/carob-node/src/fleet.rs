@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{Rejection, Room, admit};
 use crate::config::labels;
 use crate::pod::{PodId, PodView};
+use crate::server::PodSource;
 use crate::worker::{Order, Tools, Worker};
 
 /// Waits between tries to subscribe to the runtime's events.
@@ -25,6 +26,16 @@ const SUBSCRIBE_BASE: Duration = Duration::from_millis(100);
 const SUBSCRIBE_MAX: Duration = Duration::from_secs(10);
 /// How often a runtime without an event stream is looked at: the one permitted poll.
 const RELIST_EVERY: Duration = Duration::from_secs(1);
+
+impl PodSource for Fleet {
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.list()
+    }
+
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods.get(Some(namespace), name)
+    }
+}
 
 struct Seat {
     id: PodId,
@@ -73,15 +84,6 @@ impl Fleet {
         self.tasks.close();
         self.tasks.wait().await;
         events.abort();
-    }
-
-    /// The Pods of the node as the API shows them.
-    pub fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.list()
-    }
-
-    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        self.pods.get(Some(namespace), name)
     }
 
     fn seats(&self) -> MutexGuard<'_, HashMap<String, Seat>> {
