@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{Rejection, Room, admit};
 use crate::config::labels;
 use crate::pod::{PodId, PodView};
+use crate::server::PodSource;
 use crate::worker::{Order, Tools, Worker};
 
 /// Waits between tries to subscribe to the runtime's events.
@@ -25,6 +26,16 @@ const SUBSCRIBE_BASE: Duration = Duration::from_millis(100);
 const SUBSCRIBE_MAX: Duration = Duration::from_secs(10);
 /// How often a runtime without an event stream is looked at: the one permitted poll.
 const RELIST_EVERY: Duration = Duration::from_secs(1);
+
+impl PodSource for Fleet {
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.list()
+    }
+
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods.get(Some(namespace), name)
+    }
+}
 
 struct Seat {
     id: PodId,
@@ -56,6 +67,9 @@ impl Fleet {
             self.tell(&pod, true);
         }
         self.end_strays().await;
+        if let Err(error) = self.sweep() {
+            tracing::warn!(%error, "cannot remove what is left of pods that are gone");
+        }
         let events = tokio::spawn(Arc::clone(self).listen());
         loop {
             // Both arms are cancel safe.
@@ -70,15 +84,6 @@ impl Fleet {
         self.tasks.close();
         self.tasks.wait().await;
         events.abort();
-    }
-
-    /// The Pods of the node as the API shows them.
-    pub fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.list()
-    }
-
-    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        self.pods.get(Some(namespace), name)
     }
 
     fn seats(&self) -> MutexGuard<'_, HashMap<String, Seat>> {
@@ -200,6 +205,19 @@ impl Fleet {
             strays.insert(meta.uid, Pod { metadata, spec: Some(spec), status: None });
         }
         Ok(strays.into_values().collect())
+    }
+
+    /// Removes the directories of Pods that neither the API nor the runtime knows: they ended while the machine was down.
+    fn sweep(&self) -> std::io::Result<()> {
+        for entry in fs_err::read_dir(self.tools.dirs.pods())? {
+            let uid = entry?.file_name().to_string_lossy().into_owned();
+            if !self.seats().contains_key(&uid) {
+                tracing::info!(uid, "removing what is left of a pod that is gone");
+                self.tools.volumes.unmount(&uid)?;
+                crate::volumes::remove_dir(&self.tools.dirs.pod(&uid))?;
+            }
+        }
+        Ok(())
     }
 
     /// Wakes workers when something happens to their containers.

@@ -29,7 +29,7 @@ use crate::machine::object::{NodeIdentity, allocatable};
 use crate::machine::register::Registrar;
 use crate::objects::{ApiObjects, Objects};
 use crate::paths::PodDirs;
-use crate::server::{Access, KubeletServer};
+use crate::server::{Access, KubeletServer, PodSource};
 use crate::volumes::Volumes;
 use crate::worker::{Settings, Tools};
 
@@ -127,7 +127,8 @@ impl Node {
         let (ready_sender, ready) = watch::channel(false);
         let fleet = Fleet::new(Arc::clone(&tools), pods, room, shutdown.child_token());
         let server = api.map(|api| {
-            let server = KubeletServer::new(Arc::clone(&fleet), Arc::clone(&tools), name.clone(), api.access.clone());
+            let source: Arc<dyn PodSource> = fleet.clone();
+            let server = KubeletServer::new(source, Arc::clone(&tools), name.clone(), api.access.clone());
             (server, api)
         });
         let registrar = Registrar {

@@ -1,16 +1,23 @@
 //! The objects that Pods refer to, read from the API for them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use carob_client::{Informer, Informers};
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::PostParams;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -34,7 +41,7 @@ pub enum FetchError {
 }
 
 /// For whom a token is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TokenWish {
     pub namespace: String,
     pub service_account: String,
@@ -51,6 +58,35 @@ pub struct Token {
     pub expires_at: Timestamp,
 }
 
+/// An object that the files of a volume come from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reference {
+    ConfigMap { namespace: String, name: String },
+    Secret { namespace: String, name: String },
+}
+
+/// Tells when an object changes, for as long as it is held.
+#[derive(Debug, Clone)]
+pub struct ObjectWatch {
+    changes: watch::Receiver<u64>,
+    /// Ends the watch with its last holder.
+    _keep: Arc<DropGuard>,
+}
+
+impl ObjectWatch {
+    pub fn new(changes: watch::Receiver<u64>, keep: Arc<DropGuard>) -> Self {
+        Self { changes, _keep: keep }
+    }
+
+    /// Ready after the next change. Cancel safe.
+    pub async fn changed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            // Nothing will ever be told any more.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Where Pods' references lead. A missing object is `None`, not an error.
 #[async_trait]
 pub trait Objects: Send + Sync {
@@ -59,6 +95,8 @@ pub trait Objects: Send + Sync {
     async fn token(&self, wish: &TokenWish) -> Result<Token, FetchError>;
     /// The handler that a RuntimeClass names.
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError>;
+    /// Watches one object. All who watch the same object share one watch.
+    fn watch(&self, reference: &Reference) -> ObjectWatch;
     /// Every Service, from memory.
     fn services(&self) -> Vec<Arc<Service>>;
 }
@@ -67,11 +105,39 @@ pub trait Objects: Send + Sync {
 pub struct ApiObjects {
     client: Client,
     services: Informer<Service>,
+    watches: Mutex<HashMap<Reference, SharedWatch>>,
 }
+
+/// A watch that lives as long as somebody holds it.
+type SharedWatch = (watch::Receiver<u64>, Weak<DropGuard>);
 
 impl ApiObjects {
     pub fn new(client: Client, informers: &Informers) -> Self {
-        Self { client, services: informers.of() }
+        Self { client, services: informers.of(), watches: Mutex::default() }
+    }
+
+    fn begin_watch(&self, reference: &Reference) -> (watch::Receiver<u64>, Arc<DropGuard>) {
+        let (bump, changes) = watch::channel(0);
+        let end = CancellationToken::new();
+        let keep = Arc::new(end.clone().drop_guard());
+        let (client, reference) = (self.client.clone(), reference.clone());
+        tokio::spawn(async move {
+            let watching = async {
+                match &reference {
+                    Reference::ConfigMap { namespace, name } => {
+                        follow(Api::<ConfigMap>::namespaced(client, namespace), name, &bump).await;
+                    }
+                    Reference::Secret { namespace, name } => {
+                        follow(Api::<Secret>::namespaced(client, namespace), name, &bump).await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = watching => {}
+                () = end.cancelled() => {}
+            }
+        });
+        (changes, keep)
     }
 
     /// Waits until the Services are known: a Pod started before would miss variables for good.
@@ -127,8 +193,40 @@ impl Objects for ApiObjects {
         Ok(found.map(|class| class.handler))
     }
 
+    fn watch(&self, reference: &Reference) -> ObjectWatch {
+        let mut watches = self.watches.lock().expect("no holder of the watches panics");
+        watches.retain(|_, (_, keep)| keep.strong_count() > 0);
+        if let Some((changes, keep)) = watches.get(reference)
+            && let Some(keep) = keep.upgrade()
+        {
+            let mut changes = changes.clone();
+            changes.mark_unchanged();
+            return ObjectWatch::new(changes, keep);
+        }
+        let (changes, keep) = self.begin_watch(reference);
+        watches.insert(reference.clone(), (changes.clone(), Arc::downgrade(&keep)));
+        ObjectWatch::new(changes, keep)
+    }
+
     fn services(&self) -> Vec<Arc<Service>> {
         self.services.list()
+    }
+}
+
+/// Counts the changes of one object, with retries and their back-off in `watcher`'s hands.
+async fn follow<K>(api: Api<K>, name: &str, bump: &watch::Sender<u64>)
+where
+    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    while let Some(event) = events.next().await {
+        match event {
+            // What there is at the start is a change too: the reader may have read an older version.
+            Ok(Event::Apply(_) | Event::Delete(_) | Event::InitApply(_)) => bump.send_modify(|count| *count += 1),
+            Ok(Event::Init | Event::InitDone) => {}
+            Err(error) => tracing::debug!(name, error = %carob_kit::chain(&error), "a watch is begun anew"),
+        }
     }
 }
 
@@ -140,16 +238,27 @@ fn read_error(kind: &'static str, namespace: &str, name: &str, source: kube::Err
 pub(crate) mod testing {
     //! Objects on a shelf, for tests.
 
-    use std::sync::Mutex;
-
     use super::*;
 
-    #[derive(Default)]
     pub(crate) struct Shelf {
-        config_maps: Vec<Arc<ConfigMap>>,
+        config_maps: Mutex<Vec<Arc<ConfigMap>>>,
+        changes: watch::Sender<u64>,
         secrets: Vec<Arc<Secret>>,
         services: Vec<Arc<Service>>,
         pub(crate) wishes: Mutex<Vec<TokenWish>>,
+    }
+
+    impl Default for Shelf {
+        fn default() -> Self {
+            let (changes, _) = watch::channel(0);
+            Self {
+                config_maps: Mutex::default(),
+                changes,
+                secrets: Vec::new(),
+                services: Vec::new(),
+                wishes: Mutex::default(),
+            }
+        }
     }
 
     fn parse<K: serde::de::DeserializeOwned>(object: serde_json::Value) -> Arc<K> {
@@ -157,9 +266,15 @@ pub(crate) mod testing {
     }
 
     impl Shelf {
-        pub(crate) fn config_map(mut self, object: serde_json::Value) -> Self {
-            self.config_maps.push(parse(object));
+        pub(crate) fn config_map(self, object: serde_json::Value) -> Self {
+            self.config_maps.lock().expect("no holder panics").push(parse(object));
             self
+        }
+
+        /// Puts another ConfigMap in the place of all there are, and tells who watches.
+        pub(crate) fn replace_config_map(&self, object: serde_json::Value) {
+            *self.config_maps.lock().expect("no holder panics") = vec![parse(object)];
+            self.changes.send_modify(|count| *count += 1);
         }
 
         pub(crate) fn secret(mut self, object: serde_json::Value) -> Self {
@@ -188,7 +303,7 @@ pub(crate) mod testing {
     #[async_trait]
     impl Objects for Shelf {
         async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
-            Ok(find(&self.config_maps, namespace, name))
+            Ok(find(&self.config_maps.lock().expect("no holder panics"), namespace, name))
         }
 
         async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError> {
@@ -203,6 +318,10 @@ pub(crate) mod testing {
 
         async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError> {
             Ok((class == "known").then(|| "handler".to_owned()))
+        }
+
+        fn watch(&self, _reference: &Reference) -> ObjectWatch {
+            ObjectWatch::new(self.changes.subscribe(), Arc::new(CancellationToken::new().drop_guard()))
         }
 
         fn services(&self) -> Vec<Arc<Service>> {

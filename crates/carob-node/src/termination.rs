@@ -99,8 +99,8 @@ mod tests {
     fn a_log_is_cut_to_its_last_lines_and_bytes() {
         let dir = tempfile::tempdir().expect("a directory");
         let (file, log) = (dir.path().join("file"), dir.path().join("log"));
-        let lines: String = (0..100).map(|n| format!("t stdout F {n}\n")).collect();
-        fs::write(&log, lines).expect("written");
+        let lines: Vec<String> = (0..100).map(|n| format!("t stdout F {n}\n")).collect();
+        fs::write(&log, lines.concat()).expect("written");
         let text = message(&file, &log, true, 1).expect("readable");
         assert!(text.starts_with("20\n") && text.ends_with("99\n"), "{text}");
         fs::write(&log, format!("t stdout F {}\n", "ü".repeat(3000))).expect("written");

@@ -49,7 +49,9 @@ impl Runtime {
     pub(crate) async fn create(self: &Arc<Self>, request: v1::CreateContainerRequest) -> Result<String> {
         let config = request.config.ok_or(RuntimeError::Missing("container configuration"))?;
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
-        let draft = Arc::new(self.draft(sandbox, config)?);
+        // A sandbox that is being stopped waits for this one, which then is one of those to be ended.
+        let _operation = sandbox.operation.lock().await;
+        let draft = Arc::new(self.draft(Arc::clone(&sandbox), config)?);
         match self.create_from(&draft).await {
             Ok(container) => {
                 self.announce_container(v1::ContainerEventType::ContainerCreatedEvent, &container);
@@ -126,7 +128,12 @@ impl Runtime {
         let fds = [self.programs.oneshot(), params.as_fd()];
         let (pid, detail, _) = shim.spawn(spawn, &fds).await.map_err(draft.sandbox.shim_error())?;
         let user: ResolvedUser = serde_json::from_str(&detail).map_err(RuntimeError::Answer)?;
-        self.keep_container(draft, pid, user)
+        let container = self.keep_container(draft, pid, user)?;
+        let early = draft.sandbox.early_exits.lock().expect("no holder panics").remove(&draft.id);
+        if let Some(exit) = early {
+            self.container_exited(&container, exit).await?;
+        }
+        Ok(container)
     }
 
     fn layers(&self, draft: &Draft) -> Layers {
@@ -279,6 +286,7 @@ impl Runtime {
     pub(crate) async fn remove_container_traces(&self, sandbox: &Sandbox, id: &str, cgroup: &Path) -> Result<()> {
         self.end_group(cgroup).await?;
         self.cgroup(cgroup).remove()?;
+        sandbox.early_exits.lock().expect("no holder panics").remove(id);
         let (paths, sandbox, id) = (self.paths.clone(), sandbox.id.clone(), id.to_owned());
         tokio::task::spawn_blocking(move || -> Result<()> {
             files::remove_directory(&paths.container_layers(&sandbox, &id))?;

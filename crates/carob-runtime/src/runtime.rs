@@ -68,6 +68,8 @@ pub(crate) struct Sandbox {
     pub(crate) shim: Mutex<Option<Shim>>,
     /// Held by what changes the sandbox as a whole.
     pub(crate) operation: tokio::sync::Mutex<()>,
+    /// Ends of containers that are being created: their processes can die before they are known.
+    pub(crate) early_exits: Mutex<HashMap<String, Exit>>,
     /// Commands under way, by the shim's name for them.
     pub(crate) execs: Mutex<HashMap<String, oneshot::Sender<Exit>>>,
 }
@@ -198,6 +200,7 @@ impl Sandbox {
             record: Mutex::new(record),
             shim: Mutex::new(shim),
             operation: tokio::sync::Mutex::default(),
+            early_exits: Mutex::default(),
             execs: Mutex::default(),
         }
     }

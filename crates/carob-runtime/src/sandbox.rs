@@ -15,7 +15,7 @@ use crate::error::RuntimeError;
 use crate::files;
 use crate::programs::in_memory;
 use crate::record::{SandboxPhase, SandboxRecord};
-use crate::runtime::{Runtime, Sandbox, namespace_options};
+use crate::runtime::{Container, Runtime, Sandbox, namespace_options};
 use crate::shim::{self, Shim, ShimEvents, ShimStart};
 use crate::spec::resources_for;
 
@@ -319,21 +319,32 @@ impl Runtime {
         if record.id == sandbox.id {
             return self.infra_ended(sandbox);
         }
-        match self.find_container(&record.id) {
+        match self.known_or_early(sandbox, &record) {
             Some(container) => self.container_exited(&container, record.exit).await,
-            // It failed before it was made known; who makes it cleans up.
             None => Ok(()),
         }
+    }
+
+    /// The container that has ended; one that is not known yet will find its end when it is.
+    fn known_or_early(&self, sandbox: &Sandbox, record: &ExitRecord) -> Option<Arc<Container>> {
+        let mut early = sandbox.early_exits.lock().expect("no holder panics");
+        let known = self.find_container(&record.id);
+        if known.is_none() {
+            early.insert(record.id.clone(), record.exit);
+        }
+        known
     }
 
     /// The shim is gone. Where nobody asked it to go, the sandbox is lost with all its processes.
     pub(crate) async fn shim_gone(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
         sandbox.execs.lock().expect("no holder panics").clear();
         sandbox.set_shim(None);
-        let cgroup = sandbox.record().cgroup;
-        if self.find_sandbox(&sandbox.id).is_some() {
-            self.end_group(&cgroup).await?;
+        if self.find_sandbox(&sandbox.id).is_none() {
+            // Never made known, or removed already: whoever does that cleans up.
+            return Ok(());
         }
+        let cgroup = sandbox.record().cgroup;
+        self.end_group(&cgroup).await?;
         let path = self.paths.sandbox(&sandbox.id).join(EXITS_FILE);
         let kept = read_exits(&path).map_err(RuntimeError::file("read", &path))?;
         for container in self.containers_of(&sandbox.id) {
@@ -364,7 +375,8 @@ async fn handle_events(runtime: std::sync::Weak<Runtime>, sandbox: Arc<Sandbox>,
 
 /// An id as containerd makes them: 32 random bytes in hexadecimal.
 pub(crate) fn new_id() -> String {
-    carob_kit::random_bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect()
+    let [one, two] = [carob_kit::random_bytes(), carob_kit::random_bytes()].map(u128::from_be_bytes);
+    format!("{one:032x}{two:032x}")
 }
 
 /// What a lost process is reported with: nobody saw it end.

@@ -18,14 +18,14 @@ pub(crate) struct DiskUsage {
     pub(crate) inodes: u64,
 }
 
-fn value(value: u64) -> Option<v1::UInt64Value> {
-    Some(v1::UInt64Value { value })
+fn number(value: u64) -> v1::UInt64Value {
+    v1::UInt64Value { value }
 }
 
 fn cpu(timestamp: i64, usage: &Usage) -> v1::CpuUsage {
     v1::CpuUsage {
         timestamp,
-        usage_core_nano_seconds: usage.cpu_ns.and_then(value),
+        usage_core_nano_seconds: usage.cpu_ns.map(number),
         // A rate needs two readings, which the caller has.
         usage_nano_cores: None,
         psi: None,
@@ -36,12 +36,12 @@ fn memory(timestamp: i64, usage: &Usage, limit_bytes: Option<u64>) -> v1::Memory
     let working_set = usage.memory_working_set_bytes;
     v1::MemoryUsage {
         timestamp,
-        working_set_bytes: working_set.and_then(value),
-        available_bytes: limit_bytes.zip(working_set).and_then(|(limit, used)| value(limit.saturating_sub(used))),
-        usage_bytes: usage.memory_bytes.and_then(value),
-        rss_bytes: usage.memory_rss_bytes.and_then(value),
-        page_faults: usage.page_faults.and_then(value),
-        major_page_faults: usage.major_page_faults.and_then(value),
+        working_set_bytes: working_set.map(number),
+        available_bytes: limit_bytes.zip(working_set).map(|(limit, used)| number(limit.saturating_sub(used))),
+        usage_bytes: usage.memory_bytes.map(number),
+        rss_bytes: usage.memory_rss_bytes.map(number),
+        page_faults: usage.page_faults.map(number),
+        major_page_faults: usage.major_page_faults.map(number),
         psi: None,
     }
 }
@@ -70,13 +70,13 @@ impl Runtime {
             writable_layer: Some(v1::FilesystemUsage {
                 timestamp,
                 fs_id: Some(v1::FilesystemIdentifier { mountpoint: self.paths.layers().display().to_string() }),
-                used_bytes: value(disk.bytes),
-                inodes_used: value(disk.inodes),
+                used_bytes: Some(number(disk.bytes)),
+                inodes_used: Some(number(disk.inodes)),
             }),
             swap: usage.swap_bytes.map(|bytes| v1::SwapUsage {
                 timestamp,
                 swap_available_bytes: None,
-                swap_usage_bytes: value(bytes),
+                swap_usage_bytes: Some(number(bytes)),
             }),
             io: None,
         })
@@ -106,7 +106,7 @@ impl Runtime {
             cpu: Some(cpu(timestamp, &usage)),
             memory: Some(memory(timestamp, &usage, None)),
             network,
-            process: Some(v1::ProcessUsage { timestamp, process_count: usage.pids.and_then(value) }),
+            process: Some(v1::ProcessUsage { timestamp, process_count: usage.pids.map(number) }),
             containers,
             io: None,
         };
@@ -137,7 +137,7 @@ fn interfaces(text: &str) -> Vec<v1::NetworkInterfaceUsage> {
     let parse = |line: &str| {
         let (name, numbers) = line.split_once(':')?;
         let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-        let at = |index: usize| numbers.get(index).copied().and_then(value);
+        let at = |index: usize| numbers.get(index).copied().map(number);
         let name = name.trim();
         (name != "lo").then(|| v1::NetworkInterfaceUsage {
             name: name.to_owned(),
@@ -193,8 +193,8 @@ mod tests {
         let interfaces = interfaces(table);
         assert_eq!(interfaces.len(), 1);
         let eth0 = &interfaces[0];
-        assert_eq!((eth0.name.as_str(), eth0.rx_bytes, eth0.rx_errors), ("eth0", value(1000), value(1)));
-        assert_eq!((eth0.tx_bytes, eth0.tx_errors), (value(2000), value(2)));
+        assert_eq!((eth0.name.as_str(), eth0.rx_bytes, eth0.rx_errors), ("eth0", Some(number(1000)), Some(number(1))));
+        assert_eq!((eth0.tx_bytes, eth0.tx_errors), (Some(number(2000)), Some(number(2))));
     }
 
     #[tokio::test]

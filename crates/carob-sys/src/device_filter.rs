@@ -257,4 +257,35 @@ mod tests {
         let rule = DeviceRule { read: false, ..DeviceRule::EVERYTHING };
         load(&program(&[rule, DeviceRule::EVERYTHING])).expect("the verifier accepts it");
     }
+
+    /// The unified tree of a hybrid machine has no controllers, but it takes filters.
+    #[test]
+    fn a_process_under_the_filter_opens_what_is_listed_only() {
+        use std::io::{Read, Write};
+        use std::process::{Command, Stdio};
+
+        use crate::cgroup::{Cgroup, Layout};
+
+        let mounts = crate::mountinfo::read().expect("a mount table");
+        let unified = mounts.into_iter().find(|mount| mount.filesystem == "cgroup2").expect("a unified tree");
+        let layout = Layout::V2 { root: unified.target };
+        let group = Cgroup::new(&layout, format!("/carob-sys-devices-{}", std::process::id()));
+        group.create().expect("root makes groups");
+        let null = DeviceRule { kind: DeviceKind::Char, major: Some(1), minor: Some(3), ..DeviceRule::EVERYTHING };
+        group.allow_devices(&[null]).expect("the filter is attached");
+        let script = "read go; for device in null zero; do (: </dev/$device) 2>/dev/null && echo $device; done";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        group.add(rustix::process::Pid::from_child(&child)).expect("root moves processes");
+        child.stdin.take().expect("piped").write_all(b"go\n").expect("the shell reads");
+        let mut opened = String::new();
+        child.stdout.take().expect("piped").read_to_string(&mut opened).expect("the shell writes");
+        child.wait().expect("ours");
+        group.remove().expect("it is empty");
+        assert_eq!(opened, "null\n");
+    }
 }

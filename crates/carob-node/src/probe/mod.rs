@@ -30,7 +30,7 @@ pub enum ProbeKind {
 impl ProbeKind {
     pub const ALL: [Self; 3] = [Self::Startup, Self::Liveness, Self::Readiness];
 
-    pub fn of<'a>(self, container: &'a Container) -> Option<&'a Probe> {
+    pub fn of(self, container: &Container) -> Option<&Probe> {
         match self {
             Self::Startup => container.startup_probe.as_ref(),
             Self::Liveness => container.liveness_probe.as_ref(),

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use carob_cri::v1::{ContainerState, ContainerStatusRequest, GetEventsRequest};
+use carob_cri::v1::{Container, ContainerState, ContainerStatusRequest, GetEventsRequest};
 use carob_cri::{Cri, CriError};
 use futures_util::StreamExt as _;
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -32,22 +32,18 @@ pub(super) async fn handle(
     container: &str,
     query: &Query,
 ) -> Result<Response<Body>, RequestError> {
-    let object = shared.fleet.pod(namespace, pod);
+    let object = shared.source.pod(namespace, pod);
     let object = object.ok_or_else(|| RequestError::NotFound(format!("pod {pod:?} does not exist")))?;
     if PodView::new(&object).member(container).is_none() {
         return Err(RequestError::NotFound(format!("container {container:?} not found in pod {pod:?}")));
     }
     let options = options(query, shared.tools.clock.now()).map_err(RequestError::BadRequest)?;
-    let run = find_run(&object, container, query.flag(&["previous"])).map_err(RequestError::BadRequest)?;
-    let cri = &shared.tools.cri;
-    let status = cri.container_status(ContainerStatusRequest { container_id: run.clone(), verbose: false }).await;
-    let status = status.map_err(|_| {
-        RequestError::BadRequest(format!("unable to retrieve container logs for {CONTAINER_ID_SCHEME}{run}"))
-    })?;
-    let status = status.status.unwrap_or_default();
-    let attempt = status.metadata.as_ref().map_or(0, |meta| meta.attempt);
-    let log = shared.tools.dirs.log(&PodId::of(&object), container, attempt);
-    let ended = if options.follow { ended(Arc::clone(cri), run) } else { Box::pin(std::future::pending()) };
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let runs = shared.runs(&uid, container).await.map_err(|error| RequestError::Internal(error.message))?;
+    let run = find_run(&object, container, &runs, query.flag(&["previous"])).map_err(RequestError::BadRequest)?;
+    let log = shared.tools.dirs.log(&PodId::of(&object), container, run.attempt);
+    let ended =
+        if options.follow { ended(Arc::clone(&shared.tools.cri), run.id) } else { Box::pin(std::future::pending()) };
     let (out, chunks) = mpsc::channel(CHUNKS_MAX);
     shared.streams.spawn(async move {
         if let Err(error) = read::stream(&log, options, ended, out).await {
@@ -90,22 +86,33 @@ fn options(query: &Query, now: Timestamp) -> Result<LogOptions, String> {
     })
 }
 
-/// The run whose log is asked for (kubelet `validateContainerLogStatus`).
-fn find_run(pod: &Pod, container: &str, previous: bool) -> Result<String, String> {
+/// One run of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Run {
+    id: String,
+    attempt: u32,
+}
+
+/// The run whose log is asked for (kubelet `validateContainerLogStatus`). `runs`: what the runtime knows, newest first.
+fn find_run(pod: &Pod, container: &str, runs: &[Container], previous: bool) -> Result<Run, String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let as_run =
+        |run: &Container| Run { id: run.id.clone(), attempt: run.metadata.as_ref().map_or(0, |meta| meta.attempt) };
     let shown = PodView::new(pod).last_status(container);
-    let Some(shown) = shown else {
-        return Err(format!("container {container:?} in pod {name:?} is not available"));
-    };
-    let before = shown.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-    let before = before.and_then(|end| end.container_id.clone()).filter(|id| !id.is_empty());
     if previous {
-        let missing = || format!("previous terminated container {container:?} in pod {name:?} not found");
-        return before.map(strip).ok_or_else(missing);
+        // The run that ended last: of a container that waits to run again, that is its newest.
+        let ended = shown.and_then(|shown| shown.last_state.as_ref()?.terminated.as_ref()?.container_id.as_deref());
+        let ended = ended.and_then(|id| id.strip_prefix(CONTAINER_ID_SCHEME));
+        let by_id = ended.and_then(|id| runs.iter().find(|run| run.id == id));
+        return by_id
+            .or(runs.get(1))
+            .map(as_run)
+            .ok_or_else(|| format!("previous terminated container {container:?} in pod {name:?} not found"));
     }
-    current_run(shown).or(before).map(strip).ok_or_else(|| {
-        let waiting = shown.state.as_ref().and_then(|state| state.waiting.as_ref());
-        match waiting.and_then(|waiting| waiting.reason.as_deref()) {
+    let has_log = |run: &&Container| run.state() != ContainerState::ContainerCreated;
+    runs.iter().find(has_log).map(as_run).ok_or_else(|| {
+        let waiting = shown.and_then(|shown| shown.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+        match waiting {
             Some("ErrImagePull") => {
                 format!("container {container:?} in pod {name:?} is waiting to start: image can't be pulled")
             }
@@ -113,23 +120,9 @@ fn find_run(pod: &Pod, container: &str, previous: bool) -> Result<String, String
                 format!("container {container:?} in pod {name:?} is waiting to start: trying and failing to pull image")
             }
             Some(reason) => format!("container {container:?} in pod {name:?} is waiting to start: {reason}"),
-            None => format!("container {container:?} in pod {name:?} is waiting to start - no logs yet"),
+            None => format!("container {container:?} in pod {name:?} is waiting to start: ContainerCreating"),
         }
     })
-}
-
-fn current_run(shown: &ContainerStatus) -> Option<String> {
-    let state = shown.state.as_ref()?;
-    let id = if state.running.is_some() {
-        shown.container_id.clone()
-    } else {
-        state.terminated.as_ref().and_then(|end| end.container_id.clone())
-    };
-    id.filter(|id| !id.is_empty())
-}
-
-fn strip(id: String) -> String {
-    id.rsplit_once("://").map_or(id.clone(), |(_, bare)| bare.to_owned())
 }
 
 /// Ready once the container does not run. The subscription comes before the question, so that no end is missed between them.
@@ -165,6 +158,7 @@ async fn is_running(cri: &dyn Cri, id: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use carob_cri::v1::ContainerMetadata;
     use serde_json::json;
 
     use super::*;
@@ -185,30 +179,34 @@ mod tests {
         .expect("a Pod")
     }
 
+    fn run(id: &str, attempt: u32, state: ContainerState) -> Container {
+        let metadata = Some(ContainerMetadata { name: "c".to_owned(), attempt });
+        Container { id: id.to_owned(), metadata, state: state.into(), ..Container::default() }
+    }
+
     #[test]
     fn the_run_to_read() {
-        let running = json!({"containerID": "carob://b", "state": {"running": {}},
-            "lastState": {"terminated": {"exitCode": 1, "containerID": "carob://a"}}});
-        let waiting = |reason: &str| json!({"state": {"waiting": {"reason": reason}}});
+        use ContainerState::{ContainerCreated, ContainerExited, ContainerRunning};
+        let (new, old) = (run("b", 1, ContainerRunning), run("a", 0, ContainerExited));
         let crashed = json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}},
-            "lastState": {"terminated": {"exitCode": 1, "containerID": "carob://a"}}});
-        for (status, previous, expect) in [
-            (running.clone(), false, Ok("b")),
-            (running, true, Ok("a")),
-            (crashed, false, Ok("a")),
+            "lastState": {"terminated": {"exitCode": 1, "containerID": "carob://b"}}});
+        let waiting = |reason: &str| json!({"state": {"waiting": {"reason": reason}}});
+        let both = vec![new.clone(), old.clone()];
+        for (status, runs, previous, expect) in [
+            (json!({}), both.clone(), false, Ok("b")),
+            (json!({}), both, true, Ok("a")),
+            (crashed, vec![run("b", 1, ContainerExited), old.clone()], true, Ok("b")),
+            (json!({}), vec![run("b", 1, ContainerCreated), old], false, Ok("a")),
             (
                 waiting("ErrImagePull"),
+                Vec::new(),
                 false,
                 Err("container \"c\" in pod \"p\" is waiting to start: image can't be pulled"),
             ),
-            (
-                waiting("ContainerCreating"),
-                false,
-                Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating"),
-            ),
-            (waiting("x"), true, Err("previous terminated container \"c\" in pod \"p\" not found")),
+            (json!({}), Vec::new(), false, Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating")),
+            (json!({}), vec![new], true, Err("previous terminated container \"c\" in pod \"p\" not found")),
         ] {
-            let found = find_run(&pod(status.clone()), "c", previous);
+            let found = find_run(&pod(status.clone()), "c", &runs, previous).map(|run| run.id);
             assert_eq!(found.as_deref().map_err(String::as_str), expect, "{status}");
         }
     }

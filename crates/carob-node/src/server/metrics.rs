@@ -58,7 +58,7 @@ pub(super) async fn summary(shared: &Arc<Shared>) -> Result<Response<Body>, Requ
     let now = shared.tools.clock.now();
     let used = machine.memory_total_bytes.saturating_sub(machine.memory_available_bytes);
     let starts: BTreeMap<String, String> = shared
-        .fleet
+        .source
         .pods()
         .iter()
         .filter_map(|pod| {

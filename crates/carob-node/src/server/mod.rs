@@ -5,12 +5,17 @@ mod metrics;
 mod query;
 mod routes;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use carob_cri::CriError;
+use carob_cri::v1::{Container, ContainerFilter, ListContainersRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use k8s_openapi::api::core::v1::Pod;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -18,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::fleet::Fleet;
+use crate::config::labels;
 use crate::worker::Tools;
 
 /// Connections at a time, streams included; further ones wait to be accepted.
@@ -53,9 +58,15 @@ pub struct KubeletServer {
     shared: Arc<Shared>,
 }
 
+/// The Pods of the node, as the API shows them.
+pub trait PodSource: Send + Sync {
+    fn pods(&self) -> Vec<Arc<Pod>>;
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>>;
+}
+
 /// What requests work with.
 pub(crate) struct Shared {
-    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) source: Arc<dyn PodSource>,
     pub(crate) tools: Arc<Tools>,
     pub(crate) node_name: String,
     access: Access,
@@ -64,9 +75,9 @@ pub(crate) struct Shared {
 }
 
 impl KubeletServer {
-    pub fn new(fleet: Arc<Fleet>, tools: Arc<Tools>, node_name: String, access: Access) -> Self {
+    pub fn new(source: Arc<dyn PodSource>, tools: Arc<Tools>, node_name: String, access: Access) -> Self {
         let streams = TaskTracker::new();
-        Self { shared: Arc::new(Shared { fleet, tools, node_name, access, streams }) }
+        Self { shared: Arc::new(Shared { source, tools, node_name, access, streams }) }
     }
 
     /// Serves until the shutdown, which cuts open streams: their clients reconnect.
@@ -99,6 +110,22 @@ impl KubeletServer {
         }
         connections.close();
         connections.wait().await;
+    }
+}
+
+impl Shared {
+    /// The runs of a container that the runtime knows, the newest first. The runtime is asked since it knows first: a client
+    /// that has just seen a Pod running must not be told that it does not run.
+    async fn runs(&self, pod_uid: &str, container: &str) -> Result<Vec<Container>, CriError> {
+        let label_selector = [
+            (labels::POD_UID.to_owned(), pod_uid.to_owned()),
+            (labels::CONTAINER_NAME.to_owned(), container.to_owned()),
+        ];
+        let filter = ContainerFilter { label_selector: label_selector.into(), ..ContainerFilter::default() };
+        let listed = self.tools.cri.list_containers(ListContainersRequest { filter: Some(filter) }).await?;
+        let mut runs = listed.containers;
+        runs.sort_by_key(|run| std::cmp::Reverse((run.created_at, run.metadata.as_ref().map(|meta| meta.attempt))));
+        Ok(runs)
     }
 }
 

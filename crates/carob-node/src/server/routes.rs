@@ -78,7 +78,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
 }
 
 fn pods(shared: &Shared) -> Result<Response<Body>, RequestError> {
-    let items = shared.fleet.pods().iter().map(|pod| k8s_openapi::api::core::v1::Pod::clone(pod)).collect();
+    let items = shared.source.pods().iter().map(|pod| k8s_openapi::api::core::v1::Pod::clone(pod)).collect();
     let list = List { items, ..List::default() };
     json(&list)
 }

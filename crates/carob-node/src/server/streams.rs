@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use carob_cri::v1::ContainerState;
 use carob_cri::{Code, CriError, ExecSession, ExecStart};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -12,7 +13,6 @@ use super::Shared;
 use super::query::Query;
 use super::routes::RequestError;
 use crate::pod::PodView;
-use crate::status::CONTAINER_ID_SCHEME;
 use crate::stream::remote::{self, Kind, pair};
 use crate::stream::spdy::{self, session::Arrivals};
 use crate::stream::upgrade::{self, Body, Transport};
@@ -26,7 +26,7 @@ pub(super) async fn exec(
     container: &str,
     query: &Query,
 ) -> Result<Response<Body>, RequestError> {
-    let (id, _) = running(shared, namespace, pod, container)?;
+    let (id, _) = running(shared, namespace, pod, container).await?;
     let start = ExecStart { cmd: query.all("command"), tty: query.flag(&["tty"]), ..wanted(id, query) };
     if start.cmd.is_empty() {
         return Err(RequestError::BadRequest("you must specify a command".to_owned()));
@@ -46,7 +46,7 @@ pub(super) async fn attach(
     container: &str,
     query: &Query,
 ) -> Result<Response<Body>, RequestError> {
-    let (id, tty) = running(shared, namespace, pod, container)?;
+    let (id, tty) = running(shared, namespace, pod, container).await?;
     // Whether there is a terminal was decided when the container was made.
     let start = ExecStart { tty, ..wanted(id, query) };
     let start = ExecStart { stderr: start.stderr && !tty, ..start };
@@ -79,17 +79,16 @@ fn stream_error(error: CriError) -> RequestError {
 }
 
 /// The id of a container's current run, and whether it has a terminal.
-fn running(shared: &Shared, namespace: &str, pod: &str, container: &str) -> Result<(String, bool), RequestError> {
-    let object = shared.fleet.pod(namespace, pod);
+async fn running(shared: &Shared, namespace: &str, pod: &str, container: &str) -> Result<(String, bool), RequestError> {
+    let object = shared.source.pod(namespace, pod);
     let object = object.ok_or_else(|| RequestError::NotFound("pod does not exist".to_owned()))?;
     let view = PodView::new(&object);
     let missing = || RequestError::NotFound(format!("container not found ({container:?})"));
     let member = view.member(container).ok_or_else(missing)?;
-    let shown = view.last_status(container);
-    let id = shown.filter(|shown| shown.state.as_ref().is_some_and(|state| state.running.is_some()));
-    let id = id.and_then(|shown| shown.container_id.as_deref()?.strip_prefix(CONTAINER_ID_SCHEME));
-    let id = id.ok_or_else(missing)?.to_owned();
-    Ok((id, member.spec.tty.unwrap_or(false)))
+    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    let runs = shared.runs(uid, container).await.map_err(stream_error)?;
+    let current = runs.into_iter().find(|run| run.state() == ContainerState::ContainerRunning);
+    Ok((current.ok_or_else(missing)?.id, member.spec.tty.unwrap_or(false)))
 }
 
 /// Switches to the client's framing and lets client and process talk.
@@ -140,7 +139,7 @@ pub(super) async fn port_forward(
     namespace: &str,
     pod: &str,
 ) -> Result<Response<Body>, RequestError> {
-    let object = shared.fleet.pod(namespace, pod);
+    let object = shared.source.pod(namespace, pod);
     let object = object.ok_or_else(|| RequestError::NotFound("pod does not exist".to_owned()))?;
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let sandbox_id = sandbox_of(shared, &uid).await?;

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, LinuxContainerUser, PodStatus, ResourceRequirements, VolumeMountStatus,
+    ContainerUser, LinuxContainerUser, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -72,7 +72,7 @@ fn seen(
         container_id: Some(format!("{CONTAINER_ID_SCHEME}{}", newest.id)),
         volume_mounts: volume_mounts(member),
         allocated_resources: resources.as_ref().and_then(|resources| resources.requests.clone()),
-        resources: Some(resources.unwrap_or_else(ResourceRequirements::default)),
+        resources: Some(resources.unwrap_or_default()),
         user: newest.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {
                 uid: user.uid,

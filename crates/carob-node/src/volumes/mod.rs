@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use crate::env::fields::FieldFacts;
 use crate::objects::Objects;
 use crate::paths::PodDirs;
-use payload::{PayloadError, Sources};
+use payload::{PayloadError, Sources, Tokens};
 
 /// Why one volume cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,11 +64,12 @@ pub struct Volumes {
     dirs: PodDirs,
     objects: Arc<dyn Objects>,
     clock: Arc<dyn Clock>,
+    tokens: Tokens,
 }
 
 impl Volumes {
     pub fn new(dirs: PodDirs, objects: Arc<dyn Objects>, clock: Arc<dyn Clock>) -> Self {
-        Self { dirs, objects, clock }
+        Self { dirs, objects, clock, tokens: Tokens::default() }
     }
 
     /// Makes every volume of the Pod and brings its files up to date. Doing it again changes only what has changed.
@@ -107,7 +108,7 @@ impl Volumes {
             return Ok((path, None));
         }
         let now = self.clock.now();
-        let sources = Sources { pod, facts, objects: &*self.objects, now };
+        let sources = Sources { pod, facts, objects: &*self.objects, tokens: &self.tokens, now };
         let payload = sources.payload(volume).await?.ok_or(VolumeError::Unsupported)?;
         let path = self.dirs.volume(uid, plugin(volume), &volume.name);
         let (dir, refresh_at) = (path.clone(), payload.refresh_at);
@@ -121,6 +122,7 @@ impl Volumes {
 
     /// Gives back all that [`Volumes::mount`] and the subPaths of its containers made. Nothing there is fine.
     pub fn unmount(&self, uid: &str) -> io::Result<()> {
+        self.tokens.forget(uid);
         release_sub_paths(&self.dirs.sub_paths(uid))?;
         let empty_dirs = self.dirs.volumes(uid).join("kubernetes.io~empty-dir");
         for path in entries(&empty_dirs)? {

@@ -1,7 +1,7 @@
 //! What configMap, secret, downwardAPI and projected volumes hold, before it is on disk.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::env::fields::{self, FieldError, FieldFacts};
-use crate::objects::{FetchError, Objects, TokenWish};
+use crate::objects::{FetchError, Objects, Reference, Token, TokenWish};
 
 /// Mode of files for which nobody names one (`defaultMode` of the API).
 const DEFAULT_MODE: u32 = 0o644;
@@ -66,7 +66,39 @@ pub struct Sources<'a> {
     pub pod: &'a Pod,
     pub facts: &'a FieldFacts,
     pub objects: &'a dyn Objects,
+    pub tokens: &'a Tokens,
     pub now: Timestamp,
+}
+
+/// Tokens that are in volumes, so that a volume made anew for another reason asks for none before its time.
+#[derive(Default)]
+pub struct Tokens(Mutex<HashMap<TokenWish, (Token, Timestamp)>>);
+
+impl Tokens {
+    /// A token that is good until the time that comes with it.
+    async fn get(
+        &self,
+        wish: TokenWish,
+        objects: &dyn Objects,
+        now: Timestamp,
+    ) -> Result<(Token, Timestamp), FetchError> {
+        let known = self.lock().get(&wish).cloned();
+        if let Some((token, until)) = known.filter(|(_, until)| now < *until) {
+            return Ok((token, until));
+        }
+        let token = objects.token(&wish).await?;
+        let until = refresh_at(now, token.expires_at);
+        self.lock().insert(wish, (token.clone(), until));
+        Ok((token, until))
+    }
+
+    pub fn forget(&self, pod_uid: &str) {
+        self.lock().retain(|wish, _| wish.pod_uid != pod_uid);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TokenWish, (Token, Timestamp)>> {
+        self.0.lock().expect("no holder of the tokens panics")
+    }
 }
 
 impl Sources<'_> {
@@ -186,15 +218,32 @@ impl Sources<'_> {
             audience: source.audience.clone().unwrap_or_default(),
             lifetime: Duration::from_secs(u64::try_from(lifetime_s).unwrap_or(0)),
         };
-        let token = self.objects.token(&wish).await?;
+        let (token, at) = self.tokens.get(wish, self.objects, self.now).await?;
         let uid = common_user(self.pod);
         let group = spec.and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
         let mode = if uid.is_some() || group.is_some() { TOKEN_MODE_OWNED } else { default };
         payload.put(&source.path, File { data: token.text.into_bytes(), mode, uid })?;
-        let at = refresh_at(self.now, token.expires_at);
         payload.refresh_at = Some(payload.refresh_at.map_or(at, |earlier| earlier.min(at)));
         Ok(())
     }
+}
+
+/// The objects whose changes change the Pod's files.
+pub fn references(pod: &Pod) -> BTreeSet<Reference> {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let config_map = |name: &str| Reference::ConfigMap { namespace: namespace.clone(), name: name.to_owned() };
+    let secret = |name: &str| Reference::Secret { namespace: namespace.clone(), name: name.to_owned() };
+    let mut all = BTreeSet::new();
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        all.extend(volume.config_map.as_ref().map(|source| config_map(&source.name)));
+        all.extend(volume.secret.as_ref().and_then(|source| source.secret_name.as_deref()).map(secret));
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        for part in sources {
+            all.extend(part.config_map.as_ref().map(|source| config_map(&source.name)));
+            all.extend(part.secret.as_ref().map(|source| secret(&source.name)));
+        }
+    }
+    all
 }
 
 /// A token is renewed when four fifths of its life are over, and at the latest after a day (kubelet `pkg/kubelet/token`).
@@ -299,7 +348,9 @@ mod tests {
         let volume = serde_json::from_value(volume).expect("a volume");
         let facts = FieldFacts::default();
         let shelf = shelf();
-        let sources = Sources { pod: &pod, facts: &facts, objects: &shelf, now: Timestamp::UNIX_EPOCH };
+        let tokens = Tokens::default();
+        let sources =
+            Sources { pod: &pod, facts: &facts, objects: &shelf, tokens: &tokens, now: Timestamp::UNIX_EPOCH };
         sources.payload(&volume).await.map(|payload| payload.expect("a volume of files"))
     }
 
@@ -365,6 +416,24 @@ mod tests {
         ] {
             let error = payload(volume.clone(), plain()).await.expect_err("it is refused");
             assert_eq!(error.to_string(), expect, "{volume}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_asked_for_once_until_its_time() {
+        let (tokens, shelf) = (Tokens::default(), shelf());
+        let wish = TokenWish {
+            namespace: "ns".to_owned(),
+            service_account: "sa".to_owned(),
+            pod_name: "p".to_owned(),
+            pod_uid: "u".to_owned(),
+            audience: String::new(),
+            lifetime: Duration::from_secs(3600),
+        };
+        for (second, asked) in [(0, 1), (2879, 1), (2880, 2)] {
+            let now = Timestamp::from_second(second).expect("within the calendar");
+            tokens.get(wish.clone(), &shelf, now).await.expect("a token");
+            assert_eq!(shelf.wishes.lock().expect("no holder panics").len(), asked, "at {second}");
         }
     }
 

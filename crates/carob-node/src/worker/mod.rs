@@ -75,6 +75,9 @@ pub struct Worker {
     attempts: Arc<Mutex<Attempts>>,
     mounted: Mounted,
     refreshing: bool,
+    /// Tells that an object in the Pod's volumes changed; begun with the volumes.
+    volumes_changed: Arc<Notify>,
+    watchers: JoinSet<()>,
     probes: probes::Probes,
     findings: mpsc::Receiver<Finding>,
     retry: Backoff,
@@ -115,6 +118,8 @@ impl Worker {
             attempts: Arc::default(),
             mounted: Mounted::default(),
             refreshing: false,
+            volumes_changed: Arc::default(),
+            watchers: JoinSet::new(),
             probes,
             findings,
             retry: Backoff::new(RETRY_BASE, RETRY_MAX),
@@ -246,6 +251,7 @@ impl Worker {
                 Err(_) => self.shutdown.cancel(),
             },
             () = self.nudge.notified() => self.stale = true,
+            () = self.volumes_changed.notified() => self.mounted.refresh_at = Some(self.tools.clock.now()),
             Some(finding) = self.findings.recv() => self.found(finding),
             () = sleep_for(sleep) => self.stale |= self.hold_until.is_some_and(|until| until <= self.tools.clock.now()),
             () = self.shutdown.cancelled() => {}
@@ -272,7 +278,7 @@ impl Worker {
         let mut pod = Pod::clone(fresh);
         let theirs = pod.status.take().unwrap_or_default();
         let mut mine = self.pod.status.clone().unwrap_or_default();
-        self.report.merge_foreign(&mut mine, &theirs);
+        report::Report::merge_foreign(&mut mine, &theirs);
         pod.status = Some(mine);
         self.pod = Arc::new(pod);
     }

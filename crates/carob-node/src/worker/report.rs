@@ -62,7 +62,7 @@ impl Report {
     }
 
     /// Takes over what others wrote into the status: their conditions, and a phase that ends the Pod.
-    pub(super) fn merge_foreign(&self, mine: &mut PodStatus, theirs: &PodStatus) {
+    pub(super) fn merge_foreign(mine: &mut PodStatus, theirs: &PodStatus) {
         let own = mine.conditions.take().unwrap_or_default();
         let foreign = theirs.conditions.iter().flatten().filter(|condition| !is_owned(condition)).cloned();
         let own = own.into_iter().filter(is_owned);
@@ -114,7 +114,7 @@ impl Worker {
             let (tools, id) = (Arc::clone(&self.tools), self.id.clone());
             self.steps.spawn(async move {
                 let how = tools.pods.patch_status(&id, &body).await;
-                Done::Wrote(Wrote { status, how })
+                Done::Wrote(Box::new(Wrote { status, how }))
             });
         } else if self.may_confirm() {
             self.report.confirming = true;

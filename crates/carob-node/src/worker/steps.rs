@@ -15,6 +15,7 @@ use super::{Killing, Worker};
 use crate::events::Subject;
 use crate::plan::{Failure, FailureReason, Intent, KillReason, PodAction, Volumes, after};
 use crate::pod::PodView;
+use crate::volumes::payload::references;
 use crate::volumes::{MountError, Mounted};
 
 /// Time until volumes that failed are tried again, or refreshed again (kubelet `reconcilerSyncLoop` and back-off, about).
@@ -30,7 +31,7 @@ pub(super) enum Done {
     Killed { id: String, deadline: Timestamp, how: Result<(), CriError> },
     Removed { id: String, how: Result<(), CleanError> },
     Finished(std::io::Result<()>),
-    Wrote(super::report::Wrote),
+    Wrote(Box<super::report::Wrote>),
     Confirmed(Result<(), crate::api::WriteError>),
 }
 
@@ -182,9 +183,10 @@ impl Worker {
                 self.observed.busy.pod = false;
                 self.observed.finished = how.is_ok();
                 self.observed.volumes = Volumes::Absent;
+                self.watchers.abort_all();
                 self.settle(how, "give the volumes back");
             }
-            Done::Wrote(wrote) => self.wrote(wrote),
+            Done::Wrote(wrote) => self.wrote(*wrote),
             Done::Confirmed(how) => self.confirmed(how),
         }
     }
@@ -213,6 +215,7 @@ impl Worker {
             Ok(mounted) => {
                 self.mounted = mounted;
                 self.observed.volumes = Volumes::Mounted;
+                self.watch_volumes();
             }
             Err(error) => {
                 self.tell_of_volumes(&error);
@@ -220,6 +223,21 @@ impl Worker {
                 let failure = Failure { reason: FailureReason::PodSetup, message: error.to_string(), retry_at };
                 self.observed.volumes = Volumes::Failed(failure);
             }
+        }
+    }
+
+    /// Has the volumes refreshed whenever an object in them changes.
+    fn watch_volumes(&mut self) {
+        self.watchers.abort_all();
+        for reference in references(&self.pod) {
+            let mut watch = self.tools.objects.watch(&reference);
+            let changed = Arc::clone(&self.volumes_changed);
+            self.watchers.spawn(async move {
+                loop {
+                    watch.changed().await;
+                    changed.notify_one();
+                }
+            });
         }
     }
 

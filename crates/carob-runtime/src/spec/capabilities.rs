@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn adding_and_dropping() {
-        let default = DEFAULT.len() as u32;
+        let default = u32::try_from(DEFAULT.len()).expect("a short list");
         let cases: [(&[&str], &[&str], u32); 7] = [
             (&[], &[], default),
             (&["NET_ADMIN"], &[], default + 1),

@@ -157,7 +157,7 @@ fn process(input: &SpecInput<'_>, security: &Security, granted: u64, ambient: u6
     if let Some(score) = oom_score_adj(input) {
         process["oomScoreAdj"] = score.into();
     }
-    if let Some(profile) = apparmor(security)? {
+    if let Some(profile) = apparmor(security) {
         if !input.host.apparmor {
             return Err(SpecError::AppArmor(profile));
         }
@@ -206,17 +206,14 @@ fn oom_score_adj(input: &SpecInput<'_>) -> Option<i32> {
     Some(wanted.max(input.host.oom_score_adj_min))
 }
 
-fn apparmor(security: &Security) -> Result<Option<String>, SpecError> {
+fn apparmor(security: &Security) -> Option<String> {
     use v1::security_profile::ProfileType;
 
     if security.privileged {
-        return Ok(None);
+        return None;
     }
-    Ok(security
-        .apparmor
-        .as_ref()
-        .filter(|profile| profile.profile_type() == ProfileType::Localhost)
-        .map(|profile| profile.localhost_ref.trim_start_matches("localhost/").to_owned()))
+    let profile = security.apparmor.as_ref().filter(|profile| profile.profile_type() == ProfileType::Localhost)?;
+    Some(profile.localhost_ref.trim_start_matches("localhost/").to_owned())
 }
 
 fn linux_section(input: &SpecInput<'_>, security: &Security, granted: u64) -> Result<Value, SpecError> {

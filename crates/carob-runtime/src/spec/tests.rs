@@ -151,7 +151,7 @@ fn standard_mounts_and_those_asked_for() {
             format!("{} {} {} {}", text("destination"), text("type"), text("source"), options.join(","))
         })
         .collect();
-    expect![[r#"
+    expect![[r"
         /proc proc proc nosuid,noexec,nodev
         /dev tmpfs tmpfs nosuid,strictatime,mode=755,size=65536k
         /dev/pts devpts devpts nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5
@@ -162,7 +162,7 @@ fn standard_mounts_and_those_asked_for() {
         /data bind /v/data rbind,rshared,rw
         /data/inner bind /v/inner rbind,rprivate,ro
         /dev/shm bind /v/shm rbind,rprivate,rw
-    "#]]
+    "]]
     .assert_eq(&(lines.join("\n") + "\n"));
     assert_eq!(spec.config["linux"]["rootfsPropagation"], "shared");
 }

@@ -66,6 +66,7 @@ pub fn run_shim(options: ShimOptions) -> io::Result<()> {
         strangers: Vec::new(),
         ending: None,
         childless: false,
+        buffer: vec![0; PACKET_BYTES_MAX],
     };
     shim.run()
 }
@@ -84,6 +85,8 @@ struct Shim {
     ending: Option<Ending>,
     /// No child is left, as of the last look.
     childless: bool,
+    /// One for all packets: only the pages that packets reach are ever memory.
+    buffer: Vec<u8>,
 }
 
 struct Connection {
@@ -255,11 +258,10 @@ impl Shim {
 
     fn read_connection(&mut self, index: usize) {
         let Some(connection) = self.connections.get_mut(index) else { return };
-        let mut buffer = vec![0; PACKET_BYTES_MAX];
-        match packet::receive(&connection.socket, &mut buffer) {
+        match packet::receive(&connection.socket, &mut self.buffer) {
             Ok(Some((length, fds))) => {
                 let number = connection.number;
-                self.request(number, &buffer[..length], fds);
+                self.request(number, length, fds);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(None) | Err(_) => {

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use carob_sys::packet::{self, PACKET_BYTES_MAX};
+use carob_sys::packet;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -20,8 +20,9 @@ use crate::protocol::{
 type Refusal = String;
 
 impl Shim {
-    pub(super) fn request(&mut self, connection: u32, packet: &[u8], fds: Vec<OwnedFd>) {
-        let (sequence, request) = match Request::decode(packet) {
+    /// Acts on the packet that is in the buffer.
+    pub(super) fn request(&mut self, connection: u32, length: usize, fds: Vec<OwnedFd>) {
+        let (sequence, request) = match Request::decode(&self.buffer[..length]) {
             Ok((sequence, request)) => (sequence, request),
             Err(error) => return complain("read a request", &error),
         };
@@ -107,12 +108,11 @@ impl Shim {
     /// The one-shot program has said how it went.
     pub(super) fn read_answer(&mut self, index: usize) {
         let Some(launch) = self.launches.get_mut(index) else { return };
-        let mut buffer = vec![0; PACKET_BYTES_MAX];
-        let Ok(Some((length, mut fds))) = packet::receive(&launch.answer, &mut buffer) else {
+        let Ok(Some((length, mut fds))) = packet::receive(&launch.answer, &mut self.buffer) else {
             // It closed the socket without a word: its exit decides.
             return launch.answer_closed();
         };
-        let outcome = Outcome::decode(&buffer[..length])
+        let outcome = Outcome::decode(&self.buffer[..length])
             .unwrap_or_else(|error| Outcome::Failed { message: format!("the one-shot program's answer: {error}") });
         let launch = self.launches.remove(index);
         match outcome {

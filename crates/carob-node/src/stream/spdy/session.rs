@@ -167,7 +167,7 @@ impl Peer {
 
     async fn open(&mut self, id: u32, fin: bool, headers: Headers) -> Result<bool, SpdyError> {
         // A client's ids are odd and grow (SPDY/3 section 2.3.2).
-        if id % 2 == 0 || id <= self.last_id {
+        if id.is_multiple_of(2) || id <= self.last_id {
             return Err(SpdyError::StreamId(id));
         }
         self.last_id = id;

@@ -249,7 +249,7 @@ impl Host {
         let path = self.status(container).await.log_path;
         let text = fs_err::read_to_string(path).expect("a log");
         let mark = format!(" {stream} F ");
-        text.lines().filter_map(|line| line.split_once(&mark)).map(|(_, text)| format!("{text}\n")).collect()
+        text.split_inclusive('\n').filter_map(|line| line.split_once(&mark)).map(|(_, text)| text).collect()
     }
 
     pub(crate) async fn remove_sandbox(&self, sandbox: &str) {
@@ -300,10 +300,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         let Ok(layout) = Layout::detect() else { return };
         let group = Cgroup::new(&layout, &self.cgroup_root);
-
-        if group.kill().is_err() {
-            return;
-        }
+        end_all(&group);
         let directory = self.directory.path().to_owned();
         for mount in carob_sys::mountinfo::read().unwrap_or_default().iter().rev() {
             if mount.target.starts_with(&directory) {
@@ -311,6 +308,21 @@ impl Drop for Host {
             }
         }
         group.remove().ok();
+    }
+}
+
+/// Kills what is left in a group, and waits until it is gone.
+fn end_all(group: &Cgroup) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    let pids = group.pids().unwrap_or_default();
+    let processes = pids.into_iter().filter_map(|pid| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok());
+    let processes: Vec<_> = processes.collect();
+    if group.kill().is_ok() {
+        for process in &processes {
+            poll(&mut [PollFd::new(process, PollFlags::IN)], None).ok();
+        }
     }
 }
 

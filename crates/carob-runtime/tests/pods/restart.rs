@@ -1,15 +1,13 @@
-//! What survives the end of the process that runs Pods, and what does not. Needs root.
-
-mod support;
+//! What survives the end of the process that runs Pods, and what does not.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::support::{Host, script};
 use carob_cri::{RuntimeService, v1};
 use carob_runtime::Runtime;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Host, script};
 
 /// Set in the process that [`Owner`] starts: the directory, the control group, whether Pods end with it.
 const OWNER: &str = "CAROB_RUNTIME_TEST_OWNER";
@@ -26,7 +24,7 @@ impl Owner {
         let test = std::env::current_exe().expect("this test");
         let settings = format!("{}|{}|{die_with_parent}", host.directory().display(), host.cgroup_root().display());
         let mut process = Command::new(test)
-            .args(["--exact", "owner_of_a_pod", "--nocapture"])
+            .args(["--exact", "restart::owner_of_a_pod", "--nocapture"])
             .env(OWNER, settings)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -55,7 +53,7 @@ async fn owner_of_a_pod() {
     let Ok(settings) = std::env::var(OWNER) else { return };
     let fields: Vec<&str> = settings.split('|').collect();
     let [directory, cgroup_root, die] = fields[..] else { panic!("three settings") };
-    let config = support::config(Path::new(directory), Path::new(cgroup_root), die == "true");
+    let config = crate::support::config(Path::new(directory), Path::new(cgroup_root), die == "true");
     let runtime = Runtime::open(config).await.expect("the runtime opens");
     let linux = v1::LinuxPodSandboxConfig {
         cgroup_parent: format!("{cgroup_root}/kubepods/besteffort/podowned"),

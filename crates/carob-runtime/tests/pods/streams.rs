@@ -1,9 +1,7 @@
-//! Commands, attached clients and forwarded ports. Needs root.
+//! Commands, attached clients, forwarded ports, logs.
 
-mod support;
-
+use crate::support::{Host, script};
 use carob_cri::{Code, ExecStart, RuntimeService, Streaming, TerminalSize, v1};
-use support::{Host, script};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn start(container: &str, command: &[&str]) -> ExecStart {

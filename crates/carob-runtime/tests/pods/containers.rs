@@ -1,9 +1,7 @@
-//! Containers as CRI's callers see them, on this machine's kernel. Needs root.
+//! Containers: what they are given, what they may not do, how they end.
 
-mod support;
-
+use crate::support::{Host, script, secured};
 use carob_cri::{RuntimeService, v1};
-use support::{Host, script, secured};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_container_runs_and_its_exit_and_output_are_kept() {
