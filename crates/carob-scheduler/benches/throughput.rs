@@ -1,5 +1,6 @@
 //! How many Pods a second the core alone places: per case and cluster size, with the time of one decision at the median
-//! and the 99th percentile. Arguments: `--json` for one JSON document, or a part of a case's name to run only that.
+//! and the 99th percentile. Arguments: `--json` for one JSON document, a part of a case's name to run only that, or
+//! `--scenarios` to run the simulator's shipped scenarios instead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -242,9 +243,24 @@ fn measure(case: &Case, nodes: usize, clock: &SystemClock) -> Figures {
 }
 
 #[expect(clippy::print_stdout, reason = "printing the figures is what a benchmark is for")]
+fn simulate() {
+    for name in ["rsyslogd", "deadlock", "omega", "day", "huge"] {
+        let clock = SystemClock::new();
+        let text = fs_err::read_to_string(format!("{}/scenarios/{name}.yaml", env!("CARGO_MANIFEST_DIR")));
+        let value = serde_saphyr::from_str(&text.expect("a shipped scenario")).expect("YAML");
+        let report =
+            carob_scheduler::sim::simulate(&carob_scheduler::sim::Scenario::parse(value).expect("a valid scenario"));
+        println!("{} ({:.1?})\n{}", report.scenario, clock.monotonic(), report.table());
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "printing the figures is what a benchmark is for")]
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let json = arguments.iter().any(|argument| argument == "--json");
+    if arguments.iter().any(|argument| argument == "--scenarios") {
+        return simulate();
+    }
     let only = arguments.iter().find(|argument| !argument.starts_with("--"));
     let clock = SystemClock::new();
     let mut documents = Vec::new();

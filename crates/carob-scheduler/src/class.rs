@@ -15,7 +15,7 @@ use crate::plugins::{self, LocalScores, Site};
 use crate::preemption::DryRun;
 use crate::profile::Profile;
 use crate::snapshot::{Change, NodeSlot, NodeState, Snapshot};
-use crate::verdict::Rejection;
+use crate::verdict::{Rejection, Unschedulable};
 
 /// What the node-local plugins say of one node.
 #[derive(Clone, Debug)]
@@ -75,6 +75,9 @@ pub(crate) struct Class {
     index: Option<(Maxima, ScoreIndex)>,
     /// By slot, as far as it was needed.
     pub(crate) dry_runs: Vec<Option<Arc<DryRun>>>,
+    last_rejection: Option<Arc<Rejection>>,
+    /// The last verdict that was no placement, and what it was about.
+    failure: Option<((u64, Versions), Unschedulable)>,
 }
 
 impl Class {
@@ -97,6 +100,8 @@ impl Class {
             promises_concern: snapshot.promises_concern_others(),
             index: None,
             dry_runs: Vec::new(),
+            last_rejection: None,
+            failure: None,
             template,
         };
         for (slot, node) in snapshot.nodes() {
@@ -234,7 +239,7 @@ impl Class {
         let entry = match snapshot.node(slot) {
             None => Entry::Vacant,
             Some(node) => match self.filter_local(node, None, site) {
-                Some(rejection) => Entry::Rejected(Arc::new(rejection)),
+                Some(rejection) => Entry::Rejected(self.shared(rejection)),
                 None => Entry::Fits(plugins::score(&self.template, node, site)),
             },
         };
@@ -248,6 +253,24 @@ impl Class {
                 self.preferred.change(scores.preferred, more);
             }
         }
+    }
+
+    /// Most nodes reject a Pod for the reason that the one before had.
+    fn shared(&mut self, rejection: Rejection) -> Arc<Rejection> {
+        match &self.last_rejection {
+            Some(last) if **last == rejection => Arc::clone(last),
+            _ => Arc::clone(self.last_rejection.insert(Arc::new(rejection))),
+        }
+    }
+
+    /// What the last Pod of this class was told, if nothing has changed since.
+    pub(crate) fn known_failure(&self, snapshot: &Snapshot) -> Option<&Unschedulable> {
+        let (sequence, failure) = self.failure.as_ref()?;
+        (*sequence == (snapshot.sequence(), snapshot.versions())).then_some(failure)
+    }
+
+    pub(crate) fn remember_failure(&mut self, failure: &Unschedulable, snapshot: &Snapshot) {
+        self.failure = Some(((snapshot.sequence(), snapshot.versions()), failure.clone()));
     }
 
     /// The node-local filters, with and without the Pods that are promised room on the node and that this Pod may not push

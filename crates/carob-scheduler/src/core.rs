@@ -171,7 +171,7 @@ impl Decision<'_> {
             return Verdict::Unschedulable(Unschedulable {
                 nodes,
                 whole: None,
-                rejections: Vec::new(),
+                rejections: Arc::default(),
                 preemption: Preemption::Off,
             });
         }
@@ -182,8 +182,12 @@ impl Decision<'_> {
             } else {
                 Preemption::Off
             };
-            let (whole, rejections) = (Some(Arc::new(whole)), Vec::new());
+            let (whole, rejections) = (Some(Arc::new(whole)), Arc::default());
             return Verdict::Unschedulable(Unschedulable { nodes, whole, rejections, preemption });
+        }
+        let alike = self.within.is_none() && self.snapshot.nomination(&self.pod.uid).is_none();
+        if alike && let Some(failure) = self.class.known_failure(self.snapshot) {
+            return Verdict::Unschedulable(failure.clone());
         }
         self.class.prepare();
         let exclusive = volumes::exclusive_users(&self.pod.template, self.snapshot);
@@ -198,7 +202,11 @@ impl Decision<'_> {
             self.snapshot.node(slot).map(|node| (Arc::clone(&node.info.name), rejection))
         };
         let rejections = rejections.into_iter().filter_map(named).collect();
-        Verdict::Unschedulable(Unschedulable { nodes, whole: None, rejections, preemption })
+        let failure = Unschedulable { nodes, whole: None, rejections, preemption };
+        if alike {
+            self.class.remember_failure(&failure, self.snapshot);
+        }
+        Verdict::Unschedulable(failure)
     }
 
     fn whole(&self) -> Option<Rejection> {

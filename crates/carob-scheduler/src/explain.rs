@@ -110,7 +110,7 @@ mod tests {
         let store = Explanations::default();
         let rejection = Arc::new(Rejection::resolvable(Plugin::NodeResourcesFit, "Insufficient cpu"));
         let nodes = NODES_PER_POD + 10;
-        let rejections = (0..nodes).map(|n| (n.to_string().into(), Arc::clone(&rejection))).collect();
+        let rejections: Arc<[_]> = (0..nodes).map(|n| (n.to_string().into(), Arc::clone(&rejection))).collect();
         let verdict = Unschedulable { nodes, whole: None, rejections, preemption: Preemption::Off };
         for n in 0..=PODS {
             store.put(&PodKey::new("default", &n.to_string()), &verdict, "why".to_owned(), Timestamp::UNIX_EPOCH);

@@ -54,7 +54,7 @@ pub struct Unschedulable {
     /// A rejection of the Pod as such, by a plugin that did not need to look at nodes.
     pub whole: Option<Arc<Rejection>>,
     /// Per node; empty where the Pod was rejected as a whole.
-    pub rejections: Vec<(Str, Arc<Rejection>)>,
+    pub rejections: Arc<[(Str, Arc<Rejection>)]>,
     pub preemption: Preemption,
 }
 
@@ -119,8 +119,11 @@ impl Unschedulable {
 
     fn histogram(&self) -> BTreeMap<&str, usize> {
         let mut counts = BTreeMap::new();
-        for reason in self.rejections.iter().flat_map(|(_, rejection)| &rejection.reasons) {
-            *counts.entry(&**reason).or_insert(0) += 1;
+        // Neighbours mostly share their rejection, so it is counted by the run.
+        for run in self.rejections.chunk_by(|(_, one), (_, next)| Arc::ptr_eq(one, next)) {
+            for reason in run.iter().take(1).flat_map(|(_, rejection)| &rejection.reasons) {
+                *counts.entry(&**reason).or_insert(0) += run.len();
+            }
         }
         counts
     }
@@ -164,7 +167,7 @@ mod tests {
                 (Str::from(*node), Arc::new(Rejection::resolvable(Plugin::NodeResourcesFit, (*reason).to_owned())))
             })
             .collect();
-        Unschedulable { nodes: rejections.len(), whole: None, rejections, preemption }
+        Unschedulable { nodes: rejections.len(), whole: None, rejections: rejections.into(), preemption }
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::core::Core;
 use crate::model::{
     AffinityTerm, Effect, HostPort, Labels, NodeInfo, NodeRequirement, NodeSelectorTerm, Operator, PodTemplate,
-    PreferredNodeTerm, Requirement, Selector, SpreadConstraint, Str, Taint, Toleration, TolerationOperator, WeightedTerm,
-    WhenUnsatisfiable,
+    PreferredNodeTerm, Requirement, Selector, SpreadConstraint, Str, Taint, Toleration, TolerationOperator,
+    WeightedTerm, WhenUnsatisfiable,
 };
 use crate::plugin::Plugin;
 use crate::profile::Profile;
@@ -44,21 +44,26 @@ fn put(snapshot: &mut Snapshot, template: PodTemplate, node: &str) {
 
 /// The nodes that fit.
 fn fits(snapshot: &Snapshot, template: &PodTemplate) -> Vec<String> {
-    let table = Core::new(vec![Profile::default_for("default-scheduler")]).evaluate(&pod("new", template.clone()), snapshot);
+    let table =
+        Core::new(vec![Profile::default_for("default-scheduler")]).evaluate(&pod("new", template.clone()), snapshot);
     table.into_iter().filter(|(_, verdict)| verdict.is_ok()).map(|(name, _)| name.to_string()).collect()
 }
 
 /// Why a node does not fit.
 fn reason(snapshot: &Snapshot, template: &PodTemplate, node: &str) -> Option<(String, bool)> {
-    let table = Core::new(vec![Profile::default_for("default-scheduler")]).evaluate(&pod("new", template.clone()), snapshot);
+    let table =
+        Core::new(vec![Profile::default_for("default-scheduler")]).evaluate(&pod("new", template.clone()), snapshot);
     let (_, verdict) = table.into_iter().find(|(name, _)| &**name == node)?;
     verdict.err().map(|rejection| (rejection.reasons.join("; "), rejection.resolvable))
 }
 
 /// A plugin's scores by node, weighted.
 fn scores(snapshot: &Snapshot, template: &PodTemplate, plugin: Plugin) -> BTreeMap<String, i64> {
-    let table = Core::new(vec![Profile::default_for("default-scheduler")]).evaluate(&pod("new", template.clone()), snapshot);
-    let score = |scores: crate::core::NodeScores| scores.by_plugin.into_iter().find(|(by, _)| *by == plugin).map(|(_, score)| score);
+    let table =
+        Core::new(vec![Profile::default_for("default-scheduler")]).evaluate(&pod("new", template.clone()), snapshot);
+    let score = |scores: crate::core::NodeScores| {
+        scores.by_plugin.into_iter().find(|(by, _)| *by == plugin).map(|(_, score)| score)
+    };
     table.into_iter().filter_map(|(name, verdict)| Some((name.to_string(), score(verdict.ok()?)?))).collect()
 }
 
@@ -86,7 +91,12 @@ fn taints_are_tolerated_by_key_value_and_effect() {
         ("another value", vec![toleration("dedicated", Equal, "6", None)], Effect::NoSchedule, false),
         ("exists", vec![toleration("dedicated", Exists, "", None)], Effect::NoExecute, true),
         ("everything", vec![toleration("", Exists, "", None)], Effect::NoExecute, true),
-        ("another effect", vec![toleration("dedicated", Exists, "", Some(Effect::NoExecute))], Effect::NoSchedule, false),
+        (
+            "another effect",
+            vec![toleration("dedicated", Exists, "", Some(Effect::NoExecute))],
+            Effect::NoSchedule,
+            false,
+        ),
         ("preferred only", vec![], Effect::PreferNoSchedule, true),
         ("less than", vec![toleration("dedicated", Lt, "6", None)], Effect::NoSchedule, true),
         ("greater than", vec![toleration("dedicated", Gt, "6", None)], Effect::NoSchedule, false),
@@ -144,8 +154,10 @@ fn zone_is(operator: Operator, values: &[&str]) -> NodeSelectorTerm {
 
 #[test]
 fn node_affinity_is_any_of_its_terms_and_all_of_the_selector() {
-    let name_is = NodeSelectorTerm([NodeRequirement::Name(Requirement::new("metadata.name", Operator::In, &["x"]))].into());
-    let cases: [(&str, Option<Vec<NodeSelectorTerm>>, &[(&str, &str)], &[&str]); 6] = [
+    let name_is =
+        NodeSelectorTerm([NodeRequirement::Name(Requirement::new("metadata.name", Operator::In, &["x"]))].into());
+    type Case<'a> = (&'a str, Option<Vec<NodeSelectorTerm>>, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: [Case<'_>; 6] = [
         ("no condition", None, &[], &["a1", "a2", "b1", "x"]),
         ("selector", None, &[("zone", "a")], &["a1", "a2"]),
         ("one term", Some(vec![zone_is(Operator::NotIn, &["a"])]), &[], &["b1", "x"]),
@@ -259,7 +271,8 @@ fn affinity_reaches_other_namespaces_by_name_and_by_label() {
     for (case, namespaces, namespace_selector, expected) in cases {
         let mut template = app("web");
         let namespaces = namespaces.iter().map(|name| Str::from(*name)).collect();
-        template.affinity.required = [AffinityTerm { namespaces, namespace_selector, ..near(is_app("db"), HOST) }].into();
+        template.affinity.required =
+            [AffinityTerm { namespaces, namespace_selector, ..near(is_app("db"), HOST) }].into();
         assert_eq!(fits(&snapshot, &template), expected, "{case}");
     }
 }
@@ -312,7 +325,11 @@ fn spread_keeps_the_skew_within_its_limit() {
         ("a skew of 2", hard(2), &["b1"]),
         ("a skew of 3", hard(3), &["a1", "a2", "b1"]),
         ("too few domains count as an empty one", SpreadConstraint { min_domains: 3, ..hard(1) }, &["b1"]),
-        ("what does not match itself adds nothing", SpreadConstraint { selector: is_app("db"), ..hard(1) }, &["a1", "a2", "b1"]),
+        (
+            "what does not match itself adds nothing",
+            SpreadConstraint { selector: is_app("db"), ..hard(1) },
+            &["a1", "a2", "b1"],
+        ),
         ("by host", spread(1, HOST, WhenUnsatisfiable::DoNotSchedule), &["b1", "x"]),
     ];
     for (case, constraint, expected) in cases {
@@ -329,7 +346,8 @@ fn spread_keeps_the_skew_within_its_limit() {
 fn node_inclusion_policies_say_which_nodes_count() {
     let mut snapshot = zones();
     put(&mut snapshot, app("web"), "a1");
-    let mut tainted: NodeInfo = (*snapshot.node(snapshot.slot("b1").expect("it is there")).expect("it is there").info).clone();
+    let mut tainted: NodeInfo =
+        (*snapshot.node(snapshot.slot("b1").expect("it is there")).expect("it is there").info).clone();
     tainted.taints = vec![Taint { key: "t".into(), value: "".into(), effect: Effect::NoSchedule }];
     snapshot.set_node(tainted);
     let hard = spread(1, "zone", WhenUnsatisfiable::DoNotSchedule);
@@ -357,7 +375,11 @@ fn soft_spread_prefers_emptier_domains() {
     assert_eq!(scores(&snapshot, &template, Plugin::PodTopologySpread), expected);
     let template = spreading(spread(1, "zone", WhenUnsatisfiable::ScheduleAnyway));
     let expected = scored(&[("a1", 0), ("a2", 0), ("b1", 200), ("x", 0)]);
-    assert_eq!(scores(&snapshot, &template, Plugin::PodTopologySpread), expected, "a node without the key scores nothing");
+    assert_eq!(
+        scores(&snapshot, &template, Plugin::PodTopologySpread),
+        expected,
+        "a node without the key scores nothing"
+    );
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::profile::Profile;
 use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
 
+/// Pods and the nodes that were chosen for them.
+type Transaction = Vec<(Arc<PodInfo>, Str)>;
+
 struct Member {
     core: Core,
     copy: Snapshot,
@@ -20,7 +23,7 @@ struct Member {
     seen: usize,
     queue: VecDeque<JobId>,
     /// What it is deciding on, and what it has decided, to be committed when its thinking is over.
-    busy: Option<(JobId, Vec<(Arc<PodInfo>, Str)>)>,
+    busy: Option<(JobId, Transaction)>,
 }
 
 pub(super) struct Omega {
@@ -134,7 +137,7 @@ fn has_room(world: &World, pod: &PodInfo, node: &Str) -> bool {
 }
 
 /// Whether several Pods of one transaction fit together.
-fn all_have_room(world: &World, decided: &[(Arc<PodInfo>, Str)]) -> bool {
+fn all_have_room(world: &World, decided: &Transaction) -> bool {
     let mut wanted: HashMap<&Str, (i64, i64)> = HashMap::new();
     for (pod, node) in decided {
         let sums = wanted.entry(node).or_default();

@@ -136,7 +136,8 @@ fn mistakes_in_a_scenario_are_named() {
         Scenario::parse(value).map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(with(&|_| {}), Ok(()));
-    let cases: [(&dyn Fn(&mut Value), &str); 5] = [
+    type Mistake<'a> = (&'a dyn Fn(&mut Value), &'a str);
+    let cases: [Mistake<'_>; 5] = [
         (&|value| value["until"] = "soon".into(), "is not a duration"),
         (&|value| value["nodes"] = serde_json::json!([]), "0 nodes"),
         (&|value| value["groups"][0]["containers"] = serde_json::json!([]), "no containers"),

@@ -1,13 +1,15 @@
 //! Whatever happens, in whatever order: no node is overfilled, no Pod is placed twice, no gang is placed in part, nobody is
 //! evicted for nothing, and whoever waits is placed once there is room.
 
+#![expect(clippy::cast_possible_truncation, reason = "the numbers of a small random cluster")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use carob_scheduler::{
-    Bytes, ClusterEvent, Core, GangRef, GangRequest, GangSource, GangSpec, GangVerdict, MilliCpu, Next, NodeInfo, PodInfo, PodKey,
-    PodTemplate, Preempt, Preemption, Profile, Queue, Resources, Snapshot, Unit, Verdict,
+    Bytes, ClusterEvent, Core, GangRef, GangRequest, GangSource, GangSpec, GangVerdict, MilliCpu, Next, NodeInfo,
+    PodInfo, PodKey, PodTemplate, Preempt, Preemption, Profile, Queue, Resources, Snapshot, Unit, Verdict,
 };
 use proptest::prelude::*;
 
@@ -119,7 +121,7 @@ impl Cluster {
         self.queue.wake(&ClusterEvent::PodGone(pod), self.now);
     }
 
-    fn place(&mut self, pod: &Arc<PodInfo>, node: &str) -> Result<(), TestCaseError> {
+    fn place(&mut self, pod: &Arc<PodInfo>, node: &str) {
         self.snapshot.withdraw(&pod.uid);
         self.snapshot.add_pod(Arc::clone(pod), node);
         if let Some(gang) = &pod.template.gang {
@@ -127,7 +129,6 @@ impl Cluster {
         }
         self.queue.remove(&pod.key, self.now);
         self.queue.wake(&ClusterEvent::PodPlaced(pod), self.now);
-        Ok(())
     }
 
     fn decide(&mut self) -> Result<(), TestCaseError> {
@@ -143,7 +144,10 @@ impl Cluster {
         prop_assert!(self.snapshot.pod(&pod.uid).is_none(), "{} is tried though it has a node", pod.key);
         prop_assert!(self.pods.contains_key(&*pod.uid), "{} is tried though it is gone", pod.key);
         match self.core.schedule(pod, &self.snapshot, self.seed) {
-            Verdict::Placed(placement) => self.place(pod, &placement.node),
+            Verdict::Placed(placement) => {
+                self.place(pod, &placement.node);
+                Ok(())
+            }
             Verdict::Unschedulable(verdict) => {
                 if let Preemption::Proposed(plan) = &verdict.preemption {
                     self.evict(pod, plan)?;
@@ -184,13 +188,17 @@ impl Cluster {
             GangVerdict::Placed { placed, waiting } => {
                 prop_assert!(placed.len() + before >= spec.min_count, "{gang} is placed in part");
                 for (pod, placement) in placed {
-                    self.place(&pod, &placement.node)?;
+                    self.place(&pod, &placement.node);
                 }
-                let plugins = waiting.iter().flat_map(|(_, verdict)| verdict.plugins().iter().collect::<Vec<_>>()).collect();
+                let plugins =
+                    waiting.iter().flat_map(|(_, verdict)| verdict.plugins().iter().collect::<Vec<_>>()).collect();
                 self.queue.rejected(&unit, plugins, self.now);
             }
             GangVerdict::Unschedulable(failure) => {
-                prop_assert!(pods.iter().all(|pod| self.snapshot.pod(&pod.uid).is_none()), "{gang} holds what it cannot use");
+                prop_assert!(
+                    pods.iter().all(|pod| self.snapshot.pod(&pod.uid).is_none()),
+                    "{gang} holds what it cannot use"
+                );
                 for (pod, plan) in failure.preemption.iter().filter(|(_, plan)| !plan.victims.is_empty()) {
                     self.evict(pod, plan)?;
                 }

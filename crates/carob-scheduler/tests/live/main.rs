@@ -54,7 +54,7 @@ impl Cluster {
         });
         match seen.await {
             Ok(found) => found,
-            Err(_) => panic!("{what}; pods: {:#?}", self.api.all("pods")),
+            Err(tokio::time::error::Elapsed { .. }) => panic!("{what}; pods: {:#?}", self.api.all("pods")),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The fast scheduler, which remembers and catches up, decides as the slow one, which computes everything anew: the same
 //! feasible nodes, reasons, scores and victims, after any history.
 
+#![expect(clippy::cast_possible_truncation, reason = "the numbers of a small random cluster")]
+
 mod cluster;
 mod slow;
 

@@ -108,7 +108,7 @@ impl<'a> World<'a> {
         if info.taints.iter().any(|t| t.effect != Effect::PreferNoSchedule && !tolerates(&t.key, &t.value, t.effect)) {
             return no(Plugin::TaintToleration, false, "node(s) had untolerated taint(s)");
         }
-        if !self.admits(pod, info) {
+        if !Self::admits(pod, info) {
             return no(Plugin::NodeAffinity, false, "node(s) didn't match Pod's node affinity/selector");
         }
         let taken = pods.iter().flat_map(|other| other.template.host_ports.iter());
@@ -134,7 +134,7 @@ impl<'a> World<'a> {
         (!reasons.is_empty()).then_some((Plugin::NodeResourcesFit, resolvable, reasons))
     }
 
-    fn admits(&self, pod: &PodTemplate, info: &NodeInfo) -> bool {
+    fn admits(pod: &PodTemplate, info: &NodeInfo) -> bool {
         let choice = &pod.node_choice;
         choice.labels.iter().all(|(key, value)| info.labels.get(key) == Some(value))
             && choice
@@ -143,12 +143,12 @@ impl<'a> World<'a> {
                 .is_none_or(|terms| terms.iter().any(|term| term.matches(&info.name, &info.labels)))
     }
 
-    fn included(&self, constraint: &SpreadConstraint, pod: &PodTemplate, info: &NodeInfo) -> bool {
+    fn included(constraint: &SpreadConstraint, pod: &PodTemplate, info: &NodeInfo) -> bool {
         let tolerated = |taint: &carob_scheduler::Taint| {
             taint.effect == Effect::PreferNoSchedule
                 || pod.tolerations.iter().any(|toleration| toleration.tolerates(taint))
         };
-        (!constraint.honor_affinity || self.admits(pod, info))
+        (!constraint.honor_affinity || Self::admits(pod, info))
             && (!constraint.honor_taints || info.taints.iter().all(tolerated))
     }
 
@@ -176,7 +176,7 @@ impl<'a> World<'a> {
                 return no(false, "node(s) didn't match pod topology spread constraints (missing required label)");
             };
             let mut domains: BTreeMap<&str, i64> = BTreeMap::new();
-            for site in self.sites.iter().filter(|s| has_all(&s.info) && self.included(constraint, pod, &s.info)) {
+            for site in self.sites.iter().filter(|s| has_all(&s.info) && Self::included(constraint, pod, &s.info)) {
                 let domain = site.info.labels.get(&constraint.topology_key).expect("has all keys");
                 *domains.entry(domain).or_insert(0) += Self::count(site, constraint, pod);
             }
@@ -292,7 +292,7 @@ impl<'a> World<'a> {
                     let here = self.sites.iter().filter(|s| {
                         s.info.labels.get(key) == Some(own)
                             && (!needs_all || has_all(&s.info))
-                            && self.included(constraint, pod, &s.info)
+                            && Self::included(constraint, pod, &s.info)
                     });
                     (values.len(), here.map(|site| Self::count(site, constraint, pod)).sum())
                 };
