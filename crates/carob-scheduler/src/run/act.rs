@@ -1,5 +1,6 @@
 //! Carrying decisions out: bindings, conditions, evictions, claims. Each is one small task that ends with a result.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 #[derive(Clone)]
 pub(super) struct Actor {
     pub(super) client: kube::Client,
-    pub(super) recorder: EventRecorder,
+    /// By the name of the profile, which is who its events come from.
+    pub(super) recorders: Arc<HashMap<Str, EventRecorder>>,
     pub(super) claims: Informer<PersistentVolumeClaim>,
     /// Changes whenever a claim does.
     pub(super) claims_changed: watch::Receiver<u64>,
@@ -55,7 +57,7 @@ fn pods(client: &kube::Client, key: &PodKey) -> Api<Pod> {
 }
 
 /// A reference to a Pod for events.
-pub(super) fn pod_reference(pod: &PodInfo) -> ObjectReference {
+fn pod_reference(pod: &PodInfo) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),
@@ -101,7 +103,7 @@ impl Actor {
             cause: Box::new(cause),
         })?;
         let message = format!("Successfully assigned {} to {node}", pod.key);
-        self.recorder.record(pod_reference(pod), EventKind::Normal, "Scheduled", message);
+        self.record(pod, pod, EventKind::Normal, "Scheduled", message);
         Ok(())
     }
 
@@ -118,8 +120,15 @@ impl Actor {
             .map_err(|cause| ActError::Status { pod: format!("{namespace}/{name}"), cause: Box::new(cause) })
     }
 
+    /// Records what happened to a Pod, in the name of the scheduler of `by`.
+    fn record(&self, pod: &PodInfo, by: &PodInfo, kind: EventKind, reason: &str, message: String) {
+        if let Some(recorder) = self.recorders.get(&by.template.scheduler_name) {
+            recorder.record(pod_reference(pod), kind, reason, message);
+        }
+    }
+
     pub(super) fn warn(&self, pod: &PodInfo, message: &str) {
-        self.recorder.record(pod_reference(pod), EventKind::Warning, "FailedScheduling", cut(message));
+        self.record(pod, pod, EventKind::Warning, "FailedScheduling", cut(message));
     }
 
     /// Says on the victim why it goes, then deletes it.
@@ -149,7 +158,7 @@ impl Actor {
         let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
         api.delete(&victim.key.name, &params).await.map_err(failed)?;
         let message = format!("Preempted by pod {} on node {node}", preemptor.uid);
-        self.recorder.record(pod_reference(victim), EventKind::Normal, "Preempted", message);
+        self.record(victim, preemptor, EventKind::Normal, "Preempted", message);
         Ok(())
     }
 

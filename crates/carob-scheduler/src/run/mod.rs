@@ -25,6 +25,7 @@ use inbox::{Changed, Inbox, Kind, Served, Sources};
 
 use crate::core::Core;
 use crate::explain::Explanations;
+use crate::model::Str;
 use crate::profile::Profile;
 use crate::queue::{INITIAL_BACKOFF, MAX_BACKOFF, Queue};
 
@@ -172,15 +173,18 @@ impl Loop {
         shutdown: &CancellationToken,
     ) -> Self {
         let names: Vec<_> = config.profiles.iter().map(|profile| Arc::clone(&profile.scheduler_name)).collect();
-        let component = names.first().map_or_else(String::new, ToString::to_string);
-        let source = EventSource { component, host: None };
-        let recorder = EventRecorder::new(client.clone(), Arc::clone(&clock), source, shutdown.clone());
+        let recorder = |name: &Str| {
+            let source = EventSource { component: name.to_string(), host: None };
+            let recorder = EventRecorder::new(client.clone(), Arc::clone(&clock), source, shutdown.clone());
+            (name.clone(), recorder)
+        };
+        let recorders = Arc::new(names.iter().map(recorder).collect());
         let (claims_changed, changed) = watch::channel(0);
         let inbox = Inbox::new();
         sources.feed(&inbox);
         let actor = Actor {
             client,
-            recorder,
+            recorders,
             claims: sources.claims.clone(),
             claims_changed: changed,
             claims_bound_within: config.claims_bound_within,

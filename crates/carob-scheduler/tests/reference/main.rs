@@ -152,6 +152,9 @@ impl History {
             }
             Verdict::Unschedulable(verdict) => {
                 prop_assert!(fits.is_empty());
+                let again = self.core.schedule(&pod, &self.snapshot, seed);
+                let same = matches!(&again, Verdict::Unschedulable(again) if again.message() == verdict.message());
+                prop_assert!(same, "{} was told another reason the second time", pod.key);
                 check_preemption(&world, &pod, &rejected, &verdict.preemption)?;
             }
         }
