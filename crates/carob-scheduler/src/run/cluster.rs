@@ -1,6 +1,6 @@
 //! Takes changes of API objects into the snapshot and the queue.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub(super) struct Cluster {
     pub(super) queue: Queue,
     pub(super) known: HashMap<PodKey, Known>,
     pub(super) explanations: Explanations,
+    /// Victims whose eviction is under way, by uid.
+    evicting: HashSet<Str>,
     converter: Converter,
     schedulers: Vec<Str>,
 }
@@ -57,6 +59,7 @@ impl Cluster {
             queue,
             known: HashMap::new(),
             explanations,
+            evicting: HashSet::new(),
             converter: Converter::default(),
             schedulers,
         }
@@ -142,7 +145,23 @@ impl Cluster {
         }
     }
 
-    fn pod_placed(&mut self, name: &PodKey, info: Arc<PodInfo>, node: &str, now: Duration) {
+    /// Counts a victim as leaving from now on, so that whoever it makes room for waits and evicts nobody else.
+    pub(super) fn evict(&mut self, victim: &PodInfo) {
+        self.evicting.insert(Arc::clone(&victim.uid));
+        let place = self.snapshot.pod(&victim.uid).and_then(|(slot, pod)| Some((self.snapshot.node(slot)?, pod)));
+        let Some((node, pod)) = place.map(|(node, pod)| (Arc::clone(&node.info.name), leaving(pod))) else { return };
+        self.snapshot.add_pod(pod, &node);
+    }
+
+    /// The victim could not be evicted: it stays.
+    pub(super) fn spare(&mut self, victim: &PodInfo) {
+        self.evicting.remove(&victim.uid);
+    }
+
+    fn pod_placed(&mut self, name: &PodKey, mut info: Arc<PodInfo>, node: &str, now: Duration) {
+        if self.evicting.contains(&info.uid) {
+            info = leaving(&info);
+        }
         let old = self.known.insert(name.clone(), Known { info: Arc::clone(&info), place: Place::Placed });
         self.snapshot.withdraw(&info.uid);
         self.snapshot.add_pod(Arc::clone(&info), node);
@@ -189,6 +208,7 @@ impl Cluster {
         let Some(known) = self.known.remove(name) else { return };
         let info = known.info;
         self.queue.remove(name, now);
+        self.evicting.remove(&info.uid);
         self.explanations.remove(name);
         let promised = self.snapshot.nomination(&info.uid).is_some();
         self.snapshot.withdraw(&info.uid);
@@ -298,6 +318,11 @@ impl Cluster {
         self.queue.set_gang(&gang, spec, now);
         self.queue.wake(&ClusterEvent::GangChanged(&gang), now);
     }
+}
+
+/// The Pod as it will be once its eviction is known to all.
+fn leaving(pod: &PodInfo) -> Arc<PodInfo> {
+    Arc::new(PodInfo { terminating: true, preempted: true, ..pod.clone() })
 }
 
 fn labels(labels: Option<&std::collections::BTreeMap<String, String>>) -> Labels {

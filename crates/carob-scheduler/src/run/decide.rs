@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use carob_client::ObjectKey;
 use carob_kit::chain;
 use tokio::task::JoinError;
 use tracing::{debug, warn};
@@ -11,6 +12,7 @@ use super::Loop;
 use super::act::{Mark, Nomination};
 use super::cluster::Place;
 use super::error::ActError;
+use super::inbox::{Changed, Kind};
 use crate::gang::{GangFailure, GangRequest, GangVerdict};
 use crate::model::{GangRef, GangSource, PodInfo, PodKey};
 use crate::queue::{ClusterEvent, GangSpec, Next, Unit};
@@ -21,7 +23,7 @@ use crate::verdict::{Placement, Preempt, Preemption, Unschedulable, Verdict};
 #[derive(Debug)]
 pub(super) enum Done {
     Bound { pod: Arc<PodInfo>, result: Result<(), ActError> },
-    Evicted { preemptor: Unit, result: Result<(), ActError> },
+    Evicted { victim: Arc<PodInfo>, preemptor: Unit, result: Result<(), ActError> },
     Wrote(Result<(), ActError>),
 }
 
@@ -159,11 +161,12 @@ impl Loop {
         }
         let now = self.clock.now();
         for victim in victims.into_iter().filter(|victim| !victim.terminating) {
+            self.cluster.evict(&victim);
             let (actor, pod, node, preemptor) =
                 (self.actor.clone(), Arc::clone(pod), Arc::clone(&plan.node), unit.clone());
             self.writes.spawn(async move {
                 let result = actor.evict(&victim, &pod, &node, now).await;
-                Done::Evicted { preemptor, result }
+                Done::Evicted { victim, preemptor, result }
             });
         }
         Nomination::Set(Arc::clone(&plan.node))
@@ -176,7 +179,9 @@ impl Loop {
         let lesser: Vec<Arc<PodInfo>> = node.nominated().iter().filter(lesser).cloned().collect();
         for other in lesser {
             self.cluster.snapshot.withdraw(&other.uid);
-            self.cluster.queue.activate(&Unit::Pod(other.key.clone()), self.clock.monotonic());
+            let gang = other.template.gang.clone().filter(|_| self.cluster.queue.pod(&other.key).is_some());
+            let unit = gang.map_or_else(|| Unit::Pod(other.key.clone()), Unit::Gang);
+            self.cluster.queue.activate(&unit, self.clock.monotonic());
             let (actor, key) = (self.actor.clone(), other.key.clone());
             self.writes.spawn(async move { Done::Wrote(actor.clear_nomination(&key).await) });
         }
@@ -220,11 +225,14 @@ impl Loop {
             }
             Ok(Done::Bound { pod, result: Err(error) }) => self.unbind(&pod, &error, now),
             Ok(Done::Evicted { result: Ok(()), .. } | Done::Wrote(Ok(()))) => {}
-            Ok(Done::Evicted { preemptor, result: Err(error) }) => {
+            Ok(Done::Evicted { victim, preemptor, result: Err(error) }) => {
                 if !error.is_gone() {
                     warn!(error = %chain(&error), "a victim could not be evicted");
                 }
-                self.cluster.queue.activate(&preemptor, now);
+                self.cluster.spare(&victim);
+                let key = ObjectKey { namespace: victim.key.namespace.clone(), name: victim.key.name.clone() };
+                self.change(&Changed { kind: Kind::Pod, key });
+                self.cluster.queue.delay(&preemptor, now);
             }
             Ok(Done::Wrote(Err(error))) => {
                 if !error.is_gone() {

@@ -86,6 +86,11 @@ impl Api {
         self.state().objects.get(plural).map(|objects| objects.values().cloned().collect()).unwrap_or_default()
     }
 
+    /// Removes an object, finalizers or not.
+    pub(crate) fn remove(&self, plural: &str, namespace: &str, name: &str) {
+        self.state().remove(plural, &(namespace.to_owned(), name.to_owned()));
+    }
+
     pub(crate) fn fail_next_binding(&self, pod: &str) {
         self.state().fail_binding.push(pod.to_owned());
     }
@@ -162,7 +167,12 @@ impl Api {
                 whole(200, &object)
             }
             (&Method::DELETE, None) => {
-                state.remove(&path.plural, &key);
+                if object["metadata"]["finalizers"].is_null() {
+                    state.remove(&path.plural, &key);
+                } else {
+                    object["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z".into();
+                    state.store(&path.plural, key, object.clone(), "MODIFIED");
+                }
                 whole(200, &object)
             }
             _ => status(405, "MethodNotAllowed"),

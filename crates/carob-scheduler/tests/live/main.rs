@@ -147,6 +147,52 @@ async fn a_more_important_pod_takes_the_place_of_a_lesser_one() {
 }
 
 #[tokio::test]
+async fn while_a_victim_takes_its_time_nobody_else_is_evicted() {
+    let api = Api::default();
+    for name in ["left", "right"] {
+        api.put("nodes", node(name, "2Gi"));
+        let mut lesser = pod(&format!("lesser-{name}"), &["1Gi"], 0);
+        lesser["spec"]["nodeName"] = name.into();
+        lesser["metadata"]["finalizers"] = json!(["example.com/slow"]);
+        api.put("pods", lesser.clone());
+    }
+    let cluster = Cluster::start(api);
+    cluster.api.put("pods", pod("greater", &["2Gi"], 100));
+    let promised =
+        |api: &Api| api.get("pods", "default", "greater")?["status"]["nominatedNodeName"].as_str().map(str::to_owned);
+    let node = cluster.until("no promise", promised).await;
+    // Each of these wakes the Pod, which must not look for further victims.
+    for index in 0..5 {
+        let other = format!("other-{index}");
+        cluster.api.put("pods", pod(&other, &["1Gi"], 0));
+        cluster
+            .until("it is tried", |api| {
+                node_of(api, &other).or_else(|| condition(api, "pods", &other, "PodScheduled").map(|_| String::new()))
+            })
+            .await;
+        cluster.api.remove("pods", "default", &other);
+    }
+    let leaving = |api: &Api| {
+        let leaving = |pod: &Value| !pod["metadata"]["deletionTimestamp"].is_null();
+        api.all("pods")
+            .into_iter()
+            .filter(leaving)
+            .map(|pod| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let victim = format!("lesser-{node}");
+    cluster.until("the victim is leaving", |api| leaving(api).contains(&victim).then_some(())).await;
+    let marked = condition(&cluster.api, "pods", &victim, "DisruptionTarget").expect("it says why it goes");
+    assert_eq!(marked["reason"], "PreemptionByScheduler");
+    assert_eq!(marked["message"], "default-scheduler: preempting to accommodate a higher priority pod");
+    assert_eq!(leaving(&cluster.api), [victim.as_str()]);
+    cluster.api.remove("pods", "default", &victim);
+    assert_eq!(cluster.node_of("greater").await, node);
+    assert_eq!(leaving(&cluster.api), Vec::<String>::new());
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn a_binding_that_fails_is_tried_again() {
     let api = Api::default();
     api.put("nodes", node("only", "1Gi"));
