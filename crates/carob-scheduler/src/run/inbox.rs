@@ -160,8 +160,13 @@ fn keys<K: Resource + Send + Sync + 'static>(informer: &Informer<K>, kind: Kind)
 }
 
 fn feed<K: Resource + Send + Sync + 'static>(informer: &Informer<K>, kind: Kind, inbox: &Arc<Inbox>) {
-    let inbox = Arc::clone(inbox);
-    informer.on_change(move |change| inbox.push(Changed { kind, key: change.key() }));
+    // Once the scheduler's term is over, its inbox is gone and nobody has to be told.
+    let inbox = Arc::downgrade(inbox);
+    informer.on_change(move |change| {
+        if let Some(inbox) = inbox.upgrade() {
+            inbox.push(Changed { kind, key: change.key() });
+        }
+    });
 }
 
 /// Changes that wait to be looked at.
