@@ -147,6 +147,10 @@ async fn serves_pod_groups(client: &kube::Client, group_version: &str) -> Result
     match client.list_api_group_resources(group_version).await {
         Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == "podgroups")),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => {
+            warn!(group_version, "the scheduler may not discover pod groups: it schedules without them");
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
