@@ -52,6 +52,6 @@ show kubectl wait --timeout=60s pod/two-containers \
 show kubectl get pod two-containers -o wide
 step "the page that the debian container wrote, served by the nginx container"
 address=$(kubectl get pod two-containers -o jsonpath='{.status.podIP}')
-show busybox wget -q -O - "http://$address/"
+show curl --silent --show-error "http://$address/"
 step "the Pod as a process group"
 show "$carob" tree two-containers

@@ -9,14 +9,19 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use carob_testkit::Cluster;
 
+fn manifests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/kubectl.txt")
+    manifests().join("kubectl.txt")
 }
 
 /// Replaces what differs from run to run.
 fn normalise(text: &str, host: &str) -> String {
     let mut lines = Vec::new();
-    for line in text.replace(host, "NODE").lines() {
+    let text = text.replace(host, "NODE").replace(&manifests().display().to_string(), "$MANIFESTS");
+    for line in text.lines() {
         let words: Vec<String> = line.split(' ').map(normalise_word).collect();
         // Columns are as wide as their widest word, which may be one that was replaced.
         lines.push(words.join(" ").split_whitespace().collect::<Vec<_>>().join(" "));
@@ -32,7 +37,8 @@ fn normalise_word(word: &str) -> String {
         && core.chars().all(|c| c.is_ascii_digit() || "smh".contains(c));
     let is_address = core.split('.').count() == 4 && core.split('.').all(|part| part.parse::<u8>().is_ok());
     let is_uid = core.len() == 36 && core.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
-    let is_id = core.contains("://") && core.len() > 64;
+    let is_id = core.starts_with("carob://");
+    let is_generated = core.strip_prefix("kube-api-access-").is_some_and(|rest| rest.trim_end_matches(':').len() == 5);
     let is_digest = core.contains("sha256:");
     let is_time = core.len() == 8 && core.split(':').map(str::len).eq([2, 2, 2]);
     let is_version = core.parse::<u64>().is_ok() && core.len() > 2;
@@ -42,6 +48,7 @@ fn normalise_word(word: &str) -> String {
         () if is_uid => "UID",
         () if is_digest => "DIGEST",
         () if is_id => "ID",
+        () if is_generated => "kube-api-access-SUFFIX",
         () if is_time => "TIME",
         () if is_version => "NUMBER",
         () => return word.to_owned(),
@@ -56,7 +63,7 @@ fn run(cluster: &Cluster, line: &str) -> Result<String> {
         .args(["-c", &format!("{line} 2>&1")])
         .current_dir("/")
         .env("KUBECONFIG", cluster.data_dir().join("admin.kubeconfig"))
-        .env("MANIFESTS", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"))
+        .env("MANIFESTS", manifests())
         .env("DIR", cluster.host.dir())
         .stdin(Stdio::null());
     let output = command.output().with_context(|| format!("run `{line}`"))?;

@@ -12,7 +12,7 @@ fn apply(cluster: &Cluster, name: &str) -> Result<()> {
 
 /// Fetches a page from inside the host.
 fn fetch(cluster: &Cluster, url: &str) -> Result<String> {
-    cluster.host.run("busybox", ["wget", "-q", "-O", "-", "-T", "10", url])
+    cluster.host.run("curl", ["--silent", "--show-error", "--fail", "--max-time", "10", url])
 }
 
 fn pod_ip(cluster: &Cluster, pod: &str) -> Result<String> {

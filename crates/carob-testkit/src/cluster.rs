@@ -183,6 +183,26 @@ impl Drop for Cluster {
     }
 }
 
+/// Waits until `look` finds nothing, and fails with what it found last: for what the kernel tells nobody about, such as
+/// the last mount that goes.
+pub fn until_none<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<Vec<T>>) -> Result<()> {
+    const STEP: Duration = Duration::from_millis(20);
+    let mut found = look()?;
+    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+        if found.is_empty() {
+            return Ok(());
+        }
+        wait(STEP);
+        found = look()?;
+    }
+    bail!("{what}: still there after {} s: {found:?}", PATIENCE.as_secs());
+}
+
+#[expect(clippy::disallowed_methods, reason = "between two looks at what has no event")]
+fn wait(step: Duration) {
+    std::thread::sleep(step);
+}
+
 /// The carob program under test: `CAROB_BIN`, or the workspace's build beside the running test.
 fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("CAROB_BIN") {
