@@ -38,6 +38,7 @@ fn normalise_word(word: &str) -> String {
     let is_address = core.split('.').count() == 4 && core.split('.').all(|part| part.parse::<u8>().is_ok());
     let is_uid = core.len() == 36 && core.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
     let is_id = core.starts_with("carob://");
+    let is_hash = core.trim_end_matches(':').len() == 64 && core.bytes().take(64).all(|byte| byte.is_ascii_hexdigit());
     let is_generated = core.strip_prefix("kube-api-access-").is_some_and(|rest| rest.trim_end_matches(':').len() == 5);
     let is_digest = core.contains("sha256:");
     let is_time = core.len() == 8 && core.split(':').map(str::len).eq([2, 2, 2]);
@@ -47,7 +48,7 @@ fn normalise_word(word: &str) -> String {
         () if is_address => "ADDRESS",
         () if is_uid => "UID",
         () if is_digest => "DIGEST",
-        () if is_id => "ID",
+        () if is_id || is_hash => "ID",
         () if is_generated => "kube-api-access-SUFFIX",
         () if is_time => "TIME",
         () if is_version => "NUMBER",

@@ -92,11 +92,17 @@ impl Host {
             else {
                 continue;
             };
-            if namespace == own && pid != self.init {
+            if namespace == own && pid != self.init && pid != self.sleeper()? {
                 found.insert(pid, name.trim().to_owned());
             }
         }
         Ok(found)
+    }
+
+    /// The child that PID 1 waits for.
+    fn sleeper(&self) -> Result<u32> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.init))?;
+        children.split_whitespace().next().context("PID 1 has a child")?.parse().context("a PID is a number")
     }
 
     /// Mount points in the host's mount namespace.
@@ -147,7 +153,8 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 
 fn start_holder(name: &str) -> Result<(Child, u32)> {
     // setpriv ties the holder to this process, unshare ties PID 1 to the holder: nothing outlives a killed test.
-    let script = "hostname \"$1\" && ip link set lo up && echo ready && exec sleep infinity";
+    // PID 1 waits for ever, and so reaps what is left to it: shims whose server was killed.
+    let script = "hostname \"$1\" && ip link set lo up && echo ready && while true; do sleep 1000000 & wait; done";
     let mut holder = Command::new("setpriv")
         .args(["--pdeathsig=KILL", "--", "unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork"])
         .args(["--kill-child=KILL", "--mount-proc", "--propagation=private", "sh", "-c", script, "sh", name])
