@@ -340,3 +340,51 @@ async fn a_quota_counts_what_is_used() {
     let less = "configmaps=1 count/replicationcontrollers=0 pods=0 requests.cpu=0 secrets=1 services=1";
     eventually(&quotas, "and what goes", |_| used() == less).await;
 }
+
+#[tokio::test]
+async fn a_job_that_is_deleted_lets_its_pods_go() {
+    let cluster = Cluster::start().await;
+    let (jobs, pods) = (cluster.of::<Job>(), cluster.of::<Pod>());
+    for (name, params) in [("first", DeleteParams::foreground()), ("last", DeleteParams::background())] {
+        let mut template = template(name, "runs");
+        template["spec"]["restartPolicy"] = json!("Never");
+        let job =
+            json!({"metadata": {"name": name}, "spec": {"parallelism": 2, "completions": 2, "template": template}});
+        cluster.create::<Job>(job).await;
+        eventually(&pods, "its pods run", |pods| ready(pods, name) == 2).await;
+        cluster.api::<Job>().delete(name, &params).await.expect("it can be deleted");
+        eventually(&jobs, "the job goes", |_| jobs.get(Some("default"), name).is_none()).await;
+        eventually(&pods, "and its pods", |pods| of_app(pods, name) == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_suspended_job_stops_and_goes_on() {
+    let cluster = Cluster::start().await;
+    let mut template = template("pauses", "runs");
+    template["spec"]["restartPolicy"] = json!("Never");
+    let job =
+        json!({"metadata": {"name": "pauses"}, "spec": {"parallelism": 2, "completions": 4, "template": template}});
+    cluster.create::<Job>(job).await;
+    let (jobs, pods) = (cluster.of::<Job>(), cluster.of::<Pod>());
+    eventually(&pods, "it runs", |pods| ready(pods, "pauses") == 2).await;
+    let suspend = async |suspend: bool| {
+        let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
+        cluster.api::<Job>().patch("pauses", &PatchParams::default(), &patch).await.expect("it can be patched");
+    };
+    let status = || jobs.get(Some("default"), "pauses").and_then(|job| job.status.clone()).unwrap_or_default();
+    let suspended = |value: &str| {
+        status()
+            .conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Suspended" && condition.status == value)
+    };
+    suspend(true).await;
+    eventually(&pods, "its pods go", |pods| of_app(pods, "pauses") == 0).await;
+    eventually(&jobs, "it says so", |_| suspended("True") && status().start_time.is_none()).await;
+    assert_eq!(status().failed, None, "what we stopped did not fail");
+    suspend(false).await;
+    eventually(&pods, "it runs again", |pods| ready(pods, "pauses") == 2).await;
+    eventually(&jobs, "it says so", |_| suspended("False") && status().start_time.is_some()).await;
+}
