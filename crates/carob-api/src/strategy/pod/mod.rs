@@ -39,6 +39,7 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, pod: &mut Value) {
+        affinity::merge_label_keys(pod);
         let mut status = json!({"phase": "Pending", "qosClass": qos_class(pod)});
         if !meta::items_at(pod, &["spec", "schedulingGates"]).is_empty() {
             status["conditions"] = json!([{
