@@ -71,10 +71,9 @@ pub enum FieldProblem {
     Forbidden {
         detail: String,
     },
-    /// Upstream never prints the value of something too long.
+    /// Upstream never prints the value of something too long. The limit is in bytes.
     TooLong {
         max: usize,
-        detail: String,
     },
     TooMany {
         actual: Option<usize>,
