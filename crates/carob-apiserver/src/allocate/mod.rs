@@ -7,7 +7,7 @@ mod service;
 
 use std::ops::RangeInclusive;
 
-use carob_api::{FieldErrors, meta};
+use carob_api::{FieldErrors, kinds, meta};
 use carob_store::{ListOptions, Store};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -55,9 +55,9 @@ impl Services {
         }
         let pools = cidrs.iter().map(|cidr| Addresses::new(*cidr).ok_or(StartError::ServiceCidr { cidr: *cidr }));
         let services = Self { addresses: pools.collect::<Result<_, _>>()?, ports: Ports::new(ports) };
-        // The key's unusual middle is upstream's (pkg/registry/core/service).
-        let stored = store.list("/registry/services/specs/", ListOptions::default());
-        for entry in stored.map(|page| page.entries).unwrap_or_default() {
+        let prefix = kinds::by_resource("", "v1", "services").map(|def| def.storage_prefix(None)).unwrap_or_default();
+        let stored = store.list(&prefix, ListOptions::default()).map_err(StartError::Services)?;
+        for entry in stored.entries {
             match serde_json::from_slice::<Value>(&entry.value) {
                 Ok(service) => services.adopt(&service),
                 Err(error) => {

@@ -4,6 +4,7 @@ mod binding;
 mod connect;
 mod eviction;
 mod node_client;
+mod proxy;
 mod scale;
 mod token;
 
