@@ -114,15 +114,15 @@ impl DaemonController {
 
     fn sites(&self, owner: &Owner, spec: &DaemonSetSpec, all: &[Arc<Pod>]) -> Vec<Site> {
         let template = spec.template.spec.clone().unwrap_or_default();
-        let on = |node: &str| {
-            let here = all.iter().filter(|pod| fit::node_of(pod) == Some(node));
-            here.map(|pod| self.as_deleted(owner, pod)).collect()
-        };
-        let site = |node: &Arc<Node>| {
+        let mut on_node: HashMap<&str, Vec<Arc<Pod>>> = HashMap::new();
+        for pod in all {
+            on_node.entry(fit::node_of(pod).unwrap_or_default()).or_default().push(self.as_deleted(owner, pod));
+        }
+        let mut site = |node: &Arc<Node>| {
             let name = node.metadata.name.clone().unwrap_or_default();
-            Site { fit: fit::fit(&template, node), pods: on(&name), node: name }
+            Site { fit: fit::fit(&template, node), pods: on_node.remove(name.as_str()).unwrap_or_default(), node: name }
         };
-        self.nodes.list().iter().map(site).collect()
+        self.nodes.list().iter().map(&mut site).collect()
     }
 
     /// A Pod that we deleted counts as being deleted, though the informer may not show it.
