@@ -5,6 +5,7 @@ use carob_api::{Status, meta};
 use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::Value;
 
+use super::log_socket;
 use super::node_client::{Outbound, Target, forward};
 use crate::body::{Body, RequestBody};
 use crate::dialer::NodeAddress;
@@ -19,7 +20,18 @@ pub(super) fn bad(message: impl Into<String>) -> ApiError {
 }
 
 /// GET pods/log.
-pub(super) async fn log(call: &Call<'_>) -> ApiResult<Response<Body>> {
+pub(super) async fn log(mut call: Call<'_>) -> ApiResult<Response<Body>> {
+    let upgrade = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let log = read_log(&call).await?;
+    match upgrade {
+        Some(upgrade) if log_socket::wanted(&call.parts.headers) => {
+            log_socket::answer(&call.parts.headers, upgrade, log)
+        }
+        _ => Ok(log),
+    }
+}
+
+async fn read_log(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let pod = decode(&*call.stored()?)?;
     let container = container_of(call, &pod)?;
     check_log_query(call)?;
