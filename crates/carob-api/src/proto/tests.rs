@@ -138,10 +138,14 @@ fn without_type_meta(value: &mut Value, ty: TypeRef<'_>) {
         match (field.shape(), value) {
             (Shape::One(Element::Object(ty)), value) => without_type_meta(value, ty),
             (Shape::List(Element::Object(ty)), Value::Array(items)) => {
-                items.iter_mut().for_each(|item| without_type_meta(item, ty));
+                for item in items {
+                    without_type_meta(item, ty);
+                }
             }
             (Shape::Map(Element::Object(ty)), Value::Object(map)) => {
-                map.values_mut().for_each(|item| without_type_meta(item, ty));
+                for item in map.values_mut() {
+                    without_type_meta(item, ty);
+                }
             }
             _ => {}
         }

@@ -380,6 +380,17 @@ fn an_approval_changes_conditions_only() {
     assert_eq!(new["spec"], old["spec"]);
 }
 
+#[test]
+fn templates_warn_when_they_change() {
+    let mut bad = template("Always");
+    bad["spec"]["containers"][0]["env"] = json!([{"name": "A"}, {"name": "A"}]);
+    let deployment = json!({"spec": {"template": bad}});
+    let strategy = def("Deployment").strategy;
+    let expect = "spec.template.spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply";
+    assert_eq!(strategy.warnings(&deployment, None), [expect]);
+    assert_eq!(strategy.warnings(&deployment, Some(&deployment)), Vec::<String>::new());
+}
+
 /// Every field set, most of them to nonsense: errors, never a panic, and deleting and showing work on anything stored.
 #[test]
 fn nonsense_is_refused_or_stored() {
