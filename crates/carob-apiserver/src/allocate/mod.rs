@@ -32,9 +32,21 @@ pub(crate) struct Reservation<'a> {
     services: &'a Services,
     addresses: Vec<std::net::IpAddr>,
     ports: Vec<u16>,
+    /// The write is under way: if nobody waits for its outcome any more, it may still go through.
+    in_doubt: bool,
 }
 
 impl Reservation<'_> {
+    /// From here until [`Reservation::settle`] nothing is given back.
+    pub(crate) fn begin(&mut self) {
+        self.in_doubt = true;
+    }
+
+    /// The write's outcome is known.
+    pub(crate) fn settle(&mut self) {
+        self.in_doubt = false;
+    }
+
     /// The write went through.
     pub(crate) fn keep(mut self) {
         self.addresses.clear();
@@ -44,7 +56,9 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.services.give_back(&self.addresses, &self.ports);
+        if !self.in_doubt {
+            self.services.give_back(&self.addresses, &self.ports);
+        }
     }
 }
 
