@@ -44,7 +44,7 @@ impl FieldPath {
 
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "<nil>" } else { &self.0 })
+        f.write_str(&self.0)
     }
 }
 
@@ -71,10 +71,9 @@ pub enum FieldProblem {
     Forbidden {
         detail: String,
     },
-    /// Upstream never prints the value of something too long.
+    /// Upstream never prints the value of something too long. The limit is in bytes.
     TooLong {
         max: usize,
-        detail: String,
     },
     TooMany {
         actual: Option<usize>,
@@ -122,8 +121,7 @@ impl FieldError {
     }
 
     pub fn too_long(path: &FieldPath, max: usize) -> Self {
-        let detail = format!("may not be more than {max} bytes");
-        Self { path: path.clone(), problem: FieldProblem::TooLong { max, detail } }
+        Self { path: path.clone(), problem: FieldProblem::TooLong { max } }
     }
 
     pub fn too_many(path: &FieldPath, actual: Option<usize>, max: usize) -> Self {
@@ -170,7 +168,7 @@ impl FieldError {
                 format!("{text}: supported values: {}", quoted.join(", "))
             }
             FieldProblem::Forbidden { detail } => with_detail("Forbidden".to_owned(), detail),
-            FieldProblem::TooLong { detail, .. } => with_detail("Too long".to_owned(), detail),
+            FieldProblem::TooLong { max } => format!("Too long: may not be more than {max} bytes"),
             FieldProblem::TooMany { actual, max } => {
                 let head = actual.map_or_else(|| "Too many".to_owned(), |n| format!("Too many: {n}"));
                 let unit = if *max == 1 { "item" } else { "items" };

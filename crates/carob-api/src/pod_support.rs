@@ -24,11 +24,14 @@ enum When {
     IsNot(&'static str),
 }
 
-/// Where a rule looks. Rules of containers hold for all three lists.
+/// Where a rule looks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum In {
     Pod,
+    /// Containers of all three lists.
     Container,
+    App,
+    Init,
 }
 
 /// Place, path, condition and why it is refused.
@@ -47,6 +50,8 @@ const REFUSED: &[(In, &[&str], When, &str)] = &[
         When::Is("Localhost"),
         "AppArmor profiles are not loaded",
     ),
+    (In::App, &["restartPolicy"], When::Present, "restart policies of single containers are not supported"),
+    (In::Init, &["restartPolicy"], When::IsNot("Always"), "restart policies of single containers are not supported"),
     (In::Container, &["volumeDevices"], When::Present, "block volumes are not supported"),
     (In::Container, &["restartPolicyRules"], When::Present, "restart rules are not supported"),
     (In::Container, &["resources", "claims"], When::Present, "dynamic resource allocation is not supported"),
@@ -64,9 +69,13 @@ const REFUSED: &[(In, &[&str], When, &str)] = &[
 pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors {
     let mut errors = FieldErrors::new();
     check(In::Pod, spec, path, &mut errors);
-    for list in ["initContainers", "containers", "ephemeralContainers"] {
+    for (list, own) in [("initContainers", In::Init), ("containers", In::App), ("ephemeralContainers", In::Container)] {
         for (index, container) in meta::items_at(spec, &[list]).iter().enumerate() {
-            check(In::Container, container, &path.child(list).index(index), &mut errors);
+            let path = path.child(list).index(index);
+            check(In::Container, container, &path, &mut errors);
+            if own != In::Container {
+                check(own, container, &path, &mut errors);
+            }
         }
     }
     for (index, volume) in meta::items_at(spec, &["volumes"]).iter().enumerate() {
@@ -115,7 +124,8 @@ mod tests {
     fn what_nothing_acts_on_is_refused_with_its_path() {
         let spec = json!({
             "hostUsers": false, "os": {"name": "windows"}, "resourceClaims": [{"name": "x"}],
-            "containers": [{"name": "a", "volumeDevices": [{}], "securityContext": {"appArmorProfile": {"type": "Localhost"}}}],
+            "initContainers": [{"restartPolicy": "Always"}, {"restartPolicy": "Never"}],
+            "containers": [{"name": "a", "restartPolicy": "Never", "volumeDevices": [{}], "securityContext": {"appArmorProfile": {"type": "Localhost"}}}],
             "volumes": [{"name": "v", "nfs": {}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
         });
         let paths: Vec<String> =
@@ -126,8 +136,10 @@ mod tests {
                 "spec.hostUsers",
                 "spec.resourceClaims",
                 "spec.os.name",
+                "spec.initContainers[1].restartPolicy",
                 "spec.containers[0].volumeDevices",
                 "spec.containers[0].securityContext.appArmorProfile.type",
+                "spec.containers[0].restartPolicy",
                 "spec.volumes[0].nfs",
                 "spec.volumes[1].projected.sources[0].clusterTrustBundle",
             ]

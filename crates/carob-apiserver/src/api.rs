@@ -38,6 +38,8 @@ use crate::{dispatch, nonresource};
 pub enum StartError {
     #[error("the service CIDR {cidr} holds no addresses to give away")]
     ServiceCidr { cidr: ipnet::IpNet },
+    #[error("list the stored Services")]
+    Services(#[source] carob_store::ReadError),
     #[error("no service CIDR is configured")]
     NoServiceCidr,
 }

@@ -1,6 +1,6 @@
 //! Looks at stored objects from outside the registry: what tokens and node authorization ask.
 
-use carob_api::meta;
+use carob_api::{kinds, meta};
 use carob_store::{ListOptions, Store};
 use serde::Deserialize;
 use serde_json::Value;
@@ -32,19 +32,19 @@ impl Lookup {
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Option<Value> {
-        let entry = self.store.get(&format!("/registry/pods/{namespace}/{name}"))?;
+        let entry = self.store.get(&key("pods", namespace, name)?)?;
         serde_json::from_slice(&entry.value).ok()
     }
 }
 
+/// The key of an object of the core group.
+fn key(resource: &str, namespace: &str, name: &str) -> Option<String> {
+    kinds::by_resource("", "v1", resource).map(|def| def.storage_key(namespace, name))
+}
+
 impl ObjectLookup for Lookup {
     fn facts(&self, resource: &str, namespace: &str, name: &str) -> Option<ObjectFacts> {
-        // Nodes' keys begin with the kind's old name (pkg/registry/core/node).
-        let key = match resource {
-            "nodes" => format!("/registry/minions/{name}"),
-            _ => format!("/registry/{resource}/{namespace}/{name}"),
-        };
-        let entry = self.store.get(&key)?;
+        let entry = self.store.get(&key(resource, namespace, name)?)?;
         let partial: Partial = serde_json::from_slice(&entry.value).ok()?;
         let deletion_timestamp_s = partial.metadata.deletion_timestamp.map(jiff::Timestamp::as_second);
         Some(ObjectFacts { uid: partial.metadata.uid, deletion_timestamp_s })
@@ -53,7 +53,9 @@ impl ObjectLookup for Lookup {
 
 impl NodeReach for Lookup {
     fn reaches(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
-        let prefix = format!("/registry/pods/{namespace}/");
+        let Some(prefix) = kinds::by_resource("", "v1", "pods").map(|pods| pods.storage_prefix(Some(namespace))) else {
+            return false;
+        };
         let Ok(page) = self.store.list(&prefix, ListOptions::default()) else { return false };
         let quoted = format!("{name:?}");
         page.entries

@@ -32,12 +32,13 @@ pub(crate) enum Answer {
 pub(crate) struct Script {
     answers: Arc<Mutex<VecDeque<Answer>>>,
     requests: Arc<Mutex<Vec<String>>>,
+    writes: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
 impl Script {
     pub(crate) fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         let answers = answers.into_iter().collect();
-        Self { answers: Arc::new(Mutex::new(answers)), requests: Arc::default() }
+        Self { answers: Arc::new(Mutex::new(answers)), requests: Arc::default(), writes: Arc::default() }
     }
 
     pub(crate) fn client(&self) -> kube::Client {
@@ -53,8 +54,18 @@ impl Script {
         self.requests.lock().expect("no test panics holding it").clone()
     }
 
+    /// Method and body of each request so far that had a body.
+    pub(crate) fn writes(&self) -> Vec<(String, Value)> {
+        self.writes.lock().expect("no test panics holding it").clone()
+    }
+
     async fn answer(&self, request: Request<Body>) -> Result<Response<AnswerBody>, std::io::Error> {
         self.requests.lock().expect("no test panics holding it").push(request.uri().to_string());
+        let method = request.method().to_string();
+        let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+        if let Ok(body) = serde_json::from_slice(&body) {
+            self.writes.lock().expect("no test panics holding it").push((method, body));
+        }
         let answer = self.answers.lock().expect("no test panics holding it").pop_front();
         let (code, body) = match answer {
             None => std::future::pending().await,

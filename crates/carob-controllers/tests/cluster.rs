@@ -3,7 +3,10 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use carob_kit::Clock;
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
@@ -14,7 +17,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
-use support::{Cluster, eventually, from, template};
+use support::{Cluster, eventually, eventually_within, from, template};
 
 fn ready(pods: &[Arc<Pod>], app: &str) -> usize {
     let is_ready = |pod: &Pod| {
@@ -339,4 +342,104 @@ async fn a_quota_counts_what_is_used() {
     api.delete("web", &DeleteParams::background()).await.expect("it can be deleted");
     let less = "configmaps=1 count/replicationcontrollers=0 pods=0 requests.cpu=0 secrets=1 services=1";
     eventually(&quotas, "and what goes", |_| used() == less).await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_deleted_lets_its_pods_go() {
+    let cluster = Cluster::start().await;
+    let (jobs, pods) = (cluster.of::<Job>(), cluster.of::<Pod>());
+    for (name, params) in [("first", DeleteParams::foreground()), ("last", DeleteParams::background())] {
+        let mut template = template(name, "runs");
+        template["spec"]["restartPolicy"] = json!("Never");
+        let job =
+            json!({"metadata": {"name": name}, "spec": {"parallelism": 2, "completions": 2, "template": template}});
+        cluster.create::<Job>(job).await;
+        eventually(&pods, "its pods run", |pods| ready(pods, name) == 2).await;
+        cluster.api::<Job>().delete(name, &params).await.expect("it can be deleted");
+        eventually(&jobs, "the job goes", |_| jobs.get(Some("default"), name).is_none()).await;
+        eventually(&pods, "and its pods", |pods| of_app(pods, name) == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_suspended_job_stops_and_goes_on() {
+    let cluster = Cluster::start().await;
+    let mut template = template("pauses", "runs");
+    template["spec"]["restartPolicy"] = json!("Never");
+    let job =
+        json!({"metadata": {"name": "pauses"}, "spec": {"parallelism": 2, "completions": 4, "template": template}});
+    cluster.create::<Job>(job).await;
+    let (jobs, pods) = (cluster.of::<Job>(), cluster.of::<Pod>());
+    eventually(&pods, "it runs", |pods| ready(pods, "pauses") == 2).await;
+    let suspend = async |suspend: bool| {
+        let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
+        cluster.api::<Job>().patch("pauses", &PatchParams::default(), &patch).await.expect("it can be patched");
+    };
+    let status = || jobs.get(Some("default"), "pauses").and_then(|job| job.status.clone()).unwrap_or_default();
+    let suspended = |value: &str| {
+        status()
+            .conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Suspended" && condition.status == value)
+    };
+    suspend(true).await;
+    eventually(&pods, "its pods go", |pods| of_app(pods, "pauses") == 0).await;
+    eventually(&jobs, "it says so", |_| suspended("True") && status().start_time.is_none()).await;
+    assert_eq!(status().failed, None, "what we stopped did not fail");
+    suspend(false).await;
+    eventually(&pods, "it runs again", |pods| ready(pods, "pauses") == 2).await;
+    eventually(&jobs, "it says so", |_| suspended("False") && status().start_time.is_some()).await;
+}
+
+/// A clock that goes with tokio's paused time.
+#[derive(Debug)]
+struct TokioClock(tokio::time::Instant);
+
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH.checked_add(self.0.elapsed()).expect("within the calendar")
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+fn taints(nodes: &[Arc<Node>], name: &str) -> Vec<String> {
+    let node = nodes.iter().find(|node| node.name_any() == name);
+    let taints = node.and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default();
+    taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_falls_silent_is_tainted_and_loses_its_pods_in_time() {
+    let began = tokio::time::Instant::now();
+    let cluster = Cluster::start_with(Arc::new(TokioClock(began))).await;
+    cluster.add_node("n2").await;
+    let client = cluster.client.clone();
+    // The second node lives on.
+    tokio::spawn(async move {
+        let leases: Api<k8s_openapi::api::coordination::v1::Lease> = Api::namespaced(client, "kube-node-lease");
+        for beat in 0.. {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let renewed = Timestamp::from_second(beat).expect("within the calendar").to_string();
+            let patch = Patch::Merge(json!({"spec": {"renewTime": renewed}}));
+            leases.patch("n2", &PatchParams::default(), &patch).await.expect("it can be renewed");
+        }
+    });
+    let pod = json!({"metadata": {"name": "p", "labels": {"app": "p"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.create::<Pod>(pod).await;
+    let (nodes, pods) = (cluster.of::<Node>(), cluster.of::<Pod>());
+    eventually(&pods, "it runs", |pods| ready(pods, "p") == 1).await;
+    let unreachable = ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"];
+    eventually_within(&nodes, Duration::from_secs(90), "the silent node is tainted", |nodes| {
+        taints(nodes, "n1") == unreachable
+    })
+    .await;
+    assert_eq!(taints(&nodes.list(), "n2"), Vec::<String>::new());
+    eventually(&pods, "its pod is not ready", |pods| ready(pods, "p") == 0).await;
+    // The tolerations that admission gives a pod last five minutes.
+    eventually_within(&pods, Duration::from_secs(400), "its pod is evicted", |pods| of_app(pods, "p") == 0).await;
+    assert!(began.elapsed() >= Duration::from_secs(350), "{:?}", began.elapsed());
 }

@@ -7,6 +7,8 @@ pub(crate) use metadata::validate_labels;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -168,12 +170,9 @@ fn set_or_remove(map: &mut Map<String, Value>, field: &str, value: Option<Value>
 }
 
 fn same_but_metadata_and_status(a: &Value, b: &Value) -> bool {
-    let content = |obj: &Value| -> Vec<(String, Value)> {
-        let fields = obj.as_object().into_iter().flatten();
-        fields
-            .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
+    let content = |obj| -> BTreeMap<&String, &Value> {
+        let fields = Value::as_object(obj).into_iter().flatten();
+        fields.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind")).collect()
     };
     content(a) == content(b)
 }

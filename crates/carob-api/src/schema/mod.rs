@@ -8,6 +8,8 @@ mod decode;
 mod defaults;
 mod model;
 mod parse;
+#[cfg(test)]
+pub(crate) mod sample;
 mod scalar;
 mod tables;
 #[cfg(test)]

@@ -26,6 +26,9 @@ const SCALARS: [(&str, Scalar); 10] = [
     ("apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray", Scalar::SchemaOrStrings),
 ];
 
+/// Types that travel but that OpenAPI, where the facts are from, does not publish.
+const UNPUBLISHED: [&str; 2] = ["PartialObjectMetadata", "PartialObjectMetadataList"];
+
 fn table_name(fact: &str) -> String {
     let (from, to) = PACKAGES.into_iter().find(|(from, _)| fact.starts_with(from)).expect("a known package");
     format!("{to}{}", &fact[from.len()..])
@@ -102,7 +105,8 @@ fn table_agrees_with_the_facts() {
         }
     }
     assert!(wrong.is_empty(), "{} of {seen} fields:\n{}", wrong.len(), wrong.join("\n"));
-    let total: usize = builtin().types().map(|ty| ty.fields().len()).sum();
+    let total: usize =
+        builtin().types().filter(|ty| !UNPUBLISHED.contains(&ty.name())).map(|ty| ty.fields().len()).sum();
     assert_eq!(seen, total, "the table has fields that the facts have not");
 }
 
@@ -137,37 +141,10 @@ fn defaults_are_json_of_their_field() {
     }
 }
 
-/// A value of each shape that survives decoding as it is.
-fn sample(ty: TypeRef<'_>, depth: usize) -> Value {
-    let element = |element: Element<'_>| match element {
-        Element::Object(ty) if depth > 0 => sample(ty, depth - 1),
-        Element::Object(_) => json!({}),
-        Element::Scalar(Scalar::String | Scalar::IntOrString) => json!("x"),
-        Element::Scalar(Scalar::Bool) => json!(true),
-        Element::Scalar(Scalar::Int32 | Scalar::Int64) => json!(7),
-        Element::Scalar(Scalar::Double) => json!(1.5),
-        Element::Scalar(Scalar::Bytes) => json!("aGk="),
-        Element::Scalar(Scalar::Quantity) => json!("100m"),
-        Element::Scalar(Scalar::Time) => json!("2026-01-02T03:04:05Z"),
-        Element::Scalar(Scalar::MicroTime) => json!("2026-01-02T03:04:05.000006Z"),
-        Element::Scalar(Scalar::Strings) => json!(["x"]),
-        Element::Scalar(_) => json!({"any": [1, null]}),
-    };
-    let fields = ty.fields().map(|field| {
-        let value = match field.shape() {
-            Shape::One(e) => element(e),
-            Shape::List(e) => json!([element(e)]),
-            Shape::Map(e) => json!({"k": element(e)}),
-        };
-        (field.name().to_owned(), value)
-    });
-    Value::Object(fields.collect())
-}
-
 #[test]
 fn every_field_of_every_type_comes_back() {
     for ty in builtin().types() {
-        let given = sample(ty, 3);
+        let given = sample::sample(ty, 3);
         let decoded = decode(given.to_string().as_bytes(), Some(ty)).unwrap_or_else(|e| panic!("{ty:?}: {e}"));
         assert_eq!(decoded.problems, Vec::<String>::new(), "{ty:?}");
         assert_eq!(decoded.value, given, "{ty:?}");

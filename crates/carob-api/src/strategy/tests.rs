@@ -3,8 +3,10 @@ use serde_json::{Value, json};
 use crate::{
     kinds,
     lifecycle::{self, Creation},
-    schema,
+    meta,
+    schema::{self, sample::sample},
     strategy::Part,
+    table,
 };
 
 const NOW: &str = "2026-01-02T03:04:05Z";
@@ -376,4 +378,50 @@ fn an_approval_changes_conditions_only() {
     .expect("valid");
     assert_eq!(new["status"], json!({"conditions": [{"type": "Approved", "status": "True"}]}));
     assert_eq!(new["spec"], old["spec"]);
+}
+
+#[test]
+fn templates_warn_when_they_change() {
+    let mut bad = template("Always");
+    bad["spec"]["containers"][0]["env"] = json!([{"name": "A"}, {"name": "A"}]);
+    let deployment = json!({"spec": {"template": bad}});
+    let strategy = def("Deployment").strategy;
+    let expect = "spec.template.spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply";
+    assert_eq!(strategy.warnings(&deployment, None), [expect]);
+    assert_eq!(strategy.warnings(&deployment, Some(&deployment)), Vec::<String>::new());
+}
+
+/// Every field set, most of them to nonsense: errors, never a panic, and deleting and showing work on anything stored.
+#[test]
+fn nonsense_is_refused_or_stored() {
+    let now = NOW.parse().expect("a time");
+    for def in kinds::all().filter(|def| def.storage.prefix.is_some()) {
+        let ty = def.storage_schema().expect("a schema");
+        for depth in 0..4 {
+            let given = sample(ty, depth);
+            let namespace = if def.namespaced { "x" } else { "" };
+            let creation = Creation { namespace, uid: "u1", now, suffix: "bcdfg" };
+            let mut obj = given.clone();
+            meta::remove(&mut obj, &["metadata", "resourceVersion"]);
+            lifecycle::prepare_create(def, &mut obj, &creation).unwrap_or_else(|e| panic!("{}: {e}", def.kind));
+            if let Err(status) = lifecycle::validate_create(def, &obj) {
+                assert_eq!(status.code, 422, "{}", def.kind);
+            }
+            for part in
+                [Part::Main, Part::Status, Part::EphemeralContainers, Part::Resize, Part::Approval, Part::Finalize]
+            {
+                let mut new = given.clone();
+                lifecycle::prepare_update(def, part, &mut new, &obj).unwrap_or_else(|e| panic!("{}: {e}", def.kind));
+                if let Err(status) = lifecycle::validate_update(def, part, &new, &obj) {
+                    assert_eq!(status.code, 422, "{} {part:?}", def.kind);
+                }
+            }
+            let options = lifecycle::DeleteOptions::default();
+            if let lifecycle::Deletion::Mark(marked) = lifecycle::plan_deletion(def, &obj, &options, now) {
+                assert!(meta::is_being_deleted(&marked), "{}", def.kind);
+            }
+            let row = table::row(def.columns, &obj, now, table::IncludeObject::None);
+            assert_eq!(row["cells"].as_array().map(Vec::len), Some(def.columns.len()), "{}", def.kind);
+        }
+    }
 }

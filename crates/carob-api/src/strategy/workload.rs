@@ -75,6 +75,16 @@ fn validate_selector(spec: &Value, kind: &str, path: &FieldPath, errors: &mut Fi
     }
 }
 
+/// Warnings of a template, unless an update leaves it as it was.
+fn template_warnings(new: &Value, old: Option<&Value>, template: &[&str]) -> Vec<String> {
+    let Some(given) = meta::at(new, template) else { return Vec::new() };
+    if old.is_some_and(|old| meta::at(old, template) == Some(given)) {
+        return Vec::new();
+    }
+    let path = template.iter().fold(FieldPath::default(), |path, part| path.child(part));
+    pod::warnings_of_spec(&given["spec"], &path.child("spec"))
+}
+
 /// Deployments, ReplicaSets, DaemonSets and StatefulSets.
 #[derive(Debug)]
 pub(super) struct Replicated {
@@ -160,6 +170,10 @@ impl Strategy for Replicated {
             immutable(new, old, &["spec", "selector"], &mut errors);
         }
         errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(new, old, &["spec", "template"])
     }
 }
 
@@ -284,6 +298,10 @@ impl Strategy for ReplicationController {
         }
         errors
     }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(new, old, &["spec", "template"])
+    }
 }
 
 #[derive(Debug)]
@@ -400,6 +418,10 @@ impl Strategy for Job {
         immutable(&template, old, &["spec", "template"], &mut errors);
         errors
     }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(new, old, &["spec", "template"])
+    }
 }
 
 fn validate_job_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
@@ -463,5 +485,9 @@ impl Strategy for CronJob {
         }
         let message = format!("must be no more than {CRON_JOB_NAME_LEN_MAX} characters");
         vec![FieldError::invalid(&FieldPath::new("metadata").child("name"), name, message)]
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(new, old, &["spec", "jobTemplate", "spec", "template"])
     }
 }

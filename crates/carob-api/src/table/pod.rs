@@ -14,8 +14,7 @@ struct Summary {
     reason: String,
     ready: usize,
     total: usize,
-    restarts: i64,
-    last_restart: Option<Timestamp>,
+    restarts: Restarts,
 }
 
 fn summary(pod: &Value) -> Summary {
@@ -27,9 +26,11 @@ fn summary(pod: &Value) -> Summary {
     let gated = condition(pod, "PodScheduled").is_some_and(|c| text(c, "reason") == "SchedulingGated");
     let reason = if gated { "SchedulingGated".to_owned() } else { reason };
     let mut summary =
-        Summary { reason, ready: 0, total: items(pod, "spec.containers").len(), restarts: 0, last_restart: None };
-    let initializing = summarize_init(pod, &mut summary);
+        Summary { reason, ready: 0, total: items(pod, "spec.containers").len(), restarts: Restarts::default() };
+    let (initializing, sidecars) = summarize_init(pod, &mut summary);
     if !initializing || condition(pod, "Initialized").is_some_and(|c| text(c, "status") == "True") {
+        // What ran to its end before the containers started no longer counts.
+        summary.restarts = sidecars;
         summarize_containers(pod, &mut summary);
     }
     if meta::is_being_deleted(pod) {
@@ -47,34 +48,39 @@ fn is_sidecar(pod: &Value, name: &str) -> bool {
     items(pod, "spec.initContainers").iter().any(|c| text(c, "name") == name && text(c, "restartPolicy") == "Always")
 }
 
-fn note_restart(summary: &mut Summary, status: &Value) {
-    let finished = text(status, "lastState.terminated.finishedAt").parse::<Timestamp>().ok();
-    summary.last_restart = summary.last_restart.max(finished);
+/// Restarts of some containers, and when the last of them was.
+#[derive(Clone, Copy, Default)]
+struct Restarts {
+    count: i64,
+    last: Option<Timestamp>,
 }
 
-/// Walks the init containers; answers whether one is still under way, and says how far in the reason.
-fn summarize_init(pod: &Value, summary: &mut Summary) -> bool {
+impl Restarts {
+    fn add(&mut self, status: &Value) {
+        self.count += number(status, "restartCount");
+        self.last = self.last.max(text(status, "lastState.terminated.finishedAt").parse().ok());
+    }
+}
+
+/// Walks the init containers. Answers whether one is still under way, saying how far in the reason, and the restarts of
+/// sidecars.
+fn summarize_init(pod: &Value, summary: &mut Summary) -> (bool, Restarts) {
     let init_count = items(pod, "spec.initContainers").len();
     summary.total += items(pod, "spec.initContainers").iter().filter(|c| text(c, "restartPolicy") == "Always").count();
-    let mut sidecar_restarts = 0;
-    let mut sidecar_last = None;
+    let mut sidecars = Restarts::default();
     for (index, status) in items(pod, "status.initContainerStatuses").iter().enumerate() {
-        summary.restarts += number(status, "restartCount");
-        note_restart(summary, status);
+        summary.restarts.add(status);
         let sidecar = is_sidecar(pod, text(status, "name"));
         if sidecar {
-            sidecar_restarts += number(status, "restartCount");
-            sidecar_last = sidecar_last.max(text(status, "lastState.terminated.finishedAt").parse::<Timestamp>().ok());
+            sidecars.add(status);
         }
         let terminated = at(status, "state.terminated");
         let waiting = text(status, "state.waiting.reason");
         if terminated.is_some_and(|t| number(t, "exitCode") == 0) {
             continue;
         }
-        if sidecar && at(status, "started").and_then(Value::as_bool) == Some(true) {
-            if at(status, "ready").and_then(Value::as_bool) == Some(true) {
-                summary.ready += 1;
-            }
+        if sidecar && is(status, "started") {
+            summary.ready += usize::from(is(status, "ready"));
             continue;
         }
         summary.reason = match terminated {
@@ -82,11 +88,13 @@ fn summarize_init(pod: &Value, summary: &mut Summary) -> bool {
             None if !waiting.is_empty() && waiting != "PodInitializing" => format!("Init:{waiting}"),
             None => format!("Init:{index}/{init_count}"),
         };
-        return true;
+        return (true, sidecars);
     }
-    summary.restarts = sidecar_restarts;
-    summary.last_restart = sidecar_last;
-    false
+    (false, sidecars)
+}
+
+fn is(status: &Value, field: &str) -> bool {
+    at(status, field).and_then(Value::as_bool) == Some(true)
 }
 
 fn exit_reason(terminated: &Value) -> String {
@@ -103,14 +111,13 @@ fn exit_reason(terminated: &Value) -> String {
 fn summarize_containers(pod: &Value, summary: &mut Summary) {
     let mut running = false;
     for status in items(pod, "status.containerStatuses").iter().rev() {
-        summary.restarts += number(status, "restartCount");
-        note_restart(summary, status);
+        summary.restarts.add(status);
         let waiting = text(status, "state.waiting.reason");
         if !waiting.is_empty() {
             waiting.clone_into(&mut summary.reason);
         } else if let Some(terminated) = at(status, "state.terminated") {
             summary.reason = exit_reason(terminated);
-        } else if at(status, "ready").and_then(Value::as_bool) == Some(true) && at(status, "state.running").is_some() {
+        } else if is(status, "ready") && at(status, "state.running").is_some() {
             running = true;
             summary.ready += 1;
         }
@@ -132,12 +139,10 @@ pub(super) fn status(pod: &Value, _: Timestamp) -> Value {
 }
 
 pub(super) fn restarts(pod: &Value, now: Timestamp) -> Value {
-    let summary = summary(pod);
-    match summary.last_restart {
-        Some(last) if summary.restarts != 0 => {
-            format!("{} ({} ago)", summary.restarts, since(Some(&meta::format_time(last)), now)).into()
-        }
-        _ => summary.restarts.to_string().into(),
+    let Restarts { count, last } = summary(pod).restarts;
+    match last {
+        Some(last) if count != 0 => format!("{count} ({} ago)", since(Some(&meta::format_time(last)), now)).into(),
+        _ => count.to_string().into(),
     }
 }
 

@@ -7,7 +7,7 @@ mod service;
 
 use std::ops::RangeInclusive;
 
-use carob_api::{FieldErrors, meta};
+use carob_api::{FieldErrors, kinds, meta};
 use carob_store::{ListOptions, Store};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -32,9 +32,21 @@ pub(crate) struct Reservation<'a> {
     services: &'a Services,
     addresses: Vec<std::net::IpAddr>,
     ports: Vec<u16>,
+    /// The write is under way: if nobody waits for its outcome any more, it may still go through.
+    in_doubt: bool,
 }
 
 impl Reservation<'_> {
+    /// From here until [`Reservation::settle`] nothing is given back.
+    pub(crate) fn begin(&mut self) {
+        self.in_doubt = true;
+    }
+
+    /// The write's outcome is known.
+    pub(crate) fn settle(&mut self) {
+        self.in_doubt = false;
+    }
+
     /// The write went through.
     pub(crate) fn keep(mut self) {
         self.addresses.clear();
@@ -44,7 +56,9 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.services.give_back(&self.addresses, &self.ports);
+        if !self.in_doubt {
+            self.services.give_back(&self.addresses, &self.ports);
+        }
     }
 }
 
@@ -55,9 +69,9 @@ impl Services {
         }
         let pools = cidrs.iter().map(|cidr| Addresses::new(*cidr).ok_or(StartError::ServiceCidr { cidr: *cidr }));
         let services = Self { addresses: pools.collect::<Result<_, _>>()?, ports: Ports::new(ports) };
-        // The key's unusual middle is upstream's (pkg/registry/core/service).
-        let stored = store.list("/registry/services/specs/", ListOptions::default());
-        for entry in stored.map(|page| page.entries).unwrap_or_default() {
+        let prefix = kinds::by_resource("", "v1", "services").map(|def| def.storage_prefix(None)).unwrap_or_default();
+        let stored = store.list(&prefix, ListOptions::default()).map_err(StartError::Services)?;
+        for entry in stored.entries {
             match serde_json::from_slice::<Value>(&entry.value) {
                 Ok(service) => services.adopt(&service),
                 Err(error) => {

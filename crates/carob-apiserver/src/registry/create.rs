@@ -14,6 +14,7 @@ use super::render::{render_entry, render_object};
 use super::stored::to_storage;
 use super::write::{WriteError, put};
 use crate::admission::{Admission, Operation};
+use crate::allocate::Reservation;
 use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
 
@@ -114,7 +115,7 @@ async fn admit_and_store(
         dry_run: options.dry_run,
     };
     call.api.admission.mutate(&admission, &mut object, None).await?;
-    let reservation = if is_service(call) { Some(reserve(call, &mut object)?) } else { None };
+    let mut reservation = if is_service(call) { Some(reserve(call, &mut object)?) } else { None };
     lifecycle::validate_create(call.def, &object)?;
     call.api.admission.validate(&admission, Some(&object), None).await?;
     if books == Books::Open {
@@ -125,7 +126,10 @@ async fn admit_and_store(
     if options.dry_run {
         return if call.api.store.get(&key).is_some() { Err(Refused::Taken(name)) } else { Ok(Written::Gone(object)) };
     }
-    match put(&call.api.store, call.def, &key, Expect::Absent, &object, None).await {
+    reservation.iter_mut().for_each(Reservation::begin);
+    let outcome = put(&call.api.store, call.def, &key, Expect::Absent, &object, None).await;
+    reservation.iter_mut().for_each(Reservation::settle);
+    match outcome {
         Ok(entry) => {
             if let Some(reservation) = reservation {
                 reservation.keep();
@@ -141,7 +145,7 @@ pub(crate) fn is_service(call: &Call<'_>) -> bool {
     call.def.group.is_empty() && call.def.plural == "services"
 }
 
-fn reserve<'a>(call: &Call<'a>, object: &mut Value) -> ApiResult<crate::allocate::Reservation<'a>> {
+fn reserve<'a>(call: &Call<'a>, object: &mut Value) -> ApiResult<Reservation<'a>> {
     call.api.services.create(object).map_err(|errors| invalid(call, meta::name(object), &errors))
 }
 

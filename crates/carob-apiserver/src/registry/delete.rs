@@ -1,7 +1,5 @@
 //! DELETE of one object and of many.
 
-use std::sync::Arc;
-
 use carob_api::lifecycle::{DeleteOptions, Deletion, plan_deletion};
 use carob_api::{FieldErrors, Status, meta};
 use carob_store::Expect;
@@ -167,18 +165,7 @@ pub(crate) async fn delete_collection(call: &mut Call<'_>, body: RequestBody) ->
     let mut objects = Vec::with_capacity(listing.entries.len());
     for entry in &listing.entries {
         let object = decode(entry)?;
-        let one = Call {
-            api: call.api,
-            def: call.def,
-            version: call.version,
-            subresource: None,
-            namespace: meta::namespace(&object).to_owned(),
-            name: meta::name(&object).to_owned(),
-            user: Arc::clone(&call.user),
-            query: Query::default(),
-            parts: http::Request::new(()).into_parts().0,
-            warnings: Vec::new(),
-        };
+        let one = call.beside(call.def, meta::namespace(&object), meta::name(&object));
         match remove(&one, &options, dry_run).await {
             Ok(Removed::Gone(removed) | Removed::Waiting(removed)) => objects.push(removed),
             // Somebody else was quicker: it is deleted all the same.

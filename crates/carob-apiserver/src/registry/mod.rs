@@ -97,6 +97,22 @@ impl Call<'_> {
         Status::not_found(self.resource(), &self.name).into()
     }
 
+    /// The same user's business with another object, without what is particular to this request.
+    pub(crate) fn beside(&self, def: &'static ResourceDef, namespace: &str, name: &str) -> Self {
+        Self {
+            api: self.api,
+            def,
+            version: &def.versions[0],
+            subresource: None,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            user: Arc::clone(&self.user),
+            query: Query::default(),
+            parts: http::Request::new(()).into_parts().0,
+            warnings: Vec::new(),
+        }
+    }
+
     /// The stored object that the path names.
     pub(crate) fn stored(&self) -> ApiResult<Arc<Entry>> {
         self.api.store.get(&self.key()).ok_or_else(|| self.not_found())

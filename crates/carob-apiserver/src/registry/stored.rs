@@ -82,6 +82,9 @@ fn convert(object: &mut Value, api_version: &str) -> ApiResult<()> {
     kinds::convert(object, api_version).map_err(|error| Status::internal(error).into())
 }
 
+/// Digits of the greatest revision and what encloses them in JSON.
+const REVISION_LEN_MAX: usize = 24;
+
 /// Makes response bytes out of stored ones.
 pub(crate) struct Splice {
     /// What the stored bytes begin with.
@@ -117,6 +120,7 @@ impl Splice {
 
     pub(crate) fn write(&self, out: &mut Vec<u8>, entry: &Entry, revision: Revision) -> ApiResult<()> {
         let tail = self.tail(entry)?;
+        out.reserve(self.head.len() + tail.len() + REVISION_LEN_MAX);
         out.extend_from_slice(&self.head);
         out.extend_from_slice(revision.to_string().as_bytes());
         out.extend_from_slice(b"\",");

@@ -14,6 +14,7 @@ use super::options::WriteOptions;
 use super::stored::{decode, to_storage};
 use super::write::{ATTEMPTS_MAX, WriteError, delete, overtaken, put};
 use crate::admission::{Admission, Operation};
+use crate::allocate::Reservation;
 use crate::body::{Body, RequestBody, read};
 use crate::error::ApiResult;
 
@@ -138,7 +139,7 @@ async fn attempt(
     call.api.admission.mutate(&admission, &mut new, Some(old)).await?;
     let services = &call.api.services;
     let is_spec_of_service = is_service(call) && call.subresource.is_none();
-    let reservation = if is_spec_of_service {
+    let mut reservation = if is_spec_of_service {
         let reserved = services.update(&mut new, old);
         Some(reserved.map_err(|errors| invalid(call, &name, &errors))?)
     } else {
@@ -162,7 +163,10 @@ async fn attempt(
         services_released(call, old, None);
         return Ok(Written::Gone(new));
     }
-    let stored = put(store, call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old)).await?;
+    reservation.iter_mut().for_each(Reservation::begin);
+    let stored = put(store, call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old)).await;
+    reservation.iter_mut().for_each(Reservation::settle);
+    let stored = stored?;
     if let Some(reservation) = reservation {
         reservation.keep();
         services.released(old, Some(&new));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use carob_api::Status;
 use carob_store::{Entry, Event, EventKind, ListOptions, ReadError, Revision, Watch, WatchItem};
+use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -70,8 +71,9 @@ struct Stream {
     /// The bookmark after the last initial object.
     end_of_initial: Option<Revision>,
     bookmarks: Option<Interval>,
-    deadline: Instant,
-    closing: tokio::sync::watch::Receiver<bool>,
+    /// The watch's time is up, or the server shuts down. One future for the whole watch: with a thousand watches of one
+    /// prefix, registering anew at every event is what would cost most.
+    end: BoxFuture<'static, ()>,
     done: bool,
 }
 
@@ -96,7 +98,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let encoder = Encoder::new(call, form)?;
     let content_type = encoder.content_type();
     let body = match open(call, selection, &query, encoder) {
-        Ok(stream) => Body::stream(futures_util::stream::unfold(stream, next_piece)),
+        Ok(stream) => Body::stream(futures_util::stream::unfold(Box::new(stream), next_piece)),
         Err(mut expired) => Body::from(expired.encoder.error(&expired.status)?),
     };
     let mut response = Response::new(body);
@@ -142,10 +144,17 @@ fn open(call: &Call<'_>, selection: Selection, query: &WatchQuery, encoder: Enco
         initial,
         end_of_initial: query.mark_end.then_some(revision),
         bookmarks,
-        deadline: now + query.timeout,
-        closing: call.api.closing(),
+        end: Box::pin(end(now + query.timeout, call.api.closing())),
         done: false,
     })
+}
+
+/// Waits until `deadline` or until the server shuts down.
+async fn end(deadline: Instant, mut closing: tokio::sync::watch::Receiver<bool>) {
+    tokio::select! {
+        () = tokio::time::sleep_until(deadline) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
 }
 
 /// Worded as apiserver `pkg/storage/cacher/watch_cache.go` words it.
@@ -160,7 +169,7 @@ fn too_old(error: ReadError) -> Status {
     }
 }
 
-async fn next_piece(mut stream: Stream) -> Option<(Result<Bytes, BoxError>, Stream)> {
+async fn next_piece(mut stream: Box<Stream>) -> Option<(Result<Bytes, BoxError>, Box<Stream>)> {
     if stream.done {
         return None;
     }
@@ -223,8 +232,7 @@ impl Stream {
             biased;
             item = self.watch.next() => Wake::Item(item),
             () = tick => Wake::Bookmark,
-            () = tokio::time::sleep_until(self.deadline) => Wake::End,
-            _ = self.closing.wait_for(|closing| *closing) => Wake::End,
+            () = self.end.as_mut() => Wake::End,
         }
     }
 

@@ -1,12 +1,11 @@
-//! Streams into Pods and nodes: log, exec, attach, portforward, proxy. What is checked here is who goes where; the bytes are
+//! Streams into Pods: log, exec, attach, portforward. What is checked here is who goes where; the bytes are
 //! the kubelet's and the client's.
-
-use std::net::SocketAddr;
 
 use carob_api::{Status, meta};
 use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::Value;
 
+use super::log_socket;
 use super::node_client::{Outbound, Target, forward};
 use crate::body::{Body, RequestBody};
 use crate::dialer::NodeAddress;
@@ -16,12 +15,23 @@ use crate::registry::{Call, decode};
 /// The kubelet's port where a Node does not say (pkg/cluster/ports).
 const KUBELET_PORT: u16 = 10250;
 
-fn bad(message: impl Into<String>) -> ApiError {
+pub(super) fn bad(message: impl Into<String>) -> ApiError {
     Status::bad_request(message).into()
 }
 
 /// GET pods/log.
-pub(super) async fn log(call: &Call<'_>) -> ApiResult<Response<Body>> {
+pub(super) async fn log(mut call: Call<'_>) -> ApiResult<Response<Body>> {
+    let upgrade = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let log = read_log(&call).await?;
+    match upgrade {
+        Some(upgrade) if log_socket::wanted(&call.parts.headers) => {
+            log_socket::answer(&call.parts.headers, upgrade, log)
+        }
+        _ => Ok(log),
+    }
+}
+
+async fn read_log(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let pod = decode(&*call.stored()?)?;
     let container = container_of(call, &pod)?;
     check_log_query(call)?;
@@ -73,7 +83,7 @@ pub(super) async fn connect(mut call: Call<'_>, rest: Vec<String>, body: Request
     let upgrade = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let subresource = call.subresource_name();
     if subresource == "proxy" {
-        return proxy(&call, &rest, body, upgrade).await;
+        return super::proxy::proxy(&call, &rest, body, upgrade).await;
     }
     let pod = decode(&*call.stored()?)?;
     let path = match subresource {
@@ -159,7 +169,7 @@ fn node_of(call: &Call<'_>, pod: &Value) -> ApiResult<Option<NodeAddress>> {
 }
 
 /// Where a node's kubelet listens: its InternalIP, and the port that it reports.
-fn address_of(call: &Call<'_>, name: &str) -> ApiResult<NodeAddress> {
+pub(super) fn address_of(call: &Call<'_>, name: &str) -> ApiResult<NodeAddress> {
     let subject = carob_api::status::GroupResource::new("", "nodes");
     let def = carob_api::kinds::by_resource("", "v1", "nodes")
         .ok_or_else(|| ApiError::from(Status::internal("the table has no nodes")))?;
@@ -176,64 +186,6 @@ fn address_of(call: &Call<'_>, name: &str) -> ApiResult<NodeAddress> {
     Ok(NodeAddress { node: name.to_owned(), ip, port })
 }
 
-async fn proxy(
-    call: &Call<'_>,
-    rest: &[String],
-    body: RequestBody,
-    upgrade: Option<hyper::upgrade::OnUpgrade>,
-) -> ApiResult<Response<Body>> {
-    let mut path = format!("/{}", rest.iter().map(|part| escape(part)).collect::<Vec<_>>().join("/"));
-    // A trailing slash means something to the server behind.
-    if call.parts.uri.path().ends_with('/') && !path.ends_with('/') {
-        path.push('/');
-    }
-    if let Some(query) = call.parts.uri.query() {
-        path = format!("{path}?{query}");
-    }
-    let target = match call.def.plural {
-        "nodes" => Target::Node(address_of(call, &call.name)?),
-        "pods" => Target::Pod(pod_address(call)?),
-        other => {
-            return Err(Status::service_unavailable(&format!(
-                "the proxy subresource of {other} needs Service endpoints, which this server does not resolve"
-            ))
-            .into());
-        }
-    };
-    let host = match &target {
-        Target::Pod(address) => Some(address.to_string()),
-        Target::Node(_) => None,
-    };
-    let outbound = Outbound { method: call.parts.method.clone(), path, headers: call.parts.headers.clone(), host };
-    forward(call.api, target, outbound, Some(body), upgrade).await
-}
-
-/// `[scheme:]name[:port]`: the Pod's address and the port, by number or by a container port's name, else its first.
-fn pod_address(call: &Call<'_>) -> ApiResult<SocketAddr> {
-    let parts: Vec<&str> = call.name.split(':').collect();
-    let (name, port) = match parts.as_slice() {
-        [name] => (*name, None),
-        [name, port] => (*name, Some(*port)),
-        ["http", name, port] | ["", name, port] => (*name, Some(*port)),
-        _ => return Err(bad(format!("invalid pod request {:?}", call.name))),
-    };
-    let subject = carob_api::status::GroupResource::new("", "pods");
-    let entry = call.api.store.get(&call.def.storage_key(&call.namespace, name));
-    let pod = decode(&*entry.ok_or_else(|| ApiError::from(Status::not_found(subject, name)))?)?;
-    let containers = meta::items_at(&pod, &["spec", "containers"]);
-    let mut ports = containers.iter().flat_map(|container| meta::items_at(container, &["ports"]));
-    let port = match port.filter(|port| !port.is_empty()) {
-        Some(text) => text.parse().ok().or_else(|| {
-            ports.find(|port| port["name"] == text).and_then(|port| u16::try_from(port["containerPort"].as_i64()?).ok())
-        }),
-        None => ports.next().and_then(|port| u16::try_from(port["containerPort"].as_i64()?).ok()).or(Some(80)),
-    };
-    let port = port.ok_or_else(|| bad(format!("pod {name:?} has no such port")))?;
-    let ip = meta::str_at(&pod, &["status", "podIP"]).and_then(|ip| ip.parse().ok());
-    let ip = ip.ok_or_else(|| bad("address not allowed"))?;
-    Ok(SocketAddr::new(ip, port))
-}
-
 /// A query string that is being put together.
 #[derive(Default)]
 struct QueryText(String);
@@ -248,7 +200,7 @@ impl QueryText {
 }
 
 /// Percent-encodes all but unreserved characters (RFC 3986 2.3).
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

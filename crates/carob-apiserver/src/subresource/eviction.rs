@@ -13,7 +13,6 @@ use super::binding::set_condition;
 use crate::body::{Body, RequestBody};
 use crate::error::{ApiError, ApiResult};
 use crate::registry::{Call, WriteOptions, answer_value, decode, remove, rewrite};
-use crate::request::Query;
 
 const TOO_MANY_BUDGETS: &str =
     "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
@@ -76,18 +75,7 @@ async fn check_budget(call: &Call<'_>, pod: &Value, dry_run: bool) -> ApiResult<
     if !is_ready(pod) && unhealthy_may_go(budget) {
         return Ok(());
     }
-    let at_budget = Call {
-        api: call.api,
-        def,
-        version: &def.versions[0],
-        subresource: None,
-        namespace: call.namespace.clone(),
-        name: meta::name(budget).to_owned(),
-        user: call.user.clone(),
-        query: Query::default(),
-        parts: http::Request::new(()).into_parts().0,
-        warnings: Vec::new(),
-    };
+    let at_budget = call.beside(def, &call.namespace, meta::name(budget));
     let now = meta::format_time(call.api.clock.now());
     rewrite(&at_budget, dry_run, |budget| take_one(budget, &call.name, &now)).await?;
     Ok(())

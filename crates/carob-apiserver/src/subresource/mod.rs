@@ -3,7 +3,9 @@
 mod binding;
 mod connect;
 mod eviction;
+mod log_socket;
 mod node_client;
+mod proxy;
 mod scale;
 mod token;
 
@@ -35,7 +37,7 @@ pub(crate) async fn answer(
         SubresourceRole::Binding => binding::bind(&mut call, body).await,
         SubresourceRole::Eviction => eviction::evict(&mut call, body).await,
         SubresourceRole::Token => token::issue(&mut call, body).await,
-        SubresourceRole::Log => connect::log(&call).await,
+        SubresourceRole::Log => connect::log(call).await,
         SubresourceRole::Connect => connect::connect(call, rest, body).await,
         SubresourceRole::Part(_) => Err(Status::internal("parts are the registry's").into()),
     }

@@ -36,23 +36,8 @@ pub(super) struct Outbound {
 const KEPT_BACK: [&str; 8] =
     ["authorization", "connection", "host", "keep-alive", "proxy-authorization", "te", "transfer-encoding", "upgrade"];
 
-fn unavailable(error: &dyn std::error::Error) -> ApiError {
-    Status::service_unavailable(&format!("{}", ChainOf(error))).into()
-}
-
-/// An error with its causes.
-struct ChainOf<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for ChainOf<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
+fn unavailable(error: &(dyn std::error::Error + 'static)) -> ApiError {
+    Status::service_unavailable(&carob_kit::chain(error).to_string()).into()
 }
 
 /// Sends the request and answers with what comes back. With `upgrade`, a 101 joins the two connections.

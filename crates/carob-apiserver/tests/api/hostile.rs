@@ -110,138 +110,68 @@ fn bodies() -> Vec<Case> {
     ]
 }
 
-fn objects() -> Vec<Case> {
-    let named = |name: &str| config_map(name).to_string();
-    let with = |field: serde_json::Value| {
+fn metadata() -> Vec<Case> {
+    let create = |object: &serde_json::Value, code, says| case("POST", CMS, JSON, object.to_string(), code, says);
+    let named = |name: &str, says| create(&config_map(name), 422, says);
+    let with = |field: serde_json::Value, code, says| {
         let mut object = config_map("x");
         object["metadata"] = field;
-        object.to_string()
+        create(&object, code, says)
     };
-    let broken_pod = |spec: serde_json::Value| json!({ "metadata": { "name": "x" }, "spec": spec }).to_string();
-    vec![
-        case("POST", CMS, JSON, named(""), 422, "metadata.name: Required value"),
-        case("POST", CMS, JSON, named("Upper"), 422, "metadata.name: Invalid value: \"Upper\""),
-        case("POST", CMS, JSON, named("../../etc/passwd"), 422, "metadata.name: Invalid value"),
-        case("POST", CMS, JSON, named("a/b"), 422, "metadata.name: Invalid value: \"a/b\""),
-        case("POST", CMS, JSON, named(&"x".repeat(300)), 422, "metadata.name: Invalid value"),
-        case(
-            "POST",
-            CMS,
-            JSON,
-            with(json!({ "name": "x", "namespace": "other" })),
-            400,
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ),
-        case(
-            "POST",
-            CMS,
-            JSON,
-            with(json!({ "name": "x", "resourceVersion": "1" })),
+    let elsewhere = "the namespace of the provided object does not match the namespace sent on the request";
+    let mut cases = vec![
+        named("", "metadata.name: Required value"),
+        named("Upper", "metadata.name: Invalid value: \"Upper\""),
+        named("../../etc/passwd", "metadata.name: Invalid value"),
+        named("a/b", "metadata.name: Invalid value: \"a/b\""),
+        named(&"x".repeat(300), "metadata.name: Invalid value"),
+        with(json!({ "name": "x", "namespace": "other" }), 400, elsewhere),
+        with(
+            json!({ "name": "x", "resourceVersion": "1" }),
             400,
             "resourceVersion should not be set on objects to be created",
         ),
-        case(
-            "POST",
-            CMS,
-            JSON,
-            with(json!({ "name": "x", "labels": { "a b": "c" } })),
-            422,
-            "metadata.labels: Invalid value: \"a b\"",
-        ),
-        case(
-            "POST",
-            CMS,
-            JSON,
-            with(json!({ "name": "x", "labels": { "a": "-" } })),
-            422,
-            "metadata.labels: Invalid value: \"-\"",
-        ),
-        case(
-            "POST",
-            CMS,
-            JSON,
-            with(json!({ "name": "x", "finalizers": ["bad finalizer"] })),
-            422,
-            "metadata.finalizers",
-        ),
-        case(
-            "POST",
-            CMS,
-            JSON,
-            with(json!({ "name": "x", "ownerReferences": [{}] })),
-            422,
-            "metadata.ownerReferences[0].uid",
-        ),
-        case(
-            "POST",
-            CMS,
-            JSON,
-            with(json!({ "name": "x", "annotations": { "a": "v".repeat(300 * 1024) } })),
+        with(json!({ "name": "x", "labels": { "a b": "c" } }), 422, "metadata.labels: Invalid value: \"a b\""),
+        with(json!({ "name": "x", "labels": { "a": "-" } }), 422, "metadata.labels: Invalid value: \"-\""),
+        with(json!({ "name": "x", "finalizers": ["bad finalizer"] }), 422, "metadata.finalizers"),
+        with(json!({ "name": "x", "ownerReferences": [{}] }), 422, "metadata.ownerReferences[0].uid"),
+        with(
+            json!({ "name": "x", "annotations": { "a": "v".repeat(300 * 1024) } }),
             422,
             "metadata.annotations: Too long",
         ),
-        case(
-            "POST",
-            "/api/v1/namespaces/nowhere/configmaps",
-            JSON,
-            named("x"),
-            404,
-            "namespaces \"nowhere\" not found",
-        ),
-        case("POST", PODS, JSON, broken_pod(json!({})), 422, "spec.containers: Required value"),
-        case(
-            "POST",
-            PODS,
-            JSON,
-            broken_pod(json!({ "containers": [{}] })),
-            422,
-            "spec.containers[0].name: Required value",
-        ),
-        case("POST", PODS, JSON, broken_pod(json!({ "containers": "all" })), 400, "cannot unmarshal string"),
-        case(
-            "POST",
-            PODS,
-            JSON,
-            broken_pod(
-                json!({ "containers": [{ "name": "c", "image": "i", "ports": [{ "containerPort": "http" }] }] }),
-            ),
-            400,
-            "cannot unmarshal string",
-        ),
-        case(
-            "POST",
-            PODS,
-            JSON,
-            broken_pod(json!({ "containers": [{ "name": "c", "image": "i", "ports": [{ "containerPort": 70000 }] }] })),
-            422,
-            "spec.containers[0].ports[0].containerPort",
-        ),
-        case(
-            "POST",
-            PODS,
-            JSON,
-            broken_pod(json!({ "serviceAccountName": "nobody", "containers": [{ "name": "c", "image": "i" }] })),
-            403,
-            "serviceaccount \"nobody\" not found",
-        ),
-        case(
-            "POST",
-            PODS,
-            JSON,
-            broken_pod(json!({ "priorityClassName": "none", "containers": [{ "name": "c", "image": "i" }] })),
-            403,
-            "no PriorityClass with name none was found",
-        ),
-        case(
-            "POST",
-            PODS,
-            JSON,
-            broken_pod(
-                json!({ "containers": [{ "name": "c", "image": "i", "resources": { "limits": { "cpu": "lots" } } }] }),
-            ),
-            400,
-            "quantities must match the regular expression",
-        ),
+    ];
+    let nowhere = "/api/v1/namespaces/nowhere/configmaps";
+    cases.push(case("POST", nowhere, JSON, config_map("x").to_string(), 404, "namespaces \"nowhere\" not found"));
+    cases
+}
+
+fn pods() -> Vec<Case> {
+    let create = |spec: serde_json::Value, code, says| {
+        case("POST", PODS, JSON, json!({ "metadata": { "name": "x" }, "spec": spec }).to_string(), code, says)
+    };
+    let container = |more: serde_json::Value| {
+        let mut container = json!({ "name": "c", "image": "i" });
+        container.as_object_mut().expect("a map").extend(more.as_object().cloned().unwrap_or_default());
+        json!({ "containers": [container] })
+    };
+    let port = |port: serde_json::Value| container(json!({ "ports": [{ "containerPort": port }] }));
+    let spec = |field: &str, value: &str| {
+        let mut spec = container(json!({}));
+        spec[field] = json!(value);
+        spec
+    };
+    let lots = json!({ "resources": { "limits": { "cpu": "lots" } } });
+    vec![
+        create(json!({}), 422, "spec.containers: Required value"),
+        create(json!({ "containers": [{}] }), 422, "spec.containers[0].name: Required value"),
+        create(json!({ "containers": "all" }), 400, "cannot unmarshal string"),
+        create(port(json!("http")), 400, "cannot unmarshal string"),
+        create(port(json!(70000)), 422, "spec.containers[0].ports[0].containerPort"),
+        create(spec("serviceAccountName", "nobody"), 403, "serviceaccount \"nobody\" not found"),
+        create(spec("priorityClassName", "none"), 403, "no PriorityClass with name none was found"),
+        create(spec("runtimeClassName", "none"), 403, "RuntimeClass \"none\" not found"),
+        create(container(lots), 400, "quantities must match the regular expression"),
     ]
 }
 
@@ -357,7 +287,8 @@ fn patches() -> Vec<Case> {
 async fn every_mistake_is_answered_as_upstream_answers_it() {
     let rig = Rig::new().await;
     rig.post(CMS, &config_map("victim")).await.expect(201);
-    let cases: Vec<Case> = [bodies(), objects(), paths(), queries(), patches()].into_iter().flatten().collect();
+    let cases: Vec<Case> =
+        [bodies(), metadata(), pods(), paths(), queries(), patches()].into_iter().flatten().collect();
     assert!(cases.len() >= 60, "{}", cases.len());
     let mut wrong = Vec::new();
     for (method, path, kind, body, code, says) in cases {

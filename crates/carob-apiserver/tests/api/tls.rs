@@ -211,6 +211,19 @@ async fn exec_joins_the_client_and_the_node() {
     assert_eq!(&pong, b"ping");
 }
 
+#[tokio::test]
+async fn a_log_can_be_read_over_a_websocket() {
+    let server = Server::start(|config| config.dialer = Arc::new(EchoNode)).await;
+    running_pod(&server.rig).await;
+    let request = "GET /api/v1/namespaces/default/pods/p/log HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
+        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+        Sec-WebSocket-Protocol: binary.k8s.io\r\n\r\n";
+    let answer = server.ask(server.admin(), request).await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    assert!(answer.to_lowercase().contains("sec-websocket-protocol: binary.k8s.io"), "{answer}");
+    assert!(answer.contains("GET /containerLogs/default/p/c HTTP/1.1"), "{answer}");
+}
+
 /// Runs a script of kubectl commands against a server and returns what they print.
 async fn kubectl(server: &Server, script: &'static str) -> String {
     let dir = tempfile::tempdir().expect("a directory can be made");

@@ -3,5 +3,7 @@
 mod correlator;
 mod recent;
 mod recorder;
+#[cfg(test)]
+mod tests;
 
 pub use recorder::{EventKind, EventRecorder, EventSource, RecorderStats, reference};

@@ -3,9 +3,12 @@
 mod fit;
 mod plan;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use carob_client::{Change, During, EventKind, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference};
+use carob_kit::Backoff;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, PostParams};
@@ -24,6 +27,9 @@ use plan::{Counts, Plan, Site, Update};
 /// The generation that a DaemonSet's template had before there were revisions; Pods still carry it as a label.
 const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
 const GENERATION_LABEL: &str = "pod-template-generation";
+/// How long a daemon that ended is left on its Node before the next one is made (upstream's back-off of failed daemons).
+const FAILURE_WAIT_FIRST: Duration = Duration::from_secs(1);
+const FAILURE_WAIT_LONGEST: Duration = Duration::from_secs(900);
 
 pub(crate) struct DaemonController {
     context: Context,
@@ -32,6 +38,13 @@ pub(crate) struct DaemonController {
     control: PodControl,
     revisions: Revisions,
     written: Versions,
+    failures: Mutex<HashMap<(String, String), Failures>>,
+}
+
+/// How often a daemon ended on one Node, and until when the last one is left there.
+struct Failures {
+    backoff: Backoff,
+    until: Duration,
 }
 
 impl DaemonController {
@@ -42,6 +55,7 @@ impl DaemonController {
             control: PodControl::new(context.clone(), "daemonset-controller"),
             revisions: Revisions::new(context.clone()),
             written: Versions::default(),
+            failures: Mutex::default(),
             context,
         }
     }
@@ -100,15 +114,15 @@ impl DaemonController {
 
     fn sites(&self, owner: &Owner, spec: &DaemonSetSpec, all: &[Arc<Pod>]) -> Vec<Site> {
         let template = spec.template.spec.clone().unwrap_or_default();
-        let on = |node: &str| {
-            let here = all.iter().filter(|pod| fit::node_of(pod) == Some(node));
-            here.map(|pod| self.as_deleted(owner, pod)).collect()
-        };
-        let site = |node: &Arc<Node>| {
+        let mut on_node: HashMap<&str, Vec<Arc<Pod>>> = HashMap::new();
+        for pod in all {
+            on_node.entry(fit::node_of(pod).unwrap_or_default()).or_default().push(self.as_deleted(owner, pod));
+        }
+        let mut site = |node: &Arc<Node>| {
             let name = node.metadata.name.clone().unwrap_or_default();
-            Site { fit: fit::fit(&template, node), pods: on(&name), node: name }
+            Site { fit: fit::fit(&template, node), pods: on_node.remove(name.as_str()).unwrap_or_default(), node: name }
         };
-        self.nodes.list().iter().map(site).collect()
+        self.nodes.list().iter().map(&mut site).collect()
     }
 
     /// A Pod that we deleted counts as being deleted, though the informer may not show it.
@@ -119,6 +133,32 @@ impl DaemonController {
         let mut deleted = (**pod).clone();
         deleted.metadata.deletion_timestamp = Some(self.context.time());
         Arc::new(deleted)
+    }
+
+    /// Leaves out ended daemons whose time to be deleted has not come, so that one that cannot run is not made again and
+    /// again without a pause. Answers when the next one's time comes.
+    fn hold_back(&self, owner: &Owner, plan: &mut Plan) -> Option<Duration> {
+        let now = self.context.clock.monotonic();
+        let mut failures = self.failures.lock().expect("no holder of the failures panics");
+        // Long after the last failure it counts as the first one again.
+        failures.retain(|_, failures| failures.until + 2 * FAILURE_WAIT_LONGEST > now);
+        let mut next: Option<Duration> = None;
+        plan.ended.retain(|pod| {
+            let node = fit::node_of(pod).unwrap_or_default().to_owned();
+            let fresh = || Failures { backoff: Backoff::new(FAILURE_WAIT_FIRST, FAILURE_WAIT_LONGEST), until: now };
+            let failed = failures.entry((owner.uid.clone(), node)).or_insert_with(fresh);
+            match failed.until.checked_sub(now).filter(|left| !left.is_zero()) {
+                Some(left) => {
+                    next = Some(next.map_or(left, |next| next.min(left)));
+                    false
+                }
+                None => {
+                    failed.until = now + failed.backoff.fail();
+                    true
+                }
+            }
+        });
+        next
     }
 
     async fn act(
@@ -251,7 +291,9 @@ impl Reconcile for DaemonController {
         let desired = sites.iter().filter(|site| site.fit.should_run).count();
         let hash = hash_of(&history.update);
         let update = update(spec, desired, hash, self.context.now());
-        let acted = self.act(&owner, &set, spec, hash, &plan::plan(&sites, &update)).await;
+        let mut plan = plan::plan(&sites, &update);
+        let held_back = self.hold_back(&owner, &mut plan);
+        let acted = self.act(&owner, &set, spec, hash, &plan).await;
         self.write_status(&key, &set, &plan::count(&sites, &update), history.collisions).await?;
         acted?;
         let in_use = |revision: &ControllerRevision| {
@@ -266,6 +308,11 @@ impl Reconcile for DaemonController {
                 })
         };
         self.revisions.trim(&owner, &history, spec.revision_history_limit.unwrap_or(10), in_use).await?;
-        Ok(availability::next_change(all.iter().map(|pod| &**pod), update.min_ready_secs, update.now))
+        let change = availability::next_change(all.iter().map(|pod| &**pod), update.min_ready_secs, update.now);
+        Ok(match (change, held_back) {
+            (Requeue::After(change), Some(held_back)) => Requeue::After(change.min(held_back)),
+            (Requeue::No, Some(held_back)) => Requeue::After(held_back),
+            (change, None) => change,
+        })
     }
 }

@@ -181,20 +181,16 @@ impl JobController {
         self.written.settled(key, &self.jobs).await;
         let Some(job) = self.jobs.get_key(key) else {
             self.written.forget(key);
-            let alive = self.jobs.list();
-            self.control.forget(|uid| !alive.iter().any(|job| job.metadata.uid.as_deref() == Some(uid)));
-            return Ok(Requeue::No);
+            return self.forget(key).await;
         };
         let Some(spec) = job.spec.as_ref().filter(|spec| kept_by_us(spec)) else { return Ok(Requeue::No) };
         let owner = Owner::of(&*job);
         self.control.settled(&owner.uid).await;
         let all = self.own_pods(&owner, spec)?;
         let now = self.context.now();
-        if finished_at(&job).is_some() {
-            return self.release_all(&owner, &all).await;
-        }
-        if job.metadata.deletion_timestamp.is_some() {
-            return Ok(Requeue::No);
+        // A Job that is over, or that waits for its Pods to be collected, does not hold them back.
+        if finished_at(&job).is_some() || job.metadata.deletion_timestamp.is_some() {
+            return self.release_ended(&owner, &all).await;
         }
         let wish = Wish::of(&job);
         let tally = Tally::new(&wish, &all);
@@ -211,9 +207,21 @@ impl JobController {
         Ok(decision.look_again.map_or(Requeue::No, Requeue::After))
     }
 
-    /// Pods that ended after their Job are of no interest to it any more.
-    async fn release_all(&self, owner: &Owner, all: &[Arc<Pod>]) -> Result<Requeue, ReconcileError> {
-        for pod in all.iter().filter(|pod| has_finalizer(pod)) {
+    /// The Job is gone: so is what is remembered of it, and what holds its Pods back.
+    async fn forget(&self, key: &ObjectKey) -> Result<Requeue, ReconcileError> {
+        let alive = self.jobs.list();
+        self.control.forget(|uid| !alive.iter().any(|job| job.metadata.uid.as_deref() == Some(uid)));
+        for pod in self.pods().list_in(&key.namespace).iter().filter(|pod| has_finalizer(pod)) {
+            if ownership::controller_key::<Job>(&pod.metadata).as_ref() == Some(key) {
+                self.release_orphan(&ObjectKey::of(&**pod)).await?;
+            }
+        }
+        Ok(Requeue::No)
+    }
+
+    /// Takes the finalizer from Pods whose end nobody counts any more.
+    async fn release_ended(&self, owner: &Owner, all: &[Arc<Pod>]) -> Result<Requeue, ReconcileError> {
+        for pod in all.iter().filter(|pod| has_finalizer(pod) && !pods::is_active(pod)) {
             let version = self.release(pod).await?;
             self.control.note_version(&owner.uid, version);
         }

@@ -76,7 +76,10 @@ fn pod_amounts(pod: &Pod, limits: bool) -> Amounts {
     }
     sum(&mut running, &sidecars);
     raise(&mut running, &starting);
-    let overhead = spec.overhead.iter().flatten().map(|(name, text)| (name.clone(), amount(text))).collect();
+    let mut overhead: Amounts =
+        spec.overhead.iter().flatten().map(|(name, text)| (name.clone(), amount(text))).collect();
+    // What has no limit gets none from the overhead.
+    overhead.retain(|name, _| !limits || running.contains_key(name));
     sum(&mut running, &overhead);
     running
 }

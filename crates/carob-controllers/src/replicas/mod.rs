@@ -123,6 +123,9 @@ impl<K: Replicated> ReplicaController<K> {
             error.map(|error| ("FailedCreate", error))
         } else {
             let surplus = (active.len() - wanted).min(BURST);
+            if surplus == 0 {
+                return None;
+            }
             let victims = rank::victims(active, &self.siblings(active), surplus);
             let delete = |index: usize| self.control.delete(owner, &reference, &victims[index]);
             let (_, error) = slow_start(victims.len(), delete).await;

@@ -52,9 +52,12 @@ impl SystemObjects {
         &self.namespaces
     }
 
-    /// The system object that a namespace is, if it is one.
-    pub(crate) fn of_namespace(key: &ObjectKey) -> Option<SystemObject> {
-        objects::NAMESPACES.into_iter().find(|name| **name == *key.name).map(SystemObject::Namespace)
+    /// The system objects to look at when a namespace comes or goes: itself, and those that live in it.
+    pub(crate) fn of_namespace(key: &ObjectKey) -> Vec<SystemObject> {
+        let own = objects::NAMESPACES.into_iter().find(|name| **name == *key.name).map(SystemObject::Namespace);
+        let within = [SystemObject::Service, SystemObject::Endpoints, SystemObject::EndpointSlice];
+        let within = within.into_iter().filter(|_| *key.name == *objects::SERVICE_NAMESPACE);
+        own.into_iter().chain(within).collect()
     }
 
     /// Creates the object if there is none; answers the one that there was.
@@ -166,6 +169,9 @@ impl Reconcile for SystemObjects {
                 }
             }
             SystemObject::ServiceCidr => self.service_cidr().await?,
+            // They follow their namespace.
+            SystemObject::Service | SystemObject::Endpoints | SystemObject::EndpointSlice
+                if self.namespaces.get(None, objects::SERVICE_NAMESPACE).is_none() => {}
             SystemObject::Service => self.service().await?,
             SystemObject::Endpoints => self.endpoints().await?,
             SystemObject::EndpointSlice => self.endpoint_slice().await?,

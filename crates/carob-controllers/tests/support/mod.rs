@@ -34,8 +34,11 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        Self::start_with(Arc::new(SystemClock::new())).await
+    }
+
+    pub(crate) async fn start_with(clock: Arc<dyn Clock>) -> Self {
         log_for_failures();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let store = Store::in_memory(Options::new(Arc::clone(&clock)));
         let key = ServiceAccountKeys::generate_pkcs8().expect("a key can be made");
         let keys = Arc::new(ServiceAccountKeys::from_pkcs8(&key, &[]).expect("the key is one"));
@@ -63,19 +66,23 @@ impl Cluster {
         eventually(&accounts, "the namespace has its account", |_| accounts.get(Some(name), "default").is_some()).await;
     }
 
-    /// Adds a Node that reports that it is ready, and runs every Pod at once.
-    async fn join_node(&self, shutdown: CancellationToken) {
+    /// Adds a Node that reports that it is ready, with a lease.
+    pub(crate) async fn add_node(&self, name: &str) {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let node: Node = from(json!({"metadata": {"name": "n1"}}));
+        let node: Node = from(json!({"metadata": {"name": name}}));
         nodes.create(&PostParams::default(), &node).await.expect("a node can be created");
         let conditions = json!([{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}]);
         let status = json!({"status": {"conditions": conditions}});
-        nodes.patch_status("n1", &PatchParams::default(), &Patch::Strategic(status)).await.expect("it can be ready");
+        nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(status)).await.expect("it can be ready");
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
-        let lease: Lease = from(json!({"metadata": {"name": "n1"}, "spec": {"holderIdentity": "n1"}}));
-        self.wait_for_namespace("kube-node-lease").await;
+        let lease: Lease = from(json!({"metadata": {"name": name}, "spec": {"holderIdentity": name}}));
         leases.create(&PostParams::default(), &lease).await.expect("a lease can be created");
+    }
 
+    /// Adds the Node that runs every Pod at once.
+    async fn join_node(&self, shutdown: CancellationToken) {
+        self.wait_for_namespace("kube-node-lease").await;
+        self.add_node("n1").await;
         let pods = self.informers.of::<Pod>();
         let fake = FakeNode { client: self.client.clone(), pods: pods.clone() };
         let mut driver = Driver::new(shutdown);
@@ -114,9 +121,9 @@ impl Cluster {
 /// What the test runner shows of a test that fails.
 fn log_for_failures() {
     let log =
-        tracing_subscriber::fmt().with_test_writer().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG);
+        tracing_subscriber::fmt().with_test_writer().with_env_filter("info,carob_client=debug,carob_controllers=debug");
     // Tests of one process share the first one's.
-    if log.try_init().is_err() {}
+    log.try_init().ok();
 }
 
 fn config_of_controllers(system_client: Client) -> Config {
@@ -148,6 +155,17 @@ pub(crate) async fn eventually<K>(informer: &Informer<K>, what: &str, check: imp
 where
     K: Resource + Send + Sync + Debug + 'static,
 {
+    eventually_within(informer, PATIENCE, what, check).await;
+}
+
+pub(crate) async fn eventually_within<K>(
+    informer: &Informer<K>,
+    patience: Duration,
+    what: &str,
+    check: impl Fn(&[Arc<K>]) -> bool,
+) where
+    K: Resource + Send + Sync + Debug + 'static,
+{
     informer.synced().await;
     let changes = informer.subscribe();
     let wait = async {
@@ -157,8 +175,8 @@ where
             }
         }
     };
-    let in_time = tokio::time::timeout(PATIENCE, wait).await.is_ok();
-    assert!(in_time, "{what}: not within {PATIENCE:?}; there are {:#?}", informer.list());
+    let in_time = tokio::time::timeout(patience, wait).await.is_ok();
+    assert!(in_time, "{what}: not within {patience:?}; there are {:#?}", informer.list());
 }
 
 /// Binds Pods to the Node, runs them, and lets them go when they are deleted. A Pod whose image is `succeeds` or `fails` ends.

@@ -1,6 +1,6 @@
 //! Affinity, tolerations and spreading.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::spec::invalid_if_any;
 use crate::{
@@ -155,6 +155,45 @@ pub(super) fn validate_toleration(toleration: &Value, path: &FieldPath, errors: 
             errors.push(FieldError::invalid(&path.child("operator"), value, message));
         }
         _ => {}
+    }
+}
+
+/// Turns matchLabelKeys and mismatchLabelKeys of a new Pod into requirements of the selectors beside them, with the
+/// Pod's own labels as values (kubernetes pkg/registry/core/pod/strategy.go: mutatePodAffinity and its sibling).
+pub(super) fn merge_label_keys(pod: &mut Value) {
+    let labels = meta::labels(pod).cloned().unwrap_or_default();
+    let lists = ["requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"];
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        for list in lists {
+            let terms = meta::at_mut(pod, &["spec", "affinity", kind, list]).and_then(Value::as_array_mut);
+            for term in terms.into_iter().flatten() {
+                let preferred = term.get("podAffinityTerm").is_some();
+                let term = if preferred { &mut term["podAffinityTerm"] } else { term };
+                merge_keys(term, "matchLabelKeys", "In", &labels);
+                merge_keys(term, "mismatchLabelKeys", "NotIn", &labels);
+            }
+        }
+    }
+    let constraints = meta::at_mut(pod, &["spec", "topologySpreadConstraints"]).and_then(Value::as_array_mut);
+    for constraint in constraints.into_iter().flatten() {
+        merge_keys(constraint, "matchLabelKeys", "In", &labels);
+    }
+}
+
+/// Without a selector there is nothing to narrow.
+fn merge_keys(term: &mut Value, field: &str, operator: &str, labels: &Map<String, Value>) {
+    if meta::at(term, &["labelSelector"]).is_none() {
+        return;
+    }
+    let keys: Vec<String> =
+        meta::items_at(term, &[field]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    for key in keys {
+        let Some(value) = labels.get(&key) else { continue };
+        let requirement = json!({"key": key, "operator": operator, "values": [value]});
+        let list = meta::map_mut(term, &["labelSelector"]).entry("matchExpressions").or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            list.push(requirement);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod spec;
 mod tests;
 mod update;
 mod volume;
+mod warnings;
 
 use serde_json::{Value, json};
 
@@ -18,6 +19,7 @@ pub(crate) use affinity::validate_label_selector;
 pub(crate) use defaults::default_spec;
 pub use qos::qos_class;
 pub(crate) use spec::validate_spec;
+pub(crate) use warnings::of_spec as warnings_of_spec;
 
 use super::{Part, Rules, Strategy};
 use crate::{
@@ -39,6 +41,7 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, pod: &mut Value) {
+        affinity::merge_label_keys(pod);
         let mut status = json!({"phase": "Pending", "qosClass": qos_class(pod)});
         if !meta::items_at(pod, &["spec", "schedulingGates"]).is_empty() {
             status["conditions"] = json!([{
@@ -103,6 +106,11 @@ impl Strategy for Pod {
             Part::Resize => update::validate_resize(new, old),
             Part::Approval | Part::Finalize => FieldErrors::new(),
         }
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let unchanged = old.is_some_and(|old| old.get("spec") == new.get("spec"));
+        if unchanged { Vec::new() } else { warnings::of_pod(new) }
     }
 
     fn deletion_grace_seconds(&self, pod: &Value, requested: Option<i64>) -> Option<i64> {

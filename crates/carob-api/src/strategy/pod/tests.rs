@@ -65,6 +65,23 @@ fn a_plain_pod_gets_upstreams_defaults() {
 }
 
 #[test]
+fn label_keys_become_requirements() {
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let mut pod = pod_with(json!({
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": "zone", "labelSelector": selector, "matchLabelKeys": ["hash", "missing"], "mismatchLabelKeys": ["tenant"]}]}},
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector, "matchLabelKeys": ["hash"]}],
+    }));
+    pod["metadata"]["labels"] = json!({"app": "web", "hash": "h", "tenant": "t"});
+    let pod = created(pod).expect("valid");
+    let term = &pod["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0];
+    let same = json!({"key": "hash", "operator": "In", "values": ["h"]});
+    let other = json!({"key": "tenant", "operator": "NotIn", "values": ["t"]});
+    assert_eq!(term["labelSelector"]["matchExpressions"], json!([same, other]));
+    assert_eq!(pod["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchExpressions"], json!([same]));
+}
+
+#[test]
 fn host_network_takes_the_hosts_ports() {
     let pod = created(pod_with(
         json!({"hostNetwork": true, "containers": [{"name": "a", "image": "x", "ports": [{"containerPort": 80}]}]}),
