@@ -284,13 +284,9 @@ impl Pull<'_> {
             .layers()
             .zip(&manifest.layers)
             .map(|(layer, blob)| {
-                let archive = if self.store.has_layer(&layer) {
-                    // It stays here, for there is a lease on it: nobody will ask for its archive.
-                    self.absent(blob)
-                } else {
-                    self.start_download(session, blob, &slots)
-                };
-                (blob.digest.clone(), archive)
+                // What is here stays here, for there is a lease on it: its archive will not be asked for.
+                let is_needed = !self.store.has_layer(&layer);
+                (blob.digest.clone(), self.archive(session, blob, &slots, is_needed))
             })
             .collect();
         let mut names = Names::default();
@@ -355,18 +351,14 @@ impl Pull<'_> {
         Err(PullFailure::TooLong { image: self.image(), digest, len: descriptor.size, max })
     }
 
-    fn absent(&self, blob: &Descriptor) -> ArchiveSource<'static, PullFailure> {
-        let error = RegistryError::Url { url: format!("(archive of {}, which is unpacked already)", blob.digest) };
-        let error = PullFailure::Registry { image: self.image(), source: Box::new(error) };
-        async move { Err(error) }.boxed()
-    }
-
-    /// Starts a download that goes on while earlier layers are unpacked, and ends when its archive is dropped.
-    fn start_download(
+    /// A layer's archive. If it is needed, its download starts now and goes on while earlier layers are unpacked; else
+    /// it would start when the archive is asked for. It ends when the archive is dropped.
+    fn archive(
         &self,
         session: &Arc<Session>,
         blob: &Descriptor,
         slots: &Arc<Semaphore>,
+        is_needed: bool,
     ) -> ArchiveSource<'static, PullFailure> {
         if let Err(error) = self.refuse_longer_than(self.store.inner.limits.bytes_max, blob) {
             return async move { Err(error) }.boxed();
@@ -376,13 +368,20 @@ impl Pull<'_> {
         let archive = Archive { lease, path: blobs.path(&blob.digest), store: self.store.clone() };
         let download = Download::new(self, session, blob);
         let (slots, image) = (Arc::clone(slots), self.image());
-        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        let run = async move {
             // The semaphore is never closed; without a slot the download would only be less orderly.
             let _slot = slots.acquire_owned().await.ok();
             download.run().await
-        }));
+        };
+        let here = if is_needed {
+            let task = AbortOnDropHandle::new(tokio::spawn(run));
+            let joined = async move { task.await.map_err(|source| PullFailure::Worker { image, source })? };
+            joined.boxed()
+        } else {
+            run.boxed()
+        };
         async move {
-            task.await.map_err(|source| PullFailure::Worker { image, source })??;
+            here.await?;
             let open: OpenArchive = Box::new(move || {
                 let file = fs_err::File::open(&archive.path)?;
                 Ok(Box::new(ReadArchive { file: file.into_file(), _archive: archive }))

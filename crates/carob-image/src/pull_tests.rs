@@ -427,7 +427,7 @@ async fn mirrors_are_asked_first_and_the_registry_when_they_fail() {
     let broken = Registry::new().await;
     mirror.serve(&layers());
     registry.serve(&layers());
-    let mirrors = |urls: Vec<String>| Mirror { endpoints: urls };
+    let mirrors = |urls: Vec<String>| Some(Mirror { endpoints: urls });
     let own = registry.address.to_string();
     let config = RegistriesConfig {
         mirrors: [

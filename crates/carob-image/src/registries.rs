@@ -3,27 +3,46 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::Credentials;
 
-/// `registries.yaml` (k3s documentation, "Private Registry Configuration"). `*` as a name stands for all others.
+/// `registries.yaml` (k3s documentation, "Private Registry Configuration"). `*` as a name stands for all others; a name
+/// without a value is one of those that it does not stand for. Rewrites are refused as an unknown field.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistriesConfig {
     /// By registry name as it appears in references (`docker.io`).
     #[serde(default)]
-    pub mirrors: BTreeMap<String, Mirror>,
+    pub mirrors: BTreeMap<String, Option<Mirror>>,
     /// By host (and port) that is connected to.
     #[serde(default)]
-    pub configs: BTreeMap<String, RegistryAccess>,
+    pub configs: BTreeMap<String, Option<RegistryAccess>>,
+}
+
+/// The name that stands for all others.
+const WILDCARD: &str = "*";
+
+impl RegistriesConfig {
+    pub(crate) fn mirrors_of(&self, registry: &str) -> &[String] {
+        let mirror = self.mirrors.get(registry).or_else(|| self.mirrors.get(WILDCARD)).and_then(Option::as_ref);
+        mirror.map_or(&[], |mirror| mirror.endpoints.as_slice())
+    }
+
+    /// How a host is reached, by the first of its names that has an entry.
+    pub(crate) fn access(&self, names: &[&str]) -> Option<&RegistryAccess> {
+        let named = names.iter().find_map(|name| self.configs.get(*name));
+        named.or_else(|| self.configs.get(WILDCARD)).and_then(Option::as_ref)
+    }
 }
 
 /// Where to look for a registry's images, in this order, before the registry itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
-    /// URLs: `https://mirror.example:5000` (a path is a prefix of repositories' paths).
+    /// URLs: `https://mirror.example:5000`. A path is where the API begins, `/v2` if there is none.
     #[serde(default, rename = "endpoint")]
     pub endpoints: Vec<String>,
 }
@@ -46,6 +65,9 @@ pub struct RegistryAuth {
     pub username: Option<String>,
     #[serde(default)]
     pub password: Option<String>,
+    /// `username:password` in base64.
+    #[serde(default)]
+    pub auth: Option<String>,
     #[serde(default)]
     pub identity_token: Option<String>,
 }
@@ -76,12 +98,39 @@ impl std::fmt::Debug for RegistryAuth {
 
 impl RegistryAuth {
     pub fn credentials(&self) -> Option<Credentials> {
-        match (&self.identity_token, &self.username, &self.password) {
-            (Some(token), _, _) => Some(Credentials::IdentityToken(token.clone())),
-            (None, Some(username), Some(password)) => {
-                Some(Credentials::Basic { username: username.clone(), password: password.clone() })
-            }
-            (None, _, _) => None,
+        if let Some(token) = &self.identity_token {
+            return Some(Credentials::IdentityToken(token.clone()));
         }
+        if let (Some(username), Some(password)) = (&self.username, &self.password) {
+            return Some(Credentials::Basic { username: username.clone(), password: password.clone() });
+        }
+        let decoded = String::from_utf8(STANDARD.decode(self.auth.as_ref()?).ok()?).ok()?;
+        let (username, password) = decoded.split_once(':')?;
+        Some(Credentials::Basic { username: username.to_owned(), password: password.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_k3s_format_means_what_it_means_there() {
+        let text = r#"{
+            "mirrors": {"docker.io": {"endpoint": ["https://m:5000"]}, "plain.example": null, "*": {"endpoint": ["https://all"]}},
+            "configs": {"m:5000": {"auth": {"auth": "dTpw"}}, "docker.io": null, "*": {"tls": {"insecure_skip_verify": true}}}
+        }"#;
+        let config: RegistriesConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.mirrors_of("docker.io"), ["https://m:5000"]);
+        assert_eq!(
+            (config.mirrors_of("plain.example").len(), config.mirrors_of("quay.io")),
+            (0, &["https://all".to_owned()][..])
+        );
+        let user = Credentials::Basic { username: "u".to_owned(), password: "p".to_owned() };
+        assert_eq!(config.access(&["m:5000"]).and_then(|access| access.auth.as_ref()?.credentials()), Some(user));
+        assert_eq!(config.access(&["registry-1.docker.io", "docker.io"]), None);
+        assert!(config.access(&["quay.io"]).unwrap().tls.as_ref().unwrap().insecure_skip_verify);
+        let rewrite = r#"{"mirrors": {"x": {"endpoint": [], "rewrite": {}}}}"#;
+        assert!(serde_json::from_str::<RegistriesConfig>(rewrite).unwrap_err().to_string().contains("rewrite"));
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn observe() -> Result<Observed, NetError> {
     observe().map_err(NetError::Observe)
 }
 
-/// Makes the anchor, gives it the gateways, and lets packets be forwarded.
+/// Makes the anchor, gives it the gateways and the routes, and lets packets be forwarded.
 pub(crate) fn prepare(
     names: &Names,
     gateways: &[IpAddr],
@@ -36,12 +36,19 @@ pub(crate) fn prepare(
         let mut socket = Socket::open(Protocol::Route)?;
         socket.execute(&[route::add_bridge(&names.anchor, observed.mtu())])?;
         let anchor = required(&mut socket, &names.anchor)?;
-        socket.execute(&plan::anchor(anchor.index, gateways, cidrs, observed))?;
-        socket.execute(&plan::forwarding(&observed.uplinks(names)))
+        socket.execute(&plan::anchor(anchor.index, gateways, cidrs, observed))
     };
     prepare().map_err(NetError::Prepare)?;
+    forward(names, cidrs, observed)
+}
+
+/// Lets packets for Pods in by all interfaces that the machine has now.
+pub(crate) fn forward(names: &Names, cidrs: &[IpNet], observed: &Observed) -> Result<(), NetError> {
+    let uplinks = observed.uplinks(names);
+    let forward = || Socket::open(Protocol::Route)?.execute(&plan::forwarding(&uplinks));
+    forward().map_err(NetError::Prepare)?;
     if cidrs.iter().any(|cidr| cidr.addr().is_ipv6()) {
-        forward_ipv6(&observed.uplinks(names))?;
+        forward_ipv6(&uplinks)?;
     }
     Ok(())
 }

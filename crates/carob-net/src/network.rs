@@ -151,8 +151,8 @@ impl PodNetwork {
         }
     }
 
-    /// Detaches every sandbox that is not in `live`, removes interfaces of this instance that belong to none, and
-    /// restores the nftables table if someone removed it. Sandboxes being attached at the moment have to be in `live`.
+    /// Detaches every sandbox that is not in `live`, removes interfaces of this instance that belong to none, restores
+    /// the nftables table if someone removed it, and forwards packets of interfaces that came since. Sandboxes being attached at the moment have to be in `live`.
     /// Goes on past failures; the first one is the result.
     pub async fn sweep(&self, live: &BTreeSet<String>) -> Result<SweepReport, NetError> {
         let dead: Vec<String> = self.inner.state().sandboxes.keys().filter(|id| !live.contains(*id)).cloned().collect();
@@ -360,16 +360,18 @@ impl Inner {
     /// Interfaces without a sandbox, and whether the table had to be written again.
     fn sweep_kernel(&self) -> Result<(Vec<String>, bool), NetError> {
         // Listed before the sandboxes are: what is attached in between is in the second list only.
-        let links = kernel::observe()?.links;
+        let observed = kernel::observe()?;
         let known: BTreeSet<String> =
             self.state().sandboxes.keys().map(|sandbox_id| self.names.veth(sandbox_id)).collect();
         let mut removed = Vec::new();
-        for link in links {
+        for link in &observed.links {
             if self.names.is_veth(&link.name) && !known.contains(&link.name) {
                 kernel::remove_interface(&link.name)?;
-                removed.push(link.name);
+                removed.push(link.name.clone());
             }
         }
+        // Interfaces may have come since.
+        kernel::forward(&self.names, &self.state().cidrs(), &observed)?;
         let restore = !table_exists(&self.names.anchor).map_err(NetError::Rules)?;
         if restore {
             self.write_rules()?;

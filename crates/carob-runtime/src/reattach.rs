@@ -134,7 +134,9 @@ impl Runtime {
         for parent in [root.clone(), root.join("burstable"), root.join("besteffort")] {
             for name in self.cgroup(&parent).children()?.into_iter().filter(|name| name.starts_with("pod")) {
                 let group = parent.join(name);
-                if !groups.contains(&group) {
+                // The same tree may hold the Pods of a kubelet.
+                let ours = self.cgroup(&group).owner()?.is_some_and(|owner| owner == self.config.instance);
+                if ours && !groups.contains(&group) {
                     self.remove_group(&group).await?;
                 }
             }

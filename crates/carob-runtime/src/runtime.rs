@@ -268,19 +268,23 @@ fn host_facts(layout: &Layout) -> Result<HostFacts, RuntimeError> {
     let path = "/proc/self/oom_score_adj";
     let own = fs_err::read_to_string(path).map_err(RuntimeError::file("read", path))?;
     let own: i32 = own.trim().parse().unwrap_or(0);
-    let (unified_cgroups, hugetlb) = match layout {
+    let (cgroup_trees, hugetlb) = match layout {
         Layout::V2 { root } => {
             let path = root.join("cgroup.controllers");
             let names = fs_err::read_to_string(&path).map_err(RuntimeError::file("read", &path))?;
-            (true, names.split_whitespace().any(|name| name == "hugetlb"))
+            (Vec::new(), names.split_whitespace().any(|name| name == "hugetlb"))
         }
-        Layout::V1 { controllers, .. } => (false, controllers.contains_key("hugetlb")),
+        Layout::V1 { controllers, .. } => {
+            let name = |controller: &String| controller.strip_prefix("name=").unwrap_or(controller).to_owned();
+            let trees = controllers.iter().map(|(controller, tree)| (name(controller), tree.clone())).collect();
+            (trees, controllers.contains_key("hugetlb"))
+        }
     };
     Ok(HostFacts {
         bounding,
         // Without the capability a process can go no lower than it is (proc(5), `oom_score_adj`).
         oom_score_adj_min: if resource { -1000 } else { own },
-        unified_cgroups,
+        cgroup_trees,
         hugetlb,
         apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
         arch: std::env::consts::ARCH,

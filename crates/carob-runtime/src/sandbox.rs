@@ -109,6 +109,7 @@ impl Runtime {
         files::make_directory(&layers)?;
         let pod = self.cgroup(&record.cgroup);
         pod.create()?;
+        pod.mark(&self.config.instance)?;
         if let Some(resources) = record.config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
             pod.apply(&resources_for(resources, self.host.hugetlb))?;
         }

@@ -9,18 +9,19 @@ use http::uri::Scheme;
 use super::RegistryError;
 use crate::registries::RegistriesConfig;
 
-/// The host that serves docker.io.
+const DOCKER_HUB: &str = "docker.io";
+/// The host that serves it.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
-/// The name that stands for all registries without mirrors of their own.
-const WILDCARD: &str = "*";
+/// Where the API begins (OCI distribution-spec).
+const API_ROOT: &str = "/v2";
 
-/// A host, how to speak to it, and what its paths begin with.
+/// A host, how to speak to it, and where its API begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     scheme: Scheme,
     /// With its port, if it has one.
     authority: String,
-    path: String,
+    root: String,
     is_mirror: bool,
 }
 
@@ -34,7 +35,7 @@ impl Endpoint {
     }
 
     pub(super) fn uri(&self, path: &str) -> Result<Uri, RegistryError> {
-        let url = format!("{}://{}{}{path}", self.scheme, self.authority, self.path);
+        let url = format!("{}://{}{}{path}", self.scheme, self.authority, self.root);
         url.parse().map_err(|_| RegistryError::Url { url })
     }
 
@@ -47,23 +48,29 @@ impl Endpoint {
         Ok(Self {
             scheme: scheme.ok_or_else(invalid)?.clone(),
             authority: uri.authority().ok_or_else(invalid)?.to_string(),
-            // A mirror may be named with or without the API's own first component.
-            path: path.strip_suffix("/v2").unwrap_or(path).to_owned(),
+            root: if path.is_empty() { API_ROOT } else { path }.to_owned(),
             is_mirror: true,
         })
     }
 }
 
+fn host_of_registry(registry: &str) -> &str {
+    if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry }
+}
+
+/// The names by which a host may be configured.
+pub(super) fn names_of(authority: &str) -> [&str; 2] {
+    [authority, if authority == DOCKER_HUB_HOST { DOCKER_HUB } else { authority }]
+}
+
 /// The mirrors of a registry, then the registry itself.
 pub(super) fn endpoints(config: &RegistriesConfig, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
-    let mirrors = config.mirrors.get(registry).or_else(|| config.mirrors.get(WILDCARD));
-    let mut endpoints: Vec<Endpoint> = mirrors
-        .map(|mirror| mirror.endpoints.iter().map(|url| Endpoint::mirror(url)).collect::<Result<_, _>>())
-        .transpose()?
-        .unwrap_or_default();
-    let authority = if registry == "docker.io" { DOCKER_HUB_HOST } else { registry };
-    let own = |scheme| Endpoint { scheme, authority: authority.to_owned(), path: String::new(), is_mirror: false };
-    let tls = config.configs.get(authority).and_then(|access| access.tls.as_ref());
+    let mirrors = config.mirrors_of(registry).iter().map(|url| Endpoint::mirror(url));
+    let mut endpoints: Vec<Endpoint> = mirrors.collect::<Result<_, _>>()?;
+    let authority = host_of_registry(registry);
+    let root = API_ROOT.to_owned();
+    let own = |scheme| Endpoint { scheme, authority: authority.to_owned(), root: root.clone(), is_mirror: false };
+    let tls = config.access(&names_of(authority)).and_then(|access| access.tls.as_ref());
     let insecure = tls.is_some_and(|tls| tls.insecure_skip_verify);
     // As docker does: what is on this machine itself is asked without TLS unless TLS is configured.
     if !is_loopback(authority) || tls.is_some() {
@@ -118,10 +125,10 @@ mod tests {
     use crate::registries::{Mirror, RegistryAccess, RegistryTls};
 
     fn config() -> RegistriesConfig {
-        let mirror = |urls: &[&str]| Mirror { endpoints: urls.iter().map(|url| (*url).to_owned()).collect() };
-        let tls = |insecure_skip_verify| RegistryAccess {
-            tls: Some(RegistryTls { insecure_skip_verify, ..RegistryTls::default() }),
-            auth: None,
+        let mirror = |urls: &[&str]| Some(Mirror { endpoints: urls.iter().map(|url| (*url).to_owned()).collect() });
+        let tls = |insecure_skip_verify| {
+            let tls = Some(RegistryTls { insecure_skip_verify, ..RegistryTls::default() });
+            Some(RegistryAccess { tls, auth: None })
         };
         RegistriesConfig {
             mirrors: [
@@ -137,19 +144,19 @@ mod tests {
     fn mirrors_come_before_the_registry() {
         let none = RegistriesConfig::default();
         for (config, registry, expect) in [
-            (&none, "docker.io", &["https://registry-1.docker.io/x"][..]),
-            (&none, "localhost:5000", &["http://localhost:5000/x"]),
-            (&none, "127.0.0.1:5000", &["http://127.0.0.1:5000/x"]),
-            (&none, "[::1]:5000", &["http://[::1]:5000/x"]),
-            (&none, "localhost.example", &["https://localhost.example/x"]),
+            (&none, "docker.io", &["https://registry-1.docker.io/v2/x"][..]),
+            (&none, "localhost:5000", &["http://localhost:5000/v2/x"]),
+            (&none, "127.0.0.1:5000", &["http://127.0.0.1:5000/v2/x"]),
+            (&none, "[::1]:5000", &["http://[::1]:5000/v2/x"]),
+            (&none, "localhost.example", &["https://localhost.example/v2/x"]),
             (
                 &config(),
                 "docker.io",
-                &["http://cache:5000/x", "https://hub.example/v2/proxy/x", "https://registry-1.docker.io/x"],
+                &["http://cache:5000/v2/x", "https://hub.example/v2/proxy/x", "https://registry-1.docker.io/v2/x"],
             ),
-            (&config(), "quay.io", &["https://all.example/x", "https://quay.io/x"]),
-            (&config(), "lab:5000", &["https://all.example/x", "https://lab:5000/x", "http://lab:5000/x"]),
-            (&config(), "localhost:5443", &["https://all.example/x", "https://localhost:5443/x"]),
+            (&config(), "quay.io", &["https://all.example/v2/x", "https://quay.io/v2/x"]),
+            (&config(), "lab:5000", &["https://all.example/v2/x", "https://lab:5000/v2/x", "http://lab:5000/v2/x"]),
+            (&config(), "localhost:5443", &["https://all.example/v2/x", "https://localhost:5443/v2/x"]),
         ] {
             let found: Vec<String> = endpoints(config, registry)
                 .unwrap()

@@ -74,7 +74,8 @@ impl Registries {
     ) -> Result<Vec<Arc<Session>>, RegistryError> {
         let endpoints = endpoint::endpoints(&self.config, reference.registry())?;
         let session = |endpoint: Endpoint| {
-            let configured = self.config.configs.get(endpoint.host()).and_then(|access| access.auth.as_ref());
+            let configured =
+                self.config.access(&endpoint::names_of(endpoint.host())).and_then(|access| access.auth.as_ref());
             // What the caller brings is for the registry itself, not for whoever mirrors it.
             let brought = credentials.filter(|_| !endpoint.is_mirror()).cloned();
             let credentials = brought.or_else(|| configured.and_then(crate::RegistryAuth::credentials));
@@ -116,7 +117,7 @@ impl Session {
 
     fn uri(&self, kind: &str, name: &str) -> Result<Uri, RegistryError> {
         let query = self.namespace.as_ref().map(|namespace| format!("?ns={namespace}")).unwrap_or_default();
-        self.endpoint.uri(&format!("/v2/{}/{kind}/{name}{query}", self.repository))
+        self.endpoint.uri(&format!("/{}/{kind}/{name}{query}", self.repository))
     }
 
     /// Gets the URI, authenticating when asked to.

@@ -11,6 +11,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::RegistryError;
+use super::endpoint::names_of;
 use crate::registries::{RegistriesConfig, RegistryTls};
 
 /// Where distributions keep their bundle (Go's crypto/x509 looks at the same files, root_linux.go).
@@ -37,7 +38,7 @@ impl TlsConfigs {
 
     /// For a host, named with its port as in `registries.yaml`. Hosts without settings share one.
     pub(super) fn for_host(&self, host: &str) -> Result<Arc<ClientConfig>, RegistryError> {
-        let settings = self.config.configs.get(host).and_then(|access| access.tls.as_ref());
+        let settings = self.config.access(&names_of(host)).and_then(|access| access.tls.as_ref());
         let key = settings.map(|_| host.to_owned());
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = made.get(&key) {
@@ -186,7 +187,7 @@ mod tests {
 
     async fn connect(name: &str, tls: RegistryTls) -> Result<u8, RegistryError> {
         let access = RegistryAccess { tls: Some(tls), auth: None };
-        let config = RegistriesConfig { configs: [(name.to_owned(), access)].into(), mirrors: BTreeMap::new() };
+        let config = RegistriesConfig { configs: [(name.to_owned(), Some(access))].into(), mirrors: BTreeMap::new() };
         let uri: Uri = format!("https://{name}/").parse().unwrap();
         let stream = Connector::new(Arc::new(config)).oneshot(uri).await?;
         Ok(stream.into_inner().read_u8().await.unwrap())

@@ -204,3 +204,24 @@ fn two_networks_share_a_machine() {
     lab.on_machine(two.remove()).unwrap();
     assert!(one.attachment("a").is_some());
 }
+
+#[test]
+fn an_uplink_that_comes_later_is_used_after_a_sweep() {
+    let lab = Lab::new();
+    let network = lab.open(V4);
+    lab.attach(&network, "web", &[port(8080, 80, Protocol::Tcp)]);
+    let forwarding = |value: &str| {
+        let path = "/proc/sys/net/ipv4/conf/up0/forwarding";
+        in_netns(lab.machine.as_fd(), || {
+            if !value.is_empty() {
+                fs_err::write(path, value).unwrap();
+            }
+            fs_err::read_to_string(path).unwrap().trim().to_owned()
+        })
+        .unwrap()
+    };
+    assert_eq!(forwarding("0"), "0");
+    let live = BTreeSet::from(["web".to_owned()]);
+    lab.on_machine(network.sweep(&live)).unwrap();
+    assert_eq!(forwarding(""), "1");
+}

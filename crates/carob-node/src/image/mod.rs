@@ -99,7 +99,8 @@ impl Images {
             }
             // An image that was imported under this name has no registry that could have a newer one.
             ("Always", Some(image)) if is_imported(&image) => {
-                let message = format!("Container image {name:?} was imported on this machine: no registry is asked for it");
+                let message =
+                    format!("Container image {name:?} was imported on this machine: no registry is asked for it");
                 self.events.normal(&subject, "Pulled", message);
                 Ok(Ready { id: image.id.clone(), image })
             }

@@ -69,7 +69,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             streams::attach(shared, request, namespace, pod, container, &query).await
         }
         ["portForward", namespace, pod] | ["portForward", namespace, pod, _] if streaming => {
-            streams::port_forward(shared, request, namespace, pod).await
+            streams::port_forward(shared, request, namespace, pod, &query).await
         }
         ["stats", "summary"] if read_only => metrics::summary(shared).await,
         ["metrics", "resource"] if read_only => metrics::resource(shared).await,

@@ -16,7 +16,7 @@ use crate::pod::PodView;
 use crate::stream::remote::{self, Kind, pair};
 use crate::stream::spdy::{self, session::Arrivals};
 use crate::stream::upgrade::{self, Body, Transport};
-use crate::stream::{channels, forward, spdy_remote, tunnel};
+use crate::stream::{channels, forward, forward_channels, spdy_remote, tunnel};
 
 pub(super) async fn exec(
     shared: &Arc<Shared>,
@@ -106,13 +106,8 @@ fn join(
             let (name, protocol) = upgrade::choose(request.headers(), Transport::WebSocket, &channels::PROTOCOLS)?;
             let (response, socket) = upgrade::websocket(&mut request, name)?;
             let has_stdout = start.stdout;
-            shared.streams.spawn(async move {
-                match socket.await {
-                    Ok(socket) => {
-                        tokio::join!(talk, channels::serve(socket, protocol, has_stdout, framing));
-                    }
-                    Err(error) => tracing::debug!(%error, "a client did not follow through with its WebSocket"),
-                }
+            on_socket(shared, socket, move |socket| async move {
+                tokio::join!(talk, channels::serve(socket, protocol, has_stdout, framing));
             });
             Ok(response)
         }
@@ -138,6 +133,7 @@ pub(super) async fn port_forward(
     mut request: Request<Incoming>,
     namespace: &str,
     pod: &str,
+    query: &Query,
 ) -> Result<Response<Body>, RequestError> {
     let object = shared.source.pod(namespace, pod);
     let object = object.ok_or_else(|| RequestError::NotFound("pod does not exist".to_owned()))?;
@@ -146,18 +142,21 @@ pub(super) async fn port_forward(
     let target = forward::Target { cri: Arc::clone(&shared.tools.cri), sandbox_id, pod: format!("{pod}, uid {uid}") };
     match upgrade::transport(request.headers())? {
         Transport::WebSocket => {
-            let accepted = [(forward::TUNNEL_PROTOCOL, ())];
-            let (name, ()) = upgrade::choose(request.headers(), Transport::WebSocket, &accepted)?;
+            let headers = request.headers();
+            if let Ok((name, ())) = upgrade::choose(headers, Transport::WebSocket, &[(forward::TUNNEL_PROTOCOL, ())]) {
+                let (response, socket) = upgrade::websocket(&mut request, name)?;
+                on_socket(shared, socket, |socket| async move {
+                    let (io, tunnel) = tunnel::open(socket);
+                    let serve = over_spdy(io, async |arrivals| forward::serve(arrivals, target).await);
+                    tokio::join!(tunnel, serve);
+                });
+                return Ok(response);
+            }
+            let (name, encoding) = upgrade::choose(headers, Transport::WebSocket, &forward_channels::PROTOCOLS)?;
+            let ports = ports(query)?;
             let (response, socket) = upgrade::websocket(&mut request, name)?;
-            shared.streams.spawn(async move {
-                match socket.await {
-                    Ok(socket) => {
-                        let (io, tunnel) = tunnel::open(socket);
-                        let serve = over_spdy(io, async |arrivals| forward::serve(arrivals, target).await);
-                        tokio::join!(tunnel, serve);
-                    }
-                    Err(error) => tracing::debug!(%error, "a client did not follow through with its WebSocket"),
-                }
+            on_socket(shared, socket, move |socket| async move {
+                forward_channels::serve(socket, encoding, ports, target).await;
             });
             Ok(response)
         }
@@ -170,6 +169,35 @@ pub(super) async fn port_forward(
             });
             Ok(response)
         }
+    }
+}
+
+/// Does the work on a WebSocket once the client has it, beside the request.
+fn on_socket<S, W>(
+    shared: &Shared,
+    socket: impl Future<Output = hyper::Result<S>> + Send + 'static,
+    work: impl FnOnce(S) -> W + Send + 'static,
+) where
+    S: Send + 'static,
+    W: Future<Output = ()> + Send,
+{
+    shared.streams.spawn(async move {
+        match socket.await {
+            Ok(socket) => work(socket).await,
+            Err(error) => tracing::debug!(%error, "a client did not follow through with its WebSocket"),
+        }
+    });
+}
+
+/// The ports of a request over channels, one after the other or in one parameter.
+fn ports(query: &Query) -> Result<Vec<u16>, RequestError> {
+    let all = query.all("ports").into_iter().chain(query.all("port"));
+    let all: Vec<String> = all.flat_map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>()).collect();
+    let parse = |text: &String| text.parse().ok().filter(|port| *port > 0);
+    let ports: Option<Vec<u16>> = all.iter().map(parse).collect();
+    match ports {
+        Some(ports) if !ports.is_empty() && ports.len() <= forward_channels::PORTS_MAX => Ok(ports),
+        _ => Err(RequestError::BadRequest(format!("query parameter \"ports\" is missing or invalid: {all:?}"))),
     }
 }
 

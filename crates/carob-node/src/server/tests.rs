@@ -386,6 +386,28 @@ async fn ports_forwarded_over_spdy_in_a_websocket() {
 }
 
 #[tokio::test]
+async fn ports_forwarded_over_channels() {
+    let bench = Bench::new().await;
+    bench.runtime.echo_on(80);
+    let mut socket = bench.websocket("/portForward/ns/p?ports=80&ports=81", "v4.channel.k8s.io").await;
+    socket.send(Message::binary(&b"\x00hello"[..])).await.expect("sent");
+    let mut heard: std::collections::BTreeMap<u8, Vec<u8>> = Default::default();
+    let done = |heard: &std::collections::BTreeMap<u8, Vec<u8>>| {
+        heard.get(&0).is_some_and(|bytes| bytes.len() == 7) && heard.get(&3).is_some_and(|bytes| bytes.len() > 2)
+    };
+    while !done(&heard) {
+        let Some(Ok(Message::Binary(bytes))) = socket.next().await else { panic!("{heard:?}") };
+        heard.entry(bytes[0]).or_default().extend_from_slice(&bytes[1..]);
+    }
+    assert_eq!(heard[&0], b"\x50\x00hello");
+    assert_eq!(heard[&1], b"\x50\x00");
+    assert_eq!(
+        &heard[&3][2..],
+        b"error forwarding port 81 to pod p, uid u: connect to 127.0.0.1:81: connection refused"
+    );
+}
+
+#[tokio::test]
 async fn protocols_that_nobody_speaks_are_refused() {
     let bench = Bench::new().await;
     for (path, upgrade, header, code) in [

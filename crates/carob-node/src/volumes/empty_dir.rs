@@ -21,14 +21,15 @@ pub(super) fn prepare(path: &Path, source: &EmptyDirVolumeSource, group: Option<
         Some("Memory") => true,
         Some(other) => return Err(io::Error::other(format!("the emptyDir medium {other:?} is not supported"))),
     };
+    let size_limit = match source.size_limit.as_ref().filter(|_| memory) {
+        None => None,
+        Some(text) => Some(Quantity::parse(&text.0).map_err(io::Error::other)?.value()).filter(|bytes| *bytes > 0),
+    };
     let made = !path.exists();
-    if made {
-        fs::create_dir_all(path)?;
-    }
-    let fresh = if memory && !is_mount_point(path)? {
-        mount_tmpfs(path, source)?;
-        true
+    let fresh = if memory {
+        in_memory(path, size_limit)?
     } else {
+        fs::create_dir_all(path)?;
         made
     };
     if fresh {
@@ -41,18 +42,20 @@ pub(super) fn prepare(path: &Path, source: &EmptyDirVolumeSource, group: Option<
     Ok(())
 }
 
-fn mount_tmpfs(path: &Path, source: &EmptyDirVolumeSource) -> io::Result<()> {
-    let limit = match source.size_limit.as_ref() {
-        None => None,
-        Some(text) => Some(Quantity::parse(&text.0).map_err(io::Error::other)?.value()).filter(|bytes| *bytes > 0),
-    };
-    let options = limit.map(|bytes| format!("size={bytes}")).unwrap_or_default();
+/// Makes the directory `path` with a tmpfs on it. Answers whether the tmpfs is new.
+pub(super) fn in_memory(path: &Path, size_limit_bytes: Option<i64>) -> io::Result<bool> {
+    fs::create_dir_all(path)?;
+    if is_mount_point(path)? {
+        return Ok(false);
+    }
+    let options = size_limit_bytes.map_or_else(|| "mode=0755".to_owned(), |bytes| format!("mode=0755,size={bytes}"));
     let options = std::ffi::CString::new(options)?;
     mount("tmpfs", path, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
-        .map_err(|error| io::Error::other(format!("mount a tmpfs at {}: {error}", path.display())))
+        .map_err(|error| io::Error::other(format!("mount a tmpfs at {}: {error}", path.display())))?;
+    Ok(true)
 }
 
-/// Unmounts what [`prepare`] mounted; the directory itself is its caller's.
+/// Unmounts what [`prepare`] or [`in_memory`] mounted; the directory itself is its caller's.
 pub(super) fn release(path: &Path) -> io::Result<()> {
     while is_mount_point(path)? {
         unmount(path, UnmountFlags::DETACH)

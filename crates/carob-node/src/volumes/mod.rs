@@ -112,8 +112,14 @@ impl Volumes {
         let payload = sources.payload(volume).await?.ok_or(VolumeError::Unsupported)?;
         let path = self.dirs.volume(uid, plugin(volume), &volume.name);
         let (dir, refresh_at) = (path.clone(), payload.refresh_at);
+        // Secrets and tokens never reach a disk.
+        let in_memory = volume.config_map.is_none();
         let written = tokio::task::spawn_blocking(move || {
-            fs::create_dir_all(&dir)?;
+            if in_memory {
+                empty_dir::in_memory(&dir, None)?;
+            } else {
+                fs::create_dir_all(&dir)?;
+            }
             atomic::write(&dir, &payload, group, now)
         });
         written.await.map_err(io::Error::other)??;
@@ -124,9 +130,10 @@ impl Volumes {
     pub fn unmount(&self, uid: &str) -> io::Result<()> {
         self.tokens.forget(uid);
         release_sub_paths(&self.dirs.sub_paths(uid))?;
-        let empty_dirs = self.dirs.volumes(uid).join("kubernetes.io~empty-dir");
-        for path in entries(&empty_dirs)? {
-            empty_dir::release(&path)?;
+        for plugin in entries(&self.dirs.volumes(uid))? {
+            for volume in entries(&plugin)? {
+                empty_dir::release(&volume)?;
+            }
         }
         remove_dir(&self.dirs.volumes(uid))
     }

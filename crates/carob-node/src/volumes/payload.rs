@@ -249,8 +249,10 @@ pub fn references(pod: &Pod) -> BTreeSet<Reference> {
 /// A token is renewed when four fifths of its life are over, and at the latest after a day (kubelet `pkg/kubelet/token`).
 fn refresh_at(now: Timestamp, expires_at: Timestamp) -> Timestamp {
     const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+    // A token that is short of its end when it comes, as with clocks that differ, must not be asked for without pause.
+    const AGE_MIN: Duration = Duration::from_secs(10);
     let life = Duration::try_from(expires_at.duration_since(now)).unwrap_or(Duration::ZERO);
-    crate::plan::after(now, (life * 4 / 5).min(AGE_MAX))
+    crate::plan::after(now, (life * 4 / 5).clamp(AGE_MIN, AGE_MAX))
 }
 
 /// The user that all containers of the Pod run as, if it is one and named (kubelet `FsUserFrom`).

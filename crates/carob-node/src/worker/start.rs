@@ -132,6 +132,10 @@ async fn prepare(tools: &Tools, start: &Start, member: &Member<'_>, image: &Read
     for entry in &prepared.sub_paths {
         sub_path::bind(&entry.volume, &entry.sub_path, &entry.target).map_err(|error| text(&error))?;
     }
+    let log = tools.dirs.log(&PodId::of(&start.pod), member.name(), start.attempt);
+    if let Some(dir) = log.parent() {
+        fs::create_dir_all(dir).map_err(|error| text(&error))?;
+    }
     write_hosts(tools, start).map_err(|error| text(&error))?;
     make_termination_log(&prepared.termination_log).map_err(|error| text(&error))?;
     Ok(prepared)

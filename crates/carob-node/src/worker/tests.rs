@@ -213,7 +213,8 @@ async fn a_pod_runs_and_is_deleted_without_a_trace() {
     let spec = json!({
         "containers": [{"name": "app", "image": "app:1", "volumeMounts": [{"name": "cm", "mountPath": "/cm"}],
             "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}],
-        "volumes": [{"name": "cm", "configMap": {"name": "cm"}}]});
+        "volumes": [{"name": "cm", "configMap": {"name": "cm"}},
+            {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]});
     let seat = bench.run(Bench::pod(spec, json!({})));
     bench.until("ready", |bench| condition(&bench.status(), "Ready") == "True").await;
     let status = bench.status();

@@ -26,8 +26,8 @@ pub struct HostFacts {
     pub bounding: u64,
     /// The lowest out-of-memory score that can be set.
     pub oom_score_adj_min: i32,
-    /// Every controller is in the unified tree.
-    pub unified_cgroups: bool,
+    /// The trees of cgroup v1: name in `/sys/fs/cgroup`, directory. None where every controller is in the unified tree.
+    pub cgroup_trees: Vec<(String, PathBuf)>,
     /// Huge pages can be limited.
     pub hugetlb: bool,
     pub apparmor: bool,
@@ -117,7 +117,7 @@ pub fn oci_spec_for(input: &SpecInput<'_>) -> Result<ContainerSpec, SpecError> {
         "ociVersion": "1.0.2",
         "process": process,
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
-        "mounts": mounts::mounts(input.config, input.sandbox, security.privileged, security.readonly_rootfs)?,
+        "mounts": mounts::mounts(input, security)?,
         "linux": linux_section(input, security, granted.bits)?,
     });
     Ok(ContainerSpec {
@@ -227,7 +227,7 @@ fn linux_section(input: &SpecInput<'_>, security: &Security, granted: u64) -> Re
     }
     if !security.privileged {
         linux["maskedPaths"] = paths_or(&security.masked_paths, MASKED_PATHS);
-        linux["readonlyPaths"] = paths_or(&security.readonly_paths, READONLY_PATHS);
+        linux["readonlyPaths"] = readonly_paths(input, security);
         if let Some(profile) = seccomp_profile(input, security, granted) {
             linux["seccomp"] = profile;
         }
@@ -258,6 +258,15 @@ fn paths_or(asked: &[String], default: &[&str]) -> Value {
     if asked.is_empty() { json!(default) } else { json!(asked) }
 }
 
+/// On v1 the directory of the trees as well, which has to be writable until all are mounted.
+fn readonly_paths(input: &SpecInput<'_>, security: &Security) -> Value {
+    let mut paths = paths_or(&security.readonly_paths, READONLY_PATHS);
+    if let Some(paths) = paths.as_array_mut().filter(|_| !input.host.cgroup_trees.is_empty()) {
+        paths.push(mounts::CGROUP_DIRECTORY.into());
+    }
+    paths
+}
+
 fn namespaces(input: &SpecInput<'_>, security: &Security) -> Result<Vec<Value>, SpecError> {
     use v1::NamespaceMode;
 
@@ -282,7 +291,7 @@ fn namespaces(input: &SpecInput<'_>, security: &Security) -> Result<Vec<Value>, 
         }
         NamespaceMode::Node => {}
     }
-    if input.host.unified_cgroups && !security.privileged {
+    if input.host.cgroup_trees.is_empty() && !security.privileged {
         namespaces.push(json!({"type": "cgroup"}));
     }
     Ok(namespaces)

@@ -3,19 +3,18 @@
 use carob_cri::v1;
 use serde_json::{Value, json};
 
-use super::{SandboxView, SpecError};
+use super::{HostFacts, SandboxView, Security, SpecError, SpecInput};
+
+pub(super) const CGROUP_DIRECTORY: &str = "/sys/fs/cgroup";
 
 /// All mounts. One that the container asks for at the place of a standard one replaces it.
-pub(super) fn mounts(
-    config: &v1::ContainerConfig,
-    sandbox: &SandboxView,
-    privileged: bool,
-    readonly_rootfs: bool,
-) -> Result<Vec<Value>, SpecError> {
-    let asked = ordered(&config.mounts)?;
-    let mut mounts: Vec<Value> = standard(sandbox, privileged);
+pub(super) fn mounts(input: &SpecInput<'_>, security: &Security) -> Result<Vec<Value>, SpecError> {
+    let sandbox = input.sandbox;
+    let asked = ordered(&input.config.mounts)?;
+    let mut mounts: Vec<Value> = standard(sandbox, security.privileged);
+    mounts.extend(cgroups(input.host, sandbox, security.privileged));
     let files = [("/etc/hostname", &sandbox.hostname_file), ("/etc/resolv.conf", &sandbox.resolv_conf_file)];
-    let access = if readonly_rootfs { "ro" } else { "rw" };
+    let access = if security.readonly_rootfs { "ro" } else { "rw" };
     for (path, source) in files {
         if let Some(source) = source {
             mounts.push(json!({"destination": path, "type": "bind", "source": source,
@@ -40,11 +39,27 @@ fn standard(sandbox: &SandboxView, privileged: bool) -> Vec<Value> {
             "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
             "options": ["nosuid", "noexec", "nodev", access]}),
-        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-            "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
         json!({"destination": "/dev/shm", "type": "bind", "source": shm,
             "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"]}),
     ]
+}
+
+/// The container's own groups. On v1 they are mounted one by one, since libcontainer looks up the process in the wrong
+/// procfs where a container shares the PID namespace of its Pod.
+fn cgroups(host: &HostFacts, sandbox: &SandboxView, privileged: bool) -> Vec<Value> {
+    let access = if privileged { "rw" } else { "ro" };
+    if host.cgroup_trees.is_empty() {
+        return vec![json!({"destination": CGROUP_DIRECTORY, "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", access]})];
+    }
+    let mut mounts = vec![json!({"destination": CGROUP_DIRECTORY, "type": "tmpfs", "source": "tmpfs",
+        "options": ["nosuid", "noexec", "nodev", "mode=755"]})];
+    let group = sandbox.cgroup.strip_prefix("/").unwrap_or(&sandbox.cgroup);
+    mounts.extend(host.cgroup_trees.iter().map(|(name, tree)| {
+        json!({"destination": format!("{CGROUP_DIRECTORY}/{name}"), "type": "bind", "source": tree.join(group),
+            "options": ["bind", "rprivate", "nosuid", "noexec", "nodev", access]})
+    }));
+    mounts
 }
 
 /// Those above come before those below; otherwise in the order asked for.

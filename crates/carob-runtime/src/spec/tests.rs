@@ -6,7 +6,7 @@ fn host() -> HostFacts {
     HostFacts {
         bounding: (1 << 41) - 1,
         oom_score_adj_min: 0,
-        unified_cgroups: true,
+        cgroup_trees: Vec::new(),
         hugetlb: false,
         apparmor: false,
         arch: "x86_64",
@@ -165,6 +165,31 @@ fn standard_mounts_and_those_asked_for() {
     "]]
     .assert_eq(&(lines.join("\n") + "\n"));
     assert_eq!(spec.config["linux"]["rootfsPropagation"], "shared");
+}
+
+#[test]
+fn groups_of_v1_are_mounted_one_by_one() {
+    let host = HostFacts { cgroup_trees: vec![("cpu".into(), "/sys/fs/cgroup/cpu,cpuacct".into())], ..host() };
+    let config = plain();
+    let spec = oci_spec_for(&SpecInput {
+        config: &config,
+        sandbox: &sandbox(),
+        image: &image(),
+        host: &host,
+        rootfs: "/run/carob/rootfs",
+        devices: &[],
+        target_pid: None,
+        seccomp_file: None,
+    })
+    .expect("a valid container");
+    let mounts = spec.config["mounts"].as_array().expect("a list");
+    let tree = mounts.iter().find(|mount| mount["destination"] == "/sys/fs/cgroup/cpu").expect("a mount");
+    assert_eq!(tree["source"], "/sys/fs/cgroup/cpu,cpuacct/kubepods/pod1/c1");
+    assert_eq!(
+        spec.config["linux"]["readonlyPaths"].as_array().and_then(|paths| paths.last()),
+        Some(&json!("/sys/fs/cgroup"))
+    );
+    assert!(!spec.config["linux"]["namespaces"].to_string().contains("cgroup"));
 }
 
 #[test]

@@ -205,12 +205,17 @@ async fn leftovers_of_a_crash_are_removed() {
     let layout = carob_sys::cgroup::Layout::detect().expect("control groups");
     let group = carob_sys::cgroup::Cgroup::new(&layout, host.cgroup_root().join("kubepods/burstable/podgone/c1"));
     group.create().expect("root makes groups");
+    let pod = carob_sys::cgroup::Cgroup::new(&layout, host.cgroup_root().join("kubepods/burstable/podgone"));
+    pod.mark("test").expect("root marks groups");
+    let foreign = carob_sys::cgroup::Cgroup::new(&layout, host.cgroup_root().join("kubepods/podforeign"));
+    foreign.create().expect("root makes groups");
     let mut stray = Command::new("sleep").arg("1000").spawn().expect("sleep starts");
     group.add(Pid::from_child(&stray)).expect("root moves processes");
     // Its parent is this test, which must reap it for the group to be empty.
     let reaper = std::thread::spawn(move || stray.wait().expect("ours"));
     host.reopen().await;
-    assert_eq!(host.leftovers(), Vec::<String>::new());
+    assert_eq!(host.leftovers(), ["group kubepods/podforeign"], "what is another's stays");
+    foreign.remove().expect("it is empty");
     assert!(!reaper.join().expect("the thread ends").success(), "it was killed");
     host.close().await;
 }

@@ -135,16 +135,60 @@ async fn a_container_with_a_terminal_is_logged_and_attached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_is_reached_inside_the_network_of_the_pod() {
+async fn a_port_of_no_pod_is_not_found() {
     let host = Host::new().await;
-    let sandbox = host.run_sandbox("web").await;
-    let container = host.run(&sandbox, script("c", "nc -l -p 8080 -e /bin/cat")).await;
-    // The network namespace is new: its loopback is for the Pod network to bring up, which is not part of this test.
-    let error = host.runtime.port_forward(&sandbox, 8080).await.err();
-    assert!(error.is_some_and(|error| error.code == Code::Unavailable), "there is no loopback yet");
     let error = host.runtime.port_forward("nobody", 1).await.err().expect("no such sandbox");
     assert_eq!(error.code, Code::NotFound);
-    host.stop(&container, 0).await;
+    host.close().await;
+}
+
+/// Set in the process that has a network of its own.
+const IN_NETWORK: &str = "CAROB_RUNTIME_TEST_NETWORK";
+
+/// The Pod network changes the machine's, so the test is run again in a network namespace that ends with it.
+#[test]
+fn a_pod_is_reached_at_its_address_and_through_its_loopback() {
+    let test = std::env::current_exe().expect("this test");
+    let status = std::process::Command::new("unshare")
+        .args(["--net", "--"])
+        .arg(test)
+        .args(["--exact", "streams::in_a_network_of_its_own", "--nocapture"])
+        .env(IN_NETWORK, "1")
+        .status()
+        .expect("util-linux is installed");
+    assert!(status.success(), "{status}");
+}
+
+/// Not a test by itself: the other process of the one above.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_network_of_its_own() {
+    if std::env::var_os(IN_NETWORK).is_none() {
+        return;
+    }
+    let host = Host::with_network().await;
+    let sandbox = host.run_sandbox("web").await;
+    let serve = "nc -l -l -p 8080 -e /bin/cat";
+    let container = host.run(&sandbox, script("c", serve)).await;
+    let listening = "while ! grep -q ':1F90 ' /proc/net/tcp /proc/net/tcp6; do :; done";
+    assert_eq!(host.exec(&container, &["/bin/sh", "-c", listening]).await.exit_code, 0);
+
+    let mut stream = host.runtime.port_forward(&sandbox, 8080).await.expect("it listens on every address");
+    let status = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
+    let status = host.runtime.pod_sandbox_status(status).await.expect("known").status.expect("a status");
+    let ip = status.network.expect("a network").ip;
+    let mut direct = tokio::net::TcpStream::connect(format!("{ip}:8080")).await.expect("over the bridge");
+    for stream in [&mut *stream as &mut dyn carob_cri::Duplex, &mut direct] {
+        stream.write_all(b"ping").await.expect("sent");
+        let mut echo = [0; 4];
+        stream.read_exact(&mut echo).await.expect("echoed");
+        assert_eq!(&echo, b"ping");
+    }
+    let stats = v1::PodSandboxStatsRequest { pod_sandbox_id: sandbox.clone() };
+    let stats = host.runtime.pod_sandbox_stats(stats).await.expect("statistics").stats.and_then(|stats| stats.linux);
+    let network = stats.and_then(|linux| linux.network).and_then(|network| network.default_interface);
+    assert!(network.and_then(|eth0| eth0.rx_bytes).is_some_and(|bytes| bytes.value > 0));
+    let error = host.runtime.port_forward(&sandbox, 9).await.err().expect("nobody listens there");
+    assert_eq!(error.code, Code::Unavailable);
     host.close().await;
 }
 

@@ -11,7 +11,7 @@ use carob_cri::{ImageService as _, RuntimeService, v1};
 use carob_image::{
     Credentials, ImageId, ImageRecord, Progress, PullError, Reference, RemoveOutcome, StoreError, Usage,
 };
-use carob_net::{AttachRequest, Attachment, NetError};
+use carob_net::{AttachRequest, Attachment, NetConfig, NetError, PodNetwork};
 use carob_runtime::{Images, Network, Runtime, RuntimeConfig};
 use carob_sys::cgroup::{Cgroup, Layout};
 use futures_util::StreamExt;
@@ -114,6 +114,7 @@ pub(crate) fn one_image(directory: &Path) -> Arc<dyn Images> {
         id: format!("sha256:{:064x}", 1).parse().expect("an id"),
         tags: vec![IMAGE.to_owned()],
         digests: Vec::new(),
+        manifests: BTreeSet::new(),
         size_bytes: 1,
         layers: Vec::new(),
         config: Arc::new(ImageConfiguration::from_reader(config.as_bytes()).expect("a configuration")),
@@ -123,6 +124,7 @@ pub(crate) fn one_image(directory: &Path) -> Arc<dyn Images> {
     Arc::new(OneImage { record: Arc::new(record), layer })
 }
 
+/// A runtime whose Pods are joined to no network.
 pub(crate) fn config(directory: &Path, cgroup_root: &Path, die_with_parent: bool) -> RuntimeConfig {
     RuntimeConfig {
         data_dir: directory.join("data"),
@@ -145,10 +147,27 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) async fn new() -> Self {
+        Self::open(tempfile::tempdir().expect("a directory"), Arc::new(NoNetwork)).await
+    }
+
+    /// With carob's own Pod network, in the network namespace of the calling process.
+    pub(crate) async fn with_network() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
+        let network = PodNetwork::open(NetConfig {
+            instance: "test".to_owned(),
+            state_dir: directory.path().join("network"),
+            pod_cidrs: vec!["10.244.0.0/24".parse().expect("a CIDR")],
+            cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a CIDR")],
+            clock: Arc::new(carob_kit::SystemClock::new()),
+        });
+        Self::open(directory, Arc::new(network.await.expect("the network opens"))).await
+    }
+
+    async fn open(directory: tempfile::TempDir, network: Arc<dyn Network>) -> Self {
         let number = HOSTS.fetch_add(1, Ordering::Relaxed);
         let cgroup_root = PathBuf::from(format!("/carob-runtime-test-{}-{number}", std::process::id()));
-        let runtime = Runtime::open(config(directory.path(), &cgroup_root, false)).await.expect("the runtime opens");
+        let config = RuntimeConfig { network, ..config(directory.path(), &cgroup_root, false) };
+        let runtime = Runtime::open(config).await.expect("the runtime opens");
         Self { runtime, directory, cgroup_root }
     }
 

@@ -35,11 +35,21 @@ pub enum CgroupError {
     DeviceFilter { path: PathBuf, source: io::Error },
     #[error("kill process {pid} of cgroup {group}", group = group.display())]
     Kill { pid: i32, group: PathBuf, source: io::Error },
+    #[error("the owner of cgroup {path}", path = path.display())]
+    Mark { path: PathBuf, source: io::Error },
     #[error("remove cgroup {path}", path = path.display())]
     Remove { path: PathBuf, source: io::Error },
 }
 
 type Result<T> = std::result::Result<T, CgroupError>;
+
+const SWAP_FILES: [&str; 2] = ["memory.memsw.limit_in_bytes", "memory.swap.max"];
+
+/// Where [`Cgroup::mark`] writes. Of the namespace that only root sees (xattr(7)).
+const OWNER_ATTRIBUTE: &str = "trusted.carob.instance";
+
+/// The longest name of an owner, in bytes.
+const OWNER_BYTES_MAX: usize = 256;
 
 /// One group, whether it exists or not.
 #[derive(Debug, Clone)]
@@ -101,9 +111,33 @@ impl Cgroup {
             let Some(directory) = self.layout.directory(controller, &self.group) else {
                 return Err(CgroupError::NoController { controller, group: self.group.clone() });
             };
-            write(&directory.join(file), &value)?;
+            let path = directory.join(&file);
+            // A kernel that does not account for swap has no such file, nor a way to limit it (containerd leaves it out too).
+            if SWAP_FILES.contains(&file.as_str()) && !path.exists() {
+                continue;
+            }
+            write(&path, &value)?;
         }
         Ok(())
+    }
+
+    /// Says whose a group is, in a way that outlives its maker and that other makers of groups do not share: an extended
+    /// attribute, which goes with the group.
+    pub fn mark(&self, owner: &str) -> Result<()> {
+        let Some(path) = self.layout.directories(&self.group).into_iter().next() else { return Ok(()) };
+        rustix::fs::setxattr(&path, OWNER_ATTRIBUTE, owner.as_bytes(), rustix::fs::XattrFlags::empty())
+            .map_err(|error| CgroupError::Mark { path, source: error.into() })
+    }
+
+    /// Whose a group is, if [`Cgroup::mark`] said so.
+    pub fn owner(&self) -> Result<Option<String>> {
+        let Some(path) = self.layout.directories(&self.group).into_iter().next() else { return Ok(None) };
+        let mut value = vec![0; OWNER_BYTES_MAX];
+        match rustix::fs::getxattr(&path, OWNER_ATTRIBUTE, &mut value) {
+            Ok(length) => Ok(Some(String::from_utf8_lossy(&value[..length]).into_owned())),
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(CgroupError::Mark { path, source: error.into() }),
+        }
     }
 
     fn memory_limit_v1(&self) -> Result<Option<i64>> {

@@ -84,6 +84,22 @@ fn a_group_is_killed_as_a_whole() {
 }
 
 #[test]
+fn a_group_knows_its_owner() {
+    let scratch = Scratch::new("owner");
+    assert_eq!(scratch.0.owner().expect("readable"), None);
+    scratch.0.mark("one").expect("root marks groups");
+    assert_eq!(scratch.0.owner().expect("readable"), Some("one".to_owned()));
+}
+
+#[test]
+fn a_kernel_that_does_not_account_for_swap_is_not_asked_to_limit_it() {
+    let (tree, layout) = unified_tree();
+    fs_err::create_dir(tree.path().join("pod1")).expect("a directory");
+    let wanted = Resources { memory_and_swap_bytes_max: Some(4096), ..Resources::default() };
+    Cgroup::new(&layout, "/pod1").apply(&wanted).expect("there is nothing to write to");
+}
+
+#[test]
 fn limits_and_use_of_a_real_group() {
     let scratch = Scratch::new("limits");
     let wanted = Resources {
