@@ -6,7 +6,7 @@
 
 mod graph;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditi
 use kube::core::metadata::PartialObjectMeta;
 use serde_json::json;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use crate::context::Context;
 use crate::discovery::{self, Served};
@@ -26,6 +26,8 @@ use graph::{FOREGROUND, Graph, Item, ORPHAN, Uid};
 
 /// How long new watches are given for their first list before the collector goes on without them.
 const SYNC_MAX: Duration = Duration::from_secs(30);
+/// Absent owners that are remembered, so that each of many dependents need not ask (absentOwnerCache). Full, it begins anew.
+const ABSENT_MAX: usize = 500;
 /// Resources whose objects neither own nor are owned (garbagecollector's DefaultIgnoredResources).
 const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
 /// Resources whose changes mean that the API may serve others than before.
@@ -47,6 +49,8 @@ pub(crate) struct GarbageCollector {
     graph: Arc<Mutex<Graph>>,
     watched: Mutex<HashMap<(String, String), Watched>>,
     ready: watch::Sender<bool>,
+    /// Owners that are known to be gone. A uid never comes back, so this is never wrong.
+    absent: Mutex<HashSet<String>>,
 }
 
 #[derive(Clone)]
@@ -93,7 +97,14 @@ fn decide(owners: &[(String, OwnerState)], has_dependents: bool) -> Fate {
 
 impl GarbageCollector {
     pub(crate) fn new(context: Context, ask: Asker<GcKey>) -> Self {
-        Self { context, ask, graph: Arc::default(), watched: Mutex::default(), ready: watch::Sender::new(false) }
+        Self {
+            context,
+            ask,
+            graph: Arc::default(),
+            watched: Mutex::default(),
+            ready: watch::Sender::new(false),
+            absent: Mutex::default(),
+        }
     }
 
     /// Watches what the API serves now, and no longer what it does not.
@@ -186,6 +197,9 @@ impl GarbageCollector {
             // Nobody can tell which namespace is meant: such an owner is never found gone.
             return Ok(OwnerState::Solid);
         }
+        if self.is_absent(&reference.uid) {
+            return Ok(OwnerState::Absent);
+        }
         let namespace = item.key.namespace().filter(|_| watched.served.namespaced);
         let cached = watched.informer.get(namespace, &reference.name).map(|object| object.metadata.clone());
         let meta = match cached.filter(|meta| meta.uid.as_ref() == Some(&reference.uid)) {
@@ -198,7 +212,10 @@ impl GarbageCollector {
             }
         };
         Ok(match meta.filter(|meta| meta.uid.as_ref() == Some(&reference.uid)) {
-            None => OwnerState::Absent,
+            None => {
+                self.note_absent(&reference.uid);
+                OwnerState::Absent
+            }
             Some(meta) => {
                 let waits = Item::new(&watched.served, item.key.clone(), &meta).waits;
                 if waits && reference.block_owner_deletion == Some(true) {
@@ -208,6 +225,18 @@ impl GarbageCollector {
                 }
             }
         })
+    }
+
+    fn is_absent(&self, uid: &str) -> bool {
+        self.absent.lock().expect("no holder of the absent panics").contains(uid)
+    }
+
+    fn note_absent(&self, uid: &str) {
+        let mut absent = self.absent.lock().expect("no holder of the absent panics");
+        if absent.len() >= ABSENT_MAX {
+            absent.clear();
+        }
+        absent.insert(uid.to_owned());
     }
 
     /// Takes an object that is not being deleted, and decides about it by what the API says now.
@@ -240,7 +269,7 @@ impl GarbageCollector {
         meta: &ObjectMeta,
         policy: PropagationPolicy,
     ) -> Result<(), ReconcileError> {
-        info!(resource = item.served.resource.plural, key = %item.key, ?policy, "its owners are gone: deleting it");
+        debug!(resource = item.served.resource.plural, key = %item.key, ?policy, "its owners are gone: deleting it");
         // At this version its owners were checked; with another version it has to be looked at again.
         let preconditions =
             Preconditions { uid: Some(uid.to_owned()), resource_version: meta.resource_version.clone() };
@@ -275,7 +304,7 @@ impl GarbageCollector {
         if left.len() == item.owners.len() {
             return Ok(());
         }
-        info!(resource = item.served.resource.plural, key = %item.key, uid, ?owners, "taking away references to owners");
+        debug!(resource = item.served.resource.plural, key = %item.key, uid, ?owners, "taking away references to owners");
         self.patch_meta(item, meta, json!({"ownerReferences": left})).await
     }
 

@@ -19,9 +19,10 @@ use serde::de::DeserializeOwned;
 
 use crate::availability;
 use crate::context::Context;
-use crate::ownership::{self, Owner};
+use crate::ownership::{self, Owner, version};
 use crate::pod_control::{BURST, PodControl, pod_from_template, slow_start};
 use crate::pods;
+use crate::versions::Versions;
 
 /// What the two kinds have in common.
 pub(crate) trait Replicated:
@@ -69,12 +70,13 @@ pub(crate) struct ReplicaController<K: Replicated> {
     context: Context,
     owners: Informer<K>,
     control: PodControl,
+    written: Versions,
 }
 
 impl<K: Replicated> ReplicaController<K> {
     pub(crate) fn new(context: Context) -> Self {
         let control = PodControl::new(context.clone(), K::COMPONENT);
-        Self { owners: context.informers.of(), context, control }
+        Self { owners: context.informers.of(), context, control, written: Versions::default() }
     }
 
     pub(crate) fn owners(&self) -> &Informer<K> {
@@ -164,7 +166,9 @@ impl<K: Replicated> ReplicaController<K> {
         let key = ObjectKey::of(object);
         let api: Api<K> = self.context.api(&key.namespace);
         let written = api.replace_status(&object.name_any(), &PostParams::default(), &wanted).await;
-        written.unless_gone(|| format!("write the status of {} {key}", K::kind(&()))).map(drop)
+        let written = written.unless_gone(|| format!("write the status of {} {key}", K::kind(&())))?;
+        self.written.note(&key, written.as_ref().map_or(0, version));
+        Ok(())
     }
 }
 
@@ -206,7 +210,9 @@ impl<K: Replicated> Reconcile for ReplicaController<K> {
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
+        self.written.settled(&key, &self.owners).await;
         let Some(object) = self.owners.get_key(&key) else {
+            self.written.forget(&key);
             let alive: Vec<Arc<K>> = self.owners.list();
             self.control.forget(|uid| !alive.iter().any(|owner| owner.meta().uid.as_deref() == Some(uid)));
             return Ok(Requeue::No);
