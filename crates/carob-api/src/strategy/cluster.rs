@@ -85,6 +85,16 @@ impl Strategy for Namespace {
     }
 }
 
+/// The old field is the first of the new list (kubernetes pkg/apis/core/v1/conversion.go).
+fn keep_pod_cidr_in_step(node: &mut Value) {
+    let first = meta::items_at(node, &["spec", "podCIDRs"]).first().and_then(Value::as_str).map(str::to_owned);
+    match (first, meta::str_at(node, &["spec", "podCIDR"]).map(str::to_owned)) {
+        (Some(first), _) => meta::set(node, &["spec", "podCIDR"], first),
+        (None, Some(only)) => meta::set(node, &["spec", "podCIDRs"], json!([only])),
+        (None, None) => {}
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Node;
 
@@ -100,6 +110,7 @@ impl Strategy for Node {
         {
             meta::set(obj, &["status", "allocatable"], capacity);
         }
+        keep_pod_cidr_in_step(obj);
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {

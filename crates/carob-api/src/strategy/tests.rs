@@ -356,7 +356,7 @@ fn what_may_not_change() {
         (
             "Node",
             json!({"spec": {"podCIDRs": ["10.0.0.0/24"]}}),
-            |o| o["spec"]["podCIDRs"] = json!([]),
+            |o| o["spec"]["podCIDRs"] = json!(["10.1.0.0/24"]),
             "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
         ),
     ];
@@ -378,6 +378,28 @@ fn an_approval_changes_conditions_only() {
     .expect("valid");
     assert_eq!(new["status"], json!({"conditions": [{"type": "Approved", "status": "True"}]}));
     assert_eq!(new["spec"], old["spec"]);
+}
+
+#[test]
+fn old_and_new_fields_stay_in_step() {
+    let ips = |ip: &str| json!([{"ip": ip}]);
+    for (kind, given, pointer, expect) in [
+        ("Node", json!({"spec": {"podCIDRs": ["a/1", "b/2"]}}), "/spec/podCIDR", json!("a/1")),
+        ("Node", json!({"spec": {"podCIDR": "a/1"}}), "/spec/podCIDRs", json!(["a/1"])),
+        ("Pod", json!({"status": {"podIPs": ips("1.2.3.4")}}), "/status/podIP", json!("1.2.3.4")),
+        ("Pod", json!({"status": {"podIP": "1.2.3.4"}}), "/status/podIPs", ips("1.2.3.4")),
+        ("Pod", json!({"status": {"podIP": "1.2.3.4", "podIPs": ips("5.6.7.8")}}), "/status/podIPs", ips("1.2.3.4")),
+        (
+            "Pod",
+            json!({"status": {"podIP": "1.2.3.4", "podIPs": [{"ip": "1.2.3.4"}, {"ip": "::1"}]}}),
+            "/status/podIPs/1/ip",
+            json!("::1"),
+        ),
+    ] {
+        let mut obj = given;
+        def(kind).strategy.default(&mut obj);
+        assert_eq!(obj.pointer(pointer), Some(&expect), "{kind} {pointer}");
+    }
 }
 
 #[test]

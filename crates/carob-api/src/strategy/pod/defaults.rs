@@ -7,6 +7,7 @@ use crate::meta;
 
 /// Defaults of Pods only: templates keep what the user wrote.
 pub(super) fn default_pod(pod: &mut Value) {
+    keep_pod_ip_in_step(pod);
     let Some(spec) = meta::at_mut(pod, &["spec"]) else { return };
     default_spec(spec);
     let Value::Object(spec) = spec else { return };
@@ -21,6 +22,17 @@ pub(super) fn default_pod(pod: &mut Value) {
         for list in ["initContainers", "containers"] {
             spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().for_each(host_ports);
         }
+    }
+}
+
+/// status.podIP is the first of podIPs; where both are given and differ, the old field counts, since only an old node
+/// writes it alone (kubernetes pkg/apis/core/v1/conversion.go).
+fn keep_pod_ip_in_step(pod: &mut Value) {
+    let first = meta::items_at(pod, &["status", "podIPs"]).first().and_then(|ip| meta::str_at(ip, &["ip"]));
+    match (meta::str_at(pod, &["status", "podIP"]).map(str::to_owned), first.map(str::to_owned)) {
+        (Some(ip), first) if first.as_ref() != Some(&ip) => meta::set(pod, &["status", "podIPs"], json!([{"ip": ip}])),
+        (None, Some(first)) => meta::set(pod, &["status", "podIP"], first),
+        _ => {}
     }
 }
 
