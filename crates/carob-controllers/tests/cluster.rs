@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service,
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -442,4 +442,27 @@ async fn a_node_that_falls_silent_is_tainted_and_loses_its_pods_in_time() {
     // The tolerations that admission gives a pod last five minutes.
     eventually_within(&pods, Duration::from_secs(400), "its pod is evicted", |pods| of_app(pods, "p") == 0).await;
     assert!(began.elapsed() >= Duration::from_secs(350), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_token_secret_is_filled_and_goes_with_its_account() {
+    let cluster = Cluster::start().await;
+    cluster.create::<ServiceAccount>(json!({"metadata": {"name": "robot"}})).await;
+    let annotations = json!({"kubernetes.io/service-account.name": "robot"});
+    let secret = json!({
+        "metadata": {"name": "robot-token", "annotations": annotations},
+        "type": "kubernetes.io/service-account-token",
+    });
+    cluster.create::<Secret>(secret).await;
+    let secrets = cluster.of::<Secret>();
+    let data = |key: &str| {
+        let data =
+            secrets.get(Some("default"), "robot-token").and_then(|secret| secret.data.clone()).unwrap_or_default();
+        data.get(key).map(|value| String::from_utf8_lossy(&value.0).into_owned())
+    };
+    let token = Some("system:serviceaccount:default:robot".to_owned());
+    eventually(&secrets, "it is filled", |_| data("token") == token && data("ca.crt").is_some()).await;
+    assert_eq!(data("namespace").as_deref(), Some("default"));
+    cluster.api::<ServiceAccount>().delete("robot", &DeleteParams::default()).await.expect("it can be deleted");
+    eventually(&secrets, "it goes with its account", |_| secrets.get(Some("default"), "robot-token").is_none()).await;
 }
