@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use carob_api::selector::{FieldSelector, LabelSelector};
 use carob_api::{ResourceDef, Status, meta};
 use carob_store::Entry;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::sparse::Fields;
+use super::stored::stored_head;
 use crate::error::ApiResult;
 use crate::lookup::contains;
 use crate::request::Query;
@@ -25,6 +26,8 @@ pub(crate) struct Selection {
     name: Option<String>,
     /// What of an object the selectors look at.
     wanted: Fields,
+    /// What stored objects of the kind begin with, up to the brace that opens their metadata.
+    head: Vec<u8>,
 }
 
 impl Selection {
@@ -39,7 +42,7 @@ impl Selection {
         let node = fields.required_value("spec.nodeName").filter(|node| !node.is_empty());
         let needle = node.map(|node| format!("\"nodeName\":{}", Value::from(node)).into_bytes());
         let wanted = wanted(def, &fields);
-        Ok(Self { def, labels, fields, needle, name: None, wanted })
+        Ok(Self { def, labels, fields, needle, name: None, wanted, head: stored_head(def) })
     }
 
     pub(crate) fn is_everything(&self) -> bool {
@@ -75,10 +78,20 @@ impl Selection {
         if self.fields.is_empty() && self.labels.is_empty() {
             return true;
         }
-        let object = self.wanted.read(&entry.value);
-        object.is_some_and(|object| {
+        self.read(&entry.value).is_some_and(|object| {
             self.labels.matches(meta::labels(&object)) && self.fields.matches(|path| self.field(&object, path))
         })
+    }
+
+    /// What the selectors look at. Metadata comes first in stored bytes, so where it is enough the rest is not even skipped.
+    fn read(&self, bytes: &[u8]) -> Option<Value> {
+        match self.wanted.only("metadata") {
+            Some(fields) if bytes.starts_with(&self.head) => {
+                let metadata = fields.read(&bytes[self.head.len() - 1..])?;
+                Some(json!({ "metadata": metadata }))
+            }
+            _ => self.wanted.read(bytes),
+        }
     }
 
     fn field<'o>(&self, object: &'o Value, path: &str) -> Cow<'o, str> {

@@ -19,7 +19,12 @@ impl Fields {
         }
     }
 
-    /// The object that holds the wanted fields and nothing else; `None` for bytes that are no JSON object.
+    /// What is wanted below `key`, if nothing is wanted beside it.
+    pub(super) fn only(&self, key: &str) -> Option<&Self> {
+        if self.0.len() == 1 { self.0.get(key) } else { None }
+    }
+
+    /// The object that holds the wanted fields and nothing else; what follows it is not looked at. `None` for bytes that are no JSON object.
     pub(super) fn read(&self, bytes: &[u8]) -> Option<Value> {
         self.deserialize(&mut serde_json::Deserializer::from_slice(bytes)).ok()
     }

@@ -135,7 +135,8 @@ impl Splice {
     }
 }
 
-fn stored_head(def: &ResourceDef) -> Vec<u8> {
+/// What stored objects of a kind begin with, up to the brace that opens their metadata.
+pub(crate) fn stored_head(def: &ResourceDef) -> Vec<u8> {
     let mut head = Vec::with_capacity(64);
     write_head(&mut head, def.kind, def.storage.api_version);
     head
