@@ -79,8 +79,13 @@ impl Runtime {
             let (runtime, record) = (Arc::clone(self), record.clone());
             tokio::task::spawn_blocking(move || runtime.prepare(&record)).await??
         };
+        // Moving a process between groups waits for a grace period of the kernel: meanwhile the infra process starts,
+        // which moves by itself.
+        let runtime = Arc::clone(self);
+        let moved = tokio::task::spawn_blocking(move || runtime.move_to_shims(pid));
         let shim = self.talk_to_shim(sandbox, pid, socket).await?;
         let infra_pid = self.start_infra(sandbox, &shim, &record).await?;
+        moved.await??;
         let ips = if namespace_options(&record.config).network() == v1::NamespaceMode::Node {
             Vec::new()
         } else {
@@ -122,11 +127,14 @@ impl Runtime {
             if self.config.die_with_parent { vec![&layers, &directory] } else { Vec::new() };
         let start = ShimStart { directory: &directory, cgroup: &record.cgroup, remove_with_parent };
         let failed = |source| RuntimeError::Shim { sandbox: record.id.clone(), source };
-        let (pid, socket) = shim::start(&self.programs, &start).map_err(failed)?;
+        shim::start(&self.programs, &start).map_err(failed)
+    }
+
+    /// Out of this process's own group, which may be killed as a whole when a service is stopped.
+    fn move_to_shims(&self, pid: Pid) -> Result<()> {
         let shims = self.cgroup(&self.shims_cgroup());
         shims.create()?;
-        shims.add(pid)?;
-        Ok((pid, socket))
+        Ok(shims.add(pid)?)
     }
 
     /// Takes up the conversation with a shim and starts the task that handles what it says.
