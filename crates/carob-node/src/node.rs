@@ -46,6 +46,8 @@ pub struct NodeConfig {
     pub dns: ClusterDns,
     /// Containers that name no seccomp profile get the runtime's, not none.
     pub seccomp_default: bool,
+    /// The group below which Pods have theirs: `/` for `/kubepods`.
+    pub cgroup_root: String,
     /// The machine's files that Pods inherit from: `/etc/resolv.conf` and `/etc/hosts` as a rule.
     pub resolv_conf: PathBuf,
     pub hosts: PathBuf,
@@ -175,6 +177,7 @@ fn settings(config: &NodeConfig, memory_bytes: u64, allocatable: BTreeMap<String
         allocatable,
         dns: config.dns.clone(),
         seccomp_default: config.seccomp_default,
+        cgroup_root: config.cgroup_root.clone(),
         resolv_conf: config.resolv_conf.clone(),
         hosts: config.hosts.clone(),
     }

@@ -1,8 +1,11 @@
 //! What of this machine the runtime needs, and what to do where it is missing. For `carob check`.
 
+use carob_sys::cgroup::Layout;
 use serde::Serialize;
 
-use crate::runtime::Runtime;
+use crate::error::RuntimeError;
+use crate::runtime::host_facts;
+use crate::spec::HostFacts;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,86 +29,81 @@ pub struct Finding {
     pub advice: &'static str,
 }
 
-impl Runtime {
-    /// Looks at this machine.
-    pub fn check(&self) -> Vec<Finding> {
-        vec![
-            self.check_cgroups(),
-            self.check_oom_score(),
-            self.check_capabilities(),
-            check_overlay(),
-            self.check_apparmor(),
-        ]
-    }
+/// Looks at this machine, and changes nothing.
+pub fn check() -> Result<Vec<Finding>, RuntimeError> {
+    let layout = Layout::detect()?;
+    let host = host_facts(&layout)?;
+    Ok(vec![
+        check_cgroups(&layout),
+        check_oom_score(&host),
+        check_capabilities(&host),
+        check_overlay(),
+        check_apparmor(&host),
+    ])
+}
 
-    fn check_cgroups(&self) -> Finding {
-        use carob_sys::cgroup::Layout;
-
-        let what = "control groups";
-        match &self.layout {
-            Layout::V2 { root } => Finding {
-                what,
-                severity: Severity::Good,
-                found: format!("version 2 at {}", root.display()),
-                advice: "",
-            },
-            Layout::V1 { controllers, unified } => {
-                let missing: Vec<&str> = ["cpu", "memory", "pids", "devices", "cpuset", "cpuacct"]
-                    .into_iter()
-                    .filter(|name| !controllers.contains_key(*name))
-                    .collect();
-                let version = if unified.is_some() { "version 1, hybrid" } else { "version 1" };
-                if missing.is_empty() {
-                    Finding { what, severity: Severity::Good, found: version.to_owned(), advice: "" }
-                } else {
-                    Finding {
-                        what,
-                        severity: Severity::Bad,
-                        found: format!("{version}, without {}", missing.join(", ")),
-                        advice: "mount these controllers, or boot with systemd.unified_cgroup_hierarchy=1",
-                    }
+fn check_cgroups(layout: &Layout) -> Finding {
+    let what = "control groups";
+    match layout {
+        Layout::V2 { root } => {
+            Finding { what, severity: Severity::Good, found: format!("version 2 at {}", root.display()), advice: "" }
+        }
+        Layout::V1 { controllers, unified } => {
+            let missing: Vec<&str> = ["cpu", "memory", "pids", "devices", "cpuset", "cpuacct"]
+                .into_iter()
+                .filter(|name| !controllers.contains_key(*name))
+                .collect();
+            let version = if unified.is_some() { "version 1, hybrid" } else { "version 1" };
+            if missing.is_empty() {
+                Finding { what, severity: Severity::Good, found: version.to_owned(), advice: "" }
+            } else {
+                Finding {
+                    what,
+                    severity: Severity::Bad,
+                    found: format!("{version}, without {}", missing.join(", ")),
+                    advice: "mount these controllers, or boot with systemd.unified_cgroup_hierarchy=1",
                 }
             }
         }
     }
+}
 
-    fn check_oom_score(&self) -> Finding {
-        let lowest = self.host.oom_score_adj_min;
-        let what = "out-of-memory score";
-        if lowest <= -1000 {
-            return Finding { what, severity: Severity::Good, found: "any can be set".to_owned(), advice: "" };
-        }
-        Finding {
-            what,
-            severity: Severity::Warning,
-            found: format!("nothing below {lowest} can be set: critical and guaranteed Pods are no safer than others"),
-            advice: "run carob with CAP_SYS_RESOURCE",
-        }
+fn check_oom_score(host: &HostFacts) -> Finding {
+    let lowest = host.oom_score_adj_min;
+    let what = "out-of-memory score";
+    if lowest <= -1000 {
+        return Finding { what, severity: Severity::Good, found: "any can be set".to_owned(), advice: "" };
     }
+    Finding {
+        what,
+        severity: Severity::Warning,
+        found: format!("nothing below {lowest} can be set: critical and guaranteed Pods are no safer than others"),
+        advice: "run carob with CAP_SYS_RESOURCE",
+    }
+}
 
-    fn check_capabilities(&self) -> Finding {
-        let missing: Vec<&str> = carob_sys::capability::NAMES
-            .iter()
-            .enumerate()
-            .filter(|(number, _)| self.host.bounding >> number & 1 == 0)
-            .map(|(_, name)| *name)
-            .collect();
-        let what = "capabilities";
-        if missing.is_empty() {
-            return Finding { what, severity: Severity::Good, found: "all".to_owned(), advice: "" };
-        }
-        Finding {
-            what,
-            severity: Severity::Warning,
-            found: format!("no container can have {}", missing.join(", ")),
-            advice: "start carob with a full bounding set",
-        }
+fn check_capabilities(host: &HostFacts) -> Finding {
+    let missing: Vec<&str> = carob_sys::capability::NAMES
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| host.bounding >> number & 1 == 0)
+        .map(|(_, name)| *name)
+        .collect();
+    let what = "capabilities";
+    if missing.is_empty() {
+        return Finding { what, severity: Severity::Good, found: "all".to_owned(), advice: "" };
     }
+    Finding {
+        what,
+        severity: Severity::Warning,
+        found: format!("no container can have {}", missing.join(", ")),
+        advice: "start carob with a full bounding set",
+    }
+}
 
-    fn check_apparmor(&self) -> Finding {
-        let found = if self.host.apparmor { "on" } else { "off: Pods that name a profile are refused" };
-        Finding { what: "AppArmor", severity: Severity::Good, found: found.to_owned(), advice: "" }
-    }
+fn check_apparmor(host: &HostFacts) -> Finding {
+    let found = if host.apparmor { "on" } else { "off: Pods that name a profile are refused" };
+    Finding { what: "AppArmor", severity: Severity::Good, found: found.to_owned(), advice: "" }
 }
 
 fn check_overlay() -> Finding {

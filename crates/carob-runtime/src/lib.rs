@@ -30,7 +30,7 @@ mod status;
 mod terminal;
 mod tree;
 
-pub use check::{Finding, Severity};
+pub use check::{Finding, Severity, check};
 pub use error::RuntimeError;
 pub use images::Images;
 pub use network::Network;

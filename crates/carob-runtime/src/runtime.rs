@@ -262,7 +262,7 @@ pub(crate) fn namespace_options(config: &v1::PodSandboxConfig) -> v1::NamespaceO
     security.and_then(|security| security.namespace_options.clone()).unwrap_or_default()
 }
 
-fn host_facts(layout: &Layout) -> Result<HostFacts, RuntimeError> {
+pub(crate) fn host_facts(layout: &Layout) -> Result<HostFacts, RuntimeError> {
     let bounding = capability::bounding().map_err(RuntimeError::file("read the capabilities of", "/proc/self"))?;
     let resource = capability::number("CAP_SYS_RESOURCE").is_some_and(|number| bounding >> number & 1 == 1);
     let path = "/proc/self/oom_score_adj";

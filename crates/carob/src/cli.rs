@@ -17,13 +17,15 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run everything on this machine: the API, the scheduler, the controllers and the node
-    Server(ServerArgs),
+    Server(Box<ServerArgs>),
     /// Run manifests in a private, in-memory cluster: follow their logs, exit with the first failing container's code
     Run(RunArgs),
     /// Work with this machine's images
     Image(ImageArgs),
     /// Show Pods as process groups: their containers, processes and shared namespaces
     Tree(TreeArgs),
+    /// Compare schedulers on virtual nodes: Pods and gangs against Swarm, Mesos, Omega and Borg
+    Simulate(SimulateArgs),
     /// Say whether this machine has what carob needs, and what to do where it has not
     Check(CheckArgs),
 }
@@ -165,22 +167,32 @@ pub(crate) struct TreeArgs {
     pub(crate) pod: Option<String>,
     /// How to print
     #[arg(long, short, default_value = "text", value_name = "FORMAT")]
-    pub(crate) output: TreeOutput,
+    pub(crate) output: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TreeOutput {
+pub(crate) enum Format {
     Text,
     Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// The scenario: a YAML file
+    #[arg(value_name = "SCENARIO")]
+    pub(crate) scenario: PathBuf,
+    /// How to print
+    #[arg(long, short, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Format,
+    /// Also draw how nodes fill over time
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) directories: Directories,
-    /// Cgroup below which Pods would live
-    #[arg(long, default_value = "/", value_name = "PATH")]
-    pub(crate) cgroup_root: String,
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::pki::{KUBELET_CLIENT, Names, Pki};
-use crate::{admin, kubeconfig, tls};
+use crate::{admin, kubeconfig, renewal, tls};
 
 /// A server whose parts run.
 pub(crate) struct Server {
@@ -43,24 +43,19 @@ impl Server {
     /// Makes and starts all parts. They are not ready yet when this returns: see [`crate::ready`].
     pub(crate) async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self> {
         let lock = prepare_directories(&settings)?;
-        let names = Names {
-            node_name: settings.node_name.clone(),
-            node_addresses: settings.node_ips.clone(),
-            service_addresses: settings.api_service_ips()?,
-            cluster_domain: settings.cluster_domain.clone(),
-        };
+        let names = Names::of(&settings)?;
         let pki =
             Pki::open(&settings.data_dir.join("pki"), &names, clock.now()).context("the cluster's certificates")?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("listen on {} (--bind-address, --https-listen-port)", settings.listen))?;
+        let shown = tls::Shown::new(&pki)?;
         let store = open_store(&settings, &clock).await?;
-        let api = make_api(&settings, &pki, store.clone(), Arc::clone(&clock))?;
+        let api = make_api(&settings, &pki, &shown, store.clone(), Arc::clone(&clock))?;
         let as_component = |name: &str| carob_client::in_process(api.in_process(UserInfo::component(name)));
         let controllers_client = as_component("system:kube-controller-manager");
         let scheduler_client = as_component("system:kube-scheduler");
         let node_client = carob_client::in_process(api.in_process(UserInfo::node(&settings.node_name)));
-        let certificate = tls::Current::new(&pki.apiserver)?;
         let client = carob_client::in_process(api.in_process(UserInfo::master("system:carob")));
         // One set of informers for all parts: each kind is watched, decoded and held once. Parts write under their own names.
         let informers = Informers::new(client.clone());
@@ -74,7 +69,7 @@ impl Server {
             settings,
             _lock: lock,
         };
-        let tls = Tls::new(certificate, tls::roots(&pki)?)?;
+        let tls = Tls::new(shown.api.clone(), tls::roots(&pki)?)?;
         let shutdown = server.api_shutdown.clone();
         server.part("the API server", async move {
             api.serve(listener, tls, shutdown.cancelled_owned()).await;
@@ -88,13 +83,16 @@ impl Server {
         }
         kubeconfig::write(&server.settings.kubeconfig, server.settings.listen, &pki)?;
         let images = ImageStore::open(StoreConfig::new(&server.settings.images_dir, Arc::clone(&clock))).await?;
-        let runtime = match server.settings.node {
-            true => Some(server.start_node(node_client, &pki, images.clone(), &clock).await?),
-            false => None,
+        let runtime = if server.settings.node {
+            Some(server.start_node(node_client, &pki, &shown, images.clone(), &clock).await?)
+        } else {
+            None
         };
         let subjects = admin::Subjects { images, runtime };
         let (run_dir, shutdown) = (server.settings.run_dir.clone(), server.parts_shutdown.clone());
         server.part("the administration socket", async move { admin::serve(&run_dir, subjects, shutdown).await });
+        let (settings, shutdown) = (server.settings.clone(), server.parts_shutdown.clone());
+        server.part("the renewal of certificates", renewal::keep(settings, pki, shown, clock, shutdown));
         Ok(server)
     }
 
@@ -129,6 +127,7 @@ impl Server {
         &mut self,
         client: kube::Client,
         pki: &Pki,
+        shown: &tls::Shown,
         images: ImageStore,
         clock: &Arc<dyn Clock>,
     ) -> Result<Arc<Runtime>> {
@@ -162,7 +161,7 @@ impl Server {
             informers: Arc::clone(&self.informers),
             cri: runtime.clone(),
             clock: Arc::clone(clock),
-            api: Some(KubeletApi { listener, tls: tls::kubelet_server(pki)?, access }),
+            api: Some(KubeletApi { listener, tls: tls::kubelet_server(pki, shown)?, access }),
             shutdown: self.parts_shutdown.clone(),
         };
         let node = Node::new(node_config(settings, kubelet_port), parts).context("make the node")?;
@@ -217,6 +216,7 @@ fn node_config(settings: &Settings, kubelet_port: u16) -> NodeConfig {
             ..NodeIdentity::default()
         },
         data_dir: settings.data_dir.clone(),
+        cgroup_root: settings.cgroup_root.clone(),
         log_dir: settings.log_dir(),
         log_link_dir: settings.log_link_dir(),
         dns: ClusterDns { servers: settings.cluster_dns.clone(), domain: settings.cluster_domain.clone() },
@@ -248,14 +248,20 @@ async fn open_store(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Store
     Store::embedded(&dir, options).await.with_context(|| format!("open the store {}", dir.display()))
 }
 
-fn make_api(settings: &Settings, pki: &Pki, store: Store, clock: Arc<dyn Clock>) -> Result<ApiServer> {
+fn make_api(
+    settings: &Settings,
+    pki: &Pki,
+    shown: &tls::Shown,
+    store: Store,
+    clock: Arc<dyn Clock>,
+) -> Result<ApiServer> {
     let key = pki.service_account_key()?;
     let keys = ServiceAccountKeys::from_pkcs8(key.secret_der(), &[]).context("the ServiceAccount signing key")?;
     let mut config = Config::new(store, clock, Arc::new(keys));
     config.issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
     config.audiences = vec![config.issuer.clone()];
     config.service_cidrs.clone_from(&settings.service_cidrs);
-    config.dialer = Arc::new(DirectDialer::new(tls::kubelet_client(pki)?));
+    config.dialer = Arc::new(DirectDialer::new(tls::kubelet_client(pki, shown)?));
     config.advertise_address = settings.node_ips.first().map(|ip| (*ip, settings.listen.port()).into());
     ApiServer::new(config).context("make the API server")
 }

@@ -57,9 +57,10 @@ impl Settings {
         };
         check_node_name(&node_name)?;
         let node_ips = if arguments.node_ip.is_empty() { vec![default_address()] } else { arguments.node_ip };
-        let cluster_dns = match arguments.cluster_dns.is_empty() {
-            true => arguments.service_cidr.iter().map(|cidr| nth_address(cidr, 10)).collect::<Result<_>>()?,
-            false => arguments.cluster_dns,
+        let cluster_dns = if arguments.cluster_dns.is_empty() {
+            arguments.service_cidr.iter().map(|cidr| nth_address(cidr, 10)).collect::<Result<_>>()?
+        } else {
+            arguments.cluster_dns
         };
         ensure!(
             arguments.cgroup_root.starts_with('/'),
@@ -130,8 +131,8 @@ pub(crate) fn with_config_file(arguments: ServerArgs) -> Result<ServerArgs> {
     let kept: Vec<String> = kept.collect();
     words.splice(position..position, kept);
     match Cli::try_parse_from(words).with_context(|| format!("the configuration {}", path.display()))?.command {
-        Command::Server(arguments) => Ok(arguments),
-        Command::Run(_) | Command::Image(_) | Command::Tree(_) | Command::Check(_) => {
+        Command::Server(arguments) => Ok(*arguments),
+        Command::Run(_) | Command::Image(_) | Command::Tree(_) | Command::Simulate(_) | Command::Check(_) => {
             bail!("--config belongs to `carob server`")
         }
     }
@@ -240,7 +241,7 @@ mod tests {
         }
         all.extend(words);
         match Cli::try_parse_from(all)?.command {
-            Command::Server(arguments) => Settings::new(arguments),
+            Command::Server(arguments) => Settings::new(*arguments),
             other => bail!("parsed as {other:?}"),
         }
     }

@@ -12,6 +12,7 @@ mod kubeconfig;
 mod notify;
 mod pki;
 mod ready;
+mod renewal;
 mod tls;
 
 use std::process::ExitCode;
@@ -47,11 +48,12 @@ fn run(command: Command) -> Result<ExitCode> {
         .context("start the runtime")?;
     runtime.block_on(async {
         match command {
-            Command::Server(arguments) => commands::server::main(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Server(arguments) => commands::server::main(*arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Run(arguments) => commands::run::main(arguments).await,
             Command::Image(arguments) => commands::image::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Tree(arguments) => commands::tree::main(arguments).await.map(|()| ExitCode::SUCCESS),
-            Command::Check(_) => anyhow::bail!("not yet"),
+            Command::Simulate(arguments) => commands::simulate::main(&arguments).map(|()| ExitCode::SUCCESS),
+            Command::Check(arguments) => commands::check::main(&arguments),
         }
     })
 }

@@ -19,6 +19,8 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::config::Settings;
+
 /// kubeadm's validity of a CA (`cmd/kubeadm/app/apis/kubeadm/v1beta4/defaults.go`).
 const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// kubeadm's validity of a certificate that the CA signs.
@@ -50,6 +52,17 @@ pub(crate) struct Names {
     /// Addresses of the `default/kubernetes` Service.
     pub(crate) service_addresses: Vec<IpAddr>,
     pub(crate) cluster_domain: String,
+}
+
+impl Names {
+    pub(crate) fn of(settings: &Settings) -> Result<Self> {
+        Ok(Self {
+            node_name: settings.node_name.clone(),
+            node_addresses: settings.node_ips.clone(),
+            service_addresses: settings.api_service_ips()?,
+            cluster_domain: settings.cluster_domain.clone(),
+        })
+    }
 }
 
 /// A certificate with its key, as TLS wants them.

@@ -3,23 +3,23 @@
 use std::sync::{Arc, RwLock};
 
 use anyhow::{Context, Result};
+use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 
 use crate::pki::{Pair, Pki};
 
-/// The certificate that a server shows, which can be replaced while the server runs.
+/// A certificate that is shown to the other side, and can be replaced while connections come and go.
 #[derive(Debug)]
 pub(crate) struct Current(RwLock<Arc<CertifiedKey>>);
 
 impl Current {
-    pub(crate) fn new(pair: &Pair) -> Result<Arc<Self>> {
+    fn new(pair: &Pair) -> Result<Arc<Self>> {
         Ok(Arc::new(Self(RwLock::new(certified(pair)?))))
     }
 
-    /// New connections are shown this one from now on.
-    pub(crate) fn replace(&self, pair: &Pair) -> Result<()> {
+    fn replace(&self, pair: &Pair) -> Result<()> {
         *self.0.write().expect("no holder of the certificate panics") = certified(pair)?;
         Ok(())
     }
@@ -28,6 +28,40 @@ impl Current {
 impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0.read().expect("no holder of the certificate panics")))
+    }
+}
+
+impl ResolvesClientCert for Current {
+    fn resolve(&self, _root_hint_subjects: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().expect("no holder of the certificate panics")))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// The certificates that the parts of a server show.
+pub(crate) struct Shown {
+    pub(crate) api: Arc<Current>,
+    pub(crate) kubelet: Arc<Current>,
+    pub(crate) kubelet_client: Arc<Current>,
+}
+
+impl Shown {
+    pub(crate) fn new(pki: &Pki) -> Result<Self> {
+        Ok(Self {
+            api: Current::new(&pki.apiserver)?,
+            kubelet: Current::new(&pki.kubelet)?,
+            kubelet_client: Current::new(&pki.apiserver_kubelet_client)?,
+        })
+    }
+
+    /// New connections are shown these from now on.
+    pub(crate) fn replace(&self, pki: &Pki) -> Result<()> {
+        self.api.replace(&pki.apiserver)?;
+        self.kubelet.replace(&pki.kubelet)?;
+        self.kubelet_client.replace(&pki.apiserver_kubelet_client)
     }
 }
 
@@ -47,18 +81,17 @@ pub(crate) fn roots(pki: &Pki) -> Result<RootCertStore> {
 }
 
 /// How the API server speaks to nodes.
-pub(crate) fn kubelet_client(pki: &Pki) -> Result<Arc<ClientConfig>> {
+pub(crate) fn kubelet_client(pki: &Pki, shown: &Shown) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots(pki)?)
-        .with_client_auth_cert(pki.apiserver_kubelet_client.chain()?, pki.apiserver_kubelet_client.key()?)
-        .context("the client certificate for nodes")?;
+        .with_client_cert_resolver(shown.kubelet_client.clone());
     Ok(Arc::new(config))
 }
 
 /// How the kubelet API serves: to clients with a certificate of the cluster's authority.
-pub(crate) fn kubelet_server(pki: &Pki) -> Result<Arc<ServerConfig>> {
+pub(crate) fn kubelet_server(pki: &Pki, shown: &Shown) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pki)?), Arc::clone(&provider))
         .build()
@@ -66,7 +99,6 @@ pub(crate) fn kubelet_server(pki: &Pki) -> Result<Arc<ServerConfig>> {
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(pki.kubelet.chain()?, pki.kubelet.key()?)
-        .context("the serving certificate of the node")?;
+        .with_cert_resolver(shown.kubelet.clone());
     Ok(Arc::new(config))
 }

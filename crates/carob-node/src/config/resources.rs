@@ -88,12 +88,13 @@ fn both(resources: Option<&ResourceRequirements>) -> Result<(Amounts, Amounts), 
     Ok((requests, limits))
 }
 
-/// The control group of a Pod, below the root that the runtime was given.
-pub fn cgroup_parent(qos: Qos, uid: &str) -> String {
+/// The control group of a Pod, below `root`, the node's.
+pub fn cgroup_parent(root: &str, qos: Qos, uid: &str) -> String {
+    let root = root.trim_end_matches('/');
     match qos {
-        Qos::Guaranteed => format!("/kubepods/pod{uid}"),
-        Qos::Burstable => format!("/kubepods/burstable/pod{uid}"),
-        Qos::BestEffort => format!("/kubepods/besteffort/pod{uid}"),
+        Qos::Guaranteed => format!("{root}/kubepods/pod{uid}"),
+        Qos::Burstable => format!("{root}/kubepods/burstable/pod{uid}"),
+        Qos::BestEffort => format!("{root}/kubepods/besteffort/pod{uid}"),
     }
 }
 

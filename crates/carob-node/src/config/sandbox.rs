@@ -17,6 +17,8 @@ pub struct SandboxFacts {
     pub hostname: String,
     pub dns: DnsConfig,
     pub seccomp_default: bool,
+    /// The group below which Pods have theirs.
+    pub cgroup_root: String,
 }
 
 pub fn config(pod: &Pod, facts: SandboxFacts, dirs: &PodDirs) -> Result<PodSandboxConfig, ResourceError> {
@@ -25,7 +27,7 @@ pub fn config(pod: &Pod, facts: SandboxFacts, dirs: &PodDirs) -> Result<PodSandb
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let sysctls = context.iter().flat_map(|context| context.sysctls.iter().flatten());
     let linux = LinuxPodSandboxConfig {
-        cgroup_parent: resources::cgroup_parent(resources::qos(pod)?, &id.uid),
+        cgroup_parent: resources::cgroup_parent(&facts.cgroup_root, resources::qos(pod)?, &id.uid),
         security_context: Some(security::sandbox(pod, facts.seccomp_default)),
         sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
         overhead: None,

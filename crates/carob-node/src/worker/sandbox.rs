@@ -48,6 +48,7 @@ pub(super) fn sandbox_config(tools: &Tools, pod: &Pod, attempt: u32) -> Result<P
         hostname: uts_name(pod, &host)?,
         dns: resolver(pod, &tools.settings.dns, &resolv_conf),
         seccomp_default: tools.settings.seccomp_default,
+        cgroup_root: tools.settings.cgroup_root.clone(),
     };
     Ok(config(pod, facts, &tools.dirs)?)
 }

@@ -116,6 +116,7 @@ impl Bench {
             memory_bytes: 1 << 30,
             dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".to_owned() },
             seccomp_default: true,
+            cgroup_root: "/".to_owned(),
             resolv_conf: dir.path().join("resolv.conf"),
             hosts: "/etc/hosts".into(),
             ..Settings::default()

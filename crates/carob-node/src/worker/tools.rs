@@ -30,6 +30,8 @@ pub struct Settings {
     pub dns: ClusterDns,
     /// Containers without a seccomp profile get the runtime's.
     pub seccomp_default: bool,
+    /// The group below which Pods have theirs.
+    pub cgroup_root: String,
     /// The machine's resolv.conf and hosts, which Pods inherit from.
     pub resolv_conf: PathBuf,
     pub hosts: PathBuf,

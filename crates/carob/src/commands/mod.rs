@@ -1,6 +1,8 @@
 //! The commands.
 
+pub(crate) mod check;
 pub(crate) mod image;
 pub(crate) mod run;
 pub(crate) mod server;
+pub(crate) mod simulate;
 pub(crate) mod tree;

@@ -9,14 +9,14 @@ use carob_runtime::{ContainerNode, ProcessNode, SandboxNode, Tree};
 use serde_json::Value;
 
 use crate::admin;
-use crate::cli::{TreeArgs, TreeOutput};
+use crate::cli::{Format, TreeArgs};
 
 /// Namespaces that containers of a Pod may or may not share, in the order in which they are shown.
 const KINDS: [&str; 5] = ["net", "ipc", "uts", "pid", "mnt"];
 
 /// `carob tree …`.
 pub(crate) async fn main(arguments: TreeArgs) -> Result<()> {
-    let request = admin::Request::Tree { pod: arguments.pod, json: arguments.output == TreeOutput::Json };
+    let request = admin::Request::Tree { pod: arguments.pod, json: arguments.output == Format::Json };
     let run_dir = &arguments.directories.run_dir;
     let answer = admin::ask(run_dir, &request, |_| {}).await?;
     let answer = answer.with_context(|| format!("no carob server runs with {} (--run-dir)", run_dir.display()))?;

@@ -66,8 +66,8 @@ impl Private {
             "--die-with-parent".to_owned(),
         ];
         match Cli::try_parse_from(words)?.command {
-            Command::Server(arguments) => Settings::new(arguments),
-            Command::Run(_) | Command::Image(_) | Command::Tree(_) | Command::Check(_) => {
+            Command::Server(arguments) => Settings::new(*arguments),
+            Command::Run(_) | Command::Image(_) | Command::Tree(_) | Command::Simulate(_) | Command::Check(_) => {
                 unreachable!("the words say server")
             }
         }
