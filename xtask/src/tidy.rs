@@ -190,7 +190,8 @@ fn long_functions(lines: &[&str]) -> Vec<(usize, usize)> {
             continue;
         }
         let end = lines[start..].iter().position(|line| {
-            line.len() > indent && line[..indent].trim().is_empty() && line[indent..].starts_with('}')
+            line.get(..indent).is_some_and(|head| head.trim().is_empty())
+                && line.get(indent..).is_some_and(|rest| rest.starts_with('}'))
         });
         let one_line =
             lines[start..].iter().position(|line| line.trim_end().ends_with(';') || line.trim_end().ends_with('}'));
