@@ -57,7 +57,7 @@ spec:
   containers:
   - name: main
     image: busybox:1.28
-    command: ["sh", "-c", "head -c 200m /dev/zero | tail -c 190m | wc -c"]
+    command: ["tail", "/dev/zero"]
     resources: {limits: {memory: 32Mi}}
 POD
 kubectl wait --for=jsonpath='{.status.phase}'=Failed pod/greedy --timeout=300s || { kubectl describe pod greedy; exit 1; }

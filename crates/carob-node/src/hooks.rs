@@ -13,10 +13,35 @@ use crate::probe::{Answer, Target, address, http, request, tcp};
 /// at the start by nothing else (Go `http.Client` has no limit there; ours is generous and finite).
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(600);
 
+/// A container's first hook waits this long for the port it is about: upstream's kubelet needs some tens of milliseconds
+/// from a container's start to its hook, in which a server has begun to listen, and asks once. carob is faster.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
+/// Time between two looks at a port, of which the kernel tells nobody outside when it is listened on.
+const LISTEN_LOOK: Duration = Duration::from_millis(5);
+
 /// Why a hook did not do its work, in the words of its event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct HookError(pub String);
+
+/// Carries a postStart hook out to its end, once what it is to reach listens, or does not for [`LISTEN_PATIENCE`].
+pub async fn run_post_start(cri: &Arc<dyn Cri>, handler: &LifecycleHandler, target: &Target) -> Result<(), HookError> {
+    let reached = match (&handler.http_get, &handler.tcp_socket) {
+        (Some(get), _) => Some((get.host.as_deref(), &get.port)),
+        (None, Some(socket)) => Some((socket.host.as_deref(), &socket.port)),
+        (None, None) => None,
+    };
+    if let Some((host, port)) = reached {
+        let (host, port) = address(host, port, target).map_err(HookError)?;
+        let deadline = tokio::time::Instant::now() + LISTEN_PATIENCE;
+        while !matches!(tcp(&host, port, LISTEN_PATIENCE).await, Answer::Success)
+            && tokio::time::Instant::now() < deadline
+        {
+            tokio::time::sleep(LISTEN_LOOK).await;
+        }
+    }
+    run(cri, handler, target).await
+}
 
 /// Carries a hook out to its end.
 pub async fn run(cri: &Arc<dyn Cri>, handler: &LifecycleHandler, target: &Target) -> Result<(), HookError> {

@@ -29,21 +29,21 @@ pub(crate) fn mount_overlay(layers: &Layers, target: &Path) -> Result<()> {
 }
 
 /// One call a layer (`lowerdir+`, Linux 6.8), so no limit on the length of their paths; older kernels take all of them
-/// in one string of at most a page.
+/// in one string of at most a page. Before 6.5 overlayfs collects options unread and refuses them when it is created.
 fn overlay(layers: &Layers, target: &Path) -> io::Result<()> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let add_each = || -> rustix::io::Result<()> {
         layers.lower.iter().try_for_each(|lower| fsconfig_set_string(context.as_fd(), "lowerdir+", lower))?;
         fsconfig_set_string(context.as_fd(), "upperdir", &layers.upper)?;
         fsconfig_set_string(context.as_fd(), "workdir", &layers.work)?;
-        fsconfig_set_flag(context.as_fd(), "volatile")
+        fsconfig_set_flag(context.as_fd(), "volatile")?;
+        fsconfig_create(context.as_fd())
     };
     match add_each() {
         Ok(()) => {}
         Err(rustix::io::Errno::INVAL) => return overlay_in_one_string(layers, target),
         Err(error) => return Err(error.into()),
     }
-    fsconfig_create(context.as_fd())?;
     let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     move_mount(mount.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     Ok(())

@@ -194,7 +194,7 @@ async fn post_start(
         pod_ip: tools.field_facts(&start.pod, &start.pod_ips).pod_ips.first().copied(),
     };
     let done = tokio::select! {
-        done = hooks::run(&tools.cri, hook, &target) => done,
+        done = hooks::run_post_start(&tools.cri, hook, &target) => done,
         () = start.stop.cancelled() => return Err(None),
     };
     let Err(error) = done else { return Ok(()) };
