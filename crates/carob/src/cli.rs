@@ -34,10 +34,10 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Directories {
     /// Directory of the state that lasts: the store, certificates, images, Pods' volumes
-    #[arg(long, env = "CAROB_DATA_DIR", default_value = "/var/lib/carob", value_name = "DIR")]
+    #[arg(long, env = "CAROB_DATA_DIR", default_value = "/var/lib/carob", value_name = "DIR", global = true)]
     pub(crate) data_dir: PathBuf,
     /// Directory of the state that a reboot ends: shims and sockets; best on a tmpfs
-    #[arg(long, env = "CAROB_RUN_DIR", default_value = "/run/carob", value_name = "DIR")]
+    #[arg(long, env = "CAROB_RUN_DIR", default_value = "/run/carob", value_name = "DIR", global = true)]
     pub(crate) run_dir: PathBuf,
 }
 
