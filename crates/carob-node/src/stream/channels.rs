@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use super::remote::{Framing, Output, ToClient};
+use super::remote::{FAREWELL_MAX, Framing, Output, ToClient};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -70,7 +70,12 @@ where
     tokio::pin!(writing, reading);
     // A client that closed its side, or broke the protocol, hears no more; the session ends with it.
     tokio::select! {
-        written = &mut writing => tracing::trace!(ok = written.is_ok(), "said the last word"),
+        written = &mut writing => {
+            tracing::trace!(ok = written.is_ok(), "said the last word");
+            // What the client still says must find an open connection (RFC 6455 7.1.1: the server waits for its Close).
+            let answered = tokio::time::timeout(FAREWELL_MAX, &mut reading).await.is_ok();
+            tracing::trace!(answered, "the client's side is closed");
+        }
         () = &mut reading => {}
     }
 }

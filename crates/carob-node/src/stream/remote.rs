@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 const READ_LEN: usize = 32 * 1024;
 /// Time for output to arrive after the process has ended. A process that it left behind may hold the output open for ever.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Time for a client to hang up after the last word; then it is hung up on.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// Chunks of each kind that wait for their reader; beyond, the other side waits.
 pub const QUEUED_MAX: usize = 16;
 
