@@ -60,6 +60,14 @@ pub enum Kind {
     Attach,
 }
 
+impl Client {
+    /// Ends a session that could not begin.
+    pub async fn refuse(self, kind: Kind, error: &CriError) {
+        let told = self.out.send(ToClient::End(cannot(kind, error))).await;
+        tracing::trace!(told = told.is_ok(), "session refused");
+    }
+}
+
 /// Moves bytes until the process has ended or the client is gone.
 pub async fn run(kind: Kind, session: ExecSession, client: Client) {
     let ExecSession { stdin, stdout, stderr, resize, exit } = session;
@@ -149,9 +157,18 @@ fn last_word(kind: Kind, code: Option<Result<i32, CriError>>) -> Value {
             "reason": "NonZeroExitCode",
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]}
         }),
-        (_, Some(Err(error))) => failure(&format!("error executing command in container: {}", error.message)),
+        (_, Some(Err(error))) => cannot(kind, &error),
         (Kind::Exec, None) => failure("the command's end is unknown"),
     }
+}
+
+/// Worded as kubelet `pkg/cri/streaming/remotecommand` words it.
+fn cannot(kind: Kind, error: &CriError) -> Value {
+    let doing = match kind {
+        Kind::Exec => "error executing command in container",
+        Kind::Attach => "error attaching to container",
+    };
+    failure(&format!("{doing}: {}", error.message))
 }
 
 /// An internal error as a `v1.Status`.
