@@ -52,6 +52,7 @@ show kubectl wait --timeout=60s pod/two-containers \
 show kubectl get pod two-containers -o wide
 step "the page that the debian container wrote, served by the nginx container"
 address=$(kubectl get pod two-containers -o jsonpath='{.status.podIP}')
-show curl --silent --show-error "http://$address/"
+# nginx runs, which is not to say that it listens already.
+show curl --silent --show-error --retry 30 --retry-connrefused --retry-delay 1 "http://$address/"
 step "the Pod as a process group"
 show "$carob" tree two-containers

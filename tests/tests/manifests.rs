@@ -10,9 +10,12 @@ fn apply(cluster: &Cluster, name: &str) -> Result<()> {
     cluster.kubectl(&["apply", "-f", &manifest(name)?]).map(drop)
 }
 
-/// Fetches a page from inside the host.
+/// Fetches a page from inside the host. A running server need not listen yet, and nobody is told when it does: a refused
+/// connection, and nothing else, is tried again.
 fn fetch(cluster: &Cluster, url: &str) -> Result<String> {
-    cluster.host.run("curl", ["--silent", "--show-error", "--fail", "--max-time", "10", url])
+    let patience = ["--retry", "100", "--retry-connrefused", "--retry-delay", "1", "--retry-max-time", "100"];
+    let args = ["--silent", "--show-error", "--fail", "--max-time", "10", url];
+    cluster.host.run("curl", patience.into_iter().chain(args))
 }
 
 fn pod_ip(cluster: &Cluster, pod: &str) -> Result<String> {
