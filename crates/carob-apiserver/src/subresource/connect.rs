@@ -3,6 +3,7 @@
 
 use carob_api::{Status, meta};
 use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
 use super::log_socket;
@@ -14,6 +15,9 @@ use crate::registry::{Call, decode};
 
 /// The kubelet's port where a Node does not say (pkg/cluster/ports).
 const KUBELET_PORT: u16 = 10250;
+
+/// Bytes of a kubelet's refusal that are passed on (apiserver `maxReadLength`).
+const REFUSAL_LEN_MAX: usize = 50_000;
 
 pub(super) fn bad(message: impl Into<String>) -> ApiError {
     Status::bad_request(message).into()
@@ -47,7 +51,38 @@ async fn read_log(call: &Call<'_>) -> ApiResult<Response<Body>> {
     }
     let path = format!("/containerLogs/{}/{}/{container}{}", call.namespace, call.name, query.0);
     let outbound = Outbound { method: Method::GET, path, headers: HeaderMap::new(), host: None };
-    forward(call.api, Target::Node(target), outbound, None, None).await
+    let log = forward(call.api, Target::Node(target), outbound, None, None).await?;
+    if log.status().is_success() { Ok(log) } else { Err(refused(&call.name, log).await.into()) }
+}
+
+/// What a kubelet's refusal is for the client (apiserver `pkg/registry/generic/rest/response_checker.go`; wording of
+/// apimachinery `NewGenericServerResponse`).
+async fn refused(pod: &str, log: Response<Body>) -> Status {
+    let code = log.status();
+    let said = match Limited::new(log.into_body(), REFUSAL_LEN_MAX).collect().await {
+        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        Err(error) => format!("the kubelet's answer {code} cannot be read: {error}"),
+    };
+    let (reason, message) = match code {
+        StatusCode::INTERNAL_SERVER_ERROR => return Status::internal(said),
+        StatusCode::BAD_REQUEST => return Status::bad_request(said),
+        StatusCode::NOT_FOUND => ("NotFound", "the server could not find the requested resource".to_owned()),
+        StatusCode::UNAUTHORIZED => {
+            ("Unauthorized", "the server has asked for the client to provide credentials".to_owned())
+        }
+        StatusCode::FORBIDDEN => ("Forbidden", said),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            ("ServiceUnavailable", "the server is currently unable to handle the request".to_owned())
+        }
+        code if code.is_server_error() => {
+            ("InternalError", format!("an error on the server ({said:?}) has prevented the request from succeeding"))
+        }
+        code => (
+            "",
+            format!("the server responded with the status code {} but did not return more information", code.as_u16()),
+        ),
+    };
+    Status::other(code.as_u16(), reason, format!("{message} ( pods/log {pod})"))
 }
 
 /// Checked here, so that a mistake is the client's 400 and not the node's (pkg/apis/core/validation, `ValidatePodLogOptions`).
@@ -214,6 +249,48 @@ pub(super) fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_kubelets_refusal_becomes_a_status() {
+        for (code, body, expect) in [
+            (500, "no disk", (500, "InternalError", "Internal error occurred: no disk")),
+            (
+                400,
+                "container \"c\" in pod \"p\" is waiting to start",
+                (400, "BadRequest", "container \"c\" in pod \"p\" is waiting to start"),
+            ),
+            (
+                404,
+                "pod does not exist",
+                (404, "NotFound", "the server could not find the requested resource ( pods/log p)"),
+            ),
+            (
+                502,
+                "x",
+                (
+                    502,
+                    "InternalError",
+                    "an error on the server (\"x\") has prevented the request from succeeding ( pods/log p)",
+                ),
+            ),
+            (
+                418,
+                "x",
+                (
+                    418,
+                    "",
+                    "the server responded with the status code 418 but did not return more information ( pods/log p)",
+                ),
+            ),
+        ] {
+            let mut response = Response::new(Body::from(body.to_owned()));
+            *response.status_mut() = StatusCode::from_u16(code).expect("a code");
+            let status = refused("p", response).await.to_json();
+            let found = (status["code"].as_u64(), status["reason"].as_str(), status["message"].as_str());
+            let reason = Some(expect.1).filter(|reason| !reason.is_empty());
+            assert_eq!(found, (Some(expect.0), reason, Some(expect.2)));
+        }
+    }
 
     #[test]
     fn queries_are_escaped() {
