@@ -11,6 +11,8 @@ mod explain;
 mod facts;
 mod gang;
 mod index;
+mod local;
+mod memory;
 mod model;
 mod plugin;
 mod plugins;

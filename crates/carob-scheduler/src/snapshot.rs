@@ -33,6 +33,15 @@ pub(crate) enum Change {
     PodRemoved(NodeSlot, Arc<PodInfo>),
 }
 
+impl Change {
+    /// The node that changed.
+    pub(crate) fn slot(&self) -> NodeSlot {
+        match self {
+            Self::Node(slot) | Self::PodAdded(slot, _) | Self::PodRemoved(slot, _) => *slot,
+        }
+    }
+}
+
 /// A node and what runs there.
 #[derive(Clone, Debug)]
 pub struct NodeState {
