@@ -232,15 +232,10 @@ mod tests {
                      required, but multiple fields are set",
                 ),
             ),
-            (
-                json!({"schedulingPolicy": {"gang": {}}}),
-                Some("spec.schedulingPolicy.gang.minCount: Required value"),
-            ),
+            (json!({"schedulingPolicy": {"gang": {}}}), Some("spec.schedulingPolicy.gang.minCount: Required value")),
             (
                 json!({"schedulingPolicy": {"gang": {"minCount": -1}}}),
-                Some(
-                    "spec.schedulingPolicy.gang.minCount: Invalid value: -1: must be greater than or equal to 1",
-                ),
+                Some("spec.schedulingPolicy.gang.minCount: Invalid value: -1: must be greater than or equal to 1"),
             ),
             (
                 json!({"schedulingPolicy": {"basic": {}}, "schedulingConstraints": {"topology": [{"key": "a"}, {"key": "b"}]}}),
