@@ -16,8 +16,9 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::error::ActError;
+use super::label_group::{self, LabelGroup, LabelGroupStatus};
 use crate::convert;
-use crate::model::{ClaimKey, GangRef, PodInfo, PodKey, Str};
+use crate::model::{ClaimKey, GangRef, GangSource, PodInfo, PodKey, Str};
 use crate::plugins::volumes::ClaimPlan;
 
 /// Longer messages are cut (events.k8s.io NoteLengthLimit).
@@ -170,25 +171,37 @@ impl Actor {
     }
 
     /// Writes whether a group was placed, and what it lacks.
-    pub(super) async fn mark_group(
-        &self,
-        gang: &GangRef,
-        placed: bool,
-        message: &str,
-        now: Timestamp,
-    ) -> Result<(), ActError> {
-        let condition = Condition {
-            type_: "PodGroupScheduled".to_owned(),
-            status: if placed { "True" } else { "False" }.to_owned(),
-            reason: if placed { "Scheduled" } else { "Unschedulable" }.to_owned(),
-            message: message.to_owned(),
-            last_transition_time: Time(now),
-            observed_generation: None,
-        };
+    pub(super) async fn mark_group(&self, gang: &GangRef, condition: Condition) -> Result<(), ActError> {
         let api: Api<PodGroup> = Api::namespaced(self.client.clone(), &gang.namespace);
         let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
         let patched = api.patch_status(&gang.name, &PatchParams::default(), &patch).await;
         patched.map(drop).map_err(|cause| ActError::GroupStatus { group: gang.to_string(), cause: Box::new(cause) })
+    }
+
+    /// Writes the phase of a label's group.
+    pub(super) async fn mark_label_group(&self, gang: &GangRef, status: &LabelGroupStatus) -> Result<(), ActError> {
+        let api: Api<LabelGroup> = Api::namespaced(self.client.clone(), &gang.namespace);
+        let patch = Patch::Merge(json!({"status": status}));
+        let patched = api.patch_status(&gang.name, &PatchParams::default(), &patch).await;
+        patched.map(drop).map_err(|cause| ActError::GroupStatus { group: gang.to_string(), cause: Box::new(cause) })
+    }
+
+    /// Records what happened to a group, in the name of the scheduler of its member.
+    pub(super) fn tell_group(&self, gang: &GangRef, member: &PodInfo, kind: EventKind, reason: &str, message: &str) {
+        let api_version = match gang.source {
+            GangSource::Field => "scheduling.k8s.io/v1alpha2",
+            GangSource::Label => label_group::GROUP_VERSION,
+        };
+        let group = ObjectReference {
+            api_version: Some(api_version.to_owned()),
+            kind: Some("PodGroup".to_owned()),
+            namespace: Some(gang.namespace.to_string()),
+            name: Some(gang.name.to_string()),
+            ..ObjectReference::default()
+        };
+        if let Some(recorder) = self.recorders.get(&member.template.scheduler_name) {
+            recorder.record(group, kind, reason, cut(message));
+        }
     }
 
     async fn prepare_claims(&mut self, pod: &PodInfo, node: &Str, plan: &ClaimPlan) -> Result<(), ActError> {

@@ -9,6 +9,7 @@ use carob_kit::chain;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tracing::warn;
 
+use super::group_status::Census;
 use super::inbox::{Changed, Kind, Sources};
 use crate::convert::{self, ConvertError, Converter};
 use crate::explain::Explanations;
@@ -38,6 +39,7 @@ pub(super) struct Cluster {
     pub(super) queue: Queue,
     pub(super) known: HashMap<PodKey, Known>,
     pub(super) explanations: Explanations,
+    pub(super) census: Census,
     /// Victims whose eviction is under way, by uid.
     evicting: HashSet<Str>,
     converter: Converter,
@@ -59,6 +61,7 @@ impl Cluster {
             queue,
             known: HashMap::new(),
             explanations,
+            census: Census::default(),
             evicting: HashSet::new(),
             converter: Converter::default(),
             schedulers,
@@ -116,6 +119,7 @@ impl Cluster {
 
     fn pod(&mut self, key: &ObjectKey, pod: Option<&Pod>, now: Duration) -> Todo {
         let name = PodKey { namespace: key.namespace.clone(), name: key.name.clone() };
+        self.census.observe(&name, pod);
         let ended = |pod: &&Pod| {
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
             matches!(phase, Some("Succeeded" | "Failed"))
@@ -300,7 +304,7 @@ impl Cluster {
                     topology: topology.map(|constraint| Str::from(constraint.key.as_str())).collect(),
                     priority: spec.priority,
                     disrupt_together: spec.disruption_mode.as_deref() == Some("PodGroup"),
-                    timeout: None,
+                    ..GangSpec::default()
                 }
             }),
             GangSource::Label => {
@@ -315,6 +319,7 @@ impl Cluster {
                 })
             }
         };
+        self.census.touch(&gang);
         self.queue.set_gang(&gang, spec, now);
         self.queue.wake(&ClusterEvent::GangChanged(&gang), now);
     }

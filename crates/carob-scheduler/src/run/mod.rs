@@ -5,9 +5,12 @@ mod act;
 mod cluster;
 mod decide;
 mod error;
+mod group_status;
+mod held;
 mod inbox;
 mod label_group;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +28,7 @@ use inbox::{Changed, Inbox, Kind, Served, Sources};
 
 use crate::core::Core;
 use crate::explain::Explanations;
-use crate::model::Str;
+use crate::model::{GangRef, Str};
 use crate::profile::Profile;
 use crate::queue::{INITIAL_BACKOFF, MAX_BACKOFF, Queue};
 
@@ -146,7 +149,8 @@ async fn served(client: &kube::Client) -> Served {
 async fn serves_pod_groups(client: &kube::Client, group_version: &str) -> Result<bool, kube::Error> {
     match client.list_api_group_resources(group_version).await {
         Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == "podgroups")),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        // A server without the group answers in plain text, which is no Status with a reason.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(kube::Error::Api(status)) if status.is_forbidden() => {
             warn!(group_version, "the scheduler may not discover pod groups: it schedules without them");
             Ok(false)
@@ -164,6 +168,8 @@ struct Loop {
     actor: Actor,
     claims_changed: watch::Sender<u64>,
     writes: JoinSet<Done>,
+    /// When held gangs will have waited longer than they want to.
+    overdue: HashMap<GangRef, Duration>,
     clock: Arc<dyn Clock>,
     seed: u64,
 }
@@ -201,6 +207,7 @@ impl Loop {
             actor,
             claims_changed,
             writes: JoinSet::new(),
+            overdue: HashMap::new(),
             clock,
             seed: config.seed,
         }
@@ -218,7 +225,10 @@ impl Loop {
                 }
                 continue;
             }
+            self.tell_phases();
+            self.tell_overdue();
             let deadline = self.cluster.queue.deadline().filter(|_| self.writes.len() < WRITES_MAX);
+            let deadline = [deadline, self.next_overdue()].into_iter().flatten().min();
             let pause = deadline.map(|deadline| deadline.saturating_sub(self.clock.monotonic()));
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -227,6 +237,7 @@ impl Loop {
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
         }
+        self.cluster.explanations.clear();
         let last = async { while self.writes.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_WRITES_WITHIN, last).await.is_err() {
             warn!("writes were still under way when the scheduler had to end");

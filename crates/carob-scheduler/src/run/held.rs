@@ -1,0 +1,51 @@
+//! Gangs that wait for members: what their Pods and they themselves say meanwhile.
+
+use std::time::Duration;
+
+use super::Loop;
+use super::act::Nomination;
+use crate::model::{GangRef, PodKey};
+use crate::queue::GangWait;
+
+impl Loop {
+    /// Says on a member, and on its group, what the group waits for.
+    pub(super) fn tell_held(&mut self, key: &PodKey) {
+        let now = self.clock.monotonic();
+        let Some(gang) = self.cluster.queue.pod(key).and_then(|pod| pod.template.gang.clone()) else { return };
+        let Some(wait) = self.cluster.queue.gang_wait(&gang, now) else { return };
+        let message = wait.message();
+        self.cluster.explanations.put_message(key, message.clone(), self.clock.now());
+        self.mark(key, message.clone(), Nomination::Keep);
+        self.mark_group(&gang, false, message);
+        if let Some(timeout) = self.cluster.queue.gang(&gang).and_then(|spec| spec.timeout) {
+            self.overdue.entry(gang).or_insert(now + timeout);
+        }
+    }
+
+    /// When the next held gang will have waited longer than it wants to.
+    pub(super) fn next_overdue(&self) -> Option<Duration> {
+        self.overdue.values().min().copied()
+    }
+
+    /// Has the members of gangs that waited too long say so. Nothing was held for them, so nothing has to be given up.
+    pub(super) fn tell_overdue(&mut self) {
+        let now = self.clock.monotonic();
+        let late: Vec<GangRef> =
+            self.overdue.iter().filter(|(_, at)| **at < now).map(|(gang, _)| gang.clone()).collect();
+        for gang in late {
+            self.overdue.remove(&gang);
+            let Some(wait) = self.cluster.queue.gang_wait(&gang, now) else { continue };
+            let timeout = self.cluster.queue.gang(&gang).and_then(|spec| spec.timeout);
+            if let (GangWait::Members { overdue: false, .. }, Some(timeout)) = (&wait, timeout) {
+                // It had its members in between and began to wait anew.
+                self.overdue.insert(gang, now + timeout);
+                continue;
+            }
+            let members: Vec<PodKey> = self.cluster.queue.members(&gang).map(|pod| pod.key.clone()).collect();
+            for key in &members {
+                self.cluster.explanations.put_message(key, wait.message(), self.clock.now());
+                self.mark(key, wait.message(), Nomination::Keep);
+            }
+        }
+    }
+}
