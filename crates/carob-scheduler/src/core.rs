@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::class::Class;
+use crate::gang::Domain;
 use crate::local::{Entry, Local, Maxima, Normalized};
 use crate::memory::{Known, Memory};
 use crate::model::{PodInfo, Str};
@@ -26,8 +27,8 @@ pub struct NodeScores {
     pub total: i64,
 }
 
-/// The nodes that a decision may choose from, by slot; all where absent.
-pub(crate) type Within<'a> = Option<&'a [bool]>;
+/// The nodes that a decision may choose from; all where absent.
+pub(crate) type Within<'a> = Option<&'a Domain>;
 
 /// Decides where Pods go. It remembers what it learned about classes of Pods, which changes nothing but the time it takes.
 #[derive(Debug)]
@@ -218,13 +219,12 @@ impl Decision<'_> {
     /// The node that was promised to the Pod is taken without looking at the others, if it fits by now.
     fn place_as_promised(&mut self) -> Option<Placement> {
         let slot = self.snapshot.slot(self.snapshot.nomination(&self.pod.uid)?)?;
-        if self.within.is_some_and(|within| !within[slot.index()]) {
+        if self.within.is_some_and(|within| !within.has(slot)) {
             return None;
         }
         let node = self.snapshot.node(slot)?;
         let own = Some(&*self.pod.uid);
-        let fits =
-            self.local.filter(node, own, self.site()).is_none() && self.filter_by_counts(slot, own).is_none();
+        let fits = self.local.filter(node, own, self.site()).is_none() && self.filter_by_counts(slot, own).is_none();
         if fits { self.placement(slot, 0) } else { None }
     }
 
@@ -259,10 +259,11 @@ impl Decision<'_> {
         let mut feasible = Vec::new();
         let mut local: Vec<LocalScores> = Vec::new();
         let counts = !self.is_local();
-        for (slot, _) in self.snapshot.nodes() {
-            if self.within.is_some_and(|within| !within[slot.index()]) {
-                continue;
-            }
+        let slots = match self.within {
+            Some(within) => within.slots.clone(),
+            None => self.snapshot.nodes().map(|(slot, _)| slot).collect(),
+        };
+        for slot in slots {
             let Entry::Fits(scores) = *self.local.entry(slot) else { continue };
             if counts && self.filter_by_counts(slot, None).is_some() {
                 continue;
@@ -286,16 +287,18 @@ impl Decision<'_> {
     fn rejections(&mut self, exclusive: &[Str]) -> Vec<(NodeSlot, Arc<Rejection>)> {
         let counts = !self.is_local();
         let mut rejections = Vec::with_capacity(self.snapshot.len());
+        let outside = Arc::new(Rejection::unresolvable(
+            Plugin::GangScheduling,
+            "node(s) were outside the pod group's topology domain",
+        ));
+        let in_use = Arc::new(volumes::exclusive_rejection());
         for (slot, _) in self.snapshot.nodes() {
-            let rejection = if self.within.is_some_and(|within| !within[slot.index()]) {
-                Some(Arc::new(Rejection::unresolvable(
-                    Plugin::GangScheduling,
-                    "node(s) were outside the pod group's topology domain",
-                )))
+            let rejection = if self.within.is_some_and(|within| !within.has(slot)) {
+                Some(Arc::clone(&outside))
             } else {
                 match self.local.entry(slot) {
                     Entry::Rejected(rejection) => Some(Arc::clone(rejection)),
-                    Entry::Fits(_) if !exclusive.is_empty() => Some(Arc::new(volumes::exclusive_rejection())),
+                    Entry::Fits(_) if !exclusive.is_empty() => Some(Arc::clone(&in_use)),
                     Entry::Fits(_) if counts => self.filter_by_counts(slot, None).map(Arc::new),
                     Entry::Fits(_) | Entry::Vacant => None,
                 }

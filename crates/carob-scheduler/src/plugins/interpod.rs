@@ -133,8 +133,7 @@ impl InterPod {
     }
 
     pub(crate) fn filter(&self, slot: NodeSlot, topologies: &Topologies) -> Option<Rejection> {
-        let sum =
-            |tracked: &Tracked| topologies.domain(tracked.topology, slot).map(|domain| tracked.tally.sum(domain));
+        let sum = |tracked: &Tracked| topologies.domain(tracked.topology, slot).map(|domain| tracked.tally.sum(domain));
         if !self.satisfies_required(&sum) {
             return Some(Rejection::unresolvable(Plugin::InterPodAffinity, "node(s) didn't match pod affinity rules"));
         }

@@ -302,6 +302,7 @@ impl Cluster {
                 GangSpec {
                     min_count: gang.map_or(1, |gang| usize::try_from(gang.min_count).unwrap_or(1)),
                     topology: topology.map(|constraint| Str::from(constraint.key.as_str())).collect(),
+                    preferred: preferred(&group.metadata),
                     priority: spec.priority,
                     disrupt_together: spec.disruption_mode.as_deref() == Some("PodGroup"),
                     ..GangSpec::default()
@@ -315,6 +316,7 @@ impl Cluster {
                         .schedule_timeout_seconds
                         .and_then(|s| u64::try_from(s).ok())
                         .map(Duration::from_secs),
+                    preferred: preferred(&group.metadata),
                     ..GangSpec::default()
                 })
             }
@@ -323,6 +325,12 @@ impl Cluster {
         self.queue.set_gang(&gang, spec, now);
         self.queue.wake(&ClusterEvent::GangChanged(&gang), now);
     }
+}
+
+fn preferred(metadata: &kube::api::ObjectMeta) -> Vec<Str> {
+    let annotations = metadata.annotations.as_ref();
+    let named = annotations.and_then(|annotations| annotations.get(GangSpec::PREFERRED_TOPOLOGY));
+    GangSpec::preferred_of(named.map(String::as_str))
 }
 
 /// The Pod as it will be once its eviction is known to all.

@@ -120,6 +120,7 @@ impl Loop {
             promised.push((pod.key.clone(), self.preempt(pod, plan, unit)));
         }
         let members: Vec<PodKey> = self.cluster.queue.members(&failure.gang).map(|pod| pod.key.clone()).collect();
+        let otherwise = if failure.pending { Nomination::Keep } else { Nomination::Clear };
         for key in &members {
             // A member that could have had a node shares the group's fate; what stopped the others is told of them.
             self.cluster.explanations.put_message(key, message.clone(), self.clock.now());
@@ -135,7 +136,7 @@ impl Loop {
             let nominate = promised
                 .iter()
                 .find(|(promised, _)| *promised == key)
-                .map_or(Nomination::Clear, |(_, node)| node.clone());
+                .map_or_else(|| otherwise.clone(), |(_, node)| node.clone());
             if nominate == Nomination::Clear
                 && let Some(pod) = self.cluster.queue.pod(&key).cloned()
             {
