@@ -95,6 +95,8 @@ pub enum SubresourceRole {
     Eviction,
     Token,
     Log,
+    /// carob's own: why the Pod has no node.
+    Why,
     /// exec, attach, portforward, proxy.
     Connect,
 }
