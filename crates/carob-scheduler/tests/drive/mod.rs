@@ -18,7 +18,7 @@ const SECONDS: &str = "CAROB_SOAK_SECONDS";
 
 /// What `cargo test` runs: the same ones each time, within a second or two.
 const USUAL_SEED: u64 = 1;
-const USUAL_HISTORIES: u64 = 256;
+pub(crate) const USUAL_HISTORIES: u64 = 256;
 
 /// A stream of random numbers (xorshift64*).
 pub(crate) struct Dice(u64);
@@ -44,8 +44,8 @@ pub(crate) struct Shape {
     pub(crate) longest: u64,
 }
 
-/// Runs histories as the environment says, the usual ones where it says nothing.
-pub(crate) fn histories(shape: &Shape, run: impl Fn(&[Step]) -> Result<(), TestCaseError>) {
+/// Runs histories as the environment says, the usual ones where it says nothing. Returns how many it ran.
+pub(crate) fn histories(shape: &Shape, run: impl Fn(&[Step]) -> Result<(), TestCaseError>) -> u64 {
     let clock = SystemClock::new();
     let seed = number(SEED).unwrap_or(USUAL_SEED);
     let seconds = number(SECONDS).map(Duration::from_secs);
@@ -61,6 +61,7 @@ pub(crate) fn histories(shape: &Shape, run: impl Fn(&[Step]) -> Result<(), TestC
         done += 1;
     }
     println!("{done} histories from seed {seed} on in {:.1?}", clock.monotonic());
+    done
 }
 
 fn number(variable: &str) -> Option<u64> {
