@@ -1,5 +1,8 @@
 //! DefaultPreemption: which Pods of lower priority would have to go, on which node, and no more than that.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
