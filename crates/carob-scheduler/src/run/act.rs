@@ -16,9 +16,9 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::error::ActError;
-use super::label_group::{self, LabelGroup, LabelGroupStatus};
+use super::label_group::{LabelGroup, LabelGroupStatus};
 use crate::convert;
-use crate::model::{ClaimKey, GangRef, GangSource, PodInfo, PodKey, Str};
+use crate::model::{ClaimKey, GangRef, PodInfo, PodKey, Str};
 use crate::plugins::volumes::ClaimPlan;
 
 /// Longer messages are cut (events.k8s.io NoteLengthLimit).
@@ -123,9 +123,7 @@ impl Actor {
 
     /// Records what happened to a Pod, in the name of the scheduler of `by`.
     fn record(&self, pod: &PodInfo, by: &PodInfo, kind: EventKind, reason: &str, message: String) {
-        if let Some(recorder) = self.recorders.get(&by.template.scheduler_name) {
-            recorder.record(pod_reference(pod), kind, reason, message);
-        }
+        self.tell(pod_reference(pod), by, kind, reason, &message);
     }
 
     pub(super) fn warn(&self, pod: &PodInfo, message: &str) {
@@ -186,21 +184,10 @@ impl Actor {
         patched.map(drop).map_err(|cause| ActError::GroupStatus { group: gang.to_string(), cause: Box::new(cause) })
     }
 
-    /// Records what happened to a group, in the name of the scheduler of its member.
-    pub(super) fn tell_group(&self, gang: &GangRef, member: &PodInfo, kind: EventKind, reason: &str, message: &str) {
-        let api_version = match gang.source {
-            GangSource::Field => "scheduling.k8s.io/v1alpha2",
-            GangSource::Label => label_group::GROUP_VERSION,
-        };
-        let group = ObjectReference {
-            api_version: Some(api_version.to_owned()),
-            kind: Some("PodGroup".to_owned()),
-            namespace: Some(gang.namespace.to_string()),
-            name: Some(gang.name.to_string()),
-            ..ObjectReference::default()
-        };
-        if let Some(recorder) = self.recorders.get(&member.template.scheduler_name) {
-            recorder.record(group, kind, reason, cut(message));
+    /// Records what happened to an object, in the name of the scheduler of a Pod.
+    pub(super) fn tell(&self, object: ObjectReference, by: &PodInfo, kind: EventKind, reason: &str, message: &str) {
+        if let Some(recorder) = self.recorders.get(&by.template.scheduler_name) {
+            recorder.record(object, kind, reason, cut(message));
         }
     }
 

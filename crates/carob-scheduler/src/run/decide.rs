@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use carob_client::{EventKind, ObjectKey};
+use carob_client::{EventKind, ObjectKey, reference};
 use carob_kit::chain;
 use tokio::task::JoinError;
 use tracing::{debug, warn};
@@ -103,7 +103,7 @@ impl Loop {
                 }
                 let message = format!("{} pods have a node, minCount is {}", placed_before + count, spec.min_count);
                 if let Some(first) = pods.first() {
-                    self.actor.tell_group(gang, first, EventKind::Normal, "Scheduled", &message);
+                    self.tell_group(gang, first, EventKind::Normal, "Scheduled", &message);
                 }
                 self.mark_group(gang, true, message);
                 self.cluster.queue.rejected(&unit, plugins, now);
@@ -121,17 +121,7 @@ impl Loop {
         }
         let members: Vec<PodKey> = self.cluster.queue.members(&failure.gang).map(|pod| pod.key.clone()).collect();
         let otherwise = if failure.pending { Nomination::Keep } else { Nomination::Clear };
-        for key in &members {
-            // A member that could have had a node shares the group's fate; what stopped the others is told of them.
-            self.cluster.explanations.put_message(key, message.clone(), self.clock.now());
-        }
-        for (pod, verdict) in &failure.failed {
-            self.explain(pod, verdict, &message);
-            self.actor.warn(pod, &message);
-        }
-        if let Some((pod, _)) = failure.failed.first() {
-            self.actor.tell_group(&failure.gang, pod, EventKind::Warning, "FailedScheduling", &message);
-        }
+        self.explain_gang(failure, &members, &message);
         for key in members {
             let nominate = promised
                 .iter()
@@ -146,6 +136,45 @@ impl Loop {
         }
         self.mark_group(&failure.gang, false, message);
         self.cluster.queue.rejected(unit, failure.plugins(), now);
+    }
+
+    /// Tells all members why their gang has no nodes. One that was not tried, or could have had a node alone, shares the fate
+    /// of the first that found none.
+    fn explain_gang(&self, failure: &GangFailure, members: &[PodKey], message: &str) {
+        let Some((first, why)) = failure.failed.first() else {
+            for key in members {
+                self.cluster.explanations.put_message(key, message.to_owned(), self.clock.now());
+            }
+            return;
+        };
+        let untold = members.iter().filter(|key| !failure.failed.iter().any(|(pod, _)| pod.key == **key));
+        for key in untold {
+            let (message, now) = (message.to_owned(), self.clock.now());
+            self.cluster.explanations.put_for(key, &first.key, why, message, now);
+        }
+        for (pod, verdict) in &failure.failed {
+            self.explain(pod, verdict, message);
+            self.actor.warn(pod, message);
+        }
+        self.tell_group(&failure.gang, first, EventKind::Warning, "FailedScheduling", message);
+    }
+
+    /// Records what happened to a group on the group itself.
+    fn tell_group(&self, gang: &GangRef, member: &PodInfo, kind: EventKind, reason: &str, message: &str) {
+        let (namespace, name) = (Some(&*gang.namespace), &*gang.name);
+        let group = match gang.source {
+            GangSource::Field => {
+                let group = self.sources.groups.as_ref().and_then(|groups| groups.get(namespace, name));
+                group.map(|group| reference(&*group))
+            }
+            GangSource::Label => {
+                let group = self.sources.label_groups.as_ref().and_then(|groups| groups.get(namespace, name));
+                group.map(|group| reference(&*group))
+            }
+        };
+        if let Some(group) = group {
+            self.actor.tell(group, member, kind, reason, message);
+        }
     }
 
     /// Counts the Pod on its node from now on, and binds it.

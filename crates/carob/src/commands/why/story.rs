@@ -149,7 +149,11 @@ impl Facts {
             Some(omitted) if omitted > 0 => lines.push(format!("  {omitted} nodes more are not listed")),
             _ => {}
         }
-        lines.push(format!("  decided {}", age(text(scheduling, &["at"]), now)));
+        let about = match text(scheduling, &["member"]) {
+            "" => String::new(),
+            member => format!(" about {member} of the same group"),
+        };
+        lines.push(format!("  decided{about} {}", age(text(scheduling, &["at"]), now)));
         lines
     }
 
@@ -194,14 +198,12 @@ impl Facts {
         telling.cloned().collect()
     }
 
-    /// The latest warnings; without a node they repeat what the scheduler said.
+    /// The latest warnings. What the scheduler said is told already, or is over.
     fn warnings(&self) -> Vec<&Value> {
-        let scheduling = self.node().is_empty();
         let mut warnings: Vec<&Value> = self
             .events
             .iter()
-            .filter(|event| text(event, &["type"]) == "Warning")
-            .filter(|event| !(scheduling && text(event, &["reason"]) == "FailedScheduling"))
+            .filter(|event| text(event, &["type"]) == "Warning" && text(event, &["reason"]) != "FailedScheduling")
             .collect();
         warnings.sort_by(|a, b| event_time(b).cmp(event_time(a)));
         warnings.truncate(EVENTS_SHOWN_MAX);
