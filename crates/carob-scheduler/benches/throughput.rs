@@ -244,7 +244,7 @@ fn measure(case: &Case, nodes: usize, clock: &SystemClock) -> Figures {
 
 #[expect(clippy::print_stdout, reason = "printing the figures is what a benchmark is for")]
 fn simulate() {
-    for name in ["rsyslogd", "deadlock", "omega", "day", "huge"] {
+    for name in ["rsyslogd", "deadlock", "cells", "omega", "day", "huge"] {
         let clock = SystemClock::new();
         let text = fs_err::read_to_string(format!("{}/scenarios/{name}.yaml", env!("CARGO_MANIFEST_DIR")));
         let value = serde_saphyr::from_str(&text.expect("a shipped scenario")).expect("YAML");
