@@ -18,7 +18,9 @@ pub(crate) struct Domain {
 impl Domain {
     pub(crate) fn new(slots: Vec<NodeSlot>) -> Self {
         let mut mask = vec![false; slots.iter().map(|slot| slot.index() + 1).max().unwrap_or(0)];
-        slots.iter().for_each(|slot| mask[slot.index()] = true);
+        for slot in &slots {
+            mask[slot.index()] = true;
+        }
         Self { mask, slots }
     }
 
