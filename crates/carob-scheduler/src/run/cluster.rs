@@ -50,8 +50,11 @@ pub(super) struct Cluster {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Todo {
     Nothing,
-    /// The Pod is held by its gang, and should say so.
-    TellHeld(PodKey),
+    /// The gang waits for members, and should say so; the Pod has come just now.
+    TellHeld {
+        gang: GangRef,
+        arrived: Option<PodKey>,
+    },
 }
 
 impl Cluster {
@@ -86,10 +89,7 @@ impl Cluster {
             }
             Kind::Budget => self.budget(key, sources),
             Kind::Claim | Kind::Volume | Kind::Class | Kind::CsiNode => self.volumes(changed.kind, key, sources, now),
-            Kind::Group | Kind::LabelGroup => {
-                self.group(changed.kind, key, sources, now);
-                Ok(())
-            }
+            Kind::Group | Kind::LabelGroup => return self.group(changed.kind, key, sources, now),
         };
         if let Err(error) = outcome {
             warn!(object = %key, kind = ?changed.kind, error = %chain(&error), "an object cannot be understood");
@@ -124,10 +124,7 @@ impl Cluster {
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
             matches!(phase, Some("Succeeded" | "Failed"))
         };
-        let Some(pod) = pod.filter(|pod| !ended(pod)) else {
-            self.pod_gone(&name, now);
-            return Todo::Nothing;
-        };
+        let Some(pod) = pod.filter(|pod| !ended(pod)) else { return self.pod_gone(&name, now) };
         let info = match self.converter.pod(pod) {
             Ok(info) => Arc::new(info),
             Err(error) => {
@@ -203,13 +200,21 @@ impl Cluster {
         }
         self.known.insert(name.clone(), Known { info: Arc::clone(&info), place: Place::Waiting });
         self.queue.upsert(Arc::clone(&info), now);
-        let held = info.gates.is_empty()
-            && info.template.gang.as_ref().is_some_and(|gang| self.queue.gang_wait(gang, now).is_some());
-        if held { Todo::TellHeld(name.clone()) } else { Todo::Nothing }
+        match info.template.gang.as_ref().filter(|_| info.gates.is_empty()) {
+            Some(gang) => self.tell_held(gang, Some(name), now),
+            None => Todo::Nothing,
+        }
     }
 
-    fn pod_gone(&mut self, name: &PodKey, now: Duration) {
-        let Some(known) = self.known.remove(name) else { return };
+    fn tell_held(&self, gang: &GangRef, arrived: Option<&PodKey>, now: Duration) -> Todo {
+        match self.queue.gang_wait(gang, now) {
+            Some(_) => Todo::TellHeld { gang: gang.clone(), arrived: arrived.cloned() },
+            None => Todo::Nothing,
+        }
+    }
+
+    fn pod_gone(&mut self, name: &PodKey, now: Duration) -> Todo {
+        let Some(known) = self.known.remove(name) else { return Todo::Nothing };
         let info = known.info;
         self.queue.remove(name, now);
         self.evicting.remove(&info.uid);
@@ -223,6 +228,7 @@ impl Cluster {
         if held || promised {
             self.queue.wake(&ClusterEvent::PodGone(&info), now);
         }
+        info.template.gang.as_ref().map_or(Todo::Nothing, |gang| self.tell_held(gang, None, now))
     }
 
     fn selector(&mut self, kind: Kind, key: &ObjectKey, sources: &Sources) -> Result<(), ConvertError> {
@@ -291,7 +297,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn group(&mut self, kind: Kind, key: &ObjectKey, sources: &Sources, now: Duration) {
+    fn group(&mut self, kind: Kind, key: &ObjectKey, sources: &Sources, now: Duration) -> Todo {
         let source = if kind == Kind::Group { GangSource::Field } else { GangSource::Label };
         let gang = GangRef { namespace: key.namespace.clone(), name: key.name.clone(), source };
         let spec = match source {
@@ -324,6 +330,7 @@ impl Cluster {
         self.census.touch(&gang);
         self.queue.set_gang(&gang, spec, now);
         self.queue.wake(&ClusterEvent::GangChanged(&gang), now);
+        self.tell_held(&gang, None, now)
     }
 }
 

@@ -8,17 +8,21 @@ use crate::model::{GangRef, PodKey};
 use crate::queue::GangWait;
 
 impl Loop {
-    /// Says on a member, and on its group, what the group waits for.
-    pub(super) fn tell_held(&mut self, key: &PodKey) {
+    /// Says on the group, and on the member that came last, what the group waits for. The other members' conditions are left
+    /// as they are, since each arrival would write all of them; who asks about them is told what is so now.
+    pub(super) fn tell_held(&mut self, gang: &GangRef, arrived: Option<&PodKey>) {
         let now = self.clock.monotonic();
-        let Some(gang) = self.cluster.queue.pod(key).and_then(|pod| pod.template.gang.clone()) else { return };
-        let Some(wait) = self.cluster.queue.gang_wait(&gang, now) else { return };
+        let Some(wait) = self.cluster.queue.gang_wait(gang, now) else { return };
         let message = wait.message();
-        self.cluster.explanations.put_message(key, message.clone(), self.clock.now());
-        self.mark(key, message.clone(), Nomination::Keep);
-        self.mark_group(&gang, false, message);
-        if let Some(timeout) = self.cluster.queue.gang(&gang).and_then(|spec| spec.timeout) {
-            self.overdue.entry(gang).or_insert(now + timeout);
+        for pod in self.cluster.queue.members(gang) {
+            self.cluster.explanations.put_message(&pod.key, message.clone(), self.clock.now());
+        }
+        if let Some(key) = arrived {
+            self.mark(key, message.clone(), Nomination::Keep);
+        }
+        self.mark_group(gang, false, message);
+        if let Some(timeout) = self.cluster.queue.gang(gang).and_then(|spec| spec.timeout) {
+            self.overdue.entry(gang.clone()).or_insert(now + timeout);
         }
     }
 

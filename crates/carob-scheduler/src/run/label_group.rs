@@ -7,8 +7,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Serialize};
 
-pub(super) const GROUP_VERSION: &str = "scheduling.x-k8s.io/v1alpha1";
-
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct LabelGroup {
     pub(super) metadata: ObjectMeta,

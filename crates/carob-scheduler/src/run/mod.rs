@@ -16,6 +16,10 @@ use std::time::Duration;
 
 use carob_client::{ElectionConfig, ElectionError, EventRecorder, EventSource, Informers, LeaderElector};
 use carob_kit::{Backoff, Clock, chain};
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
+use kube::Resource;
+use kube::api::{Api, ListParams};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +29,7 @@ use act::Actor;
 use cluster::{Cluster, Todo};
 use decide::Done;
 use inbox::{Changed, Inbox, Kind, Served, Sources};
+use label_group::LabelGroup;
 
 use crate::core::Core;
 use crate::explain::Explanations;
@@ -134,25 +139,31 @@ async fn lead(
 async fn served(client: &kube::Client) -> Served {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
-        let groups = serves_pod_groups(client, "scheduling.k8s.io/v1alpha2").await;
-        let label_groups = serves_pod_groups(client, label_group::GROUP_VERSION).await;
+        let groups = serves::<PodGroup>(client).await;
+        let label_groups = serves::<LabelGroup>(client).await;
         match (groups, label_groups) {
             (Ok(groups), Ok(label_groups)) => return Served { groups, label_groups },
             (Err(error), _) | (_, Err(error)) => {
-                warn!(error = %chain(&error), "cannot discover the API's pod groups");
+                warn!(error = %chain(&error), "cannot find out which groups of pods the API serves");
                 tokio::time::sleep(backoff.fail()).await;
             }
         }
     }
 }
 
-async fn serves_pod_groups(client: &kube::Client, group_version: &str) -> Result<bool, kube::Error> {
-    match client.list_api_group_resources(group_version).await {
-        Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == "podgroups")),
+/// Whether a kind of group is there, and may be read: an informer of one that may not would never be complete.
+async fn serves<K>(client: &kube::Client) -> Result<bool, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let one = ListParams::default().limit(1);
+    match Api::<K>::all(client.clone()).list(&one).await {
+        Ok(_) => Ok(true),
         // A server without the group answers in plain text, which is no Status with a reason.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(kube::Error::Api(status)) if status.is_forbidden() => {
-            warn!(group_version, "the scheduler may not discover pod groups: it schedules without them");
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            let group_version = K::api_version(&());
+            warn!(%group_version, "the scheduler may not read these groups of pods: it schedules without them");
             Ok(false)
         }
         Err(error) => Err(error),
@@ -262,7 +273,7 @@ impl Loop {
         let now = self.clock.monotonic();
         match self.cluster.apply(changed, &self.sources, now) {
             Todo::Nothing => {}
-            Todo::TellHeld(key) => self.tell_held(&key),
+            Todo::TellHeld { gang, arrived } => self.tell_held(&gang, arrived.as_ref()),
         }
         if changed.kind == Kind::Claim {
             self.claims_changed.send_modify(|changes| *changes += 1);

@@ -164,14 +164,15 @@ impl Facts {
             ("containerStatuses", "container"),
             ("ephemeralContainerStatuses", "ephemeral container"),
         ];
+        let has_succeeded = text(&self.pod, &["status", "phase"]) == "Succeeded";
         let mut found = Vec::new();
         for (field, list) in lists {
             for status in meta::items_at(&self.pod, &["status", field]) {
                 let restarts = meta::i64_at(status, &["restartCount"]).unwrap_or_default();
                 let ready = meta::bool_at(status, &["ready"]) == Some(true);
                 let code = meta::i64_at(status, &["state", "terminated", "exitCode"]);
-                let done = code == Some(0) && (field == "initContainerStatuses" || self.node().is_empty());
-                if (ready && restarts == 0) || (done && restarts == 0) {
+                let done = code == Some(0) && (field == "initContainerStatuses" || has_succeeded);
+                if restarts == 0 && (ready || done) {
                     continue;
                 }
                 found.push(json!({
