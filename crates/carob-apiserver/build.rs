@@ -40,6 +40,7 @@ fn generate(generator: &mut SchemaGenerator) {
         api::policy::v1 { Eviction PodDisruptionBudget }
         api::rbac::v1 { ClusterRole ClusterRoleBinding Role RoleBinding }
         api::scheduling::v1 { PriorityClass }
+        api::scheduling::v1alpha2 { PodGroup Workload }
         api::storage::v1 { CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass }
         api::coordination::v1 { Lease }
         api::discovery::v1 { EndpointSlice }

@@ -1,11 +1,10 @@
 //! What CI runs, step by step, with the time each step took.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::sh::{run, say, workspace};
+use crate::sh::{cargo, run, say, workspace};
 
 /// The only target: glibc, linked statically (ARCHITECTURE.md, "The binary").
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -18,6 +17,7 @@ const STEPS: &[Step] = &[
     ("tests of the crates, tidy among them", || {
         run(cargo()?.args(["test", "--workspace", "--exclude", "carob-tests", "--quiet"]))
     }),
+    ("random histories of the scheduler", crate::sched::soak_in_ci),
     ("release program", || dist().map(drop)),
     ("images", || crate::images::build(&[]).map(drop)),
     ("black-box tests", || black_box(&dist()?, &[])),
@@ -63,12 +63,6 @@ pub(crate) fn bench() -> Result<()> {
     let carob = dist()?;
     crate::images::build(&["busybox".to_owned()])?;
     run(cargo()?.args(["run", "--release", "--quiet", "--package", "carob-bench"]).env("CAROB_BIN", carob))
-}
-
-fn cargo() -> Result<Command> {
-    let mut command = Command::new("cargo");
-    command.current_dir(workspace()?);
-    Ok(command)
 }
 
 struct StopWatch(std::time::Instant);

@@ -2,6 +2,7 @@
 
 mod ci;
 mod images;
+mod sched;
 mod sh;
 mod tidy;
 mod vm;
@@ -16,6 +17,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test [FILTER...]   run the black-box tests against the release program
   vm [CAROB]         boot a virtual machine with cgroup v2 and run the smoke test there
   bench              measure the release program and print one JSON document
+  bench sched [CASE] measure the scheduler's core alone: Pods a second, time of a decision, memory
+  soak [--seed N] [--histories N | --seconds N]
+                     run random histories of the scheduler, 100 000 of each kind; check docs/scheduling.md
   images [NAME...]   make the images of tests and demo from Debian's packages (target/images)
   tidy               check the house rules that ARCHITECTURE.md states
 ";
@@ -31,7 +35,12 @@ fn main() -> Result<()> {
             Ok(())
         }
         Some("test") => ci::black_box(&ci::dist()?, &rest),
-        Some("bench") => ci::bench(),
+        Some("bench") => match rest.split_first() {
+            None => ci::bench(),
+            Some((what, rest)) if what == "sched" => sched::bench(rest),
+            Some((what, _)) => bail!("there is no bench of {what}\n\n{USAGE}"),
+        },
+        Some("soak") => sched::soak(&rest),
         Some("vm") => match rest.first() {
             Some(carob) => vm::smoke(carob.as_ref()),
             None => vm::smoke(&ci::dist()?),

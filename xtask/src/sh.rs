@@ -11,6 +11,13 @@ pub(crate) fn workspace() -> Result<PathBuf> {
     Ok(manifest.parent().context("xtask lies in the workspace")?.to_owned())
 }
 
+/// Cargo, in the workspace.
+pub(crate) fn cargo() -> Result<Command> {
+    let mut command = Command::new("cargo");
+    command.current_dir(workspace()?);
+    Ok(command)
+}
+
 /// Tells what is done next.
 #[expect(clippy::print_stderr, reason = "a development tool that talks to its user")]
 pub(crate) fn say(text: &str) {

@@ -40,7 +40,6 @@ const REFUSED: &[(In, &[&str], When, &str)] = &[
     (In::Pod, &["resourceClaims"], When::Present, "dynamic resource allocation is not supported"),
     (In::Pod, &["os", "name"], When::IsNot("linux"), "the node runs Linux containers only"),
     (In::Pod, &["runtimeClassName"], When::Present, "runtime classes are not supported"),
-    (In::Pod, &["schedulingGroup"], When::Present, "scheduling groups are not supported"),
     (In::Pod, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
     (In::Pod, &["securityContext", "seLinuxOptions"], When::Present, "SELinux labels are not applied"),
     (In::Pod, &["securityContext", "seLinuxChangePolicy"], When::Present, "SELinux labels are not applied"),

@@ -12,6 +12,7 @@ use crate::admission::{Mutator, Validator};
 use crate::authn::{ServiceAccountKeys, StaticToken};
 use crate::authz::Authorizer;
 use crate::dialer::{DirectDialer, NodeDialer};
+use crate::explainer::Explainer;
 use crate::server::Limits;
 
 /// The issuer of service account tokens when none is configured.
@@ -35,6 +36,8 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// The way to kubelets and Pods.
     pub dialer: Arc<dyn NodeDialer>,
+    /// Whom pods/why asks; without one it tells what the Pod itself says.
+    pub explainer: Option<Arc<dyn Explainer>>,
     /// The address that legacy discovery names.
     pub advertise_address: Option<SocketAddr>,
     /// Serve alpha and beta versions too (kube-apiserver `--runtime-config=api/all=true`).
@@ -59,6 +62,7 @@ impl Config {
             service_cidrs: vec![IpNet::new_assert("10.96.0.0".parse().expect("a valid address"), 16)],
             node_ports: DEFAULT_NODE_PORTS,
             dialer: Arc::new(DirectDialer::without_tls()),
+            explainer: None,
             advertise_address: None,
             unstable_versions: false,
             authorizers: Vec::new(),

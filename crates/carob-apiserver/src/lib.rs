@@ -20,6 +20,7 @@ mod dialer;
 mod discovery;
 mod dispatch;
 mod error;
+mod explainer;
 mod gzip;
 mod health;
 mod hex;
@@ -43,6 +44,7 @@ pub use body::{Body, BoxError};
 pub use bootstrap::BootstrapError;
 pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
 pub use dialer::{DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream};
+pub use explainer::Explainer;
 pub use identity::{
     GROUP_AUTHENTICATED, GROUP_MASTERS, GROUP_NODES, GROUP_SERVICE_ACCOUNTS, GROUP_UNAUTHENTICATED, Identity,
     NODE_USER_PREFIX, SERVICE_ACCOUNT_USER_PREFIX, USER_ANONYMOUS, UserInfo,

@@ -1,7 +1,10 @@
 //! How many Pods a second the core alone places: per case and cluster size, with the time of one decision at the median
-//! and the 99th percentile. Arguments: `--json` for one JSON document, a part of a case's name to run only that, or
-//! `--scenarios` to run the simulator's shipped scenarios instead.
+//! and the 99th percentile, and the memory of the whole process. A table goes to standard error, one JSON document to
+//! standard output. Arguments: a part of a case's name to run only that, or `--scenarios` to run the simulator's shipped
+//! scenarios instead.
 
+use std::collections::HashMap;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +14,15 @@ use carob_scheduler::{
     NodeRequirement, NodeSelectorTerm, Operator, PodInfo, PodKey, PodTemplate, Preemption, Profile, Requirement,
     Resources, Selector, Snapshot, SpreadConstraint, Verdict, WhenUnsatisfiable,
 };
+use serde_json::{Value, json};
 
 const NODES: [usize; 4] = [100, 1_000, 5_000, 15_000];
-/// Decisions that are measured per case; before these, a tenth as many warm up.
-const DECISIONS: usize = 5_000;
+/// Pods that are decided about per case; before these, a tenth as many warm up.
+const PODS: usize = 5_000;
+/// Upstream's floors are for so many nodes.
+const FLOOR_NODES: usize = 5_000;
+/// Each case runs in a process of its own, which is told by this what to run.
+const ONE: &str = "--one";
 /// A case ends after this long though not all decisions were taken.
 const LONGEST: Duration = Duration::from_secs(10);
 const ZONES: usize = 10;
@@ -28,29 +36,27 @@ struct Case {
     upstream: Option<u32>,
     setup: Setup,
     template: Template,
+    /// How many templates there are; the pods of a case take them in turn.
+    templates: usize,
     gang: usize,
+    /// How many Pods fit, per hundred nodes.
+    room: usize,
 }
+
+const PLAIN: Case =
+    Case { name: "plain", upstream: Some(270), setup: empty, template: plain, templates: 1, gang: 1, room: 4_000 };
 
 const CASES: [Case; 9] = [
-    Case { name: "plain", upstream: Some(270), setup: empty, template: plain, gang: 1 },
-    Case { name: "node-affinity", upstream: Some(220), setup: empty, template: node_affinity, gang: 1 },
-    Case { name: "pod-affinity", upstream: Some(35), setup: empty, template: pod_affinity, gang: 1 },
-    Case { name: "anti-affinity", upstream: Some(60), setup: empty, template: anti_affinity, gang: 1 },
-    Case { name: "spread", upstream: Some(85), setup: empty, template: spread, gang: 1 },
-    Case { name: "preemption", upstream: Some(160), setup: full, template: important, gang: 1 },
-    Case { name: "distinct-templates", upstream: None, setup: empty, template: distinct, gang: 1 },
-    Case { name: "gang-8", upstream: None, setup: empty, template: gang_member, gang: 8 },
-    Case { name: "gang-64", upstream: None, setup: empty, template: gang_member, gang: 64 },
+    PLAIN,
+    Case { name: "node-affinity", upstream: Some(220), template: node_affinity, room: 800, ..PLAIN },
+    Case { name: "pod-affinity", upstream: Some(35), template: pod_affinity, room: 400, ..PLAIN },
+    Case { name: "anti-affinity", upstream: Some(60), template: anti_affinity, templates: 50, ..PLAIN },
+    Case { name: "spread", upstream: Some(85), template: spread, ..PLAIN },
+    Case { name: "preemption", upstream: Some(160), setup: full, template: important, room: 100, ..PLAIN },
+    Case { name: "distinct-templates", upstream: None, template: distinct, templates: usize::MAX, ..PLAIN },
+    Case { name: "gang-8", upstream: None, template: gang_member, templates: usize::MAX, gang: 8, ..PLAIN },
+    Case { name: "gang-64", upstream: None, template: gang_member, templates: usize::MAX, gang: 64, ..PLAIN },
 ];
-
-struct Figures {
-    case: &'static str,
-    nodes: usize,
-    per_second: f64,
-    p50: Duration,
-    p99: Duration,
-    upstream: Option<u32>,
-}
 
 fn request(cpu: i64) -> Resources {
     Resources::new(MilliCpu(cpu), Bytes(500 << 20))
@@ -92,7 +98,7 @@ fn pod_affinity(_: usize) -> PodTemplate {
 fn anti_affinity(number: usize) -> PodTemplate {
     let mut pod = labelled();
     // Enough groups that each finds a free node.
-    let group = format!("group-{}", number % 50);
+    let group = format!("group-{number}");
     pod.labels = Labels::from_iter([("app", group.as_str())]);
     let mut own = term("kubernetes.io/hostname");
     own.selector = Selector::equal(&[("app", &group)]);
@@ -164,43 +170,40 @@ fn cluster(nodes: usize) -> Snapshot {
 struct Bench {
     core: Core,
     snapshot: Snapshot,
-    templates: std::collections::HashMap<usize, Arc<PodTemplate>>,
+    templates: HashMap<usize, Arc<PodTemplate>>,
     pods: usize,
 }
 
 impl Bench {
-    fn pod(&mut self, case: &Case, group: usize) -> Arc<PodInfo> {
-        // Templates are shared as the converter shares them; distinct ones are what that case is about.
-        let key = match case.name {
-            "distinct-templates" => self.pods,
-            "anti-affinity" => self.pods % 50,
-            _ if case.gang > 1 => group,
-            _ => 0,
-        };
+    fn pod(&mut self, case: &Case, number: usize) -> Arc<PodInfo> {
+        // Templates are shared as the converter shares them.
+        let key = number % case.templates;
         let template = Arc::clone(self.templates.entry(key).or_insert_with(|| Arc::new((case.template)(key))));
         self.pods += 1;
         let uid = format!("pod-{}", self.pods);
         Arc::new(PodInfo::new(PodKey::new("bench", &uid), &uid, template))
     }
 
-    /// Takes one decision; the number of Pods that it was about.
+    /// Takes one decision; the number of Pods that got room by it.
     fn decide(&mut self, case: &Case, number: usize) -> usize {
         if case.gang > 1 {
             return self.decide_gang(case, number);
         }
         let pod = self.pod(case, number);
         match self.core.schedule(&pod, &self.snapshot, number as u64) {
-            Verdict::Placed(placement) => self.snapshot.add_pod(pod, &placement.node),
+            Verdict::Placed(placement) => {
+                self.snapshot.add_pod(pod, &placement.node);
+                1
+            }
             Verdict::Unschedulable(verdict) => {
-                if let Preemption::Proposed(plan) = verdict.preemption {
-                    for victim in &plan.victims {
-                        self.snapshot.remove_pod(&victim.uid);
-                    }
-                    self.snapshot.add_pod(pod, &plan.node);
+                let Preemption::Proposed(plan) = verdict.preemption else { return 0 };
+                for victim in &plan.victims {
+                    self.snapshot.remove_pod(&victim.uid);
                 }
+                self.snapshot.add_pod(pod, &plan.node);
+                1
             }
         }
-        1
     }
 
     fn decide_gang(&mut self, case: &Case, number: usize) -> usize {
@@ -215,20 +218,24 @@ impl Bench {
     }
 }
 
-fn measure(case: &Case, nodes: usize, clock: &SystemClock) -> Figures {
+/// Runs one case; the figures as JSON.
+fn measure(case: &Case, nodes: usize) -> Value {
+    let clock = SystemClock::new();
     let mut snapshot = cluster(nodes);
     (case.setup)(&mut snapshot);
     let core = Core::new(vec![Profile::default_for("default-scheduler")]);
-    let mut bench = Bench { core, snapshot, templates: Default::default(), pods: 0 };
-    let decisions = (DECISIONS / case.gang).min(nodes * 30 / case.gang).max(10);
+    let mut bench = Bench { core, snapshot, templates: HashMap::new(), pods: 0 };
+    // With the tenth that warms up, nine tenths of what fits.
+    let pods = PODS.min(case.room * nodes / 100 * 9 / 11);
+    let decisions = (pods / case.gang).max(1);
     for number in 0..decisions / 10 {
         bench.decide(case, number);
     }
     let start = clock.monotonic();
-    let (mut times, mut pods) = (Vec::with_capacity(decisions), 0);
+    let (mut times, mut placed) = (Vec::with_capacity(decisions), 0);
     for number in decisions..decisions * 2 {
         let before = clock.monotonic();
-        pods += bench.decide(case, number);
+        placed += bench.decide(case, number);
         let after = clock.monotonic();
         times.push(after.saturating_sub(before));
         if after.saturating_sub(start) > LONGEST {
@@ -236,15 +243,63 @@ fn measure(case: &Case, nodes: usize, clock: &SystemClock) -> Figures {
         }
     }
     let took = clock.monotonic().saturating_sub(start);
+    assert_eq!(placed, times.len() * case.gang, "there is room for every Pod of {}", case.name);
     times.sort_unstable();
-    let at = |hundredths: usize| times[(times.len() * hundredths / 100).min(times.len() - 1)];
-    let per_second = pods as f64 / took.as_secs_f64();
-    Figures { case: case.name, nodes, per_second, p50: at(50), p99: at(99), upstream: case.upstream }
+    let micros = |hundredths: usize| {
+        let time: Duration = times[(times.len() * hundredths / 100).min(times.len() - 1)];
+        (time.as_secs_f64() * 1e7).round() / 10.0
+    };
+    let per_second = (placed as f64 / took.as_secs_f64()).round();
+    let floor = case.upstream.filter(|_| nodes == FLOOR_NODES);
+    json!({
+        "case": case.name,
+        "nodes": nodes,
+        "pods": placed,
+        "podsPerSecond": per_second,
+        "p50Micros": micros(50),
+        "p99Micros": micros(99),
+        "peakRssKiB": peak_rss_kib(),
+        "upstreamFloor": floor,
+        "timesUpstream": floor.map(|floor| (per_second / f64::from(floor)).round()),
+    })
+}
+
+/// The most memory that this process had resident (proc_pid_status(5), VmHWM).
+fn peak_rss_kib() -> u64 {
+    let status = fs_err::read_to_string("/proc/self/status").expect("Linux tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it is always there");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Runs a case in a process of its own, so that its memory is its own.
+fn measure_apart(case: &Case, nodes: usize) -> Value {
+    let program = std::env::current_exe().expect("this program's path");
+    let output = Command::new(program).args([ONE, case.name, &nodes.to_string()]).output().expect("it starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} on {nodes} nodes: {errors}", case.name);
+    serde_json::from_slice(&output.stdout).expect("it prints JSON")
+}
+
+fn row(figures: &Value) -> String {
+    let number = |name: &str| figures[name].as_f64().unwrap_or_default();
+    let mut row = format!(
+        "{:20} {:>6} {:>10.0} {:>9.1} {:>9.1} {:>8.1}",
+        figures["case"].as_str().unwrap_or_default(),
+        number("nodes"),
+        number("podsPerSecond"),
+        number("p50Micros"),
+        number("p99Micros"),
+        number("peakRssKiB") / 1024.0,
+    );
+    if figures["upstreamFloor"].is_number() {
+        row.push_str(&format!(" {:>9.0} {:>7.0}", number("upstreamFloor"), number("timesUpstream")));
+    }
+    row
 }
 
 #[expect(clippy::print_stdout, reason = "printing the figures is what a benchmark is for")]
 fn simulate() {
-    for name in ["rsyslogd", "deadlock", "omega", "day", "huge"] {
+    for name in ["rsyslogd", "deadlock", "cells", "omega", "day", "huge"] {
         let clock = SystemClock::new();
         let text = fs_err::read_to_string(format!("{}/scenarios/{name}.yaml", env!("CARGO_MANIFEST_DIR")));
         let value = serde_saphyr::from_str(&text.expect("a shipped scenario")).expect("YAML");
@@ -254,29 +309,30 @@ fn simulate() {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "printing the figures is what a benchmark is for")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "printing the figures is what a benchmark is for")]
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let json = arguments.iter().any(|argument| argument == "--json");
-    if arguments.iter().any(|argument| argument == "--scenarios") {
-        return simulate();
-    }
-    let only = arguments.iter().find(|argument| !argument.starts_with("--"));
-    let clock = SystemClock::new();
-    let mut documents = Vec::new();
-    for case in CASES.iter().filter(|case| only.is_none_or(|only| case.name.contains(only.as_str()))) {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let only = match *words.as_slice() {
+        ["--scenarios"] => return simulate(),
+        [ONE, name, nodes] => {
+            let case = CASES.iter().find(|case| case.name == name).expect("a case");
+            return println!("{}", measure(case, nodes.parse().expect("a number of nodes")));
+        }
+        [only] => only,
+        _ => "",
+    };
+    eprintln!(
+        "{:20} {:>6} {:>10} {:>9} {:>9} {:>8} {:>9} {:>7}",
+        "CASE", "NODES", "PODS/S", "P50 us", "P99 us", "RSS MiB", "UPSTREAM", "TIMES"
+    );
+    let mut all = Vec::new();
+    for case in CASES.iter().filter(|case| case.name.contains(only)) {
         for nodes in NODES {
-            let figures = measure(case, nodes, &clock);
-            let Figures { case, nodes, per_second, p50, p99, upstream } = figures;
-            if json {
-                documents.push(serde_json::json!({"case": case, "nodes": nodes, "podsPerSecond": per_second.round(),
-                    "p50Micros": p50.as_micros(), "p99Micros": p99.as_micros(), "upstreamFloor": upstream}));
-            } else {
-                println!("{case:20} {nodes:6} nodes {per_second:10.0} pods/s  p50 {p50:>9.1?}  p99 {p99:>9.1?}");
-            }
+            let figures = measure_apart(case, nodes);
+            eprintln!("{}", row(&figures));
+            all.push(figures);
         }
     }
-    if json {
-        println!("{}", serde_json::Value::Array(documents));
-    }
+    println!("{}", json!({"decisions": all}));
 }

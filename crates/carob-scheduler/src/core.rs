@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::class::{Class, Entry, Maxima, Normalized};
-use crate::model::{Labels, PodInfo, PodTemplate, Pool, Str};
+use crate::class::Class;
+use crate::gang::Domain;
+use crate::local::{Entry, Local, Maxima, Normalized};
+use crate::memory::{Known, Memory};
+use crate::model::{PodInfo, Str};
 use crate::plugin::Plugin;
+use crate::plugins::counter::Topologies;
 use crate::plugins::volumes::{self, ClaimPlan};
 use crate::plugins::{LocalScores, Site};
 use crate::preemption;
 use crate::profile::Profile;
-use crate::snapshot::{NodeSlot, Snapshot};
+use crate::snapshot::{NodeSlot, NodeState, Snapshot};
 use crate::verdict::{Placement, Preemption, Rejection, Unschedulable, Verdict};
 
-/// How many (class, node) pairs are remembered at most, about 50 bytes each; the least recently used class goes first.
-const REMEMBERED_PAIRS: usize = 400_000;
-/// So few classes are always remembered, however many nodes there are, and so many at most, however few.
-const CLASSES: std::ops::RangeInclusive<usize> = 4..=256;
+/// Among nodes of one score so many are drawn at random before all of them are looked at, to find one that fits.
+const DRAWS: u64 = 8;
 
 /// The weighted scores of one node, by plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,18 +27,14 @@ pub struct NodeScores {
     pub total: i64,
 }
 
-/// The nodes that a decision may choose from, by slot; all where absent.
-pub(crate) type Within<'a> = Option<&'a [bool]>;
+/// The nodes that a decision may choose from; all where absent.
+pub(crate) type Within<'a> = Option<&'a Domain>;
 
 /// Decides where Pods go. It remembers what it learned about classes of Pods, which changes nothing but the time it takes.
 #[derive(Debug)]
 pub struct Core {
     profiles: Vec<Profile>,
-    /// By the address of the template, which the class keeps alive.
-    classes: HashMap<usize, Class>,
-    /// Templates without what makes no difference now, so that Pods that differ in nothing else are one class.
-    stripped: Pool<PodTemplate>,
-    uses: u64,
+    memory: Memory,
 }
 
 impl Core {
@@ -44,7 +42,7 @@ impl Core {
     /// Without any profile.
     pub fn new(profiles: Vec<Profile>) -> Self {
         assert!(!profiles.is_empty(), "a scheduler has at least one profile");
-        Self { profiles, classes: HashMap::new(), stripped: Pool::default(), uses: 0 }
+        Self { profiles, memory: Memory::default() }
     }
 
     pub fn profiles(&self) -> &[Profile] {
@@ -69,20 +67,12 @@ impl Core {
         seed: u64,
         within: Within<'_>,
     ) -> Verdict {
-        let (profile, mut class) = self.take_class(pod, snapshot);
-        let profile = &self.profiles[profile];
-        let verdict = Decision { pod, snapshot, profile, class: &mut class, within }.decide(seed);
-        self.give_back(class);
-        verdict
+        self.deciding(pod, snapshot, within, |mut decision| decision.decide(seed))
     }
 
     /// What every node says of a Pod, in the order of their slots: its weighted scores, or why it is rejected.
     pub fn evaluate(&mut self, pod: &PodInfo, snapshot: &Snapshot) -> Vec<(Str, Result<NodeScores, Arc<Rejection>>)> {
-        let (profile, mut class) = self.take_class(pod, snapshot);
-        let profile = &self.profiles[profile];
-        let table = Decision { pod, snapshot, profile, class: &mut class, within: None }.table();
-        self.give_back(class);
-        table
+        self.deciding(pod, snapshot, None, |mut decision| decision.table())
     }
 
     /// What has to happen to the Pod's claims once it is to go to this node.
@@ -91,68 +81,24 @@ impl Core {
         volumes::plan(&pod.template, &node.info.name, &node.info.labels, snapshot.facts().volumes())
     }
 
-    /// Takes the Pod's class out of the memory, up to date, with the index of its profile. A Pod of a scheduler that is not
-    /// ours is treated by the first profile.
-    fn take_class(&mut self, pod: &PodInfo, snapshot: &Snapshot) -> (usize, Class) {
+    /// A Pod of a scheduler that is not ours is treated by the first profile.
+    fn deciding<T>(
+        &mut self,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+        within: Within<'_>,
+        decide: impl FnOnce(Decision<'_>) -> T,
+    ) -> T {
         let name = &pod.template.scheduler_name;
-        let at = self.profiles.iter().position(|profile| profile.scheduler_name == *name).unwrap_or(0);
-        self.uses += 1;
-        let known = self.classes.contains_key(&address(&pod.template));
-        let template = if known { Arc::clone(&pod.template) } else { self.strip(&pod.template, snapshot) };
-        let profile = &self.profiles[at];
-        let mut class = match self.classes.remove(&address(&template)) {
-            Some(mut class) => {
-                class.refresh(snapshot, profile);
-                class
-            }
-            None => {
-                let class = Class::new(template, snapshot, profile);
-                self.forget_oldest(snapshot.slots());
-                class
-            }
-        };
-        class.last_used = self.uses;
-        (at, class)
+        let profile = self.profiles.iter().find(|profile| profile.scheduler_name == *name);
+        let profile = profile.unwrap_or_else(|| self.profiles.first().expect("there is at least one"));
+        let mut known = self.memory.take(&pod.template, snapshot, profile);
+        let Known { class, local } = &mut known;
+        let topologies = &mut self.memory.topologies;
+        let decided = decide(Decision { pod, snapshot, profile, class, local, topologies, within });
+        self.memory.give_back(known);
+        decided
     }
-
-    fn give_back(&mut self, class: Class) {
-        self.classes.insert(address(&class.template), class);
-    }
-
-    /// The template without what no decision looks at: the gang always, labels and owner while nothing selects by them.
-    fn strip(&mut self, template: &Arc<PodTemplate>, snapshot: &Snapshot) -> Arc<PodTemplate> {
-        let named = !template.labels.is_empty() || template.owner.is_some();
-        let selected = !template.spread.is_empty()
-            || template.has_affinity()
-            || snapshot.has_terms()
-            || snapshot.facts().default_selector(template).is_some();
-        if template.gang.is_none() && (!named || selected) {
-            return Arc::clone(template);
-        }
-        let mut stripped = (**template).clone();
-        stripped.gang = None;
-        if !selected {
-            (stripped.labels, stripped.owner) = (Labels::default(), None);
-        }
-        if !selected && snapshot.facts().default_selector(&stripped).is_some() {
-            // A Service may select just the Pods that lack a label.
-            return Arc::clone(template);
-        }
-        self.stripped.share(stripped)
-    }
-
-    /// Makes room for one more class.
-    fn forget_oldest(&mut self, slots: usize) {
-        let limit = (REMEMBERED_PAIRS / slots.max(1)).clamp(*CLASSES.start(), *CLASSES.end());
-        while self.classes.len() >= limit {
-            let oldest = self.classes.iter().min_by_key(|(_, class)| class.last_used).map(|(key, _)| *key);
-            oldest.and_then(|key| self.classes.remove(&key));
-        }
-    }
-}
-
-fn address(template: &Arc<PodTemplate>) -> usize {
-    Arc::as_ptr(template) as usize
 }
 
 /// One decision in the making.
@@ -161,11 +107,13 @@ pub(crate) struct Decision<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) profile: &'a Profile,
     pub(crate) class: &'a mut Class,
+    pub(crate) local: &'a mut Local,
+    pub(crate) topologies: &'a mut Topologies,
     pub(crate) within: Within<'a>,
 }
 
 impl Decision<'_> {
-    fn decide(mut self, seed: u64) -> Verdict {
+    fn decide(&mut self, seed: u64) -> Verdict {
         let nodes = self.snapshot.len();
         if nodes == 0 {
             return Verdict::Unschedulable(Unschedulable {
@@ -197,7 +145,7 @@ impl Decision<'_> {
             return Verdict::Placed(placement);
         }
         let rejections = self.rejections(&exclusive);
-        let preemption = preemption::propose(&mut self, &rejections, &exclusive, seed);
+        let preemption = preemption::propose(self, &rejections, &exclusive, seed);
         let named = |(slot, rejection): (NodeSlot, Arc<Rejection>)| {
             self.snapshot.node(slot).map(|node| (Arc::clone(&node.info.name), rejection))
         };
@@ -230,35 +178,74 @@ impl Decision<'_> {
         if let Some(placement) = self.place_as_promised() {
             return Some(placement);
         }
-        if self.within.is_none()
-            && let Some(index) = self.class.index()
-        {
-            let (score, best) = index.best()?;
-            return self.placement(best[pick(seed, best.len())], score, index.len());
+        if self.within.is_none() && self.ranked_by_node() {
+            return self.place_by_index(seed);
         }
         let (feasible, totals) = self.rank();
         let score = *totals.iter().max()?;
         let best: Vec<NodeSlot> =
             feasible.iter().zip(&totals).filter(|(_, total)| **total == score).map(|(slot, _)| *slot).collect();
-        self.placement(best[pick(seed, best.len())], score, feasible.len())
+        self.placement(best[pick(seed, best.len())], score)
+    }
+
+    /// Whether nodes rank by what each says by itself, so that other Pods at most make some unfit.
+    fn ranked_by_node(&self) -> bool {
+        self.is_local() || (!self.class.scores_differ() && self.local.maxima() == Maxima::default())
+    }
+
+    /// Whether the decision depends on each node by itself.
+    pub(crate) fn is_local(&self) -> bool {
+        self.class.is_local(self.snapshot)
+    }
+
+    /// Looks at the nodes from the best on until one fits.
+    fn place_by_index(&mut self, seed: u64) -> Option<Placement> {
+        let local = self.is_local();
+        let Self { snapshot, class, topologies, .. } = self;
+        let mut fits = |slot: NodeSlot| local || class.filter(slot, None, snapshot, topologies).is_none();
+        let mut choose = |slots: &[NodeSlot]| {
+            let drawn = |draw: u64| slots[pick(seed.wrapping_add(draw), slots.len())];
+            if let Some(slot) = (0..DRAWS).map(drawn).find(|slot| fits(*slot)) {
+                return Some(slot);
+            }
+            let fitting: Vec<NodeSlot> = slots.iter().copied().filter(|slot| fits(*slot)).collect();
+            fitting.get(pick(seed, fitting.len())).copied()
+        };
+        let by_score = self.local.index(self.profile);
+        let (slot, score) = by_score.best_first().find_map(|(score, slots)| Some((choose(slots)?, score)))?;
+        self.placement(slot, score)
     }
 
     /// The node that was promised to the Pod is taken without looking at the others, if it fits by now.
     fn place_as_promised(&mut self) -> Option<Placement> {
         let slot = self.snapshot.slot(self.snapshot.nomination(&self.pod.uid)?)?;
-        if self.within.is_some_and(|within| !within[slot.index()]) {
+        if self.within.is_some_and(|within| !within.has(slot)) {
             return None;
         }
         let node = self.snapshot.node(slot)?;
         let own = Some(&*self.pod.uid);
-        let fits = self.class.filter_local(node, own, self.site()).is_none()
-            && self.class.filter_global(slot, own, self.snapshot).is_none();
-        if fits { self.placement(slot, 0, 1) } else { None }
+        let fits = self.local.filter(node, own, self.site()).is_none() && self.filter_by_counts(slot, own).is_none();
+        if fits { self.placement(slot, 0) } else { None }
     }
 
-    fn placement(&self, slot: NodeSlot, score: i64, feasible: usize) -> Option<Placement> {
+    /// What the node-local filters say of a node as it is here.
+    pub(crate) fn filter_node(&self, node: &NodeState) -> Option<Rejection> {
+        self.local.filter(node, Some(&self.pod.uid), self.site())
+    }
+
+    /// What the cluster-wide filters say of a node.
+    pub(crate) fn filter_by_counts(&mut self, slot: NodeSlot, own: Option<&str>) -> Option<Rejection> {
+        self.class.filter(slot, own, self.snapshot, self.topologies)
+    }
+
+    /// Counts a Pod that is thought to be on a node, or thought away.
+    pub(crate) fn suppose(&mut self, slot: NodeSlot, pod: &PodInfo, sign: i64) {
+        self.class.observe(slot, pod, sign, self.snapshot, self.topologies);
+    }
+
+    fn placement(&self, slot: NodeSlot, score: i64) -> Option<Placement> {
         let node = Arc::clone(&self.snapshot.node(slot)?.info.name);
-        Some(Placement { slot, node, score, feasible })
+        Some(Placement { slot, node, score })
     }
 
     /// The nodes that fit and their total scores.
@@ -271,13 +258,14 @@ impl Decision<'_> {
     fn normalized(&mut self) -> (Vec<NodeSlot>, Vec<Normalized>) {
         let mut feasible = Vec::new();
         let mut local: Vec<LocalScores> = Vec::new();
-        let counts = !self.class.is_local();
-        for (slot, _) in self.snapshot.nodes() {
-            if self.within.is_some_and(|within| !within[slot.index()]) {
-                continue;
-            }
-            let Entry::Fits(scores) = *self.class.entry(slot) else { continue };
-            if counts && self.class.filter_global(slot, None, self.snapshot).is_some() {
+        let counts = !self.is_local();
+        let slots = match self.within {
+            Some(within) => within.slots.clone(),
+            None => self.snapshot.nodes().map(|(slot, _)| slot).collect(),
+        };
+        for slot in slots {
+            let Entry::Fits(scores) = *self.local.entry(slot) else { continue };
+            if counts && self.filter_by_counts(slot, None).is_some() {
                 continue;
             }
             feasible.push(slot);
@@ -287,7 +275,7 @@ impl Decision<'_> {
         let maxima = Maxima { intolerable: max(|s| s.intolerable), preferred: max(|s| s.preferred) };
         let mut scores: Vec<Normalized> = local.iter().map(|local| Normalized::new(local, maxima)).collect();
         if counts {
-            let (spread, affinity) = self.class.global_scores(&feasible);
+            let (spread, affinity) = self.class.scores(&feasible, self.topologies);
             for (scores, (spread, affinity)) in scores.iter_mut().zip(spread.into_iter().zip(affinity)) {
                 (scores.spread, scores.affinity) = (spread, affinity);
             }
@@ -297,19 +285,21 @@ impl Decision<'_> {
 
     /// Why each node that may be chosen rejects the Pod; nodes that do not are left out.
     fn rejections(&mut self, exclusive: &[Str]) -> Vec<(NodeSlot, Arc<Rejection>)> {
-        let counts = !self.class.is_local();
+        let counts = !self.is_local();
         let mut rejections = Vec::with_capacity(self.snapshot.len());
+        let outside = Arc::new(Rejection::unresolvable(
+            Plugin::GangScheduling,
+            "node(s) were outside the pod group's topology domain",
+        ));
+        let in_use = Arc::new(volumes::exclusive_rejection());
         for (slot, _) in self.snapshot.nodes() {
-            let rejection = if self.within.is_some_and(|within| !within[slot.index()]) {
-                Some(Arc::new(Rejection::unresolvable(
-                    Plugin::GangScheduling,
-                    "node(s) were outside the pod group's topology domain",
-                )))
+            let rejection = if self.within.is_some_and(|within| !within.has(slot)) {
+                Some(Arc::clone(&outside))
             } else {
-                match self.class.entry(slot) {
+                match self.local.entry(slot) {
                     Entry::Rejected(rejection) => Some(Arc::clone(rejection)),
-                    Entry::Fits(_) if !exclusive.is_empty() => Some(Arc::new(volumes::exclusive_rejection())),
-                    Entry::Fits(_) if counts => self.class.filter_global(slot, None, self.snapshot).map(Arc::new),
+                    Entry::Fits(_) if !exclusive.is_empty() => Some(Arc::clone(&in_use)),
+                    Entry::Fits(_) if counts => self.filter_by_counts(slot, None).map(Arc::new),
                     Entry::Fits(_) | Entry::Vacant => None,
                 }
             };
@@ -324,7 +314,7 @@ impl Decision<'_> {
         let rejections: HashMap<_, _> = self.rejections(&exclusive).into_iter().collect();
         let (feasible, scores) = if exclusive.is_empty() { self.normalized() } else { Default::default() };
         let scored: HashMap<_, _> = feasible.into_iter().zip(scores).collect();
-        let row = |(slot, node): (NodeSlot, &crate::snapshot::NodeState)| {
+        let row = |(slot, node): (NodeSlot, &NodeState)| {
             let verdict = match (rejections.get(&slot), scored.get(&slot)) {
                 (Some(rejection), _) => Err(Arc::clone(rejection)),
                 (None, Some(scores)) => Ok(self.explained(scores)),

@@ -33,8 +33,14 @@ pub struct Explanation {
     pub name: String,
     pub at: Timestamp,
     pub message: String,
-    /// How many nodes there were.
+    /// The member of the Pod's gang that the nodes were asked about, where that was another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
+    /// How many nodes there were; none where the Pod was not tried, such as a member whose gang is not complete.
     pub nodes: usize,
+    /// The plugin that turned the Pod down without looking at nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected_by: Option<&'static str>,
     pub reasons: Vec<NodeReason>,
     /// Nodes that said something too but are not listed.
     pub omitted: usize,
@@ -56,6 +62,18 @@ impl Explanations {
     }
 
     pub(crate) fn put(&self, key: &PodKey, verdict: &Unschedulable, message: String, at: Timestamp) {
+        self.put_for(key, key, verdict, message, at);
+    }
+
+    /// Holds for a member of a gang what another member, which decided about all of them, was told.
+    pub(crate) fn put_for(
+        &self,
+        key: &PodKey,
+        member: &PodKey,
+        verdict: &Unschedulable,
+        message: String,
+        at: Timestamp,
+    ) {
         let reasons: Vec<NodeReason> = verdict
             .rejections
             .iter()
@@ -67,15 +85,25 @@ impl Explanations {
                 resolvable: rejection.resolvable,
             })
             .collect();
-        let explanation = Explanation {
-            namespace: key.namespace.to_string(),
-            name: key.name.to_string(),
-            at,
-            message,
-            nodes: verdict.nodes,
-            omitted: verdict.rejections.len() - reasons.len(),
-            reasons,
-        };
+        self.hold(
+            key,
+            Explanation {
+                member: (member != key).then(|| member.name.to_string()),
+                nodes: verdict.nodes,
+                rejected_by: verdict.whole.as_ref().map(|whole| whole.plugin.name()),
+                omitted: verdict.rejections.len() - reasons.len(),
+                reasons,
+                ..bare(key, message, at)
+            },
+        );
+    }
+
+    /// Holds what is known of a Pod that no node was asked about.
+    pub(crate) fn put_message(&self, key: &PodKey, message: String, at: Timestamp) {
+        self.hold(key, bare(key, message, at));
+    }
+
+    fn hold(&self, key: &PodKey, explanation: Explanation) {
         let mut held = self.held();
         if held.by_pod.insert(key.clone(), explanation).is_none() {
             held.order.push_back(key.clone());
@@ -94,8 +122,27 @@ impl Explanations {
         }
     }
 
+    /// Forgets all: who does not schedule any more knows nothing.
+    pub(crate) fn clear(&self) {
+        *self.held() = Held::default();
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock().expect("no holder of the explanations panics")
+    }
+}
+
+fn bare(key: &PodKey, message: String, at: Timestamp) -> Explanation {
+    Explanation {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        at,
+        message,
+        member: None,
+        nodes: 0,
+        rejected_by: None,
+        reasons: Vec::new(),
+        omitted: 0,
     }
 }
 
@@ -118,7 +165,14 @@ mod tests {
         assert_eq!(store.get("default", "0"), None);
         let last = store.get("default", &PODS.to_string()).expect("the last one is held");
         assert_eq!((last.reasons.len(), last.omitted, last.nodes), (NODES_PER_POD, 10, nodes));
+        store.put_for(&PodKey::new("default", "m"), &PodKey::new("default", "n"), &verdict, "why".to_owned(), last.at);
+        assert_eq!(store.get("default", "m").expect("it is held").member.as_deref(), Some("n"));
+        store.put_message(&PodKey::new("default", "held"), "waiting".to_owned(), Timestamp::UNIX_EPOCH);
+        let held = store.get("default", "held").expect("it is held");
+        assert_eq!((held.nodes, held.message.as_str()), (0, "waiting"));
         store.remove(&PodKey::new("default", &PODS.to_string()));
         assert_eq!(store.get("default", &PODS.to_string()), None);
+        store.clear();
+        assert_eq!(store.get("default", "held"), None);
     }
 }

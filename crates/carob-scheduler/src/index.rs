@@ -19,19 +19,9 @@ pub(crate) struct ScoreIndex {
     by_score: BTreeMap<i64, Vec<NodeSlot>>,
     /// By slot.
     places: Vec<Place>,
-    len: usize,
 }
 
 impl ScoreIndex {
-    /// How many nodes have a score.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// Gives a node a score, or none.
     pub(crate) fn set(&mut self, slot: NodeSlot, score: Option<i64>) {
         if self.places.len() <= slot.index() {
@@ -50,13 +40,17 @@ impl ScoreIndex {
             let at = u32::try_from(same.len()).expect("slots are numbered by u32");
             same.push(slot);
             self.places[slot.index()] = Place { score, at };
-            self.len += 1;
         }
     }
 
-    /// The highest score and all nodes that have it, in no particular order.
-    pub(crate) fn best(&self) -> Option<(i64, &[NodeSlot])> {
-        self.by_score.last_key_value().map(|(score, slots)| (*score, &**slots))
+    /// The scores from the highest on, each with all nodes that have it, in no particular order.
+    pub(crate) fn best_first(&self) -> impl Iterator<Item = (i64, &[NodeSlot])> {
+        self.by_score.iter().rev().map(|(score, slots)| (*score, &**slots))
+    }
+
+    /// About how much memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.places.capacity() * (size_of::<Place>() + size_of::<NodeSlot>())
     }
 
     fn remove(&mut self, place: Place) {
@@ -68,7 +62,6 @@ impl ScoreIndex {
         if same.is_empty() {
             self.by_score.remove(&place.score);
         }
-        self.len -= 1;
     }
 }
 
@@ -77,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_is_the_best_after_any_change() {
+    fn the_order_is_right_after_any_change() {
         let mut index = ScoreIndex::default();
         let mut plain: BTreeMap<usize, i64> = BTreeMap::new();
         let mut random = 12345u64;
@@ -90,11 +83,16 @@ mod tests {
                 Some(score) => plain.insert(slot, score),
                 None => plain.remove(&slot),
             };
-            let best = plain.values().max().copied();
-            assert_eq!(index.best().map(|(score, _)| score), best);
-            let count = plain.values().filter(|score| Some(**score) == best).count();
-            assert_eq!(index.best().map_or(0, |(_, slots)| slots.len()), count);
-            assert_eq!(index.len(), plain.len());
+            let mut expected: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+            for (slot, score) in &plain {
+                expected.entry(-score).or_default().push(*slot);
+            }
+            let got = index.best_first().map(|(score, slots)| {
+                let mut slots: Vec<usize> = slots.iter().map(|slot| slot.index()).collect();
+                slots.sort_unstable();
+                (-score, slots)
+            });
+            assert!(got.eq(expected));
         }
     }
 }

@@ -33,6 +33,15 @@ pub(crate) enum Change {
     PodRemoved(NodeSlot, Arc<PodInfo>),
 }
 
+impl Change {
+    /// The node that changed.
+    pub(crate) fn slot(&self) -> NodeSlot {
+        match self {
+            Self::Node(slot) | Self::PodAdded(slot, _) | Self::PodRemoved(slot, _) => *slot,
+        }
+    }
+}
+
 /// A node and what runs there.
 #[derive(Clone, Debug)]
 pub struct NodeState {
@@ -193,8 +202,12 @@ impl Snapshot {
         for pod in self.strays.remove(&name).unwrap_or_default() {
             self.place(slot, pod);
         }
-        let promised: Vec<_> =
-            self.nominations.values().filter(|(node, _)| *node == name).map(|(_, pod)| Arc::clone(pod)).collect();
+        let promised: Vec<_> = self
+            .nominations
+            .values()
+            .filter(|(node, pod)| *node == name && !self.places.contains_key(&pod.uid))
+            .map(|(_, pod)| Arc::clone(pod))
+            .collect();
         self.nodes[slot.index()].as_mut().expect("just set").nominated = promised;
         slot
     }
@@ -207,6 +220,7 @@ impl Snapshot {
         for pod in node.pods {
             self.places.remove(&pod.uid);
             self.record(Change::PodRemoved(slot, Arc::clone(&pod)));
+            self.keep_room(&pod.uid);
             self.strays.entry(Arc::clone(&node.info.name)).or_default().push(pod);
         }
         self.free.push(slot);
@@ -240,6 +254,7 @@ impl Snapshot {
                 .and_then(|node| node.remove(uid))
                 .expect("a place names a Pod of its node");
             self.record(Change::PodRemoved(slot, Arc::clone(&pod)));
+            self.keep_room(uid);
             return Some(pod);
         }
         let mut found = None;
@@ -252,20 +267,38 @@ impl Snapshot {
         found
     }
 
-    /// Promises room on a node to a Pod whose victims are still there, or moves the promise.
+    /// Promises room on a node to a Pod whose victims are still there, or moves the promise. While the Pod has a place, be it
+    /// tried only, no room is kept for it.
     pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.withdraw(&pod.uid);
-        self.promised_with_affinity += usize::from(pod.template.has_affinity());
-        self.nominations.insert(Arc::clone(&pod.uid), (node.into(), Arc::clone(&pod)));
-        if let Some(slot) = self.slot(node) {
-            self.nodes[slot.index()].as_mut().expect("a named slot holds a node").nominated.push(pod);
-            self.record(Change::Node(slot));
+        let uid = Arc::clone(&pod.uid);
+        self.nominations.insert(Arc::clone(&uid), (node.into(), pod));
+        if !self.places.contains_key(&uid) {
+            self.keep_room(&uid);
         }
     }
 
     /// Takes back the promise made to a Pod, if there is one.
     pub fn withdraw(&mut self, uid: &str) {
-        let Some((node, pod)) = self.nominations.remove(uid) else { return };
+        self.give_up_room(uid);
+        self.nominations.remove(uid);
+    }
+
+    /// Keeps the room that a Pod was promised, if it was.
+    fn keep_room(&mut self, uid: &str) {
+        let Some((node, pod)) = self.nominations.get(uid).cloned() else { return };
+        self.promised_with_affinity += usize::from(pod.template.has_affinity());
+        let Some(slot) = self.slot(&node) else { return };
+        self.nodes[slot.index()].as_mut().expect("a named slot holds a node").nominated.push(pod);
+        self.record(Change::Node(slot));
+    }
+
+    /// The opposite of [`Self::keep_room`], for a Pod that has no place.
+    fn give_up_room(&mut self, uid: &str) {
+        if self.places.contains_key(uid) {
+            return;
+        }
+        let Some((node, pod)) = self.nominations.get(uid).cloned() else { return };
         self.promised_with_affinity -= usize::from(pod.template.has_affinity());
         let Some(slot) = self.slot(&node) else { return };
         self.nodes[slot.index()].as_mut().expect("a named slot holds a node").nominated.retain(|pod| &*pod.uid != uid);
@@ -295,10 +328,14 @@ impl Snapshot {
     /// The changes after `sequence`, or nothing if some of them are forgotten.
     pub(crate) fn changes_after(&self, sequence: u64) -> Option<impl Iterator<Item = &Change>> {
         let from = usize::try_from(sequence.checked_sub(self.forgotten)?).ok()?;
+        if from > self.log.len() {
+            return None;
+        }
         Some(self.log.range(from..))
     }
 
     fn place(&mut self, slot: NodeSlot, pod: Arc<PodInfo>) {
+        self.give_up_room(&pod.uid);
         self.places.insert(Arc::clone(&pod.uid), slot);
         self.nodes[slot.index()].as_mut().expect("only known nodes are placed on").add(Arc::clone(&pod));
         self.record(Change::PodAdded(slot, pod));
@@ -381,5 +418,22 @@ mod tests {
         snapshot.withdraw("a");
         assert_eq!(snapshot.node(two).map(|node| node.nominated().len()), Some(0));
         assert_eq!(snapshot.nomination("a"), None);
+    }
+
+    #[test]
+    fn a_pod_that_has_a_place_takes_no_promised_room_beside_it() {
+        let mut snapshot = Snapshot::default();
+        let (one, two) = (snapshot.set_node(node("n1")), snapshot.set_node(node("n2")));
+        let promised =
+            |snapshot: &Snapshot| [one, two].map(|slot| snapshot.node(slot).map(|node| node.nominated().len()));
+        snapshot.nominate(pod("a", 1), "n1");
+        snapshot.add_pod(pod("a", 1), "n2");
+        assert_eq!(promised(&snapshot), [Some(0), Some(0)]);
+        snapshot.remove_pod("a");
+        assert_eq!(promised(&snapshot), [Some(1), Some(0)], "the promise holds on");
+        snapshot.add_pod(pod("a", 1), "n1");
+        snapshot.withdraw("a");
+        snapshot.remove_pod("a");
+        assert_eq!(promised(&snapshot), [Some(0), Some(0)]);
     }
 }

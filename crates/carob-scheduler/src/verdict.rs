@@ -42,8 +42,6 @@ pub struct Placement {
     pub node: Str,
     /// The sum of the weighted scores.
     pub score: i64,
-    /// How many nodes could have taken the Pod.
-    pub feasible: usize,
 }
 
 /// No node can take the Pod now.

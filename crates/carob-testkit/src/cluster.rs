@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -76,15 +76,7 @@ impl Cluster {
 
     /// Kills the server with SIGKILL, leaving its Pods.
     pub fn kill_server(&mut self) -> Result<()> {
-        let mut server = self.server.take().context("the server is not running")?;
-        // The child is nsenter, which waits for the server: the server is its child.
-        let children = fs_err::read_to_string(format!("/proc/{0}/task/{0}/children", server.id()))?;
-        for child in children.split_whitespace() {
-            let pid = rustix::process::Pid::from_raw(child.parse()?).context("a PID is positive")?;
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
-        }
-        server.wait()?;
-        Ok(())
+        kill_within(self.server.take().context("the server is not running")?)
     }
 
     /// PID of the server as this machine counts.
@@ -108,6 +100,26 @@ impl Cluster {
         let mut command = self.host.command(program()?);
         let (data, run_dir) = (self.data_dir(), self.host.dir().join("run"));
         run(command.args(arguments).env("CAROB_DATA_DIR", data).env("CAROB_RUN_DIR", run_dir))
+    }
+
+    /// Starts `carob ARGUMENTS` in the host and waits for its first line of output.
+    pub fn start_carob(&self, arguments: &[&str]) -> Result<Process> {
+        let mut command = self.host.command(program()?);
+        command
+            .args(arguments)
+            .env("CAROB_DATA_DIR", self.data_dir())
+            .env("CAROB_RUN_DIR", self.host.dir().join("run"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(self.log_file()?);
+        let mut child = command.spawn().with_context(|| format!("start carob {}", arguments.join(" ")))?;
+        let mut lines = BufReader::new(child.stdout.take().context("the output is piped")?);
+        let mut first_line = String::new();
+        lines.read_line(&mut first_line)?;
+        if first_line.is_empty() {
+            bail!("carob {} ended without a word ({}):\n{}", arguments.join(" "), child.wait()?, self.log()?);
+        }
+        Ok(Process { first_line, child: Some(child), _lines: lines })
     }
 
     /// Imports images made by `cargo xtask images`.
@@ -181,6 +193,44 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// A program that runs in a host beside the server, and goes with this value.
+#[derive(Debug)]
+pub struct Process {
+    pub first_line: String,
+    child: Option<Child>,
+    /// Kept open, so that the program can go on writing.
+    _lines: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Kills the program with SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        kill_within(self.child.take().context("the program runs until it is killed")?)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let killed = kill_within(child);
+            if !std::thread::panicking() {
+                killed.expect("a program of a test can be killed");
+            }
+        }
+    }
+}
+
+/// Kills what nsenter runs and waits for: the child is nsenter, the program is its child.
+fn kill_within(mut nsenter: Child) -> Result<()> {
+    let children = fs_err::read_to_string(format!("/proc/{0}/task/{0}/children", nsenter.id()))?;
+    for child in children.split_whitespace() {
+        let pid = rustix::process::Pid::from_raw(child.parse()?).context("a PID is positive")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    }
+    nsenter.wait()?;
+    Ok(())
 }
 
 /// Waits until `look` finds nothing, and fails with what it found last: for what the kernel tells nobody about, such as

@@ -24,6 +24,10 @@ pub(crate) enum Command {
     Image(ImageArgs),
     /// Show Pods as process groups: their containers, processes and shared namespaces
     Tree(TreeArgs),
+    /// Say why a Pod is pending, restarting or not ready
+    Why(WhyArgs),
+    /// Run the scheduler as a process of its own, against any Kubernetes API; several elect a leader
+    Scheduler(SchedulerArgs),
     /// Compare schedulers on virtual nodes: Pods and gangs against Swarm, Mesos, Omega and Borg
     Simulate(SimulateArgs),
     /// Say whether this machine has what carob needs, and what to do where it has not
@@ -174,6 +178,41 @@ pub(crate) struct TreeArgs {
 pub(crate) enum Format {
     Text,
     Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// The Pod: `pod/NAME` or `NAME`
+    #[arg(value_name = "POD")]
+    pub(crate) pod: String,
+    /// Its namespace [default: that of the kubeconfig's context]
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// How to reach the API [default: as kubectl, or the administrator's in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Directory of the server's state, for its kubeconfig
+    #[arg(long, env = "CAROB_DATA_DIR", default_value = "/var/lib/carob", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// How to print
+    #[arg(long, short, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SchedulerArgs {
+    /// How to reach the API
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
+    /// A KubeSchedulerConfiguration, kubescheduler.config.k8s.io/v1: a YAML file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Compete with other schedulers for the lease kube-system/kube-scheduler [default: as the configuration says, or true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) leader_elect: Option<bool>,
+    /// Directory of the socket on which an API server of this machine asks why Pods are pending
+    #[arg(long, env = "CAROB_RUN_DIR", default_value = "/run/carob", value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

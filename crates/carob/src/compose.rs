@@ -15,7 +15,7 @@ use carob_kit::Clock;
 use carob_net::{NetConfig, PodNetwork};
 use carob_node::{Access, ClusterDns, KubeletApi, Node, NodeConfig, NodeIdentity, NodeParts};
 use carob_runtime::{Runtime, RuntimeConfig};
-use carob_scheduler::{Scheduler, SchedulerConfig};
+use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
 use carob_store::{Options, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::pki::{KUBELET_CLIENT, Names, Pki};
+use crate::schedulers::Schedulers;
 use crate::{admin, kubeconfig, renewal, tls};
 
 /// A server whose parts run.
@@ -51,7 +52,9 @@ impl Server {
             .with_context(|| format!("listen on {} (--bind-address, --https-listen-port)", settings.listen))?;
         let shown = tls::Shown::new(&pki)?;
         let store = open_store(&settings, &clock).await?;
-        let api = make_api(&settings, &pki, &shown, store.clone(), Arc::clone(&clock))?;
+        let explanations = Explanations::default();
+        let schedulers = Schedulers::new(explanations.clone(), &settings.run_dir);
+        let api = make_api(&settings, &pki, &shown, store.clone(), Arc::clone(&clock), schedulers)?;
         let as_component = |name: &str| carob_client::in_process(api.in_process(UserInfo::component(name)));
         let controllers_client = as_component("system:kube-controller-manager");
         let scheduler_client = as_component("system:kube-scheduler");
@@ -75,11 +78,12 @@ impl Server {
             api.serve(listener, tls, shutdown.cancelled_owned()).await;
             Ok(())
         });
+        kubeconfig::write_schedulers(&server.settings, &pki)?;
         if server.settings.controllers {
             server.start_controllers(controllers_client, &pki, &clock);
         }
         if server.settings.scheduler {
-            server.start_scheduler(scheduler_client, &clock);
+            server.start_scheduler(scheduler_client, explanations, &clock);
         }
         kubeconfig::write(&server.settings.kubeconfig, server.settings.listen, &pki)?;
         let images = ImageStore::open(StoreConfig::new(&server.settings.images_dir, Arc::clone(&clock))).await?;
@@ -114,12 +118,14 @@ impl Server {
         });
     }
 
-    fn start_scheduler(&mut self, client: kube::Client, clock: &Arc<dyn Clock>) {
+    fn start_scheduler(&mut self, client: kube::Client, explanations: Explanations, clock: &Arc<dyn Clock>) {
+        let config = SchedulerConfig { explanations, ..SchedulerConfig::default() };
         let (informers, shutdown, clock) =
             (Arc::clone(&self.informers), self.parts_shutdown.clone(), Arc::clone(clock));
-        self.part("the scheduler", async move {
-            Ok(Scheduler::run(client, informers, SchedulerConfig::default(), clock, shutdown).await?)
-        });
+        self.part(
+            "the scheduler",
+            async move { Ok(Scheduler::run(client, informers, config, clock, shutdown).await?) },
+        );
     }
 
     /// Opens the runtime, which takes up the Pods that an earlier server left running, and starts the node on it.
@@ -254,10 +260,12 @@ fn make_api(
     shown: &tls::Shown,
     store: Store,
     clock: Arc<dyn Clock>,
+    schedulers: Schedulers,
 ) -> Result<ApiServer> {
     let key = pki.service_account_key()?;
     let keys = ServiceAccountKeys::from_pkcs8(key.secret_der(), &[]).context("the ServiceAccount signing key")?;
     let mut config = Config::new(store, clock, Arc::new(keys));
+    config.explainer = Some(Arc::new(schedulers));
     config.issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
     config.audiences = vec![config.issuer.clone()];
     config.service_cidrs.clone_from(&settings.service_cidrs);

@@ -132,9 +132,7 @@ pub(crate) fn with_config_file(arguments: ServerArgs) -> Result<ServerArgs> {
     words.splice(position..position, kept);
     match Cli::try_parse_from(words).with_context(|| format!("the configuration {}", path.display()))?.command {
         Command::Server(arguments) => Ok(*arguments),
-        Command::Run(_) | Command::Image(_) | Command::Tree(_) | Command::Simulate(_) | Command::Check(_) => {
-            bail!("--config belongs to `carob server`")
-        }
+        _ => bail!("--config belongs to `carob server`"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The administrator's kubeconfig.
+//! Kubeconfigs: the administrator's, and that of a scheduler that is a process of its own.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -7,11 +7,24 @@ use anyhow::Result;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::pki::{Pki, write_private};
+use crate::config::Settings;
+use crate::pki::{Pair, Pki, write_private};
 
-/// Writes a kubeconfig with one cluster, one user and one context, all called `carob`, unless the file says that already.
+/// Writes the administrator's kubeconfig, unless the file says that already.
 pub(crate) fn write(path: &Path, listen: SocketAddr, pki: &Pki) -> Result<()> {
-    let text = render(listen, pki);
+    write_for(path, listen, pki, &pki.admin)
+}
+
+/// Writes the kubeconfig of `carob scheduler` or an upstream kube-scheduler, where this server runs no scheduler.
+pub(crate) fn write_schedulers(settings: &Settings, pki: &Pki) -> Result<()> {
+    if settings.scheduler {
+        return Ok(());
+    }
+    write_for(&settings.data_dir.join("scheduler.kubeconfig"), settings.listen, pki, &pki.scheduler)
+}
+
+fn write_for(path: &Path, listen: SocketAddr, pki: &Pki, user: &Pair) -> Result<()> {
+    let text = render(listen, pki, user);
     if path.exists() && fs_err::read_to_string(path)? == text {
         return Ok(());
     }
@@ -21,7 +34,8 @@ pub(crate) fn write(path: &Path, listen: SocketAddr, pki: &Pki) -> Result<()> {
     write_private(path, &text)
 }
 
-fn render(listen: SocketAddr, pki: &Pki) -> String {
+/// One cluster, one user and one context, all called `carob`.
+fn render(listen: SocketAddr, pki: &Pki, user: &Pair) -> String {
     let host = if listen.ip().is_unspecified() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { listen.ip() };
     let server = SocketAddr::new(host, listen.port());
     let encode = |pem: &str| BASE64_STANDARD.encode(pem);
@@ -45,8 +59,8 @@ fn render(listen: SocketAddr, pki: &Pki) -> String {
          \x20   client-certificate-data: {certificate}\n\
          \x20   client-key-data: {key}\n",
         ca = encode(&pki.ca_pem),
-        certificate = encode(&pki.admin.certificate_pem),
-        key = encode(&pki.admin.key_pem),
+        certificate = encode(&user.certificate_pem),
+        key = encode(&user.key_pem),
     )
 }
 
@@ -65,7 +79,7 @@ mod tests {
             cluster_domain: "cluster.local".to_owned(),
         };
         let pki = Pki::open(dir.path(), &names, jiff::Timestamp::UNIX_EPOCH).expect("made");
-        let text = render("0.0.0.0:6443".parse().expect("an address"), &pki);
+        let text = render("0.0.0.0:6443".parse().expect("an address"), &pki, &pki.admin);
         let parsed: serde_json::Value = serde_saphyr::from_str(&text).expect("YAML");
         assert_eq!(parsed["clusters"][0]["cluster"]["server"], "https://127.0.0.1:6443");
         assert_eq!(parsed["current-context"], parsed["contexts"][0]["name"]);

@@ -13,6 +13,7 @@ mod notify;
 mod pki;
 mod ready;
 mod renewal;
+mod schedulers;
 mod tls;
 
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Run(arguments) => commands::run::main(arguments).await,
             Command::Image(arguments) => commands::image::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Tree(arguments) => commands::tree::main(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Why(arguments) => commands::why::main(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Scheduler(arguments) => commands::scheduler::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Simulate(arguments) => commands::simulate::main(&arguments).map(|()| ExitCode::SUCCESS),
             Command::Check(arguments) => commands::check::main(&arguments),
         }

@@ -93,6 +93,8 @@ pub(crate) struct Pki {
     pub(crate) kubelet: Pair,
     pub(crate) apiserver_kubelet_client: Pair,
     pub(crate) admin: Pair,
+    /// For a scheduler that is a process of its own.
+    pub(crate) scheduler: Pair,
     /// ES256 private key of ServiceAccount tokens, PKCS #8 in PEM.
     pub(crate) service_account_key_pem: String,
 }
@@ -116,12 +118,13 @@ impl Pki {
         fs::create_dir_all(dir)?;
         fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let authority = Authority::open(dir, now)?;
-        let [apiserver, kubelet, client, admin] = leaves(names).map(|leaf| authority.leaf(dir, &leaf, now));
+        let [apiserver, kubelet, client, admin, scheduler] = leaves(names).map(|leaf| authority.leaf(dir, &leaf, now));
         Ok(Self {
             apiserver: apiserver?,
             kubelet: kubelet?,
             apiserver_kubelet_client: client?,
             admin: admin?,
+            scheduler: scheduler?,
             service_account_key_pem: signing_key(dir)?,
             ca_pem: authority.certificate_pem,
         })
@@ -131,17 +134,17 @@ impl Pki {
 /// The earliest time at which one of the certificates under `dir` has to be renewed.
 pub(crate) fn renew_at(pki: &Pki) -> Result<Timestamp> {
     let mut earliest = Timestamp::MAX;
-    for pair in [&pki.apiserver, &pki.kubelet, &pki.apiserver_kubelet_client, &pki.admin] {
+    for pair in [&pki.apiserver, &pki.kubelet, &pki.apiserver_kubelet_client, &pki.admin, &pki.scheduler] {
         earliest = earliest.min(not_after(&pair.certificate_pem)?);
     }
     Ok(earliest.checked_sub(RENEW_BEFORE)?)
 }
 
-fn leaves(names: &Names) -> [Leaf; 4] {
+fn leaves(names: &Names) -> [Leaf; 5] {
     let client = |file, common_name: &str, organization| Leaf {
         file,
         common_name: common_name.to_owned(),
-        organization: Some(organization),
+        organization,
         dns_names: Vec::new(),
         addresses: Vec::new(),
         server: false,
@@ -178,8 +181,9 @@ fn leaves(names: &Names) -> [Leaf; 4] {
             addresses,
             server: true,
         },
-        client("apiserver-kubelet-client", KUBELET_CLIENT, "system:masters"),
-        client("admin", "kubernetes-admin", "system:masters"),
+        client("apiserver-kubelet-client", KUBELET_CLIENT, Some("system:masters")),
+        client("admin", "kubernetes-admin", Some("system:masters")),
+        client("scheduler", "system:kube-scheduler", None),
     ]
 }
 

@@ -35,5 +35,6 @@ pub(crate) async fn keep(
         pki = Pki::open(&dir, &names, clock.now()).context("renew the cluster's certificates")?;
         shown.replace(&pki)?;
         kubeconfig::write(&settings.kubeconfig, settings.listen, &pki)?;
+        kubeconfig::write_schedulers(&settings, &pki)?;
     }
 }

@@ -58,6 +58,7 @@ pub(super) const fn stored(
         columns: columns::NAME_AND_CREATED,
         strategy: &PLAIN,
         acted_on_by: ActedOnBy::ApiServer,
+        always_served: false,
     }
 }
 
@@ -123,6 +124,11 @@ impl ResourceDef {
 
     pub(super) const fn strategy(mut self, strategy: &'static dyn Strategy) -> Self {
         self.strategy = strategy;
+        self
+    }
+
+    pub(super) const fn always_served(mut self) -> Self {
+        self.always_served = true;
         self
     }
 

@@ -65,11 +65,24 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::PRIORITY_CLASS)
         .by(ActedOnBy::Scheduler),
     resource!("scheduling.k8s.io" / "scheduling" ["v1alpha2"] "PodGroup" "podgroups")
+        .always_served()
         .subresources(&[STATUS_PART])
-        .strategy(&STATUS)
+        .columns(columns::POD_GROUP)
+        .strategy(strategies::POD_GROUP)
         .by(ActedOnBy::Scheduler),
     resource!("scheduling.k8s.io" / "scheduling" ["v1alpha2"] "Workload" "workloads")
-        .strategy(&PLAIN)
+        .always_served()
+        .columns(columns::WORKLOAD)
+        .strategy(strategies::WORKLOAD)
+        .by(ActedOnBy::Scheduler),
+    // The coscheduling plugin's; upstream it is a custom resource.
+    resource!("scheduling.x-k8s.io" / "coscheduling" ["v1alpha1"] "PodGroup" "podgroups")
+        .always_served()
+        .key("scheduling.x-k8s.io/podgroups")
+        .short(&["pg", "pgs"])
+        .subresources(&[STATUS_PART])
+        .columns(columns::LABEL_POD_GROUP)
+        .strategy(strategies::LABEL_POD_GROUP)
         .by(ActedOnBy::Scheduler),
     resource!("storage.k8s.io" / "storage" ["v1"] "CSIDriver" "csidrivers")
         .cluster()

@@ -23,6 +23,7 @@ const POD_SUBRESOURCES: &[SubresourceDef] = &[
     connect("proxy", "PodProxyOptions", PROXY_VERBS),
     RESIZE,
     STATUS_PART,
+    SubresourceDef { name: "why", body: None, verbs: &["get"], role: SubresourceRole::Why },
 ];
 
 /// pkg/apis/core/v1/conversion.go.

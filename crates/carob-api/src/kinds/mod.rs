@@ -46,6 +46,8 @@ pub struct ResourceDef {
     pub columns: &'static [ColumnDef],
     pub strategy: &'static dyn Strategy,
     pub acted_on_by: ActedOnBy,
+    /// Served by default though its versions are not stable: what carob does for every user, such as gangs.
+    pub always_served: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +59,7 @@ pub struct VersionDef {
 }
 
 impl VersionDef {
-    /// Alpha and beta versions are served only when asked for, as upstream does.
+    /// Alpha and beta versions are served only when asked for, as upstream does, but for [`ResourceDef::always_served`].
     pub fn is_stable(&self) -> bool {
         !self.name.contains("alpha") && !self.name.contains("beta")
     }
@@ -93,6 +95,8 @@ pub enum SubresourceRole {
     Eviction,
     Token,
     Log,
+    /// carob's own: why the Pod has no node.
+    Why,
     /// exec, attach, portforward, proxy.
     Connect,
 }
@@ -144,6 +148,7 @@ pub fn schema_of(api_version: &str, kind: &str) -> Option<TypeRef<'static>> {
         "" => lookup("core").or_else(|| lookup("meta")),
         "meta.k8s.io" => lookup("meta"),
         "internal.apiserver.k8s.io" => lookup("apiserverinternal"),
+        "scheduling.x-k8s.io" => lookup("coscheduling"),
         "flowcontrol.apiserver.k8s.io" | "rbac.authorization.k8s.io" => lookup(package),
         // DeleteOptions and the like are registered in every group.
         _ => lookup(package).or_else(|| schema::builtin().get(&format!("meta.v1.{kind}"))),
@@ -163,6 +168,11 @@ impl ResourceDef {
     /// `pod`.
     pub fn singular(&self) -> String {
         self.kind.to_lowercase()
+    }
+
+    /// Whether a version is served without being asked for.
+    pub fn is_served_by_default(&self, version: &VersionDef) -> bool {
+        self.always_served || version.is_stable()
     }
 
     /// Schema of one version; `None` for an unknown version.

@@ -40,6 +40,8 @@ pub(super) const TEXT: &str = concat!(
     "\n",
     include_str!("tables/core.v1.txt"),
     "\n",
+    include_str!("tables/coscheduling.v1alpha1.txt"),
+    "\n",
     include_str!("tables/discovery.v1.txt"),
     "\n",
     include_str!("tables/events.v1.txt"),

@@ -1,6 +1,6 @@
 //! The strategies that the table of kinds names.
 
-use super::{Generic, Rules, Strategy, access, cluster, config, network, pod, policy, storage, workload};
+use super::{Generic, Rules, Strategy, access, cluster, config, network, pod, policy, scheduling, storage, workload};
 
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &access::CertificateSigningRequest;
 pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };
@@ -14,6 +14,7 @@ pub(crate) const ENDPOINT_SLICE: &dyn Strategy = &network::EndpointSlice;
 pub(crate) const EVENT: &dyn Strategy = &policy::Event;
 pub(crate) const HORIZONTAL_POD_AUTOSCALER: &dyn Strategy = &policy::HorizontalPodAutoscaler;
 pub(crate) const JOB: &dyn Strategy = &workload::Job;
+pub(crate) const LABEL_POD_GROUP: &dyn Strategy = &scheduling::LabelPodGroup;
 pub(crate) const LEASE: &dyn Strategy = &policy::Lease;
 pub(crate) const LIMIT_RANGE: &dyn Strategy = &policy::LimitRange;
 pub(crate) const NAMESPACE: &dyn Strategy = &cluster::Namespace;
@@ -23,6 +24,7 @@ pub(crate) const PERSISTENT_VOLUME: &dyn Strategy = &storage::Persistent { capac
 pub(crate) const PERSISTENT_VOLUME_CLAIM: &dyn Strategy = &storage::Persistent { capacity: &["resources", "requests"] };
 pub(crate) const POD: &dyn Strategy = &pod::Pod;
 pub(crate) const POD_DISRUPTION_BUDGET: &dyn Strategy = &policy::PodDisruptionBudget;
+pub(crate) const POD_GROUP: &dyn Strategy = &scheduling::PodGroup;
 pub(crate) const POD_TEMPLATE: &dyn Strategy = &workload::PodTemplate;
 pub(crate) const PRIORITY_CLASS: &dyn Strategy = &policy::PriorityClass;
 pub(crate) const REPLICATION_CONTROLLER: &dyn Strategy = &workload::ReplicationController;
@@ -35,3 +37,4 @@ pub(crate) const SERVICE: &dyn Strategy = &network::Service;
 pub(crate) const SERVICE_ACCOUNT: &dyn Strategy = &Generic(Rules::PLAIN);
 pub(crate) const STATEFUL_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::StatefulSet };
 pub(crate) const STORAGE_CLASS: &dyn Strategy = &storage::StorageClass;
+pub(crate) const WORKLOAD: &dyn Strategy = &scheduling::Workload;

@@ -15,6 +15,7 @@ pub(crate) mod kinds;
 mod network;
 pub mod pod;
 mod policy;
+mod scheduling;
 mod storage;
 #[cfg(test)]
 mod tests;

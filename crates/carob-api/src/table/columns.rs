@@ -337,6 +337,29 @@ pub const PRIORITY_CLASS: &[ColumnDef] = &[
     string("PreemptionPolicy", At("preemptionPolicy", "")),
 ];
 
+/// Upstream has no columns for these two: its names and ages alone would not say whether a gang has its nodes.
+pub const POD_GROUP: &[ColumnDef] = &[
+    NAME,
+    string("Policy", Made(workload::group_policy)),
+    string("Scheduled", Made(workload::group_scheduled)),
+    AGE,
+    wide(string("Message", Made(workload::group_message))),
+];
+
+pub const WORKLOAD: &[ColumnDef] =
+    &[NAME, column("Templates", ColumnType::Integer, Count("spec.podGroupTemplates")), AGE];
+
+/// The printer columns of the coscheduling plugin's custom resource.
+pub const LABEL_POD_GROUP: &[ColumnDef] = &[
+    NAME,
+    string("Phase", At("status.phase", "")),
+    integer("MinMember", "spec.minMember"),
+    integer("Running", "status.running"),
+    integer("Succeeded", "status.succeeded"),
+    integer("Failed", "status.failed"),
+    AGE,
+];
+
 pub const CSI_DRIVER: &[ColumnDef] = &[
     NAME,
     column("AttachRequired", ColumnType::Boolean, At("spec.attachRequired", "true")),

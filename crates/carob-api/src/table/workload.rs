@@ -338,6 +338,31 @@ pub(super) fn ingress_class_parameters(class: &Value, _: Timestamp) -> Value {
     format!("{kind}/{}", text(parameters, "name")).into()
 }
 
+/// `Gang (3)` or `Basic`.
+pub(super) fn group_policy(group: &Value, _: Timestamp) -> Value {
+    match at(group, "spec.schedulingPolicy.gang") {
+        Some(gang) => format!("Gang ({})", number(gang, "minCount")).into(),
+        None => "Basic".into(),
+    }
+}
+
+fn group_condition<'a>(group: &'a Value, field: &str) -> &'a str {
+    condition(group, "PodGroupScheduled").map_or("", |condition| text(condition, field))
+}
+
+/// `True`, or why not.
+pub(super) fn group_scheduled(group: &Value, _: Timestamp) -> Value {
+    match (group_condition(group, "status"), group_condition(group, "reason")) {
+        ("", _) => UNKNOWN.into(),
+        ("True", _) => "True".into(),
+        (_, reason) => reason.into(),
+    }
+}
+
+pub(super) fn group_message(group: &Value, _: Timestamp) -> Value {
+    or_none(group_condition(group, "message").to_owned())
+}
+
 pub(super) fn hpa_reference(hpa: &Value, _: Timestamp) -> Value {
     format!("{}/{}", text(hpa, "spec.scaleTargetRef.kind"), text(hpa, "spec.scaleTargetRef.name")).into()
 }

@@ -4,6 +4,7 @@
 mod namespace;
 mod node;
 mod pod_defaults;
+mod pod_group;
 mod reader;
 mod service_account;
 
@@ -16,6 +17,7 @@ use namespace::NamespaceLifecycle;
 use node::{NodeRestriction, NotReadyTaint};
 pub(crate) use pod_defaults::SYSTEM_CLASSES;
 use pod_defaults::{DefaultTolerations, Priority, RuntimeClass};
+use pod_group::WorkloadExists;
 use reader::Reader;
 use service_account::ServiceAccount;
 
@@ -61,6 +63,14 @@ fn is_new_pod(write: &Admission<'_>) -> bool {
     write.operation == Operation::Create && write.def.group.is_empty() && write.def.plural == "pods"
 }
 
+/// PodGroups of scheduling.k8s.io.
+fn is_new_group(write: &Admission<'_>) -> bool {
+    write.operation == Operation::Create
+        && write.def.group == "scheduling.k8s.io"
+        && write.def.plural == "podgroups"
+        && write.subresource.is_empty()
+}
+
 /// Both chains.
 pub(crate) struct Pipeline {
     mutators: Vec<Box<dyn Mutator>>,
@@ -85,7 +95,8 @@ impl Pipeline {
         all.extend(mutators);
         let mut checks: Vec<Box<dyn Validator>> = vec![
             Box::new(NamespaceLifecycle { reader: reader.clone() }),
-            Box::new(Priority { reader }),
+            Box::new(Priority { reader: reader.clone() }),
+            Box::new(WorkloadExists { reader }),
             Box::new(NodeRestriction),
         ];
         checks.extend(validators);

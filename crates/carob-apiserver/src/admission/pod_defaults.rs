@@ -7,7 +7,7 @@ use carob_api::{Status, meta};
 use serde_json::{Value, json};
 
 use super::reader::Reader;
-use super::{Admission, Mutator, Operation, Validator, is_new_pod};
+use super::{Admission, Mutator, Operation, Validator, is_new_group, is_new_pod};
 
 const TOLERATION_S: u32 = 300;
 const TOLERATED_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
@@ -64,12 +64,13 @@ pub(super) struct Priority {
 #[async_trait]
 impl Mutator for Priority {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        is_new_pod(write)
+        is_new_pod(write) || is_new_group(write)
     }
 
-    async fn mutate(&self, write: &Admission<'_>, pod: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
-        let forbidden = |why: &str| Status::forbidden(GroupResource::new("", "pods"), write.name, why);
-        let named = meta::str_at(pod, &["spec", "priorityClassName"]).filter(|name| !name.is_empty());
+    async fn mutate(&self, write: &Admission<'_>, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+        let subject = GroupResource::new(write.def.group, write.def.plural);
+        let forbidden = |why: &str| Status::forbidden(subject, write.name, why);
+        let named = meta::str_at(object, &["spec", "priorityClassName"]).filter(|name| !name.is_empty());
         let class = match named {
             Some(name) => {
                 let class = self.class(name);
@@ -77,31 +78,37 @@ impl Mutator for Priority {
             }
             None => self.default_class(),
         };
-        let (name, value, policy) = match &class {
-            Some(class) => (
-                meta::name(class).to_owned(),
-                meta::i64_at(class, &["value"]).unwrap_or_default(),
-                meta::str_at(class, &["preemptionPolicy"]).unwrap_or("PreemptLowerPriority").to_owned(),
-            ),
-            None => (String::new(), 0, "PreemptLowerPriority".to_owned()),
-        };
-        if let Some(given) = meta::i64_at(pod, &["spec", "priority"]).filter(|given| *given != value) {
+        let value = class.as_ref().and_then(|class| meta::i64_at(class, &["value"])).unwrap_or_default();
+        let kind = if is_new_pod(write) { "pod" } else { "podGroup" };
+        if let Some(given) = meta::i64_at(object, &["spec", "priority"]).filter(|given| *given != value) {
             return Err(forbidden(&format!(
-                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+                "the integer value of priority ({given}) must not be provided in {kind} spec; priority admission controller computed {value} from the given PriorityClass name"
             )));
         }
-        if meta::str_at(pod, &["spec", "preemptionPolicy"]).is_some_and(|given| given != policy) {
-            return Err(forbidden(
-                "the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller computed it from the given PriorityClass name",
-            ));
+        if let Some(name) = class.as_ref().map(meta::name).filter(|name| !name.is_empty()) {
+            meta::set(object, &["spec", "priorityClassName"], name);
         }
-        if !name.is_empty() {
-            meta::set(pod, &["spec", "priorityClassName"], name);
+        if is_new_pod(write) {
+            meta::set(object, &["spec", "priority"], value);
+            return set_preemption_policy(object, class.as_ref()).map_err(forbidden);
         }
-        meta::set(pod, &["spec", "priority"], value);
-        meta::set(pod, &["spec", "preemptionPolicy"], policy);
+        // A group without a class has no priority of its own: that of its most important member counts.
+        if class.is_some() {
+            meta::set(object, &["spec", "priority"], value);
+        }
         Ok(())
     }
+}
+
+fn set_preemption_policy(pod: &mut Value, class: Option<&Value>) -> Result<(), &'static str> {
+    let policy = class.and_then(|class| meta::str_at(class, &["preemptionPolicy"])).unwrap_or("PreemptLowerPriority");
+    if meta::str_at(pod, &["spec", "preemptionPolicy"]).is_some_and(|given| given != policy) {
+        return Err(
+            "the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller computed it from the given PriorityClass name",
+        );
+    }
+    meta::set(pod, &["spec", "preemptionPolicy"], policy);
+    Ok(())
 }
 
 impl Priority {

@@ -16,9 +16,20 @@ impl Reader {
         Self { store }
     }
 
-    /// A stored object; absent too when its kind is unknown or its bytes are no JSON, which is logged.
+    /// A stored object of a kind's v1; absent too when its kind is unknown or its bytes are no JSON, which is logged.
     pub(super) fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        let key = kinds::by_resource(group, "v1", resource)?.storage_key(namespace, name);
+        self.get_of((group, "v1"), resource, namespace, name)
+    }
+
+    /// As [`Reader::get`], of a kind that is known by its group and version.
+    pub(super) fn get_of(
+        &self,
+        (group, version): (&str, &str),
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Value> {
+        let key = kinds::by_resource(group, version, resource)?.storage_key(namespace, name);
         let entry = self.store.get(&key)?;
         parse(&key, &entry.value)
     }

@@ -27,17 +27,19 @@ fn scheduler() -> Vec<Rule> {
         Rule::on("create patch update", "core", "events"),
         Rule::on("create patch update", "events.k8s.io", "events"),
         Rule::on("get list watch create update patch", "coordination.k8s.io", "leases leasecandidates"),
-        Rule::on(READ, "core", "nodes namespaces services replicationcontrollers persistentvolumes"),
+        Rule::on(READ, "core", "nodes namespaces services replicationcontrollers"),
         Rule::on("get list watch delete", "core", "pods"),
         Rule::on("create", "core", "bindings pods/binding pods/eviction"),
         Rule::on("patch update", "core", "pods/status"),
-        Rule::on("get list watch update patch", "core", "persistentvolumeclaims"),
+        Rule::on("get list watch update patch", "core", "persistentvolumes persistentvolumeclaims"),
         Rule::on(READ, "apps", "replicasets statefulsets daemonsets deployments"),
         Rule::on(READ, "batch", "jobs"),
         Rule::on(READ, "policy", "poddisruptionbudgets"),
         Rule::on(READ, "storage.k8s.io", "storageclasses csinodes csidrivers csistoragecapacities volumeattachments"),
         Rule::on(READ, "scheduling.k8s.io", "priorityclasses workloads podgroups"),
         Rule::on("patch update", "scheduling.k8s.io", "podgroups/status"),
+        Rule::on(READ, "scheduling.x-k8s.io", "podgroups"),
+        Rule::on("patch update", "scheduling.x-k8s.io", "podgroups/status"),
         Rule::on(READ, "resource.k8s.io", "deviceclasses resourceslices devicetaintrules"),
         Rule::on("get list watch update patch", "resource.k8s.io", "resourceclaims resourceclaims/status"),
         Rule::on("create", "authentication.k8s.io", "tokenreviews"),
@@ -122,11 +124,18 @@ mod tests {
     #[test]
     fn the_scheduler_binds_but_reads_no_secrets() {
         let scheduler = UserInfo::component("system:kube-scheduler");
-        let ask = |verb: &str, resource: &str, subresource: &str| {
-            let resource = ResourceAttributes { resource, subresource, namespace: "ns", ..Default::default() };
+        let ask_in = |group: &str, verb: &str, resource: &str, subresource: &str| {
+            let resource = ResourceAttributes { group, resource, subresource, namespace: "ns", ..Default::default() };
             Components.authorize(&scheduler, &Attributes { verb, resource: Some(resource), path: "" })
         };
+        let ask = |verb: &str, resource: &str, subresource: &str| ask_in("", verb, resource, subresource);
         assert_eq!(ask("create", "pods", "binding"), Decision::Allow);
+        assert_eq!(ask("patch", "persistentvolumes", ""), Decision::Allow);
+        for group in ["scheduling.k8s.io", "scheduling.x-k8s.io"] {
+            assert_eq!(ask_in(group, "watch", "podgroups", ""), Decision::Allow);
+            assert_eq!(ask_in(group, "patch", "podgroups", "status"), Decision::Allow);
+            assert_ne!(ask_in(group, "delete", "podgroups", ""), Decision::Allow);
+        }
         assert_eq!(ask("watch", "pods", ""), Decision::Allow);
         for (verb, resource) in [("get", "secrets"), ("create", "pods"), ("update", "nodes")] {
             assert_eq!(ask(verb, resource, ""), Decision::NoOpinion(String::new()), "{verb} {resource}");

@@ -63,7 +63,7 @@ impl Groups {
     pub(crate) fn new(unstable: bool) -> Self {
         let mut groups: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
         for def in kinds::all() {
-            for version in def.versions.iter().filter(|version| unstable || version.is_stable()) {
+            for version in def.versions.iter().filter(|version| unstable || def.is_served_by_default(version)) {
                 let at = groups.iter().position(|(name, _)| *name == def.group).unwrap_or_else(|| {
                     groups.push((def.group, Vec::new()));
                     groups.len() - 1
@@ -127,10 +127,19 @@ mod tests {
     }
 
     #[test]
+    fn gangs_are_served_by_default() {
+        let stable = Groups::new(false);
+        let (_, versions) = stable.named().find(|(name, _)| *name == "scheduling.k8s.io").expect("served");
+        assert_eq!(versions, ["v1", "v1alpha2"]);
+        assert!(stable.find("scheduling.x-k8s.io", "v1alpha1").is_some());
+    }
+
+    #[test]
     fn only_stable_versions_are_served_by_default() {
         let stable = Groups::new(false);
         assert!(stable.find("", "v1").is_some() && stable.find("apps", "v1").is_some());
-        assert!(stable.all().all(|gv| !gv.version.contains("alpha") && !gv.version.contains("beta")));
+        let others = stable.all().filter(|gv| !gv.group.starts_with("scheduling."));
+        assert!(others.into_iter().all(|gv| !gv.version.contains("alpha") && !gv.version.contains("beta")));
         let (first, versions) = stable.named().find(|(name, _)| *name == "autoscaling").expect("served");
         assert_eq!((first, versions), ("autoscaling", ["v2", "v1"].as_slice()));
         assert!(Groups::new(true).find("coordination.k8s.io", "v1beta1").is_some());

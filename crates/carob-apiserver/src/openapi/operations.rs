@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use carob_api::kinds::SubresourceRole;
 use carob_api::{ResourceDef, meta};
 use serde_json::{Map, Value, json};
 
@@ -117,6 +118,11 @@ impl Writer<'_, '_> {
                 let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or_default() };
                 self.gvk = (group.to_owned(), version.to_owned(), kind.to_owned());
                 self.body = self.schemas.named(&format!("{package}.{version}.{kind}"));
+            }
+            match subresource.role {
+                SubresourceRole::Log => self.body = json!({ "type": "string" }),
+                SubresourceRole::Why => self.body = json!({ "type": "object" }),
+                _ => {}
             }
             let suffix = super::naming::capitalised(subresource.name);
             let body = self.body.clone();

@@ -8,6 +8,7 @@ mod node_client;
 mod proxy;
 mod scale;
 mod token;
+mod why;
 
 use carob_api::Status;
 use carob_api::kinds::SubresourceRole;
@@ -38,6 +39,7 @@ pub(crate) async fn answer(
         SubresourceRole::Eviction => eviction::evict(&mut call, body).await,
         SubresourceRole::Token => token::issue(&mut call, body).await,
         SubresourceRole::Log => connect::log(call).await,
+        SubresourceRole::Why => why::tell(&call).await,
         SubresourceRole::Connect => connect::connect(call, rest, body).await,
         SubresourceRole::Part(_) => Err(Status::internal("parts are the registry's").into()),
     }

@@ -217,3 +217,35 @@ async fn streams_are_checked_before_anybody_is_dialled() {
         assert_eq!((answer.code, answer.message().contains(message)), (code, true), "{path}: {}", answer.body);
     }
 }
+
+struct Knowing;
+
+#[async_trait::async_trait]
+impl carob_apiserver::Explainer for Knowing {
+    async fn explain(&self, namespace: &str, name: &str) -> Result<Option<Value>, carob_apiserver::BoxError> {
+        match name {
+            "broken" => Err("the socket is gone".into()),
+            _ => Ok(Some(json!({ "message": format!("no room for {namespace}/{name}"), "nodes": 1 }))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pod_says_why_it_has_no_node() {
+    let rig = Rig::with(|config| config.explainer = Some(std::sync::Arc::new(Knowing))).await;
+    let missing = rig.get(&format!("{PODS}/p/why")).await;
+    assert_eq!((missing.code, missing.message()), (404, "pods \"p\" not found"));
+    for name in ["p", "broken"] {
+        rig.post(PODS, &pod(name)).await.expect(201);
+    }
+    let why = rig.get(&format!("{PODS}/p/why")).await.expect(200);
+    assert_eq!((&why["message"], &why["scheduling"]["nodes"]), (&json!("no room for default/p"), &json!(1)));
+    let why = rig.get(&format!("{PODS}/broken/why")).await.expect(200);
+    assert!(why["message"].as_str().is_some_and(|text| text.contains("cannot be asked")), "{why}");
+    assert_eq!(rig.post(&format!("{PODS}/p/why"), &json!({})).await.code, 405);
+    rig.post(&format!("{PODS}/p/binding"), &binding("n1")).await.expect(201);
+    let why = rig.get(&format!("{PODS}/p/why")).await.expect(200);
+    assert_eq!((&why["message"], why.get("scheduling")), (&json!("the Pod was given the node n1"), None));
+    let nobody = rig.as_user(UserInfo::component("x"));
+    assert_eq!(nobody.get(&format!("{PODS}/p/why")).await.code, 403);
+}

@@ -2,6 +2,7 @@
 
 mod actions;
 mod documents;
+mod groups;
 mod hostile;
 mod pki;
 mod registry;

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use crate::model::{Labels, PodTemplate, Pool, Str};
 
 pub use cluster::{budget, replica_set_selector, selector_of_map, stateful_set_selector};
+pub use pod::label_group;
 pub use selector::label_selector;
 pub use volume::{claim, class, csi_limits, persistent_volume};
 

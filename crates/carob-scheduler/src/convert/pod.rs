@@ -23,6 +23,16 @@ fn micros(time: Option<&Time>) -> Option<i64> {
     time.map(|time| time.0.as_microsecond())
 }
 
+/// The group that a Pod's label names, if it names none in its spec.
+pub fn label_group(pod: &Pod) -> Option<&str> {
+    let group = pod.spec.as_ref().and_then(|spec| spec.scheduling_group.as_ref());
+    if group.is_some_and(|group| group.pod_group_name.is_some()) {
+        return None;
+    }
+    let labels = pod.metadata.labels.as_ref()?;
+    GROUP_LABELS.iter().find_map(|label| labels.get(*label)).map(String::as_str)
+}
+
 impl Converter {
     pub fn pod(&mut self, pod: &Pod) -> Result<PodInfo, ConvertError> {
         let meta = &pod.metadata;
@@ -83,18 +93,18 @@ impl Converter {
             volumes: spec.volumes.iter().flatten().filter_map(|volume| self.volume(volume, name)).collect(),
             needs_devices: spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()),
             owner: owner.map(|owner| (self.text(&owner.kind), self.text(&owner.name))),
-            gang: self.gang(spec, namespace, &labels),
+            gang: self.gang(pod, spec, namespace),
             labels,
         })
     }
 
-    fn gang(&mut self, spec: &PodSpec, namespace: &Str, labels: &Labels) -> Option<GangRef> {
+    fn gang(&mut self, pod: &Pod, spec: &PodSpec, namespace: &Str) -> Option<GangRef> {
         let gang = |source, name| GangRef { namespace: namespace.clone(), name, source };
         if let Some(name) = spec.scheduling_group.as_ref().and_then(|group| group.pod_group_name.as_deref()) {
             return Some(gang(GangSource::Field, self.text(name)));
         }
-        let name = GROUP_LABELS.iter().find_map(|label| labels.get(label))?;
-        Some(gang(GangSource::Label, name.clone()))
+        let name = label_group(pod)?;
+        Some(gang(GangSource::Label, self.text(name)))
     }
 
     fn node_choice(&mut self, spec: &PodSpec, affinity: Option<&Affinity>) -> Result<NodeChoice, ConvertError> {

@@ -1,6 +1,6 @@
 //! InterPodAffinity: Pods are drawn to or kept from the domains of other Pods, by their own terms and by the others'.
 
-use super::counter::{Counter, Topologies};
+use super::counter::{Tally, Topologies};
 use crate::model::{AffinityTerm, Labels, PodInfo, PodTemplate, Str};
 use crate::plugin::Plugin;
 use crate::profile::{MAX_SCORE, Profile, whole};
@@ -11,7 +11,7 @@ use crate::verdict::Rejection;
 #[derive(Debug)]
 struct Tracked {
     topology: usize,
-    counter: Counter,
+    tally: Tally,
 }
 
 /// The terms that concern one class: its own, and those of other Pods that match it.
@@ -61,13 +61,24 @@ impl InterPod {
     pub(crate) fn is_active(&self) -> bool {
         !self.required.is_empty()
             || !self.anti.is_empty()
-            || self.repelled.iter().chain(&self.scores).any(|tracked| !tracked.counter.is_zero())
+            || self.repelled.iter().chain(&self.scores).any(|tracked| !tracked.tally.is_zero())
+    }
+
+    /// Whether the other Pods make one node better than another.
+    pub(crate) fn scores_differ(&self) -> bool {
+        self.scores.iter().any(|tracked| !tracked.tally.is_zero())
+    }
+
+    /// About how much memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let all = [&self.required, &self.anti, &self.repelled, &self.scores];
+        all.into_iter().flatten().map(|tracked| tracked.tally.bytes()).sum()
     }
 
     pub(crate) fn refresh_node(&mut self, slot: NodeSlot, topologies: &Topologies) {
         let all = [&mut self.required, &mut self.anti, &mut self.repelled, &mut self.scores];
         for tracked in all.into_iter().flatten() {
-            tracked.counter.place(slot, topologies.domain(tracked.topology, slot));
+            tracked.tally.place(slot, topologies.domain(tracked.topology, slot));
         }
     }
 
@@ -84,12 +95,12 @@ impl InterPod {
         let theirs = &other.template;
         if !self.required.is_empty() && pod.affinity.required.iter().all(|term| matches(term, theirs, snapshot)) {
             for tracked in &mut self.required {
-                tracked.counter.add(slot, sign);
+                tracked.add(slot, sign, topologies);
             }
         }
         for (tracked, term) in self.anti.iter_mut().zip(&pod.affinity.required_anti) {
             if matches(term, theirs, snapshot) {
-                tracked.counter.add(slot, sign);
+                tracked.add(slot, sign, topologies);
             }
         }
         if self.filters {
@@ -122,8 +133,7 @@ impl InterPod {
     }
 
     pub(crate) fn filter(&self, slot: NodeSlot, topologies: &Topologies) -> Option<Rejection> {
-        let sum =
-            |tracked: &Tracked| topologies.domain(tracked.topology, slot).map(|domain| tracked.counter.sum(domain));
+        let sum = |tracked: &Tracked| topologies.domain(tracked.topology, slot).map(|domain| tracked.tally.sum(domain));
         if !self.satisfies_required(&sum) {
             return Some(Rejection::unresolvable(Plugin::InterPodAffinity, "node(s) didn't match pod affinity rules"));
         }
@@ -145,13 +155,13 @@ impl InterPod {
             let Some(count) = sum(tracked) else { return false };
             met &= count > 0;
         }
-        met || (self.matches_own_terms && self.required.iter().all(|tracked| tracked.counter.total() == 0))
+        met || (self.matches_own_terms && self.required.iter().all(|tracked| tracked.tally.total() == 0))
     }
 
     /// Scores the feasible nodes, from 0 to the maximum (interpodaffinity/scoring.go).
     pub(crate) fn scores(&self, feasible: &[NodeSlot], topologies: &Topologies) -> Vec<i64> {
         let raw = |slot: &NodeSlot| -> i64 {
-            let sum = |tracked: &Tracked| Some(tracked.counter.sum(topologies.domain(tracked.topology, *slot)?));
+            let sum = |tracked: &Tracked| Some(tracked.tally.sum(topologies.domain(tracked.topology, *slot)?));
             self.scores.iter().filter_map(sum).sum()
         };
         let mut scores: Vec<i64> = feasible.iter().map(raw).collect();
@@ -168,11 +178,15 @@ impl InterPod {
 
 impl Tracked {
     fn new(topology: usize) -> Self {
-        Self { topology, counter: Counter::default() }
+        Self { topology, tally: Tally::default() }
+    }
+
+    fn add(&mut self, slot: NodeSlot, amount: i64, topologies: &Topologies) {
+        self.tally.add(slot, topologies.domain(self.topology, slot), amount);
     }
 }
 
-/// Adds to the counter of a topology key; a new one first learns where all nodes are.
+/// Adds to the tally of a topology key, made if it is new.
 fn add(
     all: &mut Vec<Tracked>,
     key: &Str,
@@ -183,14 +197,10 @@ fn add(
 ) {
     let topology = topologies.index(key, snapshot);
     let at = all.iter().position(|tracked| tracked.topology == topology).unwrap_or_else(|| {
-        let mut tracked = Tracked::new(topology);
-        for (slot, _) in snapshot.nodes() {
-            tracked.counter.place(slot, topologies.domain(topology, slot));
-        }
-        all.push(tracked);
+        all.push(Tracked::new(topology));
         all.len() - 1
     });
-    all[at].counter.add(slot, amount);
+    all[at].add(slot, amount, topologies);
 }
 
 /// Whether a term matches a Pod: its namespace by name or by label, then its labels.

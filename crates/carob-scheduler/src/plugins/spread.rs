@@ -62,6 +62,16 @@ impl Spread {
         self.hard.is_empty() && self.soft.is_empty()
     }
 
+    /// Whether the other Pods make one node better than another.
+    pub(crate) fn scores_differ(&self) -> bool {
+        !self.soft.is_empty()
+    }
+
+    /// About how much memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.hard.iter().chain(&self.soft).map(|tracked| tracked.counter.bytes()).sum()
+    }
+
     /// Decides anew whether and where a node counts.
     pub(crate) fn refresh_node(
         &mut self,

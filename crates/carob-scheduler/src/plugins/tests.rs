@@ -401,3 +401,92 @@ fn pods_of_a_service_are_spread_without_asking() {
     let scores = scores(&snapshot, &app("web"), Plugin::PodTopologySpread);
     assert!(scores["b1"] > scores["a1"], "{scores:?}");
 }
+
+#[test]
+fn all_hard_constraints_hold_at_once() {
+    let mut snapshot = zones();
+    put(&mut snapshot, app("web"), "a1");
+    let mut template = app("web");
+    let by = |key| spread(1, key, WhenUnsatisfiable::DoNotSchedule);
+    template.spread = [by("zone"), by(HOST)].into();
+    assert_eq!(fits(&snapshot, &template), ["b1"], "a2 is free, but not its zone");
+    put(&mut snapshot, app("web"), "b1");
+    assert_eq!(fits(&snapshot, &template), ["a2"], "the zones are even, the hosts are not");
+}
+
+#[test]
+fn what_existing_pods_want_counts_as_the_profile_says() {
+    let mut snapshot = zones();
+    let mut fan = app("fan");
+    fan.affinity.required = [near(is_app("web"), HOST)].into();
+    put(&mut snapshot, fan, "b1");
+    let mut admirer = app("admirer");
+    admirer.affinity.preferred = [WeightedTerm { weight: 10, term: near(is_app("web"), HOST) }].into();
+    put(&mut snapshot, admirer, "a1");
+    type Case<'a> = (&'a str, i64, bool, &'a [(&'a str, i64)]);
+    let cases: [Case<'_>; 4] = [
+        ("the default weight of 1", 1, false, &[("a1", 200), ("a2", 0), ("b1", 20), ("x", 0)]),
+        ("a heavy requirement", 20, false, &[("a1", 100), ("a2", 0), ("b1", 200), ("x", 0)]),
+        ("no weight", 0, false, &[("a1", 200), ("a2", 0), ("b1", 0), ("x", 0)]),
+        ("preferences left out", 1, true, &[("a1", 0), ("a2", 0), ("b1", 200), ("x", 0)]),
+    ];
+    for (case, hard_affinity_weight, ignore_preferred_of_existing, expected) in cases {
+        let mut profile = Profile::default_for("default-scheduler");
+        profile.hard_affinity_weight = hard_affinity_weight;
+        profile.ignore_preferred_of_existing = ignore_preferred_of_existing;
+        let table = Core::new(vec![profile]).evaluate(&pod("new", app("web")), &snapshot);
+        let got: BTreeMap<String, i64> = table
+            .into_iter()
+            .filter_map(|(name, verdict)| {
+                let scores = verdict.ok()?.by_plugin;
+                let (_, score) = scores.into_iter().find(|(plugin, _)| *plugin == Plugin::InterPodAffinity)?;
+                Some((name.to_string(), score))
+            })
+            .collect();
+        assert_eq!(got, scored(expected), "{case}");
+    }
+}
+
+#[test]
+fn plugins_that_a_profile_leaves_out_neither_reject_nor_score() {
+    let mut snapshot = Snapshot::default();
+    let mut closed = node("closed", 1000, 1000);
+    closed.taints = vec![Taint { key: "t".into(), value: "".into(), effect: Effect::NoSchedule }];
+    closed.unschedulable = true;
+    snapshot.set_node(closed);
+    let mut profile = Profile::default_for("default-scheduler");
+    for plugin in [Plugin::TaintToleration, Plugin::NodeUnschedulable] {
+        profile.filters.remove(plugin);
+    }
+    profile.set_weight(Plugin::NodeResourcesFit, 0);
+    let table = Core::new(vec![profile]).evaluate(&pod("new", plain(1, 1)), &snapshot);
+    let scores = table[0].1.as_ref().expect("nothing rejects it");
+    let fit = scores.by_plugin.iter().find(|(plugin, _)| *plugin == Plugin::NodeResourcesFit);
+    assert_eq!(fit.map(|(_, score)| *score), Some(0));
+}
+
+#[test]
+fn packing_by_an_extended_resource_fills_one_node_first() {
+    let mut snapshot = Snapshot::default();
+    for (name, used) in [("half", 2), ("empty", 0)] {
+        let mut info = node(name, 10_000, 10_000);
+        info.allocatable.set_scalar("example.com/gpu".into(), 4);
+        snapshot.set_node(info);
+        let mut template = plain(0, 0);
+        template.requests.set_scalar("example.com/gpu".into(), used);
+        put(&mut snapshot, template, name);
+    }
+    let mut profile = Profile::default_for("default-scheduler");
+    profile.fit = crate::profile::FitStrategy::RequestedToCapacityRatio(vec![(0, 0), (100, 10)]);
+    profile.fit_resources =
+        vec![crate::profile::ResourceWeight { resource: crate::model::Resource::named("example.com/gpu"), weight: 1 }];
+    let mut template = plain(0, 0);
+    template.requests.set_scalar("example.com/gpu".into(), 1);
+    let table = Core::new(vec![profile]).evaluate(&pod("new", template), &snapshot);
+    let fit = |name: &str| {
+        let (_, verdict) = table.iter().find(|(node, _)| &**node == name).expect("a node");
+        let scores = &verdict.as_ref().expect("it fits").by_plugin;
+        scores.iter().find(|(plugin, _)| *plugin == Plugin::NodeResourcesFit).map(|(_, score)| *score)
+    };
+    assert_eq!((fit("half"), fit("empty")), (Some(75), Some(25)));
+}

@@ -14,6 +14,8 @@ pub struct GangSpec {
     pub min_count: usize,
     /// All members go to one domain of each of these topology keys.
     pub topology: Vec<Str>,
+    /// If they can, they go to one domain of the first of these keys where they fit, which is no condition.
+    pub preferred: Vec<Str>,
     /// The group's own priority, in place of the highest of its members.
     pub priority: Option<i32>,
     /// Preempting one member preempts all (`disruptionMode: PodGroup`).
@@ -24,7 +26,28 @@ pub struct GangSpec {
 
 impl Default for GangSpec {
     fn default() -> Self {
-        Self { min_count: 1, topology: Vec::new(), priority: None, disrupt_together: false, timeout: None }
+        Self {
+            min_count: 1,
+            topology: Vec::new(),
+            preferred: Vec::new(),
+            priority: None,
+            disrupt_together: false,
+            timeout: None,
+        }
+    }
+}
+
+impl GangSpec {
+    /// The annotation of a group that names the topology keys it prefers to be within, the most wanted first, separated by
+    /// commas: upstream's API has a place for the constraint only.
+    pub const PREFERRED_TOPOLOGY: &str = "carob.io/preferred-topology";
+    /// So many preferred keys are looked at, the first ones: each costs a look at all nodes per try.
+    const PREFERRED_MAX: usize = 4;
+
+    /// The keys that an annotation names.
+    pub fn preferred_of(annotation: Option<&str>) -> Vec<Str> {
+        let keys = annotation.unwrap_or_default().split(',').map(str::trim).filter(|key| !key.is_empty());
+        keys.take(Self::PREFERRED_MAX).map(Str::from).collect()
     }
 }
 
@@ -158,7 +181,7 @@ impl Queue {
             self.forget(&unit);
         } else if free + known.placed.len() < spec.min_count {
             self.hold(&unit, &pending);
-        } else if spec.min_count <= 1 && spec.topology.is_empty() {
+        } else if spec.min_count <= 1 && spec.topology.is_empty() && spec.preferred.is_empty() {
             self.forget(&unit);
             self.release(&pending, now);
         } else {

@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::error::ActError;
+use super::label_group::{LabelGroup, LabelGroupStatus};
 use crate::convert;
 use crate::model::{ClaimKey, GangRef, PodInfo, PodKey, Str};
 use crate::plugins::volumes::ClaimPlan;
@@ -122,9 +123,7 @@ impl Actor {
 
     /// Records what happened to a Pod, in the name of the scheduler of `by`.
     fn record(&self, pod: &PodInfo, by: &PodInfo, kind: EventKind, reason: &str, message: String) {
-        if let Some(recorder) = self.recorders.get(&by.template.scheduler_name) {
-            recorder.record(pod_reference(pod), kind, reason, message);
-        }
+        self.tell(pod_reference(pod), by, kind, reason, &message);
     }
 
     pub(super) fn warn(&self, pod: &PodInfo, message: &str) {
@@ -170,25 +169,26 @@ impl Actor {
     }
 
     /// Writes whether a group was placed, and what it lacks.
-    pub(super) async fn mark_group(
-        &self,
-        gang: &GangRef,
-        placed: bool,
-        message: &str,
-        now: Timestamp,
-    ) -> Result<(), ActError> {
-        let condition = Condition {
-            type_: "PodGroupScheduled".to_owned(),
-            status: if placed { "True" } else { "False" }.to_owned(),
-            reason: if placed { "Scheduled" } else { "Unschedulable" }.to_owned(),
-            message: message.to_owned(),
-            last_transition_time: Time(now),
-            observed_generation: None,
-        };
+    pub(super) async fn mark_group(&self, gang: &GangRef, condition: Condition) -> Result<(), ActError> {
         let api: Api<PodGroup> = Api::namespaced(self.client.clone(), &gang.namespace);
         let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
         let patched = api.patch_status(&gang.name, &PatchParams::default(), &patch).await;
         patched.map(drop).map_err(|cause| ActError::GroupStatus { group: gang.to_string(), cause: Box::new(cause) })
+    }
+
+    /// Writes the phase of a label's group.
+    pub(super) async fn mark_label_group(&self, gang: &GangRef, status: &LabelGroupStatus) -> Result<(), ActError> {
+        let api: Api<LabelGroup> = Api::namespaced(self.client.clone(), &gang.namespace);
+        let patch = Patch::Merge(json!({"status": status}));
+        let patched = api.patch_status(&gang.name, &PatchParams::default(), &patch).await;
+        patched.map(drop).map_err(|cause| ActError::GroupStatus { group: gang.to_string(), cause: Box::new(cause) })
+    }
+
+    /// Records what happened to an object, in the name of the scheduler of a Pod.
+    pub(super) fn tell(&self, object: ObjectReference, by: &PodInfo, kind: EventKind, reason: &str, message: &str) {
+        if let Some(recorder) = self.recorders.get(&by.template.scheduler_name) {
+            recorder.record(object, kind, reason, cut(message));
+        }
     }
 
     async fn prepare_claims(&mut self, pod: &PodInfo, node: &Str, plan: &ClaimPlan) -> Result<(), ActError> {

@@ -9,6 +9,7 @@ use carob_kit::chain;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tracing::warn;
 
+use super::group_status::Census;
 use super::inbox::{Changed, Kind, Sources};
 use crate::convert::{self, ConvertError, Converter};
 use crate::explain::Explanations;
@@ -38,6 +39,7 @@ pub(super) struct Cluster {
     pub(super) queue: Queue,
     pub(super) known: HashMap<PodKey, Known>,
     pub(super) explanations: Explanations,
+    pub(super) census: Census,
     /// Victims whose eviction is under way, by uid.
     evicting: HashSet<Str>,
     converter: Converter,
@@ -48,8 +50,11 @@ pub(super) struct Cluster {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Todo {
     Nothing,
-    /// The Pod is held by its gang, and should say so.
-    TellHeld(PodKey),
+    /// The gang waits for members, and should say so; the Pod has come just now.
+    TellHeld {
+        gang: GangRef,
+        arrived: Option<PodKey>,
+    },
 }
 
 impl Cluster {
@@ -59,6 +64,7 @@ impl Cluster {
             queue,
             known: HashMap::new(),
             explanations,
+            census: Census::default(),
             evicting: HashSet::new(),
             converter: Converter::default(),
             schedulers,
@@ -83,10 +89,7 @@ impl Cluster {
             }
             Kind::Budget => self.budget(key, sources),
             Kind::Claim | Kind::Volume | Kind::Class | Kind::CsiNode => self.volumes(changed.kind, key, sources, now),
-            Kind::Group | Kind::LabelGroup => {
-                self.group(changed.kind, key, sources, now);
-                Ok(())
-            }
+            Kind::Group | Kind::LabelGroup => return self.group(changed.kind, key, sources, now),
         };
         if let Err(error) = outcome {
             warn!(object = %key, kind = ?changed.kind, error = %chain(&error), "an object cannot be understood");
@@ -116,14 +119,12 @@ impl Cluster {
 
     fn pod(&mut self, key: &ObjectKey, pod: Option<&Pod>, now: Duration) -> Todo {
         let name = PodKey { namespace: key.namespace.clone(), name: key.name.clone() };
+        self.census.observe(&name, pod);
         let ended = |pod: &&Pod| {
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
             matches!(phase, Some("Succeeded" | "Failed"))
         };
-        let Some(pod) = pod.filter(|pod| !ended(pod)) else {
-            self.pod_gone(&name, now);
-            return Todo::Nothing;
-        };
+        let Some(pod) = pod.filter(|pod| !ended(pod)) else { return self.pod_gone(&name, now) };
         let info = match self.converter.pod(pod) {
             Ok(info) => Arc::new(info),
             Err(error) => {
@@ -199,13 +200,21 @@ impl Cluster {
         }
         self.known.insert(name.clone(), Known { info: Arc::clone(&info), place: Place::Waiting });
         self.queue.upsert(Arc::clone(&info), now);
-        let held = info.gates.is_empty()
-            && info.template.gang.as_ref().is_some_and(|gang| self.queue.gang_wait(gang, now).is_some());
-        if held { Todo::TellHeld(name.clone()) } else { Todo::Nothing }
+        match info.template.gang.as_ref().filter(|_| info.gates.is_empty()) {
+            Some(gang) => self.tell_held(gang, Some(name), now),
+            None => Todo::Nothing,
+        }
     }
 
-    fn pod_gone(&mut self, name: &PodKey, now: Duration) {
-        let Some(known) = self.known.remove(name) else { return };
+    fn tell_held(&self, gang: &GangRef, arrived: Option<&PodKey>, now: Duration) -> Todo {
+        match self.queue.gang_wait(gang, now) {
+            Some(_) => Todo::TellHeld { gang: gang.clone(), arrived: arrived.cloned() },
+            None => Todo::Nothing,
+        }
+    }
+
+    fn pod_gone(&mut self, name: &PodKey, now: Duration) -> Todo {
+        let Some(known) = self.known.remove(name) else { return Todo::Nothing };
         let info = known.info;
         self.queue.remove(name, now);
         self.evicting.remove(&info.uid);
@@ -219,6 +228,7 @@ impl Cluster {
         if held || promised {
             self.queue.wake(&ClusterEvent::PodGone(&info), now);
         }
+        info.template.gang.as_ref().map_or(Todo::Nothing, |gang| self.tell_held(gang, None, now))
     }
 
     fn selector(&mut self, kind: Kind, key: &ObjectKey, sources: &Sources) -> Result<(), ConvertError> {
@@ -287,7 +297,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn group(&mut self, kind: Kind, key: &ObjectKey, sources: &Sources, now: Duration) {
+    fn group(&mut self, kind: Kind, key: &ObjectKey, sources: &Sources, now: Duration) -> Todo {
         let source = if kind == Kind::Group { GangSource::Field } else { GangSource::Label };
         let gang = GangRef { namespace: key.namespace.clone(), name: key.name.clone(), source };
         let spec = match source {
@@ -298,9 +308,10 @@ impl Cluster {
                 GangSpec {
                     min_count: gang.map_or(1, |gang| usize::try_from(gang.min_count).unwrap_or(1)),
                     topology: topology.map(|constraint| Str::from(constraint.key.as_str())).collect(),
+                    preferred: preferred(&group.metadata),
                     priority: spec.priority,
                     disrupt_together: spec.disruption_mode.as_deref() == Some("PodGroup"),
-                    timeout: None,
+                    ..GangSpec::default()
                 }
             }),
             GangSource::Label => {
@@ -311,13 +322,22 @@ impl Cluster {
                         .schedule_timeout_seconds
                         .and_then(|s| u64::try_from(s).ok())
                         .map(Duration::from_secs),
+                    preferred: preferred(&group.metadata),
                     ..GangSpec::default()
                 })
             }
         };
+        self.census.touch(&gang);
         self.queue.set_gang(&gang, spec, now);
         self.queue.wake(&ClusterEvent::GangChanged(&gang), now);
+        self.tell_held(&gang, None, now)
     }
+}
+
+fn preferred(metadata: &kube::api::ObjectMeta) -> Vec<Str> {
+    let annotations = metadata.annotations.as_ref();
+    let named = annotations.and_then(|annotations| annotations.get(GangSpec::PREFERRED_TOPOLOGY));
+    GangSpec::preferred_of(named.map(String::as_str))
 }
 
 /// The Pod as it will be once its eviction is known to all.

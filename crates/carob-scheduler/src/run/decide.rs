@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use carob_client::ObjectKey;
+use carob_client::{EventKind, ObjectKey, reference};
 use carob_kit::chain;
 use tokio::task::JoinError;
 use tracing::{debug, warn};
 
-use super::Loop;
 use super::act::{Mark, Nomination};
 use super::cluster::Place;
 use super::error::ActError;
+use super::group_status;
 use super::inbox::{Changed, Kind};
+use super::{Loop, WRITES_MAX};
 use crate::gang::{GangFailure, GangRequest, GangVerdict};
 use crate::model::{GangRef, GangSource, PodInfo, PodKey};
 use crate::queue::{ClusterEvent, GangSpec, Next, Unit};
@@ -42,7 +43,12 @@ impl Loop {
 
     fn decide_pod(&mut self, pod: &Arc<PodInfo>, now: Duration) {
         match self.core.schedule(pod, &self.cluster.snapshot, self.seed) {
-            Verdict::Placed(placement) => self.assume(pod, &placement),
+            Verdict::Placed(placement) => {
+                self.assume(pod, &placement);
+                if let Some(gang) = &pod.template.gang {
+                    self.mark_group(gang, true, String::new());
+                }
+            }
             Verdict::Unschedulable(verdict) => {
                 let unit = Unit::Pod(pod.key.clone());
                 let message = verdict.message();
@@ -63,9 +69,16 @@ impl Loop {
         }
     }
 
-    fn decide_gang(&mut self, gang: &GangRef, spec: &GangSpec, pods: &[Arc<PodInfo>], placed: usize, now: Duration) {
+    fn decide_gang(
+        &mut self,
+        gang: &GangRef,
+        spec: &GangSpec,
+        pods: &[Arc<PodInfo>],
+        placed_before: usize,
+        now: Duration,
+    ) {
         let unit = Unit::Gang(gang.clone());
-        let request = GangRequest { gang, spec, pods, placed };
+        let request = GangRequest { gang, spec, pods, placed: placed_before };
         let queue = &self.cluster.queue;
         let mates = |victim: &PodInfo, snapshot: &Snapshot| {
             let together =
@@ -88,7 +101,11 @@ impl Loop {
                     self.actor.warn(&pod, &message);
                     self.mark(&pod.key, message, Nomination::Keep);
                 }
-                self.mark_group(gang, true, format!("{count} members were given nodes"));
+                let message = format!("{} pods have a node, minCount is {}", placed_before + count, spec.min_count);
+                if let Some(first) = pods.first() {
+                    self.tell_group(gang, first, EventKind::Normal, "Scheduled", &message);
+                }
+                self.mark_group(gang, true, message);
                 self.cluster.queue.rejected(&unit, plugins, now);
             }
             GangVerdict::Unschedulable(failure) => self.gang_fails(&unit, &failure, now),
@@ -102,16 +119,14 @@ impl Loop {
         for (pod, plan) in &failure.preemption {
             promised.push((pod.key.clone(), self.preempt(pod, plan, unit)));
         }
-        for (pod, verdict) in &failure.failed {
-            self.explain(pod, verdict, &message);
-            self.actor.warn(pod, &message);
-        }
         let members: Vec<PodKey> = self.cluster.queue.members(&failure.gang).map(|pod| pod.key.clone()).collect();
+        let otherwise = if failure.pending { Nomination::Keep } else { Nomination::Clear };
+        self.explain_gang(failure, &members, &message);
         for key in members {
             let nominate = promised
                 .iter()
                 .find(|(promised, _)| *promised == key)
-                .map_or(Nomination::Clear, |(_, node)| node.clone());
+                .map_or_else(|| otherwise.clone(), |(_, node)| node.clone());
             if nominate == Nomination::Clear
                 && let Some(pod) = self.cluster.queue.pod(&key).cloned()
             {
@@ -121,6 +136,45 @@ impl Loop {
         }
         self.mark_group(&failure.gang, false, message);
         self.cluster.queue.rejected(unit, failure.plugins(), now);
+    }
+
+    /// Tells all members why their gang has no nodes. One that was not tried, or could have had a node alone, shares the fate
+    /// of the first that found none.
+    fn explain_gang(&self, failure: &GangFailure, members: &[PodKey], message: &str) {
+        let Some((first, why)) = failure.failed.first() else {
+            for key in members {
+                self.cluster.explanations.put_message(key, message.to_owned(), self.clock.now());
+            }
+            return;
+        };
+        let untold = members.iter().filter(|key| !failure.failed.iter().any(|(pod, _)| pod.key == **key));
+        for key in untold {
+            let (message, now) = (message.to_owned(), self.clock.now());
+            self.cluster.explanations.put_for(key, &first.key, why, message, now);
+        }
+        for (pod, verdict) in &failure.failed {
+            self.explain(pod, verdict, message);
+            self.actor.warn(pod, message);
+        }
+        self.tell_group(&failure.gang, first, EventKind::Warning, "FailedScheduling", message);
+    }
+
+    /// Records what happened to a group on the group itself.
+    fn tell_group(&self, gang: &GangRef, member: &PodInfo, kind: EventKind, reason: &str, message: &str) {
+        let (namespace, name) = (Some(&*gang.namespace), &*gang.name);
+        let group = match gang.source {
+            GangSource::Field => {
+                let group = self.sources.groups.as_ref().and_then(|groups| groups.get(namespace, name));
+                group.map(|group| reference(&*group))
+            }
+            GangSource::Label => {
+                let group = self.sources.label_groups.as_ref().and_then(|groups| groups.get(namespace, name));
+                group.map(|group| reference(&*group))
+            }
+        };
+        if let Some(group) = group {
+            self.actor.tell(group, member, kind, reason, message);
+        }
     }
 
     /// Counts the Pod on its node from now on, and binds it.
@@ -191,30 +245,33 @@ impl Loop {
         self.cluster.explanations.put(&pod.key, verdict, message.to_owned(), self.clock.now());
     }
 
-    fn mark(&mut self, key: &PodKey, message: String, nominate: Nomination) {
+    pub(super) fn mark(&mut self, key: &PodKey, message: String, nominate: Nomination) {
         let Some(pod) = self.sources.pods.get(Some(&key.namespace), &key.name) else { return };
         let mark = Mark { pod, message, nominate, now: self.clock.now() };
         let actor = self.actor.clone();
         self.writes.spawn(async move { Done::Wrote(actor.mark(&mark).await) });
     }
 
-    fn mark_group(&mut self, gang: &GangRef, placed: bool, message: String) {
-        if gang.source != GangSource::Field {
-            return;
-        }
-        let (actor, gang, now) = (self.actor.clone(), gang.clone(), self.clock.now());
-        self.writes.spawn(async move { Done::Wrote(actor.mark_group(&gang, placed, &message, now).await) });
+    /// Writes whether a PodGroup has its nodes; a label's group has a phase instead, see [`Loop::tell_phases`].
+    pub(super) fn mark_group(&mut self, gang: &GangRef, placed: bool, message: String) {
+        let groups = self.sources.groups.as_ref().filter(|_| gang.source == GangSource::Field);
+        let Some(group) = groups.and_then(|groups| groups.get(Some(&gang.namespace), &gang.name)) else { return };
+        let old = group.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let Some(condition) = group_status::condition(old, placed, &message, self.clock.now()) else { return };
+        let (actor, gang) = (self.actor.clone(), gang.clone());
+        self.writes.spawn(async move { Done::Wrote(actor.mark_group(&gang, condition).await) });
     }
 
-    /// Says on a member, and on its group, what the group waits for.
-    pub(super) fn tell_held(&mut self, key: &PodKey) {
-        let now = self.clock.monotonic();
-        let Some(pod) = self.cluster.queue.pod(key).cloned() else { return };
-        let Some(gang) = pod.template.gang.clone() else { return };
-        let Some(wait) = self.cluster.queue.gang_wait(&gang, now) else { return };
-        let message = wait.message();
-        self.mark(key, message.clone(), Nomination::Keep);
-        self.mark_group(&gang, false, message);
+    /// Writes the phases of those label's groups whose members changed.
+    pub(super) fn tell_phases(&mut self) {
+        let Some(groups) = self.sources.label_groups.clone() else { return };
+        for gang in self.cluster.census.take_changed(WRITES_MAX.saturating_sub(self.writes.len())) {
+            let Some(group) = groups.get(Some(&gang.namespace), &gang.name) else { continue };
+            let status = self.cluster.census.status(&gang, group.spec.min_member, &group.status, self.clock.now());
+            let Some(status) = status else { continue };
+            let actor = self.actor.clone();
+            self.writes.spawn(async move { Done::Wrote(actor.mark_label_group(&gang, &status).await) });
+        }
     }
 
     pub(super) fn finished(&mut self, done: Result<Done, JoinError>) {

@@ -5,14 +5,21 @@ mod act;
 mod cluster;
 mod decide;
 mod error;
+mod group_status;
+mod held;
 mod inbox;
 mod label_group;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use carob_client::{ElectionConfig, ElectionError, EventRecorder, EventSource, Informers, LeaderElector};
 use carob_kit::{Backoff, Clock, chain};
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
+use kube::Resource;
+use kube::api::{Api, ListParams};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +29,11 @@ use act::Actor;
 use cluster::{Cluster, Todo};
 use decide::Done;
 use inbox::{Changed, Inbox, Kind, Served, Sources};
+use label_group::LabelGroup;
 
 use crate::core::Core;
 use crate::explain::Explanations;
-use crate::model::Str;
+use crate::model::{GangRef, Str};
 use crate::profile::Profile;
 use crate::queue::{INITIAL_BACKOFF, MAX_BACKOFF, Queue};
 
@@ -131,24 +139,31 @@ async fn lead(
 async fn served(client: &kube::Client) -> Served {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
-        let groups = serves_pod_groups(client, "scheduling.k8s.io/v1alpha2").await;
-        let label_groups = serves_pod_groups(client, label_group::GROUP_VERSION).await;
+        let groups = serves::<PodGroup>(client).await;
+        let label_groups = serves::<LabelGroup>(client).await;
         match (groups, label_groups) {
             (Ok(groups), Ok(label_groups)) => return Served { groups, label_groups },
             (Err(error), _) | (_, Err(error)) => {
-                warn!(error = %chain(&error), "cannot discover the API's pod groups");
+                warn!(error = %chain(&error), "cannot find out which groups of pods the API serves");
                 tokio::time::sleep(backoff.fail()).await;
             }
         }
     }
 }
 
-async fn serves_pod_groups(client: &kube::Client, group_version: &str) -> Result<bool, kube::Error> {
-    match client.list_api_group_resources(group_version).await {
-        Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == "podgroups")),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
-        Err(kube::Error::Api(status)) if status.is_forbidden() => {
-            warn!(group_version, "the scheduler may not discover pod groups: it schedules without them");
+/// Whether a kind of group is there, and may be read: an informer of one that may not would never be complete.
+async fn serves<K>(client: &kube::Client) -> Result<bool, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let one = ListParams::default().limit(1);
+    match Api::<K>::all(client.clone()).list(&one).await {
+        Ok(_) => Ok(true),
+        // A server without the group answers in plain text, which is no Status with a reason.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            let group_version = K::api_version(&());
+            warn!(%group_version, "the scheduler may not read these groups of pods: it schedules without them");
             Ok(false)
         }
         Err(error) => Err(error),
@@ -164,6 +179,8 @@ struct Loop {
     actor: Actor,
     claims_changed: watch::Sender<u64>,
     writes: JoinSet<Done>,
+    /// When held gangs will have waited longer than they want to.
+    overdue: HashMap<GangRef, Duration>,
     clock: Arc<dyn Clock>,
     seed: u64,
 }
@@ -201,6 +218,7 @@ impl Loop {
             actor,
             claims_changed,
             writes: JoinSet::new(),
+            overdue: HashMap::new(),
             clock,
             seed: config.seed,
         }
@@ -218,7 +236,10 @@ impl Loop {
                 }
                 continue;
             }
+            self.tell_phases();
+            self.tell_overdue();
             let deadline = self.cluster.queue.deadline().filter(|_| self.writes.len() < WRITES_MAX);
+            let deadline = [deadline, self.next_overdue()].into_iter().flatten().min();
             let pause = deadline.map(|deadline| deadline.saturating_sub(self.clock.monotonic()));
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -227,6 +248,7 @@ impl Loop {
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
         }
+        self.cluster.explanations.clear();
         let last = async { while self.writes.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_WRITES_WITHIN, last).await.is_err() {
             warn!("writes were still under way when the scheduler had to end");
@@ -251,7 +273,7 @@ impl Loop {
         let now = self.clock.monotonic();
         match self.cluster.apply(changed, &self.sources, now) {
             Todo::Nothing => {}
-            Todo::TellHeld(key) => self.tell_held(&key),
+            Todo::TellHeld { gang, arrived } => self.tell_held(&gang, arrived.as_ref()),
         }
         if changed.kind == Kind::Claim {
             self.claims_changed.send_modify(|changes| *changes += 1);

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::Policy;
 use super::world::{JobId, State, World};
-use crate::gang::{GangRequest, GangVerdict};
+use crate::gang::{Domain, GangRequest, GangVerdict};
 use crate::model::{GangRef, GangSource, PodInfo};
 use crate::queue::GangSpec;
+use crate::snapshot::NodeSlot;
 use crate::verdict::{Preemption, Verdict};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +21,8 @@ enum Mode {
 
 pub(super) struct Atomic {
     mode: Mode,
-    /// Per cell: its nodes, by slot.
-    cells: Vec<Vec<bool>>,
+    /// Per cell: its nodes.
+    cells: Vec<Domain>,
     /// Jobs that wait, the most important and oldest first.
     waiting: BTreeSet<(Reverse<i32>, JobId)>,
 }
@@ -36,8 +37,9 @@ impl Atomic {
     }
 
     pub(super) fn cells(count: usize, world: &World) -> Self {
-        let slots = world.snapshot.slots();
-        let cells = (0..count).map(|cell| (0..slots).map(|slot| slot % count == cell).collect()).collect();
+        let slots: Vec<NodeSlot> = world.snapshot.nodes().map(|(slot, _)| slot).collect();
+        let cell = |cell: usize| Domain::new(slots.iter().copied().skip(cell).step_by(count).collect());
+        let cells = (0..count).map(cell).collect();
         Self { mode: Mode::Cells, cells, waiting: BTreeSet::new() }
     }
 

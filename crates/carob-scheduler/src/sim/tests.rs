@@ -28,6 +28,35 @@ fn rsyslogd_goes_to_the_node_that_has_room_for_all_of_it() {
     }
 }
 
+/// All orders of three things.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
+#[test]
+fn the_order_of_arrival_changes_nothing_for_a_pod_and_does_not_help_swarm() {
+    for order in ORDERS {
+        for nodes_turned in [false, true] {
+            let mut scenario = shipped("rsyslogd");
+            // What tells main, imklog and imuxsock apart is their CPU.
+            let containers = [300, 200, 100].map(|milli_cpu| Amounts { milli_cpu, memory: 1 << 30 });
+            scenario.groups[0].containers = order.iter().map(|at| containers[*at]).collect();
+            if nodes_turned {
+                scenario.nodes.reverse();
+            }
+            for seed in 0..20 {
+                scenario.seed = seed;
+                let report = simulate(&scenario);
+                let pod = outcome(&report, "pod");
+                assert_eq!((pod.placed, pod.stranded, pod.deadlocked), (1, 0, 0), "{order:?}, seed {seed}");
+                assert!(pod.spans.iter().all(|span| span.node == "node-1"), "{order:?}, seed {seed}");
+                let swarm = outcome(&report, "swarm-binpack");
+                assert_eq!((swarm.placed, swarm.stranded), (0, 1), "{order:?}, seed {seed}");
+                let held: Vec<&str> = swarm.spans.iter().map(|span| &*span.node).collect();
+                assert_eq!(held, ["node-2", "node-2"], "the third container has no room: {order:?}, seed {seed}");
+            }
+        }
+    }
+}
+
 #[test]
 fn swarm_strands_rsyslogd_about_every_other_time_when_the_first_node_is_chance() {
     let mut scenario = shipped("rsyslogd");
@@ -116,13 +145,13 @@ fn the_same_seed_gives_the_same_report() {
 
 #[test]
 fn all_shipped_scenarios_can_be_read_and_drawn() {
-    for name in ["rsyslogd", "deadlock", "omega", "day", "huge"] {
+    for name in ["rsyslogd", "deadlock", "cells", "omega", "day", "huge"] {
         assert!(!shipped(name).policies.is_empty(), "{name}");
     }
     let report = simulate(&shipped("rsyslogd"));
     let svg = report.svg();
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-    assert!(svg.contains("node-2 2.7 GB") && svg.contains("url(#held)"));
+    assert!(svg.contains(">node-2<") && svg.contains(">2.7 GB<") && svg.contains("url(#held)"));
     assert_eq!(report.table().lines().count(), 1 + report.outcomes.len());
     assert_eq!(report.json()["outcomes"][0]["policy"], "pod");
 }

@@ -27,6 +27,8 @@ struct State {
     objects: BTreeMap<String, BTreeMap<(String, String), Value>>,
     watches: Vec<(String, mpsc::Sender<Bytes>)>,
     version: u64,
+    /// Whether the coscheduling plugin's groups are there but may not be read; otherwise they are not there.
+    forbids_label_groups: bool,
     /// Names of Pods whose next binding fails.
     fail_binding: Vec<String>,
 }
@@ -91,6 +93,10 @@ impl Api {
         self.state().remove(plural, &(namespace.to_owned(), name.to_owned()));
     }
 
+    pub(crate) fn forbid_label_groups(&self) {
+        self.state().forbids_label_groups = true;
+    }
+
     pub(crate) fn fail_next_binding(&self, pod: &str) {
         self.state().fail_binding.push(pod.to_owned());
     }
@@ -104,15 +110,13 @@ impl Api {
         let body = body.collect().await.expect("bodies are whole").to_bytes();
         let body: Value =
             if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("bodies are JSON") };
-        match head.uri.path() {
-            "/apis/scheduling.k8s.io/v1alpha2" => {
-                let resource = json!({"name": "podgroups", "singularName": "", "namespaced": true, "kind": "PodGroup", "verbs": []});
-                return whole(200, &json!({"groupVersion": "scheduling.k8s.io/v1alpha2", "resources": [resource]}));
-            }
-            "/apis/scheduling.x-k8s.io/v1alpha1" => return status(404, "NotFound"),
-            _ => {}
+        if head.uri.path().starts_with("/apis/scheduling.x-k8s.io/") {
+            return if self.state().forbids_label_groups { status(403, "Forbidden") } else { no_such_path() };
         }
         let Some(path) = Path::parse(head.uri.path()) else { return status(404, "NotFound") };
+        if head.method == Method::GET && head.uri.query().is_some_and(|query| query.contains("limit=1")) {
+            return whole(200, &json!({"metadata": {"resourceVersion": "1"}, "items": []}));
+        }
         if head.method == Method::GET {
             return self.watch(&path.plural);
         }
@@ -234,6 +238,12 @@ fn status(code: u16, reason: &str) -> Response<Answer> {
         code,
         &json!({"kind": "Status", "apiVersion": "v1", "status": outcome, "reason": reason, "message": reason, "code": code}),
     )
+}
+
+/// What upstream answers for a group that it does not serve: no Status, plain text.
+fn no_such_path() -> Response<Answer> {
+    let body = Full::new(Bytes::from_static(b"404 page not found\n")).boxed_unsync();
+    Response::builder().status(404).body(body).expect("the code is valid")
 }
 
 /// A watch: lines as they come, without end.

@@ -267,3 +267,42 @@ async fn a_gang_waits_for_its_members_and_for_room_and_then_goes_at_once() {
     cluster.until("the group is placed", placed).await;
     cluster.end().await;
 }
+
+#[tokio::test]
+async fn groups_that_may_not_be_read_hold_nobody_up() {
+    let api = Api::default();
+    api.forbid_label_groups();
+    api.put("nodes", node("only", "1Gi"));
+    let cluster = Cluster::start(api);
+    cluster.api.put("pods", pod("single", &["1Gi"], 0));
+    assert_eq!(cluster.node_of("single").await, "only");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_gang_that_lost_a_member_says_how_many_are_missing() {
+    let api = Api::default();
+    api.put("nodes", node("a", "1Gi"));
+    let group = json!({"apiVersion": "scheduling.k8s.io/v1alpha2", "kind": "PodGroup",
+        "metadata": {"name": "gang", "namespace": "default"}, "spec": {"schedulingPolicy": {"gang": {"minCount": 2}}}});
+    api.put("podgroups", group);
+    let cluster = Cluster::start(api);
+    let says = |part: &'static str| {
+        move |api: &Api| {
+            condition(api, "podgroups", "gang", "PodGroupScheduled")
+                .filter(|c| c["message"].as_str().is_some_and(|text| text.contains(part)))
+        }
+    };
+    let first = cluster.until("it has nobody yet", says("has 0 of 2, 2 missing")).await;
+    cluster.api.put("pods", member("m0", "1Gi"));
+    cluster.api.put("pods", member("m1", "1Gi"));
+    cluster.until("it waits for room", says("minCount (2) cannot be satisfied")).await;
+    let why = cluster.explanations.get("default", "m0").expect("it is explained");
+    assert!(why.reasons[0].plugin == "NodeResourcesFit" && why.nodes == 1, "{why:?}");
+    cluster.api.remove("pods", "default", "m1");
+    let last = cluster.until("it waits for members again", says("has 1 of 2, 1 missing")).await;
+    assert_eq!(last["lastTransitionTime"], first["lastTransitionTime"], "it was false all the time");
+    let why = cluster.explanations.get("default", "m0").expect("it is explained");
+    assert!(why.message.contains("1 missing"), "{why:?}");
+    cluster.end().await;
+}

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use carob_scheduler::{
-    AffinityTerm, Effect, Labels, NodeInfo, Plugin, PodInfo, PodTemplate, Requirement, Resources, Selector, Snapshot,
-    SpreadConstraint, WhenUnsatisfiable,
+    AffinityTerm, Effect, FitStrategy, HostPort, Labels, NodeInfo, Plugin, PodAffinity, PodInfo, PodTemplate, Profile,
+    Requirement, Resources, Selector, Snapshot, SpreadConstraint, WhenUnsatisfiable,
 };
 
 pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -22,6 +22,7 @@ pub(crate) struct Site {
 
 pub(crate) struct World<'a> {
     pub(crate) snapshot: &'a Snapshot,
+    pub(crate) profile: &'a Profile,
     pub(crate) services: &'a [(String, Selector)],
     pub(crate) sites: Vec<Site>,
 }
@@ -29,13 +30,13 @@ pub(crate) struct World<'a> {
 pub(crate) type Rejected = (Plugin, bool, Vec<String>);
 
 impl<'a> World<'a> {
-    pub(crate) fn new(snapshot: &'a Snapshot, services: &'a [(String, Selector)]) -> Self {
+    pub(crate) fn new(snapshot: &'a Snapshot, profile: &'a Profile, services: &'a [(String, Selector)]) -> Self {
         let site = |node: &carob_scheduler::NodeState| Site {
             info: Arc::clone(&node.info),
             pods: node.pods().to_vec(),
             promised: node.nominated().to_vec(),
         };
-        Self { snapshot, services, sites: snapshot.nodes().map(|(_, node)| site(node)).collect() }
+        Self { snapshot, profile, services, sites: snapshot.nodes().map(|(_, node)| site(node)).collect() }
     }
 
     fn namespace(&self, name: &str) -> Labels {
@@ -85,14 +86,17 @@ impl<'a> World<'a> {
             sites[at].pods.extend(promised);
             let crowded = World { sites, ..*self };
             // The node-local filters come first, with and without the promises.
-            if let Some(rejected) = crowded.rejects_locally(pod, at).or_else(|| self.rejects_locally(pod, at)) {
+            let locally = crowded.rejects_locally(pod, at).or_else(|| self.rejects_locally(pod, at));
+            if let Some(rejected) = locally.or_else(|| self.rejects_exclusively(pod)) {
                 return Some(rejected);
             }
             if let Some(rejected) = crowded.rejects_globally(pod, at) {
                 return Some(rejected);
             }
         }
-        self.rejects_locally(pod, at).or_else(|| self.rejects_globally(pod, at))
+        self.rejects_locally(pod, at)
+            .or_else(|| self.rejects_exclusively(pod))
+            .or_else(|| self.rejects_globally(pod, at))
     }
 
     fn rejects_locally(&self, pod: &PodTemplate, at: usize) -> Option<Rejected> {
@@ -105,14 +109,27 @@ impl<'a> World<'a> {
         if info.unschedulable && !tolerates("node.kubernetes.io/unschedulable", "", Effect::NoSchedule) {
             return no(Plugin::NodeUnschedulable, false, "node(s) were unschedulable");
         }
+        if pod.wants_node.as_ref().is_some_and(|wants| *wants != info.name) {
+            return no(Plugin::NodeName, false, "node(s) didn't match the requested node name");
+        }
         if info.taints.iter().any(|t| t.effect != Effect::PreferNoSchedule && !tolerates(&t.key, &t.value, t.effect)) {
             return no(Plugin::TaintToleration, false, "node(s) had untolerated taint(s)");
+        }
+        let added = self.profile.added_affinity.as_ref().and_then(|added| added.required.as_ref());
+        if added.is_some_and(|terms| !terms.iter().any(|term| term.matches(&info.name, &info.labels))) {
+            return no(Plugin::NodeAffinity, false, "node(s) didn't match scheduler-enforced node affinity");
         }
         if !Self::admits(pod, info) {
             return no(Plugin::NodeAffinity, false, "node(s) didn't match Pod's node affinity/selector");
         }
         let taken = pods.iter().flat_map(|other| other.template.host_ports.iter());
-        if taken.clone().any(|other| pod.host_ports.iter().any(|port| port.port == other.port)) {
+        let all = |ip: &str| ip == "0.0.0.0";
+        let clash = |one: &HostPort, other: &HostPort| {
+            one.port == other.port
+                && one.protocol == other.protocol
+                && (all(&one.ip) || all(&other.ip) || one.ip == other.ip)
+        };
+        if taken.clone().any(|other| pod.host_ports.iter().any(|port| clash(port, other))) {
             return no(Plugin::NodePorts, true, "node(s) didn't have free ports for the requested pod ports");
         }
         let (mut reasons, mut resolvable) = (Vec::new(), true);
@@ -130,8 +147,14 @@ impl<'a> World<'a> {
         };
         check("cpu", |r| r.cpu.0);
         check("memory", |r| r.memory.0);
-        check("example.com/gpu", |r| r.scalar("example.com/gpu"));
-        (!reasons.is_empty()).then_some((Plugin::NodeResourcesFit, resolvable, reasons))
+        check("ephemeral-storage", |r| r.ephemeral.0);
+        if self.profile.ignored_groups.is_empty() {
+            check("example.com/gpu", |r| r.scalar("example.com/gpu"));
+        }
+        if !reasons.is_empty() {
+            return Some((Plugin::NodeResourcesFit, resolvable, reasons));
+        }
+        self.rejects_volumes(pod, at)
     }
 
     fn admits(pod: &PodTemplate, info: &NodeInfo) -> bool {
@@ -239,7 +262,7 @@ impl<'a> World<'a> {
             vec![
                 (Plugin::TaintToleration, 3 * taints[index]),
                 (Plugin::NodeAffinity, 2 * preferred[index]),
-                (Plugin::NodeResourcesFit, least_allocated(pod, site)),
+                (Plugin::NodeResourcesFit, self.allocated(pod, site)),
                 (Plugin::PodTopologySpread, 2 * spread[index]),
                 (Plugin::InterPodAffinity, 2 * affinity[index]),
                 (Plugin::NodeResourcesBalancedAllocation, balanced(pod, site)),
@@ -262,7 +285,9 @@ impl<'a> World<'a> {
     fn node_affinity_scores(&self, pod: &PodTemplate, fits: &[usize]) -> Vec<i64> {
         let sum = |at: &usize| -> i64 {
             let info = &self.sites[*at].info;
-            let holds = pod.node_choice.preferred.iter().filter(|term| term.term.matches(&info.name, &info.labels));
+            let added = self.profile.added_affinity.iter().flat_map(|added| &added.preferred);
+            let all = pod.node_choice.preferred.iter().chain(added);
+            let holds = all.filter(|term| term.term.matches(&info.name, &info.labels));
             holds.map(|term| term.weight).sum()
         };
         let raw: Vec<i64> = fits.iter().map(sum).collect();
@@ -312,6 +337,7 @@ impl<'a> World<'a> {
 
     fn affinity_scores(&self, pod: &PodTemplate, fits: &[usize]) -> Vec<i64> {
         let mut raw = vec![0; fits.len()];
+        let (hard, nobody) = (self.profile.hard_affinity_weight, PodAffinity::default());
         for site in &self.sites {
             for other in &site.pods {
                 let theirs = &other.template;
@@ -330,22 +356,13 @@ impl<'a> World<'a> {
                         .filter(|t| self.matches(&t.term, theirs))
                         .map(|t| (&t.term, -t.weight)),
                 );
-                terms.extend(theirs.affinity.required.iter().filter(|t| self.matches(t, pod)).map(|t| (t, 1)));
+                terms.extend(theirs.affinity.required.iter().filter(|t| self.matches(t, pod)).map(|t| (t, hard)));
+                let existing = if self.profile.ignore_preferred_of_existing { &nobody } else { &theirs.affinity };
                 terms.extend(
-                    theirs
-                        .affinity
-                        .preferred
-                        .iter()
-                        .filter(|t| self.matches(&t.term, pod))
-                        .map(|t| (&t.term, t.weight)),
+                    existing.preferred.iter().filter(|t| self.matches(&t.term, pod)).map(|t| (&t.term, t.weight)),
                 );
                 terms.extend(
-                    theirs
-                        .affinity
-                        .preferred_anti
-                        .iter()
-                        .filter(|t| self.matches(&t.term, pod))
-                        .map(|t| (&t.term, -t.weight)),
+                    existing.preferred_anti.iter().filter(|t| self.matches(&t.term, pod)).map(|t| (&t.term, -t.weight)),
                 );
                 for (term, weight) in terms {
                     let Some(value) = site.info.labels.get(&term.topology_key) else { continue };
@@ -360,6 +377,40 @@ impl<'a> World<'a> {
         let (min, max) = (raw.iter().copied().min().unwrap_or(0), raw.iter().copied().max().unwrap_or(0));
         let normal = |raw: i64| if max == min { 0 } else { (100.0 * ((raw - min) as f64 / (max - min) as f64)) as i64 };
         raw.into_iter().map(normal).collect()
+    }
+
+    /// The weighted mean over CPU and memory of what the profile's strategy makes of their use.
+    fn allocated(&self, pod: &PodTemplate, site: &Site) -> i64 {
+        let cpu = site.pods.iter().map(|p| p.template.scored_cpu.0).sum::<i64>() + pod.scored_cpu.0;
+        let memory = site.pods.iter().map(|p| p.template.scored_memory.0).sum::<i64>() + pod.scored_memory.0;
+        let (mut sum, mut weights) = (0, 0);
+        let has = [site.info.allocatable.cpu.0, site.info.allocatable.memory.0];
+        for ((used, has), weighted) in [cpu, memory].into_iter().zip(has).zip(&self.profile.fit_resources) {
+            if has == 0 {
+                continue;
+            }
+            let score = match &self.profile.fit {
+                FitStrategy::LeastAllocated => {
+                    if used > has {
+                        0
+                    } else {
+                        (has - used) * 100 / has
+                    }
+                }
+                FitStrategy::MostAllocated => used.min(has) * 100 / has,
+                FitStrategy::RequestedToCapacityRatio(shape) => on_line(shape, (used * 100 / has).min(100)),
+            };
+            let counts = score > 0 || !matches!(self.profile.fit, FitStrategy::RequestedToCapacityRatio(_));
+            if counts {
+                sum += score * weighted.weight;
+                weights += weighted.weight;
+            }
+        }
+        match (&self.profile.fit, weights) {
+            (_, 0) => 0,
+            (FitStrategy::RequestedToCapacityRatio(_), _) => (sum as f64 / weights as f64).round() as i64,
+            _ => sum / weights,
+        }
     }
 
     fn images(&self, pod: &PodTemplate, site: &Site) -> i64 {
@@ -423,17 +474,11 @@ impl<'a> World<'a> {
     }
 }
 
-fn least_allocated(pod: &PodTemplate, site: &Site) -> i64 {
-    let cpu: i64 = site.pods.iter().map(|p| p.template.scored_cpu.0).sum::<i64>() + pod.scored_cpu.0;
-    let memory: i64 = site.pods.iter().map(|p| p.template.scored_memory.0).sum::<i64>() + pod.scored_memory.0;
-    let (mut sum, mut count) = (0, 0);
-    for (used, has) in [(cpu, site.info.allocatable.cpu.0), (memory, site.info.allocatable.memory.0)] {
-        if has > 0 {
-            sum += if used > has { 0 } else { (has - used) * 100 / has };
-            count += 1;
-        }
-    }
-    if count == 0 { 0 } else { sum / count }
+/// The score at a utilization, between the two points of the shape beside it.
+fn on_line(shape: &[(i64, i64)], at: i64) -> i64 {
+    let after = shape.iter().position(|(x, _)| at <= *x).expect("the shape goes up to 100");
+    let ((x1, y1), (x0, y0)) = (shape[after], shape[after.saturating_sub(1)]);
+    if x1 == x0 { 10 * y1 } else { 10 * y0 + 10 * (y1 - y0) * (at - x0) / (x1 - x0) }
 }
 
 fn balanced(pod: &PodTemplate, site: &Site) -> i64 {

@@ -134,6 +134,9 @@ fn validate_scheduling(spec: &Value, path: &FieldPath, errors: &mut FieldErrors)
     for (index, toleration) in meta::items_at(spec, &["tolerations"]).iter().enumerate() {
         affinity::validate_toleration(toleration, &path.child("tolerations").index(index), errors);
     }
+    if let Some(group) = meta::at(spec, &["schedulingGroup"]) {
+        validate_scheduling_group(group, &path.child("schedulingGroup"), errors);
+    }
     let path = path.child("topologySpreadConstraints");
     let mut seen = BTreeSet::new();
     for (index, constraint) in meta::items_at(spec, &["topologySpreadConstraints"]).iter().enumerate() {
@@ -143,6 +146,16 @@ fn validate_scheduling(spec: &Value, path: &FieldPath, errors: &mut FieldErrors)
         if !seen.insert(pair.clone()) {
             errors.push(FieldError::duplicate(&path.child("{topologyKey, whenUnsatisfiable}"), pair));
         }
+    }
+}
+
+/// A group is named in one way, of which there is one so far.
+fn validate_scheduling_group(group: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let name = text(group, "podGroupName");
+    if name.is_empty() {
+        errors.push(FieldError::invalid(path, "", "must specify one of: `podGroupName`"));
+    } else {
+        invalid_if_any(name, names::dns1123_subdomain(name), &path.child("podGroupName"), errors);
     }
 }
 

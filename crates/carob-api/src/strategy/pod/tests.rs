@@ -209,6 +209,14 @@ fn mistakes_beyond_names_and_ports() {
             "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
         ),
         (
+            json!({"schedulingGroup": {"podGroupName": "A_b"}}),
+            "spec.schedulingGroup.podGroupName: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain must consist of",
+        ),
+        (
+            json!({"schedulingGroup": {}}),
+            "spec.schedulingGroup: Invalid value: \"\": must specify one of: `podGroupName`",
+        ),
+        (
             json!({"resourceClaims": [{"name": "x"}]}),
             "spec.resourceClaims: Forbidden: dynamic resource allocation is not supported",
         ),

@@ -1,5 +1,8 @@
 //! DefaultPreemption: which Pods of lower priority would have to go, on which node, and no more than that.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -9,7 +12,7 @@ use crate::core::{Decision, pick};
 use crate::facts::Facts;
 use crate::model::{PodInfo, Str};
 use crate::plugin::Plugin;
-use crate::plugins::{self, Site};
+use crate::plugins;
 use crate::snapshot::{NodeSlot, NodeState};
 use crate::verdict::{Preempt, Preemption, Rejection};
 
@@ -109,17 +112,16 @@ fn ineligible(decision: &Decision<'_>, rejections: &[(NodeSlot, Arc<Rejection>)]
 }
 
 fn dry_run(decision: &mut Decision<'_>, slot: NodeSlot, exclusive: &[Str]) -> Arc<DryRun> {
-    let cacheable = decision.class.is_local() && exclusive.is_empty();
-    if cacheable && let Some(Some(run)) = decision.class.dry_runs.get(slot.index()) {
-        return Arc::clone(run);
+    let cacheable = decision.is_local() && exclusive.is_empty();
+    if cacheable && let Some(run) = decision.local.dry_run(slot) {
+        return run;
     }
     let run = Arc::new(match decision.snapshot.node(slot) {
         Some(node) => Trial::new(decision, slot, node, exclusive).run(),
         None => DryRun::Useless(vec![NOT_HELPFUL.into()]),
     });
     if cacheable {
-        decision.class.dry_runs.resize(decision.snapshot.slots(), None);
-        decision.class.dry_runs[slot.index()] = Some(Arc::clone(&run));
+        decision.local.remember_dry_run(slot, Arc::clone(&run));
     }
     run
 }
@@ -136,7 +138,7 @@ struct Trial<'a, 'd> {
 
 impl<'a, 'd> Trial<'a, 'd> {
     fn new(decision: &'a mut Decision<'d>, slot: NodeSlot, node: &NodeState, exclusive: &[Str]) -> Self {
-        let counts = !decision.class.is_local();
+        let counts = !decision.is_local();
         Self { decision, slot, node: node.clone(), exclusive: exclusive.to_vec(), counts }
     }
 
@@ -190,7 +192,7 @@ impl<'a, 'd> Trial<'a, 'd> {
         self.node.remove(&pod.uid);
         self.exclusive.retain(|uid| *uid != pod.uid);
         if self.counts {
-            self.decision.class.observe(self.slot, pod, -1, self.decision.snapshot);
+            self.decision.suppose(self.slot, pod, -1);
         }
     }
 
@@ -203,21 +205,19 @@ impl<'a, 'd> Trial<'a, 'd> {
                 .collect();
         }
         if self.counts {
-            self.decision.class.observe(self.slot, pod, 1, self.decision.snapshot);
+            self.decision.suppose(self.slot, pod, 1);
         }
     }
 
     fn rejection(&mut self) -> Option<Rejection> {
-        let own = Some(&*self.decision.pod.uid);
-        let Decision { snapshot, profile, .. } = *self.decision;
-        let site = Site { profile, facts: snapshot.facts(), nodes: snapshot.len() };
-        if let Some(rejection) = self.decision.class.filter_local(&self.node, own, site) {
+        if let Some(rejection) = self.decision.filter_node(&self.node) {
             return Some(rejection);
         }
         if !self.exclusive.is_empty() {
             return Some(plugins::volumes::exclusive_rejection());
         }
-        if self.counts { self.decision.class.filter_global(self.slot, own, snapshot) } else { None }
+        let own = &self.decision.pod.uid;
+        if self.counts { self.decision.filter_by_counts(self.slot, Some(own)) } else { None }
     }
 }
 

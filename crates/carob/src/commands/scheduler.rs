@@ -1,0 +1,110 @@
+//! `carob scheduler`: the scheduler as a process of its own.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use carob_client::Informers;
+use carob_kit::{Clock, SystemClock};
+use carob_scheduler::endpoint::Endpoint;
+use carob_scheduler::{Scheduler, SchedulerConfig, config};
+use kube::config::Kubeconfig;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::SchedulerArgs;
+use crate::{notify, schedulers};
+
+/// Schedules, while it holds the lease, until it is told to end.
+pub(crate) async fn main(arguments: SchedulerArgs) -> Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let identity = format!("{}_{}", rustix::system::uname().nodename().to_string_lossy(), carob_kit::uid());
+    let config = configuration(&arguments, &identity)?;
+    let path = &arguments.kubeconfig;
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("read the kubeconfig {}", path.display()))?;
+    let client = carob_client::over_tls(kubeconfig).await?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let endpoint = Endpoint::bind(&schedulers::sockets_dir(&arguments.run_dir)).await?;
+    let shutdown = CancellationToken::new();
+    let answering = tokio::spawn(endpoint.serve(config.explanations.clone(), shutdown.clone()));
+    let informers = Informers::new(client.clone());
+    let scheduling = Scheduler::run(client, informers, config, clock, shutdown.clone());
+    tokio::pin!(scheduling);
+    writeln!(std::io::stdout().lock(), "carob scheduler is ready as {identity}")?;
+    notify::ready()?;
+    // All branches are cancel safe: they wait, and change nothing.
+    tokio::select! {
+        ended = &mut scheduling => return Ok(ended?),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    shutdown.cancel();
+    scheduling.await?;
+    answering.await.context("the scheduler's endpoint panicked")
+}
+
+/// The configuration of the file, completed by the flags. As upstream, a scheduler competes unless it is told not to.
+fn configuration(arguments: &SchedulerArgs, identity: &str) -> Result<SchedulerConfig> {
+    let mut file = match &arguments.config {
+        Some(path) => read(path)?,
+        None => json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}),
+    };
+    if let Some(file) = file.as_object_mut() {
+        let election = file.entry("leaderElection").or_insert_with(|| json!({}));
+        if let (Some(flag), Some(election)) = (arguments.leader_elect, election.as_object_mut()) {
+            election.insert("leaderElect".to_owned(), flag.into());
+        }
+    }
+    let parsed = config::parse(file, identity).with_context(|| match &arguments.config {
+        Some(path) => format!("the configuration {}", path.display()),
+        None => "the default configuration".to_owned(),
+    })?;
+    for warning in parsed.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(parsed.config)
+}
+
+fn read(path: &Path) -> Result<Value> {
+    let text = fs_err::read_to_string(path)?;
+    serde_saphyr::from_str(&text).with_context(|| format!("read the configuration {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carob_client::ElectionConfig;
+
+    fn parse(leader_elect: Option<bool>, text: Option<&str>) -> Option<ElectionConfig> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.yaml");
+        if let Some(text) = text {
+            fs_err::write(&path, text).expect("written");
+        }
+        let arguments = SchedulerArgs {
+            kubeconfig: "none".into(),
+            config: text.map(|_| path),
+            leader_elect,
+            run_dir: "none".into(),
+        };
+        configuration(&arguments, "me").expect("a configuration").election
+    }
+
+    #[test]
+    fn a_scheduler_competes_unless_it_is_told_not_to() {
+        const HEAD: &str = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+        let usual = parse(None, None).expect("it competes");
+        assert_eq!((usual.namespace.as_str(), usual.name.as_str()), ("kube-system", "kube-scheduler"));
+        assert_eq!(usual.lease_duration.as_secs(), 15);
+        assert!(parse(None, Some(HEAD)).is_some());
+        assert!(parse(Some(false), Some(HEAD)).is_none());
+        let off = format!("{HEAD}leaderElection: {{leaderElect: false}}\n");
+        assert!(parse(None, Some(&off)).is_none());
+        assert!(parse(Some(true), Some(&off)).is_some());
+        let named = format!("{HEAD}leaderElection: {{resourceName: second}}\n");
+        assert_eq!(parse(None, Some(&named)).expect("it competes").name, "second");
+    }
+}
