@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use carob_cri::v1::ContainerState;
-use carob_cri::{Code, CriError, ExecSession, ExecStart};
+use carob_cri::{Code, CriError, ExecStart};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -34,8 +34,7 @@ pub(super) async fn exec(
     if !(start.stdin || start.stdout || start.stderr) {
         return Err(RequestError::BadRequest("you must specify at least 1 of stdin, stdout, stderr".to_owned()));
     }
-    let session = shared.tools.cri.exec(start.clone()).await.map_err(stream_error)?;
-    join(shared, request, Kind::Exec, &start, session)
+    join(shared, request, Kind::Exec, start)
 }
 
 pub(super) async fn attach(
@@ -53,8 +52,7 @@ pub(super) async fn attach(
     if !(start.stdin || start.stdout || start.stderr) {
         return Err(RequestError::BadRequest("you must specify at least 1 of stdin, stdout, stderr".to_owned()));
     }
-    let session = shared.tools.cri.attach(start.clone()).await.map_err(stream_error)?;
-    join(shared, request, Kind::Attach, &start, session)
+    join(shared, request, Kind::Attach, start)
 }
 
 /// The streams that a query asks for, under the kubelet's names and under the API's.
@@ -91,23 +89,34 @@ async fn running(shared: &Shared, namespace: &str, pod: &str, container: &str) -
     Ok((current.ok_or_else(missing)?.id, member.spec.tty.unwrap_or(false)))
 }
 
-/// Switches to the client's framing and lets client and process talk.
+/// Switches to the client's framing and lets client and process talk. The process starts when the client listens: one that
+/// is refused, or hangs up before, has started nothing.
 fn join(
     shared: &Arc<Shared>,
     mut request: Request<Incoming>,
     kind: Kind,
-    start: &ExecStart,
-    session: ExecSession,
+    start: ExecStart,
 ) -> Result<Response<Body>, RequestError> {
     let (client, framing) = pair();
-    let talk = remote::run(kind, session, client);
+    let session = Arc::clone(shared);
+    let begin = start.clone();
+    let talk = async move {
+        let begun = match kind {
+            Kind::Exec => session.tools.cri.exec(begin).await,
+            Kind::Attach => session.tools.cri.attach(begin).await,
+        };
+        match begun {
+            Ok(session) => remote::run(kind, session, client).await,
+            Err(error) => client.refuse(kind, &error).await,
+        }
+    };
     match upgrade::transport(request.headers())? {
         Transport::WebSocket => {
             let (name, protocol) = upgrade::choose(request.headers(), Transport::WebSocket, &channels::PROTOCOLS)?;
             let (response, socket) = upgrade::websocket(&mut request, name)?;
-            let has_stdout = start.stdout;
+            let streams = channels::Streams { stdout: start.stdout, terminal: start.tty };
             on_socket(shared, socket, move |socket| async move {
-                tokio::join!(talk, channels::serve(socket, protocol, has_stdout, framing));
+                tokio::join!(talk, channels::serve(socket, protocol, streams, framing));
             });
             Ok(response)
         }

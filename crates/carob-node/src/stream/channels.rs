@@ -1,5 +1,7 @@
 //! Exec and attach over a WebSocket: messages whose first byte names the channel (apiserver `pkg/util/wsstream`).
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -8,13 +10,13 @@ use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use super::remote::{Framing, Output, ToClient};
+use super::remote::{FAREWELL_MAX, Framing, Output, ToClient};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -23,6 +25,10 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 /// v5: the next byte names a channel that the client has closed.
 const CLOSE: u8 = 255;
+
+/// Time that a session with a terminal waits at its end for the client's first size. kubectl sends it at once; a client that
+/// never does sees its session end this much later.
+const FIRST_SIZE_MAX: Duration = Duration::from_millis(250);
 
 /// What was agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,25 +64,46 @@ enum FromClient {
 #[error("the message is not one of the agreed protocol")]
 struct Malformed;
 
+/// Which streams a session has, as far as the framing must know.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams {
+    pub stdout: bool,
+    pub terminal: bool,
+}
+
 /// Speaks `protocol` with the client until either side ends it.
-pub async fn serve<S>(socket: WebSocketStream<S>, protocol: Protocol, has_stdout: bool, framing: Framing)
+pub async fn serve<S>(socket: WebSocketStream<S>, protocol: Protocol, streams: Streams, framing: Framing)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let (sink, source) = socket.split();
     let Framing { stdin, resize, out } = framing;
-    let writing = write(sink, protocol, has_stdout, out);
-    let reading = read(source, protocol, stdin, resize);
+    let sized = Notify::new();
+    if !(streams.terminal && protocol.version >= 4) {
+        sized.notify_one();
+    }
+    let writing = write(sink, protocol, streams.stdout, out, &sized);
+    let reading = read(source, protocol, stdin, resize, &sized);
     tokio::pin!(writing, reading);
     // A client that closed its side, or broke the protocol, hears no more; the session ends with it.
     tokio::select! {
-        written = &mut writing => tracing::trace!(ok = written.is_ok(), "said the last word"),
+        written = &mut writing => {
+            tracing::trace!(ok = written.is_ok(), "said the last word");
+            // What the client still says must find an open connection (RFC 6455 7.1.1: the server waits for its Close).
+            let answered = tokio::time::timeout(FAREWELL_MAX, &mut reading).await.is_ok();
+            tracing::trace!(answered, "the client's side is closed");
+        }
         () = &mut reading => {}
     }
 }
 
-async fn read<S>(mut source: S, protocol: Protocol, stdin: mpsc::Sender<Bytes>, resize: mpsc::Sender<TerminalSize>)
-where
+async fn read<S>(
+    mut source: S,
+    protocol: Protocol,
+    stdin: mpsc::Sender<Bytes>,
+    resize: mpsc::Sender<TerminalSize>,
+    sized: &Notify,
+) where
     S: Stream<Item = Result<Message, WsError>> + Unpin,
 {
     let mut stdin = Some(stdin);
@@ -101,6 +128,7 @@ where
                 // A size that finds no room is followed by a newer one.
                 let taken = resize.try_send(size);
                 tracing::trace!(taken = taken.is_ok(), "terminal resized");
+                sized.notify_one();
             }
             Ok(FromClient::Other) => {}
             Err(Malformed) => return,
@@ -143,6 +171,7 @@ async fn write<S>(
     protocol: Protocol,
     has_stdout: bool,
     mut out: mpsc::Receiver<ToClient>,
+    sized: &Notify,
 ) -> Result<(), WsError>
 where
     S: Sink<Message, Error = WsError> + Unpin,
@@ -167,6 +196,9 @@ where
             }
         }
     }
+    // A client with a terminal begins with its size; it takes a Close that crosses that for an error.
+    let heard = tokio::time::timeout(FIRST_SIZE_MAX, sized.notified()).await.is_ok();
+    tracing::trace!(heard, "closing");
     let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     sink.send(Message::Close(Some(close))).await?;
     sink.flush().await
@@ -199,6 +231,8 @@ mod tests {
     use super::super::remote::pair;
     use super::*;
 
+    const STREAMS: Streams = Streams { stdout: true, terminal: true };
+
     fn protocol(name: &str) -> Protocol {
         PROTOCOLS.iter().find(|(known, _)| *known == name).expect("a protocol").1
     }
@@ -228,7 +262,7 @@ mod tests {
         let server = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
         let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
         let (mut inside, framing) = pair();
-        let serving = tokio::spawn(serve(server, protocol(name), true, framing));
+        let serving = tokio::spawn(serve(server, protocol(name), STREAMS, framing));
         for message in say {
             client.send(message).await.expect("sent");
         }

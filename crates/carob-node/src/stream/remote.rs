@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 const READ_LEN: usize = 32 * 1024;
 /// Time for output to arrive after the process has ended. A process that it left behind may hold the output open for ever.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Time for a client to hang up after the last word; then it is hung up on.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// Chunks of each kind that wait for their reader; beyond, the other side waits.
 pub const QUEUED_MAX: usize = 16;
 
@@ -56,6 +58,14 @@ pub fn pair() -> (Client, Framing) {
 pub enum Kind {
     Exec,
     Attach,
+}
+
+impl Client {
+    /// Ends a session that could not begin.
+    pub async fn refuse(self, kind: Kind, error: &CriError) {
+        let told = self.out.send(ToClient::End(cannot(kind, error))).await;
+        tracing::trace!(told = told.is_ok(), "session refused");
+    }
 }
 
 /// Moves bytes until the process has ended or the client is gone.
@@ -147,9 +157,18 @@ fn last_word(kind: Kind, code: Option<Result<i32, CriError>>) -> Value {
             "reason": "NonZeroExitCode",
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]}
         }),
-        (_, Some(Err(error))) => failure(&format!("error executing command in container: {}", error.message)),
+        (_, Some(Err(error))) => cannot(kind, &error),
         (Kind::Exec, None) => failure("the command's end is unknown"),
     }
+}
+
+/// Worded as kubelet `pkg/cri/streaming/remotecommand` words it.
+fn cannot(kind: Kind, error: &CriError) -> Value {
+    let doing = match kind {
+        Kind::Exec => "error executing command in container",
+        Kind::Attach => "error attaching to container",
+    };
+    failure(&format!("{doing}: {}", error.message))
 }
 
 /// An internal error as a `v1.Status`.

@@ -7,7 +7,7 @@ use carob_cri::TerminalSize;
 use tokio::sync::mpsc;
 
 use super::channels::parse_size;
-use super::remote::{Framing, Output, ToClient};
+use super::remote::{FAREWELL_MAX, Framing, Output, ToClient};
 use super::spdy::session::{Arrivals, Outbound, Stream};
 
 /// Time in which the client opens all its streams (`remotecommandconsts.DefaultStreamCreationTimeout`).
@@ -91,10 +91,25 @@ pub async fn serve(mut arrivals: Arrivals, wanted: Wanted, version: Version, fra
     };
     // The connection's end shows as the end of arrivals.
     let gone = async { while arrivals.next().await.is_some() {} };
+    let listening = async {
+        tokio::join!(input, sizes);
+        std::future::pending::<()>().await;
+    };
+    tokio::pin!(gone, listening);
     tokio::select! {
-        () = outputs.forward(out) => {}
-        () = async { tokio::join!(input, sizes); std::future::pending::<()>().await } => {}
-        () = gone => {}
+        () = outputs.forward(out) => {
+            // What the client still says must find an open connection; it hangs up when it has heard the last word.
+            let hung_up = async {
+                tokio::select! {
+                    () = &mut listening => {}
+                    () = &mut gone => {}
+                }
+            };
+            let answered = tokio::time::timeout(FAREWELL_MAX, hung_up).await.is_ok();
+            tracing::trace!(answered, "the client has hung up");
+        }
+        () = &mut listening => {}
+        () = &mut gone => {}
     }
 }
 
