@@ -14,6 +14,7 @@ mod pki;
 mod ready;
 mod renewal;
 mod tls;
+mod virtual_nodes;
 
 use std::process::ExitCode;
 

@@ -7,13 +7,20 @@ use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Api;
 use kube::runtime::wait::await_condition;
 
+use tokio::sync::watch;
+
 use crate::config::Settings;
 
 /// How long a start may take before it is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits for the node to be Ready, if there is one, and for the default ServiceAccount, if something makes it.
-pub(crate) async fn wait(client: &kube::Client, settings: &Settings) -> Result<()> {
+/// Waits for the node to be Ready, if there is one, for virtual nodes, and for the default ServiceAccount, if something
+/// makes it.
+pub(crate) async fn wait(
+    client: &kube::Client,
+    settings: &Settings,
+    mut virtual_nodes: watch::Receiver<bool>,
+) -> Result<()> {
     let node = async {
         if settings.node {
             let api = Api::<Node>::all(client.clone());
@@ -32,9 +39,16 @@ pub(crate) async fn wait(client: &kube::Client, settings: &Settings) -> Result<(
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(PATIENCE, async { tokio::try_join!(node, account) })
+    let virtual_nodes = async {
+        // Whoever could tell that they are ready has ended: so has the server, which says why.
+        if virtual_nodes.wait_for(|ready| *ready).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, async { tokio::try_join!(node, virtual_nodes, account) })
         .await
-        .with_context(|| format!("the node was not ready within {} s", PATIENCE.as_secs()))??;
+        .with_context(|| format!("the nodes were not ready within {} s", PATIENCE.as_secs()))??;
     Ok(())
 }
 

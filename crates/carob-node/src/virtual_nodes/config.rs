@@ -48,11 +48,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// So many nodes of the usual kind.
-    pub fn of_count(count: usize) -> Result<Self, ConfigError> {
-        Self::parse(&Value::Object(serde_json::Map::new()), Some(count))
-    }
-
     /// Reads a configuration file. `count` is for a file that says nothing of nodes, and for no other.
     pub fn parse(file: &Value, count: Option<usize>) -> Result<Self, ConfigError> {
         let file = Fields::new("", file, &["seed", "podCIDR", "nodes", "stages"])?;
@@ -242,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_number_makes_nodes_of_the_usual_kind() {
-        let config = Config::of_count(4).expect("a configuration");
+        let config = Config::parse(&json!({}), Some(4)).expect("a configuration");
         let names: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(names, ["virtual-1", "virtual-2", "virtual-3", "virtual-4"]);
         let zones: Vec<&str> = config.nodes.iter().map(|node| node.labels[ZONE_LABEL].as_str()).collect();

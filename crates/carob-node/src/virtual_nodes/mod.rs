@@ -55,7 +55,6 @@ pub struct Parts {
     pub client_of: ClientOf,
     pub clock: Arc<dyn Clock>,
     pub kubelet_version: String,
-    pub shutdown: CancellationToken,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,9 +87,9 @@ impl VirtualNodes {
     }
 
     /// Runs until the shutdown. The Nodes and their Pods stay.
-    pub async fn run(self) -> Result<(), VirtualNodesError> {
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), VirtualNodesError> {
         let Self { config, parts, ready } = self;
-        let Parts { informers, client_of, clock, kubelet_version, shutdown } = parts;
+        let Parts { informers, client_of, clock, kubelet_version } = parts;
         let (nodes, pods) = (informers.of::<Node>(), informers.of::<Pod>());
         tokio::select! {
             () = nodes.synced() => {}
