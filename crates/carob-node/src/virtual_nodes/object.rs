@@ -89,6 +89,8 @@ impl Placed {
         let mut status = object::status(&self.identity(kubelet_version), &reading, old, now);
         status.capacity = Some(self.quantities());
         status.allocatable = Some(self.quantities());
+        // As the API shows empty lists, so that what it shows can be compared with this.
+        (status.images, status.runtime_handlers) = (None, None);
         status
     }
 

@@ -240,6 +240,15 @@ async fn a_pod_runs_and_is_deleted_without_a_trace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_quick_start_is_told_in_one_write() {
+    let bench = Bench::new();
+    let seat = bench.run(Bench::pod(json!({}), json!({})));
+    bench.until("running", |bench| bench.status()["phase"] == "Running").await;
+    assert_eq!(bench.api.0.lock().expect("no holder panics").writes, 1);
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_of_the_node_changes_nothing() {
     let bench = Bench::new();
     let spec =
