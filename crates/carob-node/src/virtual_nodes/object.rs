@@ -107,6 +107,7 @@ impl Placed {
             memory_bytes: given.memory_bytes.unwrap_or(0),
             pods: self.node.pods_max,
             labels: node.metadata.labels.unwrap_or_default(),
+            no_apparmor: None,
         })
     }
 }

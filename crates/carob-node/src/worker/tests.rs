@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{PodApi, WriteError};
 use crate::config::network::ClusterDns;
+use crate::config::resources::Machine;
 use crate::events::Events;
 use crate::image::Images;
 use crate::objects::testing::Shelf;
@@ -113,7 +114,7 @@ impl Bench {
         let dirs = PodDirs::new(dir.path().join("pods"), dir.path().join("logs"), None);
         let settings = Settings {
             node_ips: vec!["192.0.2.1".parse().expect("an address")],
-            memory_bytes: 1 << 30,
+            machine: Machine { memory_bytes: 1 << 30, ..Machine::default() },
             dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".to_owned() },
             seccomp_default: true,
             cgroup_root: "/".to_owned(),
