@@ -102,7 +102,10 @@ impl Runtime {
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.programs.oneshot(), params.as_fd()];
         fds.extend(streams.iter().flatten().map(AsFd::as_fd));
         let spawned = match sandbox.shim() {
-            Ok(shim) => shim.spawn(spawn, &fds).await.map_err(sandbox.shim_error()),
+            Ok(shim) => {
+                let spawned = shim.spawn(spawn, &fds).await;
+                spawned.map_err(|source| RuntimeError::Exec { exec: id.clone(), source })
+            }
             Err(error) => Err(error),
         };
         match spawned {
