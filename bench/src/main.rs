@@ -1,9 +1,11 @@
-//! Measures a carob server on a throw-away host and prints one JSON document: the figures of README's table.
+//! Measures a carob server on throw-away hosts and prints one JSON document: the table of figures with the goal and what
+//! was reached beside each, and all that was measured.
 //!
-//! `carob-bench` starts servers and looks at them from outside; `carob-bench load CASE KUBECONFIG` is the load, which it runs
-//! inside the server's host. Figures of one run are to be compared with each other, not with another machine's.
+//! `carob-bench [CASE...]` starts servers and looks at them from outside; `carob-bench load CASE KUBECONFIG PID` is the load,
+//! which it runs inside the server's host. Figures of one run are to be compared with each other, not with another machine's.
 
 mod client;
+mod goals;
 mod load;
 mod measure;
 
@@ -14,23 +16,36 @@ use anyhow::{Context, Result, bail};
 use carob_testkit::Cluster;
 use serde_json::{Value, json};
 
-use crate::measure::{Moment, cpu_time, fsync_p50_ms, percentiles, pss_kib};
+use crate::measure::{Moment, cores, cpu_time, fsync_p50_ms, inner_pid, percentiles, pss_kib};
 
 /// How often a server is started on an empty directory.
 const STARTS: usize = 5;
 /// How long an idle server is watched.
 const IDLE: Duration = Duration::from_secs(20);
+const KIB_PER_MIB: f64 = 1024.0;
+
+/// A group of measurements on one server, with the flags that it needs.
+struct Group {
+    flags: &'static [&'static str],
+    cases: &'static [&'static str],
+}
+
+/// In the order in which they are measured.
+const GROUPS: [Group; 3] = [
+    Group { flags: &[], cases: &["idle", "start", "burst", "configmaps", "pods", "reads", "watchers"] },
+    Group { flags: &["--disable-agent"], cases: &["bound"] },
+    Group { flags: &["--disable-agent", "--virtual-nodes=1000"], cases: &["virtual"] },
+];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let report = match words.as_slice() {
-        [] => measure_all()?,
-        ["load", case, kubeconfig] => tokio::runtime::Builder::new_current_thread()
+        ["load", case, kubeconfig, pid] => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?
-            .block_on(load::run(case, Path::new(kubeconfig)))?,
-        _ => bail!("usage: carob-bench [load CASE KUBECONFIG]"),
+            .block_on(load::run(case, Path::new(kubeconfig), pid.parse()?))?,
+        cases => measure(cases)?,
     };
     println_json(&report)
 }
@@ -41,7 +56,29 @@ fn println_json(report: &Value) -> Result<()> {
     Ok(())
 }
 
-fn measure_all() -> Result<Value> {
+/// Measures the cases of these names, or all.
+fn measure(wanted: &[&str]) -> Result<Value> {
+    let known = |name: &&str| *name == "ready" || GROUPS.iter().any(|group| group.cases.contains(name));
+    if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
+        bail!("there is no case {unknown}");
+    }
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.contains(&name);
+    let binary = std::env::var_os("CAROB_BIN").context("CAROB_BIN names the program")?;
+    let mut measured = json!({ "binary_mb": fs_err::metadata(binary)?.len() as f64 / 1e6, "cores": cores()? });
+    if is_wanted("ready") {
+        measured["empty_directory_to_ready"] = ready()?;
+    }
+    for group in &GROUPS {
+        let cases: Vec<&str> = group.cases.iter().copied().filter(|case| is_wanted(case)).collect();
+        if !cases.is_empty() {
+            measure_group(group.flags, &cases, &mut measured)?;
+        }
+    }
+    let figures = goals::table(&measured, cores()?);
+    Ok(json!({ "figures": figures, "measured": measured }))
+}
+
+fn ready() -> Result<Value> {
     let mut starts = Vec::new();
     for _ in 0..STARTS {
         let moment = Moment::now();
@@ -49,36 +86,33 @@ fn measure_all() -> Result<Value> {
         starts.push(moment.elapsed());
         drop(cluster);
     }
-    let cluster = Cluster::start()?;
-    cluster.import(&["busybox"])?;
+    percentiles(starts)
+}
+
+fn measure_group(flags: &[&str], cases: &[&str], measured: &mut Value) -> Result<()> {
+    let cluster = Cluster::start_with(flags)?;
     let pid = cluster.server_pid()?;
-    let fsync = fsync_p50_ms(cluster.host.dir())?;
-    let (idle_pss, idle_cpu) = idle(pid)?;
-    let mut report = json!({
-        "fsync_p50_ms": fsync,
-        "empty_directory_to_ready": percentiles(starts)?,
-        "idle_pss_kib": idle_pss,
-        "idle_cpu_percent": idle_cpu,
-        "binary_bytes": fs_err::metadata(std::env::var_os("CAROB_BIN").context("CAROB_BIN names the program")?)?.len(),
-    });
-    for case in ["start", "burst"] {
-        report[case] = loaded(&cluster, pid, case)?;
+    measured["fsync_p50_ms"] = json!(fsync_p50_ms(cluster.host.dir())?);
+    if cases.iter().any(|case| ["start", "burst"].contains(case)) {
+        cluster.import(&["busybox"])?;
     }
-    report["pod_pss_kib"] = pod_memory(&cluster, pid)?;
-    cluster.kubectl(&["delete", "pods", "--all", "--wait"])?;
-    for case in ["configmaps", "pods", "reads", "watchers"] {
-        report[case] = loaded(&cluster, pid, case)?;
+    for case in cases {
+        measured[*case] = if *case == "idle" { idle(pid)? } else { loaded(&cluster, pid, case)? };
+        if *case == "burst" {
+            measured["pod_memory"] = pod_memory(&cluster, pid)?;
+            cluster.kubectl(&["delete", "pods", "--all", "--wait"])?;
+        }
+        measured[*case]["pss_mib"] = json!(pss_kib(pid)? as f64 / KIB_PER_MIB);
     }
-    report["after_load_pss_kib"] = json!(pss_kib(pid)?);
-    Ok(report)
+    Ok(())
 }
 
 /// Memory and CPU share of a server that has nothing to do.
-fn idle(pid: u32) -> Result<(u64, f64)> {
+fn idle(pid: u32) -> Result<Value> {
     let (moment, before) = (Moment::now(), cpu_time(pid)?);
     wait(IDLE);
     let used = cpu_time(pid)?.saturating_sub(before);
-    Ok((pss_kib(pid)?, 100.0 * used.as_secs_f64() / moment.elapsed().as_secs_f64()))
+    Ok(json!({ "cpu_percent": 100.0 * used.as_secs_f64() / moment.elapsed().as_secs_f64() }))
 }
 
 #[expect(clippy::disallowed_methods, reason = "watching an idle server is waiting")]
@@ -86,17 +120,16 @@ fn wait(duration: Duration) {
     std::thread::sleep(duration);
 }
 
-/// Runs a case, with the CPU time that the server spent on it.
+/// Runs the load of a case inside the server's host.
 fn loaded(cluster: &Cluster, pid: u32, case: &str) -> Result<Value> {
-    let before = cpu_time(pid)?;
     let program = std::env::current_exe()?;
     let kubeconfig = cluster.data_dir().join("admin.kubeconfig");
     let program = program.to_str().context("the program's path is UTF-8")?;
     let kubeconfig = kubeconfig.to_str().context("the host's path is UTF-8")?;
-    let text = cluster.host.run(program, ["load", case, kubeconfig]).with_context(|| format!("the case {case}"))?;
-    let mut report: Value = serde_json::from_str(&text)?;
-    report["server_cpu_s"] = json!(cpu_time(pid)?.saturating_sub(before).as_secs_f64());
-    Ok(report)
+    let pid = inner_pid(pid)?.to_string();
+    let text =
+        cluster.host.run(program, ["load", case, kubeconfig, &pid]).with_context(|| format!("the case {case}"))?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// What one running Pod adds: the processes that are not the containers' own, on average.
@@ -111,5 +144,5 @@ fn pod_memory(cluster: &Cluster, server: u32) -> Result<Value> {
     if shims == 0 {
         bail!("no shim runs");
     }
-    Ok(json!({ "pods": shims, "kib_per_pod": total / shims }))
+    Ok(json!({ "pods": shims, "mib_per_pod": total as f64 / shims as f64 / KIB_PER_MIB }))
 }

@@ -18,6 +18,48 @@ impl Moment {
     pub(crate) fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_duration_since(earlier.0)
+    }
+}
+
+/// What a phase of load cost its server and itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meter {
+    server: u32,
+    moment: Moment,
+    server_cpu: Duration,
+    own_cpu: Duration,
+}
+
+impl Meter {
+    /// Starts to measure the server with this PID, and this process.
+    pub(crate) fn start(server: u32) -> Result<Self> {
+        let (server_cpu, own_cpu) = (cpu_time(server)?, cpu_time(std::process::id())?);
+        Ok(Self { server, moment: Moment::now(), server_cpu, own_cpu })
+    }
+
+    /// What so many operations since the start came to.
+    pub(crate) fn stop(self, operations: usize) -> Result<Value> {
+        let wall = self.moment.elapsed().as_secs_f64();
+        let server = cpu_time(self.server)?.saturating_sub(self.server_cpu).as_secs_f64();
+        let own = cpu_time(std::process::id())?.saturating_sub(self.own_cpu).as_secs_f64();
+        let cores = cores()?;
+        Ok(json!({
+            "operations": operations,
+            "wall_s": wall,
+            "per_s": operations as f64 / wall,
+            "server_cpu_us_per_operation": 1e6 * server / operations as f64,
+            "server_share_of_cores": server / wall / cores,
+            "load_share_of_cores": own / wall / cores,
+        }))
+    }
+}
+
+/// Cores that server and load share.
+pub(crate) fn cores() -> Result<f64> {
+    Ok(std::thread::available_parallelism()?.get() as f64)
 }
 
 /// Minimum, median, 99th percentile and maximum of durations, in milliseconds.
@@ -38,14 +80,25 @@ pub(crate) fn pss_kib(pid: u32) -> Result<u64> {
     Ok(line.split_whitespace().nth(1).context("Pss has a value")?.parse()?)
 }
 
-/// CPU time that a process has used so far (proc_pid_schedstat: nanoseconds on a CPU, of all its threads).
+/// CPU time that a process has used so far (proc_pid_stat(5)'s schedstat: nanoseconds on a CPU, of all its threads).
 pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     let mut total = 0;
     for task in fs_err::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs_err::read_to_string(task?.path().join("schedstat"))?;
+        let text = match fs_err::read_to_string(task?.path().join("schedstat")) {
+            // A thread may end between two looks; what it used is then lost to this figure.
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound) => continue,
+            text => text?,
+        };
         total += text.split_whitespace().next().context("schedstat begins with nanoseconds")?.parse::<u64>()?;
     }
     Ok(Duration::from_nanos(total))
+}
+
+/// The PID that a process has in its own PID namespace (proc_pid_status(5), NSpid).
+pub(crate) fn inner_pid(pid: u32) -> Result<u32> {
+    let text = fs_err::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:")).context("a status has a line NSpid")?;
+    Ok(line.split_whitespace().next_back().context("NSpid has values")?.parse()?)
 }
 
 /// Median time of an append of 4 KiB with fdatasync(2) on the file system of `dir`: what durability costs here.

@@ -39,6 +39,7 @@ const REFUSED: &[(In, &[&str], When, &str)] = &[
     (In::Pod, &["hostUsers"], When::False, "user namespaces are not supported"),
     (In::Pod, &["resourceClaims"], When::Present, "dynamic resource allocation is not supported"),
     (In::Pod, &["os", "name"], When::IsNot("linux"), "the node runs Linux containers only"),
+    (In::Pod, &["overhead"], When::Present, "overhead comes from runtime classes, which are not supported"),
     (In::Pod, &["runtimeClassName"], When::Present, "runtime classes are not supported"),
     (In::Pod, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
     (In::Pod, &["securityContext", "seLinuxOptions"], When::Present, "SELinux labels are not applied"),
@@ -75,11 +76,19 @@ pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors {
             if own != In::Container {
                 check(own, container, &path, &mut errors);
             }
+            refuse_files_as_environment(container, &path, &mut errors);
         }
     }
     for (index, volume) in meta::items_at(spec, &["volumes"]).iter().enumerate() {
         let path = path.child("volumes").index(index);
         refuse_other_keys(volume, VOLUME_SOURCES, &path, &mut errors);
+        if meta::at(volume, &["emptyDir", "medium"])
+            .and_then(Value::as_str)
+            .is_some_and(|it| it.starts_with("HugePages"))
+        {
+            let path = path.child("emptyDir").child("medium");
+            errors.push(FieldError::forbidden(&path, "volumes of huge pages are not supported"));
+        }
         for (index, source) in meta::items_at(volume, &["projected", "sources"]).iter().enumerate() {
             let path = path.child("projected").child("sources").index(index);
             refuse_other_keys(source, PROJECTED_SOURCES, &path, &mut errors);
@@ -104,6 +113,15 @@ fn check(place: In, holder: &Value, path: &FieldPath, errors: &mut FieldErrors) 
     }
 }
 
+fn refuse_files_as_environment(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    for (index, variable) in meta::items_at(container, &["env"]).iter().enumerate() {
+        if meta::at(variable, &["valueFrom", "fileKeyRef"]).is_some() {
+            let path = path.child("env").index(index).child("valueFrom").child("fileKeyRef");
+            errors.push(FieldError::forbidden(&path, "variables from files are not supported"));
+        }
+    }
+}
+
 fn refuse_other_keys(holder: &Value, supported: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
     for key in holder.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "name") {
         if !supported.contains(&key.as_str()) {
@@ -122,10 +140,13 @@ mod tests {
     #[test]
     fn what_nothing_acts_on_is_refused_with_its_path() {
         let spec = json!({
-            "hostUsers": false, "os": {"name": "windows"}, "resourceClaims": [{"name": "x"}],
-            "initContainers": [{"restartPolicy": "Always"}, {"restartPolicy": "Never"}],
+            "hostUsers": false, "os": {"name": "windows"}, "resourceClaims": [{"name": "x"}], "overhead": {"cpu": "1m"},
+            "initContainers": [
+                {"restartPolicy": "Always", "env": [{"name": "a"}, {"name": "b", "valueFrom": {"fileKeyRef": {}}}]},
+                {"restartPolicy": "Never"}
+            ],
             "containers": [{"name": "a", "restartPolicy": "Never", "volumeDevices": [{}], "securityContext": {"appArmorProfile": {"type": "Localhost"}}}],
-            "volumes": [{"name": "v", "nfs": {}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
+            "volumes": [{"name": "v", "nfs": {}}, {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
         });
         let paths: Vec<String> =
             refuse_unsupported(&spec, &FieldPath::new("spec")).iter().map(|e| e.path.to_string()).collect();
@@ -135,12 +156,15 @@ mod tests {
                 "spec.hostUsers",
                 "spec.resourceClaims",
                 "spec.os.name",
+                "spec.overhead",
+                "spec.initContainers[0].env[1].valueFrom.fileKeyRef",
                 "spec.initContainers[1].restartPolicy",
                 "spec.containers[0].volumeDevices",
                 "spec.containers[0].securityContext.appArmorProfile.type",
                 "spec.containers[0].restartPolicy",
                 "spec.volumes[0].nfs",
-                "spec.volumes[1].projected.sources[0].clusterTrustBundle",
+                "spec.volumes[1].emptyDir.medium",
+                "spec.volumes[2].projected.sources[0].clusterTrustBundle",
             ]
         );
     }

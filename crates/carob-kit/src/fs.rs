@@ -7,8 +7,8 @@ mod fault;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
-use std::path::Path;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fs_err::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,6 +19,9 @@ pub use fault::{Fault, FaultFs};
 
 /// Mode of new files: they may hold Secrets.
 const FILE_MODE: u32 = 0o600;
+
+/// Ends the names of files that a crash left half written.
+pub const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,12 +83,8 @@ pub trait FsLock: Send + Sync + fmt::Debug {}
 /// Puts a file of `bytes` in place under `path` in one step: whenever the power fails, the file holds either what it
 /// held before or all of `bytes`. `path` must have a parent directory and a file name.
 pub fn write_atomic(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} does not name a file", path.display())));
-    };
-    let mut temporary = name.to_owned();
-    temporary.push(".tmp");
-    let temporary = dir.join(temporary);
+    let temporary = temporary_beside(path)?;
+    let dir = temporary.parent().unwrap_or(Path::new("."));
     match fs.remove(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -95,6 +94,26 @@ pub fn write_atomic(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_data()?;
     fs.rename(&temporary, path)?;
     fs.sync_dir(dir)
+}
+
+/// Puts a file of `bytes` in place under `path` in one step for whoever reads it: it holds either what it held before or
+/// all of `bytes`, unless the power fails. For what a power failure makes void anyway.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary_beside(path)?;
+    let mut options = fs_err::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(FILE_MODE).open(&temporary)?;
+    file.write_all(bytes)?;
+    fs_err::rename(&temporary, path)
+}
+
+/// Where a file is written before it gets its name.
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    let Some(name) = path.file_name() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} does not name a file", path.display())));
+    };
+    let mut temporary = name.to_owned();
+    temporary.push(TEMPORARY_SUFFIX);
+    Ok(path.with_file_name(temporary))
 }
 
 /// The machine's file system.
@@ -259,6 +278,17 @@ mod tests {
         assert_eq!(held.kind(), io::ErrorKind::WouldBlock);
         drop(lock);
         fs.lock(&dir.join("lock")).expect("the lock is free again");
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let path = root.path().join("record.json");
+        replace(&path, b"longer than the next").expect("written");
+        replace(&path, b"short").expect("written");
+        assert_eq!(fs_err::read(&path).expect("readable"), b"short");
+        assert_eq!(RealFs.list(root.path()).expect("readable"), ["record.json"], "nothing temporary is left");
+        assert_eq!(replace(Path::new("/"), b"").expect_err("no name").kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

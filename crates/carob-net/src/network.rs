@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use carob_kit::Clock;
+use carob_kit::{Clock, Turns};
 use carob_sys::nft::{Command, Transaction, table_exists};
 use ipnet::IpNet;
 
@@ -58,8 +58,8 @@ struct Inner {
     records: Records,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// One lock a sandbox that something is done for.
-    turns: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Of sandboxes that something is done for.
+    turns: Turns<String>,
 }
 
 /// Never locked while the kernel or the disk is asked for anything.
@@ -119,7 +119,7 @@ impl PodNetwork {
     pub async fn attach(&self, request: &AttachRequest) -> Result<Attachment, NetError> {
         check_sandbox_id(&request.sandbox_id)?;
         let request = request.clone();
-        let turn = self.turn(&request.sandbox_id).lock_owned().await;
+        let turn = self.inner.turns.take(&request.sandbox_id).await;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let result = inner.attach(&request);
@@ -133,7 +133,7 @@ impl PodNetwork {
     /// (or with the next sweep). Succeeds when there is nothing (left) to take back.
     pub async fn detach(&self, sandbox_id: &str) -> Result<(), NetError> {
         let sandbox_id = sandbox_id.to_owned();
-        let turn = self.turn(&sandbox_id).lock_owned().await;
+        let turn = self.inner.turns.take(&sandbox_id).await;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let result = inner.detach(&sandbox_id);
@@ -189,17 +189,6 @@ impl PodNetwork {
         let inner = self.inner;
         blocking(move || inner.remove()).await
     }
-
-    fn turn(&self, sandbox_id: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = turns.get(sandbox_id).and_then(Weak::upgrade) {
-            return turn;
-        }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::new(tokio::sync::Mutex::new(()));
-        turns.insert(sandbox_id.to_owned(), Arc::downgrade(&turn));
-        turn
-    }
 }
 
 /// The first of the candidates that nothing on this machine overlaps, for a CIDR that the user did not choose.
@@ -243,7 +232,7 @@ impl Inner {
             records,
             clock: config.clock,
             state: Mutex::new(state),
-            turns: Mutex::default(),
+            turns: Turns::default(),
         };
         inner.write_rules()?;
         Ok(inner)

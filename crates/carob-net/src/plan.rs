@@ -26,6 +26,8 @@ const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)
 const LOOPBACK_INDEX: u32 = 1;
 /// MTU where no route says which interface leads out (RFC 894).
 const MTU_DEFAULT: u32 = 1500;
+/// The most that a bridge or veth takes (kernel `ETH_MAX_MTU`); loopback has one more.
+const MTU_MAX: u32 = 65_535;
 
 /// What the kernel has.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +49,8 @@ impl Observed {
     /// The smallest MTU of the interfaces that default routes use: a Pod's packets must fit through.
     pub(crate) fn mtu(&self) -> u32 {
         let defaults = self.routes.iter().filter(|route| route.prefix_len == 0);
-        defaults.filter_map(|route| self.link(route.interface?)).map(|link| link.mtu).min().unwrap_or(MTU_DEFAULT)
+        let smallest = defaults.filter_map(|route| self.link(route.interface?)).map(|link| link.mtu).min();
+        smallest.unwrap_or(MTU_DEFAULT).min(MTU_MAX)
     }
 
     /// Interfaces that packets for Pods may come in by: all with an address, except loopback and ours.
@@ -187,12 +190,11 @@ mod tests {
         LinkAddress { interface, address: address.parse().unwrap(), prefix_len }
     }
 
+    fn route(destination: &str, prefix_len: u8, interface: u32) -> Route {
+        Route { destination: destination.parse().unwrap(), prefix_len, interface: Some(interface) }
+    }
+
     fn machine(names: &Names) -> Observed {
-        let route = |destination: &str, prefix_len, interface| Route {
-            destination: destination.parse().unwrap(),
-            prefix_len,
-            interface: Some(interface),
-        };
         Observed {
             links: vec![
                 link(1, "lo", 65536),
@@ -224,6 +226,9 @@ mod tests {
         assert_eq!(machine(&names).mtu(), 1400);
         assert_eq!(machine(&names).uplinks(&names), ["eth0", "docker0"]);
         assert_eq!(Observed::default().mtu(), MTU_DEFAULT);
+        let links = vec![link(1, "lo", MTU_MAX + 1)];
+        let by_loopback = Observed { links, routes: vec![route("0.0.0.0", 0, 1)], ..Observed::default() };
+        assert_eq!(by_loopback.mtu(), MTU_MAX);
     }
 
     #[test]

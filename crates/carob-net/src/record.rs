@@ -1,9 +1,11 @@
 //! What was given to a sandbox, on disk: written before the kernel is touched, removed after it is clean again.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use carob_kit::forget_other_boots;
+use carob_kit::fs::{TEMPORARY_SUFFIX, replace};
 use serde::{Deserialize, Serialize};
 
 use crate::request::HostPort;
@@ -13,8 +15,8 @@ const VERSION: u32 = 1;
 /// Longest sandbox id: it becomes a file name (`NAME_MAX` is 255) with a suffix.
 pub(crate) const SANDBOX_ID_LEN_MAX: usize = 128;
 const SUFFIX: &str = ".json";
-/// Of files that a crash left half written.
-const TEMPORARY_SUFFIX: &str = ".tmp";
+/// Says which boot the records are of.
+const BOOT_FILE: &str = "boot_id";
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -60,58 +62,46 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Opens the directory and reads what is there.
+    /// Opens the directory and reads what is there of this boot: the kernel has forgotten the rest.
     pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Record>), RecordError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| RecordError::Io { path, source }
         };
         fs_err::create_dir_all(dir).map_err(at(dir))?;
-        let mut records = Vec::new();
-        for entry in fs_err::read_dir(dir).map_err(at(dir))? {
-            let path = entry.map_err(at(dir))?.path();
-            let name = path.to_string_lossy();
-            if name.ends_with(TEMPORARY_SUFFIX) {
-                fs_err::remove_file(&path).map_err(at(&path))?;
-            } else if name.ends_with(SUFFIX) {
-                records.push(read(&path)?);
-            }
-        }
+        let remove = |suffix: &str| files(dir, suffix)?.iter().try_for_each(fs_err::remove_file);
+        forget_other_boots(&dir.join(BOOT_FILE), || remove(SUFFIX)).map_err(at(dir))?;
+        remove(TEMPORARY_SUFFIX).map_err(at(dir))?;
+        let records = files(dir, SUFFIX).map_err(at(dir))?.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>();
+        let mut records = records?;
         records.sort_by(|a, b| a.sandbox_id.cmp(&b.sandbox_id));
         Ok((Self { dir: dir.to_owned() }, records))
     }
 
     pub(crate) fn write(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.sandbox_id);
-        let temporary = self.dir.join(format!("{}{TEMPORARY_SUFFIX}", record.sandbox_id));
-        let write = || -> io::Result<()> {
-            let mut file = fs_err::File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec(record)?)?;
-            file.sync_all()?;
-            fs_err::rename(&temporary, &path)?;
-            self.sync()
-        };
-        write().map_err(|source| RecordError::Io { path: path.clone(), source })
+        let text = serde_json::to_vec(record).map_err(|source| RecordError::Decode { path: path.clone(), source })?;
+        replace(&path, &text).map_err(|source| RecordError::Io { path, source })
     }
 
     /// Removes the record; one that is not there is fine.
     pub(crate) fn remove(&self, sandbox_id: &str) -> Result<(), RecordError> {
         let path = self.path(sandbox_id);
-        let result = match fs_err::remove_file(&path) {
-            Ok(()) => self.sync(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        };
-        result.map_err(|source| RecordError::Io { path, source })
+        match fs_err::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RecordError::Io { path, source: error }),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn path(&self, sandbox_id: &str) -> PathBuf {
         self.dir.join(format!("{sandbox_id}{SUFFIX}"))
     }
+}
 
-    fn sync(&self) -> io::Result<()> {
-        fs_err::File::open(&self.dir)?.sync_all()
-    }
+/// Those whose names end so.
+fn files(dir: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
+    let paths: Vec<PathBuf> = fs_err::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    Ok(paths.into_iter().filter(|path| path.to_string_lossy().ends_with(suffix)).collect())
 }
 
 fn read(path: &Path) -> Result<Record, RecordError> {

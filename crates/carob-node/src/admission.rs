@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
 
 use crate::config::resources::{ResourceError, amounts};
-use crate::pod::PodView;
+use crate::pod::{Member, PodView};
 
 /// Kernel settings that belong to a Pod's namespaces and cannot harm others (kubelet `pkg/kubelet/sysctl/safe_sysctls.go`).
 const SAFE_SYSCTLS: [&str; 12] = [
@@ -39,11 +39,14 @@ pub struct Room {
     pub memory_bytes: i64,
     pub pods: usize,
     pub labels: BTreeMap<String, String>,
+    /// Why no Pod can be confined by AppArmor; `None` where nothing is to be confined.
+    pub no_apparmor: Option<&'static str>,
 }
 
 /// Checks `pod` against what the `others` on the node leave.
 pub fn admit(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> {
     check_sysctls(pod)?;
+    check_apparmor(pod, room)?;
     check_selector(pod, room)?;
     check_room(pod, others, room)?;
     check_ports(pod, others)
@@ -70,6 +73,23 @@ fn check_sysctls(pod: &Pod) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+/// A Pod that asks for confinement does not run without (kubelet `pkg/security/apparmor`).
+fn check_apparmor(pod: &Pod, room: &Room) -> Result<(), Rejection> {
+    let confines = |profile: Option<&AppArmorProfile>| profile.is_some_and(|profile| profile.type_ != "Unconfined");
+    let view = PodView::new(pod);
+    let of_pod = view.spec().and_then(|spec| spec.security_context.as_ref());
+    let of_pod = confines(of_pod.and_then(|context| context.app_armor_profile.as_ref()));
+    let of_member = |member: &Member<'_>| {
+        confines(member.spec.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref()))
+    };
+    match room.no_apparmor {
+        Some(why) if of_pod || view.members().iter().any(of_member) => {
+            Err(rejected("AppArmor", format!("Cannot enforce AppArmor: {why}")))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn check_selector(pod: &Pod, room: &Room) -> Result<(), Rejection> {
@@ -201,12 +221,15 @@ mod tests {
     #[test]
     fn reasons_to_refuse() {
         let labels = [("disk".to_owned(), "ssd".to_owned())].into();
-        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2, labels };
+        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2, labels, no_apparmor: Some("it is off") };
+        let confined = |kind: &str| json!({"securityContext": {"appArmorProfile": {"type": kind}}});
         let sysctl = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
         for (mine, other, expect) in [
             (json!({}), json!({}), None),
             (sysctl("kernel.shm_rmid_forced"), json!({}), None),
             (sysctl("kernel/msgmax"), json!({}), Some("SysctlForbidden")),
+            (confined("Unconfined"), json!({}), None),
+            (confined("RuntimeDefault"), json!({}), Some("AppArmor")),
             (json!({"nodeSelector": {"disk": "ssd"}}), json!({}), None),
             (json!({"nodeSelector": {"disk": "hdd"}}), json!({}), Some("NodeAffinity")),
             (asking("600m"), asking("400m"), None),

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource as _};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::pod::PodId;
@@ -33,12 +34,36 @@ pub trait PodApi: Send + Sync {
 /// [`PodApi`] over a client.
 pub struct ApiPods(pub Client);
 
+/// What is read of the answer to a write: the object itself comes with the watch.
+#[derive(Deserialize)]
+struct Written {
+    metadata: WrittenMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenMeta {
+    #[serde(default)]
+    resource_version: String,
+}
+
+impl ApiPods {
+    /// Patches the status (strategic merge). Answers with the Pod's resourceVersion after it; zero from a server whose
+    /// versions are no numbers (before v1.35).
+    pub async fn write_status(&self, id: &PodId, body: &Value) -> Result<u64, WriteError> {
+        let failed = |error| write_error("the status update", id, error);
+        let request = kube::core::Request::new(Pod::url_path(&(), Some(&id.namespace)))
+            .patch_subresource("status", &id.name, &PatchParams::default(), &Patch::Strategic(body))
+            .map_err(|error| failed(kube::Error::BuildRequest(error)))?;
+        let written: Written = self.0.request(request).await.map_err(failed)?;
+        Ok(written.metadata.resource_version.parse().unwrap_or(0))
+    }
+}
+
 #[async_trait]
 impl PodApi for ApiPods {
     async fn patch_status(&self, id: &PodId, body: &Value) -> Result<(), WriteError> {
-        let api: Api<Pod> = Api::namespaced(self.0.clone(), &id.namespace);
-        let patched = api.patch_status(&id.name, &PatchParams::default(), &Patch::Strategic(body)).await;
-        patched.map(|_| ()).map_err(|error| write_error("the status update", id, error))
+        self.write_status(id, body).await.map(drop)
     }
 
     async fn confirm_deletion(&self, id: &PodId) -> Result<(), WriteError> {

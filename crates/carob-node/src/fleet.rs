@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use carob_client::{Changed, Informer, ObjectKey};
-use carob_cri::v1::{ContainerEventResponse, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest};
+use carob_cri::v1::{
+    ContainerEventResponse, ContainerEventType, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest,
+};
 use carob_cri::{Code, CriError};
 use carob_kit::Backoff;
 use futures_util::StreamExt as _;
@@ -249,6 +251,10 @@ impl Fleet {
     }
 
     fn nudge(&self, event: &ContainerEventResponse) {
+        // Its worker has made it and is about to start it: nothing to look at in between.
+        if event.container_event_type() == ContainerEventType::ContainerCreatedEvent {
+            return;
+        }
         let sandbox = event.pod_sandbox_status.as_ref().and_then(|status| status.metadata.as_ref());
         let from_labels = || event.containers_statuses.iter().find_map(|status| status.labels.get(labels::POD_UID));
         let Some(uid) = sandbox.map(|meta| &meta.uid).or_else(from_labels) else { return self.nudge_all() };

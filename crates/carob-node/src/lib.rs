@@ -5,6 +5,7 @@
 //! of it; [`worker`] carries out and reports, one worker a Pod; [`fleet`] has the workers. [`volumes`], [`env`], [`image`],
 //! [`probe`] and [`hooks`] are what a container needs around it, [`config`] turns it into CRI's words, [`observe`] turns
 //! CRI's words back. [`server`] is the kubelet API with its [`stream`]s and [`logs`]; [`machine`] is the Node object.
+//! [`virtual_nodes`] are Nodes whose Pods live without processes.
 //!
 //! Tasks it spawns: one a Pod, with one for each step under way and each probe of a running container; one for the
 //! runtime's events; one that registers the Node; one that rotates logs; one for each connection to the kubelet API. All end
@@ -51,6 +52,7 @@ pub mod server;
 pub mod status;
 pub mod stream;
 pub mod termination;
+pub mod virtual_nodes;
 pub mod volumes;
 pub mod worker;
 

@@ -19,12 +19,12 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Room;
 use crate::api::ApiPods;
 use crate::config::network::ClusterDns;
-use crate::config::resources::{ResourceError, amounts};
+use crate::config::resources::{Machine, ResourceError, amounts};
 use crate::events::Events;
 use crate::fleet::Fleet;
 use crate::image::Images;
 use crate::logs::rotate::Rotation;
-use crate::machine::facts;
+use crate::machine::facts::{self, MachineFacts};
 use crate::machine::object::{NodeIdentity, allocatable};
 use crate::machine::register::Registrar;
 use crate::objects::{ApiObjects, Objects};
@@ -104,7 +104,7 @@ impl Node {
         let machine = facts::read().map_err(NodeError::Machine)?;
         let strain = facts::strain(&config.data_dir).map_err(NodeError::Machine)?;
         let allocatable = allocatable(&machine, &strain, config.identity.pods_max);
-        let room = room(&config.identity, machine.architecture, &allocatable)?;
+        let room = room(&config.identity, &machine, &allocatable)?;
         let dirs = PodDirs::new(pods_dir, config.log_dir.clone(), config.log_link_dir.clone());
         let objects = Arc::new(ApiObjects::new(client.clone(), &informers));
         let source = EventSource { component: "kubelet".to_owned(), host: Some(config.identity.name.clone()) };
@@ -120,7 +120,7 @@ impl Node {
             clock: Arc::clone(&clock),
             cri: Arc::clone(&cri),
             dirs,
-            settings: settings(&config, machine.memory_bytes, allocatable),
+            settings: settings(&config, &machine, allocatable),
         });
         let fields = |fields: String| Selection { fields: Some(fields), ..Selection::default() };
         let name = &config.identity.name;
@@ -170,10 +170,10 @@ impl Node {
     }
 }
 
-fn settings(config: &NodeConfig, memory_bytes: u64, allocatable: BTreeMap<String, String>) -> Settings {
+fn settings(config: &NodeConfig, machine: &MachineFacts, allocatable: BTreeMap<String, String>) -> Settings {
     Settings {
         node_ips: config.identity.addresses.clone(),
-        memory_bytes,
+        machine: Machine { memory_bytes: machine.memory_bytes, unified_cgroups: machine.unified_cgroups },
         allocatable,
         dns: config.dns.clone(),
         seccomp_default: config.seccomp_default,
@@ -185,17 +185,22 @@ fn settings(config: &NodeConfig, memory_bytes: u64, allocatable: BTreeMap<String
 
 fn room(
     identity: &NodeIdentity,
-    architecture: &str,
+    machine: &MachineFacts,
     allocatable: &BTreeMap<String, String>,
 ) -> Result<Room, ResourceError> {
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     let quantities = allocatable.iter().map(|(key, text)| (key.clone(), Quantity(text.clone()))).collect();
     let given = amounts(Some(&quantities))?;
-    let labels = crate::machine::object::node(identity, architecture).metadata.labels.unwrap_or_default();
+    let labels = crate::machine::object::node(identity, machine.architecture).metadata.labels.unwrap_or_default();
     Ok(Room {
         cpu_milli: given.cpu_milli.unwrap_or(0),
         memory_bytes: given.memory_bytes.unwrap_or(0),
         pods: identity.pods_max,
         labels,
+        no_apparmor: Some(if machine.apparmor {
+            "this node applies no profiles"
+        } else {
+            "AppArmor is not enabled on the host"
+        }),
     })
 }

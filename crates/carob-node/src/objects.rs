@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use carob_client::{Informer, Informers};
+use carob_kit::Backoff;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use kube::api::PostParams;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::api::{PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Waits between two watches of one object.
+const WATCH_RETRY_BASE: Duration = Duration::from_millis(500);
+const WATCH_RETRY_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -213,21 +216,45 @@ impl Objects for ApiObjects {
     }
 }
 
-/// Counts the changes of one object, with retries and their back-off in `watcher`'s hands.
+/// Counts the changes of one object for as long as it is polled. Metadata is enough: its readers fetch the rest.
 async fn follow<K>(api: Api<K>, name: &str, bump: &watch::Sender<u64>)
 where
-    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + 'static,
 {
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-    while let Some(event) = events.next().await {
-        match event {
-            // What there is at the start is a change too: the reader may have read an older version.
-            Ok(Event::Apply(_) | Event::Delete(_) | Event::InitApply(_)) => bump.send_modify(|count| *count += 1),
-            Ok(Event::Init | Event::InitDone) => {}
+    let mut retry = Backoff::new(WATCH_RETRY_BASE, WATCH_RETRY_MAX);
+    loop {
+        // Not a warning: a node may read what its Pods refer to, so the end of the last such Pod ends this too.
+        match follow_once(&api, name, bump, &mut retry).await {
+            Ok(()) => tracing::debug!(name, "the API ended a watch"),
             Err(error) => tracing::debug!(name, error = %carob_kit::chain(&error), "a watch is begun anew"),
         }
+        tokio::time::sleep(retry.fail()).await;
     }
+}
+
+async fn follow_once<K>(
+    api: &Api<K>,
+    name: &str,
+    bump: &watch::Sender<u64>,
+    retry: &mut Backoff,
+) -> Result<(), kube::Error>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + 'static,
+{
+    let params = WatchParams::default().fields(&format!("metadata.name={name}"));
+    // From version zero on the object as it is comes first, and is a change too: the reader may have an older one.
+    let mut events = std::pin::pin!(api.watch_metadata(&params, "0").await?);
+    while let Some(event) = events.next().await {
+        match event? {
+            WatchEvent::Added(_) | WatchEvent::Modified(_) | WatchEvent::Deleted(_) => {
+                retry.reset();
+                bump.send_modify(|count| *count += 1);
+            }
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+        }
+    }
+    Ok(())
 }
 
 fn read_error(kind: &'static str, namespace: &str, name: &str, source: kube::Error) -> FetchError {

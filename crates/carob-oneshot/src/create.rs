@@ -11,11 +11,11 @@ use carob_sys::{packet, process};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{Spec, UserBuilder};
 use libcontainer::syscall::syscall::SyscallType;
-use rustix::process::getpid;
 use rustix::thread::UnshareFlags;
 
 use crate::Started;
 use crate::error::{Error, Result};
+use crate::groups::show_only;
 use crate::rootfs::{mount_overlay, read_image_file};
 use crate::user::resolve;
 
@@ -23,7 +23,13 @@ use crate::user::resolve;
 const CONSOLE_SOCKET: &str = "console.sock";
 
 pub(crate) fn create(params: &CreateParams) -> Result<Started> {
+    let single = process::SingleThreaded::check().map_err(Error::Fork)?;
+    let group = Cgroup::new(&Layout::detect()?, &params.cgroup);
+    group.enter(&single)?;
     process::unshare(UnshareFlags::NEWNS).map_err(Error::Unshare)?;
+    if params.own_groups_only {
+        show_only(&group)?;
+    }
     mount_overlay(&params.layers, &params.rootfs)?;
     let passwd = read_image_file(&params.rootfs, Path::new("/etc/passwd"))?;
     let group = read_image_file(&params.rootfs, Path::new("/etc/group"))?;
@@ -32,8 +38,6 @@ pub(crate) fn create(params: &CreateParams) -> Result<Started> {
     if !params.terminal {
         give_streams_to(user.uid)?;
     }
-    // libcontainer joins the trees of controllers, but on a hybrid machine not the one that can kill.
-    Cgroup::new(&Layout::detect()?, &params.cgroup).add_to_unified(getpid())?;
     let detail = serde_json::to_string(&user).map_err(Error::Parameters)?;
     let (pid, console) = build(params)?;
     Ok(Started { pid, detail, console })

@@ -12,7 +12,7 @@ use carob_shim::params::ExecParams;
 use carob_sys::cgroup::{Cgroup, Layout};
 use carob_sys::{capability, process};
 use libcontainer::oci_spec::runtime::{Capabilities, LinuxCapabilities, LinuxSeccomp, PosixRlimitType, Process};
-use rustix::process::{Gid, Pid, PidfdFlags, Resource, Rlimit, Uid, getpid, pidfd_open, setrlimit};
+use rustix::process::{Gid, Pid, PidfdFlags, Resource, Rlimit, Uid, pidfd_open, setrlimit};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -29,7 +29,9 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
     let process_spec = spec.process().as_ref().ok_or(Error::ConfigLacks("process"))?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
-    Cgroup::new(&Layout::detect()?, &params.cgroup).add(getpid())?;
+    let group = Cgroup::new(&Layout::detect()?, &params.cgroup);
+    let born_in = group.open_unified()?;
+    group.enter_controllers(&single)?;
     if let Some(score) = process_spec.oom_score_adj() {
         crate::infra::set_oom_score(score)?;
     }
@@ -45,7 +47,7 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
         None
     };
     let (failure, failure_here) = failure_pipe()?;
-    let pid = process::clone_sibling(&single, || {
+    let pid = process::clone_sibling(&single, born_in.as_ref().map(AsFd::as_fd), || {
         let slave = terminal.as_ref().map(|terminal| &terminal.1);
         let error = run_command(params, process_spec, seccomp, slave);
         report(&failure, &chain(&error));

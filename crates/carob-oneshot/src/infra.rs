@@ -7,7 +7,6 @@ use carob_shim::params::InfraParams;
 use carob_sys::cgroup::{Cgroup, Layout};
 use carob_sys::{capability, process};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-use rustix::process::getpid;
 use rustix::thread::UnshareFlags;
 
 use crate::Started;
@@ -18,7 +17,7 @@ const INFRA_ID: u32 = 65535;
 
 pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> {
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
-    Cgroup::new(&Layout::detect()?, &params.cgroup).add(getpid())?;
+    Cgroup::new(&Layout::detect()?, &params.cgroup).enter(&single)?;
     set_oom_score(params.oom_score_adj)?;
     process::unshare(namespaces(params)).map_err(Error::Unshare)?;
     if let Some(name) = &params.hostname {
@@ -28,7 +27,7 @@ pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> 
     params.sysctls.iter().try_for_each(|(name, value)| set_sysctl(name, value))?;
     enter_empty_root(&params.root)?;
     let (failure, failure_here) = crate::exec::failure_pipe()?;
-    let pid = process::clone_sibling(&single, || {
+    let pid = process::clone_sibling(&single, None, || {
         let error = become_infra(program);
         crate::exec::report(&failure, &chain(&error));
         1

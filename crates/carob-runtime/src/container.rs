@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use carob_cri::v1;
 use carob_image::ImageRecord;
+use carob_kit::fs::replace;
 use carob_shim::params::{CreateParams, Layers, ResolvedUser};
 use carob_shim::protocol::{ProcessKind, Request, Spawn, StdinMode};
 use carob_shim::{Exit, ExitCause};
@@ -106,6 +107,7 @@ impl Runtime {
             bundle: self.paths.container(&draft.sandbox.id, &draft.id),
             state_root: self.paths.library_state(&draft.sandbox.id),
             cgroup: draft.cgroup.clone(),
+            own_groups_only: spec.own_groups_only,
             rootfs: self.paths.rootfs(),
             layers: self.layers(draft),
             user: spec.user,
@@ -208,7 +210,7 @@ impl Runtime {
         }
         let path = self.paths.container_config(&sandbox.id, &draft.id);
         let text = serde_json::to_vec(&spec.config).map_err(RuntimeError::Parameters)?;
-        crate::record::write_whole(&path, &text).map_err(RuntimeError::file("write", &path))?;
+        replace(&path, &text).map_err(RuntimeError::file("write", &path))?;
         Ok(spec)
     }
 

@@ -49,6 +49,12 @@ pub enum RuntimeError {
     Parameters(#[source] serde_json::Error),
     #[error("hand over {0}")]
     Descriptors(&'static str, #[source] io::Error),
+    // The words of containerd and runc, which people and tools know.
+    #[error(
+        "failed to exec in container: failed to start exec {exec:?}: OCI runtime exec failed: exec failed: unable to \
+         start container process"
+    )]
+    Exec { exec: String, source: ShimError },
     #[error("read the answer of the one-shot program")]
     Answer(#[source] serde_json::Error),
     #[error("read the seccomp profile {path}", path = path.display())]
@@ -91,6 +97,7 @@ impl RuntimeError {
             | Self::Programs(_)
             | Self::Parameters(_)
             | Self::Descriptors(..)
+            | Self::Exec { .. }
             | Self::Answer(_)
             | Self::Start { .. }
             | Self::Task(_) => Code::Internal,

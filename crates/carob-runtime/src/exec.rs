@@ -18,6 +18,7 @@ use crate::error::RuntimeError;
 use crate::programs::in_memory;
 use crate::record::{ContainerPhase, SandboxPhase};
 use crate::runtime::{Container, Runtime};
+use crate::sandbox::new_id;
 use crate::terminal::{Terminal, TerminalResizer};
 
 type Result<T> = std::result::Result<T, RuntimeError>;
@@ -88,7 +89,7 @@ impl Runtime {
         let params = ExecParams { cgroup, pid, config, arguments, terminal };
         let text = serde_json::to_vec(&params).map_err(RuntimeError::Parameters)?;
         let params = in_memory("exec", &text).map_err(|error| RuntimeError::Descriptors("parameters", error))?;
-        let id = format!("exec-{:016x}", carob_kit::random_u64());
+        let id = new_id();
         let (sender, exit) = oneshot::channel();
         sandbox.execs.lock().expect("no holder panics").insert(id.clone(), sender);
         let spawn = Spawn {
@@ -102,7 +103,10 @@ impl Runtime {
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.programs.oneshot(), params.as_fd()];
         fds.extend(streams.iter().flatten().map(AsFd::as_fd));
         let spawned = match sandbox.shim() {
-            Ok(shim) => shim.spawn(spawn, &fds).await.map_err(sandbox.shim_error()),
+            Ok(shim) => {
+                let spawned = shim.spawn(spawn, &fds).await;
+                spawned.map_err(|source| RuntimeError::Exec { exec: id.clone(), source })
+            }
             Err(error) => Err(error),
         };
         match spawned {

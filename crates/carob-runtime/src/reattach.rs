@@ -3,9 +3,11 @@
 //! What is true comes from the kernel first, then from the shim, then from the records.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use carob_kit::forget_other_boots;
 use carob_shim::protocol::ProcessRecord;
 
 use crate::error::RuntimeError;
@@ -15,9 +17,6 @@ use crate::runtime::{Container, Runtime, Sandbox};
 use crate::shim;
 
 type Result<T> = std::result::Result<T, RuntimeError>;
-
-/// Changes with every boot (random(4)): records of another boot are of processes that cannot be.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl Runtime {
     pub(crate) async fn take_up(self: &Arc<Self>) -> Result<()> {
@@ -33,16 +32,10 @@ impl Runtime {
 
     /// A run directory that is no tmpfs keeps records across a reboot, which ended what they are about.
     fn forget_other_boots(&self) -> Result<()> {
-        let now = fs_err::read_to_string(BOOT_ID).map_err(RuntimeError::file("read", BOOT_ID))?;
-        let path = self.paths.boot_id();
-        match fs_err::read_to_string(&path) {
-            Ok(then) if then == now => return Ok(()),
-            Ok(_) => files::remove_directory(&self.paths.sandboxes())?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(RuntimeError::file("read", &path)(error)),
-        }
-        files::make_directory(&self.paths.sandboxes())?;
-        record::write_whole(&path, now.as_bytes()).map_err(RuntimeError::file("write", &path))
+        let marker = self.paths.boot_id();
+        forget_other_boots(&marker, || files::remove_directory(&self.paths.sandboxes()).map_err(io::Error::other))
+            .map_err(RuntimeError::file("compare the boot with", &marker))?;
+        files::make_directory(&self.paths.sandboxes())
     }
 
     async fn take_up_sandbox(self: &Arc<Self>, id: &str) -> Result<()> {

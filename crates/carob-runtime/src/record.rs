@@ -1,10 +1,11 @@
 //! What is kept on disk about sandboxes and containers: versioned, written whole or not at all.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use carob_cri::v1;
+use carob_kit::fs::replace;
 use carob_shim::params::ResolvedUser;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -115,22 +116,11 @@ struct VersionOnly {
     version: u32,
 }
 
-/// Writes to a temporary name, syncs and renames, so that a reader finds the old record or the new one.
+/// Writes in one step. Not synced: what it says does not outlive the boot.
 pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), RecordError> {
     let text = serde_json::to_vec(&Sealed { version: VERSION, record })
         .map_err(|source| RecordError::Parse { path: path.to_owned(), source })?;
-    write_whole(path, &text).map_err(|source| RecordError::Write { path: path.to_owned(), source })
-}
-
-/// The same for any bytes. Readable by root only.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use fs_err::os::unix::fs::OpenOptionsExt;
-
-    let fresh = path.with_extension("new");
-    let mut file = fs_err::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs_err::rename(&fresh, path)
+    replace(path, &text).map_err(|source| RecordError::Write { path: path.to_owned(), source })
 }
 
 /// `None` when there is no record.

@@ -79,13 +79,8 @@ impl Runtime {
             let (runtime, record) = (Arc::clone(self), record.clone());
             tokio::task::spawn_blocking(move || runtime.prepare(&record)).await??
         };
-        // Moving a process between groups waits for a grace period of the kernel: meanwhile the infra process starts,
-        // which moves by itself.
-        let runtime = Arc::clone(self);
-        let moved = tokio::task::spawn_blocking(move || runtime.move_to_shims(pid));
         let shim = self.talk_to_shim(sandbox, pid, socket).await?;
         let infra_pid = self.start_infra(sandbox, &shim, &record).await?;
-        moved.await??;
         let ips = if namespace_options(&record.config).network() == v1::NamespaceMode::Node {
             Vec::new()
         } else {
@@ -125,16 +120,11 @@ impl Runtime {
         files::write_sandbox_files(&self.paths, &record.id, &record.config)?;
         let remove_with_parent: Vec<&Path> =
             if self.config.die_with_parent { vec![&layers, &directory] } else { Vec::new() };
-        let start = ShimStart { directory: &directory, cgroup: &record.cgroup, remove_with_parent };
+        let shims = self.shims_cgroup();
+        self.cgroup(&shims).create()?;
+        let start = ShimStart { directory: &directory, cgroup: &record.cgroup, own_cgroup: &shims, remove_with_parent };
         let failed = |source| RuntimeError::Shim { sandbox: record.id.clone(), source };
         shim::start(&self.programs, &start).map_err(failed)
-    }
-
-    /// Out of this process's own group, which may be killed as a whole when a service is stopped.
-    fn move_to_shims(&self, pid: Pid) -> Result<()> {
-        let shims = self.cgroup(&self.shims_cgroup());
-        shims.create()?;
-        Ok(shims.add(pid)?)
     }
 
     /// Takes up the conversation with a shim and starts the task that handles what it says.

@@ -11,7 +11,7 @@ use carob_cri::{ByteStream, ContainerEvents, CriError, ExecSession, ExecStart, R
 
 use crate::error::RuntimeError;
 use crate::runtime::Runtime;
-use crate::status::{container_status, list_containers, list_sandboxes, sandbox_status};
+use crate::status::{container_status, sandbox_status};
 
 type Reply<T> = std::result::Result<T, CriError>;
 
@@ -67,8 +67,7 @@ impl RuntimeService for Runtime {
     }
 
     async fn list_pod_sandbox(&self, request: v1::ListPodSandboxRequest) -> Reply<v1::ListPodSandboxResponse> {
-        let records = self.sandboxes().iter().map(|sandbox| sandbox.record()).collect();
-        Ok(v1::ListPodSandboxResponse { items: list_sandboxes(records, request.filter.as_ref()) })
+        Ok(v1::ListPodSandboxResponse { items: self.list_sandboxes(request.filter.as_ref()) })
     }
 
     async fn create_container(&self, request: v1::CreateContainerRequest) -> Reply<v1::CreateContainerResponse> {
@@ -93,8 +92,7 @@ impl RuntimeService for Runtime {
     }
 
     async fn list_containers(&self, request: v1::ListContainersRequest) -> Reply<v1::ListContainersResponse> {
-        let records: Vec<_> = self.containers().iter().map(|container| container.record.borrow().clone()).collect();
-        Ok(v1::ListContainersResponse { containers: list_containers(&records, request.filter.as_ref()) })
+        Ok(v1::ListContainersResponse { containers: self.list_containers(request.filter.as_ref()) })
     }
 
     async fn container_status(&self, request: v1::ContainerStatusRequest) -> Reply<v1::ContainerStatusResponse> {
@@ -138,9 +136,8 @@ impl RuntimeService for Runtime {
             pod_sandbox_id: filter.pod_sandbox_id,
             label_selector: filter.label_selector,
         });
-        let records: Vec<_> = self.containers().iter().map(|container| container.record.borrow().clone()).collect();
         let mut stats = Vec::new();
-        for item in list_containers(&records, filter.as_ref()) {
+        for item in self.list_containers(filter.as_ref()) {
             // One that was removed meanwhile uses nothing.
             if let Some(container) = self.find_container(&item.id) {
                 stats.push(self.stats_of(&container).await?);
@@ -163,9 +160,8 @@ impl RuntimeService for Runtime {
             state: None,
             label_selector: filter.label_selector,
         });
-        let records = self.sandboxes().iter().map(|sandbox| sandbox.record()).collect();
         let mut stats = Vec::new();
-        for item in list_sandboxes(records, filter.as_ref()) {
+        for item in self.list_sandboxes(filter.as_ref()) {
             if let Some(sandbox) = self.find_sandbox(&item.id) {
                 stats.push(self.sandbox_stats(&sandbox).await?);
             }

@@ -65,6 +65,8 @@ pub(crate) struct ShimStart<'a> {
     pub(crate) directory: &'a Path,
     /// The Pod's.
     pub(crate) cgroup: &'a Path,
+    /// The shim's, away from this process's own, which may be killed as a whole when a service is stopped.
+    pub(crate) own_cgroup: &'a Path,
     /// Directories that the shim removes when it ends with this process; empty for a shim that stays.
     pub(crate) remove_with_parent: Vec<&'a Path>,
 }
@@ -74,11 +76,17 @@ pub(crate) fn start(programs: &Programs, start: &ShimStart<'_>) -> Result<(Pid, 
     let (ours, theirs) = packet::pair().map_err(ShimError::Start)?;
     let log = fs_err::File::create(start.directory.join("shim.log")).map_err(ShimError::Start)?;
     let mut command = Command::new(format!("/proc/self/fd/{}", programs.shim().as_raw_fd()));
-    command.arg("shim").arg(start.directory).arg(start.cgroup).args(&start.remove_with_parent);
-    command.current_dir("/").env_clear();
-    command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(log.into_file());
-    let child = command.spawn().map_err(ShimError::Start)?;
-    Ok((Pid::from_child(&child), ours))
+    command.arg("shim").arg(start.directory).arg(start.cgroup).arg(start.own_cgroup).args(&start.remove_with_parent);
+    // Nothing that would keep std from posix_spawn(3), which does not copy this process's page tables.
+    command.env_clear().stdin(Stdio::from(theirs)).stderr(log.into_file());
+    let output = command.output().map_err(ShimError::Start)?;
+    let pid = std::str::from_utf8(&output.stdout).ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
+    match pid {
+        Some(pid) if output.status.success() => Ok((pid, ours)),
+        Some(_) | None => {
+            Err(ShimError::Start(io::Error::other(format!("its log tells why it ended ({})", output.status))))
+        }
+    }
 }
 
 /// Connects to the shim of a sandbox that an earlier process has started.

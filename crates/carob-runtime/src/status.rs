@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use carob_cri::v1;
 
 use crate::record::{ContainerPhase, ContainerRecord, SandboxPhase, SandboxRecord};
-use crate::runtime::Runtime;
+use crate::runtime::{Container, Runtime, Sandbox};
 
 impl SandboxRecord {
     fn ips(&self) -> &[IpAddr] {
@@ -125,37 +126,42 @@ fn labels_match(wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, Str
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-pub(crate) fn list_sandboxes(
-    records: Vec<SandboxRecord>,
-    filter: Option<&v1::PodSandboxFilter>,
-) -> Vec<v1::PodSandbox> {
-    let mut items: Vec<v1::PodSandbox> = records.iter().map(sandbox_item).collect();
-    if let Some(filter) = filter {
-        items.retain(|item| {
-            id_matches(&filter.id, &item.id)
-                && filter.state.as_ref().is_none_or(|state| state.state == item.state)
-                && labels_match(&filter.label_selector, &item.labels)
-        });
-    }
-    items.sort_by(|one, other| one.id.cmp(&other.id));
-    items
+fn sandbox_matches(record: &SandboxRecord, filter: &v1::PodSandboxFilter) -> bool {
+    id_matches(&filter.id, &record.id)
+        && filter.state.as_ref().is_none_or(|wanted| wanted.state == record.state() as i32)
+        && labels_match(&filter.label_selector, &record.config.labels)
 }
 
-pub(crate) fn list_containers(records: &[ContainerRecord], filter: Option<&v1::ContainerFilter>) -> Vec<v1::Container> {
-    let mut items: Vec<v1::Container> = records.iter().map(container_item).collect();
-    if let Some(filter) = filter {
-        items.retain(|item| {
-            id_matches(&filter.id, &item.id)
-                && id_matches(&filter.pod_sandbox_id, &item.pod_sandbox_id)
-                && filter.state.as_ref().is_none_or(|state| state.state == item.state)
-                && labels_match(&filter.label_selector, &item.labels)
-        });
-    }
-    items.sort_by(|one, other| one.id.cmp(&other.id));
-    items
+fn container_matches(record: &ContainerRecord, filter: &v1::ContainerFilter) -> bool {
+    id_matches(&filter.id, &record.id)
+        && id_matches(&filter.pod_sandbox_id, &record.sandbox_id)
+        && filter.state.as_ref().is_none_or(|wanted| wanted.state == container_state(&record.phase) as i32)
+        && labels_match(&filter.label_selector, &record.config.labels)
 }
 
 impl Runtime {
+    /// Those that match, by id. The others are not copied: every worker asks for its own after every event.
+    pub(crate) fn list_sandboxes(&self, filter: Option<&v1::PodSandboxFilter>) -> Vec<v1::PodSandbox> {
+        let item = |sandbox: &Arc<Sandbox>| {
+            let record = sandbox.record.lock().expect("no holder panics");
+            filter.is_none_or(|filter| sandbox_matches(&record, filter)).then(|| sandbox_item(&record))
+        };
+        let mut items: Vec<v1::PodSandbox> = self.sandboxes().iter().filter_map(item).collect();
+        items.sort_by(|one, other| one.id.cmp(&other.id));
+        items
+    }
+
+    /// As [`Runtime::list_sandboxes`].
+    pub(crate) fn list_containers(&self, filter: Option<&v1::ContainerFilter>) -> Vec<v1::Container> {
+        let item = |container: &Arc<Container>| {
+            let record = container.record.borrow();
+            filter.is_none_or(|filter| container_matches(&record, filter)).then(|| container_item(&record))
+        };
+        let mut items: Vec<v1::Container> = self.containers().iter().filter_map(item).collect();
+        items.sort_by(|one, other| one.id.cmp(&other.id));
+        items
+    }
+
     pub(crate) fn container_statuses(&self, sandbox: &str) -> Vec<v1::ContainerStatus> {
         let mut statuses: Vec<v1::ContainerStatus> =
             self.containers_of(sandbox).iter().map(|container| container_status(&container.record.borrow())).collect();
@@ -233,7 +239,8 @@ mod tests {
             (elsewhere, &[]),
         ];
         for (filter, expected) in cases {
-            let ids: Vec<String> = list_containers(&records, Some(&filter)).into_iter().map(|item| item.id).collect();
+            let matching = records.iter().filter(|record| container_matches(record, &filter));
+            let ids: Vec<&str> = matching.map(|record| record.id.as_str()).collect();
             assert_eq!(ids, expected, "{filter:?}");
         }
     }

@@ -10,12 +10,14 @@
 
 mod crilog;
 mod exits;
+mod leave;
 pub mod params;
 mod pause;
 pub mod protocol;
 mod server;
 
 pub use exits::{Exit, ExitCause, ExitRecord, read_exits};
+pub use leave::leave;
 pub use pause::run_pause;
 pub use server::{ShimOptions, run_shim};
 

@@ -1,30 +1,37 @@
-//! `carob-shim shim DIRECTORY CGROUP [REMOVE...]` and `carob-shim pause`.
+//! `carob-shim shim DIRECTORY CGROUP OWN-CGROUP [REMOVE...]` and `carob-shim pause`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use carob_shim::{ShimOptions, run_pause, run_shim};
+use carob_shim::{ShimOptions, leave, run_pause, run_shim};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let role = arguments.next();
     let outcome = match role.as_ref().and_then(|role| role.to_str()) {
         Some("pause") => run_pause(),
-        Some("shim") => match (arguments.next(), arguments.next()) {
-            (Some(directory), Some(cgroup)) => run_shim(ShimOptions {
-                directory: PathBuf::from(directory),
-                cgroup: PathBuf::from(cgroup),
-                remove_with_parent: arguments.map(PathBuf::from).collect(),
-            }),
+        Some("shim") => match (arguments.next(), arguments.next(), arguments.next()) {
+            (Some(directory), Some(cgroup), Some(own_cgroup)) => {
+                let options = ShimOptions {
+                    directory: PathBuf::from(directory),
+                    cgroup: PathBuf::from(cgroup),
+                    remove_with_parent: arguments.map(PathBuf::from).collect(),
+                };
+                leave(&PathBuf::from(own_cgroup), || code(run_shim(options)))
+            }
             _ => return ExitCode::from(2),
         },
         _ => return ExitCode::from(2),
     };
+    ExitCode::from(code(outcome))
+}
+
+fn code(outcome: std::io::Result<()>) -> u8 {
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             report(&error);
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -31,6 +31,9 @@ pub struct CreateParams {
     /// The directory under which the container library keeps its state, one directory a container.
     pub state_root: PathBuf,
     pub cgroup: PathBuf,
+    /// The container has no use for other groups than its own: no volume of it holds cgroup filesystems, and it is not
+    /// privileged.
+    pub own_groups_only: bool,
     /// Where the root filesystem is mounted, in a mount namespace of its own.
     pub rootfs: PathBuf,
     pub layers: Layers,

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -22,25 +22,52 @@ impl SingleThreaded {
     }
 }
 
-/// A process that a single-threaded caller has made, seen from the caller.
+/// Makes a child process of the caller's parent (`CLONE_PARENT`), so that a short-lived program can hand a process over to
+/// the one that started it. The child runs `child` and ends with the code it returns.
 ///
-/// `child` runs in the new process, whose parent is the caller's parent (`CLONE_PARENT`), so that a short-lived program
-/// can hand a process over to the one that started it. The process ends with what `child` returns.
+/// `group` is a directory of the unified cgroup tree in which the child starts. Being born in a group costs nothing, while
+/// moving there waits for a grace period of the kernel (7.7 ms measured on an idle 6.18).
 ///
 /// Fails with `EINVAL` in an init process, which has no parent to share (clone(2)).
-pub fn clone_sibling(_proof: &SingleThreaded, child: impl FnOnce() -> i32) -> io::Result<Pid> {
+pub fn clone_sibling(
+    proof: &SingleThreaded,
+    group: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> i32,
+) -> io::Result<Pid> {
+    clone_process(proof, libc::CLONE_PARENT as u64, 0, group, child)
+}
+
+/// Makes a child process of the caller, otherwise as [`clone_sibling`].
+pub fn clone_child(
+    proof: &SingleThreaded,
+    group: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> i32,
+) -> io::Result<Pid> {
+    clone_process(proof, 0, libc::SIGCHLD as u64, group, child)
+}
+
+fn clone_process(
+    _proof: &SingleThreaded,
+    flags: u64,
+    exit_signal: u64,
+    group: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> i32,
+) -> io::Result<Pid> {
+    /// In linux/sched.h since 5.7.
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let into = if group.is_some() { CLONE_INTO_CGROUP } else { 0 };
     let mut args = libc::clone_args {
-        flags: libc::CLONE_PARENT as u64,
+        flags: flags | into,
         pidfd: 0,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: 0,
+        exit_signal,
         stack: 0,
         stack_size: 0,
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup: group.map_or(0, |group| group.as_raw_fd().cast_unsigned().into()),
     };
     // SAFETY: without CLONE_VM this is a fork: the child gets a copy of all memory and goes on on a copy of this stack.
     // No other thread exists whose locks the child could find taken forever.
@@ -98,7 +125,7 @@ pub fn set_inheritable(fd: impl AsFd, inheritable: bool) -> io::Result<()> {
 ///
 /// A descriptor can be adopted once: afterwards it is close-on-exec, which no inherited one is.
 pub fn adopt_inherited(number: i32) -> io::Result<OwnedFd> {
-    use std::os::fd::{BorrowedFd, FromRawFd};
+    use std::os::fd::FromRawFd;
 
     if number <= 2 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the standard streams have owners"));
@@ -140,6 +167,15 @@ pub fn use_as_standard_streams(fd: impl AsFd) -> io::Result<()> {
         if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) } < 0 {
             return Err(io::Error::last_os_error());
         }
+    }
+    Ok(())
+}
+
+/// Makes a descriptor the standard output of the calling process.
+pub fn use_as_standard_output(fd: impl AsFd) -> io::Result<()> {
+    // SAFETY: the standard streams have no owner that could close them behind somebody's back.
+    if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), 1) } < 0 {
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }

@@ -32,8 +32,14 @@ impl Cluster {
 
     /// As [`Cluster::start`], with flags besides the usual ones.
     pub fn start_with(flags: &[&str]) -> Result<Self> {
-        let mut cluster =
-            Self { host: Host::new()?, server: None, flags: flags.iter().map(|flag| (*flag).to_owned()).collect() };
+        Self::start_prepared(|_| Ok(flags.iter().map(|flag| (*flag).to_owned()).collect()))
+    }
+
+    /// As [`Cluster::start_with`], with flags that name files which `prepare` puts into the host's directory.
+    pub fn start_prepared(prepare: impl FnOnce(&Path) -> Result<Vec<String>>) -> Result<Self> {
+        let host = Host::new()?;
+        let flags = prepare(host.dir())?;
+        let mut cluster = Self { host, server: None, flags };
         cluster.start_server()?;
         Ok(cluster)
     }

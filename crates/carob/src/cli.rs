@@ -91,6 +91,12 @@ pub(crate) struct ServerArgs {
     /// Cgroup below which Pods live
     #[arg(long, default_value = "/", value_name = "PATH")]
     pub(crate) cgroup_root: String,
+    /// Besides this machine, play so many nodes whose Pods live without processes
+    #[arg(long, value_name = "N")]
+    pub(crate) virtual_nodes: Option<usize>,
+    /// What virtual nodes have and how Pods live on them: a YAML file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) virtual_nodes_config: Option<PathBuf>,
     /// Where to write the administrator's kubeconfig [default: admin.kubeconfig in the data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) write_kubeconfig: Option<PathBuf>,

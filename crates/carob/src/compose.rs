@@ -18,19 +18,22 @@ use carob_runtime::{Runtime, RuntimeConfig};
 use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
 use carob_store::{Options, Store};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::pki::{KUBELET_CLIENT, Names, Pki};
 use crate::schedulers::Schedulers;
-use crate::{admin, kubeconfig, renewal, tls};
+use crate::{admin, kubeconfig, renewal, tls, virtual_nodes};
 
 /// A server whose parts run.
 pub(crate) struct Server {
     pub(crate) settings: Settings,
     pub(crate) client: kube::Client,
     pub(crate) informers: Arc<Informers>,
+    /// Turns true once the virtual nodes are registered.
+    pub(crate) virtual_nodes_ready: watch::Receiver<bool>,
     store: Store,
     parts: JoinSet<(&'static str, Result<()>)>,
     /// Ends every part but the API, which the others need to say their last words.
@@ -62,9 +65,11 @@ impl Server {
         let client = carob_client::in_process(api.in_process(UserInfo::master("system:carob")));
         // One set of informers for all parts: each kind is watched, decoded and held once. Parts write under their own names.
         let informers = Informers::new(client.clone());
+        let (virtual_nodes_ready, virtual_nodes) = virtual_nodes::prepare(&settings, &api, &informers, &clock);
         let mut server = Self {
             client,
             informers,
+            virtual_nodes_ready,
             store,
             parts: JoinSet::new(),
             parts_shutdown: CancellationToken::new(),
@@ -84,6 +89,10 @@ impl Server {
         }
         if server.settings.scheduler {
             server.start_scheduler(scheduler_client, explanations, &clock);
+        }
+        if let Some(virtual_nodes) = virtual_nodes {
+            let shutdown = server.parts_shutdown.clone();
+            server.part("the virtual nodes", async move { Ok(virtual_nodes.run(shutdown).await?) });
         }
         kubeconfig::write(&server.settings.kubeconfig, server.settings.listen, &pki)?;
         let images = ImageStore::open(StoreConfig::new(&server.settings.images_dir, Arc::clone(&clock))).await?;
@@ -269,7 +278,7 @@ fn make_api(
     config.issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
     config.audiences = vec![config.issuer.clone()];
     config.service_cidrs.clone_from(&settings.service_cidrs);
-    config.dialer = Arc::new(DirectDialer::new(tls::kubelet_client(pki, shown)?));
+    config.dialer = virtual_nodes::dialer(settings, DirectDialer::new(tls::kubelet_client(pki, shown)?));
     config.advertise_address = settings.node_ips.first().map(|ip| (*ip, settings.listen.port()).into());
     ApiServer::new(config).context("make the API server")
 }

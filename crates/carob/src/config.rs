@@ -10,6 +10,7 @@ use ring::digest;
 use serde_json::Value;
 
 use crate::cli::{Cli, Command, Part, ServerArgs};
+use crate::virtual_nodes;
 
 /// Everything that the parts of a server are made from.
 #[derive(Debug, Clone)]
@@ -31,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) controllers: bool,
     pub(crate) max_pods: u32,
     pub(crate) cgroup_root: String,
+    pub(crate) virtual_nodes: Option<carob_node::virtual_nodes::Config>,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) in_memory: bool,
     pub(crate) images_dir: PathBuf,
@@ -68,6 +70,8 @@ impl Settings {
             arguments.cgroup_root
         );
         let run_dir = std::path::absolute(&arguments.directories.run_dir)?;
+        let virtual_nodes =
+            virtual_nodes::config(arguments.virtual_nodes, arguments.virtual_nodes_config.as_deref(), &node_name)?;
         Ok(Self {
             instance: instance_id(&data_dir),
             run_dir,
@@ -87,6 +91,7 @@ impl Settings {
             controllers: !arguments.disable.contains(&Part::Controllers),
             max_pods: arguments.max_pods,
             cgroup_root: arguments.cgroup_root,
+            virtual_nodes,
             kubeconfig: arguments.write_kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
             in_memory: arguments.in_memory,
             images_dir: arguments.images_dir.unwrap_or_else(|| data_dir.join("images")),

@@ -15,6 +15,7 @@ mod ready;
 mod renewal;
 mod schedulers;
 mod tls;
+mod virtual_nodes;
 
 use std::process::ExitCode;
 

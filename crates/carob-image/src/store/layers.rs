@@ -1,9 +1,11 @@
 //! The unpacked layers: one directory for each chain ID, made once whoever asks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use carob_kit::Turns;
 
 use crate::blobs::Leases;
 use crate::digest::Digest;
@@ -68,13 +70,13 @@ pub(crate) struct LayerStore {
     limits: UnpackLimits,
     pub(crate) leases: Leases,
     present: Mutex<BTreeMap<Digest, Size>>,
-    /// One lock for each layer that someone is unpacking.
-    turns: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// Of layers that someone is unpacking.
+    turns: Turns<Digest>,
 }
 
 impl LayerStore {
     pub(super) fn new(dir: PathBuf, temporary: PathBuf, limits: UnpackLimits) -> Self {
-        let (leases, present, turns) = (Leases::default(), Mutex::default(), Mutex::default());
+        let (leases, present, turns) = (Leases::default(), Mutex::default(), Turns::default());
         Self { dir, temporary, limits, leases, present, turns }
     }
 
@@ -106,19 +108,7 @@ impl LayerStore {
 
     /// Waits until nobody else makes the layer.
     pub(crate) async fn turn(&self, chain_id: &Digest) -> tokio::sync::OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            match turns.get(chain_id).and_then(Weak::upgrade) {
-                Some(turn) => turn,
-                None => {
-                    turns.retain(|_, turn| turn.strong_count() > 0);
-                    let turn = Arc::new(tokio::sync::Mutex::new(()));
-                    turns.insert(chain_id.clone(), Arc::downgrade(&turn));
-                    turn
-                }
-            }
-        };
-        turn.lock_owned().await
+        self.turns.take(chain_id).await
     }
 
     /// The layer as it is here, if it is.

@@ -4,12 +4,13 @@ mod install;
 mod layers;
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use carob_kit::Clock;
+use carob_kit::fs::{RealFs, write_atomic};
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::FlockOperation;
 
@@ -434,12 +435,7 @@ fn read_index(root: &Path, blobs: &Blobs) -> Result<Index, StoreError> {
 }
 
 fn write_index(root: &Path, index: &Index) -> io::Result<()> {
-    let temporary = root.join("tmp").join(INDEX_FILE);
-    let mut file = fs_err::File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(&index.on_disk())?)?;
-    file.sync_all()?;
-    fs_err::rename(&temporary, root.join(INDEX_FILE))?;
-    fs_err::File::open(root)?.sync_all()
+    write_atomic(&RealFs, &root.join(INDEX_FILE), &serde_json::to_vec(&index.on_disk())?)
 }
 
 #[cfg(test)]

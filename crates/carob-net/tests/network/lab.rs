@@ -112,8 +112,9 @@ impl Lab {
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
+    // The mark of the boot stays with the directory.
     let Ok(entries) = fs_err::read_dir(dir.join("net")) else { return Vec::new() };
-    entries.map(|entry| entry.unwrap().path()).collect()
+    entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("boot_id")).collect()
 }
 
 fn configure(socket: &mut Socket, name: &str, addresses: [&str; 2], gateways: Option<[&str; 2]>) {

@@ -40,7 +40,7 @@ pub struct RunFacts<'a> {
     pub volumes: &'a BTreeMap<String, PathBuf>,
     /// The container whose processes an ephemeral one looks at.
     pub target_id: Option<String>,
-    pub node_memory: u64,
+    pub machine: resources::Machine,
     pub seccomp_default: bool,
 }
 
@@ -105,7 +105,7 @@ pub fn config(
         stdin_once: spec.stdin_once.unwrap_or(false),
         tty: spec.tty.unwrap_or(false),
         linux: Some(LinuxContainerConfig {
-            resources: Some(resources::container(pod, spec, facts.node_memory)?),
+            resources: Some(resources::container(pod, spec, facts.machine)?),
             security_context: Some(security::container(pod, spec, facts.target_id.as_deref(), facts.seccomp_default)),
         }),
         stop_signal: stop_signal(spec.lifecycle.as_ref().and_then(|hooks| hooks.stop_signal.as_deref())).into(),
@@ -222,7 +222,7 @@ mod tests {
             env: vec![KeyValue { key: "A".to_owned(), value: "x".to_owned() }],
             volumes: &volumes,
             target_id: None,
-            node_memory: 1,
+            machine: resources::Machine { memory_bytes: 1, ..resources::Machine::default() },
             seccomp_default: true,
         };
         let view = PodView::new(&pod);

@@ -98,12 +98,26 @@ pub fn cgroup_parent(root: &str, qos: Qos, uid: &str) -> String {
     }
 }
 
-/// The settings of one container. `node_memory` in bytes scales the OOM score.
-pub fn container(pod: &Pod, container: &Container, node_memory: u64) -> Result<LinuxContainerResources, ResourceError> {
+/// What of the machine a container's settings depend on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Scales the OOM score.
+    pub memory_bytes: u64,
+    /// All control groups are of v2.
+    pub unified_cgroups: bool,
+}
+
+/// The settings of one container.
+pub fn container(pod: &Pod, container: &Container, machine: Machine) -> Result<LinuxContainerResources, ResourceError> {
     let resources = container.resources.as_ref();
     let (requests, limits) = both(resources)?;
     let mut settings = settings(requests, limits);
-    settings.oom_score_adj = oom_score(pod, qos(pod)?, requests.memory_bytes.or(limits.memory_bytes), node_memory);
+    settings.oom_score_adj =
+        oom_score(pod, qos(pod)?, requests.memory_bytes.or(limits.memory_bytes), machine.memory_bytes);
+    if machine.unified_cgroups {
+        // All of it dies or none (kubelet `singleProcessOOMKill`, false on v2).
+        settings.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    }
     settings.hugepage_limits = huge_pages(resources.and_then(|resources| resources.limits.as_ref()))?;
     Ok(settings)
 }
@@ -256,7 +270,8 @@ mod tests {
             let pod = pod_of(with(requests, limits));
             assert_eq!(qos(&pod).expect("quantities"), class);
             let spec = &pod.spec.as_ref().expect("a spec").containers[0];
-            assert_eq!(container(&pod, spec, GIB).expect("quantities").oom_score_adj, score);
+            let machine = Machine { memory_bytes: GIB, ..Machine::default() };
+            assert_eq!(container(&pod, spec, machine).expect("quantities").oom_score_adj, score);
         }
     }
 
@@ -270,8 +285,19 @@ mod tests {
         ] {
             let pod = pod_of(with(requests, limits));
             let spec = &pod.spec.as_ref().expect("a spec").containers[0];
-            let set = container(&pod, spec, 1).expect("quantities");
+            let set = container(&pod, spec, Machine::default()).expect("quantities");
             assert_eq!((set.cpu_shares, set.cpu_quota, set.memory_limit_in_bytes), (shares, quota, memory));
+        }
+    }
+
+    #[test]
+    fn a_container_of_v2_dies_as_a_whole() {
+        let pod = pod_of(json!({"containers": [{"name": "c"}]}));
+        let spec = &pod.spec.as_ref().expect("a spec").containers[0];
+        for (unified_cgroups, expected) in [(true, Some("1")), (false, None)] {
+            let machine = Machine { memory_bytes: 1, unified_cgroups };
+            let set = container(&pod, spec, machine).expect("quantities");
+            assert_eq!(set.unified.get("memory.oom.group").map(String::as_str), expected);
         }
     }
 

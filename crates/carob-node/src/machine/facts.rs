@@ -17,6 +17,9 @@ pub struct MachineFacts {
     pub kernel_version: String,
     pub os_image: String,
     pub architecture: &'static str,
+    /// All control groups are of v2.
+    pub unified_cgroups: bool,
+    pub apparmor: bool,
 }
 
 /// What changes.
@@ -45,6 +48,8 @@ pub fn read() -> io::Result<MachineFacts> {
         kernel_version: uname.release().to_string_lossy().into_owned(),
         os_image: os_image()?,
         architecture: go_architecture(std::env::consts::ARCH),
+        unified_cgroups: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The machine as a Node: what it has, how it is, and telling the API so.
 
 pub mod facts;
+pub mod lease;
 pub mod object;
 pub mod register;

@@ -11,9 +11,7 @@ use carob_cri::v1::{
 };
 use carob_kit::{Backoff, Clock, chain};
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
@@ -21,14 +19,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::facts::{self, MachineFacts};
+use super::lease::{self, RENEW_EVERY};
 use super::object::{self, NodeIdentity, Reading};
 
-/// Lease renewals, and looks at the machine (kubelet `nodeLeaseDurationSeconds` 40 / 4).
-const RENEW_EVERY: Duration = Duration::from_secs(10);
-const LEASE_S: i32 = 40;
 /// A status that has not changed is written this often (kubelet `nodeStatusReportFrequency`).
-const REPORT_EVERY: Duration = Duration::from_secs(300);
-const LEASE_NAMESPACE: &str = "kube-node-lease";
+pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(300);
 const RETRY_BASE: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -61,14 +56,15 @@ pub struct Registrar {
 struct Told {
     status: Option<NodeStatus>,
     at: Option<Timestamp>,
-    lease: Option<Lease>,
+    /// Whether the lease is known to be there.
+    lease: bool,
     pod_cidrs: Vec<String>,
 }
 
 impl Registrar {
     /// Keeps the Node registered until the shutdown. The Node stays: its Pods run on.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut told = Told { status: None, at: None, lease: None, pod_cidrs: Vec::new() };
+        let mut told = Told { status: None, at: None, lease: false, pod_cidrs: Vec::new() };
         let mut retry = Backoff::new(RETRY_BASE, RETRY_MAX);
         let changes = self.nodes.subscribe();
         loop {
@@ -110,7 +106,7 @@ impl Registrar {
         let node = match known {
             Some(node) => Node::clone(&node),
             None => {
-                *told = Told { status: None, at: None, lease: told.lease.take(), pod_cidrs: Vec::new() };
+                *told = Told { status: None, at: None, lease: told.lease, pod_cidrs: Vec::new() };
                 self.register().await?
             }
         };
@@ -188,51 +184,11 @@ impl Registrar {
     }
 
     async fn renew(&self, node: &Node, told: &mut Told) -> Result<(), RegisterError> {
-        let api: Api<Lease> = Api::namespaced(self.client.clone(), LEASE_NAMESPACE);
-        let name = &self.identity.name;
-        let renew_time = Some(MicroTime(self.clock.now()));
-        if told.lease.is_some() {
-            let body = json!({"spec": {"renewTime": renew_time, "holderIdentity": name}});
-            match api.patch(name, &PatchParams::default(), &Patch::Merge(&body)).await {
-                Ok(_) => return Ok(()),
-                Err(kube::Error::Api(status)) if status.code == 404 => told.lease = None,
-                Err(error) => return Err(self.error("the renewal of the lease", error)),
-            }
-        }
-        let lease = lease(name, node, renew_time);
-        let made = match api.create(&PostParams::default(), &lease).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                let body = json!({"spec": lease.spec});
-                api.patch(name, &PatchParams::default(), &Patch::Merge(&body)).await
-            }
-            made => made,
-        };
-        told.lease = Some(made.map_err(|error| self.error("the lease", error))?);
+        let uid = node.metadata.uid.as_deref().unwrap_or_default();
+        let renewed = lease::renew(&self.client, &self.identity.name, uid, self.clock.now(), told.lease).await;
+        renewed.map_err(|error| self.error("the renewal of the lease", error))?;
+        told.lease = true;
         Ok(())
-    }
-}
-
-fn lease(name: &str, node: &Node, renew_time: Option<MicroTime>) -> Lease {
-    let owner = OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        name: name.to_owned(),
-        uid: node.metadata.uid.clone().unwrap_or_default(),
-        ..OwnerReference::default()
-    };
-    Lease {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: Some(LEASE_NAMESPACE.to_owned()),
-            owner_references: Some(vec![owner]),
-            ..ObjectMeta::default()
-        },
-        spec: Some(LeaseSpec {
-            holder_identity: Some(name.to_owned()),
-            lease_duration_seconds: Some(LEASE_S),
-            renew_time,
-            ..LeaseSpec::default()
-        }),
     }
 }
 
@@ -247,7 +203,7 @@ fn is_ready(status: &NodeStatus) -> bool {
 }
 
 /// The status as a patch: addresses are written whole, or those that are gone would stay (they merge by type).
-fn status_body(status: &NodeStatus) -> serde_json::Value {
+pub(crate) fn status_body(status: &NodeStatus) -> serde_json::Value {
     let mut body = json!({ "status": status });
     if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
         addresses.insert(0, json!({"$patch": "replace"}));

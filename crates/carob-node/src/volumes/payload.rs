@@ -110,12 +110,12 @@ impl Sources<'_> {
     pub async fn payload(&self, volume: &Volume) -> Result<Option<Payload>, PayloadError> {
         let mut payload = Payload::default();
         if let Some(source) = &volume.config_map {
-            let optional = source.optional == Some(true);
-            self.config_map(&source.name, source.items.as_deref(), mode(source.default_mode), optional, &mut payload)
-                .await?;
+            let wanted = Wanted::new(Kind::ConfigMap, &source.name, source.items.as_deref(), mode(source.default_mode));
+            self.config_map(wanted.optional(source.optional), &mut payload).await?;
         } else if let Some(source) = &volume.secret {
-            let (name, optional) = (source.secret_name.as_deref().unwrap_or_default(), source.optional == Some(true));
-            self.secret(name, source.items.as_deref(), mode(source.default_mode), optional, &mut payload).await?;
+            let name = source.secret_name.as_deref().unwrap_or_default();
+            let wanted = Wanted::new(Kind::Secret, name, source.items.as_deref(), mode(source.default_mode));
+            self.secret(wanted.optional(source.optional), &mut payload).await?;
         } else if let Some(source) = &volume.downward_api {
             self.downward(source.items.as_deref().unwrap_or_default(), mode(source.default_mode), &mut payload)?;
         } else if let Some(source) = &volume.projected {
@@ -130,10 +130,11 @@ impl Sources<'_> {
         let default = mode(source.default_mode);
         for part in source.sources.iter().flatten() {
             if let Some(map) = &part.config_map {
-                self.config_map(&map.name, map.items.as_deref(), default, map.optional == Some(true), payload).await?;
+                let wanted = Wanted::new(Kind::ConfigMap, &map.name, map.items.as_deref(), default);
+                self.config_map(wanted.optional(map.optional), payload).await?;
             } else if let Some(secret) = &part.secret {
-                let optional = secret.optional == Some(true);
-                self.secret(&secret.name, secret.items.as_deref(), default, optional, payload).await?;
+                let wanted = Wanted::new(Kind::Secret, &secret.name, secret.items.as_deref(), default);
+                self.secret(wanted.optional(secret.optional), payload).await?;
             } else if let Some(downward) = &part.downward_api {
                 self.downward(downward.items.as_deref().unwrap_or_default(), default, payload)?;
             } else if let Some(token) = &part.service_account_token {
@@ -145,36 +146,14 @@ impl Sources<'_> {
         Ok(())
     }
 
-    async fn config_map(
-        &self,
-        name: &str,
-        items: Option<&[KeyToPath]>,
-        default: u32,
-        optional: bool,
-        payload: &mut Payload,
-    ) -> Result<(), PayloadError> {
-        let found = self.objects.config_map(self.namespace(), name).await?;
-        match found {
-            Some(map) => select(&config_map_data(&map), items, default, optional, "config", payload),
-            None if optional => Ok(()),
-            None => Err(PayloadError::NoConfigMap(name.to_owned())),
-        }
+    async fn config_map(&self, wanted: Wanted<'_>, payload: &mut Payload) -> Result<(), PayloadError> {
+        let found = self.objects.config_map(self.namespace(), wanted.name).await?;
+        wanted.place(found.as_ref().map(config_map_data), payload)
     }
 
-    async fn secret(
-        &self,
-        name: &str,
-        items: Option<&[KeyToPath]>,
-        default: u32,
-        optional: bool,
-        payload: &mut Payload,
-    ) -> Result<(), PayloadError> {
-        let found = self.objects.secret(self.namespace(), name).await?;
-        match found {
-            Some(secret) => select(&secret_data(&secret), items, default, optional, "secret", payload),
-            None if optional => Ok(()),
-            None => Err(PayloadError::NoSecret(name.to_owned())),
-        }
+    async fn secret(&self, wanted: Wanted<'_>, payload: &mut Payload) -> Result<(), PayloadError> {
+        let found = self.objects.secret(self.namespace(), wanted.name).await?;
+        wanted.place(found.as_ref().map(secret_data), payload)
     }
 
     fn downward(
@@ -287,31 +266,66 @@ fn secret_data(secret: &Arc<Secret>) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// All keys, or the chosen ones under their chosen paths.
-fn select(
-    data: &BTreeMap<String, Vec<u8>>,
-    items: Option<&[KeyToPath]>,
+/// What a volume takes of an object.
+struct Wanted<'a> {
+    kind: Kind,
+    name: &'a str,
+    items: Option<&'a [KeyToPath]>,
     default: u32,
     optional: bool,
-    kind: &'static str,
-    payload: &mut Payload,
-) -> Result<(), PayloadError> {
-    let Some(items) = items.filter(|items| !items.is_empty()) else {
-        for (key, value) in data {
-            payload.put(key, File { data: value.clone(), mode: default, uid: None })?;
-        }
-        return Ok(());
-    };
-    for item in items {
-        match data.get(&item.key) {
-            Some(value) => {
-                let mode = item.mode.map_or(default, mode_bits);
-                payload.put(&item.path, File { data: value.clone(), mode, uid: None })?;
-            }
-            None if optional => {}
-            None => return Err(PayloadError::NoKey { kind, key: item.key.clone() }),
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    ConfigMap,
+    Secret,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(kind: Kind, name: &'a str, items: Option<&'a [KeyToPath]>, default: u32) -> Self {
+        Self { kind, name, items, default, optional: false }
+    }
+
+    fn optional(self, optional: Option<bool>) -> Self {
+        Self { optional: optional == Some(true), ..self }
+    }
+
+    /// Puts the object's files into the payload. It may be missing where it is optional.
+    fn place(&self, data: Option<BTreeMap<String, Vec<u8>>>, payload: &mut Payload) -> Result<(), PayloadError> {
+        match (data, self.kind) {
+            (Some(data), Kind::ConfigMap) => self.select(&data, "config", payload),
+            (Some(data), Kind::Secret) => self.select(&data, "secret", payload),
+            (None, _) if self.optional => Ok(()),
+            (None, Kind::ConfigMap) => Err(PayloadError::NoConfigMap(self.name.to_owned())),
+            (None, Kind::Secret) => Err(PayloadError::NoSecret(self.name.to_owned())),
         }
     }
-    Ok(())
+
+    fn select(
+        &self,
+        data: &BTreeMap<String, Vec<u8>>,
+        kind: &'static str,
+        payload: &mut Payload,
+    ) -> Result<(), PayloadError> {
+        let Self { items, default, optional, .. } = *self;
+        let Some(items) = items.filter(|items| !items.is_empty()) else {
+            for (key, value) in data {
+                payload.put(key, File { data: value.clone(), mode: default, uid: None })?;
+            }
+            return Ok(());
+        };
+        for item in items {
+            match data.get(&item.key) {
+                Some(value) => {
+                    let mode = item.mode.map_or(default, mode_bits);
+                    payload.put(&item.path, File { data: value.clone(), mode, uid: None })?;
+                }
+                None if optional => {}
+                None => return Err(PayloadError::NoKey { kind, key: item.key.clone() }),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Payload {

@@ -20,6 +20,10 @@ use crate::status::status_for;
 const WRITE_RETRY_BASE: Duration = Duration::from_millis(200);
 const WRITE_RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// How long news of a Pod that is being started wait for more of them. Most Pods run before that: one write instead of
+/// four, each of which every watcher of Pods would be told. (The kubelet's status manager batches as well.)
+const STARTING_WAIT: Duration = Duration::from_millis(100);
+
 /// What the API has been told.
 pub(super) struct Report {
     /// The status as last written, or as the API showed it at first.
@@ -27,6 +31,8 @@ pub(super) struct Report {
     writing: bool,
     retry: Backoff,
     not_before: Option<Timestamp>,
+    /// News of a start wait until then.
+    held_until: Option<Timestamp>,
     /// The Pod is gone for the API: there is nothing to write any more.
     silent: bool,
     confirming: bool,
@@ -46,6 +52,7 @@ impl Report {
             writing: false,
             retry: Backoff::new(WRITE_RETRY_BASE, WRITE_RETRY_MAX),
             not_before: None,
+            held_until: None,
             silent: false,
             confirming: false,
             confirmed: false,
@@ -53,7 +60,14 @@ impl Report {
     }
 
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
-        self.not_before
+        [self.not_before, self.held_until].into_iter().flatten().min()
+    }
+
+    /// Whether news of a start wait for more; `since_before`: until when the first of them do.
+    fn hold(&mut self, since_before: Option<Timestamp>, now: Timestamp) -> bool {
+        let until = since_before.unwrap_or_else(|| after(now, STARTING_WAIT));
+        self.held_until = (now < until).then_some(until);
+        self.held_until.is_some()
     }
 
     pub(super) fn forget_write(&mut self) {
@@ -92,6 +106,7 @@ impl Report {
 impl Worker {
     /// Brings the status up to date and writes what of it changed; at the end of a deletion confirms it.
     pub(super) fn report(&mut self, intent: Intent, now: Timestamp) {
+        let held_until = self.report.held_until.take();
         if self.stale {
             // Nothing is told from a picture that is known to be old.
             return;
@@ -110,6 +125,9 @@ impl Worker {
         }
         self.report.not_before = None;
         if let Some(body) = status_patch(&self.id.uid, &self.report.written, &status) {
+            if self.is_starting(&status, intent) && self.report.hold(held_until, now) {
+                return;
+            }
             self.report.writing = true;
             let (tools, id) = (Arc::clone(&self.tools), self.id.clone());
             self.steps.spawn(async move {
@@ -121,6 +139,12 @@ impl Worker {
             let (tools, id) = (Arc::clone(&self.tools), self.id.clone());
             self.steps.spawn(async move { Done::Confirmed(tools.pods.confirm_deletion(&id).await) });
         }
+    }
+
+    /// Steps of a start are under way, and nothing runs yet.
+    fn is_starting(&self, status: &PodStatus, intent: Intent) -> bool {
+        let busy = self.observed.busy.pod || !self.observed.busy.starting.is_empty();
+        busy && intent == Intent::Run && status.phase.as_deref() == Some("Pending")
     }
 
     fn may_confirm(&self) -> bool {

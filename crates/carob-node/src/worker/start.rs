@@ -125,7 +125,7 @@ async fn prepare(tools: &Tools, start: &Start, member: &Member<'_>, image: &Read
         env,
         volumes: &start.mounted.paths,
         target_id: start.target_id.clone(),
-        node_memory: tools.settings.memory_bytes,
+        machine: tools.settings.machine,
         seccomp_default: tools.settings.seccomp_default,
     };
     let prepared = container::config(&start.pod, member, run, &tools.dirs).map_err(|error| text(&error))?;

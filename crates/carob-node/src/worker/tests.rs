@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{PodApi, WriteError};
 use crate::config::network::ClusterDns;
+use crate::config::resources::Machine;
 use crate::events::Events;
 use crate::image::Images;
 use crate::objects::testing::Shelf;
@@ -113,7 +114,7 @@ impl Bench {
         let dirs = PodDirs::new(dir.path().join("pods"), dir.path().join("logs"), None);
         let settings = Settings {
             node_ips: vec!["192.0.2.1".parse().expect("an address")],
-            memory_bytes: 1 << 30,
+            machine: Machine { memory_bytes: 1 << 30, ..Machine::default() },
             dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".to_owned() },
             seccomp_default: true,
             cgroup_root: "/".to_owned(),
@@ -237,6 +238,15 @@ async fn a_pod_runs_and_is_deleted_without_a_trace() {
     assert!(bench.runtime.is_empty(), "the runtime has nothing left");
     assert!(!bench.dir.path().join("pods/u").exists(), "nor has the disk");
     assert!(!bench.dir.path().join("logs/ns_p_u").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quick_start_is_told_in_one_write() {
+    let bench = Bench::new();
+    let seat = bench.run(Bench::pod(json!({}), json!({})));
+    bench.until("running", |bench| bench.status()["phase"] == "Running").await;
+    assert_eq!(bench.api.0.lock().expect("no holder panics").writes, 1);
+    seat.shutdown.cancel();
 }
 
 #[tokio::test(start_paused = true)]

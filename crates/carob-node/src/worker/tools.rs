@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::api::PodApi;
 use crate::config::network::ClusterDns;
+use crate::config::resources::Machine;
 use crate::env::fields::FieldFacts;
 use crate::events::Events;
 use crate::image::Images;
@@ -24,7 +25,7 @@ use crate::volumes::Volumes;
 pub struct Settings {
     /// The node's addresses, the preferred family first; at most one a family.
     pub node_ips: Vec<IpAddr>,
-    pub memory_bytes: u64,
+    pub machine: Machine,
     /// Stands in for limits that Pods do not set, by resource.
     pub allocatable: BTreeMap<String, String>,
     pub dns: ClusterDns,

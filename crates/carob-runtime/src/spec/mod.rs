@@ -73,6 +73,8 @@ pub struct ContainerSpec {
     pub config: Value,
     pub user: UserParams,
     pub device_rules: Vec<DeviceRule>,
+    /// No other control groups than its own matter to the container.
+    pub own_groups_only: bool,
     /// Capabilities that the container asked for and this machine cannot give.
     pub capabilities_lost: Vec<String>,
 }
@@ -124,6 +126,7 @@ pub fn oci_spec_for(input: &SpecInput<'_>) -> Result<ContainerSpec, SpecError> {
         config,
         user: user(input, security)?,
         device_rules: devices::rules(security.privileged, input.devices)?,
+        own_groups_only: mounts::own_groups_only(&input.config.mounts, security.privileged),
         capabilities_lost: granted.lost,
     })
 }

@@ -1,5 +1,7 @@
 //! What is mounted in a container, in order: pure.
 
+use std::path::Path;
+
 use carob_cri::v1;
 use serde_json::{Value, json};
 
@@ -44,22 +46,39 @@ fn standard(sandbox: &SandboxView, privileged: bool) -> Vec<Value> {
     ]
 }
 
-/// The container's own groups. On v1 they are mounted one by one, since libcontainer looks up the process in the wrong
-/// procfs where a container shares the PID namespace of its Pod.
+/// The container's own groups; a privileged one gets all of v2. They are mounted by their paths, since libcontainer would
+/// look for them in trees that it is not shown, and on v1 in the wrong procfs where a container shares the PID namespace of
+/// its Pod.
 fn cgroups(host: &HostFacts, sandbox: &SandboxView, privileged: bool) -> Vec<Value> {
     let access = if privileged { "rw" } else { "ro" };
+    let group = sandbox.cgroup.strip_prefix("/").unwrap_or(&sandbox.cgroup);
     if host.cgroup_trees.is_empty() {
-        return vec![json!({"destination": CGROUP_DIRECTORY, "type": "cgroup", "source": "cgroup",
-            "options": ["nosuid", "noexec", "nodev", "relatime", access]})];
+        let options = ["nosuid", "noexec", "nodev", "relatime", access];
+        return vec![if privileged {
+            json!({"destination": CGROUP_DIRECTORY, "type": "cgroup", "source": "cgroup", "options": options})
+        } else {
+            let source = Path::new(CGROUP_DIRECTORY).join(group);
+            let options = [["bind", "rprivate"].as_slice(), &options].concat();
+            json!({"destination": CGROUP_DIRECTORY, "type": "bind", "source": source, "options": options})
+        }];
     }
     let mut mounts = vec![json!({"destination": CGROUP_DIRECTORY, "type": "tmpfs", "source": "tmpfs",
         "options": ["nosuid", "noexec", "nodev", "mode=755"]})];
-    let group = sandbox.cgroup.strip_prefix("/").unwrap_or(&sandbox.cgroup);
     mounts.extend(host.cgroup_trees.iter().map(|(name, tree)| {
         json!({"destination": format!("{CGROUP_DIRECTORY}/{name}"), "type": "bind", "source": tree.join(group),
             "options": ["bind", "rprivate", "nosuid", "noexec", "nodev", access]})
     }));
     mounts
+}
+
+/// Whether no volume shows cgroup filesystems of the host, so that the container's maker needs none but its own groups.
+pub(super) fn own_groups_only(asked: &[v1::Mount], privileged: bool) -> bool {
+    let trees = Path::new(CGROUP_DIRECTORY);
+    let holds_groups = |mount: &v1::Mount| {
+        let path = Path::new(&mount.host_path);
+        !mount.host_path.is_empty() && (path.starts_with(trees) || trees.starts_with(path))
+    };
+    !privileged && !asked.iter().any(holds_groups)
 }
 
 /// Those above come before those below; otherwise in the order asked for.

@@ -157,7 +157,7 @@ fn standard_mounts_and_those_asked_for() {
         /dev/pts devpts devpts nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5
         /dev/mqueue mqueue mqueue nosuid,noexec,nodev
         /sys sysfs sysfs nosuid,noexec,nodev,ro
-        /sys/fs/cgroup cgroup cgroup nosuid,noexec,nodev,relatime,ro
+        /sys/fs/cgroup bind /sys/fs/cgroup/kubepods/pod1/c1 bind,rprivate,nosuid,noexec,nodev,relatime,ro
         /etc/hostname bind /run/carob/s1/hostname rbind,rprivate,rw
         /data bind /v/data rbind,rshared,rw
         /data/inner bind /v/inner rbind,rprivate,ro
@@ -296,4 +296,23 @@ fn what_this_machine_cannot_do_is_refused() {
         options.userns_options = Some(v1::UserNamespace::default());
     });
     assert_eq!(generate(&user_namespace), Err(SpecError::UserNamespace));
+}
+
+#[test]
+fn volumes_with_control_groups_keep_the_trees_in_sight() {
+    let mount = |path: &str| v1::Mount { host_path: path.into(), container_path: "/v".into(), ..v1::Mount::default() };
+    let cases = [
+        ("/srv", false, true),
+        ("/sys/fs/bpf", false, true),
+        ("/sys/fs/cgroups", false, true),
+        ("", false, true),
+        ("/srv", true, false),
+        ("/sys/fs/cgroup/memory", false, false),
+        ("/sys/fs/cgroup", false, false),
+        ("/sys", false, false),
+        ("/", false, false),
+    ];
+    for (path, privileged, expected) in cases {
+        assert_eq!(mounts::own_groups_only(&[mount(path)], privileged), expected, "{path:?}, privileged: {privileged}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use carob_sys::{packet, process};
@@ -9,6 +10,9 @@ use carob_sys::{packet, process};
 use super::streams::{Input, Output, set_nonblocking};
 use crate::crilog::{LogFile, LogStream};
 use crate::protocol::{ProcessKind, Spawn, StdinMode};
+
+/// What shells answer for a command that cannot be run.
+const EXIT_NOT_RUNNABLE: i32 = 126;
 
 /// A process on its way: the one-shot program is at work.
 #[derive(Debug)]
@@ -44,8 +48,14 @@ struct Streams {
     input: Option<Input>,
 }
 
-/// Starts the one-shot program. It has ended or answers on [`Launch::answer`].
-pub(super) fn launch(spawn: Spawn, fds: Vec<OwnedFd>, connection: u32, sequence: u32) -> io::Result<Launch> {
+/// Starts the one-shot program, in `group` of the unified tree where it makes a process of that group. It has ended or
+/// answers on [`Launch::answer`].
+pub(super) fn launch(
+    spawn: Spawn,
+    fds: Vec<OwnedFd>,
+    group: Option<OwnedFd>,
+    (connection, sequence): (u32, u32),
+) -> io::Result<Launch> {
     let mut fds = fds.into_iter();
     let mut next = |what: &str| fds.next().ok_or_else(|| invalid(format!("no descriptor of {what}")));
     let program = next("the program")?;
@@ -80,12 +90,12 @@ pub(super) fn launch(spawn: Spawn, fds: Vec<OwnedFd>, connection: u32, sequence:
     command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
     // One thread: nothing else can start a program while these descriptors are open to it.
     inherited.iter().try_for_each(|fd| process::set_inheritable(fd.as_fd(), true))?;
-    let helper = command.env_clear().spawn()?;
+    let helper_pid = start(command.env_clear(), group)?;
     Ok(Launch {
         spawn,
         connection,
         sequence,
-        helper_pid: helper.id().cast_signed(),
+        helper_pid,
         helper_gone: false,
         answer_over: false,
         answer: answer_here,
@@ -93,6 +103,15 @@ pub(super) fn launch(spawn: Spawn, fds: Vec<OwnedFd>, connection: u32, sequence:
         outputs: streams.outputs,
         input: streams.input,
     })
+}
+
+fn start(command: &mut Command, group: Option<OwnedFd>) -> io::Result<i32> {
+    let Some(group) = group else { return Ok(command.spawn()?.id().cast_signed()) };
+    let child = process::clone_child(&process::SingleThreaded::check()?, Some(group.as_fd()), || {
+        super::complain("start the one-shot program", &command.exec());
+        EXIT_NOT_RUNNABLE
+    })?;
+    Ok(child.as_raw_nonzero().get())
 }
 
 fn container_streams(stdin: StdinMode) -> io::Result<Streams> {

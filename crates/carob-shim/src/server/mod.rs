@@ -56,6 +56,7 @@ pub fn run_shim(options: ShimOptions) -> io::Result<()> {
     streams::set_nonblocking(&parent)?;
     let mut shim = Shim {
         exits: ExitFile::new(options.directory.join(EXITS_FILE)),
+        layout: Layout::detect().map_err(io::Error::other)?,
         options,
         signals,
         listener,
@@ -73,6 +74,7 @@ pub fn run_shim(options: ShimOptions) -> io::Result<()> {
 
 struct Shim {
     options: ShimOptions,
+    layout: Layout,
     signals: SignalFd,
     listener: OwnedFd,
     connections: Vec<Connection>,
@@ -284,8 +286,7 @@ impl Shim {
 
     /// Kills all; the loop goes on until all is gone.
     fn end(&mut self, ending: Ending) {
-        let killed = Layout::detect().and_then(|layout| Cgroup::new(&layout, &self.options.cgroup).kill());
-        if let Err(error) = killed {
+        if let Err(error) = Cgroup::new(&self.layout, &self.options.cgroup).kill() {
             complain("kill the Pod's processes", &error);
         }
         for process in self.processes.iter().filter(|process| process.exit.is_none()) {
@@ -326,9 +327,7 @@ impl Shim {
                 rustix::mount::unmount(&mount.target, rustix::mount::UnmountFlags::DETACH)?;
             }
         }
-        Layout::detect()
-            .and_then(|layout| Cgroup::new(&layout, &self.options.cgroup).remove())
-            .map_err(io::Error::other)?;
+        Cgroup::new(&self.layout, &self.options.cgroup).remove().map_err(io::Error::other)?;
         for directory in &self.options.remove_with_parent {
             match fs_err::remove_dir_all(directory) {
                 Ok(()) => {}

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use carob_sys::cgroup::Cgroup;
 use carob_sys::packet;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -100,9 +101,21 @@ impl Shim {
         if taken.chain(self.launches.iter().map(|launch| &launch.spawn.id)).any(|id| *id == spawn.id) {
             return Err(format!("there is a process {} already", spawn.id));
         }
-        let launch = launch(spawn, fds, connection, sequence).map_err(|error| error.to_string())?;
+        let group = self.birth_group(&spawn)?;
+        let launch = launch(spawn, fds, group, (connection, sequence)).map_err(|error| error.to_string())?;
         self.launches.push(launch);
         Ok(())
+    }
+
+    /// Where the infra process and containers are born: each has a group of its name in the Pod's. A command has not.
+    fn birth_group(&self, spawn: &Spawn) -> Result<Option<OwnedFd>, Refusal> {
+        match spawn.kind {
+            ProcessKind::Infra | ProcessKind::Container => {
+                let group = Cgroup::new(&self.layout, self.options.cgroup.join(&spawn.id));
+                group.open_unified().map_err(|error| error.to_string())
+            }
+            ProcessKind::Exec => Ok(None),
+        }
     }
 
     /// The one-shot program has said how it went.

@@ -7,6 +7,7 @@ mod resources;
 mod stats;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal};
@@ -16,6 +17,7 @@ pub use resources::Resources;
 pub use stats::Usage;
 
 use crate::device_filter::{self, DeviceKind, DeviceRule};
+use crate::process::SingleThreaded;
 use layout::CONTROLLERS;
 use resources::{Setting, settings_v1, settings_v2};
 
@@ -67,38 +69,41 @@ impl Cgroup {
         &self.group
     }
 
+    /// Where the group is, one directory a tree.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.layout.directories(&self.group)
+    }
+
     pub fn exists(&self) -> bool {
         self.layout.directories(&self.group).iter().any(|directory| directory.exists())
     }
 
-    /// Makes the group and those above it, so that processes can join.
+    /// Makes the group and those above it that are missing, so that processes can join.
     pub fn create(&self) -> Result<()> {
-        let mut ancestors: Vec<&Path> = self.group.ancestors().filter(|path| path.file_name().is_some()).collect();
-        ancestors.reverse();
-        for ancestor in ancestors {
-            self.create_one(ancestor)?;
+        match &self.layout {
+            Layout::V2 { root } => {
+                let mut ancestors: Vec<&Path> =
+                    self.group.ancestors().filter(|path| path.file_name().is_some()).collect();
+                ancestors.reverse();
+                ancestors.into_iter().try_for_each(|ancestor| create_v2(root, ancestor))
+            }
+            Layout::V1 { .. } => self.create_v1(&self.group),
         }
-        Ok(())
     }
 
-    fn create_one(&self, group: &Path) -> Result<()> {
-        if let Layout::V2 { root } = &self.layout {
-            let parent = group.parent().map(|parent| parent.strip_prefix("/").unwrap_or(parent));
-            enable_controllers(&parent.map_or_else(|| root.clone(), |parent| root.join(parent)))?;
-        }
+    /// From below, since those above are there as a rule, ten trees deep.
+    fn create_v1(&self, group: &Path) -> Result<()> {
         for path in self.layout.directories(group) {
-            match fs_err::create_dir(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(CgroupError::Make { path, source }),
-            }
+            let made = match (fs_err::create_dir(&path), group.parent()) {
+                (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+                    self.create_v1(parent)?;
+                    fs_err::create_dir(&path)
+                }
+                (made, _) => made,
+            };
+            made.or_else(unless_it_exists).map_err(|source| CgroupError::Make { path, source })?;
         }
-        if matches!(self.layout, Layout::V1 { .. })
-            && let Some(directory) = self.layout.directory("cpuset", group)
-        {
-            inherit_cpuset(&directory)?;
-        }
-        Ok(())
+        self.layout.directory("cpuset", group).map_or(Ok(()), |directory| inherit_cpuset(&directory))
     }
 
     /// Sets limits. One for which this machine has no controller is an error, unless it asks for nothing.
@@ -182,12 +187,41 @@ impl Cgroup {
             .try_for_each(|directory| write(&directory.join("cgroup.procs"), &value))
     }
 
-    /// Moves a process into the group in the unified tree only, where there is one: so it can be killed with the group.
-    pub fn add_to_unified(&self, pid: Pid) -> Result<()> {
+    /// Moves the calling process into the group, in every tree where it is not in it yet.
+    ///
+    /// The unified tree makes a process wait for a grace period of the kernel (7.7 ms on an idle 6.18), so it is best born
+    /// in its group there (see [`crate::process::clone_child`]).
+    pub fn enter(&self, proof: &SingleThreaded) -> Result<()> {
+        self.enter_controllers(proof)?;
         match self.layout.unified_directory(&self.group) {
-            Some(directory) => write(&directory.join("cgroup.procs"), &pid.as_raw_nonzero().to_string()),
-            None => Ok(()),
+            Some(directory) if !self.is_own_unified()? => write(&directory.join("cgroup.procs"), "0"),
+            Some(_) | None => Ok(()),
         }
+    }
+
+    /// Moves the calling process into the group in the trees of v1.
+    ///
+    /// With one thread it moves itself by `tasks`, which needs no grace period (0.1 ms; `cgroup_procs_write_start` in the
+    /// kernel's `kernel/cgroup/cgroup.c`).
+    pub fn enter_controllers(&self, _proof: &SingleThreaded) -> Result<()> {
+        let unified = self.layout.unified_directory(&self.group);
+        let directories = self.layout.directories(&self.group);
+        let mut own = directories.iter().filter(|directory| Some(*directory) != unified.as_ref());
+        own.try_for_each(|directory| write(&directory.join("tasks"), "0"))
+    }
+
+    /// Whether the calling process is in the group in the unified tree (cgroups(7), `/proc/[pid]/cgroup`).
+    fn is_own_unified(&self) -> Result<bool> {
+        let path = PathBuf::from("/proc/self/cgroup");
+        let text = fs_err::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
+        Ok(text.lines().any(|line| line.strip_prefix("0::").is_some_and(|own| Path::new(own) == self.group)))
+    }
+
+    /// The group's directory in the unified tree, where there is one, for a process to be born in.
+    pub fn open_unified(&self) -> Result<Option<OwnedFd>> {
+        let Some(path) = self.layout.unified_directory(&self.group) else { return Ok(None) };
+        let directory = fs_err::File::open(&path).map_err(|source| CgroupError::Read { path, source })?;
+        Ok(Some(directory.into_file().into()))
     }
 
     /// The processes of the group and of those below it. Empty when the group does not exist.
@@ -260,6 +294,17 @@ impl Cgroup {
     }
 }
 
+/// Controllers have to be on above the group before it is of use.
+fn create_v2(root: &Path, group: &Path) -> Result<()> {
+    let path = root.join(group.strip_prefix("/").unwrap_or(group));
+    enable_controllers(path.parent().unwrap_or(root))?;
+    fs_err::create_dir(&path).or_else(unless_it_exists).map_err(|source| CgroupError::Make { path, source })
+}
+
+fn unless_it_exists(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
+}
+
 /// Turns on, for the children of a v2 group, the controllers that it has itself.
 fn enable_controllers(directory: &Path) -> Result<()> {
     let path = directory.join("cgroup.controllers");
@@ -281,10 +326,18 @@ fn enable_controllers(directory: &Path) -> Result<()> {
 /// A v1 cpuset starts empty and takes no process until it has CPUs and memory nodes.
 fn inherit_cpuset(directory: &Path) -> Result<()> {
     let Some(parent) = directory.parent() else { return Ok(()) };
+    let read = |path: PathBuf| match fs_err::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        // Above the root of the tree.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CgroupError::Read { path, source }),
+    };
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let read = |path: PathBuf| fs_err::read_to_string(&path).map_err(|source| CgroupError::Read { path, source });
-        if read(directory.join(file))?.trim().is_empty() {
-            write(&directory.join(file), read(parent.join(file))?.trim())?;
+        if read(directory.join(file))?.is_some_and(|own| own.is_empty()) {
+            inherit_cpuset(parent)?;
+            if let Some(theirs) = read(parent.join(file))? {
+                write(&directory.join(file), &theirs)?;
+            }
         }
     }
     Ok(())

@@ -84,6 +84,21 @@ fn a_group_is_killed_as_a_whole() {
 }
 
 #[test]
+fn groups_are_made_from_the_first_missing_one_down() {
+    let scratch = Scratch::new("levels");
+    let deep = Cgroup::new(&scratch.0.layout, scratch.0.path().join("one/two/three"));
+    deep.create().expect("three levels at once");
+    deep.create().expect("again");
+    for directory in deep.layout.directories(deep.path()) {
+        assert!(directory.is_dir(), "{}", directory.display());
+    }
+    let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep starts");
+    deep.add(Pid::from_child(&child)).expect("a group of all trees takes processes");
+    child.kill().expect("ours");
+    child.wait().expect("ours");
+}
+
+#[test]
 fn a_group_knows_its_owner() {
     let scratch = Scratch::new("owner");
     assert_eq!(scratch.0.owner().expect("readable"), None);

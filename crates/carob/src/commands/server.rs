@@ -19,16 +19,15 @@ pub(crate) async fn main(arguments: ServerArgs) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut server = Server::start(settings, Arc::clone(&clock)).await?;
-    let client = server.client.clone();
+    let informers = Arc::clone(&server.informers);
     let settings = server.settings.clone();
     // All branches are cancel safe: they wait, and change nothing.
     tokio::select! {
-        ready = ready::wait(&client, &settings) => ready?,
+        ready = ready::wait(&informers, &settings, server.virtual_nodes_ready.clone()) => ready?,
         failure = server.failure() => return Err(failure),
         _ = terminate.recv() => return server.stop().await,
         _ = interrupt.recv() => return server.stop().await,
     }
-    drop(client);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,

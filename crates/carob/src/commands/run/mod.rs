@@ -78,9 +78,10 @@ impl Signals {
 
 async fn run(server: &mut Server, manifests: Vec<Manifest>, signals: &mut Signals) -> Result<ExitCode> {
     let (client, settings) = (server.client.clone(), server.settings.clone());
+    let informers = Arc::clone(&server.informers);
     // All branches of these selections are cancel safe: they wait, and what they change is made again or removed in the end.
     tokio::select! {
-        ready = ready::wait(&client, &settings) => ready?,
+        ready = ready::wait(&informers, &settings, server.virtual_nodes_ready.clone()) => ready?,
         failure = server.failure() => return Err(failure),
         () = signals.any() => return Ok(ExitCode::from(FAILED)),
     }
