@@ -2,6 +2,7 @@
 //! promises.
 
 mod api;
+mod gangs;
 
 use std::sync::Arc;
 use std::time::Duration;
