@@ -65,7 +65,7 @@ pub(super) struct Moved {
 
 /// Random numbers by the scenario's seed (SplitMix64).
 #[derive(Debug)]
-pub(super) struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     pub(super) fn next(&mut self) -> u64 {
