@@ -90,9 +90,9 @@ fn hoarding_deadlocks_and_deciding_about_all_at_once_does_not() {
 fn random_scenario(seed: u64) -> Scenario {
     let mut dice = world::Dice(seed);
     let mut below = |limit: u64| dice.next() % limit;
-    let groups: Vec<Value> = (0..1 + below(4))
+    let groups: Vec<Value> = (0..=below(4))
         .map(|number| {
-            let containers: Vec<Value> = (0..1 + below(3))
+            let containers: Vec<Value> = (0..=below(3))
                 .map(|_| serde_json::json!({"cpu": format!("{}m", 100 + below(900)), "memory": format!("{}Mi", 100 + below(900))}))
                 .collect();
             serde_json::json!({"name": format!("g{number}"), "jobs": 1 + below(12), "pods": 1 + below(6), "containers": containers,
