@@ -29,11 +29,11 @@ pub(crate) async fn main(arguments: SchedulerArgs) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let shutdown = CancellationToken::new();
     let answering = match Endpoint::bind(&explainer::sockets_dir(&arguments.run_dir)).await {
-        Ok(endpoint) => tokio::spawn(endpoint.serve(config.explanations.clone(), shutdown.clone())),
+        Ok(endpoint) => Some(tokio::spawn(endpoint.serve(config.explanations.clone(), shutdown.clone()))),
         // Who schedules for a cluster elsewhere need not be root here.
         Err(error) => {
             tracing::warn!(error = %chain(&error), "nobody can ask this scheduler why Pods are pending (--run-dir)");
-            tokio::spawn(std::future::ready(()))
+            None
         }
     };
     let informers = Informers::new(client.clone());
@@ -49,7 +49,10 @@ pub(crate) async fn main(arguments: SchedulerArgs) -> Result<()> {
     }
     shutdown.cancel();
     scheduling.await?;
-    answering.await.context("the scheduler's endpoint panicked")
+    if let Some(answering) = answering {
+        answering.await.context("the scheduler's endpoint panicked")?;
+    }
+    Ok(())
 }
 
 /// The configuration of the file, completed by the flags. As upstream, a scheduler competes unless it is told not to.
