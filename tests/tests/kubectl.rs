@@ -9,6 +9,9 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use carob_testkit::Cluster;
 
+/// Days of the week, as kubectl begins a date.
+const DAYS: [&str; 7] = ["Mon,", "Tue,", "Wed,", "Thu,", "Fri,", "Sat,", "Sun,"];
+
 fn manifests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
@@ -22,7 +25,11 @@ fn normalise(text: &str, host: &str) -> String {
     let mut lines = Vec::new();
     let text = text.replace(host, "NODE").replace(&manifests().display().to_string(), "$MANIFESTS");
     for line in text.lines() {
-        let words: Vec<String> = line.split(' ').map(normalise_word).collect();
+        let mut words: Vec<String> = line.split(' ').map(normalise_word).collect();
+        // `Sat, 21 Nov`: the day on which the test runs.
+        if let Some(at) = words.iter().position(|word| DAYS.contains(&word.as_str())) {
+            words.splice(at..(at + 3).min(words.len()), ["DATE".to_owned()]);
+        }
         // Columns are as wide as their widest word, which may be one that was replaced.
         lines.push(words.join(" ").split_whitespace().collect::<Vec<_>>().join(" "));
     }

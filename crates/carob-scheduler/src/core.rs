@@ -260,7 +260,7 @@ impl Decision<'_> {
         let mut local: Vec<LocalScores> = Vec::new();
         let counts = !self.is_local();
         let slots = match self.within {
-            Some(within) => within.slots.clone(),
+            Some(within) => within.slots().to_vec(),
             None => self.snapshot.nodes().map(|(slot, _)| slot).collect(),
         };
         for slot in slots {

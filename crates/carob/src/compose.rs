@@ -23,8 +23,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
+use crate::explainer::Schedulers;
 use crate::pki::{KUBELET_CLIENT, Names, Pki};
-use crate::schedulers::Schedulers;
 use crate::{admin, kubeconfig, renewal, tls, virtual_nodes};
 
 /// A server whose parts run.

@@ -8,12 +8,12 @@ mod cli;
 mod commands;
 mod compose;
 mod config;
+mod explainer;
 mod kubeconfig;
 mod notify;
 mod pki;
 mod ready;
 mod renewal;
-mod schedulers;
 mod tls;
 mod virtual_nodes;
 

@@ -7,25 +7,22 @@ use super::GangRequest;
 use crate::model::{Resources, Str};
 use crate::snapshot::{NodeSlot, NodeState, Snapshot};
 
-/// The nodes that a decision may choose from.
+/// The nodes that a decision may choose from, in the order of their slots.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Domain {
-    /// By slot.
-    mask: Vec<bool>,
-    pub(crate) slots: Vec<NodeSlot>,
-}
+pub(crate) struct Domain(Vec<NodeSlot>);
 
 impl Domain {
-    pub(crate) fn new(slots: Vec<NodeSlot>) -> Self {
-        let mut mask = vec![false; slots.iter().map(|slot| slot.index() + 1).max().unwrap_or(0)];
-        for slot in &slots {
-            mask[slot.index()] = true;
-        }
-        Self { mask, slots }
+    pub(crate) fn new(mut slots: Vec<NodeSlot>) -> Self {
+        slots.sort_unstable();
+        Self(slots)
     }
 
     pub(crate) fn has(&self, slot: NodeSlot) -> bool {
-        self.mask.get(slot.index()).copied().unwrap_or(false)
+        self.0.binary_search(&slot).is_ok()
+    }
+
+    pub(crate) fn slots(&self) -> &[NodeSlot] {
+        &self.0
     }
 }
 

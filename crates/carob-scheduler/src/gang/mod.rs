@@ -101,14 +101,18 @@ impl Core {
         }
         let best = best.unwrap_or_default();
         let pending = preempt::is_pending(request, snapshot);
-        let plan = if pending { None } else { self.preempt_for(request, snapshot, seed, mates) };
+        // Members beyond the minimum evict nobody.
+        let satisfied = request.placed >= request.spec.min_count;
+        let plan = if pending || satisfied { None } else { self.preempt_for(request, snapshot, seed, mates) };
         let preemption = match plan {
             // Another order of placing them needed no victims at all.
             Some(plan) if plan.victims.is_empty() => {
                 for (pod, placement) in &plan.placed {
                     snapshot.add_pod(Arc::clone(pod), &placement.node);
                 }
-                return GangVerdict::Placed { placed: plan.placed, waiting: Vec::new() };
+                let left = |pod: &PodInfo| plan.placed.iter().all(|(placed, _)| placed.uid != pod.uid);
+                let waiting = best.failed.into_iter().filter(|(pod, _)| left(pod)).collect();
+                return GangVerdict::Placed { placed: plan.placed, waiting };
             }
             Some(plan) => plan.by_member(snapshot),
             None => Vec::new(),

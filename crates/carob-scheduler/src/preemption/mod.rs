@@ -28,21 +28,19 @@ pub(crate) enum DryRun {
         /// The most important first.
         victims: Vec<Arc<PodInfo>>,
         violations: usize,
+        cost: Cost,
     },
 }
 
 /// What makes one node's victims preferable to another's: least first (preemption.go pickOneNodeForPreemption).
 type Cost = (usize, i32, i64, usize, Reverse<i64>);
 
-impl DryRun {
-    fn cost(&self) -> Option<Cost> {
-        let Self::Helps { victims, violations } = self else { return None };
-        let highest = victims.iter().map(|pod| pod.template.priority).max()?;
-        // Shifted so that many Pods of negative priority do not look cheaper than few.
-        let sum = victims.iter().map(|pod| i64::from(pod.template.priority) + i64::from(i32::MAX) + 1).sum();
-        let earliest = victims.iter().filter(|pod| pod.template.priority == highest).map(|pod| pod.started).min()?;
-        Some((*violations, highest, sum, victims.len(), Reverse(earliest)))
-    }
+fn cost(victims: &[Arc<PodInfo>], violations: usize) -> Option<Cost> {
+    let highest = victims.iter().map(|pod| pod.template.priority).max()?;
+    // Shifted so that many Pods of negative priority do not look cheaper than few.
+    let sum = victims.iter().map(|pod| i64::from(pod.template.priority) + i64::from(i32::MAX) + 1).sum();
+    let earliest = victims.iter().filter(|pod| pod.template.priority == highest).map(|pod| pod.started).min()?;
+    Some((violations, highest, sum, victims.len(), Reverse(earliest)))
 }
 
 /// Looks for the victims whose eviction costs least among all nodes.
@@ -60,21 +58,23 @@ pub(crate) fn propose(
     }
     let mut reasons: BTreeMap<Cow<'static, str>, usize> = BTreeMap::new();
     let mut best: Option<Cost> = None;
-    let mut candidates: Vec<(NodeSlot, Arc<DryRun>)> = Vec::new();
+    let mut candidates: Vec<NodeSlot> = Vec::new();
     for (slot, _) in rejections.iter().filter(|(_, rejection)| rejection.resolvable) {
-        let run = dry_run(decision, *slot, exclusive);
-        if let DryRun::Useless(why) = &*run {
-            for reason in why {
-                *reasons.entry(reason.clone()).or_insert(0) += 1;
+        match &*dry_run(decision, *slot, exclusive) {
+            DryRun::Useless(why) => {
+                for reason in why {
+                    *reasons.entry(reason.clone()).or_insert(0) += 1;
+                }
             }
-        }
-        let Some(cost) = run.cost() else { continue };
-        if best.is_none_or(|best| cost < best) {
-            best = Some(cost);
-            candidates.clear();
-        }
-        if best == Some(cost) {
-            candidates.push((*slot, run));
+            DryRun::Helps { cost, .. } => {
+                if best.is_none_or(|best| *cost < best) {
+                    best = Some(*cost);
+                    candidates.clear();
+                }
+                if best == Some(*cost) {
+                    candidates.push(*slot);
+                }
+            }
         }
     }
     if candidates.is_empty() {
@@ -83,10 +83,11 @@ pub(crate) fn propose(
         *reasons.entry(NOT_HELPFUL.into()).or_insert(0) += hopeless;
         return Preemption::Useless(reasons.into_iter().map(|(reason, count)| (count, reason)).collect());
     }
-    let (slot, run) = &candidates[pick(seed, candidates.len())];
-    match (&**run, decision.snapshot.node(*slot)) {
-        (DryRun::Helps { victims, violations }, Some(node)) => Preemption::Proposed(Preempt {
-            slot: *slot,
+    let slot = candidates[pick(seed, candidates.len())];
+    let run = dry_run(decision, slot, exclusive);
+    match (&*run, decision.snapshot.node(slot)) {
+        (DryRun::Helps { victims, violations, .. }, Some(node)) => Preemption::Proposed(Preempt {
+            slot,
             node: Arc::clone(&node.info.name),
             victims: victims.clone(),
             violations: *violations,
@@ -182,10 +183,10 @@ impl<'a, 'd> Trial<'a, 'd> {
             }
         }
         victims.sort_by(|a, b| a.importance().cmp(&b.importance()));
-        if victims.is_empty() {
-            return DryRun::Useless(vec![NO_VICTIMS.into()]);
+        match cost(&victims, violations) {
+            Some(cost) => DryRun::Helps { victims, violations, cost },
+            None => DryRun::Useless(vec![NO_VICTIMS.into()]),
         }
-        DryRun::Helps { victims, violations }
     }
 
     fn take(&mut self, pod: &Arc<PodInfo>) {

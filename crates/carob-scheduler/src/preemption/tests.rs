@@ -13,8 +13,11 @@ fn of(priority: i32, cpu: i64) -> PodTemplate {
     template
 }
 
-/// Nodes of 1000m with the Pods that are on them: name, priority, CPU and when they started.
-fn cluster(nodes: &[(&str, &[(&str, i32, i64, i64)])]) -> Snapshot {
+/// Pods: name, priority, CPU and when they started.
+type Pods<'a> = &'a [(&'a str, i32, i64, i64)];
+
+/// Nodes of 1000m with the Pods that are on them.
+fn cluster(nodes: &[(&str, Pods<'_>)]) -> Snapshot {
     let mut snapshot = Snapshot::default();
     for (name, pods) in nodes {
         snapshot.set_node(node(name, 1000, 1000));
@@ -59,7 +62,7 @@ fn budget(snapshot: &mut Snapshot, app: &str, allowed: i32, disrupted: &[&str]) 
 
 #[test]
 fn no_more_go_than_have_to_the_most_important_stay() {
-    type Case<'a> = (&'a str, &'a [(&'a str, i32, i64, i64)], i64, &'a [&'a str]);
+    type Case<'a> = (&'a str, Pods<'a>, i64, &'a [&'a str]);
     let cases: [Case<'_>; 5] = [
         ("one is enough", &[("a", 1, 500, 0), ("b", 2, 500, 0)], 500, &["a"]),
         ("two are needed, the most important first", &[("a", 1, 500, 0), ("b", 2, 500, 0)], 600, &["b", "a"]),
@@ -75,7 +78,6 @@ fn no_more_go_than_have_to_the_most_important_stay() {
 
 #[test]
 fn the_node_that_costs_least_is_chosen() {
-    type Pods<'a> = &'a [(&'a str, i32, i64, i64)];
     let cases: [(&str, Pods<'_>, Pods<'_>); 4] = [
         ("the lowest of the highest priorities", &[("a", 5, 1000, 0)], &[("b", 3, 1000, 0)]),
         ("then the lowest sum", &[("a", 5, 500, 0), ("c", 5, 500, 0)], &[("b", 5, 500, 0), ("d", 3, 500, 0)]),
@@ -91,8 +93,7 @@ fn the_node_that_costs_least_is_chosen() {
 
 #[test]
 fn budgets_are_kept_where_they_can_be() {
-    let nodes: [(&str, &[(&str, i32, i64, i64)]); 2] =
-        [("n1", &[("guarded", 0, 1000, 0)]), ("n2", &[("free", 5, 1000, 0)])];
+    let nodes: [(&str, Pods<'_>); 2] = [("n1", &[("guarded", 0, 1000, 0)]), ("n2", &[("free", 5, 1000, 0)])];
     let mut snapshot = cluster(&nodes);
     assert_eq!(proposed(of(10, 1000), &snapshot), ("n1".to_owned(), vec!["guarded".to_owned()], 0));
     budget(&mut snapshot, "guarded", 0, &[]);

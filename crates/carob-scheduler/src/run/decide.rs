@@ -1,21 +1,22 @@
 //! Takes the next decision and starts what it asks for.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carob_client::{EventKind, ObjectKey, reference};
+use carob_client::{EventKind, ObjectKey};
 use carob_kit::chain;
 use tokio::task::JoinError;
 use tracing::{debug, warn};
 
+use super::Loop;
 use super::act::{Mark, Nomination};
 use super::cluster::Place;
 use super::error::ActError;
-use super::group_status;
+use super::groups::is_satisfied;
 use super::inbox::{Changed, Kind};
-use super::{Loop, WRITES_MAX};
 use crate::gang::{GangFailure, GangRequest, GangVerdict};
-use crate::model::{GangRef, GangSource, PodInfo, PodKey};
+use crate::model::{GangRef, PodInfo, PodKey};
 use crate::queue::{ClusterEvent, GangSpec, Next, Unit};
 use crate::snapshot::Snapshot;
 use crate::verdict::{Placement, Preempt, Preemption, Unschedulable, Verdict};
@@ -113,7 +114,7 @@ impl Loop {
     }
 
     fn gang_fails(&mut self, unit: &Unit, failure: &GangFailure, now: Duration) {
-        let message = failure.message();
+        let message = self.failure_message(failure);
         debug!(gang = %failure.gang, message, "a gang has no nodes");
         let mut promised: Vec<(PodKey, Nomination)> = Vec::new();
         for (pod, plan) in &failure.preemption {
@@ -134,47 +135,10 @@ impl Loop {
             }
             self.mark(&key, message.clone(), nominate);
         }
-        self.mark_group(&failure.gang, false, message);
+        if !is_satisfied(failure) {
+            self.mark_group(&failure.gang, false, message);
+        }
         self.cluster.queue.rejected(unit, failure.plugins(), now);
-    }
-
-    /// Tells all members why their gang has no nodes. One that was not tried, or could have had a node alone, shares the fate
-    /// of the first that found none.
-    fn explain_gang(&self, failure: &GangFailure, members: &[PodKey], message: &str) {
-        let Some((first, why)) = failure.failed.first() else {
-            for key in members {
-                self.cluster.explanations.put_message(key, message.to_owned(), self.clock.now());
-            }
-            return;
-        };
-        let untold = members.iter().filter(|key| !failure.failed.iter().any(|(pod, _)| pod.key == **key));
-        for key in untold {
-            let (message, now) = (message.to_owned(), self.clock.now());
-            self.cluster.explanations.put_for(key, &first.key, why, message, now);
-        }
-        for (pod, verdict) in &failure.failed {
-            self.explain(pod, verdict, message);
-            self.actor.warn(pod, message);
-        }
-        self.tell_group(&failure.gang, first, EventKind::Warning, "FailedScheduling", message);
-    }
-
-    /// Records what happened to a group on the group itself.
-    fn tell_group(&self, gang: &GangRef, member: &PodInfo, kind: EventKind, reason: &str, message: &str) {
-        let (namespace, name) = (Some(&*gang.namespace), &*gang.name);
-        let group = match gang.source {
-            GangSource::Field => {
-                let group = self.sources.groups.as_ref().and_then(|groups| groups.get(namespace, name));
-                group.map(|group| reference(&*group))
-            }
-            GangSource::Label => {
-                let group = self.sources.label_groups.as_ref().and_then(|groups| groups.get(namespace, name));
-                group.map(|group| reference(&*group))
-            }
-        };
-        if let Some(group) = group {
-            self.actor.tell(group, member, kind, reason, message);
-        }
     }
 
     /// Counts the Pod on its node from now on, and binds it.
@@ -204,12 +168,16 @@ impl Loop {
         self.withdraw_lesser(pod, plan);
         self.cluster.snapshot.nominate(Arc::clone(pod), &plan.node);
         let mut victims = plan.victims.clone();
+        let mut disrupted = HashSet::new();
         for victim in &plan.victims {
             let together = victim
                 .template
                 .gang
                 .as_ref()
                 .filter(|gang| self.cluster.queue.gang(gang).is_some_and(|spec| spec.disrupt_together));
+            if let Some(gang) = together {
+                disrupted.insert(gang.clone());
+            }
             let mates = together.map(|gang| members(gang, &self.cluster.snapshot)).unwrap_or_default();
             victims.extend(mates.into_iter().filter(|mate| !plan.victims.contains(mate)));
         }
@@ -222,6 +190,9 @@ impl Loop {
                 let result = actor.evict(&victim, &pod, &node, now).await;
                 Done::Evicted { victim, preemptor, result }
             });
+        }
+        for gang in &disrupted {
+            self.mark_disrupted(gang, pod);
         }
         Nomination::Set(Arc::clone(&plan.node))
     }
@@ -241,7 +212,7 @@ impl Loop {
         }
     }
 
-    fn explain(&self, pod: &PodInfo, verdict: &Unschedulable, message: &str) {
+    pub(super) fn explain(&self, pod: &PodInfo, verdict: &Unschedulable, message: &str) {
         self.cluster.explanations.put(&pod.key, verdict, message.to_owned(), self.clock.now());
     }
 
@@ -250,28 +221,6 @@ impl Loop {
         let mark = Mark { pod, message, nominate, now: self.clock.now() };
         let actor = self.actor.clone();
         self.writes.spawn(async move { Done::Wrote(actor.mark(&mark).await) });
-    }
-
-    /// Writes whether a PodGroup has its nodes; a label's group has a phase instead, see [`Loop::tell_phases`].
-    pub(super) fn mark_group(&mut self, gang: &GangRef, placed: bool, message: String) {
-        let groups = self.sources.groups.as_ref().filter(|_| gang.source == GangSource::Field);
-        let Some(group) = groups.and_then(|groups| groups.get(Some(&gang.namespace), &gang.name)) else { return };
-        let old = group.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        let Some(condition) = group_status::condition(old, placed, &message, self.clock.now()) else { return };
-        let (actor, gang) = (self.actor.clone(), gang.clone());
-        self.writes.spawn(async move { Done::Wrote(actor.mark_group(&gang, condition).await) });
-    }
-
-    /// Writes the phases of those label's groups whose members changed.
-    pub(super) fn tell_phases(&mut self) {
-        let Some(groups) = self.sources.label_groups.clone() else { return };
-        for gang in self.cluster.census.take_changed(WRITES_MAX.saturating_sub(self.writes.len())) {
-            let Some(group) = groups.get(Some(&gang.namespace), &gang.name) else { continue };
-            let status = self.cluster.census.status(&gang, group.spec.min_member, &group.status, self.clock.now());
-            let Some(status) = status else { continue };
-            let actor = self.actor.clone();
-            self.writes.spawn(async move { Done::Wrote(actor.mark_label_group(&gang, &status).await) });
-        }
     }
 
     pub(super) fn finished(&mut self, done: Result<Done, JoinError>) {

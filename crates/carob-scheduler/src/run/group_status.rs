@@ -11,18 +11,34 @@ use super::label_group::LabelGroupStatus;
 use crate::convert::label_group;
 use crate::model::{GangRef, GangSource, PodKey, Str};
 
-/// The type of a PodGroup's condition (k8s.io/api scheduling/v1alpha2 types.go).
+/// The types of a PodGroup's conditions (k8s.io/api scheduling/v1alpha2 types.go).
 const SCHEDULED: &str = "PodGroupScheduled";
+const DISRUPTED: &str = "DisruptionTarget";
 
 /// The condition that a group is to get; nothing if it says so already.
-pub(super) fn condition(old: &[Condition], placed: bool, message: &str, now: Timestamp) -> Option<Condition> {
+pub(super) fn scheduled(old: &[Condition], placed: bool, message: &str, now: Timestamp) -> Option<Condition> {
     let (status, reason) = if placed { ("True", "Scheduled") } else { ("False", "Unschedulable") };
-    let old = old.iter().find(|condition| condition.type_ == SCHEDULED && condition.status == status);
+    condition(old, SCHEDULED, (status, reason), message, now)
+}
+
+/// The condition of a group whose Pods go to make room for others.
+pub(super) fn disrupted(old: &[Condition], message: &str, now: Timestamp) -> Option<Condition> {
+    condition(old, DISRUPTED, ("True", "PreemptionByScheduler"), message, now)
+}
+
+fn condition(
+    old: &[Condition],
+    kind: &str,
+    (status, reason): (&str, &str),
+    message: &str,
+    now: Timestamp,
+) -> Option<Condition> {
+    let old = old.iter().find(|condition| condition.type_ == kind && condition.status == status);
     if old.is_some_and(|old| old.reason == reason && old.message == message) {
         return None;
     }
     Some(Condition {
-        type_: SCHEDULED.to_owned(),
+        type_: kind.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
         message: message.to_owned(),
@@ -167,15 +183,17 @@ mod tests {
 
     #[test]
     fn a_condition_is_written_once_and_keeps_its_time() {
-        let first = condition(&[], false, "why", Timestamp::UNIX_EPOCH).expect("it is new");
+        let first = scheduled(&[], false, "why", Timestamp::UNIX_EPOCH).expect("it is new");
         assert_eq!((first.status.as_str(), first.reason.as_str()), ("False", "Unschedulable"));
         let later = Timestamp::from_second(60).expect("a time");
         let held = std::slice::from_ref(&first);
-        assert_eq!(condition(held, false, "why", later), None);
-        let reworded = condition(held, false, "why not", later).expect("the message is new");
+        assert_eq!(scheduled(held, false, "why", later), None);
+        let reworded = scheduled(held, false, "why not", later).expect("the message is new");
         assert_eq!(reworded.last_transition_time, first.last_transition_time);
-        let placed = condition(held, true, "", later).expect("the status is new");
+        let placed = scheduled(held, true, "", later).expect("the status is new");
         assert_eq!((placed.reason.as_str(), placed.last_transition_time), ("Scheduled", Time(later)));
+        let leaving = disrupted(held, "for another", later).expect("it is another condition");
+        assert_eq!((leaving.type_.as_str(), leaving.status.as_str()), ("DisruptionTarget", "True"));
     }
 
     fn key(name: &str) -> PodKey {

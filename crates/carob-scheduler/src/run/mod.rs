@@ -6,7 +6,7 @@ mod cluster;
 mod decide;
 mod error;
 mod group_status;
-mod held;
+mod groups;
 mod inbox;
 mod label_group;
 

@@ -25,6 +25,10 @@ pub(super) struct Span {
     pub(super) waiting: bool,
 }
 
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
 /// What came of a scenario under one policy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,7 +50,9 @@ pub struct Outcome {
     /// Jobs that were interrupted for more important ones.
     pub preempted: u64,
     /// From arrival to the start of the work, of the jobs that started.
+    #[serde(rename = "waitP50Seconds", serialize_with = "seconds")]
     pub wait_p50: Duration,
+    #[serde(rename = "waitP99Seconds", serialize_with = "seconds")]
     pub wait_p99: Duration,
     /// Memory that did work, as a fraction of all memory over all time.
     pub utilisation: f64,

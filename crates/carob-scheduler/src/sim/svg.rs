@@ -76,7 +76,8 @@ impl Report {
     }
 
     fn legend(&self, canvas: &mut Canvas, rows: bool) {
-        let what = if rows { "memory of each node" } else { "memory of all nodes" };
+        let nodes = self.outcomes.first().map_or(0, |outcome| outcome.nodes.len());
+        let what = if rows { "memory of each node".to_owned() } else { format!("memory of all {nodes} nodes") };
         let (work, held) = if rows { ("at work, a colour a job", WORK) } else { ("at work", HELD) };
         canvas.text(
             (24.0, 58.0),
@@ -209,11 +210,6 @@ fn area(canvas: &mut Canvas, outcome: &Outcome, top: f64) {
     for percent in [0, 50, 100] {
         canvas.text((LEFT - 10.0, y(f64::from(percent) / 100.0) + 4.0), &pale, format_args!("{percent} %"));
     }
-    canvas.text(
-        (24.0, top + AREA / 4.0),
-        &format!("fill=\"{PALE_INK}\""),
-        format_args!("{} nodes", outcome.nodes.len()),
-    );
 }
 
 /// Marks at round times, with thin lines up through the panel.

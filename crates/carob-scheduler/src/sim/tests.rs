@@ -86,6 +86,42 @@ fn hoarding_deadlocks_and_deciding_about_all_at_once_does_not() {
     assert!(wasted > 0.0);
 }
 
+/// A small cluster that gets tight, and groups of some sizes that come and go.
+fn random_scenario(seed: u64) -> Scenario {
+    let mut dice = world::Dice(seed);
+    let mut below = |limit: u64| dice.next() % limit;
+    let groups: Vec<Value> = (0..=below(4))
+        .map(|number| {
+            let containers: Vec<Value> = (0..=below(3))
+                .map(|_| serde_json::json!({"cpu": format!("{}m", 100 + below(900)), "memory": format!("{}Mi", 100 + below(900))}))
+                .collect();
+            serde_json::json!({"name": format!("g{number}"), "jobs": 1 + below(12), "pods": 1 + below(6), "containers": containers,
+                "poisson": format!("{}s", 1 + below(10)), "duration": format!("{}s", 5 + below(60)), "randomDuration": below(2) == 0,
+                "priority": below(3)})
+        })
+        .collect();
+    let nodes = serde_json::json!([
+        {"name": "large", "count": 1 + below(4), "cpu": 4, "memory": "4Gi"},
+        {"name": "small", "count": 1 + below(4), "cpu": 2, "memory": "2Gi"}]);
+    let policies = serde_json::json!([{"kind": "gang"}, {"kind": "borg", "cells": 2}]);
+    let value = serde_json::json!({"name": "chance", "seed": seed, "until": "10m", "nodes": nodes, "groups": groups, "policies": policies});
+    Scenario::parse(value).expect("valid")
+}
+
+#[test]
+fn whole_jobs_strand_and_deadlock_nowhere_and_hold_nothing_while_they_wait() {
+    let mut placed = 0;
+    for seed in 0..100 {
+        for outcome in simulate(&random_scenario(seed)).outcomes {
+            let stuck = (outcome.stranded, outcome.deadlocked, outcome.conflicts);
+            assert_eq!(stuck, (0, 0, 0), "{} with seed {seed}", outcome.policy);
+            assert!(outcome.wasted_gb_seconds.abs() < 1e-9, "{} with seed {seed} holds something", outcome.policy);
+            placed += outcome.placed;
+        }
+    }
+    assert!(placed > 1000, "only {placed} jobs were placed");
+}
+
 #[test]
 fn giving_back_after_a_while_ends_the_deadlock_at_a_price() {
     let report = simulate(&shipped("deadlock"));
@@ -153,7 +189,11 @@ fn all_shipped_scenarios_can_be_read_and_drawn() {
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
     assert!(svg.contains(">node-2<") && svg.contains(">2.7 GB<") && svg.contains("url(#held)"));
     assert_eq!(report.table().lines().count(), 1 + report.outcomes.len());
-    assert_eq!(report.json()["outcomes"][0]["policy"], "pod");
+    let figures = &report.json()["outcomes"][1];
+    let expected = serde_json::json!({"policy": "swarm-binpack", "jobs": 1, "placed": 0, "stranded": 1, "deadlocked": 0,
+        "wastedGbSeconds": 128.84901888, "conflicts": 0, "transactions": 0, "retries": 0, "preempted": 0,
+        "waitP50Seconds": 0.0, "waitP99Seconds": 0.0, "utilisation": 0.0});
+    assert_eq!(*figures, expected);
 }
 
 #[test]

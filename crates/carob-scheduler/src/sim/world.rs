@@ -14,8 +14,8 @@ use crate::snapshot::Snapshot;
 
 /// Pods that a virtual node takes: more than fit by size.
 const PODS_PER_NODE: i64 = 100_000;
-/// Changes of use that are kept for the picture of a run.
-const SAMPLES: usize = 400;
+/// So many moments of a run are kept for its picture, at even distances.
+const SAMPLES: u32 = 800;
 /// Spans on nodes that are kept for the picture of a run with few nodes.
 const SPANS: usize = 5_000;
 
@@ -65,7 +65,7 @@ pub(super) struct Moved {
 
 /// Random numbers by the scenario's seed (SplitMix64).
 #[derive(Debug)]
-pub(super) struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     pub(super) fn next(&mut self) -> u64 {
@@ -321,19 +321,15 @@ impl World {
         }
     }
 
+    /// Notes what is in use. Of what changes within one step of the picture only the last is kept.
     fn sample(&mut self) {
+        let step = self.scenario.until / SAMPLES;
         let sample = Sample { at: self.now, useful: self.in_use.0, held: self.in_use.1 };
         match self.samples.last_mut() {
-            Some(last) if last.at == self.now => *last = sample,
+            Some(last) if last.at == self.now || last.at + step > self.now => {
+                (last.useful, last.held) = (sample.useful, sample.held);
+            }
             _ => self.samples.push(sample),
-        }
-        if self.samples.len() > SAMPLES * 2 {
-            // Every other one is enough for the picture.
-            let mut keep = false;
-            self.samples.retain(|_| {
-                keep = !keep;
-                keep
-            });
         }
     }
 

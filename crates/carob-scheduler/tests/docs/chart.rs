@@ -11,6 +11,8 @@ const BOTTOM: f64 = 60.0;
 const INK: &str = "#1f2933";
 const PALE_INK: &str = "#66727f";
 const COLOURS: [&str; 3] = ["#d9822b", "#3b6ea5", "#3f9c78"];
+/// Distances of lines across the chart.
+const STEPS: [f64; 8] = [0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0];
 /// Names beside the ends of lines are kept so far apart.
 const LINE_HEIGHT: f64 = 34.0;
 
@@ -49,18 +51,20 @@ impl Chart {
         let all = || self.lines.iter().flat_map(|line| &line.points);
         let least = all().map(|(x, _)| *x).fold(f64::MAX, f64::min);
         let most = all().map(|(x, _)| *x).fold(f64::MIN, f64::max);
-        let top = (all().map(|(_, y)| *y).fold(0.0, f64::max) / 10.0).ceil().max(1.0) * 10.0;
+        let highest = all().map(|(_, y)| *y).fold(1.0, f64::max);
+        let step = STEPS.into_iter().find(|step| highest / step <= 6.0).unwrap_or(highest);
+        let top = (highest / step).ceil() * step;
         let x = |value: f64| LEFT + (WIDTH - RIGHT - LEFT) * (value - least) / (most - least).max(f64::MIN_POSITIVE);
         let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * value / top;
-        self.grid(&mut svg, top, &x, &y);
+        self.grid(&mut svg, (top, step), &x, &y);
         self.draw(&mut svg, &x, &y);
         svg.push_str("</svg>\n");
         svg
     }
 
-    fn grid(&self, svg: &mut String, top: f64, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) {
-        for step in 0..=5 {
-            let value = top * f64::from(step) / 5.0;
+    fn grid(&self, svg: &mut String, (top, step): (f64, f64), x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) {
+        let mut value = 0.0;
+        while value <= top {
             let at = y(value);
             add(
                 svg,
@@ -73,6 +77,7 @@ impl Chart {
                     self.unit
                 ),
             );
+            value += step;
         }
         let mut marks: Vec<f64> = self.lines.iter().flat_map(|line| &line.points).map(|(x, _)| *x).collect();
         marks.sort_by(f64::total_cmp);
@@ -108,6 +113,7 @@ impl Chart {
             }
             names.push((line.points.last().map_or(0.0, |(_, value)| y(*value)), line, colour));
         }
+        names.reverse();
         names.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
         let mut below = HEIGHT;
         for (at, line, colour) in names {

@@ -45,6 +45,7 @@ pub(crate) struct Shape {
 }
 
 /// Runs histories as the environment says, the usual ones where it says nothing. Returns how many it ran.
+#[expect(clippy::print_stdout, reason = "the seed has to be known to run the same again")]
 pub(crate) fn histories(shape: &Shape, run: impl Fn(&[Step]) -> Result<(), TestCaseError>) -> u64 {
     let clock = SystemClock::new();
     let seed = number(SEED).unwrap_or(USUAL_SEED);

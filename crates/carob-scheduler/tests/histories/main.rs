@@ -258,7 +258,9 @@ impl Cluster {
             let together = gang.filter(|gang| self.queue.gang(gang).is_some_and(|spec| spec.disrupt_together));
             let mates = together.map(|gang| members(gang, &self.snapshot)).unwrap_or_default();
             self.gone(victim);
-            mates.iter().for_each(|mate| self.gone(mate));
+            for mate in &mates {
+                self.gone(mate);
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! promises.
 
 mod api;
+mod gangs;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -304,5 +305,49 @@ async fn a_gang_that_lost_a_member_says_how_many_are_missing() {
     assert_eq!(last["lastTransitionTime"], first["lastTransitionTime"], "it was false all the time");
     let why = cluster.explanations.get("default", "m0").expect("it is explained");
     assert!(why.message.contains("1 missing"), "{why:?}");
+    cluster.end().await;
+}
+
+fn gang(min_count: u32, disruption_mode: &str) -> Value {
+    json!({"apiVersion": "scheduling.k8s.io/v1alpha2", "kind": "PodGroup", "metadata": {"name": "gang", "namespace": "default"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": min_count}}, "disruptionMode": disruption_mode}})
+}
+
+#[tokio::test]
+async fn a_member_too_many_speaks_for_itself_only() {
+    let api = Api::default();
+    api.put("nodes", node("a", "2Gi"));
+    api.put("podgroups", gang(2, "Pod"));
+    let cluster = Cluster::start(api);
+    for name in ["m0", "m1"] {
+        cluster.api.put("pods", member(name, "1Gi"));
+    }
+    cluster.node_of("m1").await;
+    cluster.api.put("pods", member("m2", "1Gi"));
+    let marked = cluster.until("no condition", |api| condition(api, "pods", "m2", "PodScheduled")).await;
+    assert!(marked["message"].as_str().is_some_and(|text| text.starts_with("0/1 nodes are available")), "{marked}");
+    let group = cluster.until("no condition", |api| condition(api, "podgroups", "gang", "PodGroupScheduled")).await;
+    assert_eq!((&group["status"], &group["message"]), (&json!("True"), &json!("2 pods have a node, minCount is 2")));
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_gang_that_goes_as_a_whole_says_why() {
+    let api = Api::default();
+    api.put("nodes", node("a", "1Gi"));
+    api.put("nodes", node("b", "1Gi"));
+    api.put("podgroups", gang(2, "PodGroup"));
+    let cluster = Cluster::start(api);
+    for name in ["m0", "m1"] {
+        cluster.api.put("pods", member(name, "1Gi"));
+    }
+    for name in ["m0", "m1"] {
+        cluster.node_of(name).await;
+    }
+    cluster.api.put("pods", pod("greater", &["1Gi"], 100));
+    cluster.node_of("greater").await;
+    cluster.until("both are gone", |api| (api.all("pods").len() == 1).then_some(())).await;
+    let said = cluster.until("no condition", |api| condition(api, "podgroups", "gang", "DisruptionTarget")).await;
+    assert_eq!((&said["status"], &said["reason"]), (&json!("True"), &json!("PreemptionByScheduler")));
     cluster.end().await;
 }

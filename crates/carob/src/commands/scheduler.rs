@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use carob_client::Informers;
-use carob_kit::{Clock, SystemClock};
+use carob_kit::{Clock, SystemClock, chain};
 use carob_scheduler::endpoint::Endpoint;
 use carob_scheduler::{Scheduler, SchedulerConfig, config};
 use kube::config::Kubeconfig;
@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::SchedulerArgs;
-use crate::{notify, schedulers};
+use crate::{explainer, notify};
 
 /// Schedules, while it holds the lease, until it is told to end.
 pub(crate) async fn main(arguments: SchedulerArgs) -> Result<()> {
@@ -27,9 +27,15 @@ pub(crate) async fn main(arguments: SchedulerArgs) -> Result<()> {
     let client = carob_client::over_tls(kubeconfig).await?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let endpoint = Endpoint::bind(&schedulers::sockets_dir(&arguments.run_dir)).await?;
     let shutdown = CancellationToken::new();
-    let answering = tokio::spawn(endpoint.serve(config.explanations.clone(), shutdown.clone()));
+    let answering = match Endpoint::bind(&explainer::sockets_dir(&arguments.run_dir)).await {
+        Ok(endpoint) => Some(tokio::spawn(endpoint.serve(config.explanations.clone(), shutdown.clone()))),
+        // Who schedules for a cluster elsewhere need not be root here.
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "nobody can ask this scheduler why Pods are pending (--run-dir)");
+            None
+        }
+    };
     let informers = Informers::new(client.clone());
     let scheduling = Scheduler::run(client, informers, config, clock, shutdown.clone());
     tokio::pin!(scheduling);
@@ -43,7 +49,10 @@ pub(crate) async fn main(arguments: SchedulerArgs) -> Result<()> {
     }
     shutdown.cancel();
     scheduling.await?;
-    answering.await.context("the scheduler's endpoint panicked")
+    if let Some(answering) = answering {
+        answering.await.context("the scheduler's endpoint panicked")?;
+    }
+    Ok(())
 }
 
 /// The configuration of the file, completed by the flags. As upstream, a scheduler competes unless it is told not to.

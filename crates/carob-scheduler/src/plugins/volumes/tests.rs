@@ -234,7 +234,8 @@ fn volumes_of_a_driver_are_counted_once_each_up_to_its_limit() {
         template.volumes = volumes.into();
         template
     };
-    let cases: [(&str, &str, Vec<PodVolume>, Vec<PodVolume>, bool); 8] = [
+    type Case<'a> = (&'a str, &'a str, Vec<PodVolume>, Vec<PodVolume>, bool);
+    let cases: [Case<'_>; 8] = [
         ("room for two", "n1", vec![], vec![claim("a"), claim("b")], true),
         ("none for three", "n1", vec![], vec![claim("a"), claim("b"), claim("c")], false),
         ("the third beside two", "n1", vec![claim("a"), claim("b")], vec![claim("c")], false),

@@ -74,7 +74,8 @@ impl Facts {
         }
         for condition in self.conditions() {
             let why = reason_and_message(text(&condition, &["reason"]), text(&condition, &["message"]));
-            lines.push(format!("  {} is {} ({why})", text(&condition, &["type"]), text(&condition, &["status"])));
+            let why = if why.is_empty() { why } else { format!(" ({why})") };
+            lines.push(format!("  {} is {}{why}", text(&condition, &["type"]), text(&condition, &["status"])));
         }
         lines.extend(self.warnings().iter().map(|event| warning_line(event, now)));
         lines.extend(self.notes.iter().map(|note| format!("  note: {note}")));
@@ -184,16 +185,22 @@ impl Facts {
         found
     }
 
-    /// The conditions that are not as they should be; what the summary tells already is left out.
+    /// The conditions that are not as they should be; what is told already is left out.
     fn conditions(&self) -> Vec<Value> {
-        let ended = matches!(text(&self.pod, &["status", "phase"]), "Succeeded");
-        let conditions = meta::items_at(&self.pod, &["status", "conditions"]).iter();
-        let telling = conditions.filter(|condition| {
-            let (kind, status) = (text(condition, &["type"]), text(condition, &["status"]));
-            match kind {
+        let ended = matches!(text(&self.pod, &["status", "phase"]), "Succeeded" | "Failed");
+        let all = meta::items_at(&self.pod, &["status", "conditions"]);
+        let message_of = |kind: &str| {
+            all.iter().find(|one| text(one, &["type"]) == kind).map(|one| text(one, &["message"])).unwrap_or_default()
+        };
+        let telling = all.iter().filter(|condition| {
+            let status = text(condition, &["status"]);
+            match text(condition, &["type"]) {
                 "PodScheduled" => false,
                 "DisruptionTarget" | "PodResizePending" | "PodResizeInProgress" => status == "True",
-                _ => status != "True" && !ended,
+                _ if status == "True" || ended => false,
+                // The Pod is not ready because its containers are not: once is enough.
+                "ContainersReady" => message_of("Ready") != text(condition, &["message"]),
+                _ => true,
             }
         });
         telling.cloned().collect()
@@ -294,7 +301,9 @@ mod tests {
         let container = json!({"name": "app", "ready": false, "restartCount": 4, "lastState": {"terminated": terminated},
             "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}}});
         let ready = json!({"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "containers with unready status: [app]"});
-        let status = json!({"phase": "Running", "containerStatuses": [container], "conditions": [ready]});
+        let mut containers = ready.clone();
+        containers["type"] = "ContainersReady".into();
+        let status = json!({"phase": "Running", "containerStatuses": [container], "conditions": [ready, containers]});
         let mut crashing = facts(json!({"nodeName": "n1"}), status);
         let event = |kind: &str, reason: &str, time: &str| json!({"type": kind, "reason": reason, "message": "m", "count": 3, "lastTimestamp": time});
         crashing.events = vec![
@@ -313,7 +322,8 @@ mod tests {
         let container = json!({"name": "c", "ready": true, "restartCount": 0, "state": {"running": {}}});
         let running = json!({"phase": "Running", "conditions": ready, "containerStatuses": [container]});
         assert_eq!(told(&facts(json!({"nodeName": "n"}), running)), "pod ns/p runs on node n and is ready\n");
-        let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "the node was low on memory"});
+        let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "the node was low on memory",
+            "conditions": [{"type": "Ready", "status": "False", "reason": "PodFailed"}]});
         assert_eq!(
             told(&facts(json!({"nodeName": "n"}), evicted)),
             "pod ns/p has failed: Evicted: the node was low on memory\n"
