@@ -19,9 +19,9 @@ use crate::endpoints::{self, EndpointsController, MirroringController, SliceCont
 use crate::gc::{GarbageCollector, GcKey};
 use crate::job::{JobController, JobKey, TtlController};
 use crate::namespace::{self, NamespaceController};
+use crate::node::NodeLifecycle;
 use crate::node::eviction::TaintEviction;
 use crate::node::ipam::NodeIpam;
-use crate::node::{NodeLifecycle, health};
 use crate::pod_gc::{PodGc, PodGcKey};
 use crate::quota::QuotaController;
 use crate::replicas::{ReplicaController, Replicated};
@@ -152,11 +152,10 @@ fn start_nodes(driver: &mut Driver, context: &Context, config: &Config) {
 
     let lifecycle = NodeLifecycle::new(context.clone());
     let (nodes, leases, pods) = (lifecycle.nodes().clone(), lifecycle.leases().clone(), lifecycle.pods().clone());
-    let all = nodes.clone();
+    let (all, ready) = (nodes.clone(), Arc::clone(lifecycle.ready()));
     let work = driver.work(lifecycle, WorkOptions::default()).on(&nodes, move |change| {
         // Whether a Node's Pods may be evicted depends on whether any other Node is well.
-        let ready = |node: Option<&Arc<_>>| node.is_some_and(|node| health::is_ready(node));
-        let others = if ready(change.old) == ready(change.new) { Vec::new() } else { all.keys() };
+        let others = if ready.turned(change) { all.keys() } else { Vec::new() };
         others.into_iter().chain([change.key()])
     });
     work.on(&leases, |change| [ObjectKey::cluster(change.key().name)]).after(&pods).start();

@@ -5,10 +5,12 @@
 //! would become too long.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use carob_client::{
-    During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection, reference,
+    Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection,
+    reference,
 };
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
@@ -25,9 +27,37 @@ use crate::pods;
 /// Where the kubelets' Leases are.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
+/// How many Nodes are ready, counted along with their changes: with thousands of Nodes, to look at all of them for each
+/// heartbeat would be most of what the controller does.
+#[derive(Debug, Default)]
+pub(crate) struct ReadyNodes(AtomicUsize);
+
+impl ReadyNodes {
+    fn of(node: Option<&Arc<Node>>) -> usize {
+        usize::from(node.is_some_and(|node| health::is_ready(node)))
+    }
+
+    fn count(&self, change: Change<'_, Node>) {
+        self.0.fetch_add(Self::of(change.new), Ordering::AcqRel);
+        self.0.fetch_sub(Self::of(change.old), Ordering::AcqRel);
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a change that has been counted was from none to some or from some to none.
+    pub(crate) fn turned(&self, change: Change<'_, Node>) -> bool {
+        let now = self.0.load(Ordering::Acquire);
+        let before = (now + Self::of(change.old)).saturating_sub(Self::of(change.new));
+        (now == 0) != (before == 0)
+    }
+}
+
 pub(crate) struct NodeLifecycle {
     context: Context,
     nodes: Informer<Node>,
+    ready: Arc<ReadyNodes>,
     leases: Informer<Lease>,
     pods: Informer<Pod>,
     recorder: EventRecorder,
@@ -37,8 +67,13 @@ pub(crate) struct NodeLifecycle {
 impl NodeLifecycle {
     pub(crate) fn new(context: Context) -> Self {
         let selection = Selection { namespace: Some(LEASE_NAMESPACE.to_owned()), ..Selection::default() };
+        let nodes: Informer<Node> = context.informers.of();
+        let ready = Arc::new(ReadyNodes::default());
+        let counter = Arc::clone(&ready);
+        nodes.on_change(move |change| counter.count(change));
         Self {
-            nodes: context.informers.of(),
+            nodes,
+            ready,
             leases: context.informers.of_selected(selection),
             pods: context.informers.of(),
             recorder: context.recorder("node-controller"),
@@ -49,6 +84,11 @@ impl NodeLifecycle {
 
     pub(crate) fn nodes(&self) -> &Informer<Node> {
         &self.nodes
+    }
+
+    /// Counts before whoever listens to the Nodes later is told.
+    pub(crate) fn ready(&self) -> &Arc<ReadyNodes> {
+        &self.ready
     }
 
     pub(crate) fn leases(&self) -> &Informer<Lease> {
@@ -89,8 +129,10 @@ impl NodeLifecycle {
         Ok(true)
     }
 
+    /// When no Node at all is ready it is rather we who are cut off, and taking Pods away would help nobody
+    /// (upstream's zone state FullDisruption).
     async fn set_taints(&self, key: &ObjectKey, node: &Node) -> Result<(), ReconcileError> {
-        let Some(taints) = taints::wanted(node, self.may_evict(), &self.context.time()) else { return Ok(()) };
+        let Some(taints) = taints::wanted(node, self.ready.any(), &self.context.time()) else { return Ok(()) };
         let patch = json!({
             "metadata": {"resourceVersion": node.metadata.resource_version},
             "spec": {"taints": taints},
@@ -98,12 +140,6 @@ impl NodeLifecycle {
         let api: Api<Node> = self.context.cluster_api();
         let written = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
         written.unless_gone(|| format!("taint node {key}")).map(drop)
-    }
-
-    /// When no Node at all is ready it is rather we who are cut off, and taking Pods away would help nobody
-    /// (upstream's zone state FullDisruption).
-    fn may_evict(&self) -> bool {
-        self.nodes.list().iter().any(|node| health::is_ready(node))
     }
 
     /// The Pods of a Node that is not ready get no traffic (`pkg/controller/util/node`, MarkPodsNotReady).
@@ -153,5 +189,33 @@ impl Reconcile for NodeLifecycle {
             Some(left) if !left.is_zero() => Ok(Requeue::After(left)),
             _ => Ok(Requeue::No),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(ready: &str) -> Arc<Node> {
+        let conditions = json!([{"type": "Ready", "status": ready}]);
+        Arc::new(serde_json::from_value(json!({"status": {"conditions": conditions}})).expect("a Node"))
+    }
+
+    #[test]
+    fn only_the_first_and_the_last_ready_node_turn_the_state() {
+        let ready = ReadyNodes::default();
+        let (well, ill) = (node("True"), node("Unknown"));
+        let see = |old, new| {
+            let change = Change { old, new };
+            ready.count(change);
+            (ready.any(), ready.turned(change))
+        };
+        assert_eq!(see(None, Some(&ill)), (false, false));
+        assert_eq!(see(Some(&ill), Some(&well)), (true, true));
+        assert_eq!(see(None, Some(&well)), (true, false));
+        assert_eq!(see(Some(&well), Some(&well)), (true, false));
+        assert_eq!(see(Some(&well), Some(&ill)), (true, false));
+        assert_eq!(see(Some(&well), None), (false, true));
+        assert_eq!(see(Some(&ill), None), (false, false));
     }
 }

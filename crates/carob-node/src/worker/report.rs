@@ -141,10 +141,11 @@ impl Worker {
         }
     }
 
-    /// Steps of a start are under way, and nothing runs yet.
+    /// Steps of a start are under way: what they lead to follows soon. A container that runs is not ready before its start
+    /// is through.
     fn is_starting(&self, status: &PodStatus, intent: Intent) -> bool {
         let busy = self.observed.busy.pod || !self.observed.busy.starting.is_empty();
-        busy && intent == Intent::Run && status.phase.as_deref() == Some("Pending")
+        busy && intent == Intent::Run && matches!(status.phase.as_deref(), Some("Pending" | "Running"))
     }
 
     fn may_confirm(&self) -> bool {
