@@ -137,7 +137,7 @@ pub(crate) async fn list(call: &Call<'_>) -> ApiResult<Response<Body>> {
 
 /// One page of the collection, filtered.
 pub(crate) fn read(call: &Call<'_>, selection: &Selection, query: &ListQuery) -> ApiResult<Listing> {
-    if let Some(key) = only_key(call, selection) {
+    if let Some(key) = selection.only_key(&call.namespace) {
         return read_one(call, selection, query, &key);
     }
     let prefix = call.prefix();
@@ -175,16 +175,6 @@ pub(crate) fn read(call: &Call<'_>, selection: &Selection, query: &ListQuery) ->
         });
         return Ok(Listing { entries: found, revision: page.revision, next });
     }
-}
-
-/// The key of the one object that a selector on the name leaves.
-fn only_key(call: &Call<'_>, selection: &Selection) -> Option<String> {
-    let name = selection.only_name()?;
-    if !call.def.namespaced {
-        return Some(call.def.storage_key("", name));
-    }
-    let namespace = if call.namespace.is_empty() { selection.only_namespace()? } else { &call.namespace };
-    Some(call.def.storage_key(namespace, name))
 }
 
 fn read_one(call: &Call<'_>, selection: &Selection, query: &ListQuery, key: &str) -> ApiResult<Listing> {

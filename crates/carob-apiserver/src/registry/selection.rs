@@ -22,8 +22,12 @@ pub(crate) struct Selection {
     /// `"nodeName":"<node>"`: bytes that an object lacks which cannot match. Every kubelet watches by its node's name, so
     /// most objects are told apart by this without being parsed.
     needle: Option<Vec<u8>>,
-    /// A name from the path, as against one from the field selector.
+    /// The one name that can match, from the path or the field selector. Keys tell names and namespaces without parsing.
     name: Option<String>,
+    /// The one namespace that can match, if the field selector says so.
+    namespace: Option<String>,
+    /// Name and namespace are all that is asked for.
+    decided_by_key: bool,
     /// What of an object the selectors look at.
     wanted: Fields,
     /// What stored objects of the kind begin with, up to the brace that opens their metadata.
@@ -42,25 +46,32 @@ impl Selection {
         let node = fields.required_value("spec.nodeName").filter(|node| !node.is_empty());
         let needle = node.map(|node| format!("\"nodeName\":{}", Value::from(node)).into_bytes());
         let wanted = wanted(def, &fields);
-        Ok(Self { def, labels, fields, needle, name: None, wanted, head: stored_head(def) })
+        let only = |path| fields.required_value(path).filter(is_one_segment).map(str::to_owned);
+        let name = only("metadata.name");
+        let namespace = only("metadata.namespace").filter(|_| def.namespaced);
+        let by_key = usize::from(name.is_some()) + usize::from(namespace.is_some());
+        let decided_by_key = labels.is_empty() && fields.terms().len() == by_key;
+        Ok(Self { def, labels, fields, needle, name, namespace, decided_by_key, wanted, head: stored_head(def) })
     }
 
     pub(crate) fn is_everything(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty() && self.name.is_none()
+        self.decided_by_key && self.name.is_none() && self.namespace.is_none()
     }
 
-    /// The one name that can match, if the field selector says so.
-    pub(crate) fn only_name(&self) -> Option<&str> {
-        self.fields.required_value("metadata.name").filter(is_one_segment)
-    }
-
-    /// The one namespace that can match, if the field selector says so.
-    pub(crate) fn only_namespace(&self) -> Option<&str> {
-        self.fields.required_value("metadata.namespace").filter(is_one_segment)
+    /// The key of the one object that can match, in the namespace of the path if that names one.
+    pub(crate) fn only_key(&self, namespace: &str) -> Option<String> {
+        let name = self.name.as_deref()?;
+        if !self.def.namespaced {
+            return Some(self.def.storage_key("", name));
+        }
+        let namespace = if namespace.is_empty() { self.namespace.as_deref()? } else { namespace };
+        Some(self.def.storage_key(namespace, name))
     }
 
     /// Narrowed to one name.
     pub(crate) fn and_name(mut self, name: &str) -> Self {
+        // Another name in the field selector is for the fields to refuse.
+        self.decided_by_key &= self.name.as_deref().is_none_or(|other| other == name);
         self.name = Some(name.to_owned());
         self
     }
@@ -72,15 +83,24 @@ impl Selection {
         if self.needle.as_ref().is_some_and(|needle| !contains(&entry.value, needle)) {
             return false;
         }
-        if self.name.as_ref().is_some_and(|name| entry.key.rsplit('/').next() != Some(name.as_str())) {
+        if !self.has_key(&entry.key) {
             return false;
         }
-        if self.fields.is_empty() && self.labels.is_empty() {
+        if self.decided_by_key {
             return true;
         }
         self.read(&entry.value).is_some_and(|object| {
             self.labels.matches(meta::labels(&object)) && self.fields.matches(|path| self.field(&object, path))
         })
+    }
+
+    fn has_key(&self, key: &str) -> bool {
+        let mut segments = key.rsplit('/');
+        let mut is = |wanted: &Option<String>| {
+            let segment = segments.next();
+            wanted.as_deref().is_none_or(|wanted| segment == Some(wanted))
+        };
+        is(&self.name) && is(&self.namespace)
     }
 
     /// What the selectors look at. Metadata comes first in stored bytes, so where it is enough the rest is not even skipped.

@@ -115,7 +115,8 @@ struct Expired {
 
 fn open(call: &Call<'_>, selection: Selection, query: &WatchQuery, encoder: Encoder) -> Result<Stream, Box<Expired>> {
     let store = &call.api.store;
-    let prefix = call.prefix();
+    // A watch of one object is not woken for others. Its key may begin those of others; the selection knows better.
+    let prefix = selection.only_key(&call.namespace).unwrap_or_else(|| call.prefix());
     let opened = if query.initial {
         store.list(&prefix, ListOptions::default()).and_then(|page| {
             let mut entries = page.entries;

@@ -241,6 +241,33 @@ async fn leaving_a_selection_is_a_deletion_and_entering_it_an_addition() {
 }
 
 #[tokio::test]
+async fn a_watch_of_one_name_hears_of_no_other() {
+    let rig = Rig::new().await;
+    rig.post(CMS, &config_map("a")).await.expect(201);
+    for (query, heard) in [
+        ("fieldSelector=metadata.name%3Da", true),
+        ("fieldSelector=metadata.name%3Da,metadata.namespace%3Ddefault", true),
+        ("fieldSelector=metadata.name%3Da,metadata.namespace%3Dother", false),
+        ("fieldSelector=metadata.name%3Da,metadata.name%3Dab", false),
+        ("fieldSelector=metadata.name%3Da&labelSelector=x", false),
+        ("fieldSelector=metadata.namespace%3Ddefault", true),
+    ] {
+        let list = rig.get(&format!("{CMS}?{query}")).await.expect(200);
+        assert_eq!(names(&list), if heard { vec!["a"] } else { vec![] }, "{query}");
+    }
+    let mut one = rig.watch(&format!("{CMS}?watch=1&fieldSelector=metadata.name%3Da")).await;
+    let mut anywhere = rig.watch("/api/v1/configmaps?watch=1&fieldSelector=metadata.name%3Da").await;
+    assert_eq!(one.brief().await.0, "ADDED");
+    assert_eq!(anywhere.brief().await.0, "ADDED");
+    rig.post(CMS, &config_map("ab")).await.expect(201);
+    rig.patch(&format!("{CMS}/a"), MERGE, &json!({ "data": { "z": "z" } })).await.expect(200);
+    for watch in [&mut one, &mut anywhere] {
+        let event = watch.next().await.expect("an event");
+        assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("MODIFIED"), &json!("a")));
+    }
+}
+
+#[tokio::test]
 async fn a_streaming_list_ends_with_a_bookmark_of_the_kind() {
     let rig = Rig::new().await;
     for name in ["a", "b"] {
