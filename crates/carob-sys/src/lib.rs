@@ -7,6 +7,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod device_filter;
+pub mod memory;
 pub mod mountinfo;
 pub mod netlink;
 pub mod nft;

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::explainer::Schedulers;
 use crate::pki::{KUBELET_CLIENT, Names, Pki};
-use crate::{admin, kubeconfig, renewal, tls, virtual_nodes};
+use crate::{admin, kubeconfig, memory, renewal, tls, virtual_nodes};
 
 /// A server whose parts run.
 pub(crate) struct Server {
@@ -106,6 +106,8 @@ impl Server {
         server.part("the administration socket", async move { admin::serve(&run_dir, subjects, shutdown).await });
         let (settings, shutdown) = (server.settings.clone(), server.parts_shutdown.clone());
         server.part("the renewal of certificates", renewal::keep(settings, pki, shown, clock, shutdown));
+        let shutdown = server.parts_shutdown.clone();
+        server.part("the return of free memory", memory::keep_small(shutdown));
         Ok(server)
     }
 

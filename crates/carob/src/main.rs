@@ -10,6 +10,7 @@ mod compose;
 mod config;
 mod explainer;
 mod kubeconfig;
+mod memory;
 mod notify;
 mod pki;
 mod ready;
