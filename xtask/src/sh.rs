@@ -11,10 +11,17 @@ pub(crate) fn workspace() -> Result<PathBuf> {
     Ok(manifest.parent().context("xtask lies in the workspace")?.to_owned())
 }
 
-/// Cargo, in the workspace.
+/// Cargo, in the workspace. What cargo told this program about itself is taken out of the environment: build scripts that
+/// look at it would run again, and again after the next cargo that was not started from here.
 pub(crate) fn cargo() -> Result<Command> {
     let mut command = Command::new("cargo");
     command.current_dir(workspace()?);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     Ok(command)
 }
 

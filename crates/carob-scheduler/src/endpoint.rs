@@ -255,7 +255,8 @@ mod tests {
         let dir = dir.path().join("schedulers");
         assert_eq!(ask(&dir, "default", "p").await.expect("nobody is there"), None);
         let knowing = Explanations::default();
-        knowing.put_message(&PodKey::new("default", "p"), "no room".to_owned(), Timestamp::UNIX_EPOCH);
+        let key = PodKey::new("default", "p");
+        knowing.put_message(std::iter::once(&key), "no room", Timestamp::UNIX_EPOCH);
         let shutdown = CancellationToken::new();
         let mut serving = Vec::new();
         for explanations in [Explanations::default(), knowing] {

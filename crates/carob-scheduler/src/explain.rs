@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::model::PodKey;
-use crate::verdict::Unschedulable;
+use crate::model::{PodKey, Str};
+use crate::verdict::{Rejection, Unschedulable};
 
 /// Pods that are remembered. The one that was turned down longest ago goes first.
 const PODS: usize = 512;
@@ -46,10 +46,77 @@ pub struct Explanation {
     pub omitted: usize,
 }
 
+/// What nodes said, as it is held: shared with the decision and among the members of a gang.
+type Reasons = Arc<[(Str, Arc<Rejection>)]>;
+
+/// An explanation as it is held. It is put into words when somebody asks, which is rare; Pods are turned down all the time.
+#[derive(Clone, Debug)]
+struct Entry {
+    at: Timestamp,
+    message: Str,
+    member: Option<Str>,
+    nodes: usize,
+    rejected_by: Option<&'static str>,
+    reasons: Reasons,
+    omitted: usize,
+}
+
+impl Entry {
+    fn bare(message: &str, at: Timestamp) -> Self {
+        let message = Str::from(message);
+        Self { at, message, member: None, nodes: 0, rejected_by: None, reasons: Arc::new([]), omitted: 0 }
+    }
+
+    fn of(verdict: &Unschedulable, message: &str, at: Timestamp) -> Self {
+        let all = &verdict.rejections;
+        let reasons = if all.len() > NODES_PER_POD { all[..NODES_PER_POD].into() } else { Arc::clone(all) };
+        Self {
+            nodes: verdict.nodes,
+            rejected_by: verdict.whole.as_ref().map(|whole| whole.plugin.name()),
+            omitted: all.len() - reasons.len(),
+            reasons,
+            ..Self::bare(message, at)
+        }
+    }
+
+    fn tell(&self, namespace: &str, name: &str) -> Explanation {
+        let reason = |(node, rejection): &(Str, Arc<Rejection>)| NodeReason {
+            node: node.to_string(),
+            plugin: rejection.plugin.name(),
+            reasons: rejection.reasons.iter().map(ToString::to_string).collect(),
+            resolvable: rejection.resolvable,
+        };
+        Explanation {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            at: self.at,
+            message: self.message.to_string(),
+            member: self.member.as_ref().map(ToString::to_string),
+            nodes: self.nodes,
+            rejected_by: self.rejected_by,
+            reasons: self.reasons.iter().map(reason).collect(),
+            omitted: self.omitted,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Held {
-    by_pod: HashMap<PodKey, Explanation>,
+    by_pod: HashMap<PodKey, Entry>,
     order: VecDeque<PodKey>,
+}
+
+impl Held {
+    fn put(&mut self, key: &PodKey, entry: Entry) {
+        if self.by_pod.insert(key.clone(), entry).is_none() {
+            self.order.push_back(key.clone());
+        }
+        if self.order.len() > PODS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_pod.remove(&oldest);
+        }
+    }
 }
 
 /// The explanations of one scheduler. Cheap to clone.
@@ -58,61 +125,33 @@ pub struct Explanations(Arc<Mutex<Held>>);
 
 impl Explanations {
     pub fn get(&self, namespace: &str, name: &str) -> Option<Explanation> {
-        self.held().by_pod.get(&PodKey::new(namespace, name)).cloned()
+        let entry = self.held().by_pod.get(&PodKey::new(namespace, name)).cloned()?;
+        Some(entry.tell(namespace, name))
     }
 
-    pub(crate) fn put(&self, key: &PodKey, verdict: &Unschedulable, message: String, at: Timestamp) {
-        self.put_for(key, key, verdict, message, at);
+    pub(crate) fn put(&self, key: &PodKey, verdict: &Unschedulable, message: &str, at: Timestamp) {
+        self.held().put(key, Entry::of(verdict, message, at));
     }
 
-    /// Holds for a member of a gang what another member, which decided about all of them, was told.
-    pub(crate) fn put_for(
+    /// Holds for members of a gang what another member, which decided about all of them, was told.
+    pub(crate) fn put_for<'a>(
         &self,
-        key: &PodKey,
+        keys: impl Iterator<Item = &'a PodKey>,
         member: &PodKey,
         verdict: &Unschedulable,
-        message: String,
+        message: &str,
         at: Timestamp,
     ) {
-        let reasons: Vec<NodeReason> = verdict
-            .rejections
-            .iter()
-            .take(NODES_PER_POD)
-            .map(|(node, rejection)| NodeReason {
-                node: node.to_string(),
-                plugin: rejection.plugin.name(),
-                reasons: rejection.reasons.iter().map(ToString::to_string).collect(),
-                resolvable: rejection.resolvable,
-            })
-            .collect();
-        self.hold(
-            key,
-            Explanation {
-                member: (member != key).then(|| member.name.to_string()),
-                nodes: verdict.nodes,
-                rejected_by: verdict.whole.as_ref().map(|whole| whole.plugin.name()),
-                omitted: verdict.rejections.len() - reasons.len(),
-                reasons,
-                ..bare(key, message, at)
-            },
-        );
-    }
-
-    /// Holds what is known of a Pod that no node was asked about.
-    pub(crate) fn put_message(&self, key: &PodKey, message: String, at: Timestamp) {
-        self.hold(key, bare(key, message, at));
-    }
-
-    fn hold(&self, key: &PodKey, explanation: Explanation) {
+        let entry = Entry { member: Some(Arc::clone(&member.name)), ..Entry::of(verdict, message, at) };
         let mut held = self.held();
-        if held.by_pod.insert(key.clone(), explanation).is_none() {
-            held.order.push_back(key.clone());
-        }
-        if held.order.len() > PODS
-            && let Some(oldest) = held.order.pop_front()
-        {
-            held.by_pod.remove(&oldest);
-        }
+        keys.for_each(|key| held.put(key, entry.clone()));
+    }
+
+    /// Holds what is known of Pods that no node was asked about.
+    pub(crate) fn put_message<'a>(&self, keys: impl Iterator<Item = &'a PodKey>, message: &str, at: Timestamp) {
+        let entry = Entry::bare(message, at);
+        let mut held = self.held();
+        keys.for_each(|key| held.put(key, entry.clone()));
     }
 
     pub(crate) fn remove(&self, key: &PodKey) {
@@ -132,25 +171,11 @@ impl Explanations {
     }
 }
 
-fn bare(key: &PodKey, message: String, at: Timestamp) -> Explanation {
-    Explanation {
-        namespace: key.namespace.to_string(),
-        name: key.name.to_string(),
-        at,
-        message,
-        member: None,
-        nodes: 0,
-        rejected_by: None,
-        reasons: Vec::new(),
-        omitted: 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::plugin::Plugin;
-    use crate::verdict::{Preemption, Rejection};
+    use crate::verdict::Preemption;
 
     #[test]
     fn it_is_bounded_both_ways_and_forgets() {
@@ -160,14 +185,16 @@ mod tests {
         let rejections: Arc<[_]> = (0..nodes).map(|n| (n.to_string().into(), Arc::clone(&rejection))).collect();
         let verdict = Unschedulable { nodes, whole: None, rejections, preemption: Preemption::Off };
         for n in 0..=PODS {
-            store.put(&PodKey::new("default", &n.to_string()), &verdict, "why".to_owned(), Timestamp::UNIX_EPOCH);
+            store.put(&PodKey::new("default", &n.to_string()), &verdict, "why", Timestamp::UNIX_EPOCH);
         }
         assert_eq!(store.get("default", "0"), None);
         let last = store.get("default", &PODS.to_string()).expect("the last one is held");
         assert_eq!((last.reasons.len(), last.omitted, last.nodes), (NODES_PER_POD, 10, nodes));
-        store.put_for(&PodKey::new("default", "m"), &PodKey::new("default", "n"), &verdict, "why".to_owned(), last.at);
+        let (m, n) = (PodKey::new("default", "m"), PodKey::new("default", "n"));
+        store.put_for(std::iter::once(&m), &n, &verdict, "why", last.at);
         assert_eq!(store.get("default", "m").expect("it is held").member.as_deref(), Some("n"));
-        store.put_message(&PodKey::new("default", "held"), "waiting".to_owned(), Timestamp::UNIX_EPOCH);
+        let key = PodKey::new("default", "held");
+        store.put_message(std::iter::once(&key), "waiting", Timestamp::UNIX_EPOCH);
         let held = store.get("default", "held").expect("it is held");
         assert_eq!((held.nodes, held.message.as_str()), (0, "waiting"));
         store.remove(&PodKey::new("default", &PODS.to_string()));

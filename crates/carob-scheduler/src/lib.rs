@@ -1,7 +1,8 @@
 //! The scheduler: which node each Pod goes to, alone or with its gang, and why one goes nowhere.
 //!
-//! Start at [`Core::schedule`], a pure decision over a [`Snapshot`]. This crate never writes anything but bindings, Pod
-//! status, victims' evictions, volume and claim choices, events and its lease.
+//! Start at [`Core::schedule`], a pure decision over a [`Snapshot`]. This crate never writes anything but bindings,
+//! status of Pods and groups, victims' evictions, volume and claim choices, events and its lease. Who wants to know why a Pod
+//! has no node asks [`Explanations`] in its process, or an [`endpoint`].
 
 mod class;
 pub mod config;

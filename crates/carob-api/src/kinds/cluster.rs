@@ -73,8 +73,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
     resource!("scheduling.k8s.io" / "scheduling" ["v1alpha2"] "Workload" "workloads")
         .always_served()
         .columns(columns::WORKLOAD)
-        .strategy(strategies::WORKLOAD)
-        .by(ActedOnBy::Scheduler),
+        .strategy(strategies::WORKLOAD),
     // The coscheduling plugin's; upstream it is a custom resource.
     resource!("scheduling.x-k8s.io" / "coscheduling" ["v1alpha1"] "PodGroup" "podgroups")
         .always_served()

@@ -213,7 +213,7 @@ impl Loop {
     }
 
     pub(super) fn explain(&self, pod: &PodInfo, verdict: &Unschedulable, message: &str) {
-        self.cluster.explanations.put(&pod.key, verdict, message.to_owned(), self.clock.now());
+        self.cluster.explanations.put(&pod.key, verdict, message, self.clock.now());
     }
 
     pub(super) fn mark(&mut self, key: &PodKey, message: String, nominate: Nomination) {

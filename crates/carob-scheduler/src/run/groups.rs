@@ -22,16 +22,10 @@ impl Loop {
     /// of the first that found none.
     pub(super) fn explain_gang(&self, failure: &GangFailure, members: &[PodKey], message: &str) {
         let Some((first, why)) = failure.failed.first() else {
-            for key in members {
-                self.cluster.explanations.put_message(key, message.to_owned(), self.clock.now());
-            }
-            return;
+            return self.cluster.explanations.put_message(members.iter(), message, self.clock.now());
         };
         let untold = members.iter().filter(|key| !failure.failed.iter().any(|(pod, _)| pod.key == **key));
-        for key in untold {
-            let (message, now) = (message.to_owned(), self.clock.now());
-            self.cluster.explanations.put_for(key, &first.key, why, message, now);
-        }
+        self.cluster.explanations.put_for(untold, &first.key, why, message, self.clock.now());
         for (pod, verdict) in &failure.failed {
             self.explain(pod, verdict, message);
             self.actor.warn(pod, message);
@@ -115,9 +109,8 @@ impl Loop {
         let now = self.clock.monotonic();
         let Some(wait) = self.cluster.queue.gang_wait(gang, now) else { return };
         let message = wait.message();
-        for pod in self.cluster.queue.members(gang) {
-            self.cluster.explanations.put_message(&pod.key, message.clone(), self.clock.now());
-        }
+        let members = self.cluster.queue.members(gang).map(|pod| &pod.key);
+        self.cluster.explanations.put_message(members, &message, self.clock.now());
         if let Some(key) = arrived {
             self.mark(key, message.clone(), Nomination::Keep);
         }
@@ -147,8 +140,8 @@ impl Loop {
                 continue;
             }
             let members: Vec<PodKey> = self.cluster.queue.members(&gang).map(|pod| pod.key.clone()).collect();
+            self.cluster.explanations.put_message(members.iter(), &wait.message(), self.clock.now());
             for key in &members {
-                self.cluster.explanations.put_message(key, wait.message(), self.clock.now());
                 self.mark(key, wait.message(), Nomination::Keep);
             }
         }
