@@ -36,7 +36,7 @@ pub(crate) fn soak(arguments: &[String]) -> Result<()> {
     let seed = seed.map_or_else(seed_of_now, Ok)?;
     histories(seed, amount)?;
     say("the figures and pictures of docs/scheduling.md, the large scenarios among them");
-    run(optimised("docs")?.env("CAROB_DOCS", "all"))
+    run(optimised(&["docs"])?.env("CAROB_DOCS", "all"))
 }
 
 /// The histories of CI: a fixed time, another seed each time.
@@ -50,21 +50,23 @@ pub(crate) fn soak_in_ci() -> Result<()> {
 
 fn histories(seed: u64, amount: Amount) -> Result<()> {
     say(&format!("histories from seed {seed} on; the same again: cargo xtask soak --seed {seed}"));
-    for suite in SUITES {
-        let mut command = optimised(suite)?;
-        command.env("CAROB_SOAK_SEED", seed.to_string());
-        match amount {
-            Amount::Histories(count) => command.env("CAROB_SOAK_HISTORIES", count.to_string()).env_remove(SECONDS),
-            Amount::Seconds(seconds) => command.env(SECONDS, seconds.to_string()),
-        };
-        run(&mut command)?;
-    }
-    Ok(())
+    let mut command = optimised(&SUITES)?;
+    command.env("CAROB_SOAK_SEED", seed.to_string());
+    match amount {
+        Amount::Histories(count) => command.env("CAROB_SOAK_HISTORIES", count.to_string()).env_remove(SECONDS),
+        Amount::Seconds(seconds) => command.env(SECONDS, seconds.to_string()),
+    };
+    run(&mut command)
 }
 
-fn optimised(suite: &str) -> Result<Command> {
+/// A run of some of the scheduler's test programs, one after the other.
+fn optimised(suites: &[&str]) -> Result<Command> {
     let mut command = cargo()?;
-    command.args(["test", "--package", "carob-scheduler", "--test", suite]).args(OPTIMISED).args(["--", "--nocapture"]);
+    command.args(["test", "--package", "carob-scheduler"]).args(OPTIMISED);
+    for suite in suites {
+        command.args(["--test", suite]);
+    }
+    command.args(["--", "--nocapture"]);
     Ok(command)
 }
 
