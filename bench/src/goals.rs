@@ -76,6 +76,7 @@ pub(crate) fn table(measured: &Value, cores: f64) -> Vec<Value> {
         {
             let allowed = 1e6 * cores / goal.goal;
             row["load_share_of_cores"] = json!(load);
+            row["others_share_of_cores"] = json!(of_phase("others_share_of_cores"));
             row["server_cpu_us_per_operation"] = json!(cpu);
             row["goal_cpu_us_per_operation"] = json!(allowed);
             row["cpu_ratio_to_goal"] = json!(allowed / cpu);

@@ -31,13 +31,14 @@ pub(crate) struct Meter {
     moment: Moment,
     server_cpu: Duration,
     own_cpu: Duration,
+    all_cpu: Duration,
 }
 
 impl Meter {
     /// Starts to measure the server with this PID, and this process.
     pub(crate) fn start(server: u32) -> Result<Self> {
         let (server_cpu, own_cpu) = (cpu_time(server)?, cpu_time(std::process::id())?);
-        Ok(Self { server, moment: Moment::now(), server_cpu, own_cpu })
+        Ok(Self { server, moment: Moment::now(), server_cpu, own_cpu, all_cpu: machine_cpu_time()? })
     }
 
     /// What so many operations since the start came to.
@@ -45,6 +46,7 @@ impl Meter {
         let wall = self.moment.elapsed().as_secs_f64();
         let server = cpu_time(self.server)?.saturating_sub(self.server_cpu).as_secs_f64();
         let own = cpu_time(std::process::id())?.saturating_sub(self.own_cpu).as_secs_f64();
+        let others = machine_cpu_time()?.saturating_sub(self.all_cpu).as_secs_f64() - server - own;
         let cores = cores()?;
         Ok(json!({
             "operations": operations,
@@ -53,6 +55,8 @@ impl Meter {
             "server_cpu_us_per_operation": 1e6 * server / operations as f64,
             "server_share_of_cores": server / wall / cores,
             "load_share_of_cores": own / wall / cores,
+            // What neither of the two used: a figure taken beside other work is worth less.
+            "others_share_of_cores": others.max(0.0) / wall / cores,
         }))
     }
 }
@@ -92,6 +96,19 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
         total += text.split_whitespace().next().context("schedstat begins with nanoseconds")?.parse::<u64>()?;
     }
     Ok(Duration::from_nanos(total))
+}
+
+/// CPU time that the whole machine has used so far, in ticks of 10 ms (proc_stat(5)).
+fn machine_cpu_time() -> Result<Duration> {
+    const TICK: Duration = Duration::from_millis(10);
+    let text = fs_err::read_to_string("/proc/stat")?;
+    let fields = text.lines().next().context("/proc/stat begins with the sum of all cores")?.split_whitespace().skip(1);
+    let ticks: Vec<u32> = fields.map(str::parse).collect::<Result<_, _>>().context("fields of /proc/stat are ticks")?;
+    // user nice system idle iowait irq softirq steal; what follows is part of user and nice.
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = ticks[..] else {
+        anyhow::bail!("/proc/stat has fewer fields than proc_stat(5) lists");
+    };
+    Ok(TICK * (user + nice + system + irq + softirq))
 }
 
 /// The PID that a process has in its own PID namespace (proc_pid_status(5), NSpid).

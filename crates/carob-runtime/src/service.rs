@@ -118,7 +118,7 @@ impl RuntimeService for Runtime {
     }
 
     async fn exec_sync(&self, request: v1::ExecSyncRequest) -> Reply<v1::ExecSyncResponse> {
-        Ok(self.exec_to_end(request).await?)
+        self.to_the_end(|runtime| async move { runtime.exec_to_end(request).await }).await
     }
 
     async fn container_stats(&self, request: v1::ContainerStatsRequest) -> Reply<v1::ContainerStatsResponse> {
@@ -233,7 +233,7 @@ impl RuntimeService for Runtime {
 #[async_trait]
 impl Streaming for Runtime {
     async fn exec(&self, start: ExecStart) -> Reply<ExecSession> {
-        Ok(self.exec_session(start).await?)
+        self.to_the_end(|runtime| async move { runtime.exec_session(start).await }).await
     }
 
     async fn attach(&self, start: ExecStart) -> Reply<ExecSession> {

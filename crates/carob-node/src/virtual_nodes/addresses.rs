@@ -17,11 +17,7 @@ pub(super) fn prefix_for(pods_max: usize) -> u8 {
 }
 
 /// The next range of `pod_cidr` with `prefix` that overlaps none of `taken`, one after the other.
-pub(super) fn free_ranges<'a>(
-    pod_cidr: Ipv4Net,
-    prefix: u8,
-    taken: &'a [Ipv4Net],
-) -> impl Iterator<Item = Ipv4Net> + use<'a> {
+pub(super) fn free_ranges(pod_cidr: Ipv4Net, prefix: u8, taken: &[Ipv4Net]) -> impl Iterator<Item = Ipv4Net> {
     let ranges = pod_cidr.subnets(prefix).ok().into_iter().flatten();
     ranges.filter(|range| !taken.iter().any(|other| other.contains(range) || range.contains(other)))
 }

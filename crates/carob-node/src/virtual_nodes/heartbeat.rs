@@ -23,8 +23,6 @@ use crate::machine::register::{REPORT_EVERY, status_body};
 /// Time between two turns. Leases are renewed a turn's share at once: one timer for all nodes, and one commit of the store
 /// for many writes.
 const TURN: Duration = Duration::from_secs(1);
-const TURNS_PER_RENEWAL: usize = (RENEW_EVERY.as_secs() / TURN.as_secs()) as usize;
-const TURNS_PER_REPORT: usize = (REPORT_EVERY.as_secs() / TURN.as_secs()) as usize;
 /// Writes that are under way at once.
 const WRITES_MAX: usize = 64;
 /// Waits between tries to register while the API does not answer.
@@ -73,17 +71,18 @@ impl Heartbeat {
         let mut turns = tokio::time::interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut overdue = BTreeSet::new();
-        let mut turn = 0usize;
+        let (renewal, report) = (turns_per(RENEW_EVERY), turns_per(REPORT_EVERY));
+        let mut turn = 0;
         loop {
             // Both arms are cancel safe.
             tokio::select! {
                 _ = turns.tick() => {}
                 () = shutdown.cancelled() => return,
             }
-            let due = (turn % TURNS_PER_RENEWAL..self.placed.len()).step_by(TURNS_PER_RENEWAL);
+            let due = (turn % renewal..self.placed.len()).step_by(renewal);
             let due: BTreeSet<usize> = due.chain(overdue).collect();
             overdue = self.each(due, |index| self.renew(index)).await;
-            let due = (turn % TURNS_PER_REPORT..self.placed.len()).step_by(TURNS_PER_REPORT);
+            let due = (turn % report..self.placed.len()).step_by(report);
             // What fails here is written again by the next report; the lease is what keeps a node alive.
             self.each(due, |index| self.report(index)).await;
             turn += 1;
@@ -157,4 +156,8 @@ impl Heartbeat {
         let operation = "the status update";
         patched.map(drop).map_err(|source| WriteError { operation, name: name.clone(), source: Box::new(source) })
     }
+}
+
+fn turns_per(time: Duration) -> usize {
+    usize::try_from(time.as_secs() / TURN.as_secs()).unwrap_or(1).max(1)
 }

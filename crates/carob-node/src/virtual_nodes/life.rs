@@ -181,8 +181,12 @@ impl Life {
             self.stopping = Some(reason);
             self.observed.stopping_since = Some(now);
         }
-        self.due.retain(|(_, event)| matches!(event, Event::Exit { .. }));
-        !std::mem::take(&mut self.observed.busy.starting).is_empty()
+        self.due.retain(|(_, event)| !matches!(event, Event::Start { .. }));
+        let Observed { busy, containers, .. } = &mut self.observed;
+        let before = busy.starting.len();
+        // What runs and is not ready yet stays so to its end.
+        busy.starting.retain(|name| containers.iter().any(|run| run.name == *name && run.is_running()));
+        busy.starting.len() != before
     }
 
     fn act(&mut self, scene: &Scene<'_>, action: PodAction, pool: &mut dyn AddressPool) {

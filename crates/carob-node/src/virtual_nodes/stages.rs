@@ -35,7 +35,7 @@ impl Span {
 
     /// The time that `draw` stands for.
     fn pick(self, draw: u64) -> Duration {
-        let width = u64::try_from((self.max - self.min).as_nanos()).unwrap_or(u64::MAX);
+        let width = u64::try_from(self.max.saturating_sub(self.min).as_nanos()).unwrap_or(u64::MAX);
         self.min + Duration::from_nanos(draw.checked_rem(width.saturating_add(1)).unwrap_or(0))
     }
 }

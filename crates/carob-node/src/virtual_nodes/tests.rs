@@ -173,6 +173,14 @@ fn a_deletion_takes_its_time_and_gives_the_address_back() {
 }
 
 #[test]
+fn a_pod_that_is_not_ready_does_not_become_so_while_it_ends() {
+    let mut stage = Stage::new(&json!({"ready": "1h", "terminate": "5s"}), &json!({}), &json!({}));
+    stage.after(0);
+    stage.delete(30);
+    check(&mut stage, &[(0, "Running; app running #0", Some(5)), (5, "Succeeded; app exit 0 #0", None)]);
+}
+
+#[test]
 fn a_pod_that_was_not_started_is_gone_at_once() {
     let mut stage = Stage::new(&json!({"pull": "1h"}), &json!({}), &json!({}));
     stage.after(0);
