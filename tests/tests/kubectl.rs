@@ -37,7 +37,7 @@ fn normalise(text: &str, host: &str) -> String {
 }
 
 fn normalise_word(word: &str) -> String {
-    let core = word.trim_matches(|c: char| "(),\"".contains(c));
+    let core = word.trim_matches(|c: char| "(),\":".contains(c));
     let is_age = core.len() >= 2
         && core.ends_with(['s', 'm', 'h'])
         && core.starts_with(|c: char| c.is_ascii_digit())
@@ -45,8 +45,8 @@ fn normalise_word(word: &str) -> String {
     let is_address = core.split('.').count() == 4 && core.split('.').all(|part| part.parse::<u8>().is_ok());
     let is_uid = core.len() == 36 && core.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
     let is_id = core.starts_with("carob://");
-    let is_hash = core.trim_end_matches(':').len() == 64 && core.bytes().take(64).all(|byte| byte.is_ascii_hexdigit());
-    let is_generated = core.strip_prefix("kube-api-access-").is_some_and(|rest| rest.trim_end_matches(':').len() == 5);
+    let is_hash = core.len() == 64 && core.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_generated = core.strip_prefix("kube-api-access-").is_some_and(|rest| rest.len() == 5);
     let is_digest = core.contains("sha256:");
     let is_time = core.len() == 8 && core.split(':').map(str::len).eq([2, 2, 2]);
     let is_version = core.parse::<u64>().is_ok() && core.len() > 2;
