@@ -7,7 +7,7 @@ mod decode;
 mod encode;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub mod wire;
 
 use serde_json::Value;
 

@@ -124,8 +124,14 @@ pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
     out.extend_from_slice(&value.to_bits().to_le_bytes());
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
+/// A field of bytes, text or a message.
+pub fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     put_varint(out, u64::from(number) << 3 | 2);
     put_varint(out, value.len() as u64);
     out.extend_from_slice(value);
+}
+
+/// A field that is true or false.
+pub fn put_flag(out: &mut Vec<u8>, number: u32, value: bool) {
+    put_integer(out, number, i64::from(value));
 }

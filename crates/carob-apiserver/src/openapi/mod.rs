@@ -4,6 +4,7 @@
 mod descriptions;
 mod naming;
 mod operations;
+mod protobuf;
 mod schemas;
 
 use std::collections::BTreeMap;
@@ -28,26 +29,35 @@ use crate::request::Query;
 use crate::respond;
 use descriptions::Descriptions;
 
+const JSON: &str = "application/json";
+/// How clients ask for OpenAPI v2 as protobuf. `@` may not stand in a media type, so the answer names the other.
+const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 /// One document.
 #[derive(Clone)]
 struct Document {
+    content_type: &'static str,
     hash: String,
     gzip: Bytes,
 }
 
 impl Document {
     fn new(value: &Value) -> ApiResult<Self> {
-        let text = value.to_string();
+        Self::of_bytes(JSON, value.to_string().as_bytes())
+    }
+
+    fn of_bytes(content_type: &'static str, bytes: &[u8]) -> ApiResult<Self> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        let gzip = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish());
+        let gzip = encoder.write_all(bytes).and_then(|()| encoder.finish());
         let gzip = gzip.map_err(|error| ApiError::from(Status::internal(format!("compress OpenAPI: {error}"))))?;
-        Ok(Self { hash: hash(text.as_bytes()), gzip: Bytes::from(gzip) })
+        Ok(Self { content_type, hash: hash(bytes), gzip: Bytes::from(gzip) })
     }
 
     /// As the client takes it: compressed where it may be.
     fn response(&self, headers: &HeaderMap) -> ApiResult<Response<Body>> {
         if respond::accepts_gzip(headers) {
-            let mut response = cached(headers, "application/json", &self.hash, self.gzip.clone());
+            let mut response = cached(headers, self.content_type, &self.hash, self.gzip.clone());
             response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             return Ok(response);
         }
@@ -55,7 +65,7 @@ impl Document {
         GzDecoder::new(self.gzip.as_ref())
             .read_to_end(&mut text)
             .map_err(|error| ApiError::from(Status::internal(format!("decompress OpenAPI: {error}"))))?;
-        Ok(cached(headers, "application/json", &self.hash, Bytes::from(text)))
+        Ok(cached(headers, self.content_type, &self.hash, Bytes::from(text)))
     }
 }
 
@@ -63,6 +73,7 @@ impl Document {
 #[derive(Default)]
 pub(crate) struct OpenApi {
     v2: OnceLock<Document>,
+    v2_protobuf: OnceLock<Document>,
     /// By path, as `apis/apps/v1`.
     v3: Mutex<BTreeMap<String, Document>>,
 }
@@ -93,13 +104,27 @@ impl OpenApi {
     }
 }
 
-/// 406 unless the client takes JSON: the protobuf form of OpenAPI v2 is not served.
+/// 406 unless the client takes JSON: the protobuf form of OpenAPI v3 is not served.
 fn check_json(headers: &HeaderMap) -> ApiResult<()> {
     let clauses = clauses(headers);
-    if clauses.is_empty() || clauses.iter().any(|clause| clause.covers("application/json")) {
+    if clauses.is_empty() || clauses.iter().any(|clause| clause.covers(JSON)) {
         return Ok(());
     }
-    Err(Status::not_acceptable(&["application/json"]).into())
+    Err(Status::not_acceptable(&[JSON]).into())
+}
+
+/// Whether the client wants OpenAPI v2 as protobuf rather than as JSON; 406 if it takes neither.
+fn wants_protobuf(headers: &HeaderMap) -> ApiResult<bool> {
+    let clauses = clauses(headers);
+    for clause in &clauses {
+        if clause.covers(JSON) {
+            return Ok(false);
+        }
+        if [PROTOBUF, PROTOBUF_ASKED].into_iter().any(|one| clause.covers(one)) {
+            return Ok(true);
+        }
+    }
+    if clauses.is_empty() { Ok(false) } else { Err(Status::not_acceptable(&[JSON, PROTOBUF_ASKED]).into()) }
 }
 
 /// `/openapi/v3`: where the documents are, with a hash that lets clients keep them for ever.
@@ -149,12 +174,19 @@ pub(crate) fn v3_document(
 
 /// `/openapi/v2`.
 pub(crate) fn v2(api: &OpenApi, discovery: &Discovery, headers: &HeaderMap) -> ApiResult<Response<Body>> {
-    check_json(headers)?;
-    let document = match api.v2.get() {
+    let protobuf = wants_protobuf(headers)?;
+    let slot = if protobuf { &api.v2_protobuf } else { &api.v2 };
+    let document = match slot.get() {
         Some(document) => document,
         None => {
-            let document = Document::new(&v2_value(discovery, &unpack()?))?;
-            api.v2.get_or_init(|| document)
+            let value = v2_value(discovery, &unpack()?);
+            let document = if protobuf {
+                let bytes = protobuf::document(&value).map_err(|error| ApiError::from(Status::internal(error)))?;
+                Document::of_bytes(PROTOBUF, &bytes)?
+            } else {
+                Document::new(&value)?
+            };
+            slot.get_or_init(|| document)
         }
     };
     document.response(headers)

@@ -73,7 +73,9 @@ async fn openapi_describes_what_kubectl_looks_up() {
     let dangling = dangling_references(&v2);
     assert!(dangling.is_empty(), "{dangling:?}");
     let protobuf = accept(&rig, "/openapi/v2", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf").await;
-    assert_eq!(protobuf.code, 406);
+    assert_eq!(protobuf.code, 200, "kubectl before v1.27 validates with it");
+    assert_eq!(protobuf.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    assert_eq!(accept(&rig, "/openapi/v2", "text/html").await.code, 406);
 }
 
 fn dangling_references(document: &Value) -> Vec<String> {
