@@ -8,6 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use memchr::memmem;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -54,10 +58,39 @@ impl Access {
     }
 
     pub(crate) async fn connect(&self) -> Result<Client> {
+        let stream = self.stream().await?;
+        Ok(Client { stream, host: self.address.to_string(), request: Vec::new(), read: Vec::new(), done: 0 })
+    }
+
+    async fn stream(&self) -> Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let stream = self.tls.connect(ServerName::IpAddress(self.address.ip().into()), stream).await?;
-        Ok(Client { stream, host: self.address.to_string(), request: Vec::new(), read: Vec::new(), done: 0 })
+        Ok(self.tls.connect(ServerName::IpAddress(self.address.ip().into()), stream).await?)
+    }
+
+    /// A connection on which many requests run side by side.
+    pub(crate) async fn connect_http2(&self) -> Result<Multiplexed> {
+        let stream = TokioIo::new(self.stream().await?);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(connection);
+        Ok(Multiplexed { sender, authority: self.address.to_string() })
+    }
+}
+
+/// One connection of HTTP/2.
+pub(crate) struct Multiplexed {
+    sender: hyper::client::conn::http2::SendRequest<Empty<Bytes>>,
+    authority: String,
+}
+
+impl Multiplexed {
+    /// Starts a watch; its events are the frames of what is returned.
+    pub(crate) async fn watch(&mut self, path: &str) -> Result<Incoming> {
+        let uri = format!("https://{}{path}", self.authority);
+        let request = http::Request::get(uri).header("accept", "application/json").body(Empty::new())?;
+        let response = self.sender.send_request(request).await?;
+        ensure!(response.status().is_success(), "watch {path}: {}", response.status());
+        Ok(response.into_body())
     }
 }
 

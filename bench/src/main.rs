@@ -32,7 +32,10 @@ struct Group {
 
 /// In the order in which they are measured.
 const GROUPS: [Group; 3] = [
-    Group { flags: &[], cases: &["idle", "start", "burst", "configmaps", "pods", "reads", "watchers"] },
+    Group {
+        flags: &[],
+        cases: &["idle", "start", "burst", "configmaps", "pods", "reads", "watchers", "shared-watchers"],
+    },
     Group { flags: &["--disable-agent"], cases: &["bound"] },
     Group { flags: &["--disable-agent", "--virtual-nodes=1000"], cases: &["virtual"] },
 ];

@@ -10,6 +10,9 @@ use crate::sh::{cargo, run, say};
 const HISTORIES: u64 = 100_000;
 /// How long the histories of CI take altogether, in seconds, unless [`SECONDS`] says otherwise.
 const CI_SECONDS: u64 = 180;
+/// The first seed of CI's histories: the same each time, so that what CI says is decided by the code. `cargo xtask soak` takes
+/// another each time.
+const CI_SEED: u64 = 20_261_122;
 /// The environment variable that gives CI's histories another time.
 const SECONDS: &str = "CAROB_SOAK_SECONDS";
 
@@ -39,13 +42,13 @@ pub(crate) fn soak(arguments: &[String]) -> Result<()> {
     run(optimised(&["docs"])?.env("CAROB_DOCS", "all"))
 }
 
-/// The histories of CI: a fixed time, another seed each time.
+/// The histories of CI: a fixed time from a fixed seed on.
 pub(crate) fn soak_in_ci() -> Result<()> {
     let seconds = match std::env::var(SECONDS) {
         Ok(text) => text.parse().with_context(|| format!("read {SECONDS}={text:?}"))?,
         Err(_) => CI_SECONDS,
     };
-    histories(seed_of_now()?, Amount::Seconds(seconds / SUITES.len() as u64))
+    histories(CI_SEED, Amount::Seconds(seconds / SUITES.len() as u64))
 }
 
 fn histories(seed: u64, amount: Amount) -> Result<()> {

@@ -1,38 +1,85 @@
-//! One object, and a thousand that watch it: each on a connection of its own, HTTP/1.1 over TLS, as a thousand clients are.
+//! One object, and a thousand that watch it: as a thousand clients, each on a connection of its own, and as ten clients of a
+//! hundred watches each, which share their client's connection as those of client-go do.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::{Barrier, mpsc};
+use tokio::task::JoinHandle;
 
 use super::{CONFIG_MAPS, Server, name};
-use crate::client::Watch;
+use crate::client::{Client, Watch};
 use crate::measure::{Meter, Moment, percentiles};
 
 const WATCHERS: usize = 1000;
+/// Connections of HTTP/2 that carry all watches.
+const CLIENTS: usize = 10;
 const ROUNDS: usize = 50;
 
-/// Time from sending an update until its event has arrived at each watcher.
-///
-/// A watcher notes when bytes arrive, and decrypts them only once all watchers have theirs: a thousand decryptions in a row
-/// would else be measured along, as the wait of those that come last.
-pub(super) async fn run(server: &Server) -> Result<Value> {
-    let mut writer = server.access.connect().await?;
+type Followers = Vec<JoinHandle<Result<()>>>;
+
+fn watch_path() -> String {
+    format!("{CONFIG_MAPS}?watch=1&fieldSelector=metadata.name%3D{}", name(0))
+}
+
+async fn make_object(writer: &mut Client) -> Result<()> {
     let object =
         json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name(0) }, "data": { "key": "-" } });
     writer.create(CONFIG_MAPS, &object).await?;
+    Ok(())
+}
+
+/// A connection for each watcher, HTTP/1.1 over TLS.
+///
+/// A watcher notes when bytes arrive, and decrypts them only once all watchers have theirs: a thousand decryptions in a row
+/// would else be measured along, as the wait of those that come last.
+pub(super) async fn on_their_own(server: &Server) -> Result<Value> {
+    let mut writer = server.access.connect().await?;
+    make_object(&mut writer).await?;
     let all_have_it = Arc::new(Barrier::new(WATCHERS));
-    let (arrivals, mut arrived) = mpsc::channel(WATCHERS);
-    let mut tasks = Vec::new();
+    let (arrivals, arrived) = mpsc::channel(WATCHERS);
+    let mut followers = Followers::new();
     for _ in 0..WATCHERS {
-        let path = format!("{CONFIG_MAPS}?watch=1&fieldSelector=metadata.name%3D{}", name(0));
-        let mut watch = server.access.connect().await?.watch(&path).await?;
+        let mut watch = server.access.connect().await?.watch(&watch_path()).await?;
         watch.until(|event| event["type"] == "ADDED").await?;
-        tasks.push(tokio::spawn(follow(watch, Arc::clone(&all_have_it), arrivals.clone())));
+        followers.push(tokio::spawn(follow(watch, Arc::clone(&all_have_it), arrivals.clone())));
     }
     drop(arrivals);
+    let transport = format!("{WATCHERS} connections, HTTP/1.1 over TLS");
+    update(server, writer, followers, arrived, &transport).await
+}
+
+/// Watches that share their client's connection, HTTP/2 over TLS. A watcher's event has arrived when it was read.
+pub(super) async fn sharing(server: &Server) -> Result<Value> {
+    let mut writer = server.access.connect().await?;
+    make_object(&mut writer).await?;
+    let (arrivals, arrived) = mpsc::channel(WATCHERS);
+    let mut followers = Followers::new();
+    for _ in 0..CLIENTS {
+        let mut client = server.access.connect_http2().await?;
+        for _ in 0..WATCHERS / CLIENTS {
+            let mut watch = client.watch(&watch_path()).await?;
+            watch.frame().await.context("the watch ended")??;
+            followers.push(tokio::spawn(follow_frames(watch, arrivals.clone())));
+        }
+    }
+    drop(arrivals);
+    let transport = format!("{CLIENTS} connections of {} watches, HTTP/2 over TLS", WATCHERS / CLIENTS);
+    update(server, writer, followers, arrived, &transport).await
+}
+
+/// Time from sending an update until its event has arrived at each watcher.
+async fn update(
+    server: &Server,
+    mut writer: Client,
+    followers: Followers,
+    mut arrived: mpsc::Receiver<Moment>,
+    transport: &str,
+) -> Result<Value> {
     let meter = Meter::start(server.pid)?;
     let mut samples = Vec::with_capacity(ROUNDS * WATCHERS);
     let mut answered = Vec::with_capacity(ROUNDS);
@@ -48,12 +95,12 @@ pub(super) async fn run(server: &Server) -> Result<Value> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let cost = meter.stop(ROUNDS * WATCHERS)?;
-    for task in tasks {
+    for task in followers {
         task.await??;
     }
     writer.delete(&format!("{CONFIG_MAPS}/{}", name(0))).await?;
     Ok(json!({
-        "transport": format!("{WATCHERS} connections, HTTP/1.1 over TLS"),
+        "transport": transport,
         "update_to_event": percentiles(samples)?,
         "update_to_answer": percentiles(answered)?,
         "events": cost,
@@ -67,6 +114,14 @@ async fn follow(mut watch: Watch, all_have_it: Arc<Barrier>, arrivals: mpsc::Sen
         all_have_it.wait().await;
         arrivals.send(moment).await?;
         watch.next().await?;
+    }
+    Ok(())
+}
+
+async fn follow_frames(mut watch: Incoming, arrivals: mpsc::Sender<Moment>) -> Result<()> {
+    for _ in 0..ROUNDS {
+        watch.frame().await.context("the watch ended")??;
+        arrivals.send(Moment::now()).await?;
     }
     Ok(())
 }

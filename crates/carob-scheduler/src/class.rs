@@ -88,8 +88,15 @@ impl Class {
         let namespaces = old.namespaces != new.namespaces
             && (InterPod::has_own_terms(&self.template)
                 || self.interpod.is_active()
-                || snapshot.nodes().any(|(_, node)| interpod::concerns_others(node)));
+                || snapshot.nodes().any(|(_, node)| interpod::concerns_others(node))
+                || self.has_lost_terms(snapshot));
         selectors || namespaces
+    }
+
+    /// Whether a Pod with terms has left: it was counted by the namespaces as they were, and cannot be discounted by them.
+    fn has_lost_terms(&self, snapshot: &Snapshot) -> bool {
+        let lost = |change: &Change| matches!(change, Change::PodRemoved(_, pod) if pod.template.has_affinity());
+        snapshot.changes_after(self.seen).is_none_or(|mut changes| changes.any(lost))
     }
 
     /// Whether the decision depends on each node by itself.

@@ -359,3 +359,34 @@ fn the_fast_scheduler_decides_as_the_slow_one() {
     let missed: Vec<_> = MUST_BE_SEEN.iter().filter(|what| !seen.contains(**what)).collect();
     assert!(count < drive::USUAL_HISTORIES || missed.is_empty(), "no history met {missed:?}");
 }
+
+/// Shortened histories in which the two once differed.
+const ONCE_DIFFERED: [&[drive::Step]; 1] = [
+    // A Pod whose terms reach other namespaces left after its namespace's labels had changed.
+    &[
+        (27, 268, 274),
+        (20, 395, 300),
+        (5, 504, 420),
+        (0, 167, 557),
+        (24, 981, 244),
+        (27, 136, 778),
+        (5, 264, 780),
+        (17, 587, 25),
+        (21, 507, 940),
+        (5, 373, 60),
+        (7, 280, 822),
+        (5, 816, 870),
+        (1, 398, 527),
+        (19, 644, 940),
+    ],
+];
+
+#[test]
+fn histories_that_once_differed_do_so_no_more() {
+    for steps in ONCE_DIFFERED {
+        let mut history = History::new(cluster::profile(steps[0].1));
+        for step in steps {
+            history.step(*step).unwrap_or_else(|error| panic!("at {step:?}: {error}"));
+        }
+    }
+}
