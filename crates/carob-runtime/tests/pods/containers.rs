@@ -22,12 +22,14 @@ async fn a_container_runs_and_its_exit_and_output_are_kept() {
 async fn the_identity_of_a_container_is_the_pods() {
     let host = Host::new().await;
     let sandbox = host.run_sandbox("web-0").await;
-    let config = script("c", "hostname; cat /etc/hostname; id -u; id -g; id -G; echo $HOME $HOSTNAME; sleep 1000");
+    let config =
+        script("c", "hostname; cat /etc/hostname; id -u; id -g; id -G; echo $HOME $HOSTNAME; sleep 1000; true");
     let config = secured(config, |security| security.run_as_username = "app".to_owned());
     let container = host.run(&sandbox, config).await;
-    let output =
-        host.exec(&container, &["/bin/sh", "-c", "hostname; id -u; id -G; echo $HOME; cat /proc/1/comm"]).await;
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "web-0\n1000\n1000 2000\n/home/app\nsleep\n", "{output:?}");
+    let script_is_through = "until grep -qs sleep /proc/[0-9]*/comm; do :; done";
+    let looks = format!("{script_is_through}; hostname; id -u; id -G; echo $HOME; cat /proc/1/comm");
+    let output = host.exec(&container, &["/bin/sh", "-c", &looks]).await;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "web-0\n1000\n1000 2000\n/home/app\nsh\n", "{output:?}");
     let user = host.status(&container).await.user.and_then(|user| user.linux).expect("a user");
     assert_eq!((user.uid, user.gid, user.supplemental_groups), (1000, 1000, vec![1000, 2000]));
     host.stop(&container, 0).await;
@@ -61,10 +63,11 @@ async fn isolation_holds_in_containers_and_in_commands() {
         ),
     ];
     let commands: Vec<&str> = checks.iter().map(|(_, command)| command.as_str()).collect();
-    let container = host.run(&sandbox, script("c", &format!("{}\nsleep 1000", commands.join("\n")))).await;
-    let exec = host.exec(&container, &["/bin/sh", "-c", &commands.join("\n")]).await;
+    let checks_of_all = commands.join("\n");
+    let container = host.run(&sandbox, script("c", &format!("{checks_of_all}\n>/through; sleep 1000"))).await;
+    let wait = "until [ -e /through ]; do sleep 0.1; done";
+    let exec = host.exec(&container, &["/bin/sh", "-c", &format!("{checks_of_all}\n{wait}")]).await;
     let from_exec = String::from_utf8_lossy(&exec.stdout).into_owned();
-    // The command began after the script, but whether the script is through is for its own last line to say.
     host.stop(&container, 0).await;
     let from_container = host.log(&container, "stdout").await;
     for (index, (what, _)) in checks.iter().enumerate() {

@@ -92,7 +92,9 @@ async fn pods_run_on_when_their_owner_is_killed() {
     let status = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
     let status = host.runtime.pod_sandbox_status(status).await.expect("known").status.expect("a status");
     assert_eq!(status.state(), v1::PodSandboxState::SandboxReady);
-    assert_eq!(host.exec(&container, &["/bin/sh", "-c", "echo >/tmp/stop"]).await.exit_code, 0);
+    // The container may end, and all of its processes with it, before the command that told it to.
+    let told = host.exec(&container, &["/bin/sh", "-c", "echo >/tmp/stop"]).await;
+    assert!([0, 128 + 9].contains(&told.exit_code), "{told:?}");
     let after = host.wait(&container).await;
     assert_eq!((after.exit_code, after.id, after.started_at), (6, before.id, before.started_at));
     let log = host.log(&container, "stdout").await;
@@ -211,11 +213,14 @@ async fn leftovers_of_a_crash_are_removed() {
     foreign.create().expect("root makes groups");
     let mut stray = Command::new("sleep").arg("1000").spawn().expect("sleep starts");
     group.add(Pid::from_child(&stray)).expect("root moves processes");
-    // Its parent is this test, which must reap it for the group to be empty.
-    let reaper = std::thread::spawn(move || stray.wait().expect("ours"));
+    // Its parent is this process: the test or the runtime reaps it, whoever comes first, for the group to be empty.
+    let reaper = std::thread::spawn(move || stray.wait());
     host.reopen().await;
     assert_eq!(host.leftovers(), ["group kubepods/podforeign"], "what is another's stays");
     foreign.remove().expect("it is empty");
-    assert!(!reaper.join().expect("the thread ends").success(), "it was killed");
+    match reaper.join().expect("the thread ends") {
+        Ok(status) => assert!(!status.success(), "it was killed"),
+        Err(error) => assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::CHILD.raw_os_error())),
+    }
     host.close().await;
 }
