@@ -13,9 +13,9 @@ type Step = (&'static str, fn() -> Result<()>);
 
 const STEPS: &[Step] = &[
     ("format", || run(cargo()?.args(["fmt", "--all", "--check"]))),
-    ("lints", || run(cargo()?.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))),
+    ("lints", || run(cargo()?.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
     ("tests of the crates, tidy among them", || {
-        run(cargo()?.args(["test", "--workspace", "--exclude", "carob-tests", "--quiet"]))
+        run(cargo()?.args(["test", "--workspace", "--exclude", "carob-tests", "--", "--quiet"]))
     }),
     ("random histories of the scheduler", crate::sched::soak_in_ci),
     ("release program", || dist().map(drop)),
@@ -44,7 +44,7 @@ pub(crate) fn all() -> Result<()> {
 pub(crate) fn dist() -> Result<PathBuf> {
     // With an explicit target the flags reach the program, not the build scripts and procedural macros.
     run(cargo()?
-        .args(["build", "--release", "--package", "carob", "--target", TARGET, "--quiet"])
+        .args(["build", "--release", "--package", "carob", "--target", TARGET])
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static"))?;
     Ok(workspace()?.join("target").join(TARGET).join("release/carob"))
 }
@@ -62,7 +62,7 @@ pub(crate) fn black_box(carob: &Path, filters: &[String]) -> Result<()> {
 pub(crate) fn bench() -> Result<()> {
     let carob = dist()?;
     crate::images::build(&["busybox".to_owned()])?;
-    run(cargo()?.args(["run", "--release", "--quiet", "--package", "carob-bench"]).env("CAROB_BIN", carob))
+    run(cargo()?.args(["run", "--release", "--package", "carob-bench"]).env("CAROB_BIN", carob))
 }
 
 struct StopWatch(std::time::Instant);

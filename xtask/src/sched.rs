@@ -97,9 +97,7 @@ fn seed_of_now() -> Result<u64> {
 
 /// `cargo xtask bench sched`.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
-    run(cargo()?
-        .args(["bench", "--quiet", "--package", "carob-scheduler", "--bench", "throughput", "--"])
-        .args(arguments))
+    run(cargo()?.args(["bench", "--package", "carob-scheduler", "--bench", "throughput", "--"]).args(arguments))
 }
 
 #[cfg(test)]

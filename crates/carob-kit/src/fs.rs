@@ -84,7 +84,7 @@ pub trait FsLock: Send + Sync + fmt::Debug {}
 /// held before or all of `bytes`. `path` must have a parent directory and a file name.
 pub fn write_atomic(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary_beside(path)?;
-    let dir = temporary.parent().unwrap_or(Path::new("."));
+    let dir = directory_of(&temporary);
     match fs.remove(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -104,6 +104,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options.write(true).create(true).truncate(true).mode(FILE_MODE).open(&temporary)?;
     file.write_all(bytes)?;
     fs_err::rename(&temporary, path)
+}
+
+/// The directory that holds the name of `path`.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// Where a file is written before it gets its name.
@@ -240,6 +245,13 @@ impl FsLock for RealLock {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_alone_is_in_the_working_directory() {
+        assert_eq!(directory_of(Path::new("config")), Path::new("."));
+        assert_eq!(directory_of(Path::new("a/config")), Path::new("a"));
+        assert_eq!(directory_of(Path::new("/config")), Path::new("/"));
+    }
 
     /// What both file systems must do alike.
     fn file_operations(fs: &dyn Fs, root: &Path) {

@@ -68,6 +68,8 @@ struct State {
     ipam: Ipam,
     sandboxes: BTreeMap<String, Sandbox>,
     mtu: u32,
+    /// Why the CIDRs that were last asked for were not taken.
+    refusal: Option<String>,
 }
 
 /// A sandbox that holds something.
@@ -174,7 +176,19 @@ impl PodNetwork {
     /// Changes the CIDRs that new sandboxes get addresses from. Attached ones keep theirs.
     pub async fn set_pod_cidrs(&self, pod_cidrs: Vec<IpNet>) -> Result<(), NetError> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.set_pod_cidrs(&pod_cidrs)).await
+        blocking(move || {
+            let outcome = inner.set_pod_cidrs(&pod_cidrs);
+            inner.state().refusal = outcome.as_ref().err().map(|error| carob_kit::chain(error).to_string());
+            outcome
+        })
+        .await
+    }
+
+    /// Why no sandbox can be attached, where that is so.
+    pub fn unready(&self) -> Option<String> {
+        let state = self.inner.state();
+        let unready = || state.refusal.clone().unwrap_or_else(|| NetError::NoPodCidr.to_string());
+        state.ipam.gateways().is_empty().then(unready)
     }
 
     /// The node's addresses in the Pod network, one for each Pod CIDR: Pods' gateway, and what this machine's packets
@@ -223,7 +237,7 @@ impl Inner {
         let sandboxes =
             found.into_iter().map(|record| (record.sandbox_id.clone(), Sandbox::Attached(record))).collect();
         let observed = kernel::observe()?;
-        let state = State { ipam, sandboxes, mtu: observed.mtu() };
+        let state = State { ipam, sandboxes, mtu: observed.mtu(), refusal: None };
         refuse_taken(&state.cidrs(), &observed, &names)?;
         kernel::prepare(&names, &state.gateways(), &state.cidrs(), &observed)?;
         let inner = Self {

@@ -29,6 +29,13 @@ pub struct Finding {
     pub advice: &'static str,
 }
 
+impl Finding {
+    /// Nothing is to be done about `what`.
+    pub fn good(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, severity: Severity::Good, found: found.into(), advice: "" }
+    }
+}
+
 /// Looks at this machine, and changes nothing.
 pub fn check() -> Result<Vec<Finding>, RuntimeError> {
     let layout = Layout::detect()?;
@@ -45,9 +52,7 @@ pub fn check() -> Result<Vec<Finding>, RuntimeError> {
 fn check_cgroups(layout: &Layout) -> Finding {
     let what = "control groups";
     match layout {
-        Layout::V2 { root } => {
-            Finding { what, severity: Severity::Good, found: format!("version 2 at {}", root.display()), advice: "" }
-        }
+        Layout::V2 { root } => Finding::good(what, format!("version 2 at {}", root.display())),
         Layout::V1 { controllers, unified } => {
             let missing: Vec<&str> = ["cpu", "memory", "pids", "devices", "cpuset", "cpuacct"]
                 .into_iter()
@@ -55,7 +60,7 @@ fn check_cgroups(layout: &Layout) -> Finding {
                 .collect();
             let version = if unified.is_some() { "version 1, hybrid" } else { "version 1" };
             if missing.is_empty() {
-                Finding { what, severity: Severity::Good, found: version.to_owned(), advice: "" }
+                Finding::good(what, version)
             } else {
                 Finding {
                     what,
@@ -72,7 +77,7 @@ fn check_oom_score(host: &HostFacts) -> Finding {
     let lowest = host.oom_score_adj_min;
     let what = "out-of-memory score";
     if lowest <= -1000 {
-        return Finding { what, severity: Severity::Good, found: "any can be set".to_owned(), advice: "" };
+        return Finding::good(what, "any can be set");
     }
     Finding {
         what,
@@ -91,7 +96,7 @@ fn check_capabilities(host: &HostFacts) -> Finding {
         .collect();
     let what = "capabilities";
     if missing.is_empty() {
-        return Finding { what, severity: Severity::Good, found: "all".to_owned(), advice: "" };
+        return Finding::good(what, "all");
     }
     Finding {
         what,
@@ -103,14 +108,14 @@ fn check_capabilities(host: &HostFacts) -> Finding {
 
 fn check_apparmor(host: &HostFacts) -> Finding {
     let found = if host.apparmor { "on" } else { "off: Pods that name a profile are refused" };
-    Finding { what: "AppArmor", severity: Severity::Good, found: found.to_owned(), advice: "" }
+    Finding::good("AppArmor", found)
 }
 
 fn check_overlay() -> Finding {
     let what = "overlay filesystem";
     let known = fs_err::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\toverlay\n"));
     if known {
-        return Finding { what, severity: Severity::Good, found: "known to the kernel".to_owned(), advice: "" };
+        return Finding::good(what, "known to the kernel");
     }
     Finding {
         what,

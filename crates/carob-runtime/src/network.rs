@@ -18,6 +18,9 @@ pub trait Network: Send + Sync {
     async fn sweep(&self, live: &BTreeSet<String>) -> Result<(), NetError>;
 
     async fn set_pod_cidrs(&self, pod_cidrs: Vec<IpNet>) -> Result<(), NetError>;
+
+    /// Why no sandbox can be attached, where that is so.
+    fn unready(&self) -> Option<String>;
 }
 
 #[async_trait]
@@ -40,5 +43,9 @@ impl Network for PodNetwork {
 
     async fn set_pod_cidrs(&self, pod_cidrs: Vec<IpNet>) -> Result<(), NetError> {
         self.set_pod_cidrs(pod_cidrs).await
+    }
+
+    fn unready(&self) -> Option<String> {
+        self.unready()
     }
 }

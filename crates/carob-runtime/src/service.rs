@@ -186,15 +186,17 @@ impl RuntimeService for Runtime {
     }
 
     async fn status(&self, _request: v1::StatusRequest) -> Reply<v1::StatusResponse> {
-        let ready = |kind: &str| v1::RuntimeCondition {
-            r#type: kind.to_owned(),
-            status: true,
-            reason: String::new(),
-            message: String::new(),
+        // A runtime that cannot make containers does not open.
+        let runtime = v1::RuntimeCondition { r#type: "RuntimeReady".to_owned(), status: true, ..Default::default() };
+        let unready = self.config.network.unready();
+        let network = v1::RuntimeCondition {
+            r#type: "NetworkReady".to_owned(),
+            status: unready.is_none(),
+            reason: unready.as_ref().map_or_else(String::new, |_| "NetworkPluginNotReady".to_owned()),
+            message: unready.unwrap_or_default(),
         };
         Ok(v1::StatusResponse {
-            // A runtime that cannot do either does not open.
-            status: Some(v1::RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] }),
+            status: Some(v1::RuntimeStatus { conditions: vec![runtime, network] }),
             info: BTreeMap::new(),
             runtime_handlers: vec![v1::RuntimeHandler {
                 name: String::new(),

@@ -64,8 +64,8 @@ pub(crate) struct ServerArgs {
     /// Addresses of this node, at most one a family [default: the source of the default route]
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub(crate) node_ip: Vec<IpAddr>,
-    /// Addresses of Pods, at most one CIDR a family
-    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16", value_name = "CIDR")]
+    /// Addresses of Pods, at most one CIDR a family [default: 10.244.0.0/16, or the next /16 where this machine uses that]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     pub(crate) cluster_cidr: Vec<IpNet>,
     /// Addresses of Services, at most one CIDR a family
     #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16", value_name = "CIDR")]

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::explainer::Schedulers;
 use crate::pki::{KUBELET_CLIENT, Names, Pki};
-use crate::{admin, kubeconfig, memory, renewal, tls, virtual_nodes};
+use crate::{addresses, admin, kubeconfig, memory, renewal, tls, virtual_nodes};
 
 /// A server whose parts run.
 pub(crate) struct Server {
@@ -45,8 +45,9 @@ pub(crate) struct Server {
 
 impl Server {
     /// Makes and starts all parts. They are not ready yet when this returns: see [`crate::ready`].
-    pub(crate) async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub(crate) async fn start(mut settings: Settings, clock: Arc<dyn Clock>) -> Result<Self> {
         let lock = prepare_directories(&settings)?;
+        settings.cluster_cidrs = addresses::of_server(&settings).await?;
         let names = Names::of(&settings)?;
         let pki =
             Pki::open(&settings.data_dir.join("pki"), &names, clock.now()).context("the cluster's certificates")?;
@@ -205,21 +206,31 @@ impl Server {
         }
     }
 
-    /// Ends the parts, then the API, then the store. Pods run on.
-    pub(crate) async fn stop(mut self) -> Result<()> {
-        self.parts_shutdown.cancel();
-        while self.parts.len() > 1 {
-            self.parts.join_next().await;
-        }
-        self.api_shutdown.cancel();
-        while let Some(ended) = self.parts.join_next().await {
-            let (name, outcome) = ended.context("a part of the server panicked")?;
-            outcome.with_context(|| name.to_owned())?;
-        }
-        drop(self.informers);
-        drop(self.client);
-        self.store.close().await.context("close the store")
+    /// Ends the parts, then the API, then the store, each also where one before it failed. Pods run on.
+    ///
+    /// The error is the first.
+    pub(crate) async fn stop(self) -> Result<()> {
+        let Self { mut parts, parts_shutdown, api_shutdown, informers, client, store, .. } = self;
+        parts_shutdown.cancel();
+        let others = until_left(&mut parts, 1).await;
+        // Whoever watches the API while it ends takes its end for a failure.
+        drop((informers, client));
+        api_shutdown.cancel();
+        let api = until_left(&mut parts, 0).await;
+        let store = store.close().await.context("close the store");
+        others.and(api).and(store)
     }
+}
+
+/// Waits until so many parts are left, and returns the first error of those that ended.
+async fn until_left(parts: &mut JoinSet<(&'static str, Result<()>)>, left: usize) -> Result<()> {
+    let mut outcome = Ok(());
+    while parts.len() > left {
+        let Some(ended) = parts.join_next().await else { break };
+        let ended = ended.context("a part of the server panicked").and_then(|(name, ended)| ended.context(name));
+        outcome = outcome.and(ended);
+    }
+    outcome
 }
 
 fn node_config(settings: &Settings, kubelet_port: u16) -> NodeConfig {

@@ -22,6 +22,7 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     pub(crate) node_name: String,
     pub(crate) node_ips: Vec<IpAddr>,
+    /// None: they are still to be chosen.
     pub(crate) cluster_cidrs: Vec<IpNet>,
     pub(crate) service_cidrs: Vec<IpNet>,
     pub(crate) cluster_dns: Vec<IpAddr>,
@@ -182,7 +183,6 @@ pub(crate) fn instance_id(data_dir: &Path) -> String {
 
 fn check_families(flag: &str, addresses: impl Iterator<Item = IpAddr>) -> Result<()> {
     let families: Vec<bool> = addresses.map(|address| address.is_ipv4()).collect();
-    ensure!(!families.is_empty() || flag == "--node-ip", "{flag} is empty");
     ensure!(
         families.len() < 2 || (families.len() == 2 && families[0] != families[1]),
         "{flag} takes at most one value a family"

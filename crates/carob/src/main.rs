@@ -3,6 +3,7 @@
 //! Start at [`compose::Server::start`], which makes the parts of a server from its settings. This crate holds no logic of
 //! its own: it chooses parts, hands them to each other, and ends them in order.
 
+mod addresses;
 mod admin;
 mod cli;
 mod commands;

@@ -4,12 +4,12 @@
 //! ServiceAccount signing key `sa.key`. What is missing, close to its end, signed by another CA or made for other names
 //! is made anew by [`Pki::open`]; the CA and the ServiceAccount key, which others trust, are never replaced.
 
-use fs_err::os::unix::fs::OpenOptionsExt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use carob_kit::fs::{RealFs, write_atomic};
 use fs_err as fs;
 use jiff::Timestamp;
 use rcgen::{
@@ -337,16 +337,9 @@ fn valid_from(params: &mut CertificateParams, now: Timestamp, validity: Duration
     Ok(())
 }
 
-/// Writes a file that only its owner reads, whole or not at all.
+/// Writes a file that only its owner reads, whole or not at all, also where the power fails.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write;
-    let mut temporary = PathBuf::from(path);
-    temporary.set_extension("new");
-    let mut file = fs_err::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    Ok(())
+    Ok(write_atomic(&RealFs, path, text.as_bytes())?)
 }
 
 #[cfg(test)]

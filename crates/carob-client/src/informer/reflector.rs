@@ -85,6 +85,7 @@ where
     let mut reflector =
         Reflector { client, source, shared, position: Position::Unknown, streaming_lists: true, retry: fresh_retry() };
     tokio::select! {
+        biased;
         () = end.cancelled() => {}
         () = reflector.run() => {}
     }

@@ -148,8 +148,13 @@ fn the_cidr_may_come_late_and_change() {
     let request = lab.sandbox("a", &[]);
     let error = lab.on_machine(network.attach(&request)).unwrap_err();
     assert!(matches!(error, NetError::NoPodCidr), "{error}");
+    assert_eq!(network.unready(), Some(NetError::NoPodCidr.to_string()));
+    let refused = lab.on_machine(network.set_pod_cidrs(vec!["192.0.2.0/25".parse().unwrap()])).unwrap_err();
+    assert!(matches!(refused, NetError::CidrTaken { .. }), "{refused}");
+    assert_eq!(network.unready(), Some(refused.to_string()));
     let set = |cidr: &str| lab.on_machine(network.set_pod_cidrs(vec![cidr.parse().unwrap()])).unwrap();
     set("10.244.7.0/24");
+    assert_eq!(network.unready(), None);
     assert_eq!(lab.on_machine(network.attach(&request)).unwrap().ips, [ip("10.244.7.2")]);
     set("10.244.8.0/24");
     assert_eq!(lab.attach(&network, "b", &[]), [ip("10.244.8.2")]);

@@ -83,6 +83,10 @@ impl Network for NoNetwork {
     async fn set_pod_cidrs(&self, _pod_cidrs: Vec<IpNet>) -> Result<(), NetError> {
         Ok(())
     }
+
+    fn unready(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A busybox with its links, and users to look up.

@@ -63,14 +63,14 @@ fn data_dir(arguments: &CheckArgs) -> Result<Finding> {
             advice: "free some space, or choose another with --data-dir",
         }
     } else {
-        Finding { what, severity: Severity::Good, found, advice: "" }
+        Finding::good(what, found)
     })
 }
 
 fn port(port: u16) -> Finding {
     let what = "port";
     match TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))) {
-        Ok(_) => Finding { what, severity: Severity::Good, found: format!("{port} is free"), advice: "" },
+        Ok(_) => Finding::good(what, format!("{port} is free")),
         Err(error) => Finding {
             what,
             severity: Severity::Warning,

@@ -6,16 +6,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use carob_kit::SystemClock;
-use carob_net::{NetConfig, PodNetwork, first_free_cidr};
+use carob_net::{NetConfig, PodNetwork};
 use carob_sys::cgroup::{Cgroup, Layout};
 use clap::Parser;
-use ipnet::IpNet;
 
+use crate::addresses;
 use crate::cli::{Cli, Command, RunArgs};
 use crate::config::{Settings, instance_id};
-
-/// Ranges that a run's Pods take their addresses from: the first that this machine does not use.
-const POD_CIDRS: std::ops::RangeInclusive<u8> = 200..=254;
 
 /// The things of one run, all named by its guard's PID.
 #[derive(Debug, Clone)]
@@ -44,11 +41,7 @@ impl Private {
 
     /// The settings of the run's server.
     pub(crate) async fn settings(&self) -> Result<Settings> {
-        let candidates = POD_CIDRS
-            .map(|third| IpNet::new(Ipv4Addr::new(10, third, 0, 0).into(), 16))
-            .collect::<Result<Vec<_>, _>>()?;
-        let pods = first_free_cidr(&self.instance, candidates).await.context("look for addresses that are free")?;
-        let pods = pods.context("this machine uses all of 10.200.0.0/16 to 10.254.0.0/16")?;
+        let pods = addresses::of_run(&self.instance).await?;
         let (api, kubelet) = (free_port()?, free_port()?);
         let words = [
             "carob".to_owned(),
