@@ -8,7 +8,7 @@ use carob_testkit::{Cluster, Process};
 use serde_json::Value;
 
 const POD: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": {
-    "terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "busybox",
+    "terminationGracePeriodSeconds": 1, "containers": [{"name": "main", "image": "busybox",
     "command": ["httpd", "-f", "-p", "80", "-h", "/etc"]}]}}"#;
 
 /// A second server on the host of a cluster, with the cluster's cgroup root.
@@ -63,6 +63,7 @@ fn two_instances_share_a_machine() -> Result<()> {
     cluster.wait("condition=Ready", "pod/web")?;
     let first = cluster.get(&["pod", "web"])?;
 
+    let (links, mounts) = (cluster.host.links()?, cluster.host.mounts()?);
     let neighbour = Neighbour::new(&cluster)?;
     let server = neighbour.start()?;
     let archive = carob_testkit::images()?.join("busybox.tar");
@@ -75,7 +76,7 @@ fn two_instances_share_a_machine() -> Result<()> {
 
     // A server that starts sweeps away what belongs to no Pod of its own, and nothing of its neighbour's.
     server.kill()?;
-    let _server = neighbour.start()?;
+    let server = neighbour.start()?;
     assert_eq!(neighbour.pod()?["status"], second["status"], "the neighbour's Pod runs on");
     assert_eq!(cluster.get(&["pod", "web"])?["status"], first["status"], "the first instance's Pod runs on");
     for pod in [&first, &second] {
@@ -83,5 +84,8 @@ fn two_instances_share_a_machine() -> Result<()> {
         assert_eq!(cluster.host.run("busybox", ["wget", "-q", "-O", "-", &url])?, "web\n");
     }
     neighbour.kubectl(&["delete", "pod", "web"])?;
+    server.terminate()?;
+    assert_eq!(cluster.host.links()?, links, "without Pods a server that ends leaves no interface");
+    assert_eq!(cluster.host.mounts()?, mounts, "nor a mount");
     cluster.kubectl(&["delete", "pod", "web"]).map(drop)
 }

@@ -198,9 +198,9 @@ impl PodNetwork {
     }
 
     /// Detaches all and removes the table, the gateways and the routes: for a network that is not wanted again.
-    pub async fn remove(self) -> Result<(), NetError> {
+    pub async fn remove(&self) -> Result<(), NetError> {
         self.sweep(&BTreeSet::new()).await?;
-        let inner = self.inner;
+        let inner = Arc::clone(&self.inner);
         blocking(move || inner.remove()).await
     }
 }

@@ -41,6 +41,8 @@ pub enum RuntimeError {
     ShimVersion { sandbox: String, version: u16, ours: u16 },
     #[error("network of sandbox {sandbox}")]
     Network { sandbox: String, source: NetError },
+    #[error("{operation}")]
+    WholeNetwork { operation: &'static str, source: NetError },
     #[error("{operation} {path}", path = path.display())]
     File { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("unpack the embedded programs")]
@@ -93,6 +95,7 @@ impl RuntimeError {
             | Self::Shim { .. }
             | Self::ShimVersion { .. }
             | Self::Network { .. }
+            | Self::WholeNetwork { .. }
             | Self::File { .. }
             | Self::Programs(_)
             | Self::Parameters(_)

@@ -65,6 +65,15 @@ pub(crate) fn prepare_rootfs_target(target: &Path) -> Result<()> {
     mount().map_err(|error| RuntimeError::file("mount", &target)(error.into()))
 }
 
+/// Takes off the mount that a runtime keeps in its run directory for the next one to find. Without it there is nothing to do.
+pub fn release_run_dir(run_dir: &Path) -> Result<()> {
+    let target = Paths::new(Path::new(""), run_dir).rootfs();
+    match rustix::mount::unmount(&target, UnmountFlags::DETACH) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(RuntimeError::file("unmount", target)(error.into())),
+    }
+}
+
 pub(crate) fn mount_shm(target: &Path) -> Result<()> {
     make_directory(target)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

@@ -32,6 +32,7 @@ mod tree;
 
 pub use check::{Finding, Severity, check};
 pub use error::RuntimeError;
+pub use files::release_run_dir;
 pub use images::Images;
 pub use network::Network;
 pub use record::RecordError;

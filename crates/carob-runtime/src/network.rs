@@ -19,6 +19,9 @@ pub trait Network: Send + Sync {
 
     async fn set_pod_cidrs(&self, pod_cidrs: Vec<IpNet>) -> Result<(), NetError>;
 
+    /// Takes all of it off the machine. Idempotent; the next instance makes it anew.
+    async fn remove(&self) -> Result<(), NetError>;
+
     /// Why no sandbox can be attached, where that is so.
     fn unready(&self) -> Option<String>;
 }
@@ -43,6 +46,10 @@ impl Network for PodNetwork {
 
     async fn set_pod_cidrs(&self, pod_cidrs: Vec<IpNet>) -> Result<(), NetError> {
         self.set_pod_cidrs(pod_cidrs).await
+    }
+
+    async fn remove(&self) -> Result<(), NetError> {
+        self.remove().await
     }
 
     fn unready(&self) -> Option<String> {

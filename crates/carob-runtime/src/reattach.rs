@@ -135,7 +135,7 @@ impl Runtime {
             }
         }
         let swept = self.config.network.sweep(&live).await;
-        swept.map_err(|source| RuntimeError::Network { sandbox: "none".to_owned(), source })
+        swept.map_err(|source| RuntimeError::WholeNetwork { operation: "sweep the network", source })
     }
 
     async fn remove_group(&self, group: &Path) -> Result<()> {

@@ -2,11 +2,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::host::{Host, run};
@@ -215,6 +216,13 @@ impl Process {
     pub fn kill(mut self) -> Result<()> {
         kill_within(self.child.take().context("the program runs until it is killed")?)
     }
+
+    /// Asks the program to end, and fails unless it ends well.
+    pub fn terminate(mut self) -> Result<()> {
+        let status = end_within(self.child.take().context("the program runs until it is ended")?, Signal::TERM)?;
+        ensure!(status.success(), "the program ended with {status}");
+        Ok(())
+    }
 }
 
 impl Drop for Process {
@@ -229,14 +237,17 @@ impl Drop for Process {
 }
 
 /// Kills what nsenter runs and waits for: the child is nsenter, the program is its child.
-fn kill_within(mut nsenter: Child) -> Result<()> {
+fn kill_within(nsenter: Child) -> Result<()> {
+    end_within(nsenter, Signal::KILL).map(drop)
+}
+
+fn end_within(mut nsenter: Child, signal: Signal) -> Result<ExitStatus> {
     let children = fs_err::read_to_string(format!("/proc/{0}/task/{0}/children", nsenter.id()))?;
     for child in children.split_whitespace() {
-        let pid = rustix::process::Pid::from_raw(child.parse()?).context("a PID is positive")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        let pid = Pid::from_raw(child.parse()?).context("a PID is positive")?;
+        rustix::process::kill_process(pid, signal)?;
     }
-    nsenter.wait()?;
-    Ok(())
+    Ok(nsenter.wait()?)
 }
 
 /// Waits until `look` finds nothing, and fails with what it found last: for what the kernel tells nobody about, such as

@@ -35,6 +35,8 @@ pub(crate) struct Server {
     /// Turns true once the virtual nodes are registered.
     pub(crate) virtual_nodes_ready: watch::Receiver<bool>,
     store: Store,
+    /// Where this machine is a node.
+    runtime: Option<Arc<Runtime>>,
     parts: JoinSet<(&'static str, Result<()>)>,
     /// Ends every part but the API, which the others need to say their last words.
     parts_shutdown: CancellationToken,
@@ -72,6 +74,7 @@ impl Server {
             informers,
             virtual_nodes_ready,
             store,
+            runtime: None,
             parts: JoinSet::new(),
             parts_shutdown: CancellationToken::new(),
             api_shutdown: CancellationToken::new(),
@@ -97,12 +100,10 @@ impl Server {
         }
         kubeconfig::write(&server.settings.kubeconfig, server.settings.listen, &pki)?;
         let images = ImageStore::open(StoreConfig::new(&server.settings.images_dir, Arc::clone(&clock))).await?;
-        let runtime = if server.settings.node {
-            Some(server.start_node(node_client, &pki, &shown, images.clone(), &clock).await?)
-        } else {
-            None
-        };
-        let subjects = admin::Subjects { images, runtime };
+        if server.settings.node {
+            server.runtime = Some(server.start_node(node_client, &pki, &shown, images.clone(), &clock).await?);
+        }
+        let subjects = admin::Subjects { images, runtime: server.runtime.clone() };
         let (run_dir, shutdown) = (server.settings.run_dir.clone(), server.parts_shutdown.clone());
         server.part("the administration socket", async move { admin::serve(&run_dir, subjects, shutdown).await });
         let (settings, shutdown) = (server.settings.clone(), server.parts_shutdown.clone());
@@ -206,11 +207,12 @@ impl Server {
         }
     }
 
-    /// Ends the parts, then the API, then the store, each also where one before it failed. Pods run on.
+    /// Ends the parts, then the API, then the store, each also where one before it failed. Pods run on; without any,
+    /// nothing is left on the machine but files.
     ///
     /// The error is the first.
     pub(crate) async fn stop(self) -> Result<()> {
-        let Self { mut parts, parts_shutdown, api_shutdown, informers, client, store, .. } = self;
+        let Self { mut parts, parts_shutdown, api_shutdown, informers, client, store, runtime, .. } = self;
         parts_shutdown.cancel();
         let others = until_left(&mut parts, 1).await;
         // Whoever watches the API while it ends takes its end for a failure.
@@ -218,7 +220,11 @@ impl Server {
         api_shutdown.cancel();
         let api = until_left(&mut parts, 0).await;
         let store = store.close().await.context("close the store");
-        others.and(api).and(store)
+        let left = match runtime {
+            Some(runtime) => runtime.leave().await.context("leave the machine as it was"),
+            None => Ok(()),
+        };
+        others.and(api).and(store).and(left)
     }
 }
 

@@ -84,6 +84,10 @@ impl Network for NoNetwork {
         Ok(())
     }
 
+    async fn remove(&self) -> Result<(), NetError> {
+        Ok(())
+    }
+
     fn unready(&self) -> Option<String> {
         None
     }

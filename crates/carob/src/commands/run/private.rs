@@ -78,11 +78,7 @@ impl Private {
         network.remove().await.context("remove the run's network")?;
         let layout = Layout::detect().context("look at the machine's cgroups")?;
         Cgroup::new(&layout, &self.cgroup_root).remove().context("remove the run's cgroups")?;
-        // The runtime's own mount, which outlives it so that a next one finds it; a run has no next one.
-        match rustix::mount::unmount(self.run_dir.join("rootfs"), rustix::mount::UnmountFlags::DETACH) {
-            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(error).context("take the run's mount off"),
-        }
+        carob_runtime::release_run_dir(&self.run_dir)?;
         for dir in [&self.run_dir, &self.data_dir] {
             if dir.exists() {
                 fs_err::remove_dir_all(dir)?;
