@@ -216,7 +216,8 @@ impl Server {
         parts_shutdown.cancel();
         let others = until_left(&mut parts, 1).await;
         // Whoever watches the API while it ends takes its end for a failure.
-        drop((informers, client));
+        informers.end();
+        drop(client);
         api_shutdown.cancel();
         let api = until_left(&mut parts, 0).await;
         let store = store.close().await.context("close the store");

@@ -42,7 +42,7 @@ pub struct Selection {
     pub labels: Option<String>,
 }
 
-/// The informers of a process. Dropping it ends their watches; what they hold stays readable.
+/// The informers of a process. Dropping the last handle ends their watches; what they hold stays readable.
 pub struct Informers {
     client: kube::Client,
     shared: Mutex<HashMap<SourceId, Entry>>,
@@ -76,6 +76,11 @@ impl Informers {
         let shutdown = CancellationToken::new();
         let guard = shutdown.clone().drop_guard();
         Arc::new(Self { client, shared: Mutex::default(), shutdown, _end_with_us: guard })
+    }
+
+    /// Ends all watches, also where others still hold these informers.
+    pub fn end(&self) {
+        self.shutdown.cancel();
     }
 
     /// The informer of all objects of a kind; the first call starts its watch. Must be called within a tokio runtime.
