@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::explainer::Schedulers;
 use crate::pki::{KUBELET_CLIENT, Names, Pki};
+use crate::ready::NodesReady;
 use crate::{addresses, admin, kubeconfig, memory, renewal, tls, virtual_nodes};
 
 /// A server whose parts run.
@@ -32,8 +33,7 @@ pub(crate) struct Server {
     pub(crate) settings: Settings,
     pub(crate) client: kube::Client,
     pub(crate) informers: Arc<Informers>,
-    /// Turns true once the virtual nodes are registered.
-    pub(crate) virtual_nodes_ready: watch::Receiver<bool>,
+    pub(crate) nodes_ready: NodesReady,
     store: Store,
     /// Where this machine is a node.
     runtime: Option<Arc<Runtime>>,
@@ -72,7 +72,8 @@ impl Server {
         let mut server = Self {
             client,
             informers,
-            virtual_nodes_ready,
+            // Without a node there is none to wait for.
+            nodes_ready: NodesReady { node: watch::channel(true).1, virtual_nodes: virtual_nodes_ready },
             store,
             runtime: None,
             parts: JoinSet::new(),
@@ -184,6 +185,7 @@ impl Server {
             shutdown: self.parts_shutdown.clone(),
         };
         let node = Node::new(node_config(settings, kubelet_port), parts).context("make the node")?;
+        self.nodes_ready.node = node.ready();
         self.part("the node", async move {
             node.run().await;
             Ok(())

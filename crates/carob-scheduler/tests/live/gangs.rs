@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::{Cluster, condition, node, node_of, pod};
+use crate::{Cluster, condition, node, node_of, pod, with_slow_victims};
 
 fn group(min_count: usize) -> Value {
     json!({"apiVersion": "scheduling.k8s.io/v1alpha2", "kind": "PodGroup", "metadata": {"name": "gang", "namespace": "default"},
@@ -39,14 +39,7 @@ async fn a_gang_goes_where_its_group_prefers_to_be() {
 
 #[tokio::test]
 async fn a_gang_keeps_its_promises_while_its_victims_leave_one_after_the_other() {
-    let api = Api::default();
-    for name in ["left", "right"] {
-        api.put("nodes", node(name, "2Gi"));
-        let mut lesser = pod(&format!("lesser-{name}"), &["1Gi"], 0);
-        lesser["spec"]["nodeName"] = name.into();
-        lesser["metadata"]["finalizers"] = json!(["example.com/slow"]);
-        api.put("pods", lesser);
-    }
+    let api = with_slow_victims();
     api.put("podgroups", group(2));
     let cluster = Cluster::start(api);
     for name in ["m0", "m1"] {

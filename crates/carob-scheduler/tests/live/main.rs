@@ -147,16 +147,22 @@ async fn a_more_important_pod_takes_the_place_of_a_lesser_one() {
     cluster.end().await;
 }
 
-#[tokio::test]
-async fn while_a_victim_takes_its_time_nobody_else_is_evicted() {
+/// Nodes `left` and `right` of 2Gi, each with a Pod of 1Gi that goes, once it is deleted, when a finalizer is taken off.
+fn with_slow_victims() -> Api {
     let api = Api::default();
     for name in ["left", "right"] {
         api.put("nodes", node(name, "2Gi"));
         let mut lesser = pod(&format!("lesser-{name}"), &["1Gi"], 0);
         lesser["spec"]["nodeName"] = name.into();
         lesser["metadata"]["finalizers"] = json!(["example.com/slow"]);
-        api.put("pods", lesser.clone());
+        api.put("pods", lesser);
     }
+    api
+}
+
+#[tokio::test]
+async fn while_a_victim_takes_its_time_nobody_else_is_evicted() {
+    let api = with_slow_victims();
     let cluster = Cluster::start(api);
     cluster.api.put("pods", pod("greater", &["2Gi"], 100));
     let promised =

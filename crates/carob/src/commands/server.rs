@@ -23,7 +23,7 @@ pub(crate) async fn main(arguments: ServerArgs) -> Result<()> {
     let settings = server.settings.clone();
     // All branches are cancel safe: they wait, and change nothing.
     tokio::select! {
-        ready = ready::wait(&informers, &settings, server.virtual_nodes_ready.clone()) => ready?,
+        ready = ready::wait(&informers, &settings, server.nodes_ready.clone()) => ready?,
         failure = server.failure() => return Err(failure),
         _ = terminate.recv() => return server.stop().await,
         _ = interrupt.recv() => return server.stop().await,
