@@ -19,8 +19,10 @@ cargo xtask images nginx debian
 state=$PWD/target/demo
 export CAROB_DATA_DIR=$state/data CAROB_RUN_DIR=/run/carob-demo KUBECONFIG=$state/data/admin.kubeconfig
 mkdir -p "$state"
+# Whether the server of this script runs; its number may be another program's since.
+running() { [ -f "$state/pid" ] && [ "$(cat "/proc/$(cat "$state/pid")/comm" 2>/dev/null)" = carob ]; }
 step "start a server"
-if [ -f "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2>/dev/null; then
+if running; then
     echo "the server of the last run is still there"
 else
     : > "$state/out"
@@ -37,7 +39,9 @@ finish() {
         printf '\nThe server goes on. To use it:\n  export KUBECONFIG=%s\nTo end it: kubectl delete pod --all; kill %s\n' "$KUBECONFIG" "$(cat "$state/pid")"
     else
         kubectl delete pod --all --timeout=60s >/dev/null 2>&1 || true
-        kill "$(cat "$state/pid")" 2>/dev/null && rm -f "$state/pid"
+        if running; then kill "$(cat "$state/pid")"; fi
+        while running; do sleep 0.05; done
+        rm -f "$state/pid"
     fi
 }
 trap finish EXIT
@@ -48,7 +52,8 @@ kubectl delete pod two-containers --ignore-not-found --timeout=60s
 cat manifests/two-containers.yaml
 show kubectl apply -f manifests/two-containers.yaml
 show kubectl wait --timeout=60s pod/two-containers \
-    --for='jsonpath={.status.containerStatuses[?(@.name=="debian-container")].state.terminated.reason}=Completed'
+    --for='jsonpath={.status.containerStatuses[?(@.name=="debian-container")].state.terminated.reason}=Completed' ||
+    { show "$carob" why pod/two-containers; exit 1; }
 show kubectl get pod two-containers -o wide
 step "the page that the debian container wrote, served by the nginx container"
 address=$(kubectl get pod two-containers -o jsonpath='{.status.podIP}')
