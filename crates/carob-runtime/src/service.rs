@@ -196,10 +196,15 @@ impl RuntimeService for Runtime {
             // A runtime that cannot do either does not open.
             status: Some(v1::RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] }),
             info: BTreeMap::new(),
-            runtime_handlers: vec![v1::RuntimeHandler {
-                name: String::new(),
-                features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
-            }],
+            runtime_handlers: crate::sandbox::HANDLERS
+                .map(|name| v1::RuntimeHandler {
+                    name: name.to_owned(),
+                    features: Some(v1::RuntimeHandlerFeatures {
+                        recursive_read_only_mounts: true,
+                        user_namespaces: false,
+                    }),
+                })
+                .to_vec(),
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,
