@@ -40,6 +40,7 @@ fn run(name: &str, attempt: u32, phase: ContainerPhase) -> ObservedContainer {
         restart_delay: Duration::ZERO,
         spec_hash: String::new(),
         user: None,
+        limits: None,
     }
 }
 
