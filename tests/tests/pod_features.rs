@@ -131,7 +131,7 @@ fn runtime_classes_and_images_as_volumes() -> Result<()> {
     watch.kill()?;
     watch.wait()?;
     assert!(
-        first.contains(r#"FailedCreatePodSandBox"#) && first.contains(r#"no runtime for "runsc" is configured"#),
+        first.contains("FailedCreatePodSandBox") && first.contains(r#"no runtime for "runsc" is configured"#),
         "{first}"
     );
     assert_eq!(cluster.get(&["pod", "other"])?["status"]["phase"], "Pending");
