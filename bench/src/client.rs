@@ -32,6 +32,8 @@ const SHOWN_LEN_MAX: usize = 2000;
 pub(crate) struct Access {
     address: SocketAddr,
     tls: TlsConnector,
+    /// Agrees upon HTTP/2.
+    http2: TlsConnector,
 }
 
 impl Access {
@@ -52,25 +54,27 @@ impl Access {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
+        let mut http2 = tls.clone();
+        http2.alpn_protocols = vec![b"h2".to_vec()];
         let server = cluster["server"].as_str().context("the kubeconfig names the server")?;
         let address = server.strip_prefix("https://").context("the server speaks HTTPS")?.parse()?;
-        Ok(Self { address, tls: TlsConnector::from(Arc::new(tls)) })
+        Ok(Self { address, tls: Arc::new(tls).into(), http2: Arc::new(http2).into() })
     }
 
     pub(crate) async fn connect(&self) -> Result<Client> {
-        let stream = self.stream().await?;
+        let stream = self.stream(&self.tls).await?;
         Ok(Client { stream, host: self.address.to_string(), request: Vec::new(), read: Vec::new(), done: 0 })
     }
 
-    async fn stream(&self) -> Result<TlsStream<TcpStream>> {
+    async fn stream(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        Ok(self.tls.connect(ServerName::IpAddress(self.address.ip().into()), stream).await?)
+        Ok(tls.connect(ServerName::IpAddress(self.address.ip().into()), stream).await?)
     }
 
     /// A connection on which many requests run side by side.
     pub(crate) async fn connect_http2(&self) -> Result<Multiplexed> {
-        let stream = TokioIo::new(self.stream().await?);
+        let stream = TokioIo::new(self.stream(&self.http2).await?);
         let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
         tokio::spawn(connection);
         Ok(Multiplexed { sender, authority: self.address.to_string() })

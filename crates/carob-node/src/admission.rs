@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
 
+use crate::allocation::Pending;
 use crate::config::resources::{ResourceError, amounts};
 use crate::pod::{Member, PodView};
 
@@ -52,8 +53,28 @@ pub fn admit(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> {
     check_ports(pod, others)
 }
 
+/// Whether a Pod that runs here may have what it asks for now, beside what the `others` have.
+pub fn admit_resize(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Pending> {
+    let infeasible = |what: String| Pending { reason: "Infeasible", message: what };
+    let (cpu, memory) = requests(pod).map_err(|error| infeasible(carob_kit::chain(&error).to_string()))?;
+    for (resource, wanted, capacity) in [("cpu", cpu, room.cpu_milli), ("memory", memory, room.memory_bytes)] {
+        if wanted > capacity {
+            return Err(infeasible(format!(
+                "Node didn't have enough capacity: {resource}, requested: {wanted}, capacity: {capacity}"
+            )));
+        }
+    }
+    check_room(pod, others, room).map_err(|short| {
+        let message = short.message.trim_start_matches(REJECTED).to_owned();
+        Pending { reason: "Deferred", message }
+    })
+}
+
+/// What the message of every refused Pod begins with.
+const REJECTED: &str = "Pod was rejected: ";
+
 fn rejected(reason: &'static str, what: impl std::fmt::Display) -> Rejection {
-    Rejection { reason, message: format!("Pod was rejected: {what}") }
+    Rejection { reason, message: format!("{REJECTED}{what}") }
 }
 
 fn check_sysctls(pod: &Pod) -> Result<(), Rejection> {
@@ -127,7 +148,9 @@ fn requests(pod: &Pod) -> Result<(i64, i64), ResourceError> {
         cpu += wanted.cpu_milli.unwrap_or(0);
         memory += wanted.memory_bytes.unwrap_or(0);
     }
-    Ok(((cpu + side_cpu).max(peak_cpu), (memory + side_memory).max(peak_memory)))
+    let overhead = amounts(spec.overhead.as_ref())?;
+    let (more_cpu, more_memory) = (overhead.cpu_milli.unwrap_or(0), overhead.memory_bytes.unwrap_or(0));
+    Ok(((cpu + side_cpu).max(peak_cpu) + more_cpu, (memory + side_memory).max(peak_memory) + more_memory))
 }
 
 fn check_room(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> {
@@ -249,5 +272,23 @@ mod tests {
             full.message,
             "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2"
         );
+    }
+
+    #[test]
+    fn a_resize_waits_for_room_or_never_fits() {
+        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2, ..Room::default() };
+        for (mine, other, expect) in [
+            ("600m", "400m", Ok(())),
+            (
+                "600m",
+                "500m",
+                Err(("Deferred", "Node didn't have enough resource: cpu, requested: 600, used: 500, capacity: 1000")),
+            ),
+            ("2", "0", Err(("Infeasible", "Node didn't have enough capacity: cpu, requested: 2000, capacity: 1000"))),
+        ] {
+            let verdict = admit_resize(&pod(asking(mine)), &[&pod(asking(other))], &room);
+            let expect = expect.map_err(|(reason, message)| Pending { reason, message: message.to_owned() });
+            assert_eq!(verdict, expect);
+        }
     }
 }

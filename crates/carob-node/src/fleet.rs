@@ -17,7 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Rejection, Room, admit};
+use crate::admission::{Rejection, Room, admit, admit_resize};
+use crate::allocation::{Allocation, Pending};
 use crate::config::labels;
 use crate::pod::{PodId, PodView};
 use crate::server::PodSource;
@@ -43,6 +44,7 @@ struct Seat {
     id: PodId,
     orders: watch::Sender<Order>,
     nudge: Arc<Notify>,
+    given: Allocation,
 }
 
 pub struct Fleet {
@@ -103,6 +105,7 @@ impl Fleet {
         if let Some(pod) = pod {
             self.tell(&pod, false);
         }
+        self.retry_resizes();
     }
 
     fn compare_all(self: &Arc<Self>) {
@@ -116,21 +119,67 @@ impl Fleet {
         for pod in &pods {
             self.tell(pod, false);
         }
+        self.retry_resizes();
     }
 
     /// Gives a Pod's worker its object, and a Pod without a worker a worker. `adopted`: it was here before the node's process.
     fn tell(self: &Arc<Self>, pod: &Arc<Pod>, adopted: bool) {
         let id = PodId::of(pod);
-        {
-            let seats = self.seats();
-            if let Some(seat) = seats.get(&id.uid) {
-                seat.orders.send_modify(|order| order.pod = Arc::clone(pod));
-                return;
-            }
+        if self.pass_on(&id.uid, pod) {
+            return;
         }
         let started = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-        let rejection = if adopted || started { None } else { self.refuse(pod) };
-        self.hire(id, Order { pod: Arc::clone(pod), gone: false }, rejection);
+        let known = adopted || started;
+        let rejection = if known { None } else { self.refuse(pod) };
+        let given = if known { Allocation::remembered(pod) } else { Allocation::asked(pod) };
+        let resized = !given.is_asked(pod);
+        let uid = id.uid.clone();
+        self.hire(id, Order { pod: given.impose(pod), gone: false, pending: None }, given, rejection);
+        if resized {
+            self.pass_on(&uid, pod);
+        }
+    }
+
+    /// Passes a Pod's object on to its worker, with the resources that it may have. Answers whether it has a worker.
+    fn pass_on(&self, uid: &str, pod: &Arc<Pod>) -> bool {
+        let mut seats = self.seats();
+        let Some(seat) = seats.get(uid) else { return false };
+        let granted = if seat.given.is_asked(pod) { Ok(()) } else { self.grant(&seats, uid, pod) };
+        let Some(seat) = seats.get_mut(uid) else { return false };
+        if granted.is_ok() {
+            seat.given = Allocation::asked(pod);
+        }
+        let pod = seat.given.impose(pod);
+        seat.orders.send_modify(|order| {
+            order.pod = pod;
+            order.pending = granted.err();
+        });
+        true
+    }
+
+    /// Whether a Pod may have what it asks for, beside what the others have been given.
+    fn grant(&self, seats: &HashMap<String, Seat>, uid: &str, pod: &Pod) -> Result<(), Pending> {
+        let others: Vec<Arc<Pod>> = seats
+            .iter()
+            .filter(|(other, _)| *other != uid)
+            .map(|(_, seat)| Arc::clone(&seat.orders.borrow().pod))
+            .collect();
+        let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
+        admit_resize(pod, &others, &self.room)
+    }
+
+    /// Something may have given room back: those that wait for more are looked at again.
+    fn retry_resizes(&self) {
+        let waiting: Vec<PodId> = {
+            let seats = self.seats();
+            let waits = |seat: &&Seat| seat.orders.borrow().pending.is_some();
+            seats.values().filter(waits).map(|seat| seat.id.clone()).collect()
+        };
+        for id in waiting {
+            if let Some(pod) = self.pods.get(Some(&id.namespace), &id.name).filter(|pod| PodId::of(pod) == id) {
+                self.pass_on(&id.uid, &pod);
+            }
+        }
     }
 
     fn refuse(&self, pod: &Pod) -> Option<Rejection> {
@@ -138,19 +187,18 @@ impl Fleet {
         if view.is_terminal() || view.deletion().is_some() {
             return None;
         }
-        let all = self.pods.list();
-        // Only Pods that have been taken in before count, so that of two that do not fit together one stays.
-        let seats = self.seats();
-        let taken = |other: &&Arc<Pod>| other.metadata.uid.as_ref().is_some_and(|uid| seats.contains_key(uid));
-        let others: Vec<&Pod> = all.iter().filter(taken).map(|other| &**other).collect();
+        // Only Pods that have been taken in before count, so that of two that do not fit together one stays; and each with
+        // what it has been given, which is not yet what it asks for.
+        let taken: Vec<Arc<Pod>> = self.seats().values().map(|seat| Arc::clone(&seat.orders.borrow().pod)).collect();
+        let others: Vec<&Pod> = taken.iter().map(|other| &**other).collect();
         admit(pod, &others, &self.room).err()
     }
 
-    fn hire(self: &Arc<Self>, id: PodId, order: Order, rejection: Option<Rejection>) {
+    fn hire(self: &Arc<Self>, id: PodId, order: Order, given: Allocation, rejection: Option<Rejection>) {
         let (orders, inbox) = watch::channel(order);
         let nudge = Arc::new(Notify::new());
         let uid = id.uid.clone();
-        self.seats().insert(uid.clone(), Seat { id, orders, nudge: Arc::clone(&nudge) });
+        self.seats().insert(uid.clone(), Seat { id, orders, nudge: Arc::clone(&nudge), given });
         let mut worker = Worker::new(Arc::clone(&self.tools), inbox, nudge, self.shutdown.child_token());
         if let Some(rejection) = rejection {
             worker.reject(rejection);
@@ -159,6 +207,7 @@ impl Fleet {
         self.tasks.spawn(async move {
             worker.run().await;
             fleet.seats().remove(&uid);
+            fleet.retry_resizes();
         });
     }
 
@@ -171,7 +220,12 @@ impl Fleet {
                     for pod in strays {
                         let id = PodId::of(&pod);
                         tracing::info!(pod = %id, "ending a pod that the API no longer has");
-                        self.hire(id, Order { pod: Arc::new(pod), gone: true }, None);
+                        self.hire(
+                            id,
+                            Order { pod: Arc::new(pod), gone: true, pending: None },
+                            Allocation::default(),
+                            None,
+                        );
                     }
                     return;
                 }

@@ -18,20 +18,22 @@
 //!
 //! Of a Pod's spec: `containers`, `initContainers` (also with `restartPolicy: Always`), `ephemeralContainers`, and of each
 //! `args`, `command`, `env`, `envFrom`, `image`, `imagePullPolicy`, `lifecycle` (`postStart`, `preStop`, `stopSignal`), the
-//! three probes, `name`, `ports`, `resources`, `restartPolicy`, `restartPolicyRules` (`Restart`), `securityContext`, `stdin`,
-//! `stdinOnce`, `terminationMessagePath`, `terminationMessagePolicy`, `tty`, `volumeMounts` (all fields), `workingDir`;
-//! further `activeDeadlineSeconds`, `dnsConfig`, `dnsPolicy`, `enableServiceLinks`, `hostAliases`, `hostIPC`, `hostNetwork`,
-//! `hostPID`, `hostname`, `hostnameOverride`, `imagePullSecrets`, `nodeName`, `nodeSelector`, `priority`, `readinessGates`,
-//! `resources`, `restartPolicy`, `runtimeClassName`, `securityContext`, `serviceAccountName`, `setHostnameAsFQDN`,
+//! three probes, `name`, `ports`, `resizePolicy`, `resources` (also when they change while it runs), `restartPolicy`,
+//! `restartPolicyRules` (`Restart`), `securityContext`, `stdin`, `stdinOnce`, `terminationMessagePath`,
+//! `terminationMessagePolicy`, `tty`, `volumeMounts` (all fields), `workingDir`; further `activeDeadlineSeconds`,
+//! `dnsConfig`, `dnsPolicy`, `enableServiceLinks`, `hostAliases`, `hostIPC`, `hostNetwork`, `hostPID`, `hostname`,
+//! `hostnameOverride`, `imagePullSecrets`, `nodeName`, `nodeSelector`, `overhead`, `priority`, `readinessGates`, `resources`,
+//! `restartPolicy`, `runtimeClassName`, `securityContext`, `serviceAccountName`, `setHostnameAsFQDN`,
 //! `shareProcessNamespace`, `subdomain`, `terminationGracePeriodSeconds`, and `volumes` of the kinds `configMap`,
-//! `downwardAPI`, `emptyDir` (disk and `Memory`), `hostPath`, `projected` (all but `clusterTrustBundle` and
+//! `downwardAPI`, `emptyDir` (disk and `Memory`), `hostPath`, `image`, `projected` (all but `clusterTrustBundle` and
 //! `podCertificate`) and `secret`.
 //!
-//! What does not act, and is for the API server to refuse: `env[].valueFrom.fileKeyRef`, `hostUsers: false`, `overhead`,
-//! `resizePolicy` and changed resources of a running container, `resourceClaims`, `restartPolicyRules` with
-//! `RestartAllContainers`, `schedulingGroup`, `volumeDevices`, `emptyDir.medium: HugePages*`, and every other kind of volume.
+//! What does not act, and is for the API server to refuse: `env[].valueFrom.fileKeyRef`, `hostUsers: false`,
+//! `resourceClaims`, `restartPolicyRules` with `RestartAllContainers`, `schedulingGroup`, `volumeDevices`,
+//! `emptyDir.medium: HugePages*`, and every other kind of volume.
 
 pub mod admission;
+pub mod allocation;
 pub mod api;
 pub mod config;
 pub mod env;

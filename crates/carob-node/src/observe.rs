@@ -11,6 +11,7 @@ use carob_cri::v1::{
 use carob_cri::{Cri, CriError};
 use jiff::Timestamp;
 
+use crate::config::resources::Limits;
 use crate::config::{labels, notes};
 use crate::paths::PodDirs;
 use crate::plan::{ContainerPhase, Exit, ObservedContainer, ObservedSandbox, ObservedUser};
@@ -130,6 +131,7 @@ impl Observer {
                 gid: user.gid,
                 supplemental_groups: user.supplemental_groups,
             }),
+            limits: status.resources.and_then(|resources| resources.linux).map(|linux| Limits::of(&linux)),
             image_ref: status.image_ref,
             id: status.id,
         }

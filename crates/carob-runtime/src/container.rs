@@ -184,7 +184,9 @@ impl Runtime {
         };
         let rootfs = self.paths.rootfs().display().to_string();
         let seccomp_file = localhost_profile(&security)?;
+        let images = crate::image_volume::resolve(&*self.config.images, &config.mounts)?;
         let spec = oci_spec_for(&SpecInput {
+            images: &images,
             config: &config,
             sandbox: &view,
             image: &draft.image.config,

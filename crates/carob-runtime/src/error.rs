@@ -17,7 +17,8 @@ pub enum RuntimeError {
     Missing(&'static str),
     #[error("{0}")]
     Unsupported(&'static str),
-    #[error("no runtime handler is called {0:?}")]
+    // The words of containerd, which people and tools know.
+    #[error("failed to get sandbox runtime: no runtime for {0:?} is configured")]
     Handler(String),
     #[error("sandbox {0:?} not found")]
     NoSandbox(String),
@@ -29,6 +30,8 @@ pub enum RuntimeError {
     State { id: String, state: &'static str },
     #[error("image {0:?} is not present")]
     NoImage(String),
+    #[error("{path:?} of image {image:?}: {reason}")]
+    ImagePath { image: String, path: String, reason: &'static str },
     #[error("the container's specification")]
     Spec(#[from] SpecError),
     #[error("control group")]
@@ -83,7 +86,9 @@ impl RuntimeError {
 
     fn code(&self) -> Code {
         match self {
-            Self::Missing(_) | Self::Handler(_) | Self::Spec(_) | Self::SeccompFile { .. } => Code::InvalidArgument,
+            Self::Missing(_) | Self::Handler(_) | Self::Spec(_) | Self::SeccompFile { .. } | Self::ImagePath { .. } => {
+                Code::InvalidArgument
+            }
             Self::Unsupported(_) => Code::Unimplemented,
             Self::NoSandbox(_) | Self::NoContainer(_) | Self::NoImage(_) => Code::NotFound,
             Self::SandboxNotReady(_) | Self::State { .. } => Code::FailedPrecondition,

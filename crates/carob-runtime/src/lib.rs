@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod exec;
 mod files;
+mod image_volume;
 mod images;
 mod network;
 mod paths;

@@ -31,6 +31,9 @@ pub(crate) struct SandboxRecord {
     #[serde(with = "wire")]
     pub(crate) config: v1::PodSandboxConfig,
     pub(crate) cgroup: PathBuf,
+    /// Under which of its names the runtime was asked for; records of before there was a choice do not say.
+    #[serde(default)]
+    pub(crate) runtime_handler: String,
     pub(crate) created_at_ns: i64,
     pub(crate) phase: SandboxPhase,
 }
@@ -165,6 +168,7 @@ mod tests {
         SandboxRecord {
             id: "s1".into(),
             config: v1::PodSandboxConfig { hostname: "web-0".into(), ..v1::PodSandboxConfig::default() },
+            runtime_handler: String::new(),
             cgroup: "/kubepods/pod1".into(),
             created_at_ns: 5,
             phase: SandboxPhase::Ready {

@@ -299,6 +299,8 @@ pub(crate) fn host_facts(layout: &Layout) -> Result<HostFacts, RuntimeError> {
         cgroup_trees,
         hugetlb,
         apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
+        // There while SELinux is on, whether it enforces or not (selinux(8)).
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         arch: std::env::consts::ARCH,
     })
 }

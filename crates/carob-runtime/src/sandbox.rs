@@ -24,6 +24,9 @@ type Result<T> = std::result::Result<T, RuntimeError>;
 /// The infra process is nobody's workload and small: it is killed last (kubelet `pkg/kubelet/qos/policy.go`).
 const INFRA_OOM_SCORE: i32 = -998;
 
+/// What `RuntimeClass.handler` may say: nothing, or this runtime's own name. Both mean the same.
+pub(crate) const HANDLERS: [&str; 2] = ["", "carob"];
+
 impl Runtime {
     /// Makes a sandbox and starts its infra process. On failure nothing of it is left.
     pub(crate) async fn run_sandbox(self: &Arc<Self>, request: v1::RunPodSandboxRequest) -> Result<String> {
@@ -31,7 +34,7 @@ impl Runtime {
         if config.metadata.is_none() {
             return Err(RuntimeError::Missing("sandbox metadata"));
         }
-        if !request.runtime_handler.is_empty() {
+        if !HANDLERS.contains(&request.runtime_handler.as_str()) {
             return Err(RuntimeError::Handler(request.runtime_handler));
         }
         let options = namespace_options(&config);
@@ -44,6 +47,7 @@ impl Runtime {
             id: id.clone(),
             config,
             cgroup,
+            runtime_handler: request.runtime_handler,
             created_at_ns: self.now_ns(),
             phase: SandboxPhase::Creating,
         };

@@ -198,10 +198,15 @@ impl RuntimeService for Runtime {
         Ok(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions: vec![runtime, network] }),
             info: BTreeMap::new(),
-            runtime_handlers: vec![v1::RuntimeHandler {
-                name: String::new(),
-                features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
-            }],
+            runtime_handlers: crate::sandbox::HANDLERS
+                .map(|name| v1::RuntimeHandler {
+                    name: name.to_owned(),
+                    features: Some(v1::RuntimeHandlerFeatures {
+                        recursive_read_only_mounts: true,
+                        user_namespaces: false,
+                    }),
+                })
+                .to_vec(),
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

@@ -40,7 +40,7 @@ pub(crate) fn sandbox_status(record: &SandboxRecord) -> v1::PodSandboxStatus {
         linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options: Some(options) }) }),
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        runtime_handler: String::new(),
+        runtime_handler: record.runtime_handler.clone(),
     }
 }
 
@@ -52,7 +52,7 @@ fn sandbox_item(record: &SandboxRecord) -> v1::PodSandbox {
         created_at: record.created_at_ns,
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        runtime_handler: String::new(),
+        runtime_handler: record.runtime_handler.clone(),
     }
 }
 

@@ -99,11 +99,11 @@ impl LineCutter {
         }
     }
 
-    /// Logs what waits for an end that will not come.
+    /// Logs what waits for an end that will not come: as a part of a line, so that nobody reads an end that was never said.
     pub(crate) fn finish(&mut self, now_ns: i64, log: &mut LogFile) {
         if !self.waiting.is_empty() {
             let mut lines = Vec::new();
-            entry(&mut lines, self.stream, now_ns, true, &self.waiting);
+            entry(&mut lines, self.stream, now_ns, false, &self.waiting);
             self.waiting = Vec::new();
             log.append(&lines);
         }
@@ -169,7 +169,7 @@ mod tests {
         let cases: [(&[&str], &str); 5] = [
             (&["one\ntwo\n"], "F one|F two"),
             (&["a", "b", "c\n"], "F abc"),
-            (&["no end"], "F no end"),
+            (&["no end"], "P no end"),
             (&["\n\n"], "F |F "),
             (&[&long, "\n"], &format!("P {}|F xxx", &long[3..])),
         ];

@@ -25,13 +25,14 @@ pub(crate) const SYSTEM_CLASSES: [(&str, i64, &str); 2] = [
     ),
 ];
 
-/// DefaultTolerationSeconds.
+/// DefaultTolerationSeconds. An update that leaves them out gets them too: it could not take them away anyway.
 pub(super) struct DefaultTolerations;
 
 #[async_trait]
 impl Mutator for DefaultTolerations {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        is_new_pod(write)
+        let updated = write.operation == Operation::Update && write.def.group.is_empty() && write.def.plural == "pods";
+        is_new_pod(write) || (updated && write.subresource.is_empty())
     }
 
     async fn mutate(&self, _write: &Admission<'_>, pod: &mut Value, _old: Option<&Value>) -> Result<(), Status> {

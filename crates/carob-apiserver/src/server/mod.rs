@@ -1,17 +1,20 @@
 //! Sockets: accept, TLS, HTTP/1 and HTTP/2, shutdown. What a request means is decided in [`crate::ApiServer`].
 
+mod cork;
 mod limits;
 mod tls;
 
 use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::Request;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use rustls_pki_types::UnixTime;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -22,6 +25,7 @@ use tracing::{debug, warn};
 use crate::ApiServer;
 use crate::authn::Peer;
 
+use cork::Cork;
 pub use limits::Limits;
 pub(crate) use limits::{InFlight, RETRY_AFTER_S};
 pub use tls::{Tls, TlsError};
@@ -85,7 +89,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(mut self, acceptor: TlsAcceptor, stream: TcpStream) {
+    async fn run(self, acceptor: TlsAcceptor, stream: TcpStream) {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "set TCP_NODELAY");
         }
@@ -103,37 +107,43 @@ impl Connection {
         self.serve(stream, peer).await;
     }
 
-    async fn serve(&mut self, stream: TlsStream<TcpStream>, peer: Peer) {
-        let builder = self.builder();
+    async fn serve(self, stream: TlsStream<TcpStream>, peer: Peer) {
         let api = self.api.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let answer = api.handle_peer(request, peer.clone());
             async move { Ok::<_, Infallible>(answer.await) }
         });
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let outcome = tokio::select! {
-            outcome = connection.as_mut() => outcome,
-            () = told(&mut self.closing) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+        // Over TLS a client speaks HTTP/2 only if that was agreed upon (RFC 9113, section 3.2).
+        let outcome = if stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_HTTP2) {
+            let cork = Cork::new(stream);
+            let connection = self.http2().serve_connection(TokioIo::new(cork.share()), service);
+            // Boxed, since the compiler cannot see through this deep a future that it is Send.
+            let connection = run(connection, self.closing, http2::Connection::graceful_shutdown).boxed();
+            cork.drive(connection)
+                .await
+                .map_err(ConnectionError::Flush)
+                .and_then(|end| end.map_err(ConnectionError::Http))
+        } else {
+            let connection = self.http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
+            let end = run(connection, self.closing, http1::UpgradeableConnection::graceful_shutdown).await;
+            end.map_err(ConnectionError::Http)
         };
         if let Err(error) = outcome {
-            debug!(error = %error, "connection ended");
+            debug!(error = %carob_kit::chain(&error), "connection ended");
         }
     }
 
-    fn builder(&self) -> auto::Builder<TokioExecutor> {
+    fn http1(&self) -> http1::Builder {
         let limits = self.api.limits();
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(limits.header_len_max);
         builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_timeout)
-            .max_buf_size(limits.header_len_max);
+    }
+
+    fn http2(&self) -> http2::Builder<TokioExecutor> {
+        let limits = self.api.limits();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
-            .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams_per_connection_max)
             .max_header_list_size(u32::try_from(limits.header_len_max).unwrap_or(u32::MAX))
@@ -143,8 +153,33 @@ impl Connection {
     }
 }
 
+/// Why a connection ended before its peer or the server wanted it to.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error("serve HTTP")]
+    Http(#[source] hyper::Error),
+    #[error("send what was written")]
+    Flush(#[source] std::io::Error),
+}
+
+/// Runs a connection to its end; once the server closes, `shut_down` lets only requests under way end.
+async fn run<C: Future>(
+    connection: C,
+    closing: watch::Receiver<bool>,
+    shut_down: impl FnOnce(Pin<&mut C>),
+) -> C::Output {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = told(closing) => {
+            shut_down(connection.as_mut());
+            connection.await
+        }
+    }
+}
+
 /// Waits until the flag is up, or nobody is left to raise it.
-async fn told(flag: &mut watch::Receiver<bool>) {
+async fn told(mut flag: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is the end as well.
     drop(flag.wait_for(|up| *up).await);
 }

@@ -12,6 +12,9 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::authn::{Peer, user_of_certificate};
 
+/// How HTTP/2 is called in a handshake (RFC 9113, section 3.2).
+pub(super) const ALPN_HTTP2: &[u8] = b"h2";
+
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("prepare the verification of client certificates")]
@@ -41,7 +44,7 @@ impl Tls {
             .map_err(TlsError::Config)?
             .with_client_cert_verifier(Arc::new(JudgeLater(Arc::clone(&verifier))))
             .with_cert_resolver(certificates);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), verifier })
     }
 

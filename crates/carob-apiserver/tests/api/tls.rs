@@ -5,11 +5,15 @@ use std::process::Command;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use carob_apiserver::authn::StaticToken;
 use carob_apiserver::{DialError, Limits, NodeAddress, NodeDialer, NodeStream, UserInfo};
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -129,6 +133,44 @@ async fn a_shutdown_ends_watches_and_lets_requests_finish() {
     watching.read_to_end(&mut Vec::new()).await.expect("the watch ends in order");
     server.done.await.expect("the server ends in order");
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn watches_that_share_a_connection_each_see_every_event_in_order() {
+    const WATCHES: usize = 50;
+    const EVENTS: usize = 20;
+    let server = Server::start(|_| {}).await;
+    let mut config = server.admin();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TokioIo::new(server.connect(config).await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2 is spoken");
+    tokio::spawn(connection);
+    let configmaps = "/api/v1/namespaces/default/configmaps";
+    let mut watches = Vec::new();
+    for _ in 0..WATCHES {
+        let request =
+            Request::get(format!("https://x{configmaps}?watch=1&resourceVersion=0")).body(Empty::<Bytes>::new());
+        let answer = sender.send_request(request.expect("a request can be made")).await.expect("it is answered");
+        watches.push(tokio::spawn(answer.into_body().collect()));
+    }
+    // The larger objects are more than one record of TLS holds, the smaller ones share one.
+    let name = |n: usize| format!("n{n:02}");
+    for n in 0..EVENTS {
+        let data = json!({ "key": "v".repeat(if n % 5 == 4 { 40_000 } else { n * 100 }) });
+        let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name(n) }, "data": data });
+        server.rig.post(configmaps, &object).await.expect(201);
+    }
+    server.stop.send(()).expect("the server runs");
+    for watch in watches {
+        let bytes = watch.await.expect("no panic").expect("the watch ends in order").to_bytes();
+        let names = bytes.split_inclusive(|byte| *byte == b'\n').map(|line| {
+            let event: Value = serde_json::from_slice(line).expect("a line is an event");
+            event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+        });
+        assert!(names.eq((0..EVENTS).map(name)));
+    }
+    server.done.await.expect("the server ends in order");
 }
 
 /// A kubelet that answers every upgrade with the request's first line, then with what it is sent.

@@ -38,6 +38,8 @@ pub struct RunFacts<'a> {
     pub env: Vec<KeyValue>,
     /// Where each volume of the Pod is.
     pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// The images that are volumes of the Pod and mounted in the container, by volume.
+    pub volume_images: &'a BTreeMap<String, ImageSpec>,
     /// The container whose processes an ephemeral one looks at.
     pub target_id: Option<String>,
     pub machine: resources::Machine,
@@ -76,7 +78,7 @@ pub fn config(
     let expand_list = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|word| expand(word, &lookup)).collect()
     };
-    let (mut mounts, sub_paths) = volume_mounts(&id, member, facts.volumes, &lookup, dirs)?;
+    let (mut mounts, sub_paths) = volume_mounts(&id, member, &facts, &lookup, dirs)?;
     let mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
     if !mounted(&mounts, "/etc/hosts") {
         mounts.push(file_mount("/etc/hosts", dirs.hosts(&id.uid)));
@@ -153,14 +155,24 @@ fn container_notes(member: &Member<'_>, facts: &RunFacts<'_>, termination_path: 
 fn volume_mounts(
     id: &PodId,
     member: &Member<'_>,
-    volumes: &BTreeMap<String, PathBuf>,
+    facts: &RunFacts<'_>,
     lookup: &impl crate::env::expand::Lookup,
     dirs: &PodDirs,
 ) -> Result<(Vec<Mount>, Vec<SubPathMount>), ContainerConfigError> {
     let mut mounts = Vec::new();
     let mut sub_paths = Vec::new();
     for (index, mount) in member.spec.volume_mounts.iter().flatten().enumerate() {
-        let volume = volumes.get(&mount.name).ok_or_else(|| ContainerConfigError::NoVolume {
+        if let Some(image) = facts.volume_images.get(&mount.name) {
+            mounts.push(Mount {
+                container_path: absolute(&mount.mount_path),
+                readonly: true,
+                image: Some(image.clone()),
+                image_sub_path: sub_path(mount, lookup)?.unwrap_or_default(),
+                ..Mount::default()
+            });
+            continue;
+        }
+        let volume = facts.volumes.get(&mount.name).ok_or_else(|| ContainerConfigError::NoVolume {
             volume: mount.name.clone(),
             path: mount.mount_path.clone(),
         })?;
@@ -221,6 +233,8 @@ mod tests {
             image_ref: "sha256:1".to_owned(),
             env: vec![KeyValue { key: "A".to_owned(), value: "x".to_owned() }],
             volumes: &volumes,
+            volume_images: &[("i".to_owned(), ImageSpec { image: "sha256:2".to_owned(), ..ImageSpec::default() })]
+                .into(),
             target_id: None,
             machine: resources::Machine { memory_bytes: 1, ..resources::Machine::default() },
             seccomp_default: true,
@@ -263,6 +277,10 @@ mod tests {
             "the user's own wins"
         );
         assert_eq!(prepared.sub_paths[0].sub_path, "d/x");
+        let image = prepare(json!({"name": "c", "volumeMounts": [{"name": "i", "mountPath": "/i", "subPath": "d"}]}));
+        let image = image.expect("a config").config.mounts.swap_remove(0);
+        assert_eq!(image.image.map(|image| image.image).as_deref(), Some("sha256:2"));
+        assert_eq!((image.image_sub_path.as_str(), image.host_path.as_str(), image.readonly), ("d", "", true));
         let missing = prepare(json!({"name": "c", "volumeMounts": [{"name": "none", "mountPath": "/a"}]}));
         assert!(missing.is_err_and(|error| error.to_string().contains("\"none\"")));
         let unset =

@@ -56,6 +56,45 @@ pub fn amounts(map: Option<&BTreeMap<String, Text>>) -> Result<Amounts, Resource
     })
 }
 
+/// The part of a group's settings that a resize changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub cpu_shares: i64,
+    /// Microseconds of each period; `None` for all of them.
+    pub cpu_quota_us: Option<i64>,
+    pub memory_bytes: Option<i64>,
+}
+
+impl Limits {
+    /// Zero and less mean that there is no limit.
+    pub fn of(settings: &LinuxContainerResources) -> Self {
+        let limit = |value: i64| (value > 0).then_some(value);
+        Self {
+            cpu_shares: settings.cpu_shares,
+            cpu_quota_us: limit(settings.cpu_quota),
+            memory_bytes: limit(settings.memory_limit_in_bytes),
+        }
+    }
+
+    /// What a container asks for.
+    pub fn wanted(container: &Container) -> Result<Self, ResourceError> {
+        let (requests, limits) = both(container.resources.as_ref())?;
+        Ok(Self::of(&settings(requests, limits)))
+    }
+
+    /// The settings that bring a group to this from any other: what is not limited is said to be.
+    pub fn settings(self) -> LinuxContainerResources {
+        const UNLIMITED: i64 = -1;
+        LinuxContainerResources {
+            cpu_shares: self.cpu_shares,
+            cpu_period: PERIOD_US,
+            cpu_quota: self.cpu_quota_us.unwrap_or(UNLIMITED),
+            memory_limit_in_bytes: self.memory_bytes.unwrap_or(UNLIMITED),
+            ..LinuxContainerResources::default()
+        }
+    }
+}
+
 /// The class that the API computed, else the one that follows from the spec.
 pub fn qos(pod: &Pod) -> Result<Qos, ResourceError> {
     match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
@@ -150,14 +189,33 @@ pub fn pod(pod: &Pod) -> Result<LinuxContainerResources, ResourceError> {
         }
     }
     let (own_requests, own_limits) = both(spec.resources.as_ref())?;
-    let requests = own_requests.or(requests.max(peak_requests).amounts());
-    let limits = own_limits.or(limits.max(peak_limits).amounts());
+    let overhead = amounts(spec.overhead.as_ref())?;
+    let requests = own_requests.or(requests.max(peak_requests).sum()).plus(overhead, true);
+    let limits = own_limits.or(limits.max(peak_limits).bound()).plus(overhead, false);
     Ok(settings(requests, limits))
+}
+
+/// What the runtime itself takes for the Pod, by its RuntimeClass; `None` where the class says nothing.
+pub fn overhead(pod: &Pod) -> Result<Option<LinuxContainerResources>, ResourceError> {
+    let fixed = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref());
+    let Some(fixed) = fixed else { return Ok(None) };
+    let fixed = amounts(Some(fixed))?;
+    Ok(Some(settings(fixed, fixed)))
 }
 
 impl Amounts {
     fn or(self, other: Self) -> Self {
         Self { cpu_milli: self.cpu_milli.or(other.cpu_milli), memory_bytes: self.memory_bytes.or(other.memory_bytes) }
+    }
+
+    /// `from_nothing`: what is not set counts as zero; otherwise it stays unset, as a limit that is not there does.
+    fn plus(self, more: Self, from_nothing: bool) -> Self {
+        let sum = |own: Option<i64>, more: Option<i64>| match (own, more) {
+            (Some(own), Some(more)) => Some(own.saturating_add(more)),
+            (None, Some(more)) if from_nothing => Some(more),
+            (own, _) => own,
+        };
+        Self { cpu_milli: sum(self.cpu_milli, more.cpu_milli), memory_bytes: sum(self.memory_bytes, more.memory_bytes) }
     }
 }
 
@@ -192,9 +250,14 @@ impl Total {
         }
     }
 
-    /// A container without a limit may use what it likes, so the Pod has none either; without a request it counts as zero,
-    /// and the sum is told apart from nothing by being positive.
-    fn amounts(self) -> Amounts {
+    /// A container that asks for nothing counts as zero; nothing but zeros is not asking.
+    fn sum(self) -> Amounts {
+        let asked = |amount: i64| (amount > 0).then_some(amount);
+        Amounts { cpu_milli: asked(self.cpu_milli), memory_bytes: asked(self.memory_bytes) }
+    }
+
+    /// A container without a limit may use what it likes, so the Pod has none either.
+    fn bound(self) -> Amounts {
         Amounts {
             cpu_milli: (self.cpu_milli > 0 && !self.cpu_open).then_some(self.cpu_milli),
             memory_bytes: (self.memory_bytes > 0 && !self.memory_open).then_some(self.memory_bytes),
@@ -307,10 +370,21 @@ mod tests {
         let open = json!({"name": "b"});
         let both = pod(&pod_of(json!({"containers": [limited, open]}))).expect("quantities");
         assert_eq!((both.cpu_quota, both.memory_limit_in_bytes), (0, 0));
+        let asking = json!({"name": "a", "resources": {"requests": {"cpu": "1"}}});
+        let weight = pod(&pod_of(json!({"containers": [asking, open]}))).expect("quantities").cpu_shares;
+        assert_eq!(weight, 1024, "who asks for nothing takes nothing from the others' weight");
         let init = json!({"name": "i", "resources": {"limits": {"cpu": "3", "memory": "5"}}});
         let side =
             json!({"name": "s", "restartPolicy": "Always", "resources": {"limits": {"cpu": "1", "memory": "1"}}});
-        let sum = pod(&pod_of(json!({"containers": [limited], "initContainers": [side, init]}))).expect("quantities");
+        let both = json!({"containers": [limited], "initContainers": [side, init]});
+        let sum = pod(&pod_of(both.clone())).expect("quantities");
         assert_eq!((sum.cpu_quota, sum.memory_limit_in_bytes), (400_000, 11));
+        let mut more = both;
+        more["overhead"] = json!({"cpu": "500m", "memory": "4"});
+        let more = pod_of(more);
+        let sum = pod(&more).expect("quantities");
+        assert_eq!((sum.cpu_quota, sum.memory_limit_in_bytes), (450_000, 15));
+        let own = overhead(&more).expect("quantities").expect("an overhead");
+        assert_eq!((own.cpu_quota, own.memory_limit_in_bytes), (50_000, 4));
     }
 }

@@ -30,7 +30,7 @@ pub fn config(pod: &Pod, facts: SandboxFacts, dirs: &PodDirs) -> Result<PodSandb
         cgroup_parent: resources::cgroup_parent(&facts.cgroup_root, resources::qos(pod)?, &id.uid),
         security_context: Some(security::sandbox(pod, facts.seccomp_default)),
         sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
-        overhead: None,
+        overhead: resources::overhead(pod)?,
         resources: Some(resources::pod(pod)?),
     };
     Ok(PodSandboxConfig {

@@ -10,7 +10,7 @@ use carob_cri::v1::{Image, ImageSpec, ImageStatusRequest, PodSandboxConfig, Pull
 use carob_cri::{Cri, CriError, PullProgress};
 use carob_kit::{Backoff, Clock};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 use tokio::sync::{Semaphore, watch};
 
 use crate::events::{Events, Subject};
@@ -34,6 +34,36 @@ pub struct Ready {
     /// The image's id.
     pub id: String,
     pub image: Image,
+}
+
+/// An image that something of a Pod needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    name: String,
+    /// `None`: as the name's tag has it.
+    policy: Option<String>,
+    /// Whose events tell of it.
+    subject: Subject,
+}
+
+impl Wanted {
+    /// What a container is made from.
+    pub fn by_container(pod: &Pod, member: &Member<'_>) -> Self {
+        Self {
+            name: member.spec.image.clone().unwrap_or_default(),
+            policy: member.spec.image_pull_policy.clone(),
+            subject: Subject::container(pod, member),
+        }
+    }
+
+    /// What is mounted as a volume.
+    pub fn by_volume(pod: &Pod, source: &ImageVolumeSource) -> Self {
+        Self {
+            name: source.reference.clone().unwrap_or_default(),
+            policy: source.pull_policy.clone(),
+            subject: Subject::pod(pod),
+        }
+    }
 }
 
 /// Why there is no image, in the words of the container's status.
@@ -68,45 +98,44 @@ impl Images {
         Self { cri, objects, events, clock, turns: Semaphore::new(PULLS_MAX) }
     }
 
-    /// Sees to it that the container's image is here, as its pull policy wants (kubelet `EnsureImageExists`).
+    /// Sees to it that an image is here, as its pull policy wants (kubelet `EnsureImageExists`).
     pub async fn ensure(
         &self,
         pod: &Pod,
-        member: &Member<'_>,
+        wanted: &Wanted,
         sandbox: &PodSandboxConfig,
         attempts: &std::sync::Mutex<Attempts>,
     ) -> Result<Ready, ImageError> {
-        let name = member.spec.image.as_deref().unwrap_or_default();
-        let subject = Subject::container(pod, member);
-        let reference = self.reference(name, &subject)?;
+        let Wanted { name, policy, subject } = wanted;
+        let reference = self.reference(name, subject)?;
         let present = self.status(&reference).await.map_err(|error| {
             let message = format!("Failed to inspect image {name:?}: {error}");
-            self.events.warning(&subject, "InspectFailed", message.clone());
+            self.events.warning(subject, "InspectFailed", message.clone());
             self.failure(FailureReason::ImageInspectError, message)
         })?;
-        let policy = member.spec.image_pull_policy.as_deref().unwrap_or_else(|| default_policy(&reference));
+        let policy = policy.as_deref().unwrap_or_else(|| default_policy(&reference));
         match (policy, present) {
             ("Never", None) => {
                 let message = format!("Container image {name:?} is not present with pull policy of Never");
-                self.events.warning(&subject, "ErrImageNeverPull", message.clone());
+                self.events.warning(subject, "ErrImageNeverPull", message.clone());
                 Err(self.failure(FailureReason::ErrImageNeverPull, message))
             }
             ("Never" | "IfNotPresent", Some(image)) => {
                 let message =
                     format!("Container image {name:?} already present on machine and can be accessed by the pod");
-                self.events.normal(&subject, "Pulled", message);
+                self.events.normal(subject, "Pulled", message);
                 Ok(Ready { id: image.id.clone(), image })
             }
             // An image that was imported under this name has no registry that could have a newer one.
             ("Always", Some(image)) if is_imported(&image) => {
                 let message =
                     format!("Container image {name:?} was imported on this machine: no registry is asked for it");
-                self.events.normal(&subject, "Pulled", message);
+                self.events.normal(subject, "Pulled", message);
                 Ok(Ready { id: image.id.clone(), image })
             }
             _ => {
-                self.check_backoff(name, &subject, attempts)?;
-                self.pull(pod, name, &reference, sandbox, &subject, attempts).await
+                self.check_backoff(name, subject, attempts)?;
+                self.pull(pod, name, &reference, sandbox, subject, attempts).await
             }
         }
     }

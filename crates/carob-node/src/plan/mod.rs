@@ -4,6 +4,7 @@
 //! it should be.
 
 mod observed;
+mod resize;
 mod restart;
 mod run;
 mod stop;
@@ -17,9 +18,12 @@ pub use observed::{
     Busy, ContainerPhase, Exit, Failure, Observed, ObservedContainer, ObservedSandbox, ObservedUser, ProbeFacts,
     Volumes,
 };
+pub use resize::{Change, Group, Resize, ResizeFailure};
+pub(crate) use resize::{difference, in_progress};
 pub use restart::{Restart, next_delay, restart};
 pub(crate) use run::{needs_sandbox, spec_hash};
 
+use crate::config::resources::Limits;
 use crate::pod::PodView;
 
 /// The least time between the signal and the kill of a container that is told to end (kubelet
@@ -63,6 +67,14 @@ pub enum PodAction {
     RemoveSandbox {
         id: String,
     },
+    /// Sets the limits of the Pod as a whole, or takes them away.
+    LimitPod {
+        limits: Option<Limits>,
+    },
+    /// Changes the resources of running containers.
+    Resize {
+        changes: Vec<Change>,
+    },
     /// Nothing runs any more: unmount, tell the API.
     Finish,
 }
@@ -79,6 +91,8 @@ pub enum KillReason {
     StartupProbe,
     /// The image in the spec changed.
     SpecChanged,
+    /// It has other resources than it was given since, and its policy asks for a restart.
+    Resized,
     SandboxLost,
     /// The runtime does not know its state.
     Unknown,

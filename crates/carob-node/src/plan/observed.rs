@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::FailureReason;
+use super::{FailureReason, Resize};
+use crate::config::resources::Limits;
 
 /// Everything the plan may look at besides the Pod object itself.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,6 +25,7 @@ pub struct Observed {
     /// Why the last try to start a container failed, by container name.
     pub start_failures: BTreeMap<String, Failure>,
     pub busy: Busy,
+    pub resize: Resize,
     /// When the node first saw that the Pod has to end.
     pub stopping_since: Option<Timestamp>,
     /// All that the Pod held on this machine, save its dead containers, is given back.
@@ -41,6 +43,8 @@ pub struct Busy {
     pub killing: BTreeMap<String, Timestamp>,
     /// Containers that are being removed.
     pub removing: BTreeSet<String>,
+    /// Limits of the Pod or of its containers are being changed.
+    pub resizing: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +72,8 @@ pub struct ObservedContainer {
     pub spec_hash: String,
     /// uid, gid and supplementary groups of the first process, where the runtime tells.
     pub user: Option<ObservedUser>,
+    /// What it may use, where the runtime tells.
+    pub limits: Option<Limits>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

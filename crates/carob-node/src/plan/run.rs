@@ -1,7 +1,7 @@
 //! The plan for a Pod that shall run.
 
 use super::{ContainerPhase, Draft, Intent, KillReason, Observed, ObservedContainer, PodAction, RUNS_KEPT, Restart};
-use super::{Volumes, after, restart};
+use super::{Volumes, after, resize, restart};
 use crate::pod::{Member, PodView, Role};
 
 /// Drafts the steps. Answers with [`Intent::Stop`] when the Pod turns out to have nothing left to do.
@@ -18,6 +18,7 @@ pub(super) fn plan(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) -
     if observed.volumes != Volumes::Mounted || observed.busy.pod {
         return Intent::Run;
     }
+    resize::plan(view, observed, draft);
     ephemeral(view, observed, draft);
     match init(view, observed, draft) {
         Init::Done => {}
@@ -212,7 +213,10 @@ fn reason_to_kill(observed: &Observed, member: &Member<'_>, container: &Observed
         return Some(KillReason::LivenessProbe);
     }
     let changed = !container.spec_hash.is_empty() && container.spec_hash != spec_hash(member);
-    changed.then_some(KillReason::SpecChanged)
+    if changed {
+        return Some(KillReason::SpecChanged);
+    }
+    resize::must_restart(observed, member, container).then_some(KillReason::Resized)
 }
 
 /// A probe may name a grace of its own for the kill that it causes.

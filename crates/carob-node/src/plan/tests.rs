@@ -39,6 +39,7 @@ fn run(name: &str, attempt: u32, phase: ContainerPhase) -> ObservedContainer {
         restart_delay: Duration::ZERO,
         spec_hash: String::new(),
         user: None,
+        limits: None,
     }
 }
 
@@ -72,6 +73,16 @@ fn show(plan: &PodPlan) -> String {
             PodAction::RemoveContainer { id, .. } => format!("remove {id}"),
             PodAction::StopSandbox { id } => format!("stop {id}"),
             PodAction::RemoveSandbox { id } => format!("remove sandbox {id}"),
+            PodAction::LimitPod { limits } => match limits {
+                Some(limits) => {
+                    format!("limit pod {:?}", (limits.cpu_shares, limits.cpu_quota_us, limits.memory_bytes))
+                }
+                None => "open pod".to_owned(),
+            },
+            PodAction::Resize { changes } => {
+                let shares = |change: &Change| format!("{} shares {}", change.id, change.to.cpu_shares);
+                format!("resize {}", changes.iter().map(shares).collect::<Vec<_>>().join(", "))
+            }
             PodAction::Finish => "finish".to_owned(),
         })
         .collect();
@@ -285,4 +296,43 @@ fn a_changed_image_replaces_a_running_container() {
     let mut old = run("app", 0, running());
     old.spec_hash = "app:0".to_owned();
     check(&pod(json!({})), &with([old]), "kill app-0 by 230 SpecChanged");
+}
+
+#[test]
+fn a_resize_opens_the_pod_changes_its_containers_and_closes_it() {
+    let resources = json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1", "memory": "1000"}});
+    let spec = |policy: serde_json::Value| {
+        pod(json!({"containers": [{"name": "app", "resources": resources, "resizePolicy": policy}, {"name": "idle"}]}))
+    };
+    let limits = |shares, quota, memory| Some(Limits { cpu_shares: shares, cpu_quota_us: quota, memory_bytes: memory });
+    let now = |app, group| Observed {
+        resize: Resize { group, ..Resize::default() },
+        ..with([
+            ObservedContainer { limits: app, ..run("app", 0, running()) },
+            ObservedContainer { limits: limits(2, None, None), ..run("idle", 0, running()) },
+        ])
+    };
+    let (old, new) = (limits(512, Some(50_000), Some(1000)), limits(1024, Some(100_000), Some(1000)));
+    let in_place = spec(json!([{"resourceName": "cpu", "restartPolicy": "NotRequired"}]));
+    check(&in_place, &now(new, Group::AsMade), "");
+    check(&in_place, &now(old, Group::AsMade), "open pod");
+    check(&in_place, &now(old, Group::Open), "resize app-0 shares 1024");
+    check(&in_place, &now(new, Group::Open), "limit pod (1024, None, None)");
+    let mut group = Limits { cpu_shares: 512, ..Limits::default() };
+    check(&in_place, &now(new, Group::Set(group)), "limit pod (1024, None, None)");
+    group.cpu_shares = 1024;
+    check(&in_place, &now(new, Group::Set(group)), "");
+    let busy = Observed { busy: Busy { resizing: true, ..Busy::default() }, ..now(old, Group::Open) };
+    check(&in_place, &busy, "");
+    let failure = Some(ResizeFailure { message: String::new(), retry_at: at(230) });
+    let failed = Resize { failure, group: Group::Open, pending: None };
+    check(&in_place, &Observed { resize: failed, ..now(old, Group::Open) }, "wake 230");
+
+    let restarts = |resource: &str| spec(json!([{"resourceName": resource, "restartPolicy": "RestartContainer"}]));
+    check(&restarts("cpu"), &now(old, Group::Open), "kill app-0 by 230 Resized");
+    check(&restarts("memory"), &now(old, Group::Open), "resize app-0 shares 1024");
+    let running_memory = limits(1024, Some(100_000), Some(500));
+    check(&restarts("memory"), &now(running_memory, Group::Open), "kill app-0 by 230 Resized");
+    let made_anew = with([run("app", 0, exited(137, 199)), run("idle", 0, running())]);
+    check(&restarts("cpu"), &made_anew, "start app#1 delay 10");
 }

@@ -5,13 +5,20 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::whole_seconds;
-use crate::plan::{Observed, needs_sandbox};
+use crate::plan::{Observed, in_progress, needs_sandbox};
 use crate::pod::{PodView, Role};
 
 /// The condition types that only the node writes. `PodScheduled` is the scheduler's, but a Pod on a node is scheduled by
 /// definition, also one that came with its node name set.
-pub(super) const OWNED: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub(super) const OWNED: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 /// A condition's value before it has a time.
 struct Verdict {
@@ -42,11 +49,29 @@ pub(super) fn fill(view: &PodView<'_>, observed: &Observed, old: &PodStatus, sta
     ];
     let foreign = old.conditions.iter().flatten().filter(|condition| !OWNED.contains(&condition.type_.as_str()));
     let mut conditions: Vec<PodCondition> = foreign.cloned().collect();
-    for (type_, verdict) in verdicts {
+    let resizing = if observed.stopping_since.is_none() { resizing(view, observed) } else { Vec::new() };
+    for (type_, verdict) in verdicts.into_iter().chain(resizing) {
         let before = old.conditions.iter().flatten().find(|condition| condition.type_ == type_);
         conditions.push(stamp(view, type_, verdict, before, now));
     }
     status.conditions = Some(conditions);
+}
+
+/// Conditions that are there only while they hold (kubelet `pkg/kubelet/status`, resize conditions).
+fn resizing(view: &PodView<'_>, observed: &Observed) -> Vec<(&'static str, Verdict)> {
+    let resize = &observed.resize;
+    let mut held = Vec::new();
+    if let Some(pending) = &resize.pending {
+        let message = Some(pending.message.clone());
+        held.push(("PodResizePending", Verdict { status: true, reason: Some(pending.reason), message }));
+    }
+    if let Some(failure) = &resize.failure {
+        let message = Some(failure.message.clone());
+        held.push(("PodResizeInProgress", Verdict { status: true, reason: Some("Error"), message }));
+    } else if in_progress(view, observed) {
+        held.push(("PodResizeInProgress", Verdict::YES));
+    }
+    held
 }
 
 fn stamp(

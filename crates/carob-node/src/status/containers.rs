@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{CONTAINER_ID_SCHEME, whole_seconds};
-use crate::plan::{ContainerPhase, Exit, FailureReason, Observed, ObservedContainer, Restart, restart};
+use crate::plan::{ContainerPhase, Exit, FailureReason, Observed, ObservedContainer, Restart, difference, restart};
 use crate::pod::{Member, PodView, Role};
 
 /// Exit code of a container that vanished without telling one (kubelet, "ContainerStatusUnknown").
@@ -63,7 +63,7 @@ fn seen(
     before: Option<&ObservedContainer>,
 ) -> ContainerStatus {
     let old = view.last_status(member.name());
-    let resources = member.spec.resources.clone();
+    let allocated = member.spec.resources.clone().unwrap_or_default();
     let mut shown = ContainerStatus {
         name: member.name().to_owned(),
         restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX),
@@ -71,8 +71,12 @@ fn seen(
         image_id: newest.image_ref.clone(),
         container_id: Some(format!("{CONTAINER_ID_SCHEME}{}", newest.id)),
         volume_mounts: volume_mounts(member),
-        allocated_resources: resources.as_ref().and_then(|resources| resources.requests.clone()),
-        resources: Some(resources.unwrap_or_default()),
+        allocated_resources: allocated.requests.clone(),
+        // What it was given shows once it has it.
+        resources: match difference(member, newest) {
+            None => Some(allocated),
+            Some(_) => old.and_then(|old| old.resources.clone()).or(Some(allocated)),
+        },
         user: newest.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {
                 uid: user.uid,

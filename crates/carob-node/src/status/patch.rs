@@ -76,8 +76,11 @@ fn changed_conditions(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec
     };
     let before = list(old);
     let owned = |condition: &Value| condition["type"].as_str().is_some_and(is_owned_type);
-    let mut changed = Vec::new();
-    for condition in list(new).into_iter().filter(owned) {
+    let after = list(new);
+    let gone = |was: &&Value| owned(was) && !after.iter().any(|condition| condition["type"] == was["type"]);
+    let mut changed: Vec<Value> =
+        before.iter().filter(gone).map(|was| json!({"$patch": "delete", "type": was["type"]})).collect();
+    for condition in after.iter().filter(|condition| owned(condition)).cloned() {
         match before.iter().find(|was| was["type"] == condition["type"]) {
             None => changed.push(condition),
             Some(was) if *was != condition => changed.push(with_nulls(condition, was)),

@@ -4,8 +4,11 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::allocation::Pending;
+use crate::config::resources::Limits;
 use crate::plan::{
-    ContainerPhase, Exit, Failure, FailureReason, ObservedContainer, ObservedSandbox, ProbeFacts, Volumes, plan_pod,
+    ContainerPhase, Exit, Failure, FailureReason, ObservedContainer, ObservedSandbox, ProbeFacts, ResizeFailure,
+    Volumes, plan_pod,
 };
 
 fn at(second: i64) -> Timestamp {
@@ -40,6 +43,7 @@ fn run(name: &str, attempt: u32, phase: ContainerPhase) -> ObservedContainer {
         restart_delay: Duration::ZERO,
         spec_hash: String::new(),
         user: None,
+        limits: None,
     }
 }
 
@@ -213,4 +217,33 @@ fn only_what_changed_is_written() {
     let ready = ready.expect("Ready changed");
     assert_eq!((&ready["status"], &ready["message"]), (&json!("True"), &Value::Null));
     assert!(ready.as_object().expect("an object").contains_key("message"), "a message that is gone is named");
+}
+
+#[test]
+fn a_resize_shows_while_it_lasts() {
+    let spec = json!({"containers": [{"name": "app", "resources": {"requests": {"cpu": "1"}}}]});
+    let had = json!({"requests": {"cpu": "500m"}});
+    let old = json!({"containerStatuses": [{"name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+        "containerID": "carob://app-0", "resources": had}]});
+    let limits = |shares| Some(Limits { cpu_shares: shares, ..Limits::default() });
+    let at_work = |shares| up(vec![ObservedContainer { limits: limits(shares), ..run("app", 0, running()) }]);
+    let shown = |observed: &Observed| {
+        let shown = status(&pod(spec.clone(), old.clone()), observed);
+        let conditions = shown.conditions.iter().flatten().filter(|it| it.type_.starts_with("PodResize"));
+        let held: Vec<_> = conditions.map(|it| format!("{} {:?}", it.type_, it.reason)).collect();
+        let app = &shown.container_statuses.as_ref().expect("one container")[0];
+        let resources = serde_json::to_value(&app.resources).expect("resources");
+        (held.join("; "), resources["requests"]["cpu"].clone(), shown)
+    };
+    let (held, cpu, resizing) = shown(&at_work(512));
+    assert_eq!((held.as_str(), cpu), ("PodResizeInProgress None", json!("500m")));
+    let (held, cpu, resized) = shown(&at_work(1024));
+    assert_eq!((held.as_str(), cpu), ("", json!("1")));
+    let body = patch::status_patch("u", &resizing, &resized).expect("a condition went");
+    assert_eq!(body["status"]["conditions"], json!([{"$patch": "delete", "type": "PodResizeInProgress"}]));
+
+    let mut observed = at_work(512);
+    observed.resize.failure = Some(ResizeFailure { message: "no".to_owned(), retry_at: at(210) });
+    observed.resize.pending = Some(Pending { reason: "Deferred", message: String::new() });
+    assert_eq!(shown(&observed).0, "PodResizePending Some(\"Deferred\"); PodResizeInProgress Some(\"Error\")");
 }

@@ -200,6 +200,8 @@ impl Life {
             PodAction::RemoveContainer { id, .. } => self.observed.containers.retain(|run| run.id != id),
             PodAction::StopSandbox { .. } => self.stop_sandbox(pool),
             PodAction::RemoveSandbox { id } => self.observed.older_sandboxes.retain(|sandbox| sandbox.id != id),
+            // What takes no resources has them changed by being told so: its runs carry no limits that could differ.
+            PodAction::LimitPod { .. } | PodAction::Resize { .. } => {}
             PodAction::Finish => self.observed.finished = true,
         }
     }
@@ -355,6 +357,7 @@ fn run(
         restart_delay,
         spec_hash: spec_hash(member),
         user: None,
+        limits: None,
     }
 }
 

@@ -76,7 +76,9 @@ impl Volumes {
     pub async fn mount(&self, pod: &Pod, facts: &FieldFacts) -> Result<Mounted, MountError> {
         let mut mounted = Mounted::default();
         let mut failed = Vec::new();
-        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        // Images are mounted by the runtime, when a container that wants them is made.
+        for volume in volumes.filter(|volume| volume.image.is_none()) {
             match self.one(pod, volume, facts).await {
                 Ok((path, refresh_at)) => {
                     mounted.paths.insert(volume.name.clone(), path);

@@ -60,6 +60,7 @@ fn announce(tools: &Tools, kill: &Kill, member: &Member<'_>) {
         KillReason::LivenessProbe => format!("Container {name} failed liveness probe, will be restarted"),
         KillReason::StartupProbe => format!("Container {name} failed startup probe, will be restarted"),
         KillReason::SpecChanged => format!("Container {name} definition changed, will be restarted"),
+        KillReason::Resized => format!("Container {name} resize requires restart"),
         KillReason::Unknown => format!("Container {name} is in an unknown state, try killing it before restart"),
         KillReason::PodDeleted | KillReason::DeadlineExceeded | KillReason::PodFinished | KillReason::SandboxLost => {
             format!("Stopping container {name}")

@@ -6,6 +6,7 @@
 mod kill;
 mod probes;
 mod report;
+mod resize;
 mod sandbox;
 mod start;
 mod steps;
@@ -25,10 +26,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Rejection;
+use crate::allocation::{Allocation, Pending};
 use crate::events::Subject;
 use crate::image::Attempts;
 use crate::observe::Observer;
-use crate::plan::{Intent, KillReason, Observed, ProbeFacts, Volumes, plan_pod};
+use crate::plan::{Group, Intent, KillReason, Observed, ProbeFacts, Volumes, plan_pod};
 use crate::pod::{PodId, PodView};
 use crate::probe::watch::Finding;
 use crate::probe::{Answer, Prober};
@@ -47,6 +49,8 @@ pub struct Order {
     pub pod: Arc<Pod>,
     /// The API has no such Pod (any more): end it without asking.
     pub gone: bool,
+    /// The Pod asks for other resources than those in `pod`, and does not get them for this reason.
+    pub pending: Option<Pending>,
 }
 
 /// A kill under way.
@@ -85,6 +89,8 @@ pub struct Worker {
     hold_until: Option<Timestamp>,
     sandbox_retry: Backoff,
     announced_back_off: HashSet<String>,
+    /// A resize has been told of that is not through yet.
+    resizing: bool,
     report: report::Report,
 }
 
@@ -95,7 +101,7 @@ impl Worker {
         nudge: Arc<Notify>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Order { pod, gone } = orders.borrow().clone();
+        let Order { pod, gone, pending } = orders.borrow().clone();
         let id = PodId::of(&pod);
         let observer = Observer::new(Arc::clone(&tools.cri), tools.dirs.clone(), id.clone());
         let (probes, findings) = probes::Probes::new(Prober { cri: Arc::clone(&tools.cri) });
@@ -126,19 +132,24 @@ impl Worker {
             hold_until: None,
             sandbox_retry: Backoff::new(RETRY_BASE, RETRY_MAX),
             announced_back_off: HashSet::new(),
+            resizing: false,
             report,
         };
         worker.adopt(&pod);
+        worker.take_pending(pending);
         worker
     }
 
-    /// Takes over what an earlier life of the node left: verdicts of probes, and a deletion that has begun.
+    /// Takes over what an earlier life of the node left: verdicts of probes, a deletion that has begun, and perhaps a resize.
     fn adopt(&mut self, pod: &Pod) {
         let view = PodView::new(pod);
         if let Some(deletion) = view.deletion() {
             let began = deletion.checked_sub(view.grace()).unwrap_or(deletion);
             self.stopping = Some(KillReason::PodDeleted);
             self.observed.stopping_since = Some(began.min(self.tools.clock.now()));
+        }
+        if pod.status.as_ref().is_some_and(|status| status.start_time.is_some()) {
+            self.observed.resize.group = Group::Open;
         }
         for member in view.members() {
             let Some(shown) = view.last_status(member.name()) else { continue };
@@ -259,12 +270,14 @@ impl Worker {
     }
 
     fn take_order(&mut self) {
-        let Order { pod, gone } = self.orders.borrow_and_update().clone();
+        let Order { pod, gone, pending } = self.orders.borrow_and_update().clone();
         if PodId::of(&pod) != self.id {
             return;
         }
         let changed = pod.metadata.labels != self.pod.metadata.labels
-            || pod.metadata.annotations != self.pod.metadata.annotations;
+            || pod.metadata.annotations != self.pod.metadata.annotations
+            || !Allocation::asked(&self.pod).is_asked(&pod);
+        self.take_pending(pending);
         self.adopt_object(&pod);
         self.mounted.refresh_at = if changed { Some(self.tools.clock.now()) } else { self.mounted.refresh_at };
         self.gone |= gone;

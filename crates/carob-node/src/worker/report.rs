@@ -11,7 +11,7 @@ use super::Worker;
 use super::steps::Done;
 use crate::api::WriteError;
 use crate::events::Subject;
-use crate::plan::{Intent, after};
+use crate::plan::{Intent, after, spec_hash};
 use crate::pod::{PodId, PodView};
 use crate::status::patch::{is_owned, status_patch};
 use crate::status::status_for;
@@ -23,6 +23,10 @@ const WRITE_RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long news of a Pod that is being started wait for more of them. Most Pods run before that: one write instead of
 /// four, each of which every watcher of Pods would be told. (The kubelet's status manager batches as well.)
 const STARTING_WAIT: Duration = Duration::from_millis(100);
+
+/// How long news of a container that makes way for another image wait, so that a quick swap shows as one change and does not
+/// take the Pod out of service. (The kubelet sees an exit when it next lists containers, up to a second later.)
+const REPLACING_WAIT: Duration = Duration::from_secs(1);
 
 /// What the API has been told.
 pub(super) struct Report {
@@ -63,9 +67,9 @@ impl Report {
         [self.not_before, self.held_until].into_iter().flatten().min()
     }
 
-    /// Whether news of a start wait for more; `since_before`: until when the first of them do.
-    fn hold(&mut self, since_before: Option<Timestamp>, now: Timestamp) -> bool {
-        let until = since_before.unwrap_or_else(|| after(now, STARTING_WAIT));
+    /// Whether news wait for more, for `wait` at most; `since_before`: until when the first of them do.
+    fn hold(&mut self, wait: Duration, since_before: Option<Timestamp>, now: Timestamp) -> bool {
+        let until = since_before.unwrap_or_else(|| after(now, wait));
         self.held_until = (now < until).then_some(until);
         self.held_until.is_some()
     }
@@ -125,7 +129,7 @@ impl Worker {
         }
         self.report.not_before = None;
         if let Some(body) = status_patch(&self.id.uid, &self.report.written, &status) {
-            if self.is_starting(&status, intent) && self.report.hold(held_until, now) {
+            if self.wait_for_more(&status, intent).is_some_and(|wait| self.report.hold(wait, held_until, now)) {
                 return;
             }
             self.report.writing = true;
@@ -141,11 +145,29 @@ impl Worker {
         }
     }
 
-    /// Steps of a start are under way: what they lead to follows soon. A container that runs is not ready before its start
-    /// is through.
-    fn is_starting(&self, status: &PodStatus, intent: Intent) -> bool {
+    /// Steps of a start are under way: what they lead to follows soon, and is worth this wait. A container that runs is not
+    /// ready before its start is through.
+    fn wait_for_more(&self, status: &PodStatus, intent: Intent) -> Option<Duration> {
+        if intent != Intent::Run || !matches!(status.phase.as_deref(), Some("Pending" | "Running")) {
+            return None;
+        }
+        if self.is_replacing() {
+            return Some(REPLACING_WAIT);
+        }
         let busy = self.observed.busy.pod || !self.observed.busy.starting.is_empty();
-        busy && intent == Intent::Run && matches!(status.phase.as_deref(), Some("Pending" | "Running"))
+        busy.then_some(STARTING_WAIT)
+    }
+
+    /// A container is being ended, or has been, because its image changed, and the next one does not run yet.
+    fn is_replacing(&self) -> bool {
+        let members = PodView::new(&self.pod).app_members();
+        members.iter().any(|member| {
+            let busy = &self.observed.busy;
+            self.observed.newest(member.name()).is_some_and(|run| {
+                let under_way = busy.killing.contains_key(&run.id) || busy.starting.contains(member.name());
+                under_way && !run.spec_hash.is_empty() && run.spec_hash != spec_hash(member)
+            })
+        })
     }
 
     fn may_confirm(&self) -> bool {

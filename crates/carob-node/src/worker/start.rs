@@ -1,11 +1,12 @@
 //! Starting one container: image, config, create, start, postStart.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use carob_cri::v1::{CreateContainerRequest, PodSandboxConfig, StartContainerRequest, StopContainerRequest};
+use carob_cri::v1::{CreateContainerRequest, ImageSpec, PodSandboxConfig, StartContainerRequest, StopContainerRequest};
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use k8s_openapi::api::core::v1::Pod;
@@ -18,7 +19,7 @@ use crate::config::security::{ImageUser, check_non_root};
 use crate::config::{container, network};
 use crate::events::Subject;
 use crate::hooks;
-use crate::image::{Attempts, Ready};
+use crate::image::{Attempts, Ready, Wanted};
 use crate::plan::{Failure, FailureReason, after};
 use crate::pod::{Member, PodId, PodView};
 use crate::probe::Target;
@@ -74,8 +75,9 @@ async fn steps(tools: &Tools, start: &Start, member: &Member<'_>) -> Result<(), 
     let sandbox = sandbox_config(tools, &start.pod, start.sandbox_attempt);
     let sandbox = sandbox
         .map_err(|error| fail(FailureReason::CreateContainerConfigError, carob_kit::chain(&error).to_string()))?;
-    let image = ensure_image(tools, start, member, &sandbox).await?;
-    let prepared = prepare(tools, start, member, &image)
+    let image = ensure_image(tools, start, &Wanted::by_container(&start.pod, member), &sandbox).await?;
+    let volume_images = ensure_volume_images(tools, start, member, &sandbox).await?;
+    let prepared = prepare(tools, start, member, &image, &volume_images)
         .await
         .map_err(|message| fail(FailureReason::CreateContainerConfigError, message))?;
     if start.stop.is_cancelled() {
@@ -99,19 +101,47 @@ async fn steps(tools: &Tools, start: &Start, member: &Member<'_>) -> Result<(), 
 async fn ensure_image(
     tools: &Tools,
     start: &Start,
-    member: &Member<'_>,
+    wanted: &Wanted,
     sandbox: &PodSandboxConfig,
 ) -> Result<Ready, Stop> {
     tokio::select! {
-        image = tools.images.ensure(&start.pod, member, sandbox, &start.attempts) => image.map_err(|error| {
+        image = tools.images.ensure(&start.pod, wanted, sandbox, &start.attempts) => image.map_err(|error| {
             Some(Failure { reason: error.reason, message: error.message, retry_at: error.retry_at })
         }),
         () = start.stop.cancelled() => Err(None),
     }
 }
 
+/// The images that the container mounts as volumes, by volume.
+async fn ensure_volume_images(
+    tools: &Tools,
+    start: &Start,
+    member: &Member<'_>,
+    sandbox: &PodSandboxConfig,
+) -> Result<BTreeMap<String, ImageSpec>, Stop> {
+    let mut images = BTreeMap::new();
+    let volumes = start.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    for volume in volumes {
+        let Some(source) = &volume.image else { continue };
+        if !member.spec.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name) {
+            continue;
+        }
+        let ready = ensure_image(tools, start, &Wanted::by_volume(&start.pod, source), sandbox).await?;
+        let user_specified_image = source.reference.clone().unwrap_or_default();
+        let spec = ImageSpec { image: ready.id, user_specified_image, ..ImageSpec::default() };
+        images.insert(volume.name.clone(), spec);
+    }
+    Ok(images)
+}
+
 /// Everything up to the config that the runtime gets. The error is what the container's status shows.
-async fn prepare(tools: &Tools, start: &Start, member: &Member<'_>, image: &Ready) -> Result<Prepared, String> {
+async fn prepare(
+    tools: &Tools,
+    start: &Start,
+    member: &Member<'_>,
+    image: &Ready,
+    volume_images: &BTreeMap<String, ImageSpec>,
+) -> Result<Prepared, String> {
     let text = |error: &(dyn std::error::Error + 'static)| carob_kit::chain(error).to_string();
     let user = ImageUser { uid: image.image.uid.map(|uid| uid.value), name: image.image.username.clone() };
     check_non_root(&start.pod, &member.spec, &user).map_err(|error| text(&error))?;
@@ -124,6 +154,7 @@ async fn prepare(tools: &Tools, start: &Start, member: &Member<'_>, image: &Read
         image_ref: image.id.clone(),
         env,
         volumes: &start.mounted.paths,
+        volume_images,
         target_id: start.target_id.clone(),
         machine: tools.settings.machine,
         seccomp_default: tools.settings.seccomp_default,

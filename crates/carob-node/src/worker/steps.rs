@@ -9,11 +9,13 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::kill::{self, Kill};
+use super::resize::ResizeError;
 use super::sandbox::{self, CleanError, SandboxError};
 use super::start::{self, Start, Started};
 use super::{Killing, Worker};
+use crate::config::resources::{self, Limits};
 use crate::events::Subject;
-use crate::plan::{Failure, FailureReason, Intent, KillReason, PodAction, Volumes, after};
+use crate::plan::{Failure, FailureReason, Group, Intent, KillReason, PodAction, Volumes, after};
 use crate::pod::PodView;
 use crate::volumes::payload::references;
 use crate::volumes::{MountError, Mounted};
@@ -30,6 +32,8 @@ pub(super) enum Done {
     Started { name: String, how: Started },
     Killed { id: String, deadline: Timestamp, how: Result<(), CriError> },
     Removed { id: String, how: Result<(), CleanError> },
+    PodLimited { limits: Option<Limits>, how: Result<(), ResizeError> },
+    Resized(Result<(), ResizeError>),
     Finished(std::io::Result<()>),
     Wrote(Box<super::report::Wrote>),
     Confirmed(Result<(), crate::api::WriteError>),
@@ -53,6 +57,8 @@ impl Worker {
                     let tools = Arc::clone(&self.tools);
                     self.steps.spawn(async move { Done::Stopped(sandbox::stop(&tools, &id).await) });
                 }
+                PodAction::LimitPod { limits } => self.limit_pod(limits),
+                PodAction::Resize { changes } => self.resize(changes),
                 PodAction::Finish => self.finish(),
             }
         }
@@ -88,6 +94,8 @@ impl Worker {
     fn create_sandbox(&mut self, attempt: u32, replaces: Option<String>) {
         self.observed.busy.pod = true;
         let (tools, pod) = (Arc::clone(&self.tools), Arc::clone(&self.pod));
+        // A quantity that cannot be read fails the sandbox too, which tells of it.
+        self.observed.resize.group = resources::pod(&pod).map_or(Group::AsMade, |made| Group::Set(Limits::of(&made)));
         self.steps.spawn(async move { Done::Sandbox(sandbox::create(&tools, &pod, attempt, replaces).await) });
     }
 
@@ -179,6 +187,8 @@ impl Worker {
                 self.stale = true;
                 self.settle(how, "remove what is no longer needed");
             }
+            Done::PodLimited { limits, how } => self.pod_limited(limits, how),
+            Done::Resized(how) => self.resized(how),
             Done::Finished(how) => {
                 self.observed.busy.pod = false;
                 self.observed.finished = how.is_ok();

@@ -148,7 +148,7 @@ impl Bench {
 
     fn run(&self, pod: Arc<Pod>) -> Seat {
         use futures_util::StreamExt as _;
-        let (orders, inbox) = watch::channel(Order { pod, gone: false });
+        let (orders, inbox) = watch::channel(Order { pod, gone: false, pending: None });
         let nudge = Arc::new(Notify::new());
         let shutdown = CancellationToken::new();
         let worker = Worker::new(Arc::clone(&self.tools), inbox, Arc::clone(&nudge), shutdown.clone());

@@ -8,6 +8,7 @@ mod mounts;
 mod resources;
 mod seccomp;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use carob_cri::v1;
@@ -31,6 +32,7 @@ pub struct HostFacts {
     /// Huge pages can be limited.
     pub hugetlb: bool,
     pub apparmor: bool,
+    pub selinux: bool,
     /// As [`std::env::consts::ARCH`] has it.
     pub arch: &'static str,
 }
@@ -64,6 +66,8 @@ pub struct SpecInput<'a> {
     pub target_pid: Option<i32>,
     /// The profile of `Localhost`, as read.
     pub seccomp_file: Option<&'a Value>,
+    /// For each place where an image is mounted, the directories that are merged there, topmost first.
+    pub images: &'a BTreeMap<String, Vec<PathBuf>>,
 }
 
 /// A container's configuration, and what goes with it but is not in it.
@@ -95,6 +99,8 @@ pub enum SpecError {
     GroupWithoutUser,
     #[error("AppArmor profile {0:?} was asked for, and this machine has no AppArmor")]
     AppArmor(String),
+    #[error("SELinux options were asked for, this machine has SELinux, and labels are not supported")]
+    SeLinux,
     #[error("user namespaces are not supported")]
     UserNamespace,
     #[error("the target of the PID namespace is not running")]
@@ -159,6 +165,10 @@ fn process(input: &SpecInput<'_>, security: &Security, granted: u64, ambient: u6
     }
     if let Some(score) = oom_score_adj(input) {
         process["oomScoreAdj"] = score.into();
+    }
+    // Where nothing looks at labels there is nothing to do.
+    if input.host.selinux && security.selinux_options.is_some() {
+        return Err(SpecError::SeLinux);
     }
     if let Some(profile) = apparmor(security) {
         if !input.host.apparmor {

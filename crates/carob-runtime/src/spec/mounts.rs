@@ -1,6 +1,6 @@
 //! What is mounted in a container, in order: pure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use carob_cri::v1;
 use serde_json::{Value, json};
@@ -24,7 +24,12 @@ pub(super) fn mounts(input: &SpecInput<'_>, security: &Security) -> Result<Vec<V
         }
     }
     mounts.retain(|mount| !asked.iter().any(|asked| mount["destination"] == *asked.container_path));
-    mounts.extend(asked.into_iter().map(bind));
+    for mount in asked {
+        mounts.push(match input.images.get(&mount.container_path) {
+            Some(layers) => image(&mount.container_path, layers)?,
+            None => bind(mount),
+        });
+    }
     Ok(mounts)
 }
 
@@ -85,16 +90,13 @@ pub(super) fn own_groups_only(asked: &[v1::Mount], privileged: bool) -> bool {
 fn ordered(asked: &[v1::Mount]) -> Result<Vec<&v1::Mount>, SpecError> {
     for mount in asked {
         let refused = |reason| Err(SpecError::Mount { path: mount.container_path.clone(), reason });
-        if mount.image.is_some() {
-            return refused("image volumes are not supported");
-        }
         if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
             return refused("id-mapped mounts are not supported");
         }
         if !mount.container_path.starts_with('/') {
             return refused("the path is not absolute");
         }
-        if mount.host_path.is_empty() {
+        if mount.host_path.is_empty() && mount.image.is_none() {
             return refused("there is no host path");
         }
         if mount.recursive_read_only
@@ -106,6 +108,23 @@ fn ordered(asked: &[v1::Mount]) -> Result<Vec<&v1::Mount>, SpecError> {
     let mut sorted: Vec<&v1::Mount> = asked.iter().collect();
     sorted.sort_by_key(|mount| mount.container_path.split('/').filter(|part| !part.is_empty()).count());
     Ok(sorted)
+}
+
+/// An image's files, to be read only (KEP-4639). A merge of one layer would be refused by overlayfs: it is bound as it is.
+fn image(place: &str, layers: &[PathBuf]) -> Result<Value, SpecError> {
+    /// Options of one mount(2) have to fit a page, bytes.
+    const OPTIONS_LEN_MAX: usize = 4095;
+    if let [only] = layers {
+        let options = ["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"];
+        return Ok(json!({"destination": place, "type": "bind", "source": only, "options": options}));
+    }
+    let paths: Vec<String> = layers.iter().map(|layer| layer.display().to_string()).collect();
+    let lower = format!("lowerdir={}", paths.join(":"));
+    if lower.len() > OPTIONS_LEN_MAX {
+        return Err(SpecError::Mount { path: place.to_owned(), reason: "the image has too many layers" });
+    }
+    let options = ["ro", "noexec", "nosuid", "nodev", &lower];
+    Ok(json!({"destination": place, "type": "overlay", "source": "overlay", "options": options}))
 }
 
 fn bind(mount: &v1::Mount) -> Value {

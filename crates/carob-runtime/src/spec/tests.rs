@@ -9,6 +9,7 @@ fn host() -> HostFacts {
         cgroup_trees: Vec::new(),
         hugetlb: false,
         apparmor: false,
+        selinux: false,
         arch: "x86_64",
     }
 }
@@ -41,6 +42,7 @@ fn generate(config: &v1::ContainerConfig) -> Result<ContainerSpec, SpecError> {
         devices: &[],
         target_pid: None,
         seccomp_file: None,
+        images: &BTreeMap::new(),
     };
     oci_spec_for(&input)
 }
@@ -180,6 +182,7 @@ fn groups_of_v1_are_mounted_one_by_one() {
         devices: &[],
         target_pid: None,
         seccomp_file: None,
+        images: &BTreeMap::new(),
     })
     .expect("a valid container");
     let mounts = spec.config["mounts"].as_array().expect("a list");
@@ -198,10 +201,7 @@ fn mounts_that_cannot_be_made_are_refused() {
     let cases = [
         (v1::Mount { container_path: "d".into(), ..good.clone() }, "mount d: the path is not absolute"),
         (v1::Mount { host_path: String::new(), ..good.clone() }, "mount /d: there is no host path"),
-        (
-            v1::Mount { image: Some(v1::ImageSpec::default()), ..good.clone() },
-            "mount /d: image volumes are not supported",
-        ),
+        (v1::Mount { host_path: String::new(), image: None, ..good.clone() }, "mount /d: there is no host path"),
         (
             v1::Mount { uid_mappings: vec![v1::IdMapping::default()], ..good.clone() },
             "mount /d: id-mapped mounts are not supported",
@@ -315,4 +315,68 @@ fn volumes_with_control_groups_keep_the_trees_in_sight() {
     for (path, privileged, expected) in cases {
         assert_eq!(mounts::own_groups_only(&[mount(path)], privileged), expected, "{path:?}, privileged: {privileged}");
     }
+}
+
+#[test]
+fn an_image_is_mounted_for_reading_only() {
+    let place = |path: &str| v1::Mount {
+        container_path: path.into(),
+        image: Some(v1::ImageSpec::default()),
+        ..v1::Mount::default()
+    };
+    let config = v1::ContainerConfig { mounts: vec![place("/one"), place("/two")], ..plain() };
+    let images = [
+        ("/one".to_owned(), vec!["/layers/a".into()]),
+        ("/two".to_owned(), vec!["/layers/b".into(), "/layers/a".into()]),
+    ];
+    let generate = |images| {
+        oci_spec_for(&SpecInput {
+            config: &config,
+            sandbox: &sandbox(),
+            image: &image(),
+            host: &host(),
+            rootfs: "/run/carob/rootfs",
+            devices: &[],
+            target_pid: None,
+            seccomp_file: None,
+            images: &images,
+        })
+    };
+    let spec = generate(images.into()).expect("a valid container");
+    let mounts = spec.config["mounts"].as_array().expect("a list");
+    let at = |place: &str| mounts.iter().find(|mount| mount["destination"] == place).expect("a mount");
+    assert_eq!((&at("/one")["type"], &at("/one")["source"]), (&json!("bind"), &json!("/layers/a")));
+    assert_eq!(at("/one")["options"], json!(["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"]));
+    let merged = json!(["ro", "noexec", "nosuid", "nodev", "lowerdir=/layers/b:/layers/a"]);
+    assert_eq!((&at("/two")["type"], &at("/two")["options"]), (&json!("overlay"), &merged));
+    let many = (0..400).map(|n| PathBuf::from(format!("/layers/{n:04}"))).collect();
+    let refused = generate([("/one".to_owned(), many)].into()).expect_err("more than a page");
+    assert_eq!(refused.to_string(), "mount /one: the image has too many layers");
+}
+
+#[test]
+fn labels_matter_where_something_looks_at_them() {
+    let linux = v1::LinuxContainerConfig {
+        security_context: Some(v1::LinuxContainerSecurityContext {
+            selinux_options: Some(v1::SeLinuxOption { level: "s0:c0,c1".into(), ..v1::SeLinuxOption::default() }),
+            ..v1::LinuxContainerSecurityContext::default()
+        }),
+        ..v1::LinuxContainerConfig::default()
+    };
+    let config = v1::ContainerConfig { linux: Some(linux), ..plain() };
+    let generate = |selinux| {
+        oci_spec_for(&SpecInput {
+            config: &config,
+            sandbox: &sandbox(),
+            image: &image(),
+            host: &HostFacts { selinux, ..host() },
+            rootfs: "/run/carob/rootfs",
+            devices: &[],
+            target_pid: None,
+            seccomp_file: None,
+            images: &BTreeMap::new(),
+        })
+    };
+    assert!(generate(false).is_ok());
+    assert_eq!(generate(true), Err(SpecError::SeLinux));
 }

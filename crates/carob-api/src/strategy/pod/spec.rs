@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{affinity, container, resources, volume};
 use crate::{
@@ -41,6 +41,9 @@ pub(crate) fn validate_spec(spec: &Value, path: &FieldPath, errors: &mut FieldEr
     validate_security_context(spec, path, errors);
     if let Some(own) = meta::at(spec, &["resources"]) {
         resources::validate(own, &path.child("resources"), errors);
+    }
+    if let Some(overhead) = meta::at(spec, &["overhead"]) {
+        resources::validate(&json!({ "limits": overhead }), &path.child("overhead"), errors);
     }
 }
 

@@ -83,6 +83,10 @@ fn validate_one(kind: &str, source: &Value, path: &FieldPath, errors: &mut Field
             validate_downward_items(source, path, errors);
         }
         "projected" => validate_projected(source, path, errors),
+        "image" => {
+            require(source, "reference", path, errors);
+            validate_pull_policy(source, path, errors);
+        }
         "persistentVolumeClaim" => require(source, "claimName", path, errors),
         "nfs" => {
             require(source, "server", path, errors);
@@ -94,6 +98,15 @@ fn validate_one(kind: &str, source: &Value, path: &FieldPath, errors: &mut Field
         }
         "csi" => require(source, "driver", path, errors),
         _ => {}
+    }
+}
+
+fn validate_pull_policy(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    const POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+    match text(source, "pullPolicy") {
+        "" => errors.push(FieldError::required(&path.child("pullPolicy"), "")),
+        policy if POLICIES.contains(&policy) => {}
+        policy => errors.push(FieldError::not_supported(&path.child("pullPolicy"), policy, &POLICIES)),
     }
 }
 
