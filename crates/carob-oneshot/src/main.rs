@@ -9,10 +9,10 @@
 mod create;
 mod error;
 mod exec;
-mod groups;
 mod infra;
 mod rootfs;
 mod start;
+mod tree;
 mod user;
 
 use std::io::Read;

@@ -104,6 +104,7 @@ impl Runtime {
         }
         let params = CreateParams {
             id: draft.id.clone(),
+            directory: self.paths.sandbox(&draft.sandbox.id),
             bundle: self.paths.container(&draft.sandbox.id, &draft.id),
             state_root: self.paths.library_state(&draft.sandbox.id),
             cgroup: draft.cgroup.clone(),

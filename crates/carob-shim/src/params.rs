@@ -26,13 +26,15 @@ pub struct InfraParams {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateParams {
     pub id: String,
+    /// The sandbox's, which the bundle, the library's state and the files of all its containers are below.
+    pub directory: PathBuf,
     /// The directory with `config.json`, which is completed and rewritten, and in which the socket to start it appears.
     pub bundle: PathBuf,
     /// The directory under which the container library keeps its state, one directory a container.
     pub state_root: PathBuf,
     pub cgroup: PathBuf,
     /// The container has no use for other groups than its own: no volume of it holds cgroup filesystems, and it is not
-    /// privileged.
+    /// privileged. It is then made in a mount tree without those of the host, and without all else that it has no use for.
     pub own_groups_only: bool,
     /// Where the root filesystem is mounted, in a mount namespace of its own.
     pub rootfs: PathBuf,
