@@ -15,6 +15,7 @@ mod events;
 mod exec;
 mod files;
 mod images;
+mod mount_points;
 mod network;
 mod paths;
 mod programs;
