@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use carob_shim::params::{CreateParams, ResolvedUser};
-use carob_sys::cgroup::{Cgroup, Layout};
+use carob_sys::cgroup::Cgroup;
 use carob_sys::{packet, process};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{Spec, UserBuilder};
@@ -15,6 +15,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::Started;
 use crate::error::{Error, Result};
+use crate::groups::OwnGroups;
 use crate::rootfs::{attach, overlay, read_image_file};
 use crate::tree;
 use crate::user::resolve;
@@ -24,11 +25,11 @@ const CONSOLE_SOCKET: &str = "console.sock";
 
 pub(crate) fn create(params: &CreateParams) -> Result<Started> {
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
-    let group = Cgroup::new(&Layout::detect()?, &params.cgroup);
-    group.enter(&single)?;
+    Cgroup::new(&params.layout, &params.cgroup).enter(&single)?;
     process::unshare(UnshareFlags::NEWNS).map_err(Error::Unshare)?;
     let config = params.bundle.join("config.json");
     let mut spec = read_config(&config)?;
+    let groups = OwnGroups::of(&params.shown_groups)?;
     let image = overlay(&params.layers, &params.rootfs)?;
     if params.own_groups_only {
         let volumes = spec.mounts().iter().flatten().filter(|mount| mount.typ().as_deref() == Some("bind"));
@@ -48,6 +49,7 @@ pub(crate) fn create(params: &CreateParams) -> Result<Started> {
     }
     let detail = serde_json::to_string(&user).map_err(Error::Parameters)?;
     let (pid, console) = build(params)?;
+    groups.show(pid)?;
     Ok(Started { pid, detail, console })
 }
 

@@ -9,6 +9,7 @@
 mod create;
 mod error;
 mod exec;
+mod groups;
 mod infra;
 mod rootfs;
 mod start;

@@ -103,12 +103,14 @@ impl Runtime {
             tracing::warn!(container = draft.id, lost = ?spec.capabilities_lost, "this machine cannot give capabilities");
         }
         let params = CreateParams {
+            layout: self.layout.clone(),
             id: draft.id.clone(),
             directory: self.paths.sandbox(&draft.sandbox.id),
             bundle: self.paths.container(&draft.sandbox.id, &draft.id),
             state_root: self.paths.library_state(&draft.sandbox.id),
             cgroup: draft.cgroup.clone(),
             own_groups_only: spec.own_groups_only,
+            shown_groups: spec.shown_groups,
             rootfs: self.paths.rootfs(),
             layers,
             user: spec.user,
