@@ -22,7 +22,7 @@ const WRITE_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// How long news of a Pod that is being started wait for more of them. Most Pods run before that: one write instead of
 /// four, each of which every watcher of Pods would be told. (The kubelet's status manager batches as well.)
-const STARTING_WAIT: Duration = Duration::from_millis(100);
+const STARTING_WAIT: Duration = Duration::from_millis(500);
 
 /// What the API has been told.
 pub(super) struct Report {
@@ -124,8 +124,13 @@ impl Worker {
             return;
         }
         self.report.not_before = None;
+        let starting = self.is_starting(&status, intent);
+        if starting && held_until.is_some_and(|until| now < until) {
+            self.report.held_until = held_until;
+            return;
+        }
         if let Some(body) = status_patch(&self.id.uid, &self.report.written, &status) {
-            if self.is_starting(&status, intent) && self.report.hold(held_until, now) {
+            if starting && self.report.hold(held_until, now) {
                 return;
             }
             self.report.writing = true;
