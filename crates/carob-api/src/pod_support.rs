@@ -10,8 +10,9 @@ use crate::{
     meta,
 };
 
-/// Volume sources that the node mounts; every other is refused.
-pub const VOLUME_SOURCES: &[&str] = &["configMap", "downwardAPI", "emptyDir", "hostPath", "projected", "secret"];
+/// Volume sources that the node acts on; every other is refused. A Pod with a `csi` one waits for a driver that registers,
+/// and says so: it is not known here which there will be.
+pub const VOLUME_SOURCES: &[&str] = &["configMap", "csi", "downwardAPI", "emptyDir", "hostPath", "projected", "secret"];
 /// Sources of a projected volume that the node writes.
 pub const PROJECTED_SOURCES: &[&str] = &["configMap", "downwardAPI", "secret", "serviceAccountToken"];
 
@@ -39,8 +40,6 @@ const REFUSED: &[(In, &[&str], When, &str)] = &[
     (In::Pod, &["hostUsers"], When::False, "user namespaces are not supported"),
     (In::Pod, &["resourceClaims"], When::Present, "dynamic resource allocation is not supported"),
     (In::Pod, &["os", "name"], When::IsNot("linux"), "the node runs Linux containers only"),
-    (In::Pod, &["overhead"], When::Present, "overhead comes from runtime classes, which are not supported"),
-    (In::Pod, &["runtimeClassName"], When::Present, "runtime classes are not supported"),
     (In::Pod, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
     (In::Pod, &["securityContext", "seLinuxOptions"], When::Present, "SELinux labels are not applied"),
     (In::Pod, &["securityContext", "seLinuxChangePolicy"], When::Present, "SELinux labels are not applied"),
@@ -140,7 +139,7 @@ mod tests {
     #[test]
     fn what_nothing_acts_on_is_refused_with_its_path() {
         let spec = json!({
-            "hostUsers": false, "os": {"name": "windows"}, "resourceClaims": [{"name": "x"}], "overhead": {"cpu": "1m"},
+            "hostUsers": false, "os": {"name": "windows"}, "resourceClaims": [{"name": "x"}],
             "initContainers": [
                 {"restartPolicy": "Always", "env": [{"name": "a"}, {"name": "b", "valueFrom": {"fileKeyRef": {}}}]},
                 {"restartPolicy": "Never"}
@@ -156,7 +155,6 @@ mod tests {
                 "spec.hostUsers",
                 "spec.resourceClaims",
                 "spec.os.name",
-                "spec.overhead",
                 "spec.initContainers[0].env[1].valueFrom.fileKeyRef",
                 "spec.initContainers[1].restartPolicy",
                 "spec.containers[0].volumeDevices",
@@ -172,7 +170,7 @@ mod tests {
     #[test]
     fn what_the_node_does_is_accepted() {
         let spec = json!({
-            "hostUsers": true, "os": {"name": "linux"}, "hostNetwork": true,
+            "hostUsers": true, "os": {"name": "linux"}, "hostNetwork": true, "runtimeClassName": "x", "overhead": {"cpu": "1m"},
             "securityContext": {"fsGroup": 1, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{"name": "a", "securityContext": {"privileged": true}}],
             "volumes": VOLUME_SOURCES.iter().map(|source| json!({"name": "v", *source: {}})).collect::<Vec<_>>(),
