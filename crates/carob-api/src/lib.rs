@@ -16,6 +16,7 @@ pub mod patch;
 pub mod pod_support;
 pub mod proto;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod selector;
 pub mod status;

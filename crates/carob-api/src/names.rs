@@ -1,6 +1,8 @@
 //! Validation of names, labels and other short texts, worded as apimachinery's pkg/util/validation. Each check returns
 //! the messages of what is wrong, in upstream's order; an empty list means valid.
 
+use std::net::IpAddr;
+
 /// RFC 1123 label, bytes.
 pub const DNS1123_LABEL_LEN_MAX: usize = 63;
 /// RFC 1123 subdomain, bytes.
@@ -242,6 +244,15 @@ pub fn http_header_name(value: &str) -> Vec<String> {
     }
     let rule = "a valid HTTP header must consist of alphanumeric characters or '-'";
     vec![pattern_message(rule, "[-A-Za-z0-9]+", &["X-Header-Name"])]
+}
+
+/// An IP address in its one canonical form (`pkg/apis/networking/validation`, ValidateIPAddressName).
+pub fn canonical_ip(text: &str) -> Vec<String> {
+    match text.parse::<IpAddr>() {
+        Ok(ip) if ip.to_string() == text => Vec::new(),
+        Ok(_) => vec!["must be a canonical format IP address".to_owned()],
+        Err(_) => vec![format!("ParseAddr({text:?}): unable to parse IP")],
+    }
 }
 
 #[cfg(test)]

@@ -10,9 +10,10 @@ use crate::{
     meta,
 };
 
-/// Volume sources that the node mounts; every other is refused.
+/// Volume sources that the node acts on; every other is refused. A Pod with a `csi` one waits for a driver that registers,
+/// and says so: it is not known here which there will be.
 pub const VOLUME_SOURCES: &[&str] =
-    &["configMap", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"];
+    &["configMap", "csi", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"];
 /// Sources of a projected volume that the node writes.
 pub const PROJECTED_SOURCES: &[&str] = &["configMap", "downwardAPI", "secret", "serviceAccountToken"];
 

@@ -93,12 +93,17 @@ impl Quantity {
         self.format
     }
 
+    /// The sum is written as this one is, or as the other where this one is zero.
     pub fn saturating_add(self, other: Self) -> Self {
-        Self { nanos: cap(self.nanos + other.nanos), ..self }
+        Self { nanos: cap(self.nanos + other.nanos), format: self.format_with(other) }
     }
 
     pub fn saturating_sub(self, other: Self) -> Self {
-        Self { nanos: cap(self.nanos - other.nanos), ..self }
+        Self { nanos: cap(self.nanos - other.nanos), format: self.format_with(other) }
+    }
+
+    fn format_with(self, other: Self) -> Format {
+        if self.is_zero() { other.format } else { self.format }
     }
 }
 
@@ -372,6 +377,17 @@ mod tests {
             let quantity = Quantity::parse(input).expect(input);
             assert_eq!((quantity.value(), quantity.milli()), (value, milli), "{input}");
         }
+    }
+
+    #[test]
+    fn a_sum_is_written_as_its_first_part_that_is_not_zero() {
+        let sum = |a: &str, b: &str| {
+            let parse = |text| Quantity::parse(text).expect("a quantity");
+            parse(a).saturating_add(parse(b)).to_string()
+        };
+        assert_eq!(sum("0", "252Mi"), "252Mi");
+        assert_eq!(sum("1", "1Ki"), "1025");
+        assert_eq!(sum("1Ki", "1024"), "2Ki");
     }
 
     proptest! {

@@ -94,7 +94,7 @@ impl ApiServer {
             authn,
             authz: Authorization::new(lookup, config.authorizers),
             tokens,
-            admission: Pipeline::new(store.clone(), config.mutators, config.validators),
+            admission: Pipeline::new(store.clone(), Arc::clone(&config.clock), config.mutators, config.validators),
             services,
             dialer: config.dialer,
             explainer: config.explainer,

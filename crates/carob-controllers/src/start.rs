@@ -287,7 +287,7 @@ fn start_quotas(driver: &mut Driver, context: &Context) {
     let work = driver.work_asking(|ask| QuotaController::new(context.clone(), ask), WorkOptions::default());
     let informers = &context.informers;
     let quotas: Informer<ResourceQuota> = informers.of();
-    let work = work.on(&quotas, |change| [change.key()]);
+    let work = work.on(&quotas, QuotaController::changed);
     let of_pods = quotas.clone();
     let work = work.on(&informers.of(), move |change| QuotaController::quotas_of_pod(&of_pods, change));
     let of_claims = quotas.clone();

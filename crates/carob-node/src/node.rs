@@ -8,6 +8,7 @@ use std::sync::Arc;
 use carob_client::{EventRecorder, EventSource, Informers, Selection};
 use carob_cri::Cri;
 use carob_kit::Clock;
+use carob_kit::fs::keep_apart;
 use fs_err as fs;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::Client;
@@ -100,6 +101,9 @@ impl Node {
         let pods_dir = config.data_dir.join("pods");
         for dir in [Some(&pods_dir), Some(&config.log_dir), config.log_link_dir.as_ref()].into_iter().flatten() {
             fs::create_dir_all(dir).map_err(NodeError::Directories)?;
+        }
+        for dir in [&pods_dir, &config.log_dir] {
+            keep_apart(dir).map_err(NodeError::Directories)?;
         }
         let machine = facts::read().map_err(NodeError::Machine)?;
         let strain = facts::strain(&config.data_dir).map_err(NodeError::Machine)?;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use carob_shim::params::{CreateParams, ResolvedUser};
-use carob_sys::cgroup::{Cgroup, Layout};
+use carob_sys::cgroup::Cgroup;
 use carob_sys::{packet, process};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{Spec, UserBuilder};
@@ -15,8 +15,9 @@ use rustix::thread::UnshareFlags;
 
 use crate::Started;
 use crate::error::{Error, Result};
-use crate::groups::show_only;
-use crate::rootfs::{mount_overlay, read_image_file};
+use crate::groups::OwnGroups;
+use crate::rootfs::{attach, overlay, read_image_file};
+use crate::tree;
 use crate::user::resolve;
 
 /// The socket over which libcontainer hands out a container's terminal, in the bundle.
@@ -24,29 +25,36 @@ const CONSOLE_SOCKET: &str = "console.sock";
 
 pub(crate) fn create(params: &CreateParams) -> Result<Started> {
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
-    let group = Cgroup::new(&Layout::detect()?, &params.cgroup);
-    group.enter(&single)?;
+    Cgroup::new(&params.layout, &params.cgroup).enter(&single)?;
     process::unshare(UnshareFlags::NEWNS).map_err(Error::Unshare)?;
+    let config = params.bundle.join("config.json");
+    let mut spec = read_config(&config)?;
+    let groups = OwnGroups::of(&params.shown_groups)?;
+    let image = overlay(&params.layers, &params.rootfs)?;
     if params.own_groups_only {
-        show_only(&group)?;
+        let volumes = spec.mounts().iter().flatten().filter(|mount| mount.typ().as_deref() == Some("bind"));
+        let sources = volumes.filter_map(|mount| mount.source().as_deref());
+        let needed: Vec<&Path> = sources.chain([params.directory.as_path()]).collect();
+        tree::enter(&params.rootfs, &needed)?;
     }
-    mount_overlay(&params.layers, &params.rootfs)?;
+    attach(&image, &params.rootfs)?;
     let passwd = read_image_file(&params.rootfs, Path::new("/etc/passwd"))?;
     let group = read_image_file(&params.rootfs, Path::new("/etc/group"))?;
     let user = resolve(&params.user, &passwd, &group)?;
-    complete_config(params, &user)?;
+    complete(&mut spec, params, &user)?;
+    let text = serde_json::to_vec(&spec).map_err(|source| Error::Config { path: config.clone(), source })?;
+    fs_err::write(&config, text).map_err(|source| Error::WriteConfig { path: config, source })?;
     if !params.terminal {
         give_streams_to(user.uid)?;
     }
     let detail = serde_json::to_string(&user).map_err(Error::Parameters)?;
     let (pid, console) = build(params)?;
+    groups.show(pid)?;
     Ok(Started { pid, detail, console })
 }
 
-/// Writes the user into the configuration, for the container and for every exec.
-fn complete_config(params: &CreateParams, user: &ResolvedUser) -> Result<()> {
-    let path = params.bundle.join("config.json");
-    let mut spec = read_config(&path)?;
+/// The user, for the container and for every exec.
+fn complete(spec: &mut Spec, params: &CreateParams, user: &ResolvedUser) -> Result<()> {
     let process = spec.process_mut().as_mut().ok_or(Error::ConfigLacks("process"))?;
     let mut builder = UserBuilder::default().uid(user.uid).gid(user.gid);
     builder = builder.additional_gids(user.additional_gids.clone());
@@ -56,8 +64,7 @@ fn complete_config(params: &CreateParams, user: &ResolvedUser) -> Result<()> {
         env.push(format!("HOME={}", user.home));
         process.set_env(Some(env));
     }
-    let text = serde_json::to_vec(&spec).map_err(|source| Error::Config { path: path.clone(), source })?;
-    fs_err::write(&path, text).map_err(|source| Error::WriteConfig { path, source })
+    Ok(())
 }
 
 pub(crate) fn read_config(path: &Path) -> Result<Spec> {

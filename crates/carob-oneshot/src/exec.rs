@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use carob_shim::params::ExecParams;
-use carob_sys::cgroup::{Cgroup, Layout};
+use carob_sys::cgroup::Cgroup;
 use carob_sys::{capability, process};
 use libcontainer::oci_spec::runtime::{Capabilities, LinuxCapabilities, LinuxSeccomp, PosixRlimitType, Process};
 use rustix::process::{Gid, Pid, PidfdFlags, Resource, Rlimit, Uid, pidfd_open, setrlimit};
@@ -29,7 +29,7 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
     let process_spec = spec.process().as_ref().ok_or(Error::ConfigLacks("process"))?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
-    let group = Cgroup::new(&Layout::detect()?, &params.cgroup);
+    let group = Cgroup::new(&params.layout, &params.cgroup);
     let born_in = group.open_unified()?;
     group.enter_controllers(&single)?;
     if let Some(score) = process_spec.oom_score_adj() {

@@ -1,60 +1,81 @@
-//! What of the cgroup filesystems a container's maker sees.
+//! The container's own control groups, where containers look for them.
 //!
-//! The container library moves its process into the groups again that it was born in or has entered, which costs a grace
-//! period of the kernel (7.7 ms on an idle 6.18), and reads the mount table a dozen times to find them. It leaves that
-//! out where it finds no tree; so its mount namespace keeps the container's own groups, for the container to mount, and
-//! nothing above them.
+//! On v1 they are a mount a controller. The container library takes eighty calls for each, so that half of a container's
+//! making went into them; and it must not see them before (see [`crate::tree`]). They are mounted when it is done, and
+//! before the container is started.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use carob_sys::cgroup::Cgroup;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount,
-    open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, mount_remount, move_mount, open_tree,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::error::{Error, Result};
 
-/// Where the library looks for groups.
-const TREES: &str = "/sys/fs/cgroup";
-/// The mount that [`TREES`] is on.
-const PARENT: &str = "/sys";
+const PLACE: &str = "/sys/fs/cgroup";
 
-/// In the calling process's own mount namespace, leaves of all groups the given one, under the path that it has.
-pub(crate) fn show_only(group: &Cgroup) -> Result<()> {
-    let failed = |source| Error::Mount { what: "the container's own groups", target: TREES.into(), source };
-    let copies: io::Result<Vec<(PathBuf, OwnedFd)>> = group
-        .directories()
-        .into_iter()
-        .filter(|directory| directory.starts_with(TREES))
-        .map(|directory| {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let copy = open_tree(CWD, &directory, flags)?;
-            Ok((directory, copy))
-        })
-        .collect();
-    let copies = copies.map_err(failed)?;
-    match replace_trees() {
-        Ok(()) => {}
-        // No mounts of their own, as in some containers: all stay in sight, and the library takes longer.
-        Err(rustix::io::Errno::INVAL) => return Ok(()),
-        Err(error) => return Err(failed(error.into())),
+/// Copies of the groups' mounts, by the names that they have in a container.
+pub(crate) struct OwnGroups(Vec<(String, OwnedFd)>);
+
+impl OwnGroups {
+    /// Takes the copies, as long as the host's groups are in sight.
+    pub(crate) fn of(groups: &[(String, PathBuf)]) -> Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let copy = |(name, path): &(String, PathBuf)| {
+            open_tree(CWD, path, flags).map(|copy| (name.clone(), copy)).map_err(failed(path))
+        };
+        groups.iter().map(copy).collect::<Result<_>>().map(Self)
     }
-    copies.iter().try_for_each(|(directory, copy)| put_back(directory, copy)).map_err(failed)
+
+    /// Mounts them, read-only, in the container whose first process this is. The calling process stays in its mount
+    /// namespace.
+    pub(crate) fn show(&self, pid: i32) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        enter_mounts_of(pid).map_err(|error| Error::Enter { pid, source: error.into() })?;
+        self.mount().map_err(failed(Path::new(PLACE)))
+    }
+
+    fn mount(&self) -> rustix::io::Result<()> {
+        let place = rustix::fs::open(PLACE, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(tmpfs.as_fd(), "mode", "755")?;
+        fsconfig_create(tmpfs.as_fd())?;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let tmpfs = fsmount(tmpfs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        for (name, _) in &self.0 {
+            rustix::fs::mkdirat(&tmpfs, name.as_str(), Mode::from_raw_mode(0o755))?;
+        }
+        let both_empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(tmpfs.as_fd(), "", place.as_fd(), "", both_empty)?;
+        for (name, copy) in &self.0 {
+            move_mount(copy.as_fd(), "", tmpfs.as_fd(), name.as_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        }
+        mount_change(PLACE, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        self.0.iter().try_for_each(|(name, _)| make_read_only(&Path::new(PLACE).join(name)))?;
+        make_read_only(Path::new(PLACE))
+    }
 }
 
-/// What is unmounted here must not be unmounted for the host: that follows from the mount below it.
-fn replace_trees() -> rustix::io::Result<()> {
-    mount_change(PARENT, MountPropagationFlags::DOWNSTREAM)?;
-    unmount(TREES, UnmountFlags::DETACH)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", TREES, "tmpfs", flags, c"mode=0755")
+fn enter_mounts_of(pid: i32) -> rustix::io::Result<()> {
+    let target = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH)?;
+    let target = pidfd_open(target, PidfdFlags::empty())?;
+    move_into_thread_name_spaces(target.as_fd(), ThreadNameSpaceType::MOUNT)
 }
 
-fn put_back(directory: &Path, copy: &OwnedFd) -> io::Result<()> {
-    fs_err::create_dir_all(directory)?;
-    Ok(move_mount(copy.as_fd(), "", CWD, directory, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+fn make_read_only(mount: &Path) -> rustix::io::Result<()> {
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount_remount(mount, flags, c"")
+}
+
+fn failed(target: &Path) -> impl FnOnce(rustix::io::Errno) -> Error {
+    let target = target.to_owned();
+    move |error| Error::Mount { what: "the container's own groups", target, source: error.into() }
 }

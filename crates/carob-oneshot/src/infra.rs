@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use carob_shim::params::InfraParams;
-use carob_sys::cgroup::{Cgroup, Layout};
+use carob_sys::cgroup::Cgroup;
 use carob_sys::{capability, process};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
@@ -17,7 +17,7 @@ const INFRA_ID: u32 = 65535;
 
 pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> {
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
-    Cgroup::new(&Layout::detect()?, &params.cgroup).enter(&single)?;
+    Cgroup::new(&params.layout, &params.cgroup).enter(&single)?;
     set_oom_score(params.oom_score_adj)?;
     process::unshare(namespaces(params)).map_err(Error::Unshare)?;
     if let Some(name) = &params.hostname {

@@ -13,6 +13,7 @@ mod groups;
 mod infra;
 mod rootfs;
 mod start;
+mod tree;
 mod user;
 
 use std::io::Read;

@@ -1,14 +1,14 @@
 //! The root filesystem of a container: layers under a writable one, in a mount namespace that ends with the container.
 
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use carob_shim::params::Layers;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
-    fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
 use crate::error::{Error, Result};
@@ -16,21 +16,28 @@ use crate::error::{Error, Result};
 /// The most of `/etc/passwd` or `/etc/group` that is read, in bytes.
 const IMAGE_FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Mounts an overlay at `target`.
+/// Lays an image's layers over each other; the mount is nowhere yet. `spare` is a directory that may be mounted over.
 ///
 /// `volatile` spares the sync of all files when the container ends: its writable layer is never used again after a
 /// crash of the machine (kernel `Documentation/filesystems/overlayfs.rst`).
-pub(crate) fn mount_overlay(layers: &Layers, target: &Path) -> Result<()> {
-    overlay(layers, target).map_err(|source| Error::Mount {
-        what: "the image's layers",
-        target: target.to_owned(),
-        source,
-    })
+pub(crate) fn overlay(layers: &Layers, spare: &Path) -> Result<OwnedFd> {
+    layer_by_layer(layers, spare).map_err(failed(spare))
+}
+
+/// Attaches a root filesystem at `target`.
+pub(crate) fn attach(image: &OwnedFd, target: &Path) -> Result<()> {
+    move_mount(image.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(io::Error::from)
+        .map_err(failed(target))
+}
+
+fn failed(target: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Mount { what: "the image's layers", target: target.to_owned(), source }
 }
 
 /// One call a layer (`lowerdir+`, Linux 6.8), so no limit on the length of their paths; older kernels take all of them
 /// in one string of at most a page. Before 6.5 overlayfs collects options unread and refuses them when it is created.
-fn overlay(layers: &Layers, target: &Path) -> io::Result<()> {
+fn layer_by_layer(layers: &Layers, spare: &Path) -> io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let add_each = || -> rustix::io::Result<()> {
         layers.lower.iter().try_for_each(|lower| fsconfig_set_string(context.as_fd(), "lowerdir+", lower))?;
@@ -41,15 +48,13 @@ fn overlay(layers: &Layers, target: &Path) -> io::Result<()> {
     };
     match add_each() {
         Ok(()) => {}
-        Err(rustix::io::Errno::INVAL) => return overlay_in_one_string(layers, target),
+        Err(rustix::io::Errno::INVAL) => return in_one_string(layers, spare),
         Err(error) => return Err(error.into()),
     }
-    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    move_mount(mount.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    Ok(())
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
-fn overlay_in_one_string(layers: &Layers, target: &Path) -> io::Result<()> {
+fn in_one_string(layers: &Layers, spare: &Path) -> io::Result<OwnedFd> {
     let lower: Vec<String> = layers.lower.iter().map(|path| path.display().to_string()).collect();
     let options = format!(
         "lowerdir={},upperdir={},workdir={},volatile",
@@ -58,7 +63,10 @@ fn overlay_in_one_string(layers: &Layers, target: &Path) -> io::Result<()> {
         layers.work.display()
     );
     let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
-    Ok(rustix::mount::mount("overlay", target, "overlay", rustix::mount::MountFlags::empty(), options.as_c_str())?)
+    rustix::mount::mount("overlay", spare, "overlay", rustix::mount::MountFlags::empty(), options.as_c_str())?;
+    let mount = open_tree(CWD, spare, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    unmount(spare, UnmountFlags::DETACH)?;
+    Ok(mount)
 }
 
 /// Reads a file of the image, following its links inside the image only. A file that is not there is empty.

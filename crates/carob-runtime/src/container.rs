@@ -22,7 +22,7 @@ use crate::record::{ContainerPhase, ContainerRecord, SandboxPhase};
 use crate::runtime::{Container, Runtime, Sandbox};
 use crate::sandbox::{lost_exit, new_id};
 use crate::spec::{ContainerSpec, SandboxView, SpecInput, merged, oci_spec_for, resources_for};
-use crate::{devices, exec};
+use crate::{devices, exec, mount_points};
 
 type Result<T> = std::result::Result<T, RuntimeError>;
 
@@ -95,7 +95,7 @@ impl Runtime {
 
     async fn create_from(self: &Arc<Self>, draft: &Arc<Draft>) -> Result<Arc<Container>> {
         let shim = draft.sandbox.shim()?;
-        let spec = {
+        let (spec, layers) = {
             let (runtime, draft) = (Arc::clone(self), Arc::clone(draft));
             tokio::task::spawn_blocking(move || runtime.prepare_container(&draft)).await??
         };
@@ -103,13 +103,16 @@ impl Runtime {
             tracing::warn!(container = draft.id, lost = ?spec.capabilities_lost, "this machine cannot give capabilities");
         }
         let params = CreateParams {
+            layout: self.layout.clone(),
             id: draft.id.clone(),
+            directory: self.paths.sandbox(&draft.sandbox.id),
             bundle: self.paths.container(&draft.sandbox.id, &draft.id),
             state_root: self.paths.library_state(&draft.sandbox.id),
             cgroup: draft.cgroup.clone(),
             own_groups_only: spec.own_groups_only,
+            shown_groups: spec.shown_groups,
             rootfs: self.paths.rootfs(),
-            layers: self.layers(draft),
+            layers,
             user: spec.user,
             terminal: draft.config.tty,
         };
@@ -138,9 +141,16 @@ impl Runtime {
         Ok(container)
     }
 
-    fn layers(&self, draft: &Draft) -> Layers {
+    /// Makes the container's own layer, over those of its image.
+    fn make_layers(&self, draft: &Draft, config: &Value) -> Result<Layers> {
         let own = self.paths.container_layers(&draft.sandbox.id, &draft.id);
-        Layers { lower: draft.layers.clone(), upper: own.join("upper"), work: own.join("work") }
+        let (upper, work) = (own.join("upper"), own.join("work"));
+        files::make_directory(&own)?;
+        files::make_root_directory(&upper)?;
+        files::make_root_directory(&work)?;
+        let mut lower = draft.layers.clone();
+        lower.push(mount_points::layer_for(&self.paths, config)?);
+        Ok(Layers { lower, upper, work })
     }
 
     fn keep_container(&self, draft: &Draft, pid: i32, user: ResolvedUser) -> Result<Arc<Container>> {
@@ -166,7 +176,7 @@ impl Runtime {
     }
 
     /// Everything that blocks: directories, the group with its limits, the configuration.
-    fn prepare_container(&self, draft: &Draft) -> Result<ContainerSpec> {
+    fn prepare_container(&self, draft: &Draft) -> Result<(ContainerSpec, Layers)> {
         let security = security(&draft.config);
         let sandbox = draft.sandbox.record();
         let mut config = draft.config.clone();
@@ -202,10 +212,7 @@ impl Runtime {
             group.apply(&resources_for(resources, self.host.hugetlb))?;
         }
         group.allow_devices(&spec.device_rules)?;
-        let Layers { upper, work, .. } = self.layers(draft);
-        files::make_directory(&self.paths.container_layers(&sandbox.id, &draft.id))?;
-        make_root_directory(&upper)?;
-        make_root_directory(&work)?;
+        let layers = self.make_layers(draft, &spec.config)?;
         files::make_directory(&self.paths.container(&sandbox.id, &draft.id))?;
         if let Some(directory) = Path::new(&draft.log_path).parent().filter(|_| !draft.log_path.is_empty()) {
             fs_err::create_dir_all(directory).map_err(RuntimeError::file("make directory", directory))?;
@@ -213,7 +220,7 @@ impl Runtime {
         let path = self.paths.container_config(&sandbox.id, &draft.id);
         let text = serde_json::to_vec(&spec.config).map_err(RuntimeError::Parameters)?;
         replace(&path, &text).map_err(RuntimeError::file("write", &path))?;
-        Ok(spec)
+        Ok((spec, layers))
     }
 
     /// Lets the first process of a created container run.
@@ -480,17 +487,6 @@ fn resolve_mount(mount: &mut v1::Mount) -> Result<()> {
     let resolved = fs_err::canonicalize(&path).map_err(RuntimeError::file("find", &path))?;
     mount.host_path = resolved.display().to_string();
     Ok(())
-}
-
-/// The root of a container is entered by users who are not root.
-fn make_root_directory(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .map_err(RuntimeError::file("make directory", path))
 }
 
 fn localhost_profile(security: &v1::LinuxContainerSecurityContext) -> Result<Option<Value>> {

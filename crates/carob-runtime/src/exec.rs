@@ -86,7 +86,7 @@ impl Runtime {
         };
         let sandbox = &container.sandbox;
         let config = self.paths.container_config(&sandbox.id, &container.id);
-        let params = ExecParams { cgroup, pid, config, arguments, terminal };
+        let params = ExecParams { layout: self.layout.clone(), cgroup, pid, config, arguments, terminal };
         let text = serde_json::to_vec(&params).map_err(RuntimeError::Parameters)?;
         let params = in_memory("exec", &text).map_err(|error| RuntimeError::Descriptors("parameters", error))?;
         let id = new_id();

@@ -25,6 +25,17 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
         .map_err(RuntimeError::file("make directory", path))
 }
 
+/// A directory of a container's root: it is entered by users who are not root.
+pub(crate) fn make_root_directory(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(RuntimeError::file("make directory", path))
+}
+
 /// Removes a directory with all below it; nothing happens when there is none.
 pub(crate) fn remove_directory(path: &Path) -> Result<()> {
     match fs_err::remove_dir_all(path) {

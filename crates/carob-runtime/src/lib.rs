@@ -16,6 +16,7 @@ mod exec;
 mod files;
 mod image_volume;
 mod images;
+mod mount_points;
 mod network;
 mod paths;
 mod programs;

@@ -36,6 +36,12 @@ impl Paths {
         self.sandbox_layers(sandbox).join(container)
     }
 
+    /// One directory a choice of mounts: a layer with their places. Beside the writable layers, on the same file system,
+    /// since overlayfs keeps inode numbers only then.
+    pub(crate) fn mount_points(&self) -> PathBuf {
+        self.data.join("mount-points")
+    }
+
     /// Where every container mounts its root, each in a mount namespace of its own.
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.run.join("rootfs")

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use carob_kit::forget_other_boots;
+use carob_kit::fs::keep_apart;
 use carob_shim::protocol::ProcessRecord;
 
 use crate::error::RuntimeError;
@@ -21,8 +22,11 @@ type Result<T> = std::result::Result<T, RuntimeError>;
 impl Runtime {
     pub(crate) async fn take_up(self: &Arc<Self>) -> Result<()> {
         files::make_directory(&self.paths.sandboxes())?;
-        files::make_directory(&self.paths.layers())?;
         self.forget_other_boots()?;
+        files::make_directory(&self.paths.layers())?;
+        for directory in [self.paths.sandboxes(), self.paths.layers()] {
+            keep_apart(&directory).map_err(RuntimeError::file("set attributes of", &directory))?;
+        }
         files::prepare_rootfs_target(&self.paths.rootfs())?;
         for id in files::names_in(&self.paths.sandboxes())? {
             self.take_up_sandbox(&id).await?;

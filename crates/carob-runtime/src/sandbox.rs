@@ -158,6 +158,7 @@ impl Runtime {
         let sysctls = record.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
         let new_network = own(options.network());
         let params = InfraParams {
+            layout: self.layout.clone(),
             cgroup: record.cgroup.join(&record.id),
             new_network,
             new_ipc: own(options.ipc()),

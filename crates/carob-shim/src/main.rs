@@ -17,7 +17,7 @@ fn main() -> ExitCode {
                     cgroup: PathBuf::from(cgroup),
                     remove_with_parent: arguments.map(PathBuf::from).collect(),
                 };
-                leave(&PathBuf::from(own_cgroup), || code(run_shim(options)))
+                leave(&PathBuf::from(own_cgroup), |layout| code(run_shim(options, layout)))
             }
             _ => return ExitCode::from(2),
         },

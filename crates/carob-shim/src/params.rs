@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use carob_sys::cgroup::Layout;
 use serde::{Deserialize, Serialize};
 
 /// Starts the infra process of a Pod in its new namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InfraParams {
+    /// Where this machine's groups are.
+    pub layout: Layout,
     pub cgroup: PathBuf,
     /// Network namespace of its own, or the host's.
     pub new_network: bool,
@@ -25,15 +28,21 @@ pub struct InfraParams {
 /// Creates a container, whose first process then waits to be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateParams {
+    /// Where this machine's groups are.
+    pub layout: Layout,
     pub id: String,
+    /// The sandbox's, which the bundle, the library's state and the files of all its containers are below.
+    pub directory: PathBuf,
     /// The directory with `config.json`, which is completed and rewritten, and in which the socket to start it appears.
     pub bundle: PathBuf,
     /// The directory under which the container library keeps its state, one directory a container.
     pub state_root: PathBuf,
     pub cgroup: PathBuf,
     /// The container has no use for other groups than its own: no volume of it holds cgroup filesystems, and it is not
-    /// privileged.
+    /// privileged. It is then made in a mount tree without those of the host, and without all else that it has no use for.
     pub own_groups_only: bool,
+    /// Groups that the container is shown below `/sys/fs/cgroup`, read-only: each by its name there and where it is.
+    pub shown_groups: Vec<(String, PathBuf)>,
     /// Where the root filesystem is mounted, in a mount namespace of its own.
     pub rootfs: PathBuf,
     pub layers: Layers,
@@ -77,6 +86,8 @@ pub struct ResolvedUser {
 /// Runs a command in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecParams {
+    /// Where this machine's groups are.
+    pub layout: Layout,
     pub cgroup: PathBuf,
     /// The container's first process, by host PID.
     pub pid: i32,

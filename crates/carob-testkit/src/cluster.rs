@@ -56,7 +56,7 @@ impl Cluster {
             .arg("--data-dir")
             .arg(self.data_dir())
             .arg("--run-dir")
-            .arg(self.host.dir().join("run"))
+            .arg(self.host.run_dir())
             .args(["--cgroup-root", &self.host.cgroup_root()])
             .args(&self.flags)
             .stdin(Stdio::null())
@@ -105,7 +105,7 @@ impl Cluster {
     /// Runs `carob ARGUMENTS` in the host.
     pub fn carob(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.host.command(program()?);
-        let (data, run_dir) = (self.data_dir(), self.host.dir().join("run"));
+        let (data, run_dir) = (self.data_dir(), self.host.run_dir());
         run(command.args(arguments).env("CAROB_DATA_DIR", data).env("CAROB_RUN_DIR", run_dir))
     }
 
@@ -115,7 +115,7 @@ impl Cluster {
         command
             .args(arguments)
             .env("CAROB_DATA_DIR", self.data_dir())
-            .env("CAROB_RUN_DIR", self.host.dir().join("run"))
+            .env("CAROB_RUN_DIR", self.host.run_dir())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(self.log_file()?);

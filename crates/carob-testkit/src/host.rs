@@ -14,6 +14,8 @@ use rustix::fs::FlockOperation;
 /// Where the hosts' directories are.
 const HOSTS: &str = "/tmp/carob-test-hosts";
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// A host's `/run`, in its directory: a tmpfs, as it is on most machines.
+const RUN: &str = "run";
 /// How many hosts may be alive at once on one machine: ids are taken from this range.
 const HOSTS_MAX: u32 = 64;
 
@@ -41,7 +43,7 @@ impl Host {
             remove_remains(&name, &dir).with_context(|| format!("sweep what a killed test left of {name}"))?;
             fs::create_dir_all(&dir)?;
             make_cgroups(&name)?;
-            let (holder, init) = start_holder(&name)?;
+            let (holder, init) = start_holder(&name, &dir.join(RUN))?;
             return Ok(Self { name, dir, holder, init, _lock: lock });
         }
         bail!("all {HOSTS_MAX} test hosts are in use");
@@ -55,6 +57,11 @@ impl Host {
     /// A directory that lives as long as the host.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The directory for what ends with the host. It is a tmpfs, so nothing of it is to be seen from outside.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join(RUN)
     }
 
     /// The cgroup root for programs in this host, as `--cgroup-root` takes it.
@@ -151,13 +158,16 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
-fn start_holder(name: &str) -> Result<(Child, u32)> {
+fn start_holder(name: &str, run: &Path) -> Result<(Child, u32)> {
+    fs::create_dir_all(run)?;
     // setpriv ties the holder to this process, unshare ties PID 1 to the holder: nothing outlives a killed test.
     // PID 1 waits for ever, and so reaps what is left to it: shims whose server was killed.
-    let script = "hostname \"$1\" && ip link set lo up && echo ready && while true; do sleep 1000000 & wait; done";
+    let script = "hostname \"$1\" && mount -t tmpfs -o mode=0755 tmpfs \"$2\" && ip link set lo up && echo ready && \
+                  while true; do sleep 1000000 & wait; done";
     let mut holder = Command::new("setpriv")
         .args(["--pdeathsig=KILL", "--", "unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork"])
         .args(["--kill-child=KILL", "--mount-proc", "--propagation=private", "sh", "-c", script, "sh", name])
+        .arg(run)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -107,13 +107,13 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .cluster()
         .subresources(&[STATUS_PART])
         .columns(columns::VOLUME_ATTACHMENT)
-        .strategy(&STATUS)
+        .strategy(strategies::VOLUME_ATTACHMENT)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1", "v1beta1"] "VolumeAttributesClass" "volumeattributesclasses")
         .cluster()
         .short(&["vac"])
         .columns(columns::VOLUME_ATTRIBUTES_CLASS)
-        .strategy(&COUNTED)
+        .strategy(strategies::VOLUME_ATTRIBUTES_CLASS)
         .by(ActedOnBy::Nothing),
     resource!("storagemigration.k8s.io" / "storagemigration" ["v1beta1"] "StorageVersionMigration" "storageversionmigrations")
         .cluster()

@@ -89,7 +89,8 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .cluster()
         .short(&["ip"])
         .selectable(&[field("spec.parentRef.name")])
-        .columns(columns::IP_ADDRESS),
+        .columns(columns::IP_ADDRESS)
+        .strategy(strategies::IP_ADDRESS),
     resource!("networking.k8s.io" / "networking" ["v1"] "NetworkPolicy" "networkpolicies")
         .short(&["netpol"])
         .columns(columns::NETWORK_POLICY)

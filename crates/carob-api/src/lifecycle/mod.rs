@@ -42,7 +42,7 @@ pub fn default(def: &ResourceDef, obj: &mut Value) {
     def.strategy.default(obj);
 }
 
-/// Makes a decoded object of the storage version ready for admission: metadata, defaults, status.
+/// Makes a decoded object of the storage version ready for mutating admission: metadata, defaults.
 pub fn prepare_create(def: &ResourceDef, new: &mut Value, creation: &Creation<'_>) -> Result<(), Status> {
     metadata::check_namespace(def, new, creation.namespace)?;
     if !meta::resource_version(new).is_empty() {
@@ -57,8 +57,12 @@ pub fn prepare_create(def: &ResourceDef, new: &mut Value, creation: &Creation<'_
     if rules.counts_generation {
         meta::set(new, &["metadata", "generation"], 1);
     }
-    def.strategy.prepare_create(new);
     Ok(())
+}
+
+/// What follows from the object as mutating admission leaves it: the rest of its status, generated selectors.
+pub fn complete_create(def: &ResourceDef, new: &mut Value) {
+    def.strategy.prepare_create(new);
 }
 
 fn set_system_metadata(new: &mut Value, creation: &Creation<'_>) {

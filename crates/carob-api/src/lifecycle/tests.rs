@@ -18,6 +18,7 @@ fn creation(namespace: &'static str) -> Creation<'static> {
 
 fn created(def: &ResourceDef, namespace: &'static str, mut obj: Value) -> Result<Value, String> {
     prepare_create(def, &mut obj, &creation(namespace)).map_err(|s| s.message)?;
+    complete_create(def, &mut obj);
     validate_create(def, &obj).map_err(|s| s.message)?;
     Ok(obj)
 }

@@ -83,6 +83,8 @@ pub enum NameRule {
     Dns1035,
     /// RBAC's names: anything that fits one segment of a path.
     PathSegment,
+    /// The address that an IPAddress stands for.
+    Ip,
 }
 
 impl NameRule {
@@ -101,6 +103,7 @@ impl NameRule {
             NameRule::Label => names::dns1123_label(name),
             NameRule::Dns1035 => names::dns1035_label(name),
             NameRule::PathSegment => names::path_segment(name),
+            NameRule::Ip => names::canonical_ip(name),
         }
     }
 }
@@ -112,7 +115,7 @@ pub trait Strategy: Sync + Debug {
     /// Defaults that depend on other fields; runs after the table's.
     fn default(&self, _obj: &mut Value) {}
 
-    /// Runs after the status was dropped and the generation set.
+    /// Runs after mutating admission; before it the status was dropped and the generation set.
     fn prepare_create(&self, _new: &mut Value) {}
 
     /// Runs after what `part` may not change was put back, before the generation is counted.

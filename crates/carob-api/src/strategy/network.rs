@@ -63,6 +63,16 @@ impl Strategy for Service {
         meta::set(obj, &["status"], json!({"loadBalancer": {}}));
     }
 
+    /// What belonged to the former type goes with it, unless the client changed it too
+    /// (`pkg/registry/core/service/strategy.go`, dropTypeDependentFields).
+    fn prepare_update(&self, part: Part, new: &mut Value, old: &Value) {
+        let is_external = |service: &Value| matches!(text(service, &["spec", "type"]), "NodePort" | "LoadBalancer");
+        let path = ["spec", "externalTrafficPolicy"];
+        if part == Part::Main && is_external(old) && !is_external(new) && meta::at(new, &path) == meta::at(old, &path) {
+            meta::remove(new, &path);
+        }
+    }
+
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
         let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
@@ -201,6 +211,32 @@ impl Strategy for NetworkPolicy {
             let path = FieldPath::new("spec").child("podSelector");
             pod::validate_label_selector(selector, &path, &mut errors);
         }
+        errors
+    }
+}
+
+/// Names the address that some object has been given.
+#[derive(Debug)]
+pub(super) struct IpAddress;
+
+impl Strategy for IpAddress {
+    fn rules(&self) -> &Rules {
+        const RULES: Rules = Rules { name: NameRule::Ip, ..Rules::COUNTED };
+        &RULES
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        let path = FieldPath::new("spec").child("parentRef");
+        let Some(parent) = meta::at(obj, &["spec", "parentRef"]) else {
+            return vec![FieldError::required(&path, "")];
+        };
+        let missing = ["resource", "name"].into_iter().filter(|field| text(parent, &[field]).is_empty());
+        missing.map(|field| FieldError::required(&path.child(field), "")).collect()
+    }
+
+    fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        immutable(new, old, &["spec", "parentRef"], &mut errors);
         errors
     }
 }

@@ -1,8 +1,8 @@
-//! PersistentVolumes, PersistentVolumeClaims and StorageClasses.
+//! PersistentVolumes, PersistentVolumeClaims, and what says how they are made and attached.
 
 use serde_json::{Value, json};
 
-use super::{Part, Rules, Strategy};
+use super::{Part, Rules, Strategy, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta,
@@ -87,5 +87,45 @@ impl Strategy for StorageClass {
         let error =
             |field: &str| FieldError::forbidden(&FieldPath::new(field), format!("updates to {field} are forbidden."));
         changed.map(error).collect()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct VolumeAttachment;
+
+impl Strategy for VolumeAttachment {
+    fn rules(&self) -> &Rules {
+        &Rules::STATUS
+    }
+
+    fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        if part == Part::Main {
+            immutable(new, old, &["spec"], &mut errors);
+        }
+        errors
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct VolumeAttributesClass;
+
+impl Strategy for VolumeAttributesClass {
+    fn rules(&self) -> &Rules {
+        &Rules::COUNTED
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        if meta::str_at(obj, &["driverName"]).is_none_or(str::is_empty) {
+            return vec![FieldError::required(&FieldPath::new("driverName"), "")];
+        }
+        FieldErrors::new()
+    }
+
+    fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        immutable(new, old, &["driverName"], &mut errors);
+        immutable(new, old, &["parameters"], &mut errors);
+        errors
     }
 }

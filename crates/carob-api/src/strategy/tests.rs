@@ -22,6 +22,7 @@ fn created(kind: &str, obj: Value) -> Result<Value, String> {
     let creation = Creation { namespace, uid: "u1", now: NOW.parse().expect("a time"), suffix: "bcdfg" };
     let mut obj = schema::conform(def.storage_schema().expect("a schema"), obj).map_err(|e| e.to_string())?.value;
     lifecycle::prepare_create(def, &mut obj, &creation).map_err(|s| s.message)?;
+    lifecycle::complete_create(def, &mut obj);
     lifecycle::validate_create(def, &obj).map_err(|s| s.message)?;
     Ok(obj)
 }
@@ -426,6 +427,7 @@ fn nonsense_is_refused_or_stored() {
             let mut obj = given.clone();
             meta::remove(&mut obj, &["metadata", "resourceVersion"]);
             lifecycle::prepare_create(def, &mut obj, &creation).unwrap_or_else(|e| panic!("{}: {e}", def.kind));
+            lifecycle::complete_create(def, &mut obj);
             if let Err(status) = lifecycle::validate_create(def, &obj) {
                 assert_eq!(status.code, 422, "{}", def.kind);
             }

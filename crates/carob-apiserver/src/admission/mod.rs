@@ -1,23 +1,30 @@
 //! Admission: what may still change or refuse a write that is authorised and well formed. Mutators run in order, then
-//! validators; webhooks, policies and quotas are further links of the same two chains.
+//! validators; webhooks and policies are further links of the same two chains.
 
+mod limit_range;
 mod namespace;
 mod node;
 mod pod_defaults;
 mod pod_group;
+mod quota;
 mod reader;
 mod service_account;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use carob_api::{ResourceDef, Status};
+use carob_kit::Clock;
 use serde_json::Value;
 
 use crate::identity::Identity;
+use limit_range::LimitRanger;
 use namespace::NamespaceLifecycle;
 use node::{NodeRestriction, NotReadyTaint};
 pub(crate) use pod_defaults::SYSTEM_CLASSES;
 use pod_defaults::{DefaultTolerations, Priority, RuntimeClass};
 use pod_group::WorkloadExists;
+use quota::ResourceQuota;
 use reader::Reader;
 use service_account::ServiceAccount;
 
@@ -80,12 +87,14 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(
         store: carob_store::Store,
+        clock: Arc<dyn Clock>,
         mutators: Vec<Box<dyn Mutator>>,
         validators: Vec<Box<dyn Validator>>,
     ) -> Self {
         let reader = Reader::new(store);
         let mut all: Vec<Box<dyn Mutator>> = vec![
             Box::new(NamespaceLifecycle { reader: reader.clone() }),
+            Box::new(LimitRanger { reader: reader.clone() }),
             Box::new(ServiceAccount { reader: reader.clone() }),
             Box::new(DefaultTolerations),
             Box::new(Priority { reader: reader.clone() }),
@@ -96,10 +105,12 @@ impl Pipeline {
         let mut checks: Vec<Box<dyn Validator>> = vec![
             Box::new(NamespaceLifecycle { reader: reader.clone() }),
             Box::new(Priority { reader: reader.clone() }),
-            Box::new(WorkloadExists { reader }),
+            Box::new(WorkloadExists { reader: reader.clone() }),
             Box::new(NodeRestriction),
+            Box::new(LimitRanger { reader: reader.clone() }),
         ];
         checks.extend(validators);
+        checks.push(Box::new(ResourceQuota { reader, clock }));
         Self { mutators: all, validators: checks }
     }
 

@@ -1,7 +1,9 @@
 //! What admission looks up in the store.
 
+use std::sync::Arc;
+
 use carob_api::kinds;
-use carob_store::{ListOptions, Store};
+use carob_store::{Entry, ListOptions, Store};
 use serde_json::Value;
 use tracing::warn;
 
@@ -34,6 +36,23 @@ impl Reader {
         parse(&key, &entry.value)
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// All objects of a kind in one namespace.
+    pub(super) fn within(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value> {
+        let entries = self.entries_within(group, resource, namespace);
+        entries.iter().filter_map(|entry| parse(&entry.key, &entry.value)).collect()
+    }
+
+    /// As [`Reader::within`], as they are stored.
+    pub(super) fn entries_within(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Entry>> {
+        let Some(def) = kinds::by_resource(group, "v1", resource) else { return Vec::new() };
+        let page = self.store.list(&def.storage_prefix(Some(namespace)), ListOptions::default());
+        page.map(|page| page.entries).unwrap_or_default()
+    }
+
     /// All objects of a cluster-scoped kind.
     pub(super) fn all(&self, group: &str, resource: &str) -> Vec<Value> {
         let Some(def) = kinds::by_resource(group, "v1", resource) else { return Vec::new() };
@@ -43,6 +62,6 @@ impl Reader {
     }
 }
 
-fn parse(key: &str, bytes: &[u8]) -> Option<Value> {
+pub(super) fn parse(key: &str, bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice(bytes).inspect_err(|error| warn!(key, %error, "a stored object cannot be read")).ok()
 }

@@ -115,6 +115,7 @@ async fn admit_and_store(
         dry_run: options.dry_run,
     };
     call.api.admission.mutate(&admission, &mut object, None).await?;
+    lifecycle::complete_create(call.def, &mut object);
     let mut reservation = if is_service(call) { Some(reserve(call, &mut object)?) } else { None };
     lifecycle::validate_create(call.def, &object)?;
     call.api.admission.validate(&admission, Some(&object), None).await?;

@@ -40,7 +40,7 @@ pub(crate) use list::list;
 pub(crate) use options::WriteOptions;
 pub(crate) use patch::patch;
 pub(crate) use render::encode_value;
-pub(crate) use stored::decode;
+pub(crate) use stored::{decode, encode};
 pub(crate) use update::{Change, rewrite, update, write_changed};
 pub(crate) use watch::watch;
 

@@ -5,6 +5,7 @@ mod documents;
 mod groups;
 mod hostile;
 mod pki;
+mod quotas;
 mod registry;
 mod support;
 mod tls;

@@ -62,19 +62,20 @@ impl Graph {
     /// Takes in a version of an object. Answers what to look at because of it.
     pub(super) fn apply(&mut self, uid: &str, item: Item) -> Vec<Uid> {
         let uid: Uid = self.items.get_key_value(uid).map_or_else(|| Arc::from(uid), |(uid, _)| Arc::clone(uid));
+        // An owner that waits may go once this one left it or no longer blocks it.
+        let mut asked = self.items.get(&uid).map(|old| self.waiting_owners(old)).unwrap_or_default();
         self.unlink(&uid);
         if !item.concerns_us() {
             self.items.remove(&uid);
-            return Vec::new();
+            return asked;
         }
         for owner in &item.owners {
             self.dependents.entry(Arc::from(owner.uid.as_str())).or_default().insert(Arc::clone(&uid));
         }
-        let mut asked = vec![Arc::clone(&uid)];
-        if item.deleting {
-            // An owner that waits counts those of its dependents that no longer block it.
-            asked.extend(self.waiting_owners(&item));
-        }
+        asked.extend(self.waiting_owners(&item));
+        asked.push(Arc::clone(&uid));
+        asked.sort();
+        asked.dedup();
         self.items.insert(uid, item);
         asked
     }
@@ -164,10 +165,12 @@ mod tests {
     fn the_end_of_a_dependent_asks_for_the_owner_that_waits() {
         let mut graph = Graph::default();
         graph.apply("owner", item("owner", &[], Some(FOREGROUND)));
-        graph.apply("a", item("a", &["owner"], None));
+        assert_eq!(sorted(graph.apply("a", item("a", &["owner"], None))), ["a", "owner"]);
         assert_eq!(graph.dependents("owner").len(), 1);
         assert!(graph.dependents("owner")[0].1.blocks("owner"));
         assert_eq!(sorted(graph.apply("a", item("a", &["owner"], Some("x")))), ["a", "owner"]);
+        graph.apply("b", item("b", &["owner"], None));
+        assert_eq!(sorted(graph.apply("b", item("b", &[], None))), ["owner"], "it left its owner");
         assert_eq!(sorted(graph.remove("a")), ["owner"]);
         assert!(graph.dependents("owner").is_empty());
         assert!(graph.dependents.is_empty(), "nothing is left behind");

@@ -216,14 +216,8 @@ impl GarbageCollector {
                 self.note_absent(&reference.uid);
                 OwnerState::Absent
             }
-            Some(meta) => {
-                let waits = Item::new(&watched.served, item.key.clone(), &meta).waits;
-                if waits && reference.block_owner_deletion == Some(true) {
-                    OwnerState::Waiting
-                } else {
-                    OwnerState::Solid
-                }
-            }
+            Some(meta) if Item::new(&watched.served, item.key.clone(), &meta).waits => OwnerState::Waiting,
+            Some(_) => OwnerState::Solid,
         })
     }
 
@@ -255,7 +249,8 @@ impl GarbageCollector {
             Fate::DeleteAfterDependents => {
                 if dependents.iter().any(|(_, dependent)| dependent.waits) {
                     // A circle of objects that wait for each other: one of them has to stop blocking.
-                    self.stop_blocking(&latest, &meta).await?;
+                    let Some(meta) = self.stop_blocking(&latest, &meta).await? else { return Ok(()) };
+                    return self.delete(uid, &latest, &meta, PropagationPolicy::Foreground).await;
                 }
                 self.delete(uid, &latest, &meta, PropagationPolicy::Foreground).await
             }
@@ -282,13 +277,20 @@ impl GarbageCollector {
         deleted.unless_gone(|| format!("delete {} {}", item.served.resource.plural, item.key)).map(drop)
     }
 
-    async fn patch_meta(&self, item: &Item, meta: &ObjectMeta, patch: serde_json::Value) -> Result<(), ReconcileError> {
+    /// Answers what the object is now; `None` if it is gone.
+    async fn patch_meta(
+        &self,
+        item: &Item,
+        meta: &ObjectMeta,
+        patch: serde_json::Value,
+    ) -> Result<Option<ObjectMeta>, ReconcileError> {
         let mut patch = json!({"metadata": patch});
         patch["metadata"]["uid"] = json!(meta.uid);
         patch["metadata"]["resourceVersion"] = json!(meta.resource_version);
         let api = self.api(&item.served, item.key.namespace());
         let written = api.patch_metadata(&item.key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        written.unless_gone(|| format!("patch {} {}", item.served.resource.plural, item.key)).map(drop)
+        let written = written.unless_gone(|| format!("patch {} {}", item.served.resource.plural, item.key))?;
+        Ok(written.map(|object| object.metadata))
     }
 
     /// Takes the references to these owners away.
@@ -305,10 +307,10 @@ impl GarbageCollector {
             return Ok(());
         }
         debug!(resource = item.served.resource.plural, key = %item.key, uid, ?owners, "taking away references to owners");
-        self.patch_meta(item, meta, json!({"ownerReferences": left})).await
+        self.patch_meta(item, meta, json!({"ownerReferences": left})).await.map(drop)
     }
 
-    async fn stop_blocking(&self, item: &Item, meta: &ObjectMeta) -> Result<(), ReconcileError> {
+    async fn stop_blocking(&self, item: &Item, meta: &ObjectMeta) -> Result<Option<ObjectMeta>, ReconcileError> {
         let unblocked: Vec<OwnerReference> = item
             .owners
             .iter()
@@ -324,7 +326,7 @@ impl GarbageCollector {
         if left.len() == held.len() {
             return Ok(());
         }
-        self.patch_meta(item, &meta, json!({"finalizers": left})).await
+        self.patch_meta(item, &meta, json!({"finalizers": left})).await.map(drop)
     }
 
     /// Frees all dependents, then the owner.

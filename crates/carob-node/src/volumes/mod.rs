@@ -30,6 +30,10 @@ pub enum VolumeError {
     HostPath(#[from] host_path::HostPathError),
     #[error("prepare the directory")]
     Io(#[from] io::Error),
+    #[error(
+        "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {0} not found in the list of registered CSI drivers"
+    )]
+    NoDriver(String),
     #[error("the volume source is not supported")]
     Unsupported,
 }
@@ -108,6 +112,9 @@ impl Volumes {
             let path = self.dirs.volume(uid, "empty-dir", &volume.name);
             empty_dir::prepare(&path, source, group)?;
             return Ok((path, None));
+        }
+        if let Some(source) = &volume.csi {
+            return Err(VolumeError::NoDriver(source.driver.clone()));
         }
         let now = self.clock.now();
         let sources = Sources { pod, facts, objects: &*self.objects, tokens: &self.tokens, now };

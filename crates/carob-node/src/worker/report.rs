@@ -22,7 +22,7 @@ const WRITE_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// How long news of a Pod that is being started wait for more of them. Most Pods run before that: one write instead of
 /// four, each of which every watcher of Pods would be told. (The kubelet's status manager batches as well.)
-const STARTING_WAIT: Duration = Duration::from_millis(100);
+const STARTING_WAIT: Duration = Duration::from_millis(500);
 
 /// How long news of a container that makes way for another image wait, so that a quick swap shows as one change and does not
 /// take the Pod out of service. (The kubelet sees an exit when it next lists containers, up to a second later.)
@@ -128,8 +128,13 @@ impl Worker {
             return;
         }
         self.report.not_before = None;
+        let wait = self.wait_for_more(&status, intent);
+        if wait.is_some() && held_until.is_some_and(|until| now < until) {
+            self.report.held_until = held_until;
+            return;
+        }
         if let Some(body) = status_patch(&self.id.uid, &self.report.written, &status) {
-            if self.wait_for_more(&status, intent).is_some_and(|wait| self.report.hold(wait, held_until, now)) {
+            if wait.is_some_and(|wait| self.report.hold(wait, held_until, now)) {
                 return;
             }
             self.report.writing = true;

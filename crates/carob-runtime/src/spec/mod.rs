@@ -79,6 +79,8 @@ pub struct ContainerSpec {
     pub device_rules: Vec<DeviceRule>,
     /// No other control groups than its own matter to the container.
     pub own_groups_only: bool,
+    /// Groups that the container is shown other than by a mount of the configuration: by name, where they are.
+    pub shown_groups: Vec<(String, PathBuf)>,
     /// Capabilities that the container asked for and this machine cannot give.
     pub capabilities_lost: Vec<String>,
 }
@@ -133,6 +135,7 @@ pub fn oci_spec_for(input: &SpecInput<'_>) -> Result<ContainerSpec, SpecError> {
         user: user(input, security)?,
         device_rules: devices::rules(security.privileged, input.devices)?,
         own_groups_only: mounts::own_groups_only(&input.config.mounts, security.privileged),
+        shown_groups: mounts::shown_groups(input, security.privileged),
         capabilities_lost: granted.lost,
     })
 }
@@ -274,7 +277,9 @@ fn paths_or(asked: &[String], default: &[&str]) -> Value {
 /// On v1 the directory of the trees as well, which has to be writable until all are mounted.
 fn readonly_paths(input: &SpecInput<'_>, security: &Security) -> Value {
     let mut paths = paths_or(&security.readonly_paths, READONLY_PATHS);
-    if let Some(paths) = paths.as_array_mut().filter(|_| !input.host.cgroup_trees.is_empty()) {
+    let with_groups =
+        !input.host.cgroup_trees.is_empty() && mounts::shown_groups(input, security.privileged).is_empty();
+    if let Some(paths) = paths.as_array_mut().filter(|_| with_groups) {
         paths.push(mounts::CGROUP_DIRECTORY.into());
     }
     paths

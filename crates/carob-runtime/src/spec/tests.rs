@@ -169,30 +169,51 @@ fn standard_mounts_and_those_asked_for() {
     assert_eq!(spec.config["linux"]["rootfsPropagation"], "shared");
 }
 
-#[test]
-fn groups_of_v1_are_mounted_one_by_one() {
-    let host = HostFacts { cgroup_trees: vec![("cpu".into(), "/sys/fs/cgroup/cpu,cpuacct".into())], ..host() };
-    let config = plain();
-    let spec = oci_spec_for(&SpecInput {
-        config: &config,
+/// On a machine with a tree for the controller `cpu`.
+fn generate_on_v1(config: &v1::ContainerConfig) -> ContainerSpec {
+    let input = SpecInput {
+        config,
         sandbox: &sandbox(),
         image: &image(),
-        host: &host,
+        host: &HostFacts { cgroup_trees: vec![("cpu".into(), "/sys/fs/cgroup/cpu,cpuacct".into())], ..host() },
         rootfs: "/run/carob/rootfs",
         devices: &[],
         target_pid: None,
         seccomp_file: None,
         images: &BTreeMap::new(),
-    })
-    .expect("a valid container");
+    };
+    oci_spec_for(&input).expect("a valid container")
+}
+
+fn has_mount_below_sys_fs(spec: &ContainerSpec) -> bool {
     let mounts = spec.config["mounts"].as_array().expect("a list");
-    let tree = mounts.iter().find(|mount| mount["destination"] == "/sys/fs/cgroup/cpu").expect("a mount");
-    assert_eq!(tree["source"], "/sys/fs/cgroup/cpu,cpuacct/kubepods/pod1/c1");
-    assert_eq!(
-        spec.config["linux"]["readonlyPaths"].as_array().and_then(|paths| paths.last()),
-        Some(&json!("/sys/fs/cgroup"))
-    );
+    mounts.iter().any(|mount| mount["destination"].as_str().is_some_and(|path| path.starts_with("/sys/fs")))
+}
+
+fn last_read_only_path(spec: &ContainerSpec) -> Option<&Value> {
+    spec.config["linux"]["readonlyPaths"].as_array()?.last()
+}
+
+#[test]
+fn groups_of_v1_are_shown_by_the_maker() {
+    let spec = generate_on_v1(&plain());
+    assert_eq!(spec.shown_groups, [("cpu".to_owned(), "/sys/fs/cgroup/cpu,cpuacct/kubepods/pod1/c1".into())]);
+    assert!(!has_mount_below_sys_fs(&spec));
+    assert_ne!(last_read_only_path(&spec), Some(&json!("/sys/fs/cgroup")));
     assert!(!spec.config["linux"]["namespaces"].to_string().contains("cgroup"));
+}
+
+#[test]
+fn groups_of_v1_are_mounts_where_a_volume_is_near() {
+    for near in ["/sys", "/sys/kernel/debug", "/sys/fs/cgroup/unified"] {
+        let mount = v1::Mount { container_path: near.into(), host_path: "/v".into(), ..v1::Mount::default() };
+        let spec = generate_on_v1(&v1::ContainerConfig { mounts: vec![mount], ..plain() });
+        assert_eq!(spec.shown_groups, [], "{near}");
+        let mounts = spec.config["mounts"].as_array().expect("a list");
+        let tree = mounts.iter().find(|mount| mount["destination"] == "/sys/fs/cgroup/cpu").expect("a mount");
+        assert_eq!(tree["source"], "/sys/fs/cgroup/cpu,cpuacct/kubepods/pod1/c1");
+        assert_eq!(last_read_only_path(&spec), Some(&json!("/sys/fs/cgroup")));
+    }
 }
 
 #[test]

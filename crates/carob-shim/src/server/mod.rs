@@ -46,7 +46,7 @@ pub struct ShimOptions {
 }
 
 /// Serves until it is told to end. Standard input is the runtime's first connection.
-pub fn run_shim(options: ShimOptions) -> io::Result<()> {
+pub fn run_shim(options: ShimOptions, layout: Layout) -> io::Result<()> {
     rustix::thread::set_name(c"carob-shim")?;
     rustix::process::setsid()?;
     set_child_subreaper(Some(getpid()))?;
@@ -56,7 +56,7 @@ pub fn run_shim(options: ShimOptions) -> io::Result<()> {
     streams::set_nonblocking(&parent)?;
     let mut shim = Shim {
         exits: ExitFile::new(options.directory.join(EXITS_FILE)),
-        layout: Layout::detect().map_err(io::Error::other)?,
+        layout,
         options,
         signals,
         listener,

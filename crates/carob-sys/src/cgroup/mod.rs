@@ -323,7 +323,8 @@ fn enable_controllers(directory: &Path) -> Result<()> {
     write(&path, &missing.join(" "))
 }
 
-/// A v1 cpuset starts empty and takes no process until it has CPUs and memory nodes.
+/// A v1 cpuset starts empty and takes no process until it has CPUs and memory nodes. Those made below it from then on
+/// start with what it has (`cgroup.clone_children`, kernel `Documentation/admin-guide/cgroup-v1/cpusets.rst`).
 fn inherit_cpuset(directory: &Path) -> Result<()> {
     let Some(parent) = directory.parent() else { return Ok(()) };
     let read = |path: PathBuf| match fs_err::read_to_string(&path) {
@@ -332,15 +333,17 @@ fn inherit_cpuset(directory: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(CgroupError::Read { path, source }),
     };
+    let mut was_empty = false;
     for file in ["cpuset.cpus", "cpuset.mems"] {
         if read(directory.join(file))?.is_some_and(|own| own.is_empty()) {
+            was_empty = true;
             inherit_cpuset(parent)?;
             if let Some(theirs) = read(parent.join(file))? {
                 write(&directory.join(file), &theirs)?;
             }
         }
     }
-    Ok(())
+    if was_empty { write(&directory.join("cgroup.clone_children"), "1") } else { Ok(()) }
 }
 
 fn device_line_v1(rule: &DeviceRule) -> String {

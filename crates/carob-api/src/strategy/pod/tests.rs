@@ -26,6 +26,7 @@ fn decoded(value: Value) -> Value {
 fn created(value: Value) -> Result<Value, crate::Status> {
     let mut pod = decoded(value);
     lifecycle::prepare_create(pods(), &mut pod, &creation())?;
+    lifecycle::complete_create(pods(), &mut pod);
     lifecycle::validate_create(pods(), &pod)?;
     Ok(pod)
 }

@@ -1,16 +1,18 @@
 //! ResourceQuotas: counts what a namespace uses of what they limit (`pkg/controller/resourcequota`).
 //!
-//! This keeps the status. Refusing what is too much is the API server's admission.
-
-mod scope;
-mod usage;
+//! Admission counts what comes, in the same transaction order as it admits it. This counts anew what a quota begins with and
+//! what changes or goes, which admission does not see; it leaves what comes to admission, since a count by caches could take
+//! back what was just given away.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use carob_api::Quantity;
 use carob_api::quantity::Format;
+use carob_api::quota::{self, Amounts};
 use carob_client::{Asker, Change, During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, Service,
 };
@@ -18,17 +20,16 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use kube::Resource;
 use kube::api::{Api, PostParams};
 use kube::core::metadata::PartialObjectMeta;
+use serde_json::Value;
 
 use crate::context::Context;
 use crate::discovery;
 use crate::ownership::version;
 use crate::statuses;
 use crate::versions::Versions;
-use usage::Usage;
 
-/// Kinds of the core group that a quota may count under their own name.
-const PLAIN_COUNTS: [&str; 4] = ["configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
-const COUNT_PREFIX: &str = "count/";
+/// After a count that admission may have overtaken, another one follows when what it admitted has long arrived here.
+const COUNT_AGAIN: Duration = Duration::from_secs(5);
 
 pub(crate) struct QuotaController {
     context: Context,
@@ -56,32 +57,43 @@ impl QuotaController {
         }
     }
 
-    /// The quotas of the namespace of an object that came, went or changed what it takes.
+    /// The quotas of the namespace of an object that went, or that changed what it takes.
     fn quotas_of<K: Resource>(
         quotas: &Informer<ResourceQuota>,
         change: Change<'_, K>,
-        takes: impl Fn(&K) -> Usage,
+        takes: impl Fn(&K) -> Amounts,
     ) -> Vec<ObjectKey> {
-        if change.old.map(|old| takes(old)) == change.new.map(|new| takes(new)) {
+        let Some(old) = change.old else { return Vec::new() };
+        let quotas = quotas.list_in(&change.key().namespace);
+        if quotas.is_empty() || change.new.is_some_and(|new| takes(new) == takes(old)) {
             return Vec::new();
         }
-        quotas.list_in(&change.key().namespace).iter().map(|quota| ObjectKey::of(&**quota)).collect()
+        quotas.iter().map(|quota| ObjectKey::of(&**quota)).collect()
     }
 
     pub(crate) fn quotas_of_pod(quotas: &Informer<ResourceQuota>, change: Change<'_, Pod>) -> Vec<ObjectKey> {
         // A deletion's time decides by itself later; what an event changes is the same at any time.
-        Self::quotas_of(quotas, change, |pod| usage::pod(pod, jiff::Timestamp::MIN))
+        Self::quotas_of(quotas, change, |pod| quota::pod(&json(pod), Timestamp::MIN))
     }
 
     pub(crate) fn quotas_of_service(quotas: &Informer<ResourceQuota>, change: Change<'_, Service>) -> Vec<ObjectKey> {
-        Self::quotas_of(quotas, change, usage::service)
+        Self::quotas_of(quotas, change, |service| quota::service(&json(service)))
     }
 
     pub(crate) fn quotas_of_claim(
         quotas: &Informer<ResourceQuota>,
         change: Change<'_, PersistentVolumeClaim>,
     ) -> Vec<ObjectKey> {
-        Self::quotas_of(quotas, change, usage::claim)
+        Self::quotas_of(quotas, change, |claim| quota::claim(&json(claim)))
+    }
+
+    /// A quota that is new, limits something else, or whose status says that it does.
+    pub(crate) fn changed(change: Change<'_, ResourceQuota>) -> Option<ObjectKey> {
+        let Some(new) = change.new else { return Some(change.key()) };
+        let shown = new.status.as_ref().and_then(|status| status.hard.as_ref());
+        let limits = new.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+        let same_spec = change.old.is_some_and(|old| old.spec == new.spec);
+        (!same_spec || shown != limits).then(|| change.key())
     }
 
     /// The watched metadata of a resource that a quota counts; `None` if it is not served.
@@ -99,7 +111,7 @@ impl QuotaController {
         let informer = self.context.informers.of_metadata(&served.resource);
         let (quotas, ask) = (self.quotas.clone(), self.ask.clone());
         informer.on_change(move |change| {
-            if change.old.is_none() || change.new.is_none() {
+            if change.new.is_none() {
                 for quota in quotas.list_in(&change.key().namespace) {
                     ask.ask(ObjectKey::of(&*quota));
                 }
@@ -109,22 +121,18 @@ impl QuotaController {
         Ok(Some(informer))
     }
 
-    async fn used(&self, namespace: &str, spec: &ResourceQuotaSpec) -> Result<Usage, ReconcileError> {
-        let mut used = Usage::new();
-        let now = self.context.now();
-        let pods = self.pods.list_in(namespace);
-        let pods = pods.iter().filter(|pod| scope::matches(spec, pod)).map(|pod| usage::pod(pod, now));
-        let services = self.services.list_in(namespace);
-        let claims = self.claims.list_in(namespace);
-        let others = services
-            .iter()
-            .map(|service| usage::service(service))
-            .chain(claims.iter().map(|claim| usage::claim(claim)));
-        for (name, amount) in pods.chain(others).flatten() {
-            usage::add(&mut used, name, amount);
+    async fn used(&self, namespace: &str, spec: &ResourceQuotaSpec) -> Result<Amounts, ReconcileError> {
+        let (now, limits) = (self.context.now(), json(spec));
+        let pods = self.pods.list_in(namespace).into_iter().map(|pod| json(&*pod));
+        let pods = pods.filter(|pod| quota::matches(&limits, pod)).map(|pod| quota::pod(&pod, now));
+        let services = self.services.list_in(namespace).into_iter().map(|service| quota::service(&json(&*service)));
+        let claims = self.claims.list_in(namespace).into_iter().map(|claim| quota::claim(&json(&*claim)));
+        let mut used = Amounts::new();
+        for (name, amount) in pods.chain(services).chain(claims).flatten() {
+            quota::add(&mut used, name, amount);
         }
         for name in spec.hard.iter().flatten().map(|(name, _)| name) {
-            if let Some((group, plural)) = counted_resource(name)
+            if let Some((group, plural)) = quota::counted_resource(name)
                 && let Some(informer) = self.counted(group, plural).await?
             {
                 informer.synced().await;
@@ -136,19 +144,13 @@ impl QuotaController {
     }
 }
 
-/// The group and plural of a resource that a quota counts as objects, other than those with rules of their own.
-fn counted_resource(name: &str) -> Option<(&str, &str)> {
-    if PLAIN_COUNTS.contains(&name) {
-        return Some(("", name));
-    }
-    let resource = name.strip_prefix(COUNT_PREFIX)?;
-    let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
-    let own_rules = group.is_empty() && matches!(plural, "pods" | "services" | "persistentvolumeclaims");
-    (!own_rules).then_some((group, plural))
+/// What the rules of counting read.
+fn json(object: &impl serde::Serialize) -> Value {
+    serde_json::to_value(object).expect("an API object always serialises")
 }
 
 /// What a quota limits, with what is used of it; what nothing uses is used by none.
-fn status(spec: &ResourceQuotaSpec, used: &Usage) -> ResourceQuotaStatus {
+fn status(spec: &ResourceQuotaSpec, used: &Amounts) -> ResourceQuotaStatus {
     let hard = spec.hard.clone().unwrap_or_default();
     let shown = |(name, limit): (&String, &Text)| {
         let format = Quantity::parse(&limit.0).map_or(Format::DecimalSi, |limit| limit.format());
@@ -184,7 +186,7 @@ impl Reconcile for QuotaController {
         let written = api.replace_status(&key.name, &PostParams::default(), &wanted).await;
         let written = written.unless_gone(|| format!("write the status of resource quota {key}"))?;
         self.written.note(&key, written.as_ref().map_or(0, version));
-        Ok(Requeue::No)
+        Ok(Requeue::After(COUNT_AGAIN))
     }
 }
 
@@ -193,27 +195,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_are_counted_by_resource_and_group() {
-        let cases = [
-            ("configmaps", Some(("", "configmaps"))),
-            ("count/configmaps", Some(("", "configmaps"))),
-            ("count/deployments.apps", Some(("apps", "deployments"))),
-            ("count/widgets.example.com", Some(("example.com", "widgets"))),
-            ("count/pods", None),
-            ("pods", None),
-            ("requests.cpu", None),
-        ];
-        for (name, expected) in cases {
-            assert_eq!(counted_resource(name), expected, "{name}");
-        }
-    }
-
-    #[test]
     fn the_status_shows_what_is_limited_and_nothing_else() {
         let text = |text: &str| Text(text.to_owned());
         let hard = [("pods".to_owned(), text("5")), ("requests.memory".to_owned(), text("1Gi"))];
         let spec = ResourceQuotaSpec { hard: Some(hard.into_iter().collect()), ..ResourceQuotaSpec::default() };
-        let used = Usage::from([("pods".to_owned(), usage::one()), ("services".to_owned(), usage::one())]);
+        let used = Amounts::from([("pods".to_owned(), quota::one()), ("services".to_owned(), quota::one())]);
         let shown: Vec<_> =
             status(&spec, &used).used.into_iter().flatten().map(|(name, text)| (name, text.0)).collect();
         assert_eq!(shown, [("pods".to_owned(), "1".to_owned()), ("requests.memory".to_owned(), "0".to_owned())]);
