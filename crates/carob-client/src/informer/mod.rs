@@ -12,7 +12,7 @@ mod store;
 mod tests;
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -21,11 +21,12 @@ use kube::api::DynamicObject;
 use kube::core::metadata::PartialObjectMeta;
 use kube::core::{ApiResource, Resource};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use key::ObjectKey;
-use reflector::{Source, reflect};
+use reflector::{Replica, Source, reflect};
 pub use store::Change;
 use store::Store;
 
@@ -131,7 +132,8 @@ impl Informers {
         let shared = Arc::new(Shared::<K>::new());
         let path = source.path.clone();
         let end = self.shutdown.child_token();
-        tokio::spawn(reflect(self.client.clone(), source, Arc::clone(&shared), end.clone()));
+        let replica: Arc<dyn Replica> = shared.clone();
+        tokio::spawn(reflect(self.client.clone(), source, replica, end.clone()));
         let counted = Arc::clone(&shared);
         let stats = Box::new(move || counted.stats(&path));
         entries.insert(id, Entry { informer: shared.clone(), stats, end });
@@ -155,6 +157,11 @@ fn source_id<K: 'static>(source: &Source) -> SourceId {
 /// What an informer's handles and its task share.
 struct Shared<K> {
     store: Store<K>,
+    progress: Progress,
+}
+
+/// How far an informer is.
+struct Progress {
     synced: watch::Sender<bool>,
     /// The resourceVersion up to which the store is known to be complete.
     version: watch::Sender<u64>,
@@ -164,23 +171,48 @@ struct Shared<K> {
 
 impl<K: Resource> Shared<K> {
     fn new() -> Self {
-        Self {
-            store: Store::new(),
+        let progress = Progress {
             synced: watch::Sender::new(false),
             version: watch::Sender::new(0),
             undecodable: AtomicU64::new(0),
             watches: AtomicU64::new(0),
-        }
+        };
+        Self { store: Store::new(), progress }
     }
 
     fn stats(&self, path: &str) -> InformerStats {
         InformerStats {
             path: path.to_owned(),
             objects: self.store.len(),
-            synced: *self.synced.borrow(),
-            undecodable: self.undecodable.load(Ordering::Relaxed),
-            watches: self.watches.load(Ordering::Relaxed),
+            synced: *self.progress.synced.borrow(),
+            undecodable: self.progress.undecodable.load(Ordering::Relaxed),
+            watches: self.progress.watches.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl<K: Resource + DeserializeOwned + Send + Sync> Replica for Shared<K> {
+    fn put(&self, object: &RawValue, metadata_only: bool) -> Result<(), serde_json::Error> {
+        let mut object: K = serde_json::from_str(object.get())?;
+        let meta = object.meta_mut();
+        meta.managed_fields = None;
+        if metadata_only {
+            (meta.labels, meta.annotations) = (None, None);
+        }
+        self.store.apply(object);
+        Ok(())
+    }
+
+    fn remove(&self, key: &ObjectKey) {
+        self.store.remove(key);
+    }
+
+    fn retain(&self, listed: &HashSet<ObjectKey>) {
+        self.store.retain(listed);
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
     }
 }
 
@@ -232,7 +264,7 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
 
     /// Ready once the first complete list has been taken in. Cancel safe.
     pub async fn synced(&self) {
-        let mut synced = self.shared.synced.subscribe();
+        let mut synced = self.shared.progress.synced.subscribe();
         // The sender lives in `shared`, which `self` keeps alive, so waiting cannot fail.
         synced.wait_for(|synced| *synced).await.expect("the informer outlives its handles");
     }
@@ -240,12 +272,12 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
     /// Ready once everything up to this resourceVersion has been taken in: a writer that waits for the version of its own
     /// write finds that write here, or something newer. resourceVersions are ordered integers (v1.35 and later). Cancel safe.
     pub async fn reached(&self, version: u64) {
-        let mut reached = self.shared.version.subscribe();
+        let mut reached = self.shared.progress.version.subscribe();
         reached.wait_for(|reached| *reached >= version).await.expect("the informer outlives its handles");
     }
 
     pub fn is_synced(&self) -> bool {
-        *self.shared.synced.borrow()
+        *self.shared.progress.synced.borrow()
     }
 
     /// Calls `listener` for each object there is, then for each change, in order, from the informer's own task.

@@ -11,16 +11,14 @@ use http::Request;
 use http_body_util::BodyExt;
 use kube::api::{ListParams, WatchParams};
 use kube::client::Body;
-use kube::core::Resource;
 use kube::core::response::Status;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::lines::{LineError, Lines};
-use super::{ObjectKey, Selection, Shared};
+use super::{ObjectKey, Progress, Selection};
 
 /// Waits between failed tries to watch (client-go `tools/cache/reflector.go` waits 0.8 to 30 s; a local API answers sooner).
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -77,13 +75,24 @@ enum Position {
     At(String),
 }
 
-/// Follows `source` into `shared` until `end`.
-pub(super) async fn reflect<K>(client: kube::Client, source: Source, shared: Arc<Shared<K>>, end: CancellationToken)
-where
-    K: Resource + DeserializeOwned + Send + Sync + 'static,
-{
+/// What a reflector fills. It does not know the type of the objects: its code would be there once for every kind.
+pub(super) trait Replica: Send + Sync {
+    /// Takes the version of an object that the API has. One that cannot be decoded stays as it was known before, since to
+    /// leave it out would look as if it had been deleted.
+    fn put(&self, object: &RawValue, metadata_only: bool) -> Result<(), serde_json::Error>;
+
+    fn remove(&self, key: &ObjectKey);
+
+    /// Removes every object that a complete list did not hold.
+    fn retain(&self, listed: &HashSet<ObjectKey>);
+
+    fn progress(&self) -> &Progress;
+}
+
+/// Follows `source` into `replica` until `end`.
+pub(super) async fn reflect(client: kube::Client, source: Source, replica: Arc<dyn Replica>, end: CancellationToken) {
     let mut reflector =
-        Reflector { client, source, shared, position: Position::Unknown, streaming_lists: true, retry: fresh_retry() };
+        Reflector { client, source, replica, position: Position::Unknown, streaming_lists: true, retry: fresh_retry() };
     tokio::select! {
         biased;
         () = end.cancelled() => {}
@@ -95,19 +104,16 @@ fn fresh_retry() -> Backoff {
     Backoff::new(RETRY_FIRST, RETRY_LONGEST)
 }
 
-struct Reflector<K> {
+struct Reflector {
     client: kube::Client,
     source: Source,
-    shared: Arc<Shared<K>>,
+    replica: Arc<dyn Replica>,
     position: Position,
     streaming_lists: bool,
     retry: Backoff,
 }
 
-impl<K> Reflector<K>
-where
-    K: Resource + DeserializeOwned + Send + Sync + 'static,
-{
+impl Reflector {
     async fn run(&mut self) {
         loop {
             let Err(ended) = self.watch_once().await else { continue };
@@ -150,7 +156,7 @@ where
     }
 
     async fn open_watch(&self, timeout_secs: u32) -> Result<Lines, WatchEnd> {
-        self.shared.watches.fetch_add(1, Ordering::Relaxed);
+        self.replica.progress().watches.fetch_add(1, Ordering::Relaxed);
         let params = WatchParams {
             label_selector: self.source.selection.labels.clone(),
             field_selector: self.source.selection.fields.clone(),
@@ -198,15 +204,15 @@ where
         let key = ObjectKey::new(&head.metadata.namespace, &head.metadata.name);
         match event.kind {
             "ADDED" | "MODIFIED" => {
-                self.decode(&key, event.object);
+                self.put(&key, event.object);
                 if let Some(listed) = listed {
                     listed.insert(key);
                 }
             }
-            "DELETED" => self.shared.store.remove(&key),
+            "DELETED" => self.replica.remove(&key),
             "BOOKMARK" if head.metadata.annotations.as_ref().is_some_and(ListEnd::is_marked) => {
                 if let Some(listed) = listed.take() {
-                    self.shared.store.retain(&listed);
+                    self.replica.retain(&listed);
                     self.position = Position::At(head.metadata.resource_version.clone());
                 }
             }
@@ -222,33 +228,22 @@ where
     /// Tells those who wait how far the store is.
     fn publish(&self) {
         let Position::At(version) = &self.position else { return };
+        let progress = self.replica.progress();
         // Versions of servers before v1.35 may be no numbers: then nobody can wait for one.
         if let Ok(version) = version.parse::<u64>() {
-            self.shared.version.send_if_modified(|reached| {
+            progress.version.send_if_modified(|reached| {
                 let later = version > *reached;
                 *reached = version.max(*reached);
                 later
             });
         }
-        self.shared.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
+        progress.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
     }
 
-    /// Puts an object into the store. One that cannot be decoded is reported and left as it was known before, since to
-    /// leave it out would look as if it had been deleted.
-    fn decode(&self, key: &ObjectKey, object: &RawValue) {
-        match serde_json::from_str::<K>(object.get()) {
-            Ok(mut object) => {
-                let meta = object.meta_mut();
-                meta.managed_fields = None;
-                if self.source.metadata_only {
-                    (meta.labels, meta.annotations) = (None, None);
-                }
-                self.shared.store.apply(object);
-            }
-            Err(error) => {
-                self.shared.undecodable.fetch_add(1, Ordering::Relaxed);
-                warn!(path = self.source.path, %key, "decode an object: {error}");
-            }
+    fn put(&self, key: &ObjectKey, object: &RawValue) {
+        if let Err(error) = self.replica.put(object, self.source.metadata_only) {
+            self.replica.progress().undecodable.fetch_add(1, Ordering::Relaxed);
+            warn!(path = self.source.path, %key, "decode an object: {error}");
         }
     }
 
@@ -270,13 +265,13 @@ where
             for object in page.items {
                 let head: Head = serde_json::from_str(object.get()).map_err(WatchEnd::Decode)?;
                 let key = ObjectKey::new(&head.metadata.namespace, &head.metadata.name);
-                self.decode(&key, object);
+                self.put(&key, object);
                 listed.insert(key);
             }
             match page.metadata.next {
                 Some(next) if !next.is_empty() => params.continue_token = Some(next),
                 _ => {
-                    self.shared.store.retain(&listed);
+                    self.replica.retain(&listed);
                     self.position = Position::At(page.metadata.resource_version);
                     self.publish();
                     return Ok(());
