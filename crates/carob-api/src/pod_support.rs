@@ -10,9 +10,10 @@ use crate::{
     meta,
 };
 
-/// Volume sources that the node mounts; every other is refused.
+/// Volume sources that the node knows; every other is refused. One of `csi` waits for its driver, as anywhere where that
+/// driver is not installed.
 pub const VOLUME_SOURCES: &[&str] =
-    &["configMap", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"];
+    &["configMap", "csi", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"];
 /// Sources of a projected volume that the node writes.
 pub const PROJECTED_SOURCES: &[&str] = &["configMap", "downwardAPI", "secret", "serviceAccountToken"];
 

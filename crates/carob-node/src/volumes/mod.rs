@@ -30,6 +30,12 @@ pub enum VolumeError {
     HostPath(#[from] host_path::HostPathError),
     #[error("prepare the directory")]
     Io(#[from] io::Error),
+    // The words of the kubelet: no driver can be registered with this node.
+    #[error(
+        "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {0} not found in the list of registered \
+         CSI drivers"
+    )]
+    NoCsiDriver(String),
     #[error("the volume source is not supported")]
     Unsupported,
 }
@@ -108,6 +114,9 @@ impl Volumes {
             let path = self.dirs.volume(uid, "empty-dir", &volume.name);
             empty_dir::prepare(&path, source, group)?;
             return Ok((path, None));
+        }
+        if let Some(source) = &volume.csi {
+            return Err(VolumeError::NoCsiDriver(source.driver.clone()));
         }
         let now = self.clock.now();
         let sources = Sources { pod, facts, objects: &*self.objects, tokens: &self.tokens, now };
