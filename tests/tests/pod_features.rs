@@ -21,6 +21,17 @@ spec:
     resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]
 ";
 
+/// Asks for `CPU`, and leaves at once when it is told to.
+const HOG: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: hog}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: busybox, command: [sleep, infinity], resources: {requests: {cpu: CPU}}}
+";
+
 const CLASSES: &str = "
 apiVersion: node.k8s.io/v1
 kind: RuntimeClass
@@ -99,6 +110,19 @@ fn resources_change_while_a_container_runs() -> Result<()> {
     cluster.kubectl(&["patch", "pod", "resized", "--subresource", "resize", "--patch", too_much])?;
     cluster.wait("condition=PodResizePending", "pod/resized")?;
     assert_eq!(limits(&cluster)?, "30 6000 62914560");
+
+    let node = cluster.get(&["node", cluster.host.name()])?;
+    let cores: u32 = node["status"]["allocatable"]["cpu"].as_str().context("whole cores")?.parse()?;
+    apply(&cluster, &HOG.replace("CPU", &format!("{}m", cores * 1000 - 600)))?;
+    cluster.wait("condition=Ready", "pod/hog")?;
+    let patch =
+        r#"{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"700m"},"limits":{"cpu":"800m"}}}]}}"#;
+    cluster.kubectl(&["patch", "pod", "resized", "--subresource", "resize", "--patch", patch])?;
+    cluster.wait(r#"jsonpath={.status.conditions[?(@.type=="PodResizePending")].reason}=Deferred"#, "pod/resized")?;
+    assert_eq!(limits(&cluster)?, "30 6000 62914560");
+    cluster.kubectl(&["delete", "pod", "hog", "--now"])?;
+    cluster.wait("jsonpath={.status.containerStatuses[0].resources.limits.cpu}=800m", "pod/resized")?;
+    assert_eq!(limits(&cluster)?, "716 80000 62914560");
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{CONFIG_MAPS, Server, name};
 use crate::client::{Client, Watch};
-use crate::measure::{Meter, Moment, percentiles};
+use crate::measure::{Meter, Moment, percentiles, pss_kib};
 
 const WATCHERS: usize = 1000;
 /// Connections of HTTP/2 that carry all watches.
@@ -40,6 +40,7 @@ async fn make_object(writer: &mut Client) -> Result<()> {
 pub(super) async fn on_their_own(server: &Server) -> Result<Value> {
     let mut writer = server.access.connect().await?;
     make_object(&mut writer).await?;
+    let without = pss_kib(server.pid)?;
     let all_have_it = Arc::new(Barrier::new(WATCHERS));
     let (arrivals, arrived) = mpsc::channel(WATCHERS);
     let mut followers = Followers::new();
@@ -49,14 +50,18 @@ pub(super) async fn on_their_own(server: &Server) -> Result<Value> {
         followers.push(tokio::spawn(follow(watch, Arc::clone(&all_have_it), arrivals.clone())));
     }
     drop(arrivals);
+    let memory = kib_per_watcher(server, without)?;
     let transport = format!("{WATCHERS} connections, HTTP/1.1 over TLS");
-    update(server, writer, followers, arrived, &transport).await
+    let mut report = update(server, writer, followers, arrived, &transport).await?;
+    report["server_kib_per_watcher"] = json!(memory);
+    Ok(report)
 }
 
 /// Watches that share their client's connection, HTTP/2 over TLS. A watcher's event has arrived when it was read.
 pub(super) async fn sharing(server: &Server) -> Result<Value> {
     let mut writer = server.access.connect().await?;
     make_object(&mut writer).await?;
+    let without = pss_kib(server.pid)?;
     let (arrivals, arrived) = mpsc::channel(WATCHERS);
     let mut followers = Followers::new();
     for _ in 0..CLIENTS {
@@ -68,8 +73,16 @@ pub(super) async fn sharing(server: &Server) -> Result<Value> {
         }
     }
     drop(arrivals);
+    let memory = kib_per_watcher(server, without)?;
     let transport = format!("{CLIENTS} connections of {} watches, HTTP/2 over TLS", WATCHERS / CLIENTS);
-    update(server, writer, followers, arrived, &transport).await
+    let mut report = update(server, writer, followers, arrived, &transport).await?;
+    report["server_kib_per_watcher"] = json!(memory);
+    Ok(report)
+}
+
+/// What open watches add to the server's memory; what an earlier case has left to be reused is not seen.
+fn kib_per_watcher(server: &Server, without: u64) -> Result<f64> {
+    Ok((pss_kib(server.pid)? as f64 - without as f64) / WATCHERS as f64)
 }
 
 /// Time from sending an update until its event has arrived at each watcher.

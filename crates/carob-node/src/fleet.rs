@@ -144,26 +144,22 @@ impl Fleet {
     fn pass_on(&self, uid: &str, pod: &Arc<Pod>) -> bool {
         let mut seats = self.seats();
         let Some(seat) = seats.get(uid) else { return false };
-        let granted = if seat.given.is_asked(pod) { Ok(()) } else { self.grant(&seats, uid, pod) };
+        let change = (!seat.given.is_asked(pod)).then(|| self.grant(&seats, uid, pod));
         let Some(seat) = seats.get_mut(uid) else { return false };
-        if granted.is_ok() {
+        if let Some(Ok(())) = change {
             seat.given = Allocation::asked(pod);
         }
         let pod = seat.given.impose(pod);
         seat.orders.send_modify(|order| {
             order.pod = pod;
-            order.pending = granted.err();
+            order.pending = change.and_then(Result::err);
         });
         true
     }
 
     /// Whether a Pod may have what it asks for, beside what the others have been given.
     fn grant(&self, seats: &HashMap<String, Seat>, uid: &str, pod: &Pod) -> Result<(), Pending> {
-        let others: Vec<Arc<Pod>> = seats
-            .iter()
-            .filter(|(other, _)| *other != uid)
-            .map(|(_, seat)| Arc::clone(&seat.orders.borrow().pod))
-            .collect();
+        let others = given_to_others(seats, uid);
         let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
         admit_resize(pod, &others, &self.room)
     }
@@ -187,9 +183,8 @@ impl Fleet {
         if view.is_terminal() || view.deletion().is_some() {
             return None;
         }
-        // Only Pods that have been taken in before count, so that of two that do not fit together one stays; and each with
-        // what it has been given, which is not yet what it asks for.
-        let taken: Vec<Arc<Pod>> = self.seats().values().map(|seat| Arc::clone(&seat.orders.borrow().pod)).collect();
+        // Only Pods that have been taken in before count, so that of two that do not fit together one stays.
+        let taken = given_to_others(&self.seats(), "");
         let others: Vec<&Pod> = taken.iter().map(|other| &**other).collect();
         admit(pod, &others, &self.room).err()
     }
@@ -207,7 +202,6 @@ impl Fleet {
         self.tasks.spawn(async move {
             worker.run().await;
             fleet.seats().remove(&uid);
-            fleet.retry_resizes();
         });
     }
 
@@ -322,4 +316,14 @@ impl Fleet {
             seat.nudge.notify_one();
         }
     }
+}
+
+/// The Pods but the one with `uid`, each with what it has been given, which is not yet what it asks for. One that the API has
+/// no more has made room, though it is still being cleaned up after.
+fn given_to_others(seats: &HashMap<String, Seat>, uid: &str) -> Vec<Arc<Pod>> {
+    let given = |(other, seat): (&String, &Seat)| {
+        let order = seat.orders.borrow();
+        (other != uid && !order.gone).then(|| Arc::clone(&order.pod))
+    };
+    seats.iter().filter_map(given).collect()
 }

@@ -28,6 +28,8 @@
 //! `downwardAPI`, `emptyDir` (disk and `Memory`), `hostPath`, `image`, `projected` (all but `clusterTrustBundle` and
 //! `podCertificate`) and `secret`.
 //!
+//! A volume of `csi` keeps its Pod waiting for a driver, which none can be here.
+//!
 //! What does not act, and is for the API server to refuse: `env[].valueFrom.fileKeyRef`, `hostUsers: false`,
 //! `resourceClaims`, `restartPolicyRules` with `RestartAllContainers`, `schedulingGroup`, `volumeDevices`,
 //! `emptyDir.medium: HugePages*`, and every other kind of volume.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
@@ -17,6 +18,9 @@ use crate::index::Index;
 #[derive(Debug)]
 pub(crate) struct Group {
     log: Mutex<Log>,
+    /// The revision of the newest event, [`ENDED`] once the log is closed. Written under the log's lock. Each watcher looks
+    /// for more after each event, and most find nothing: that they find here, without taking the lock from each other.
+    newest: AtomicU64,
     changed: Notify,
 }
 
@@ -29,6 +33,9 @@ struct Log {
     touched: bool,
     closed: bool,
 }
+
+/// Greater than any revision.
+const ENDED: u64 = u64::MAX;
 
 /// What a reader finds after its cursor.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,6 +53,9 @@ impl Group {
 
     /// Appends up to `max` events after `cursor` to `into`.
     pub(crate) fn read(&self, cursor: Revision, max: usize, into: &mut VecDeque<Arc<Event>>) -> Found {
+        if self.newest.load(Ordering::Acquire) <= cursor.0 {
+            return Found::Nothing;
+        }
         let log = self.lock();
         if cursor < log.since {
             return Found::Lagged;
@@ -113,7 +123,10 @@ impl Hub {
         let mut groups = self.lock();
         groups.closed = true;
         for slot in groups.slots.values() {
-            slot.group.lock().closed = true;
+            let mut log = slot.group.lock();
+            log.closed = true;
+            slot.group.newest.store(ENDED, Ordering::Release);
+            drop(log);
             slot.group.changed.notify_waiters();
         }
     }
@@ -127,8 +140,10 @@ impl Groups {
     /// The group of `prefix`, complete after `after`, which history must reach.
     pub(crate) fn join(&mut self, index: &Index, prefix: &str, after: Revision) -> (Arc<str>, Arc<Group>) {
         if !self.slots.contains_key(prefix) {
-            let log = Log { since: index.current(), events: VecDeque::new(), touched: false, closed: self.closed };
-            let group = Arc::new(Group { log: Mutex::new(log), changed: Notify::new() });
+            let since = index.current();
+            let log = Log { since, events: VecDeque::new(), touched: false, closed: self.closed };
+            let newest = AtomicU64::new(if self.closed { ENDED } else { since.0 });
+            let group = Arc::new(Group { log: Mutex::new(log), newest, changed: Notify::new() });
             self.slots.insert(prefix.into(), Slot { group, watchers: 0 });
         }
         let (prefix, _) = self.slots.get_key_value(prefix).expect("a slot was just made sure of");
@@ -159,6 +174,7 @@ impl Groups {
         self.for_each_prefix_of(&event.entry.key, |group| {
             let mut log = group.lock();
             log.events.push_back(Arc::clone(event));
+            group.newest.fetch_max(event.revision().0, Ordering::Release);
             if !std::mem::replace(&mut log.touched, true) {
                 touched.0.push(Arc::clone(group));
             }

@@ -18,6 +18,12 @@ pub struct Watch {
     shared: Arc<Shared>,
     prefix: Arc<str>,
     group: Arc<Group>,
+    reader: Reader,
+}
+
+/// Where in its group a watch is.
+#[derive(Debug)]
+struct Reader {
     /// The revision up to which events have been taken out of the group.
     cursor: Revision,
     /// Events taken out and not yet returned.
@@ -42,18 +48,16 @@ impl Watch {
         let (prefix, group) = shared.hub.lock().join(&index, prefix, after);
         drop(index);
         let shared = Arc::clone(shared);
-        Ok(Self { shared, prefix, group, cursor: after, taken: VecDeque::new(), returned: after })
+        let reader = Reader { cursor: after, taken: VecDeque::new(), returned: after };
+        Ok(Self { shared, prefix, group, reader })
     }
 
     /// The next event, as soon as there is one. Cancel safe.
     pub async fn next(&mut self) -> WatchItem {
         loop {
-            if let Some(item) = self.try_next() {
-                return item;
-            }
-            let group = Arc::clone(&self.group);
-            let changed = group.changed();
-            if let Some(item) = self.try_next() {
+            // Made before the look, so that no event slips through between the look and the wait.
+            let changed = self.group.changed();
+            if let Some(item) = self.reader.next(&self.group) {
                 return item;
             }
             changed.await;
@@ -62,29 +66,41 @@ impl Watch {
 
     /// The next event if there is one already.
     pub fn try_next(&mut self) -> Option<WatchItem> {
-        if self.taken.is_empty() {
-            match self.group.read(self.cursor, WATCH_CHUNK_MAX, &mut self.taken) {
-                Found::Events => {}
-                Found::Nothing => return None,
-                Found::Lagged => return Some(WatchItem::Lagged),
-                Found::Closed => return Some(WatchItem::Closed),
-            }
-            self.cursor = self.taken.back().map_or(self.cursor, |event| event.revision());
-        }
-        let event = self.taken.pop_front()?;
-        self.returned = event.revision();
-        Some(WatchItem::Event(event))
+        self.reader.next(&self.group)
     }
 
     /// A revision up to which everything has been returned: what a bookmark may say.
     pub fn progress(&mut self) -> Revision {
         // Events are in their group before the current revision moves on, so what is not there now is later than it.
         let current = self.shared.current();
-        if self.taken.is_empty() && self.group.read(self.cursor, WATCH_CHUNK_MAX, &mut self.taken) == Found::Nothing {
-            self.returned = self.returned.max(current);
+        if self.reader.take(&self.group) == Found::Nothing {
+            self.reader.returned = self.reader.returned.max(current);
         }
+        self.reader.returned
+    }
+}
+
+impl Reader {
+    fn next(&mut self, group: &Group) -> Option<WatchItem> {
+        match self.take(group) {
+            Found::Events => {}
+            Found::Nothing => return None,
+            Found::Lagged => return Some(WatchItem::Lagged),
+            Found::Closed => return Some(WatchItem::Closed),
+        }
+        let event = self.taken.pop_front()?;
+        self.returned = event.revision();
+        Some(WatchItem::Event(event))
+    }
+
+    /// Makes sure that events are taken out, if there are any.
+    fn take(&mut self, group: &Group) -> Found {
+        if !self.taken.is_empty() {
+            return Found::Events;
+        }
+        let found = group.read(self.cursor, WATCH_CHUNK_MAX, &mut self.taken);
         self.cursor = self.taken.back().map_or(self.cursor, |event| event.revision());
-        self.returned
+        found
     }
 }
 

@@ -80,9 +80,11 @@ impl Encoder {
         revision: Revision,
     ) -> ApiResult<()> {
         if let Some(splice) = self.splice.as_ref().filter(|_| self.form.is_plain_json()) {
+            // All of it at once: nearly every piece is one event, and its bytes are sent as they lie.
+            out.reserve(open_frame_len(kind) + splice.len(entry, revision)? + CLOSE_FRAME.len());
             open_frame(out, kind);
             splice.write(out, entry, revision)?;
-            out.extend_from_slice(b"}\n");
+            out.extend_from_slice(CLOSE_FRAME);
             return Ok(());
         }
         let object = decode_at(entry, revision)?;
@@ -160,15 +162,22 @@ impl Encoder {
         }
         open_frame(out, kind);
         serde_json::to_writer(&mut *out, value).map_err(|error| ApiError::from(Status::internal(error)))?;
-        out.extend_from_slice(b"}\n");
+        out.extend_from_slice(CLOSE_FRAME);
         Ok(())
     }
 }
 
+const OPEN_FRAME: [&[u8]; 2] = [b"{\"type\":\"", b"\",\"object\":"];
+const CLOSE_FRAME: &[u8] = b"}\n";
+
 fn open_frame(out: &mut Vec<u8>, kind: EventType) {
-    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(OPEN_FRAME[0]);
     out.extend_from_slice(kind.as_str().as_bytes());
-    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(OPEN_FRAME[1]);
+}
+
+fn open_frame_len(kind: EventType) -> usize {
+    OPEN_FRAME[0].len() + kind.as_str().len() + OPEN_FRAME[1].len()
 }
 
 /// A length-delimited meta.v1 WatchEvent: type (1), object (2) as a RawExtension whose raw (1) is the object's envelope.

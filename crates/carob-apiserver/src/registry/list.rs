@@ -224,7 +224,7 @@ fn join(call: &Call<'_>, metadata: &Value, entries: Vec<Arc<Entry>>) -> ApiResul
     );
     let mut len = head.len() + 2 + entries.len().saturating_sub(1);
     for entry in &entries {
-        len += splice.len(entry)?;
+        len += splice.len(entry, entry.mod_revision)?;
     }
     let joiner = Joiner { splice, entries, next: 0, head: Some(head.into_bytes()), done: false };
     let pieces = futures_util::stream::iter(joiner);

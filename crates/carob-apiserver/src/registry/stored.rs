@@ -3,6 +3,8 @@
 //! A stored value is JSON in the kind's storage version, without resourceVersion, and always begins with
 //! `{"kind":…,"apiVersion":…,"metadata":{`. So the revision is put in by copying.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use carob_api::kinds::VersionDef;
 use carob_api::{ResourceDef, Status, kinds, meta};
@@ -82,58 +84,68 @@ fn convert(object: &mut Value, api_version: &str) -> ApiResult<()> {
     kinds::convert(object, api_version).map_err(|error| Status::internal(error).into())
 }
 
-/// Digits of the greatest revision and what encloses them in JSON.
-const REVISION_LEN_MAX: usize = 24;
-
 /// Makes response bytes out of stored ones.
+///
+/// It owns nothing: every open watch has one, and what a thousand of them compare and copy at an event is the same bytes.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Splice {
-    /// What the stored bytes begin with.
-    stored_head: Vec<u8>,
-    /// What the made bytes begin with, up to the revision.
-    head: Vec<u8>,
+    def: &'static ResourceDef,
+    is_item: bool,
 }
 
 impl Splice {
     /// For whole objects in the stored form.
-    pub(crate) fn object(def: &ResourceDef) -> Self {
-        let mut head = stored_head(def);
-        head.extend_from_slice(b"\"resourceVersion\":\"");
-        Self { stored_head: stored_head(def), head }
+    pub(crate) fn object(def: &'static ResourceDef) -> Self {
+        Self { def, is_item: false }
     }
 
     /// For the items of a list, which bear neither kind nor apiVersion, as upstream's do not.
-    pub(crate) fn item(def: &ResourceDef) -> Self {
-        Self { stored_head: stored_head(def), head: b"{\"metadata\":{\"resourceVersion\":\"".to_vec() }
+    pub(crate) fn item(def: &'static ResourceDef) -> Self {
+        Self { def, is_item: true }
     }
 
-    /// What follows the head in the stored bytes. Every value was written by [`encode`]; one that was not is a defect of
-    /// the store's content and is refused.
-    fn tail<'e>(&self, entry: &'e Entry) -> ApiResult<&'e [u8]> {
-        entry.value.strip_prefix(self.stored_head.as_slice()).ok_or_else(|| {
-            Status::internal(format!("the stored object {} does not begin as objects of its kind do", entry.key)).into()
-        })
+    /// What the made bytes begin with, and what follows the head in the stored ones. Every value was written by [`encode`];
+    /// one that was not is a defect of the store's content and is refused.
+    fn parts<'e>(&self, entry: &'e Entry) -> ApiResult<(&'e [u8], &'e [u8])> {
+        let Some(tail) = self.tail(&entry.value) else {
+            let text = format!("the stored object {} does not begin as objects of its kind do", entry.key);
+            return Err(Status::internal(text).into());
+        };
+        let head = if self.is_item { b"{\"metadata\":{" } else { &entry.value[..entry.value.len() - tail.len()] };
+        Ok((head, tail))
     }
 
-    pub(crate) fn len(&self, entry: &Entry) -> ApiResult<usize> {
-        Ok(self.head.len() + decimal_len(entry.mod_revision.0) + 2 + self.tail(entry)?.len())
+    /// Undoes [`write_head`]. Neither a kind nor a version has anything to escape.
+    fn tail<'e>(&self, value: &'e [u8]) -> Option<&'e [u8]> {
+        let rest = value.strip_prefix(b"{\"kind\":\"")?.strip_prefix(self.def.kind.as_bytes())?;
+        let rest = rest.strip_prefix(b"\",\"apiVersion\":\"")?.strip_prefix(self.def.storage.api_version.as_bytes())?;
+        rest.strip_prefix(b"\",\"metadata\":{")
+    }
+
+    pub(crate) fn len(&self, entry: &Entry, revision: Revision) -> ApiResult<usize> {
+        let (head, tail) = self.parts(entry)?;
+        Ok(head.len() + BEFORE_REVISION.len() + decimal_len(revision.0) + AFTER_REVISION.len() + tail.len())
     }
 
     pub(crate) fn write(&self, out: &mut Vec<u8>, entry: &Entry, revision: Revision) -> ApiResult<()> {
-        let tail = self.tail(entry)?;
-        out.reserve(self.head.len() + tail.len() + REVISION_LEN_MAX);
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(revision.to_string().as_bytes());
-        out.extend_from_slice(b"\",");
+        let (head, tail) = self.parts(entry)?;
+        out.extend_from_slice(head);
+        out.extend_from_slice(BEFORE_REVISION);
+        write!(out, "{revision}").expect("a vector takes all that is written");
+        out.extend_from_slice(AFTER_REVISION);
         out.extend_from_slice(tail);
         Ok(())
     }
 
     pub(crate) fn bytes(&self, entry: &Entry, revision: Revision) -> ApiResult<Bytes> {
-        let mut out = Vec::with_capacity(self.len(entry)?);
+        let mut out = Vec::with_capacity(self.len(entry, revision)?);
         self.write(&mut out, entry, revision)?;
         Ok(Bytes::from(out))
     }
 }
+
+const BEFORE_REVISION: &[u8] = b"\"resourceVersion\":\"";
+const AFTER_REVISION: &[u8] = b"\",";
 
 /// What stored objects of a kind begin with, up to the brace that opens their metadata.
 pub(crate) fn stored_head(def: &ResourceDef) -> Vec<u8> {
@@ -162,6 +174,30 @@ mod tests {
             encode(&object),
             br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x","uid":"u"},"binaryData":{},"data":{"a":"b"}}"#[..]
         );
+    }
+
+    #[test]
+    fn every_kind_is_spliced_as_it_was_written() {
+        let metadata = json!({ "name": "x" });
+        for def in kinds::all() {
+            let object =
+                json!({ "apiVersion": def.storage.api_version, "kind": def.kind, "metadata": metadata, "z": 1 });
+            let entry = Entry::new("/k".into(), encode(&object), Revision(2), Revision(99));
+            let check = |splice: Splice, expected: Value| {
+                let bytes = splice.bytes(&entry, Revision(100)).expect("it begins as its kind does");
+                assert_eq!(serde_json::from_slice::<Value>(&bytes).expect("JSON"), expected);
+                assert_eq!(bytes.len(), splice.len(&entry, Revision(100)).expect("the same"));
+            };
+            let metadata = json!({ "name": "x", "resourceVersion": "100" });
+            check(
+                Splice::object(def),
+                json!({ "apiVersion": def.storage.api_version, "kind": def.kind, "metadata": metadata, "z": 1 }),
+            );
+            check(Splice::item(def), json!({ "metadata": metadata, "z": 1 }));
+        }
+        let def = kinds::by_kind("", "v1", "Pod").expect("a kind");
+        let other = Entry::new("/k".into(), Bytes::from_static(b"{}"), Revision(2), Revision(2));
+        Splice::object(def).bytes(&other, Revision(2)).expect_err("not what encode writes");
     }
 
     #[test]

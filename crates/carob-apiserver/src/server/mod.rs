@@ -5,11 +5,12 @@ mod limits;
 mod tls;
 
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, TryFutureExt};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -89,47 +90,57 @@ struct Connection {
 }
 
 impl Connection {
+    /// What is needed for the handshake alone is in a box of its own, and given back before the connection is served, which
+    /// may be for hours.
     async fn run(self, acceptor: TlsAcceptor, stream: TcpStream) {
+        let Some((stream, peer)) = Box::pin(self.handshake(acceptor, stream)).await else { return };
+        if let Err(error) = self.serve(stream, peer).await {
+            debug!(error = %carob_kit::chain(&error), "connection ended");
+        }
+    }
+
+    async fn handshake(&self, acceptor: TlsAcceptor, stream: TcpStream) -> Option<(TlsStream<TcpStream>, Peer)> {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "set TCP_NODELAY");
         }
         let handshake = tokio::time::timeout(self.api.limits().handshake_timeout, acceptor.accept(stream));
         let stream = match handshake.await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return debug!(%error, "TLS handshake"),
-            Err(_) => return debug!("TLS handshake timed out"),
+            Ok(Err(error)) => {
+                debug!(%error, "TLS handshake");
+                return None;
+            }
+            Err(_) => {
+                debug!("TLS handshake timed out");
+                return None;
+            }
         };
         let now = u64::try_from(self.api.now().as_second()).unwrap_or_default();
         let peer = self.tls.peer(stream.get_ref().1, UnixTime::since_unix_epoch(Duration::from_secs(now)));
         if let Peer::Refused(reason) = &peer {
             debug!(%reason, "client certificate refused");
         }
-        self.serve(stream, peer).await;
+        Some((stream, peer))
     }
 
-    async fn serve(self, stream: TlsStream<TcpStream>, peer: Peer) {
+    fn serve(self, stream: TlsStream<TcpStream>, peer: Peer) -> BoxFuture<'static, Result<(), ConnectionError>> {
         let api = self.api.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let answer = api.handle_peer(request, peer.clone());
             async move { Ok::<_, Infallible>(answer.await) }
         });
         // Over TLS a client speaks HTTP/2 only if that was agreed upon (RFC 9113, section 3.2).
-        let outcome = if stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_HTTP2) {
+        if stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_HTTP2) {
             let cork = Cork::new(stream);
-            let connection = self.http2().serve_connection(TokioIo::new(cork.share()), service);
-            // Boxed, since the compiler cannot see through this deep a future that it is Send.
+            let connection = Box::pin(self.http2().serve_connection(TokioIo::new(cork.share()), service));
             let connection = run(connection, self.closing, http2::Connection::graceful_shutdown).boxed();
-            cork.drive(connection)
-                .await
-                .map_err(ConnectionError::Flush)
-                .and_then(|end| end.map_err(ConnectionError::Http))
+            async move { cork.drive(connection).await.map_err(ConnectionError::Flush)?.map_err(ConnectionError::Http) }
+                .boxed()
         } else {
             let connection = self.http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
-            let end = run(connection, self.closing, http1::UpgradeableConnection::graceful_shutdown).await;
-            end.map_err(ConnectionError::Http)
-        };
-        if let Err(error) = outcome {
-            debug!(error = %carob_kit::chain(&error), "connection ended");
+            run(Box::pin(connection), self.closing, http1::UpgradeableConnection::graceful_shutdown)
+                .map_err(ConnectionError::Http)
+                .boxed()
         }
     }
 
@@ -164,11 +175,10 @@ enum ConnectionError {
 
 /// Runs a connection to its end; once the server closes, `shut_down` lets only requests under way end.
 async fn run<C: Future>(
-    connection: C,
+    mut connection: Pin<Box<C>>,
     closing: watch::Receiver<bool>,
     shut_down: impl FnOnce(Pin<&mut C>),
 ) -> C::Output {
-    let mut connection = pin!(connection);
     tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = told(closing) => {

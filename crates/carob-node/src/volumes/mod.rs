@@ -30,10 +30,12 @@ pub enum VolumeError {
     HostPath(#[from] host_path::HostPathError),
     #[error("prepare the directory")]
     Io(#[from] io::Error),
+    // The words of the kubelet: no driver can be registered with this node.
     #[error(
-        "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {0} not found in the list of registered CSI drivers"
+        "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {0} not found in the list of registered \
+         CSI drivers"
     )]
-    NoDriver(String),
+    NoCsiDriver(String),
     #[error("the volume source is not supported")]
     Unsupported,
 }
@@ -114,7 +116,7 @@ impl Volumes {
             return Ok((path, None));
         }
         if let Some(source) = &volume.csi {
-            return Err(VolumeError::NoDriver(source.driver.clone()));
+            return Err(VolumeError::NoCsiDriver(source.driver.clone()));
         }
         let now = self.clock.now();
         let sources = Sources { pod, facts, objects: &*self.objects, tokens: &self.tokens, now };

@@ -13,7 +13,7 @@ async fn a_container_runs_and_its_exit_and_output_are_kept() {
     let status = host.wait(&container).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
     assert!(status.created_at <= status.started_at && status.started_at <= status.finished_at, "{status:?}");
-    assert_eq!(host.log(&container, "stdout").await, "out\nhalf\n");
+    assert_eq!(host.log(&container, "stdout").await, "out\nhalf");
     assert_eq!(host.log(&container, "stderr").await, "err\n");
     host.close().await;
 }

@@ -275,8 +275,13 @@ impl Host {
     pub(crate) async fn log(&self, container: &str, stream: &str) -> String {
         let path = self.status(container).await.log_path;
         let text = fs_err::read_to_string(path).expect("a log");
-        let mark = format!(" {stream} F ");
-        text.split_inclusive('\n').filter_map(|line| line.split_once(&mark)).map(|(_, text)| text).collect()
+        let (whole, part) = (format!(" {stream} F "), format!(" {stream} P "));
+        let said = |line: &str| match (line.split_once(&whole), line.split_once(&part)) {
+            (Some((_, text)), _) => format!("{text}\n"),
+            (None, Some((_, text))) => text.to_owned(),
+            (None, None) => String::new(),
+        };
+        text.lines().map(said).collect()
     }
 
     pub(crate) async fn remove_sandbox(&self, sandbox: &str) {

@@ -96,7 +96,7 @@ fn validate_one(kind: &str, source: &Value, path: &FieldPath, errors: &mut Field
                 errors.push(FieldError::invalid(&path.child("path"), target, "must be an absolute path"));
             }
         }
-        "csi" => require(source, "driver", path, errors),
+        "csi" => validate_csi(source, path, errors),
         _ => {}
     }
 }
@@ -107,6 +107,18 @@ fn validate_pull_policy(source: &Value, path: &FieldPath, errors: &mut FieldErro
         "" => errors.push(FieldError::required(&path.child("pullPolicy"), "")),
         policy if POLICIES.contains(&policy) => {}
         policy => errors.push(FieldError::not_supported(&path.child("pullPolicy"), policy, &POLICIES)),
+    }
+}
+
+fn validate_csi(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    match text(source, "driver") {
+        "" => errors.push(FieldError::required(&path.child("driver"), "")),
+        driver => invalid_if_any(driver, names::dns1123_subdomain(driver), &path.child("driver"), errors),
+    }
+    if let Some(secret) = meta::at(source, &["nodePublishSecretRef"])
+        && text(secret, "name").is_empty()
+    {
+        errors.push(FieldError::required(&path.child("nodePublishSecretRef").child("name"), ""));
     }
 }
 
