@@ -27,9 +27,12 @@
 //! `downwardAPI`, `emptyDir` (disk and `Memory`), `hostPath`, `projected` (all but `clusterTrustBundle` and
 //! `podCertificate`) and `secret`.
 //!
-//! What does not act, and is for the API server to refuse: `env[].valueFrom.fileKeyRef`, `hostUsers: false`, `overhead`,
-//! `resizePolicy` and changed resources of a running container, `resourceClaims`, `restartPolicyRules` with
-//! `RestartAllContainers`, `schedulingGroup`, `volumeDevices`, `emptyDir.medium: HugePages*`, and every other kind of volume.
+//! A Pod with a `csi` volume waits for a driver, and one of a runtime class for its handler; there are none, so `overhead`,
+//! which comes with a class, counts for the scheduler alone.
+//!
+//! What does not act, and is for the API server to refuse: `env[].valueFrom.fileKeyRef`, `hostUsers: false`, `resizePolicy`
+//! and changed resources of a running container, `resourceClaims`, `restartPolicyRules` with `RestartAllContainers`,
+//! `schedulingGroup`, `volumeDevices`, `emptyDir.medium: HugePages*`, and every other kind of volume.
 
 pub mod admission;
 pub mod api;
