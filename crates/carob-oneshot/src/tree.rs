@@ -66,8 +66,11 @@ pub(crate) fn enter(place: &Path, needed: &[&Path]) -> Result<()> {
     }
     hide_groups().map_err(failed("the container's own groups", Path::new(GROUPS)))?;
     needed.iter().try_for_each(HostMount::place)?;
-    make_mount_point(below_here(place), true)
-        .map_err(|source| Error::Mount { what: "a tree of its own", target: place.to_owned(), source })?;
+    make_mount_point(below_here(place), true).map_err(|source| Error::Mount {
+        what: "a tree of its own",
+        target: place.to_owned(),
+        source,
+    })?;
     become_root().map_err(failed("a tree of its own", place))
 }
 
