@@ -1,5 +1,7 @@
 //! Looks at stored objects from outside the registry: what tokens and node authorization ask.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use carob_api::{kinds, meta};
 use carob_store::{ListOptions, Store};
 use serde::Deserialize;
@@ -48,6 +50,12 @@ impl ObjectLookup for Lookup {
         let partial: Partial = serde_json::from_slice(&entry.value).ok()?;
         let deletion_timestamp_s = partial.metadata.deletion_timestamp.map(jiff::Timestamp::as_second);
         Some(ObjectFacts { uid: partial.metadata.uid, deletion_timestamp_s })
+    }
+
+    fn token_in_secret(&self, namespace: &str, name: &str) -> Option<Vec<u8>> {
+        let entry = self.store.get(&key("secrets", namespace, name)?)?;
+        let secret: Value = serde_json::from_slice(&entry.value).ok()?;
+        STANDARD.decode(meta::str_at(&secret, &["data", "token"])?).ok()
     }
 }
 

@@ -144,6 +144,33 @@ async fn an_owner_waits_for_its_dependents_or_frees_them() {
 }
 
 #[tokio::test]
+async fn objects_that_own_each_other_in_a_circle_go_together() {
+    let cluster = Cluster::start().await;
+    let (maps, api) = (cluster.of::<ConfigMap>(), cluster.api::<ConfigMap>());
+    // Who looks first is a matter of chance: each round has another order.
+    for round in 0..8 {
+        let name = |index: usize| format!("circle-{round}-{}", index % 3);
+        let mut uids = Vec::new();
+        for index in 0..3 {
+            let made = cluster.create::<ConfigMap>(json!({"metadata": {"name": name(index)}})).await;
+            uids.push(made.metadata.uid.expect("it has a uid"));
+        }
+        for index in 0..3 {
+            let owner = (index + 1) % 3;
+            let reference = json!([{
+                "apiVersion": "v1", "kind": "ConfigMap", "name": name(owner), "uid": uids[owner], "blockOwnerDeletion": true,
+            }]);
+            let patch = Patch::Merge(json!({"metadata": {"ownerReferences": reference}}));
+            api.patch(&name(index), &PatchParams::default(), &patch).await.expect("it can be patched");
+        }
+        api.delete(&name(0), &DeleteParams::foreground()).await.expect("it can be deleted");
+        let prefix = format!("circle-{round}-");
+        let left = |maps: &[Arc<ConfigMap>]| maps.iter().filter(|map| map.name_any().starts_with(&prefix)).count();
+        eventually(&maps, "all of the circle go", |maps| left(maps) == 0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_service_has_the_endpoints_of_its_pods() {
     let cluster = Cluster::start().await;
     let port = json!([{"port": 80, "targetPort": 8080}]);

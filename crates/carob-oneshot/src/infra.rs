@@ -17,7 +17,7 @@ const INFRA_ID: u32 = 65535;
 
 pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> {
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
-    Cgroup::new(&params.layout, &params.cgroup).enter(&single)?;
+    Cgroup::new(&params.layout, &params.cgroup).enter_controllers(&single)?;
     set_oom_score(params.oom_score_adj)?;
     process::unshare(namespaces(params)).map_err(Error::Unshare)?;
     if let Some(name) = &params.hostname {

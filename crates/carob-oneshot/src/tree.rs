@@ -27,12 +27,12 @@ const GROUPS: &str = "/sys/fs/cgroup";
 
 /// A mount with all below it, as it is in the host's tree, and of the same peers: what is mounted there later arrives in
 /// the copy too, where a volume wants that.
-struct Copy {
+struct HostMount {
     path: PathBuf,
     mount: OwnedFd,
 }
 
-impl Copy {
+impl HostMount {
     fn of(path: &Path) -> Result<Self> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
         let mount = open_tree(CWD, path, flags).map_err(failed("a copy of the host's", path))?;
@@ -56,8 +56,8 @@ impl Copy {
 /// Makes these paths, what the kernel shows and a directory at `place` the whole tree of the calling process, which is in
 /// a mount namespace of its own.
 pub(crate) fn enter(place: &Path, needed: &[&Path]) -> Result<()> {
-    let kernel = KERNEL.iter().map(|path| Copy::of(Path::new(path))).collect::<Result<Vec<Copy>>>()?;
-    let needed = outermost(needed).into_iter().map(Copy::of).collect::<Result<Vec<Copy>>>()?;
+    let kernel = KERNEL.iter().map(|path| HostMount::of(Path::new(path))).collect::<Result<Vec<HostMount>>>()?;
+    let needed = outermost(needed).into_iter().map(HostMount::of).collect::<Result<Vec<HostMount>>>()?;
     begin(place).map_err(failed("a tree of its own", place))?;
     for copy in &kernel {
         copy.place()?;
@@ -65,7 +65,7 @@ pub(crate) fn enter(place: &Path, needed: &[&Path]) -> Result<()> {
         mount_change(below_here(&copy.path), private).map_err(failed("a copy of the host's", &copy.path))?;
     }
     hide_groups().map_err(failed("the container's own groups", Path::new(GROUPS)))?;
-    needed.iter().try_for_each(Copy::place)?;
+    needed.iter().try_for_each(HostMount::place)?;
     make_mount_point(below_here(place), true).map_err(|source| Error::Mount {
         what: "a tree of its own",
         target: place.to_owned(),

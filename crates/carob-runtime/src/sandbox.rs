@@ -117,7 +117,7 @@ impl Runtime {
         if let Some(resources) = record.config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
             pod.apply(&resources_for(resources, self.host.hugetlb))?;
         }
-        self.cgroup(&record.cgroup.join(&record.id)).create()?;
+        self.cgroup(&record.cgroup.join(&record.id)).create_unified()?;
         if namespace_options(&record.config).ipc() != v1::NamespaceMode::Node {
             files::mount_shm(&self.paths.shm(&record.id))?;
         }
@@ -159,7 +159,7 @@ impl Runtime {
         let new_network = own(options.network());
         let params = InfraParams {
             layout: self.layout.clone(),
-            cgroup: record.cgroup.join(&record.id),
+            cgroup: record.cgroup.clone(),
             new_network,
             new_ipc: own(options.ipc()),
             // A Pod in the host's network has the host's name.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct InfraParams {
     /// Where this machine's groups are.
     pub layout: Layout,
+    /// The Pod's: the infra process has a group of its own in the unified tree only, in which it is born.
     pub cgroup: PathBuf,
     /// Network namespace of its own, or the host's.
     pub new_network: bool,

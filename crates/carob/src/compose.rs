@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use carob_apiserver::authn::ServiceAccountKeys;
 use carob_apiserver::{ApiServer, Config, DirectDialer, Tls, UserInfo};
 use carob_client::Informers;
-use carob_controllers::Controllers;
+use carob_controllers::{Controllers, TokenSigner};
 use carob_image::{ImageStore, StoreConfig};
 use carob_kit::Clock;
 use carob_net::{NetConfig, PodNetwork};
@@ -60,7 +60,8 @@ impl Server {
         let store = open_store(&settings, &clock).await?;
         let explanations = Explanations::default();
         let schedulers = Schedulers::new(explanations.clone(), &settings.run_dir);
-        let api = make_api(&settings, &pki, &shown, store.clone(), Arc::clone(&clock), schedulers)?;
+        let keys = service_account_keys(&pki)?;
+        let api = make_api(&settings, &pki, &shown, store.clone(), Arc::clone(&clock), schedulers, Arc::clone(&keys))?;
         let as_component = |name: &str| carob_client::in_process(api.in_process(UserInfo::component(name)));
         let controllers_client = as_component("system:kube-controller-manager");
         let scheduler_client = as_component("system:kube-scheduler");
@@ -90,7 +91,7 @@ impl Server {
         });
         kubeconfig::write_schedulers(&server.settings, &pki)?;
         if server.settings.controllers {
-            server.start_controllers(controllers_client, &pki, &clock);
+            server.start_controllers(controllers_client, &pki, keys, &clock);
         }
         if server.settings.scheduler {
             server.start_scheduler(scheduler_client, explanations, &clock);
@@ -114,7 +115,13 @@ impl Server {
         Ok(server)
     }
 
-    fn start_controllers(&mut self, client: kube::Client, pki: &Pki, clock: &Arc<dyn Clock>) {
+    fn start_controllers(
+        &mut self,
+        client: kube::Client,
+        pki: &Pki,
+        keys: Arc<ServiceAccountKeys>,
+        clock: &Arc<dyn Clock>,
+    ) {
         let config = carob_controllers::Config {
             api_addresses: self.settings.node_ips.clone(),
             api_port: self.settings.listen.port(),
@@ -122,7 +129,7 @@ impl Server {
             service_cidrs: self.settings.service_cidrs.clone(),
             root_ca_pem: pki.ca_pem.clone(),
             system_client: self.client.clone(),
-            token_signer: None,
+            token_signer: Some(Arc::new(SecretTokens(keys))),
         };
         let (informers, shutdown) = (Arc::clone(&self.informers), self.parts_shutdown.clone());
         let controllers = Controllers::start(client, informers, config, Arc::clone(clock), shutdown);
@@ -285,6 +292,21 @@ async fn open_store(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Store
     Store::embedded(&dir, options).await.with_context(|| format!("open the store {}", dir.display()))
 }
 
+fn service_account_keys(pki: &Pki) -> Result<Arc<ServiceAccountKeys>> {
+    let key = pki.service_account_key()?;
+    let keys = ServiceAccountKeys::from_pkcs8(key.secret_der(), &[]).context("the ServiceAccount signing key")?;
+    Ok(Arc::new(keys))
+}
+
+/// Signs the tokens that controllers put into Secrets.
+struct SecretTokens(Arc<ServiceAccountKeys>);
+
+impl TokenSigner for SecretTokens {
+    fn sign(&self, claims: &serde_json::Value) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.sign(claims)?)
+    }
+}
+
 fn make_api(
     settings: &Settings,
     pki: &Pki,
@@ -292,10 +314,9 @@ fn make_api(
     store: Store,
     clock: Arc<dyn Clock>,
     schedulers: Schedulers,
+    keys: Arc<ServiceAccountKeys>,
 ) -> Result<ApiServer> {
-    let key = pki.service_account_key()?;
-    let keys = ServiceAccountKeys::from_pkcs8(key.secret_der(), &[]).context("the ServiceAccount signing key")?;
-    let mut config = Config::new(store, clock, Arc::new(keys));
+    let mut config = Config::new(store, clock, keys);
     config.explainer = Some(Arc::new(schedulers));
     config.issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
     config.audiences = vec![config.issuer.clone()];

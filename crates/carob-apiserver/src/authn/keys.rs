@@ -59,7 +59,7 @@ impl ServiceAccountKeys {
     }
 
     /// `claims` as a signed compact JWT.
-    pub(super) fn sign(&self, claims: &Value) -> Result<String, KeyError> {
+    pub fn sign(&self, claims: &Value) -> Result<String, KeyError> {
         let header = json!({ "alg": "ES256", "kid": self.public[0].0 });
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", encode(&header), encode(claims));

@@ -16,6 +16,11 @@ const LEEWAY_S: i64 = 60;
 /// (pkg/serviceaccount/claims.go).
 const DELETION_GRACE_S: i64 = 60;
 
+/// The issuer of tokens that lie in Secrets and have no end (pkg/serviceaccount/legacy.go).
+const SECRET_ISSUER: &str = "kubernetes/serviceaccount";
+/// What the names of their other claims begin with.
+const SECRET_CLAIM: &str = "kubernetes.io/serviceaccount/";
+
 /// What token verification asks of a stored object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectFacts {
@@ -28,6 +33,9 @@ pub struct ObjectFacts {
 pub trait ObjectLookup: Send + Sync {
     /// `resource` is a core resource's plural; `namespace` is empty for Nodes.
     fn facts(&self, resource: &str, namespace: &str, name: &str) -> Option<ObjectFacts>;
+
+    /// The token that lies in a Secret.
+    fn token_in_secret(&self, namespace: &str, name: &str) -> Option<Vec<u8>>;
 }
 
 /// The object whose life a token shares.
@@ -185,13 +193,41 @@ impl ServiceAccountTokens {
     }
 }
 
+impl ServiceAccountTokens {
+    /// A token that lies in a Secret is good as long as it does, for the API server alone.
+    fn check_secret_claims(&self, token: &str, claims: &Value, wanted: &[String]) -> Result<Authenticated, String> {
+        let claim = |name: &str| text(claims, &format!("{SECRET_CLAIM}{name}"));
+        let (namespace, name, uid) = (claim("namespace"), claim("service-account.name"), claim("service-account.uid"));
+        let subject = format!("{SERVICE_ACCOUNT_USER_PREFIX}{namespace}:{name}");
+        if text(claims, "sub") != subject || namespace.is_empty() || name.is_empty() {
+            return Err("the token's subject is not the service account that it describes".to_owned());
+        }
+        self.check_object("serviceaccounts", namespace, &json!({ "name": name, "uid": uid }))?;
+        let secret = claim("secret.name");
+        if self.objects.token_in_secret(namespace, secret).is_none_or(|held| held != token.as_bytes()) {
+            return Err(format!("the secrets {secret:?} does not hold the token any more"));
+        }
+        let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
+        let audiences: Vec<String> = wanted.iter().filter(|one| self.audiences.contains(one)).cloned().collect();
+        if audiences.is_empty() {
+            return Err(format!("token audiences {:?} is invalid for the target audiences {wanted:?}", self.audiences));
+        }
+        let groups = [GROUP_SERVICE_ACCOUNTS.to_owned(), format!("{GROUP_SERVICE_ACCOUNTS}:{namespace}")];
+        let mut user = UserInfo::new(subject, groups);
+        uid.clone_into(&mut user.uid);
+        Ok(Authenticated { user: Arc::new(user), audiences })
+    }
+}
+
 impl TokenAuthenticator for ServiceAccountTokens {
     fn authenticate(&self, token: &str, audiences: &[String]) -> Result<Authenticated, TokenError> {
         let claims = self.keys.verify(token).ok_or(TokenError::NotMine)?;
-        if text(&claims, "iss") != self.issuer {
-            return Err(TokenError::NotMine);
-        }
-        self.check_claims(&claims, audiences).map_err(TokenError::Invalid)
+        let checked = match text(&claims, "iss") {
+            SECRET_ISSUER => self.check_secret_claims(token, &claims, audiences),
+            issuer if issuer == self.issuer => self.check_claims(&claims, audiences),
+            _ => return Err(TokenError::NotMine),
+        };
+        checked.map_err(TokenError::Invalid)
     }
 }
 
@@ -230,7 +266,7 @@ mod tests {
 
     /// Objects by "resource/namespace/name".
     #[derive(Default)]
-    struct Objects(Mutex<BTreeMap<String, ObjectFacts>>);
+    struct Objects(Mutex<BTreeMap<String, ObjectFacts>>, Mutex<Option<String>>);
 
     impl Objects {
         fn put(&self, key: &str, uid: &str, deletion_timestamp_s: Option<i64>) {
@@ -242,6 +278,11 @@ mod tests {
     impl ObjectLookup for Objects {
         fn facts(&self, resource: &str, namespace: &str, name: &str) -> Option<ObjectFacts> {
             self.0.lock().expect("tests do not panic here").get(&format!("{resource}/{namespace}/{name}")).cloned()
+        }
+
+        fn token_in_secret(&self, namespace: &str, name: &str) -> Option<Vec<u8>> {
+            assert_eq!((namespace, name), ("ns", "s"));
+            self.1.lock().expect("tests do not panic here").clone().map(String::into_bytes)
         }
     }
 
@@ -320,5 +361,28 @@ mod tests {
             "the serviceaccounts \"sa\" that the token is bound to was replaced by another",
         );
         check(&|_| {}, &["vault"], "token audiences [\"api\"] is invalid for the target audiences [\"vault\"]");
+    }
+
+    #[test]
+    fn a_token_of_a_secret_is_good_as_long_as_it_lies_there() {
+        let rig = rig();
+        let claims = json!({
+            "iss": SECRET_ISSUER, "sub": "system:serviceaccount:ns:sa", "kubernetes.io/serviceaccount/namespace": "ns",
+            "kubernetes.io/serviceaccount/secret.name": "s", "kubernetes.io/serviceaccount/service-account.name": "sa",
+            "kubernetes.io/serviceaccount/service-account.uid": "u1",
+        });
+        let token = rig.tokens.keys.sign(&claims).expect("it can be signed");
+        let check = |audiences: &[&str]| {
+            let audiences: Vec<String> = audiences.iter().map(|one| (*one).to_owned()).collect();
+            let found = rig.tokens.authenticate(&token, &audiences);
+            found.map(|found| (found.user.name.clone(), found.audiences)).map_err(|error| error.to_string())
+        };
+        let gone = "the secrets \"s\" does not hold the token any more";
+        assert_eq!(check(&[]), Err(gone.to_owned()));
+        *rig.objects.1.lock().expect("tests do not panic here") = Some(token.clone());
+        assert_eq!(check(&["api", "x"]), Ok(("system:serviceaccount:ns:sa".to_owned(), vec!["api".to_owned()])));
+        assert!(check(&["vault"]).is_err(), "it is for the API server alone");
+        rig.objects.put("serviceaccounts/ns/sa", "u7", None);
+        assert!(check(&[]).is_err(), "its account was replaced");
     }
 }

@@ -91,6 +91,18 @@ impl Cgroup {
         }
     }
 
+    /// Makes the group, below one that exists, in the unified tree only: a process is born there and is in groups above it
+    /// in the trees of v1, which have each group cost.
+    pub fn create_unified(&self) -> Result<()> {
+        match (&self.layout, self.layout.unified_directory(&self.group)) {
+            (Layout::V1 { .. }, Some(path)) => {
+                fs_err::create_dir(&path).or_else(unless_it_exists).map_err(|source| CgroupError::Make { path, source })
+            }
+            (Layout::V1 { .. }, None) => Ok(()),
+            (Layout::V2 { .. }, _) => self.create(),
+        }
+    }
+
     /// From below, since those above are there as a rule, ten trees deep.
     fn create_v1(&self, group: &Path) -> Result<()> {
         for path in self.layout.directories(group) {
