@@ -53,6 +53,10 @@ impl Validator for ResourceQuota {
         let now = self.clock.now();
         let taken = |object: &Value| quota::of(write.def.group, write.def.plural, object, now);
         let more = quota::more(&taken(object), &old.map(taken).unwrap_or_default());
+        // All have to agree before any counts: what one refuses shall take nothing of another.
+        for entry in &quotas {
+            counted_with(write, entry, object, &more)?;
+        }
         for entry in quotas {
             self.charge(write, entry, object, &more).await?;
         }
@@ -68,19 +72,9 @@ impl ResourceQuota {
         object: &Value,
         more: &Amounts,
     ) -> Result<(), Status> {
-        let subject = GroupResource::new(write.def.group, write.def.plural);
         for _ in 0..ATTEMPTS_MAX {
-            let Some(mut held) = parse(&entry.key, &entry.value) else { return Ok(()) };
-            if !concerns(&held, write, object) {
-                return Ok(());
-            }
-            let admitted = quota::admit(&held, object, more, is_new_pod(write));
-            let used = admitted
-                .map_err(|refusal| Status::forbidden(subject, write.name, &refusal.message(meta::name(&held))))?;
-            let Some(used) = used.filter(|_| !write.dry_run) else { return Ok(()) };
-            let used: Map<String, Value> =
-                used.into_iter().map(|(name, amount)| (name, amount.to_string().into())).collect();
-            meta::set(&mut held, &["status", "used"], used);
+            let counted = counted_with(write, &entry, object, more)?;
+            let Some(held) = counted.filter(|_| !write.dry_run) else { return Ok(()) };
             let op = Op::Put { value: encode(&held), ttl: None, durability: Durability::Durable };
             let txn = Txn { key: entry.key.clone(), expect: Expect::Revision(entry.mod_revision), op };
             match self.reader.store().txn(txn).await {
@@ -91,6 +85,24 @@ impl ResourceQuota {
         }
         Err(Status::server_timeout(GroupResource::new("", "resourcequotas"), "update", 1))
     }
+}
+
+/// The quota with what `object` takes counted in, or nothing where that changes nothing; an error if it is too much.
+fn counted_with(write: &Admission<'_>, entry: &Entry, object: &Value, more: &Amounts) -> Result<Option<Value>, Status> {
+    let Some(mut quota) = parse(&entry.key, &entry.value) else { return Ok(None) };
+    if !concerns(&quota, write, object) {
+        return Ok(None);
+    }
+    let used = quota::admit(&quota, object, more, is_new_pod(write)).map_err(|refusal| {
+        let subject = GroupResource::new(write.def.group, write.def.plural);
+        Status::forbidden(subject, write.name, &refusal.message(meta::name(&quota)))
+    })?;
+    Ok(used.map(|used| {
+        let used: Map<String, Value> =
+            used.into_iter().map(|(name, amount)| (name, amount.to_string().into())).collect();
+        meta::set(&mut quota, &["status", "used"], used);
+        quota
+    }))
 }
 
 /// Quotas with scopes are about some Pods, and nothing else.

@@ -7,11 +7,15 @@ const CORE: &str = "/api/v1/namespaces/default";
 
 /// A quota whose status says what is used, as the controller would write it.
 async fn with_quota(rig: &Rig, spec: Value, used: Value) {
+    with_named_quota(rig, "q", spec, used).await;
+}
+
+async fn with_named_quota(rig: &Rig, name: &str, spec: Value, used: Value) {
     let quotas = format!("{CORE}/resourcequotas");
     let hard = spec["hard"].clone();
-    rig.post(&quotas, &json!({ "metadata": { "name": "q" }, "spec": spec })).await.expect(201);
+    rig.post(&quotas, &json!({ "metadata": { "name": name }, "spec": spec })).await.expect(201);
     let status = json!({ "status": { "hard": hard, "used": used } });
-    rig.patch(&format!("{quotas}/q/status"), "merge-patch+json", &status).await.expect(200);
+    rig.patch(&format!("{quotas}/{name}/status"), "merge-patch+json", &status).await.expect(200);
 }
 
 async fn used(rig: &Rig) -> Value {
@@ -36,6 +40,19 @@ async fn a_quota_counts_what_it_lets_in_and_refuses_the_rest() {
     );
     assert_eq!(refused.expect(403)["reason"], "Forbidden");
     rig.post("/api/v1/namespaces/kube-public/configmaps", &config_map("c")).await.expect(201);
+}
+
+#[tokio::test]
+async fn what_one_quota_refuses_is_counted_on_no_other() {
+    let rig = Rig::new().await;
+    with_quota(&rig, json!({ "hard": { "configmaps": "2" } }), json!({ "configmaps": "0" })).await;
+    with_named_quota(&rig, "r", json!({ "hard": { "configmaps": "0" } }), json!({ "configmaps": "0" })).await;
+    let refused = rig.post(&format!("{CORE}/configmaps"), &config_map("a")).await;
+    assert_eq!(
+        refused.message(),
+        "configmaps \"a\" is forbidden: exceeded quota: r, requested: configmaps=1, used: configmaps=0, limited: configmaps=0"
+    );
+    assert_eq!(used(&rig).await, json!({ "configmaps": "0" }));
 }
 
 #[tokio::test]
