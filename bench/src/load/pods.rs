@@ -9,7 +9,7 @@ use super::{PODS, Server, name};
 use crate::measure::{Meter, Moment, percentiles};
 
 fn sleeping_pod(n: usize) -> Value {
-    let command = ["sh", "-c", "trap 'exit 0' TERM; while true; do sleep 1000 & wait $!; done"];
+    let command = ["sh", "-c", "trap 'exit 0' TERM; echo listening; while true; do sleep 1000 & wait $!; done"];
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name(n) },
         "spec": { "containers": [{ "name": "main", "image": "busybox", "imagePullPolicy": "Never", "command": command }] }
@@ -33,6 +33,9 @@ pub(super) async fn one_by_one(server: &Server) -> Result<Value> {
         client.create(PODS, &sleeping_pod(n)).await?;
         watch.until(is_running).await?;
         starts.push(moment.elapsed());
+        // Until the shell listens for TERM it is deaf to it, as any first process of a PID namespace is (signal(7)).
+        let log = format!("{PODS}/{}/log?follow=true", name(n));
+        server.access.connect().await?.watch(&log).await?.next().await?;
         let moment = Moment::now();
         client.delete(&format!("{PODS}/{}", name(n))).await?;
         watch.until(|event| event["type"] == "DELETED").await?;
