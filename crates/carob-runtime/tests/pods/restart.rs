@@ -184,6 +184,8 @@ async fn pods_that_end_with_their_owner_leave_nothing() {
     wait_until_gone(&shims, &sandbox);
     let left: Vec<String> = host.leftovers();
     assert!(left.iter().all(|leftover| leftover.starts_with("process")), "{left:?}");
+    // The shim takes its directory away and then ends.
+    host.until_processes_end();
     host.close().await;
 }
 

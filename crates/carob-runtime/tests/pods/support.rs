@@ -302,6 +302,20 @@ impl Host {
         assert_eq!(images.len(), 1, "images do not go with Pods");
     }
 
+    /// Waits until every process of the host that there is now has ended.
+    pub(crate) fn until_processes_end(&self) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+        let layout = Layout::detect().expect("control groups");
+        for pid in Cgroup::new(&layout, &self.cgroup_root).pids().expect("readable") {
+            match pidfd_open(Pid::from_raw(pid).expect("a process"), PidfdFlags::empty()) {
+                Ok(process) => assert_eq!(poll(&mut [PollFd::new(&process, PollFlags::IN)], None), Ok(1)),
+                Err(error) => assert_eq!(error, rustix::io::Errno::SRCH, "it has ended already"),
+            }
+        }
+    }
+
     /// Mounts, groups, processes and directories of sandboxes.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let run = self.directory().join("run");
