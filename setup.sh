@@ -18,3 +18,6 @@ if ! command -v cargo >/dev/null; then
     echo "setup: cargo is missing: install Rust with rustup, then run this again" >&2
     exit 1
 fi
+# Both are built from source where they are missing, which takes minutes, once.
+command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+command -v cargo-deny >/dev/null || cargo install --locked --profile dev --no-default-features cargo-deny

@@ -12,10 +12,12 @@ const PROGRAMS: [&str; 2] = ["carob-shim", "carob-oneshot"];
 const SOURCES: [&str; 3] = ["carob-oneshot", "carob-shim", "carob-sys"];
 
 /// What the outer cargo sets for its own compiler, and would change the programs.
-const CLEARED: [&str; 8] = [
+const CLEARED: [&str; 10] = [
     "CARGO_ENCODED_RUSTFLAGS",
     "CARGO_BUILD_TARGET",
     "CARGO_MAKEFLAGS",
+    "CARGO_RESOLVER_FEATURE_UNIFICATION",
+    "CARGO_UNSTABLE_FEATURE_UNIFICATION",
     "MAKEFLAGS",
     "RUSTC",
     "RUSTC_WRAPPER",

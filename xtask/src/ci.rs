@@ -14,8 +14,11 @@ type Step = (&'static str, fn() -> Result<()>);
 const STEPS: &[Step] = &[
     ("format", || run(cargo()?.args(["fmt", "--all", "--check"]))),
     ("lints", || run(cargo()?.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
+    ("licences and sources of dependencies", || {
+        run(cargo()?.args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))
+    }),
     ("tests of the crates, tidy among them", || {
-        run(cargo()?.args(["test", "--workspace", "--exclude", "carob-tests", "--", "--quiet"]))
+        run(cargo()?.args(["nextest", "run", "--profile", "ci", "--workspace", "--exclude", "carob-tests"]))
     }),
     ("random histories of the scheduler", crate::sched::soak_in_ci),
     ("release program", || dist().map(drop)),
@@ -53,7 +56,7 @@ pub(crate) fn dist() -> Result<PathBuf> {
 pub(crate) fn black_box(carob: &Path, filters: &[String]) -> Result<()> {
     crate::images::build(&[])?;
     run(cargo()?
-        .args(["test", "--package", "carob-tests", "--", "--test-threads=2"])
+        .args(["nextest", "run", "--profile", "black-box", "--package", "carob-tests"])
         .args(filters)
         .env("CAROB_BIN", carob))
 }
