@@ -42,7 +42,7 @@ pub(crate) fn prepare(
     forward(names, cidrs, observed)
 }
 
-/// Lets packets for Pods in by all interfaces that the machine has now.
+/// Lets packets for Pods in by the interfaces that lead to other machines now.
 pub(crate) fn forward(names: &Names, cidrs: &[IpNet], observed: &Observed) -> Result<(), NetError> {
     let uplinks = observed.uplinks(names);
     let forward = || Socket::open(Protocol::Route)?.execute(&plan::forwarding(&uplinks));
@@ -71,8 +71,9 @@ fn forward_ipv6(uplinks: &[&str]) -> Result<(), NetError> {
     }
     for uplink in uplinks {
         let accept_ra = conf.join(uplink).join("accept_ra");
-        if read_sysctl(&accept_ra)? == ACCEPT_RA[0] {
-            write_sysctl(&accept_ra, ACCEPT_RA[1])?;
+        // An interface may have gone since it was listed, or have no IPv6.
+        if read_if_there(&accept_ra)?.as_deref() == Some(ACCEPT_RA[0]) {
+            write_if_there(&accept_ra, ACCEPT_RA[1])?;
         }
     }
     write_sysctl(&forwarding, "1")
@@ -81,6 +82,20 @@ fn forward_ipv6(uplinks: &[&str]) -> Result<(), NetError> {
 fn read_sysctl(path: &Path) -> Result<String, NetError> {
     let sysctl = |source| NetError::Sysctl { path: PathBuf::from(path), source };
     fs_err::read_to_string(path).map(|text| text.trim().to_owned()).map_err(sysctl)
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, NetError> {
+    match read_sysctl(path) {
+        Err(NetError::Sysctl { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+fn write_if_there(path: &Path, value: &str) -> Result<(), NetError> {
+    match write_sysctl(path, value) {
+        Err(NetError::Sysctl { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        written => written,
+    }
 }
 
 fn write_sysctl(path: &Path, value: &str) -> Result<(), NetError> {

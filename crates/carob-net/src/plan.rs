@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use carob_sys::netlink::Request;
 use carob_sys::netlink::route::{
-    Ipv4Conf, Link, LinkAddress, NewRoute, NextHop, Route, add_address, delete_address, delete_link, replace_route,
-    set_ipv4_conf, set_up,
+    Ipv4Conf, Link, LinkAddress, NewRoute, NextHop, Route, add_address, allow_missing, delete_address, delete_link,
+    replace_route, set_ipv4_conf, set_up,
 };
 use ipnet::IpNet;
 
@@ -53,13 +53,28 @@ impl Observed {
         smallest.unwrap_or(MTU_DEFAULT).min(MTU_MAX)
     }
 
-    /// Interfaces that packets for Pods may come in by: all with an address, except loopback and ours.
+    /// Interfaces by which packets for Pods come from other machines: those that a gateway or the default route is behind, and
+    /// those of hardware that have an address. The bridges and veths of other software, and those of other instances, are
+    /// switched as their owners want.
     pub(crate) fn uplinks(&self, names: &Names) -> Vec<&str> {
-        let has_address = |link: &&Link| self.addresses.iter().any(|address| address.interface == link.index);
+        let leads_out = |link: &Link| {
+            let leads =
+                |route: &Route| route.interface == Some(link.index) && (route.has_gateway || route.prefix_len == 0);
+            self.routes.iter().any(leads)
+        };
+        let is_virtual =
+            |link: &Link| matches!(link.kind.as_deref(), Some("bridge" | "veth" | "dummy" | "ifb" | "nlmon"));
+        let has_address = |link: &Link| {
+            let is_routed = |address: IpAddr| match address {
+                IpAddr::V4(address) => !address.is_link_local(),
+                IpAddr::V6(address) => !address.is_unicast_link_local(),
+            };
+            self.addresses.iter().any(|found| found.interface == link.index && is_routed(found.address))
+        };
         self.links
             .iter()
             .filter(|link| !link.is_loopback && !self.is_ours(link.index, names))
-            .filter(has_address)
+            .filter(|link| leads_out(link) || (has_address(link) && !is_virtual(link)))
             .map(|link| link.name.as_str())
             .collect()
     }
@@ -124,9 +139,9 @@ pub(crate) fn remove_cidrs(cidrs: &[IpNet]) -> Vec<Request> {
     cidrs.iter().map(|cidr| carob_sys::netlink::route::delete_route(&unreachable(cidr))).collect()
 }
 
-/// Lets packets for Pods in by these interfaces.
+/// Lets packets for Pods in by these interfaces. One that has gone since it was listed needs nothing.
 pub(crate) fn forwarding(uplinks: &[&str]) -> Vec<Request> {
-    uplinks.iter().map(|name| set_ipv4_conf(name, &[(Ipv4Conf::Forwarding, 1)])).collect()
+    uplinks.iter().map(|name| allow_missing(set_ipv4_conf(name, &[(Ipv4Conf::Forwarding, 1)]))).collect()
 }
 
 /// The switches of a new veth. Sources are checked, so that no Pod speaks for another; 127.0.0.0/8 is routed only for
@@ -191,7 +206,12 @@ mod tests {
     }
 
     fn route(destination: &str, prefix_len: u8, interface: u32) -> Route {
-        Route { destination: destination.parse().unwrap(), prefix_len, interface: Some(interface) }
+        Route {
+            destination: destination.parse().unwrap(),
+            prefix_len,
+            interface: Some(interface),
+            has_gateway: prefix_len == 0,
+        }
     }
 
     fn machine(names: &Names) -> Observed {
@@ -199,16 +219,23 @@ mod tests {
             links: vec![
                 link(1, "lo", 65536),
                 link(2, "eth0", 1400),
-                link(3, "docker0", 1500),
+                Link { kind: Some("bridge".to_owned()), ..link(3, "docker0", 1500) },
                 link(4, &names.anchor, 1500),
                 link(5, &names.veth("a"), 1400),
                 link(6, "idle", 9000),
+                link(7, "eth1", 9000),
+                Link { kind: Some("veth".to_owned()), ..link(8, "veth0", 1500) },
+                Link { kind: Some("bridge".to_owned()), ..link(9, "lan", 1500) },
+                link(10, "unset", 1500),
             ],
             addresses: vec![
                 address(1, "127.0.0.1", 8),
                 address(2, "192.0.2.2", 24),
                 address(3, "172.17.0.1", 16),
                 address(4, "10.244.0.1", 32),
+                address(7, "198.51.100.2", 24),
+                address(8, "fe80::8", 64),
+                address(10, "fe80::a", 64),
             ],
             routes: vec![
                 route("0.0.0.0", 0, 2),
@@ -216,6 +243,7 @@ mod tests {
                 route("172.17.0.0", 16, 3),
                 route("10.244.0.5", 32, 5),
                 route("10.50.0.0", 16, 2),
+                Route { has_gateway: true, ..route("203.0.113.0", 24, 9) },
             ],
         }
     }
@@ -224,7 +252,7 @@ mod tests {
     fn packets_take_the_way_out_that_is_there() {
         let names = Names::of("plan");
         assert_eq!(machine(&names).mtu(), 1400);
-        assert_eq!(machine(&names).uplinks(&names), ["eth0", "docker0"]);
+        assert_eq!(machine(&names).uplinks(&names), ["eth0", "eth1", "lan"]);
         assert_eq!(Observed::default().mtu(), MTU_DEFAULT);
         let links = vec![link(1, "lo", MTU_MAX + 1)];
         let by_loopback = Observed { links, routes: vec![route("0.0.0.0", 0, 1)], ..Observed::default() };

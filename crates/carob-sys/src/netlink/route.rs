@@ -101,6 +101,11 @@ pub fn set_ipv4_conf(name: &str, values: &[(Ipv4Conf, u32)]) -> Request {
     Request::new(format!("set IPv4 switches of {name}"), libc::RTM_NEWLINK, 0, writer)
 }
 
+/// The same request, for which it is fine that there is no such interface (any more).
+pub fn allow_missing(request: Request) -> Request {
+    request.tolerate(&[libc::ENODEV])
+}
+
 /// Removes an interface by name; one that is not there is fine.
 pub fn delete_link(name: &str) -> Request {
     let mut writer = link_header(0, 0, 0);
@@ -256,6 +261,8 @@ pub struct Route {
     /// 0 for a default route.
     pub prefix_len: u8,
     pub interface: Option<u32>,
+    /// Another machine passes the packets on.
+    pub has_gateway: bool,
 }
 
 /// All interfaces.
@@ -295,13 +302,7 @@ fn dump<T>(
     kind: u16,
     decode: fn(&Reply<'_>) -> Option<T>,
 ) -> Result<Vec<T>, NetlinkError> {
-    let mut found = Vec::new();
-    socket.query(request, |reply| {
-        if reply.kind == kind {
-            found.extend(decode(&reply));
-        }
-    })?;
-    Ok(found)
+    socket.list(request, |reply| if reply.kind == kind { decode(reply) } else { None })
 }
 
 fn decode_link(reply: &Reply<'_>) -> Option<Link> {
@@ -350,8 +351,9 @@ fn decode_route(reply: &Reply<'_>) -> Option<Route> {
         None if i32::from(family) == libc::AF_INET => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
         None => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
     };
+    let has_gateway = attributes.clone().first(libc::RTA_GATEWAY).is_some();
     let interface = attributes.first(libc::RTA_OIF).and_then(|attribute| attribute.u32());
-    Some(Route { destination, prefix_len, interface })
+    Some(Route { destination, prefix_len, interface, has_gateway })
 }
 
 fn address(octets: &[u8]) -> Option<IpAddr> {
@@ -405,6 +407,24 @@ mod tests {
     }
 
     #[test]
+    fn hundreds_of_interfaces_are_changed_and_listed() {
+        const COUNT: u8 = 200;
+        let netns = new_netns().unwrap();
+        in_netns(netns.as_fd(), || {
+            let mut socket = Socket::open(Protocol::Route).unwrap();
+            let names: Vec<String> = (0..COUNT).map(|number| format!("b{number}")).collect();
+            let all = |make: &dyn Fn(&str) -> Request| names.iter().map(|name| make(name)).collect::<Vec<_>>();
+            socket.execute(&all(&|name| add_bridge(name, 1400))).unwrap();
+            socket.execute(&all(&|name| set_ipv4_conf(name, &[(Ipv4Conf::Forwarding, 1)]))).unwrap();
+            assert_eq!(links(&mut socket).unwrap().len(), usize::from(COUNT) + 1, "with loopback");
+            let gone = socket.execute(&[add_bridge("b0", 1400), set_ipv4_conf("none", &[(Ipv4Conf::Forwarding, 1)])]);
+            assert_eq!(gone.unwrap_err().errno(), Some(libc::ENODEV));
+            socket.execute(&[allow_missing(set_ipv4_conf("none", &[(Ipv4Conf::Forwarding, 1)]))]).unwrap();
+        })
+        .unwrap();
+    }
+
+    #[test]
     fn addresses_and_routes_are_listed_as_they_were_added() {
         let netns = new_netns().unwrap();
         in_netns(netns.as_fd(), || {
@@ -432,7 +452,8 @@ mod tests {
             for (text, prefix_len, there) in
                 [("0.0.0.0", 0, true), ("10.9.0.7", 32, true), ("fd00:7::", 64, true), ("10.3.0.0", 16, false)]
             {
-                let route = Route { destination: ip(text), prefix_len, interface: Some(interface) };
+                let has_gateway = prefix_len == 0;
+                let route = Route { destination: ip(text), prefix_len, interface: Some(interface), has_gateway };
                 assert_eq!(listed.contains(&route), there, "{text}/{prefix_len}");
             }
             let mut requests: Vec<_> = added.iter().chain(&added).map(delete_route).collect();

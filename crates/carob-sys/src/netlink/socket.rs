@@ -22,6 +22,13 @@ pub enum Protocol {
 const DATAGRAM_LEN_MAX: usize = 64 << 10;
 /// What one batch may take: room for about 100 000 nftables elements. Beyond it the send fails with `EMSGSIZE`.
 const SEND_BUFFER_LEN_MAX: usize = 16 << 20;
+/// Requests in one send. Each is answered at once, and all answers have to fit into the socket's receive buffer, of which an
+/// answer takes about 1 KiB (kernel `net/netlink/af_netlink.c`, ENOBUFS): 208 KiB by default, less where it is set so.
+const REQUESTS_PER_SEND: usize = 64;
+/// Times that a list is asked for again which changed while the kernel gave it.
+const DUMP_TRIES: usize = 4;
+/// `NLM_F_DUMP_INTR` (linux/netlink.h): what is listed changed meanwhile, so an entry may be missing or there twice.
+const DUMP_INTERRUPTED: u16 = 0x10;
 /// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the kernel's own words about a refusal.
 const ERROR_MESSAGE: u16 = 1;
 /// `NLM_F_ACK_TLVS` and `NLM_F_CAPPED` (linux/netlink.h).
@@ -90,9 +97,18 @@ impl Socket {
         open().map(|fd| Self { fd, sequence: 1 }).map_err(NetlinkError::Open)
     }
 
-    /// Carries the requests out in order, in one system call. A refused one does not stop those after it; the first
+    /// Carries the requests out in order, many in one system call. A refused one does not stop those after it; the first
     /// refusal is the result.
     pub fn execute(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
+        let mut outcome = Ok(());
+        for some in requests.chunks(REQUESTS_PER_SEND) {
+            let done = self.execute_at_once(some);
+            outcome = outcome.and(done);
+        }
+        outcome
+    }
+
+    fn execute_at_once(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
         let first = self.sequence;
         let mut bytes = Vec::new();
         for request in requests {
@@ -154,6 +170,28 @@ impl Socket {
             None if acknowledged => Ok(()),
             None => Err(NetlinkError::NoAnswer { what: last.what().to_owned() }),
         }
+    }
+
+    /// All that the kernel lists, or finds. A list that changed while it was given is asked for again; one that never stays
+    /// the same is taken as it came last.
+    pub fn list<T>(
+        &mut self,
+        request: &Request,
+        decode: impl Fn(&Reply<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        let mut found = Vec::new();
+        for _ in 0..DUMP_TRIES {
+            found.clear();
+            let mut interrupted = false;
+            self.query(request, |reply| {
+                interrupted |= reply.flags & DUMP_INTERRUPTED != 0;
+                found.extend(decode(&reply));
+            })?;
+            if !interrupted {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Sends one request and hands every message of the answer to `each`: for dumps and lookups.
