@@ -106,6 +106,19 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs_err::rename(&temporary, path)
 }
 
+/// Makes the directory `path`, with those above it, and gives it `mode`, also where it was there with another one.
+pub fn make_private(path: &Path, mode: u32) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), mode);
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("make directory {}: {error}", path.display()));
+    builder.create(path).map_err(named)?;
+    let shown = fs_err::metadata(path)?.permissions();
+    if std::os::unix::fs::PermissionsExt::mode(&shown) & 0o7777 != mode {
+        fs_err::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    }
+    Ok(())
+}
+
 /// The directory that holds the name of `path`.
 fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."))

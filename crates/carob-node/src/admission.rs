@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Node, Pod};
 
 use crate::allocation::Pending;
-use crate::config::resources::{ResourceError, amounts};
+use crate::config::resources::{ResourceError, amount, amounts};
 use crate::pod::{Member, PodView};
 
 /// Kernel settings that belong to a Pod's namespaces and cannot harm others (kubelet `pkg/kubelet/sysctl/safe_sysctls.go`).
@@ -33,6 +33,9 @@ pub struct Rejection {
     pub message: String,
 }
 
+/// The reason of a Pod whose selector the node's labels do not match.
+pub const NODE_AFFINITY: &str = "NodeAffinity";
+
 /// What the node can give.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Room {
@@ -44,8 +47,25 @@ pub struct Room {
     pub no_apparmor: Option<&'static str>,
 }
 
+impl Room {
+    /// The same with what the node's object says now: others may change its labels and what it can give.
+    pub fn with_node(&self, node: &Node) -> Result<Self, ResourceError> {
+        let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+        let given = amounts(allocatable)?;
+        let pods = amount(allocatable, "pods")?.map(|quantity| quantity.value());
+        Ok(Self {
+            cpu_milli: given.cpu_milli.unwrap_or(self.cpu_milli),
+            memory_bytes: given.memory_bytes.unwrap_or(self.memory_bytes),
+            pods: pods.map_or(self.pods, |pods| usize::try_from(pods).unwrap_or(0)),
+            labels: node.metadata.labels.clone().unwrap_or_default(),
+            no_apparmor: self.no_apparmor,
+        })
+    }
+}
+
 /// Checks `pod` against what the `others` on the node leave.
 pub fn admit(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> {
+    check_os(pod)?;
     check_sysctls(pod)?;
     check_apparmor(pod, room)?;
     check_selector(pod, room)?;
@@ -75,6 +95,21 @@ const REJECTED: &str = "Pod was rejected: ";
 
 fn rejected(reason: &'static str, what: impl std::fmt::Display) -> Rejection {
     Rejection { reason, message: format!("{REJECTED}{what}") }
+}
+
+/// Upstream `pkg/kubelet/lifecycle/predicate.go`.
+fn check_os(pod: &Pod) -> Result<(), Rejection> {
+    let labelled = pod.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
+    if labelled.is_some_and(|os| os != "linux") {
+        let what = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return Err(rejected("PodOSSelectorNodeLabelDoesNotMatch", what));
+    }
+    let wanted = pod.spec.as_ref().and_then(|spec| spec.os.as_ref());
+    if wanted.is_some_and(|os| os.name != "linux") {
+        let what = "Failed to admit pod as the OS field doesn't match node OS";
+        return Err(rejected("PodOSNotSupported", what));
+    }
+    Ok(())
 }
 
 fn check_sysctls(pod: &Pod) -> Result<(), Rejection> {
@@ -119,10 +154,7 @@ fn check_selector(pod: &Pod, room: &Room) -> Result<(), Rejection> {
     if fits {
         Ok(())
     } else {
-        Err(rejected(
-            "NodeAffinity",
-            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
-        ))
+        Err(rejected(NODE_AFFINITY, "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"))
     }
 }
 
@@ -136,21 +168,22 @@ fn requests(pod: &Pod) -> Result<(i64, i64), ResourceError> {
         let wanted = amounts(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))?;
         let (more_cpu, more_memory) = (wanted.cpu_milli.unwrap_or(0), wanted.memory_bytes.unwrap_or(0));
         if container.restart_policy.as_deref() == Some("Always") {
-            side_cpu += more_cpu;
-            side_memory += more_memory;
+            side_cpu = side_cpu.saturating_add(more_cpu);
+            side_memory = side_memory.saturating_add(more_memory);
         } else {
-            peak_cpu = peak_cpu.max(side_cpu + more_cpu);
-            peak_memory = peak_memory.max(side_memory + more_memory);
+            peak_cpu = peak_cpu.max(side_cpu.saturating_add(more_cpu));
+            peak_memory = peak_memory.max(side_memory.saturating_add(more_memory));
         }
     }
     for container in &spec.containers {
         let wanted = amounts(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))?;
-        cpu += wanted.cpu_milli.unwrap_or(0);
-        memory += wanted.memory_bytes.unwrap_or(0);
+        cpu = cpu.saturating_add(wanted.cpu_milli.unwrap_or(0));
+        memory = memory.saturating_add(wanted.memory_bytes.unwrap_or(0));
     }
     let overhead = amounts(spec.overhead.as_ref())?;
     let (more_cpu, more_memory) = (overhead.cpu_milli.unwrap_or(0), overhead.memory_bytes.unwrap_or(0));
-    Ok(((cpu + side_cpu).max(peak_cpu) + more_cpu, (memory + side_memory).max(peak_memory) + more_memory))
+    let whole = |apps: i64, side: i64, peak: i64, more: i64| apps.saturating_add(side).max(peak).saturating_add(more);
+    Ok((whole(cpu, side_cpu, peak_cpu, more_cpu), whole(memory, side_memory, peak_memory, more_memory)))
 }
 
 fn check_room(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> {
@@ -161,16 +194,16 @@ fn check_room(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> 
     let parse =
         |pod: &Pod| requests(pod).map_err(|error| rejected("UnexpectedAdmissionError", carob_kit::chain(&error)));
     let (cpu, memory) = parse(pod)?;
-    let (mut used_cpu, mut used_memory) = (0, 0);
+    let (mut used_cpu, mut used_memory) = (0i64, 0i64);
     for other in alive {
         let (other_cpu, other_memory) = parse(other)?;
-        used_cpu += other_cpu;
-        used_memory += other_memory;
+        used_cpu = used_cpu.saturating_add(other_cpu);
+        used_memory = used_memory.saturating_add(other_memory);
     }
-    if cpu > 0 && used_cpu + cpu > room.cpu_milli {
+    if cpu > 0 && used_cpu.saturating_add(cpu) > room.cpu_milli {
         return Err(short("cpu", cpu, used_cpu, room.cpu_milli));
     }
-    if memory > 0 && used_memory + memory > room.memory_bytes {
+    if memory > 0 && used_memory.saturating_add(memory) > room.memory_bytes {
         return Err(short("memory", memory, used_memory, room.memory_bytes));
     }
     Ok(())
@@ -237,6 +270,12 @@ mod tests {
         json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
     }
 
+    /// Containers that ask for so much memory.
+    fn huge(memory: &[&str]) -> serde_json::Value {
+        let ask = |(index, memory): (usize, &&str)| json!({"name": format!("c{index}"), "resources": {"requests": {"memory": *memory}}});
+        json!({"containers": memory.iter().enumerate().map(ask).collect::<Vec<_>>()})
+    }
+
     fn porting(ip: &str) -> serde_json::Value {
         json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080, "hostIP": ip}]}]})
     }
@@ -257,6 +296,11 @@ mod tests {
             (json!({"nodeSelector": {"disk": "hdd"}}), json!({}), Some("NodeAffinity")),
             (asking("600m"), asking("400m"), None),
             (asking("600m"), asking("500m"), Some("OutOfcpu")),
+            (json!({"os": {"name": "linux"}}), json!({}), None),
+            (json!({"os": {"name": "windows"}}), json!({}), Some("PodOSNotSupported")),
+            (huge(&["8Ei", "8Ei"]), json!({}), Some("OutOfmemory")),
+            (huge(&["1"]), huge(&["8Ei", "8Ei"]), Some("OutOfmemory")),
+            (huge(&["9223372036854775807"]), huge(&["1"]), Some("OutOfmemory")),
             (porting(""), porting(""), Some("NodePorts")),
             (porting("127.0.0.1"), porting("127.0.0.2"), None),
             (porting("127.0.0.1"), porting("0.0.0.0"), Some("NodePorts")),
@@ -272,6 +316,20 @@ mod tests {
             full.message,
             "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2"
         );
+    }
+
+    #[test]
+    fn the_room_follows_the_nodes_object() {
+        let machine = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2, ..Room::default() };
+        let node = |object| serde_json::from_value::<Node>(object).expect("a Node");
+        let bare = machine.with_node(&node(json!({"metadata": {"labels": {"disk": "ssd"}}}))).expect("no amounts");
+        assert_eq!((bare.cpu_milli, bare.memory_bytes, bare.pods), (1000, 1 << 30, 2));
+        assert_eq!(bare.labels["disk"], "ssd");
+        let allocatable = json!({"cpu": "500m", "memory": "1Ki", "pods": "7"});
+        let given = machine.with_node(&node(json!({"status": {"allocatable": allocatable}}))).expect("amounts");
+        assert_eq!((given.cpu_milli, given.memory_bytes, given.pods), (500, 1024, 7));
+        let wrong = node(json!({"status": {"allocatable": {"cpu": "many"}}}));
+        assert!(machine.with_node(&wrong).is_err());
     }
 
     #[test]

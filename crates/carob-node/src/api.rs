@@ -11,7 +11,7 @@ use crate::pod::PodId;
 
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The Pod is gone, or is another one by now: nothing is left to write.
+    /// The API has no Pod of this name.
     #[error("the pod {0} is gone")]
     Gone(PodId),
     #[error("{operation} of the pod {id}")]
@@ -81,8 +81,9 @@ impl PodApi for ApiPods {
 
 fn write_error(operation: &'static str, id: &PodId, error: kube::Error) -> WriteError {
     match &error {
-        // 409 is the uid of the body or the precondition that no longer fits.
-        kube::Error::Api(status) if status.code == 404 || status.code == 409 => WriteError::Gone(id.clone()),
+        kube::Error::Api(status) if status.code == 404 => WriteError::Gone(id.clone()),
+        // A 409 is no proof that the Pod is another one by now: a server that was overtaken too often answers so as well. The
+        // watch says when a Pod is gone.
         _ => WriteError::Failed { operation, id: id.clone(), source: Box::new(error) },
     }
 }

@@ -1,4 +1,4 @@
-//! The workers of all Pods on the node: one each, told what the API and the runtime say.
+//! The workers of all Pods on the node: one for each, which is sent what the API and the runtime say of its Pod.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,16 +9,17 @@ use carob_cri::v1::{
     ContainerEventResponse, ContainerEventType, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest,
 };
 use carob_cri::{Code, CriError};
-use carob_kit::Backoff;
+use carob_kit::{Backoff, chain};
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Rejection, Room, admit, admit_resize};
+use crate::admission::{NODE_AFFINITY, Rejection, Room, admit, admit_resize};
 use crate::allocation::{Allocation, Pending};
+use crate::api::WriteError;
 use crate::config::labels;
 use crate::pod::{PodId, PodView};
 use crate::server::PodSource;
@@ -27,6 +28,11 @@ use crate::worker::{Order, Tools, Worker};
 /// Waits between tries to subscribe to the runtime's events.
 const SUBSCRIBE_BASE: Duration = Duration::from_millis(100);
 const SUBSCRIBE_MAX: Duration = Duration::from_secs(10);
+/// Waits between tries to reach the API about a Pod that has no worker.
+const DECIDE_BASE: Duration = Duration::from_millis(200);
+const DECIDE_MAX: Duration = Duration::from_secs(10);
+/// Says that a Pod stands for one that a node runs from a file (`v1.MirrorPodAnnotationKey`).
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// How often a runtime without an event stream is looked at: the one permitted poll.
 const RELIST_EVERY: Duration = Duration::from_secs(1);
 
@@ -40,35 +46,60 @@ impl PodSource for Fleet {
     }
 }
 
-struct Seat {
+/// What the fleet keeps of a Pod's worker.
+struct Assigned {
     id: PodId,
     orders: watch::Sender<Order>,
-    nudge: Arc<Notify>,
+    /// Something happened to the Pod's containers.
+    wake: Arc<Notify>,
     given: Allocation,
 }
 
 pub struct Fleet {
     tools: Arc<Tools>,
     pods: Informer<Pod>,
-    room: Room,
+    /// The node's own object.
+    nodes: Informer<Node>,
+    /// What the machine can give, for as long as the node's object does not say.
+    machine: Room,
     /// By uid.
-    seats: Mutex<HashMap<String, Seat>>,
+    workers: Mutex<HashMap<String, Assigned>>,
+    /// Uids of Pods without a worker about which the API is being asked.
+    undecided: Mutex<HashSet<String>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 impl Fleet {
-    /// `pods` are those bound to this node.
-    pub fn new(tools: Arc<Tools>, pods: Informer<Pod>, room: Room, shutdown: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { tools, pods, room, seats: Mutex::default(), tasks: TaskTracker::new(), shutdown })
+    /// `pods` are those bound to this node, `nodes` is its own object alone.
+    pub fn new(
+        tools: Arc<Tools>,
+        pods: Informer<Pod>,
+        nodes: Informer<Node>,
+        machine: Room,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tools,
+            pods,
+            nodes,
+            machine,
+            workers: Mutex::default(),
+            undecided: Mutex::default(),
+            tasks: TaskTracker::new(),
+            shutdown,
+        })
     }
 
     /// Works until the shutdown; then every worker lets go of its Pod, which runs on.
     pub async fn run(self: &Arc<Self>) {
         self.pods.synced().await;
+        self.nodes.synced().await;
         let changes = self.pods.subscribe();
-        for pod in self.pods.list() {
-            self.tell(&pod, true);
+        // Those that have started before the node's process did keep what they have.
+        let (started, others): (Vec<_>, Vec<_>) = self.pods.list().into_iter().partition(|pod| has_started(pod));
+        for pod in started.iter().chain(&others) {
+            self.deliver(pod);
         }
         self.end_strays().await;
         if let Err(error) = self.sweep() {
@@ -90,20 +121,20 @@ impl Fleet {
         events.abort();
     }
 
-    fn seats(&self) -> MutexGuard<'_, HashMap<String, Seat>> {
-        self.seats.lock().expect("no holder of the seats panics")
+    fn workers(&self) -> MutexGuard<'_, HashMap<String, Assigned>> {
+        self.workers.lock().expect("no holder of the workers panics")
     }
 
     fn changed(self: &Arc<Self>, key: &ObjectKey) {
         let pod = self.pods.get_key(key);
         let uid = pod.as_ref().and_then(|pod| pod.metadata.uid.clone());
-        // A Pod made anew under a name ends the one that had it before.
-        let of_key = |seat: &Seat| seat.id.namespace == *key.namespace && seat.id.name == *key.name;
-        for seat in self.seats().values().filter(|seat| of_key(seat) && Some(&seat.id.uid) != uid.as_ref()) {
-            seat.orders.send_modify(|order| order.gone = true);
+        // A Pod created again under a name is another Pod: the one that had the name before is ended.
+        let of_key = |worker: &Assigned| worker.id.namespace == *key.namespace && worker.id.name == *key.name;
+        for worker in self.workers().values().filter(|worker| of_key(worker) && Some(&worker.id.uid) != uid.as_ref()) {
+            worker.orders.send_modify(|order| order.gone = true);
         }
         if let Some(pod) = pod {
-            self.tell(&pod, false);
+            self.deliver(&pod);
         }
         self.retry_resizes();
     }
@@ -111,46 +142,143 @@ impl Fleet {
     fn compare_all(self: &Arc<Self>) {
         let pods = self.pods.list();
         let known: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        for (uid, seat) in self.seats().iter() {
+        for (uid, worker) in self.workers().iter() {
             if !known.contains(uid.as_str()) {
-                seat.orders.send_modify(|order| order.gone = true);
+                worker.orders.send_modify(|order| order.gone = true);
             }
         }
         for pod in &pods {
-            self.tell(pod, false);
+            self.deliver(pod);
         }
         self.retry_resizes();
     }
 
-    /// Gives a Pod's worker its object, and a Pod without a worker a worker. `adopted`: it was here before the node's process.
-    fn tell(self: &Arc<Self>, pod: &Arc<Pod>, adopted: bool) {
-        let id = PodId::of(pod);
-        if self.pass_on(&id.uid, pod) {
+    /// Gives a Pod's worker its object, and a Pod without a worker a worker.
+    fn deliver(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        if self.pass_on(uid, pod) || self.undecided().contains(uid) {
             return;
         }
-        let started = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-        let known = adopted || started;
-        let rejection = if known { None } else { self.refuse(pod) };
+        if pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR)) {
+            return self.remove_mirror(pod);
+        }
+        let rejection = if has_started(pod) { None } else { self.refuse(pod, &self.room()) };
+        if rejection.as_ref().is_some_and(|rejection| rejection.reason == NODE_AFFINITY) {
+            return self.ask_for_labels(pod);
+        }
+        self.take_in(pod, rejection);
+    }
+
+    /// Gives a Pod its worker.
+    fn take_in(self: &Arc<Self>, pod: &Arc<Pod>, rejection: Option<Rejection>) {
+        let (id, known) = (PodId::of(pod), has_started(pod));
         let given = if known { Allocation::remembered(pod) } else { Allocation::asked(pod) };
         let resized = !given.is_asked(pod);
         let uid = id.uid.clone();
-        self.hire(id, Order { pod: given.impose(pod), gone: false, pending: None }, given, rejection);
+        self.start_worker(id, Order { pod: given.impose(pod), gone: false, pending: None }, given, rejection);
         if resized {
             self.pass_on(&uid, pod);
         }
     }
 
+    /// What the node can give now.
+    fn room(&self) -> Room {
+        self.nodes.list().first().map_or_else(|| self.machine.clone(), |node| self.room_of(node))
+    }
+
+    fn room_of(&self, node: &Node) -> Room {
+        self.machine.with_node(node).unwrap_or_else(|error| {
+            tracing::warn!(error = %chain(&error), "the node's object says an amount that cannot be read");
+            Room { labels: node.metadata.labels.clone().unwrap_or_default(), ..self.machine.clone() }
+        })
+    }
+
+    fn undecided(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.undecided.lock().expect("no holder of the uids panics")
+    }
+
+    /// Runs `decide` for a Pod that has no worker. Until its end nothing else is decided about the Pod.
+    fn decide_later(self: &Arc<Self>, pod: &Arc<Pod>, decide: impl Future<Output = ()> + Send + 'static) {
+        let uid = PodId::of(pod).uid;
+        self.undecided().insert(uid.clone());
+        let (fleet, key) = (Arc::clone(self), ObjectKey::of(&**pod));
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = decide => {}
+                () = fleet.shutdown.cancelled() => return,
+            }
+            fleet.undecided().remove(&uid);
+            // What the watch said of the Pod meanwhile was passed over.
+            fleet.changed(&key);
+        });
+    }
+
+    /// The labels that the node knows do not fit, but the scheduler may have seen newer ones: the API is asked before the Pod
+    /// is refused (kubelet `pkg/kubelet/lifecycle/predicate.go`, generalFilter).
+    fn ask_for_labels(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let (fleet, asked) = (Arc::clone(self), Arc::clone(pod));
+        self.decide_later(pod, async move {
+            let room = fleet.fresh_room().await;
+            let id = PodId::of(&asked);
+            let current = fleet.pods.get(Some(&id.namespace), &id.name).filter(|pod| PodId::of(pod) == id);
+            if let Some(pod) = current {
+                let rejection = fleet.refuse(&pod, &room);
+                fleet.take_in(&pod, rejection);
+            }
+        });
+    }
+
+    async fn fresh_room(&self) -> Room {
+        let mut retry = Backoff::new(DECIDE_BASE, DECIDE_MAX);
+        loop {
+            match self.tools.objects.node(&self.tools.settings.node_name).await {
+                Ok(Some(node)) => return self.room_of(&node),
+                Ok(None) => return self.machine.clone(),
+                Err(error) => {
+                    let delay = retry.fail();
+                    tracing::warn!(error = %chain(&error), ?delay, "cannot read the node's labels");
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    /// Removes a mirror Pod from the API: this node runs nothing from files that one could stand for, and who made it wants
+    /// something run that no admission has seen (kubelet `deleteOrphanedMirrorPods`).
+    fn remove_mirror(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let (fleet, id) = (Arc::clone(self), PodId::of(pod));
+        tracing::warn!(pod = %id, "removing a mirror pod that this node did not make");
+        self.decide_later(pod, async move {
+            let mut retry = Backoff::new(DECIDE_BASE, DECIDE_MAX);
+            loop {
+                match fleet.tools.pods.confirm_deletion(&id).await {
+                    Ok(()) | Err(WriteError::Gone(_)) => break,
+                    Err(error) => {
+                        let delay = retry.fail();
+                        tracing::warn!(pod = %id, error = %chain(&error), ?delay, "cannot remove a mirror pod");
+                        tokio::time::sleep(delay).await;
+                    }
+                }
+            }
+            // The watch may be behind: until it shows the deletion, the Pod must not be looked at again.
+            let changes = fleet.pods.subscribe();
+            while fleet.pods.get(Some(&id.namespace), &id.name).is_some_and(|pod| PodId::of(&pod) == id) {
+                changes.next().await;
+            }
+        });
+    }
+
     /// Passes a Pod's object on to its worker, with the resources that it may have. Answers whether it has a worker.
     fn pass_on(&self, uid: &str, pod: &Arc<Pod>) -> bool {
-        let mut seats = self.seats();
-        let Some(seat) = seats.get(uid) else { return false };
-        let change = (!seat.given.is_asked(pod)).then(|| self.grant(&seats, uid, pod));
-        let Some(seat) = seats.get_mut(uid) else { return false };
+        let mut workers = self.workers();
+        let Some(worker) = workers.get(uid) else { return false };
+        let change = (!worker.given.is_asked(pod)).then(|| self.grant(&workers, uid, pod));
+        let Some(worker) = workers.get_mut(uid) else { return false };
         if let Some(Ok(())) = change {
-            seat.given = Allocation::asked(pod);
+            worker.given = Allocation::asked(pod);
         }
-        let pod = seat.given.impose(pod);
-        seat.orders.send_modify(|order| {
+        let pod = worker.given.impose(pod);
+        worker.orders.send_modify(|order| {
             order.pod = pod;
             order.pending = change.and_then(Result::err);
         });
@@ -158,18 +286,18 @@ impl Fleet {
     }
 
     /// Whether a Pod may have what it asks for, beside what the others have been given.
-    fn grant(&self, seats: &HashMap<String, Seat>, uid: &str, pod: &Pod) -> Result<(), Pending> {
-        let others = given_to_others(seats, uid);
+    fn grant(&self, workers: &HashMap<String, Assigned>, uid: &str, pod: &Pod) -> Result<(), Pending> {
+        let others = given_to_others(workers, uid);
         let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
-        admit_resize(pod, &others, &self.room)
+        admit_resize(pod, &others, &self.room())
     }
 
     /// Something may have given room back: those that wait for more are looked at again.
     fn retry_resizes(&self) {
         let waiting: Vec<PodId> = {
-            let seats = self.seats();
-            let waits = |seat: &&Seat| seat.orders.borrow().pending.is_some();
-            seats.values().filter(waits).map(|seat| seat.id.clone()).collect()
+            let workers = self.workers();
+            let waits = |worker: &&Assigned| worker.orders.borrow().pending.is_some();
+            workers.values().filter(waits).map(|worker| worker.id.clone()).collect()
         };
         for id in waiting {
             if let Some(pod) = self.pods.get(Some(&id.namespace), &id.name).filter(|pod| PodId::of(pod) == id) {
@@ -178,30 +306,30 @@ impl Fleet {
         }
     }
 
-    fn refuse(&self, pod: &Pod) -> Option<Rejection> {
+    fn refuse(&self, pod: &Pod, room: &Room) -> Option<Rejection> {
         let view = PodView::new(pod);
         if view.is_terminal() || view.deletion().is_some() {
             return None;
         }
         // Only Pods that have been taken in before count, so that of two that do not fit together one stays.
-        let taken = given_to_others(&self.seats(), "");
+        let taken = given_to_others(&self.workers(), "");
         let others: Vec<&Pod> = taken.iter().map(|other| &**other).collect();
-        admit(pod, &others, &self.room).err()
+        admit(pod, &others, room).err()
     }
 
-    fn hire(self: &Arc<Self>, id: PodId, order: Order, given: Allocation, rejection: Option<Rejection>) {
+    fn start_worker(self: &Arc<Self>, id: PodId, order: Order, given: Allocation, rejection: Option<Rejection>) {
         let (orders, inbox) = watch::channel(order);
-        let nudge = Arc::new(Notify::new());
+        let wake = Arc::new(Notify::new());
         let uid = id.uid.clone();
-        self.seats().insert(uid.clone(), Seat { id, orders, nudge: Arc::clone(&nudge), given });
-        let mut worker = Worker::new(Arc::clone(&self.tools), inbox, nudge, self.shutdown.child_token());
+        self.workers().insert(uid.clone(), Assigned { id, orders, wake: Arc::clone(&wake), given });
+        let mut started = Worker::new(Arc::clone(&self.tools), inbox, wake, self.shutdown.child_token());
         if let Some(rejection) = rejection {
-            worker.reject(rejection);
+            started.reject(rejection);
         }
         let fleet = Arc::clone(self);
         self.tasks.spawn(async move {
-            worker.run().await;
-            fleet.seats().remove(&uid);
+            started.run().await;
+            fleet.workers().remove(&uid);
         });
     }
 
@@ -214,7 +342,7 @@ impl Fleet {
                     for pod in strays {
                         let id = PodId::of(&pod);
                         tracing::info!(pod = %id, "ending a pod that the API no longer has");
-                        self.hire(
+                        self.start_worker(
                             id,
                             Order { pod: Arc::new(pod), gone: true, pending: None },
                             Allocation::default(),
@@ -238,7 +366,7 @@ impl Fleet {
         let mut strays: HashMap<String, Pod> = HashMap::new();
         for sandbox in sandboxes {
             let Some(meta) = sandbox.metadata else { continue };
-            if self.seats().contains_key(&meta.uid) || strays.contains_key(&meta.uid) {
+            if self.workers().contains_key(&meta.uid) || strays.contains_key(&meta.uid) {
                 continue;
             }
             let of_pod = containers.iter().filter(|container| container.labels.get(labels::POD_UID) == Some(&meta.uid));
@@ -261,7 +389,7 @@ impl Fleet {
     fn sweep(&self) -> std::io::Result<()> {
         for entry in fs_err::read_dir(self.tools.dirs.pods())? {
             let uid = entry?.file_name().to_string_lossy().into_owned();
-            if !self.seats().contains_key(&uid) {
+            if !self.workers().contains_key(&uid) {
                 tracing::info!(uid, "removing what is left of a pod that is gone");
                 self.tools.volumes.unmount(&uid)?;
                 crate::volumes::remove_dir(&self.tools.dirs.pod(&uid))?;
@@ -278,18 +406,18 @@ impl Fleet {
             match self.tools.cri.get_container_events(GetEventsRequest {}).await {
                 Ok(mut events) => {
                     // What happened before the subscription would otherwise go unseen.
-                    self.nudge_all();
+                    self.wake_all();
                     while let Some(Ok(event)) = events.next().await {
                         retry.reset();
-                        self.nudge(&event);
+                        self.wake(&event);
                     }
                 }
                 Err(error) if error.code == Code::Unimplemented => {
                     if !std::mem::replace(&mut warned, true) {
-                        tracing::warn!("the runtime tells no events: its containers are listed every second");
+                        tracing::warn!("the runtime sends no events: its containers are listed every second");
                     }
                     tokio::time::sleep(RELIST_EVERY).await;
-                    self.nudge_all();
+                    self.wake_all();
                     continue;
                 }
                 Err(error) => tracing::warn!(%error, "cannot subscribe to the runtime's events"),
@@ -298,32 +426,36 @@ impl Fleet {
         }
     }
 
-    fn nudge(&self, event: &ContainerEventResponse) {
+    fn wake(&self, event: &ContainerEventResponse) {
         // Its worker has made it and is about to start it: nothing to look at in between.
         if event.container_event_type() == ContainerEventType::ContainerCreatedEvent {
             return;
         }
         let sandbox = event.pod_sandbox_status.as_ref().and_then(|status| status.metadata.as_ref());
         let from_labels = || event.containers_statuses.iter().find_map(|status| status.labels.get(labels::POD_UID));
-        let Some(uid) = sandbox.map(|meta| &meta.uid).or_else(from_labels) else { return self.nudge_all() };
-        if let Some(seat) = self.seats().get(uid) {
-            seat.nudge.notify_one();
+        let Some(uid) = sandbox.map(|meta| &meta.uid).or_else(from_labels) else { return self.wake_all() };
+        if let Some(worker) = self.workers().get(uid) {
+            worker.wake.notify_one();
         }
     }
 
-    fn nudge_all(&self) {
-        for seat in self.seats().values() {
-            seat.nudge.notify_one();
+    fn wake_all(&self) {
+        for worker in self.workers().values() {
+            worker.wake.notify_one();
         }
     }
 }
 
+fn has_started(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+}
+
 /// The Pods but the one with `uid`, each with what it has been given, which is not yet what it asks for. One that the API has
 /// no more has made room, though it is still being cleaned up after.
-fn given_to_others(seats: &HashMap<String, Seat>, uid: &str) -> Vec<Arc<Pod>> {
-    let given = |(other, seat): (&String, &Seat)| {
-        let order = seat.orders.borrow();
+fn given_to_others(workers: &HashMap<String, Assigned>, uid: &str) -> Vec<Arc<Pod>> {
+    let given = |(other, worker): (&String, &Assigned)| {
+        let order = worker.orders.borrow();
         (other != uid && !order.gone).then(|| Arc::clone(&order.pod))
     };
-    seats.iter().filter_map(given).collect()
+    workers.iter().filter_map(given).collect()
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use carob_client::{EventRecorder, EventSource, Informers, Selection};
 use carob_cri::Cri;
 use carob_kit::Clock;
-use carob_kit::fs::keep_apart;
+use carob_kit::fs::{keep_apart, make_private};
 use fs_err as fs;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::Client;
@@ -33,6 +33,9 @@ use crate::paths::PodDirs;
 use crate::server::{Access, KubeletServer, PodSource};
 use crate::volumes::Volumes;
 use crate::worker::{Settings, Tools};
+
+/// Mode of the directories that have the Pods' files and logs (kubelet `setupDataDirs`).
+const PODS_MODE: u32 = 0o750;
 
 /// All that an operator decides about a node.
 #[derive(Debug, Clone)]
@@ -99,10 +102,12 @@ impl Node {
     pub fn new(config: NodeConfig, parts: NodeParts) -> Result<Self, NodeError> {
         let NodeParts { client, informers, cri, clock, api, shutdown } = parts;
         let pods_dir = config.data_dir.join("pods");
-        for dir in [Some(&pods_dir), Some(&config.log_dir), config.log_link_dir.as_ref()].into_iter().flatten() {
+        if let Some(dir) = &config.log_link_dir {
             fs::create_dir_all(dir).map_err(NodeError::Directories)?;
         }
+        // Other users of the machine read no Pod's token, and run no file that a container left in a volume.
         for dir in [&pods_dir, &config.log_dir] {
+            make_private(dir, PODS_MODE).map_err(NodeError::Directories)?;
             keep_apart(dir).map_err(NodeError::Directories)?;
         }
         let machine = facts::read().map_err(NodeError::Machine)?;
@@ -131,7 +136,7 @@ impl Node {
         let pods = informers.of_selected::<Pod>(fields(format!("spec.nodeName={name}")));
         let nodes = informers.of_selected::<NodeObject>(fields(format!("metadata.name={name}")));
         let (ready_sender, ready) = watch::channel(false);
-        let fleet = Fleet::new(Arc::clone(&tools), pods, room, shutdown.child_token());
+        let fleet = Fleet::new(Arc::clone(&tools), pods, nodes.clone(), room, shutdown.child_token());
         let server = api.map(|api| {
             let source: Arc<dyn PodSource> = fleet.clone();
             let server = KubeletServer::new(source, Arc::clone(&tools), name.clone(), api.access.clone());
@@ -176,6 +181,7 @@ impl Node {
 
 fn settings(config: &NodeConfig, machine: &MachineFacts, allocatable: BTreeMap<String, String>) -> Settings {
     Settings {
+        node_name: config.identity.name.clone(),
         node_ips: config.identity.addresses.clone(),
         machine: Machine { memory_bytes: machine.memory_bytes, unified_cgroups: machine.unified_cgroups },
         allocatable,

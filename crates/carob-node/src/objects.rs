@@ -10,7 +10,7 @@ use carob_kit::Backoff;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
@@ -96,6 +96,7 @@ pub trait Objects: Send + Sync {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError>;
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError>;
     async fn token(&self, wish: &TokenWish) -> Result<Token, FetchError>;
+    async fn node(&self, name: &str) -> Result<Option<Arc<Node>>, FetchError>;
     /// The handler that a RuntimeClass names.
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError>;
     /// Watches one object. All who watch the same object share one watch.
@@ -188,6 +189,12 @@ impl Objects for ApiObjects {
         let given = answer.status.and_then(|status| status.token.zip(status.expiration_timestamp));
         let (text, expires_at) = given.ok_or(FetchError::NoToken { namespace, name })?;
         Ok(Token { text, expires_at: expires_at.0 })
+    }
+
+    async fn node(&self, name: &str) -> Result<Option<Arc<Node>>, FetchError> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let found = api.get_opt(name).await.map_err(|source| read_error("the Node", "", name, source))?;
+        Ok(found.map(Arc::new))
     }
 
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError> {
@@ -341,6 +348,10 @@ pub(crate) mod testing {
             self.wishes.lock().expect("no holder panics").push(wish.clone());
             let text = format!("token-for-{}", wish.service_account);
             Ok(Token { text, expires_at: Timestamp::from_second(3600).expect("within the calendar") })
+        }
+
+        async fn node(&self, _name: &str) -> Result<Option<Arc<Node>>, FetchError> {
+            Ok(None)
         }
 
         async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError> {

@@ -8,7 +8,14 @@ pub(crate) enum UserError {
     NoUser(String),
     #[error("no group {0:?} in the image's /etc/group")]
     NoGroup(String),
+    /// In runc's words.
+    #[error("uids and gids must be in range 0-{ID_MAX}: {0}")]
+    OutOfRange(String),
 }
+
+/// The greatest uid and gid (runc `libcontainer/user`, maxID). The number above all, 2^32 - 1, means to setresuid(2) and its
+/// like that nothing is to change: a process with it would stay root.
+const ID_MAX: u32 = i32::MAX as u32;
 
 /// Looks names up in the image's own files. Follows containerd's order: a user named by the container, then one given
 /// by number, then the image's (`internal/cri/server/container_create.go`, `generateUserString`).
@@ -29,12 +36,16 @@ pub(crate) fn resolve(wanted: &UserParams, passwd: &str, group: &str) -> Result<
     let uid = match (&entry, user.as_str()) {
         (Some(entry), _) => entry.uid,
         (None, "") => 0,
-        (None, user) => user.parse().map_err(|_| UserError::NoUser(user.to_owned()))?,
+        (None, user) => number(user)?.ok_or_else(|| UserError::NoUser(user.to_owned()))?,
     };
     let gid = match group_name.as_deref() {
         None | Some("") => entry.as_ref().map_or(0, |entry| entry.gid),
         Some(name) => {
-            find_group(name, group).or_else(|| name.parse().ok()).ok_or_else(|| UserError::NoGroup(name.to_owned()))?
+            let found = match find_group(name, group) {
+                Some(gid) => Some(gid),
+                None => number(name)?,
+            };
+            found.ok_or_else(|| UserError::NoGroup(name.to_owned()))?
         }
     };
     let mut additional_gids = vec![gid];
@@ -45,8 +56,19 @@ pub(crate) fn resolve(wanted: &UserParams, passwd: &str, group: &str) -> Result<
     }
     additional_gids.extend(&wanted.supplemental_groups);
     dedup(&mut additional_gids);
+    if let Some(id) = std::iter::once(&uid).chain(&additional_gids).find(|id| **id > ID_MAX) {
+        return Err(UserError::OutOfRange(id.to_string()));
+    }
     let home = entry.map(|entry| entry.home).filter(|home| !home.is_empty()).unwrap_or("/").to_owned();
     Ok(ResolvedUser { uid, gid, additional_gids, home })
+}
+
+/// What is written in digits alone; `None` for a name.
+fn number(text: &str) -> Result<Option<u32>, UserError> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| UserError::OutOfRange(text.to_owned()))
 }
 
 /// A line of `/etc/passwd` (passwd(5)).
@@ -135,6 +157,24 @@ mod tests {
         assert_eq!(resolve(&wanted("nobody"), PASSWD, GROUP), Err(UserError::NoUser("nobody".into())));
         assert_eq!(resolve(&wanted("root:wheel"), PASSWD, GROUP), Err(UserError::NoGroup("wheel".into())));
         assert_eq!(resolve(&wanted("nobody"), "", ""), Err(UserError::NoUser("nobody".into())));
+    }
+
+    #[test]
+    fn numbers_that_are_no_ids_are_refused() {
+        let passwd = "odd:x:4294967295:7::/:/bin/sh\nwide:x:7:2147483648::/:/bin/sh\n";
+        let group = "odd:x:4294967295:web\nweb:x:8:\n";
+        for user in
+            ["4294967295", "2147483648", "99999999999999999999", "5:4294967295", "5:2147483648", "odd", "wide", "5:odd"]
+        {
+            let resolved = resolve(&wanted(user), passwd, group);
+            assert!(matches!(resolved, Err(UserError::OutOfRange(_))), "{user}: {resolved:?}");
+        }
+        let by_number = UserParams { uid: Some(u32::MAX), ..wanted("") };
+        assert!(matches!(resolve(&by_number, PASSWD, GROUP), Err(UserError::OutOfRange(_))));
+        let in_group = UserParams { uid: Some(5), supplemental_groups: vec![u32::MAX], ..wanted("") };
+        assert!(matches!(resolve(&in_group, PASSWD, GROUP), Err(UserError::OutOfRange(_))));
+        let greatest = resolve(&wanted("2147483647:2147483647"), PASSWD, GROUP).expect("in range");
+        assert_eq!((greatest.uid, greatest.gid), (ID_MAX, ID_MAX));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use carob_kit::forget_other_boots;
-use carob_kit::fs::keep_apart;
+use carob_kit::fs::{keep_apart, make_private};
 use carob_shim::protocol::ProcessRecord;
 
 use crate::error::RuntimeError;
@@ -23,8 +23,8 @@ impl Runtime {
     pub(crate) async fn take_up(self: &Arc<Self>) -> Result<()> {
         files::make_directory(&self.paths.sandboxes())?;
         self.forget_other_boots()?;
-        files::make_directory(&self.paths.layers())?;
         for directory in [self.paths.sandboxes(), self.paths.layers()] {
+            make_private(&directory, 0o700).map_err(RuntimeError::file("make directory", &directory))?;
             keep_apart(&directory).map_err(RuntimeError::file("set attributes of", &directory))?;
         }
         files::prepare_rootfs_target(&self.paths.rootfs())?;

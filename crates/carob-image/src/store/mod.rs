@@ -151,6 +151,8 @@ impl ImageStore {
         for dir in [&blobs, &layers, &temporary] {
             fs_err::create_dir_all(dir).map_err(|source| io("create", source))?;
         }
+        // Layers have setuid files: no other user of the machine reaches them (CVE-2021-41103).
+        carob_kit::fs::make_private(&root, 0o700).map_err(|source| io("create", source))?;
         let lock = lock(&root)?;
         for entry in fs_err::read_dir(&temporary).map_err(|source| io("clean", source))? {
             let path = entry.map_err(|source| io("clean", source))?.path();

@@ -45,15 +45,17 @@ pub struct Amounts {
 }
 
 pub fn amounts(map: Option<&BTreeMap<String, Text>>) -> Result<Amounts, ResourceError> {
-    let get = |resource: &str| -> Result<Option<Quantity>, ResourceError> {
-        let Some(text) = map.and_then(|map| map.get(resource)) else { return Ok(None) };
-        let parsed = Quantity::parse(&text.0);
-        parsed.map(Some).map_err(|source| ResourceError { resource: resource.to_owned(), text: text.0.clone(), source })
-    };
     Ok(Amounts {
-        cpu_milli: get("cpu")?.map(|quantity| quantity.milli()),
-        memory_bytes: get("memory")?.map(|quantity| quantity.value()),
+        cpu_milli: amount(map, "cpu")?.map(|quantity| quantity.milli()),
+        memory_bytes: amount(map, "memory")?.map(|quantity| quantity.value()),
     })
+}
+
+/// The amount of one resource, where the list has it.
+pub fn amount(map: Option<&BTreeMap<String, Text>>, resource: &str) -> Result<Option<Quantity>, ResourceError> {
+    let Some(text) = map.and_then(|map| map.get(resource)) else { return Ok(None) };
+    let parsed = Quantity::parse(&text.0);
+    parsed.map(Some).map_err(|source| ResourceError { resource: resource.to_owned(), text: text.0.clone(), source })
 }
 
 /// The part of a group's settings that a resize changes.

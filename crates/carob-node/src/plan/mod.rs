@@ -21,7 +21,7 @@ pub use observed::{
 pub use resize::{Change, Group, Resize, ResizeFailure};
 pub(crate) use resize::{difference, in_progress};
 pub use restart::{Restart, next_delay, restart};
-pub(crate) use run::{needs_sandbox, spec_hash};
+pub(crate) use run::{needs_sandbox, next_run, spec_hash};
 
 use crate::config::resources::Limits;
 use crate::pod::PodView;

@@ -1,8 +1,9 @@
-//! The plan for a Pod that shall run.
+//! The plan for a Pod that is to run.
 
 use super::{ContainerPhase, Draft, Intent, KillReason, Observed, ObservedContainer, PodAction, RUNS_KEPT, Restart};
 use super::{Volumes, after, resize, restart};
 use crate::pod::{Member, PodView, Role};
+use jiff::Timestamp;
 
 /// Drafts the steps. Answers with [`Intent::Stop`] when the Pod turns out to have nothing left to do.
 pub(super) fn plan(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) -> Intent {
@@ -235,6 +236,15 @@ pub(crate) fn spec_hash(member: &Member<'_>) -> String {
     member.spec.image.clone().unwrap_or_default()
 }
 
+/// When a container may run again after `last`. A run of another image has no bearing on it: what is counted is the container
+/// as it is specified (kubelet `GetBackoffKey`).
+pub(crate) fn next_run(member: &Member<'_>, last: &ObservedContainer, now: Timestamp) -> Restart {
+    if !last.spec_hash.is_empty() && last.spec_hash != spec_hash(member) {
+        return Restart::Now { next_delay: std::time::Duration::ZERO };
+    }
+    restart(last, now)
+}
+
 /// Asks for the next run of a container unless it is under way, backs off or has just failed.
 fn start(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, draft: &mut Draft) {
     let name = member.name();
@@ -245,7 +255,7 @@ fn start(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, draft: &m
         return draft.wake(failure.retry_at);
     }
     let newest = observed.newest(name);
-    let restart_delay = match newest.map(|last| restart(last, draft.now)) {
+    let restart_delay = match newest.map(|last| next_run(member, last, draft.now)) {
         None => std::time::Duration::ZERO,
         Some(Restart::Now { next_delay }) => next_delay,
         Some(Restart::At { at, .. }) => return draft.wake(at),

@@ -1,4 +1,4 @@
-//! The plan for a Pod that shall end: its containers, then the sidecars from the last to the first, then the sandbox.
+//! The plan for a Pod that is to end: its containers, then the sidecars from the last to the first, then the sandbox.
 
 use std::time::Duration;
 

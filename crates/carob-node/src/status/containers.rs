@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{CONTAINER_ID_SCHEME, whole_seconds};
-use crate::plan::{ContainerPhase, Exit, FailureReason, Observed, ObservedContainer, Restart, difference, restart};
+use crate::plan::{ContainerPhase, Exit, FailureReason, Observed, ObservedContainer, Restart, difference, next_run};
 use crate::pod::{Member, PodView, Role};
 
 /// Exit code of a container that vanished without telling one (kubelet, "ContainerStatusUnknown").
@@ -155,6 +155,52 @@ fn unseen(view: &PodView<'_>, observed: &Observed, member: &Member<'_>) -> Conta
     shown
 }
 
+/// Nothing of the Pod runs or will run: containers that still wait have ended too, how is not known (kubelet
+/// `pkg/kubelet/status/status_manager.go`, TerminatePod). Those that initialisation never came to stay as they are.
+pub(super) fn terminate(view: &PodView<'_>, status: &mut PodStatus) {
+    let waits = |shown: &ContainerStatus| shown.state.as_ref().is_some_and(|state| state.waiting.is_some());
+    let has_ended = |shown: &ContainerStatus| shown.last_state.as_ref().is_some_and(|last| last.terminated.is_some());
+    let tried = |shown: &ContainerStatus| !waits(shown) || has_ended(shown);
+    if is_initialised(view, status, tried) {
+        status.container_statuses.iter_mut().flatten().for_each(end);
+    }
+    if let Some(inits) = &mut status.init_container_statuses {
+        let last_tried = inits.iter().rposition(tried).unwrap_or(0);
+        inits.iter_mut().take(last_tried + 1).for_each(end);
+    }
+}
+
+fn is_initialised(view: &PodView<'_>, status: &PodStatus, tried: impl Fn(&ContainerStatus) -> bool) -> bool {
+    let members = view.init_members();
+    let Some(last) = members.last() else { return true };
+    let shown = status.init_container_statuses.iter().flatten().find(|shown| shown.name == last.name());
+    let last_done = shown.is_some_and(|shown| match last.role {
+        Role::Sidecar => shown.started == Some(true),
+        Role::Init | Role::App | Role::Ephemeral => {
+            let ends = [&shown.state, &shown.last_state].into_iter().flatten().filter_map(|it| it.terminated.as_ref());
+            ends.into_iter().any(|end| end.exit_code == 0)
+        }
+    });
+    last_done || status.container_statuses.iter().flatten().any(tried)
+}
+
+fn end(shown: &mut ContainerStatus) {
+    if shown.state.as_ref().is_some_and(|state| state.terminated.is_some()) {
+        return;
+    }
+    shown.state = Some(ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: EXIT_UNKNOWN,
+            reason: Some("ContainerStatusUnknown".to_owned()),
+            message: Some("The container could not be located when the pod was terminated".to_owned()),
+            ..ContainerStateTerminated::default()
+        }),
+        ..ContainerState::default()
+    });
+    shown.started = shown.started.map(|_| false);
+    shown.ready = false;
+}
+
 fn forgotten_init() -> ContainerState {
     ContainerState {
         terminated: Some(ContainerStateTerminated {
@@ -183,7 +229,7 @@ fn why_waiting(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, sho
     }
     let reason = match observed.start_failures.get(member.name()) {
         Some(failure) => Some((failure.reason.as_str(), failure.message.clone())),
-        None => newest.and_then(|run| back_off(view, run)),
+        None => newest.and_then(|run| back_off(view, member, run)),
     };
     let Some((reason, message)) = reason else { return };
     if let Some(state) = shown.state.take().filter(|state| state.terminated.is_some()) {
@@ -193,9 +239,9 @@ fn why_waiting(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, sho
 }
 
 /// The back-off of a run that ended, from its end until the next run shows up, like upstream's reason cache.
-fn back_off(view: &PodView<'_>, run: &ObservedContainer) -> Option<(&'static str, String)> {
+fn back_off(view: &PodView<'_>, member: &Member<'_>, run: &ObservedContainer) -> Option<(&'static str, String)> {
     let exit = run.exit()?;
-    match restart(run, exit.finished_at) {
+    match next_run(member, run, exit.finished_at) {
         Restart::Now { .. } => None,
         Restart::At { delay, .. } => {
             let pod = crate::pod::PodId::of(view.pod);

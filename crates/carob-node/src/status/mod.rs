@@ -48,7 +48,8 @@ pub fn status_for(pod: &Pod, observed: &Observed, intent: Intent, facts: &NodeFa
     };
     containers::fill(&view, observed, &mut status);
     let over = observed.finished && matches!(intent, Intent::Stop { .. });
-    status.phase = Some(phase::phase(&view, &status, over).to_owned());
+    let phase = if over { containers_over(&view, &mut status) } else { phase::phase(&view, &status, false) };
+    status.phase = Some(phase.to_owned());
     keep_terminal_phase(&old, &mut status);
     match intent {
         Intent::Stop { reason: KillReason::DeadlineExceeded, .. } => {
@@ -61,6 +62,14 @@ pub fn status_for(pod: &Pod, observed: &Observed, intent: Intent, facts: &NodeFa
     addresses(&view, observed, facts, &old, &mut status);
     conditions::fill(&view, observed, &old, &mut status, now);
     status
+}
+
+/// The phase of a Pod of which nothing runs or will run. One that ends before its first container started has failed: whoever
+/// waits for its end, as its finalizers' owners do, would wait for ever (kubelet `TerminatePod`).
+fn containers_over(view: &PodView<'_>, status: &mut PodStatus) -> &'static str {
+    let phase = phase::phase(view, status, true);
+    containers::terminate(view, status);
+    if matches!(phase, "Succeeded" | "Failed") { phase } else { "Failed" }
 }
 
 /// A Pod that is over stays over, whatever its containers look like (kubelet `generateAPIPodStatus`).

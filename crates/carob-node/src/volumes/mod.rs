@@ -36,6 +36,8 @@ pub enum VolumeError {
          CSI drivers"
     )]
     NoCsiDriver(String),
+    #[error("fsGroup {0} is not in range 0-2147483647")]
+    FsGroup(i64),
     #[error("the volume source is not supported")]
     Unsupported,
 }
@@ -104,7 +106,7 @@ impl Volumes {
         facts: &FieldFacts,
     ) -> Result<(PathBuf, Option<Timestamp>), VolumeError> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let group = fs_group(pod);
+        let group = fs_group(pod)?;
         if let Some(source) = &volume.host_path {
             let path = PathBuf::from(&source.path);
             host_path::prepare(&path, source.type_.as_deref().unwrap_or_default())?;
@@ -162,9 +164,10 @@ fn plugin(volume: &Volume) -> &'static str {
     }
 }
 
-fn fs_group(pod: &Pod) -> Option<u32> {
-    let group = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
-    u32::try_from(group).ok()
+fn fs_group(pod: &Pod) -> Result<Option<u32>, VolumeError> {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let Some(group) = context.and_then(|context| context.fs_group) else { return Ok(None) };
+    i32::try_from(group).ok().and_then(|id| u32::try_from(id).ok()).map(Some).ok_or(VolumeError::FsGroup(group))
 }
 
 fn release_sub_paths(root: &Path) -> io::Result<()> {

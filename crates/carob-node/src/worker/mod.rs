@@ -30,7 +30,7 @@ use crate::allocation::{Allocation, Pending};
 use crate::events::Subject;
 use crate::image::Attempts;
 use crate::observe::Observer;
-use crate::plan::{Group, Intent, KillReason, Observed, ProbeFacts, Volumes, plan_pod};
+use crate::plan::{Group, Intent, KillReason, Observed, ProbeFacts, Volumes, plan_pod, spec_hash};
 use crate::pod::{PodId, PodView};
 use crate::probe::watch::Finding;
 use crate::probe::{Answer, Prober};
@@ -278,11 +278,26 @@ impl Worker {
             || pod.metadata.annotations != self.pod.metadata.annotations
             || !Allocation::asked(&self.pod).is_asked(&pod);
         self.take_pending(pending);
+        self.forget_other_images(&pod);
         self.adopt_object(&pod);
         self.mounted.refresh_at = if changed { Some(self.tools.clock.now()) } else { self.mounted.refresh_at };
         self.gone |= gone;
         if self.gone {
             self.mark_deleted();
+        }
+    }
+
+    /// A start that failed, or is under way, for an image that the spec no longer names has no bearing on the next one.
+    fn forget_other_images(&mut self, fresh: &Pod) {
+        let (before, after) = (PodView::new(&self.pod), PodView::new(fresh));
+        for member in after.members() {
+            let name = member.name();
+            if before.member(name).is_some_and(|old| spec_hash(&old) != spec_hash(&member)) {
+                self.observed.start_failures.remove(name);
+                if let Some(stop) = self.starting.get(name) {
+                    stop.cancel();
+                }
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Tells the API what became of the Pod, one write at a time and only what changed.
+//! Reports to the API what became of the Pod, one write at a time and only what changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +37,6 @@ pub(super) struct Report {
     not_before: Option<Timestamp>,
     /// News of a start wait until then.
     held_until: Option<Timestamp>,
-    /// The Pod is gone for the API: there is nothing to write any more.
-    silent: bool,
     confirming: bool,
     confirmed: bool,
 }
@@ -57,7 +55,6 @@ impl Report {
             retry: Backoff::new(WRITE_RETRY_BASE, WRITE_RETRY_MAX),
             not_before: None,
             held_until: None,
-            silent: false,
             confirming: false,
             confirmed: false,
         }
@@ -97,12 +94,14 @@ impl Report {
     }
 
     fn fail(&mut self, now: Timestamp, id: &PodId, error: &WriteError) {
-        if let WriteError::Gone(_) = error {
-            self.silent = true;
-            return;
-        }
         let delay = self.retry.fail();
-        tracing::warn!(pod = %id, error = %chain(error), ?delay, "the API does not take what the node tells it");
+        match error {
+            // The watch says so too, in a moment, and ends the worker.
+            WriteError::Gone(_) => tracing::debug!(pod = %id, ?delay, "the API has no such pod to update"),
+            WriteError::Failed { .. } => {
+                tracing::warn!(pod = %id, error = %chain(error), ?delay, "the API does not take the pod's status");
+            }
+        }
         self.not_before = Some(after(now, delay));
     }
 }
@@ -120,10 +119,7 @@ impl Worker {
         if self.pod.status.as_ref() != Some(&status) {
             self.set_status(status.clone());
         }
-        let may_write = !self.report.silent
-            && !self.gone
-            && !self.report.writing
-            && self.report.not_before.is_none_or(|at| at <= now);
+        let may_write = !self.gone && !self.report.writing && self.report.not_before.is_none_or(|at| at <= now);
         if !may_write {
             return;
         }
@@ -194,7 +190,7 @@ impl Worker {
     pub(super) fn confirmed(&mut self, how: Result<(), WriteError>) {
         self.report.confirming = false;
         match how {
-            Ok(()) => self.report.confirmed = true,
+            Ok(()) | Err(WriteError::Gone(_)) => self.report.confirmed = true,
             Err(error) => self.report.fail(self.tools.clock.now(), &self.id, &error),
         }
     }

@@ -15,7 +15,7 @@ use super::start::{self, Start, Started};
 use super::{Killing, Worker};
 use crate::config::resources::{self, Limits};
 use crate::events::Subject;
-use crate::plan::{Failure, FailureReason, Group, Intent, KillReason, PodAction, Volumes, after};
+use crate::plan::{Failure, FailureReason, Group, Intent, KillReason, PodAction, Volumes, after, spec_hash};
 use crate::pod::PodView;
 use crate::volumes::payload::references;
 use crate::volumes::{MountError, Mounted};
@@ -29,7 +29,7 @@ pub(super) enum Done {
     Refreshed(Result<Mounted, MountError>),
     Sandbox(Result<(), SandboxError>),
     Stopped(Result<(), CriError>),
-    Started { name: String, how: Started },
+    Started { name: String, spec_hash: String, how: Started },
     Killed { id: String, deadline: Timestamp, how: Result<(), CriError> },
     Removed { id: String, how: Result<(), CleanError> },
     PodLimited { limits: Option<Limits>, how: Result<(), ResizeError> },
@@ -120,7 +120,11 @@ impl Worker {
         self.observed.busy.starting.insert(name.clone());
         self.starting.insert(name.clone(), stop);
         let tools = Arc::clone(&self.tools);
-        self.steps.spawn(async move { Done::Started { name, how: start::run(&tools, start).await } });
+        let spec_hash = PodView::new(&self.pod).member(&name).map(|member| spec_hash(&member)).unwrap_or_default();
+        self.steps.spawn(async move {
+            let how = start::run(&tools, start).await;
+            Done::Started { name, spec_hash, how }
+        });
     }
 
     fn kill(&mut self, id: String, name: String, deadline: Timestamp, reason: KillReason) {
@@ -180,7 +184,7 @@ impl Worker {
                 self.stale = true;
                 self.settle(how, "stop the sandbox");
             }
-            Done::Started { name, how } => self.started(name, how),
+            Done::Started { name, spec_hash, how } => self.started(name, &spec_hash, how),
             Done::Killed { id, deadline, how } => self.killed(&id, deadline, how),
             Done::Removed { id, how } => {
                 self.observed.busy.removing.remove(&id);
@@ -286,7 +290,7 @@ impl Worker {
         };
     }
 
-    fn started(&mut self, name: String, how: Started) {
+    fn started(&mut self, name: String, of_spec: &str, how: Started) {
         self.observed.busy.starting.remove(&name);
         self.starting.remove(&name);
         self.stale = true;
@@ -295,6 +299,10 @@ impl Worker {
                 self.observed.start_failures.remove(&name);
             }
             Started::Failed(failure) => {
+                let current = PodView::new(&self.pod).member(&name).is_some_and(|member| spec_hash(&member) == of_spec);
+                if !current {
+                    return;
+                }
                 self.observed.start_failures.insert(name, failure);
             }
         }

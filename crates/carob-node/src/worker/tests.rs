@@ -39,6 +39,8 @@ struct Told {
     writes: usize,
     confirmed: bool,
     events: Vec<String>,
+    /// Answers to the next writes, before they are taken.
+    conflicts: usize,
 }
 
 #[derive(Default)]
@@ -46,8 +48,14 @@ struct FakeApi(Mutex<Told>);
 
 #[async_trait]
 impl PodApi for FakeApi {
-    async fn patch_status(&self, _id: &PodId, body: &Value) -> Result<(), WriteError> {
+    async fn patch_status(&self, id: &PodId, body: &Value) -> Result<(), WriteError> {
         let mut told = self.0.lock().expect("no holder panics");
+        if told.conflicts > 0 {
+            told.conflicts -= 1;
+            let conflict = kube::core::Status { code: 409, ..kube::core::Status::failure("overtaken", "Conflict") };
+            let source = Box::new(kube::Error::Api(Box::new(conflict)));
+            return Err(WriteError::Failed { operation: "the status update", id: id.clone(), source });
+        }
         told.writes += 1;
         for (key, value) in body["status"].as_object().expect("a status") {
             let value = match value {
@@ -176,6 +184,13 @@ impl Bench {
         });
     }
 
+    fn set_image(seat: &Seat, image: &str) {
+        seat.orders.send_modify(|order| {
+            let spec = Arc::make_mut(&mut order.pod).spec.as_mut().expect("a spec");
+            spec.containers[0].image = Some(image.to_owned());
+        });
+    }
+
     fn app(&self) -> Value {
         self.status()["containerStatuses"][0].clone()
     }
@@ -290,7 +305,7 @@ async fn a_crash_loop_backs_off_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_that_is_done_gives_its_sandbox_back_and_keeps_its_word() {
+async fn a_pod_that_is_done_gives_its_sandbox_back_and_stays_done() {
     let bench = Bench::new();
     let spec = json!({"restartPolicy": "Never", "initContainers": [
         {"name": "side", "image": "app:1", "restartPolicy": "Always"}]});
@@ -375,7 +390,7 @@ async fn a_forced_deletion_overtakes_a_patient_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_sandbox_is_made_anew() {
+async fn a_lost_sandbox_is_made_again() {
     let bench = Bench::new();
     let seat = bench.run(Bench::pod(json!({}), json!({})));
     bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
@@ -432,5 +447,78 @@ async fn volumes_follow_their_objects() {
     bench.shelf.replace_config_map(json!({"metadata": {"namespace": "ns", "name": "cm"}, "data": {"k": "new"}}));
     let file = bench.dir.path().join("pods/u/volumes/kubernetes.io~configmap/cm/k");
     bench.until("refreshed", |_| fs_err::read_to_string(&file).is_ok_and(|text| text == "new")).await;
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_waits_for_no_back_off_of_the_one_before() {
+    let bench = Bench::new();
+    bench.runtime.fail("pull none:1", Some(CriError::not_found("manifest unknown")));
+    let seat = bench.run(Bench::pod(json!({"containers": [{"name": "app", "image": "none:1"}]}), json!({})));
+    bench.until("waiting", |bench| bench.app()["state"]["waiting"]["reason"] == "ImagePullBackOff").await;
+    let changed = bench.tools.clock.monotonic();
+    Bench::set_image(&seat, "app:1");
+    bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
+    let took = bench.tools.clock.monotonic().saturating_sub(changed);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_waits_for_no_crashes_of_the_one_before() {
+    let bench = Bench::new();
+    bench.runtime.add_image("app:2");
+    let seat = bench.run(Bench::pod(json!({}), json!({})));
+    for attempt in 0..4 {
+        bench.until("running", |bench| bench.runtime.running() == [format!("app#{attempt}")]).await;
+        bench.runtime.exit("app", 1);
+    }
+    bench.until("waiting", |bench| bench.app()["state"]["waiting"]["reason"] == "CrashLoopBackOff").await;
+    let changed = bench.tools.clock.monotonic();
+    Bench::set_image(&seat, "app:2");
+    bench.until("running", |bench| bench.runtime.running() == ["app#4"]).await;
+    let took = bench.tools.clock.monotonic().saturating_sub(changed);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_deleted_before_its_first_container_has_failed() {
+    let bench = Bench::new();
+    let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": "none"}}]});
+    let seat = bench.run(Bench::pod(spec, json!({})));
+    bench.until("pending", |bench| bench.status()["phase"] == "Pending").await;
+    Bench::delete(&seat, 30, bench.tools.clock.now());
+    bench.until("confirmed", |bench| bench.api.0.lock().expect("no holder panics").confirmed).await;
+    assert_eq!(bench.status()["phase"], "Failed");
+    let end = bench.app()["state"]["terminated"].clone();
+    assert_eq!((&end["exitCode"], &end["reason"]), (&json!(137), &json!("ContainerStatusUnknown")));
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn containers_of_a_refused_pod_are_shown_as_ended() {
+    let bench = Bench::new();
+    let (orders, inbox) = watch::channel(Order { pod: Bench::pod(json!({}), json!({})), gone: false, pending: None });
+    let shutdown = CancellationToken::new();
+    let mut worker = Worker::new(Arc::clone(&bench.tools), inbox, Arc::default(), shutdown.clone());
+    worker.reject(Rejection { reason: "NodeAffinity", message: "Pod was rejected: no".to_owned() });
+    let task = tokio::spawn(worker.run());
+    bench.until("ended", |bench| bench.app()["state"]["terminated"]["exitCode"] == 137).await;
+    let status = bench.status();
+    assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("NodeAffinity")));
+    assert!(bench.runtime.calls().is_empty(), "nothing of it was made");
+    drop(orders);
+    task.await.expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_does_not_end_the_reports() {
+    let bench = Bench::new();
+    bench.api.0.lock().expect("no holder panics").conflicts = 3;
+    let seat = bench.run(Bench::pod(json!({}), json!({})));
+    bench.until("told", |bench| bench.status()["phase"] == "Running").await;
+    bench.runtime.exit("app", 1);
+    bench.until("told again", |bench| bench.app()["restartCount"] == 1).await;
     seat.shutdown.cancel();
 }

@@ -23,6 +23,7 @@ use crate::volumes::Volumes;
 /// What holds for all Pods of the node.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
+    pub node_name: String,
     /// The node's addresses, the preferred family first; at most one a family.
     pub node_ips: Vec<IpAddr>,
     pub machine: Machine,

@@ -332,7 +332,8 @@ fn seccomp_profile(input: &SpecInput<'_>, security: &Security, granted: u64) -> 
 }
 
 fn user(input: &SpecInput<'_>, security: &Security) -> Result<UserParams, SpecError> {
-    let id = |value: i64| u32::try_from(value).map_err(|_| SpecError::Id(value));
+    let in_range = |value: i64| i32::try_from(value).ok().and_then(|id| u32::try_from(id).ok());
+    let id = |value: i64| in_range(value).ok_or(SpecError::Id(value));
     let uid = security.run_as_user.as_ref().map(|uid| id(uid.value)).transpose()?;
     let gid = security.run_as_group.as_ref().map(|gid| id(gid.value)).transpose()?;
     let username = (!security.run_as_username.is_empty()).then(|| security.run_as_username.clone());
