@@ -16,6 +16,7 @@ pub mod authz;
 mod body;
 mod bootstrap;
 mod config;
+mod current;
 mod dialer;
 mod discovery;
 mod dispatch;

@@ -51,9 +51,14 @@ impl Group {
         self.log.lock().expect("no holder of a watch log panics")
     }
 
+    /// Whether there is anything to read after `cursor`.
+    pub(crate) fn is_beyond(&self, cursor: Revision) -> bool {
+        self.newest.load(Ordering::Acquire) > cursor.0
+    }
+
     /// Appends up to `max` events after `cursor` to `into`.
     pub(crate) fn read(&self, cursor: Revision, max: usize, into: &mut VecDeque<Arc<Event>>) -> Found {
-        if self.newest.load(Ordering::Acquire) <= cursor.0 {
+        if !self.is_beyond(cursor) {
             return Found::Nothing;
         }
         let log = self.lock();

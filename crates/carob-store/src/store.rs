@@ -165,6 +165,11 @@ impl Store {
         Watch::start(&self.shared, prefix, after)
     }
 
+    /// What there is with `prefix`, and every event after it: nothing is missed between the two.
+    pub fn list_and_watch(&self, prefix: &str) -> (Vec<Arc<Entry>>, Watch) {
+        Watch::start_with_list(&self.shared, prefix)
+    }
+
     /// Waits until `revision` can be read.
     pub async fn wait_for(&self, revision: Revision) -> Result<(), Closed> {
         loop {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::entry::{Event, Revision};
+use crate::entry::{Entry, Event, Revision};
 use crate::hub::{Found, Group};
 use crate::index::ReadError;
 use crate::limits::WATCH_CHUNK_MAX;
@@ -47,9 +47,27 @@ impl Watch {
         index.check(after)?;
         let (prefix, group) = shared.hub.lock().join(&index, prefix, after);
         drop(index);
-        let shared = Arc::clone(shared);
+        Ok(Self::at(shared, prefix, group, after))
+    }
+
+    /// Both under one hold of the index's lock, so that history cannot move on between them.
+    pub(crate) fn start_with_list(shared: &Arc<Shared>, prefix: &str) -> (Vec<Arc<Entry>>, Self) {
+        let index = shared.read();
+        let current = index.current();
+        let entries = index.range(prefix, None, current).cloned().collect();
+        let (prefix, group) = shared.hub.lock().join(&index, prefix, current);
+        drop(index);
+        (entries, Self::at(shared, prefix, group, current))
+    }
+
+    fn at(shared: &Arc<Shared>, prefix: Arc<str>, group: Arc<Group>, after: Revision) -> Self {
         let reader = Reader { cursor: after, taken: VecDeque::new(), returned: after };
-        Ok(Self { shared, prefix, group, reader })
+        Self { shared: Arc::clone(shared), prefix, group, reader }
+    }
+
+    /// Whether [`Watch::try_next`] has something to return. Every change that a writer has been told of is seen here.
+    pub fn is_behind(&self) -> bool {
+        !self.reader.taken.is_empty() || self.group.is_beyond(self.reader.cursor)
     }
 
     /// The next event, as soon as there is one. Cancel safe.

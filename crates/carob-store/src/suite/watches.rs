@@ -14,6 +14,24 @@ pub(super) async fn run<F: Future<Output = Store>>(open: &impl Fn(Options) -> F)
     progress_is_what_was_seen(open(Options::default()).await).await;
     a_slow_watcher_is_ended(open(short()).await).await;
     watchers_leave_nothing_behind(open(Options::default()).await).await;
+    a_watch_goes_on_where_its_list_ended(open(Options::default()).await).await;
+}
+
+async fn a_watch_goes_on_where_its_list_ended(store: Store) {
+    put(&store, "/a/x", "1").await;
+    put(&store, "/b/x", "1").await;
+    let (entries, mut watch) = store.list_and_watch("/a/");
+    let keys: Vec<&str> = entries.iter().map(|entry| &*entry.key).collect();
+    assert_eq!(keys, ["/a/x"]);
+    assert!(!watch.is_behind() && watch.try_next().is_none());
+    put(&store, "/b/x", "2").await;
+    assert!(!watch.is_behind(), "another prefix");
+    // Whoever has been told that its write is done finds it in every watch.
+    let changed = delete(&store, "/a/x").await.revision;
+    assert!(watch.is_behind());
+    let event = event(watch.try_next().expect("there is one"));
+    assert_eq!((event.kind, event.revision()), (EventKind::Delete, changed));
+    assert!(!watch.is_behind());
 }
 
 fn short() -> Options {
