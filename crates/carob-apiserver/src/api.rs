@@ -20,8 +20,8 @@ use crate::allocate::Services;
 use crate::authn::{Authentication, Peer, ServiceAccountTokens, StaticTokens};
 use crate::authz::{Authorization, impersonated, is_public};
 use crate::body::{Body, BoxError, RequestBody};
+use crate::catalogue::Catalogue;
 use crate::config::Config;
-use crate::discovery::Discovery;
 use crate::error::ApiError;
 use crate::identity::Identity;
 use crate::in_process::InProcess;
@@ -60,7 +60,9 @@ pub(crate) struct Inner {
     pub(crate) services: Services,
     pub(crate) dialer: Arc<dyn crate::NodeDialer>,
     pub(crate) explainer: Option<Arc<dyn crate::Explainer>>,
-    pub(crate) discovery: Discovery,
+    pub(crate) catalogue: Catalogue,
+    /// The address that legacy discovery names.
+    pub(crate) advertised: Option<std::net::SocketAddr>,
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
     in_flight: InFlight,
@@ -98,7 +100,8 @@ impl ApiServer {
             services,
             dialer: config.dialer,
             explainer: config.explainer,
-            discovery: Discovery::new(config.advertise_address, config.unstable_versions),
+            catalogue: Catalogue::new(config.unstable_versions),
+            advertised: config.advertise_address,
             openapi: OpenApi::default(),
             metrics: Metrics::default(),
             in_flight: InFlight::new(&config.limits),

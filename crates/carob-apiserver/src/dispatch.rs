@@ -1,6 +1,8 @@
 //! From a classified request to a verb of the registry: which resource, which subresource, which of their verbs.
 
-use carob_api::kinds::{self, SubresourceRole};
+use std::sync::Arc;
+
+use carob_api::kinds::SubresourceRole;
 use carob_api::status::GroupResource;
 use carob_api::{Status, names};
 use http::{Response, StatusCode};
@@ -19,7 +21,7 @@ pub(crate) async fn answer(api: &Inner, asked: Asked, body: RequestBody) -> ApiR
     }
     let (mut call, verb, rest) = resolve(api, asked)?;
     match call.subresource.map(|subresource| subresource.role) {
-        None if call.def.storage.prefix.is_none() => unstored(call, &verb, body).await,
+        None if !call.def.is_stored() => unstored(call, &verb, body).await,
         None => main(&mut call, &verb, body).await,
         Some(SubresourceRole::Part(_)) => part(&mut call, &verb, body).await,
         Some(role) => subresource::answer(call, role, &verb, rest, body).await,
@@ -29,9 +31,9 @@ pub(crate) async fn answer(api: &Inner, asked: Asked, body: RequestBody) -> ApiR
 /// Finds the table's row and checks that the path fits its scope.
 fn resolve(api: &Inner, asked: Asked) -> ApiResult<(Call<'_>, Verb, Vec<String>)> {
     let Asked { parts, query, verb, resource: at, user } = asked;
-    let def = kinds::by_resource(&at.group, &at.version, &at.resource).ok_or_else(not_found)?;
-    let version = def.version(&at.version).ok_or_else(not_found)?;
-    api.discovery.groups.find(def.group, version.name).ok_or_else(not_found)?;
+    let served = api.catalogue.snapshot();
+    let def = served.kinds.resource(&at.group, &at.version, &at.resource).ok_or_else(not_found)?;
+    let version = def.version(&at.version).filter(|version| served.serves(def, version)).ok_or_else(not_found)?;
     let subresource = match at.subresource.as_str() {
         "" => None,
         name => Some(def.subresource(name).ok_or_else(not_found)?),
@@ -40,7 +42,7 @@ fn resolve(api: &Inner, asked: Asked) -> ApiResult<(Call<'_>, Verb, Vec<String>)
     let misplaced = if def.namespaced {
         at.namespace.is_empty() && !name.is_empty()
     } else {
-        !at.namespace.is_empty() && def.plural != "namespaces"
+        !at.namespace.is_empty() && def.plural() != "namespaces"
     };
     let deeper_than_known = !at.rest.is_empty() && at.subresource != "proxy";
     if misplaced || deeper_than_known {
@@ -50,6 +52,7 @@ fn resolve(api: &Inner, asked: Asked) -> ApiResult<(Call<'_>, Verb, Vec<String>)
     let namespace = if def.namespaced { at.namespace } else { String::new() };
     check_segment("Name", &name)?;
     check_segment("Namespace", &namespace)?;
+    let (def, version) = (Arc::clone(def), Arc::clone(version));
     let call = Call { api, def, version, subresource, namespace, name, user, query, parts, warnings: Vec::new() };
     Ok((call, verb, at.rest))
 }
@@ -69,12 +72,12 @@ fn check_segment(what: &str, value: &str) -> ApiResult<()> {
 
 fn method_not_supported(call: &Call<'_>, verb: &Verb) -> ApiError {
     let action = verb.as_str();
-    Status::method_not_supported(GroupResource::new(call.def.group, call.def.plural), action).into()
+    Status::method_not_supported(GroupResource::new(call.def.group(), call.def.plural()), action).into()
 }
 
 /// Kinds that are answered and not stored, beside the reviews.
 async fn unstored(call: Call<'_>, verb: &Verb, body: RequestBody) -> ApiResult<Response<Body>> {
-    match (call.def.plural, verb) {
+    match (call.def.plural(), verb) {
         ("bindings", Verb::Create) if !call.namespace.is_empty() && call.name.is_empty() => {
             subresource::bind_by_body(call, body).await
         }
@@ -91,7 +94,7 @@ async fn unstored(call: Call<'_>, verb: &Verb, body: RequestBody) -> ApiResult<R
 async fn main(call: &mut Call<'_>, verb: &Verb, body: RequestBody) -> ApiResult<Response<Body>> {
     let scattered = call.def.namespaced && call.namespace.is_empty();
     let writes_collection = matches!(verb, Verb::Create | Verb::DeleteCollection);
-    if !call.def.verbs.contains(&verb.as_str()) || (scattered && writes_collection) || wrong_level(call, verb) {
+    if !call.def.verbs().contains(&verb.as_str()) || (scattered && writes_collection) || wrong_level(call, verb) {
         return Err(method_not_supported(call, verb));
     }
     match verb {

@@ -15,6 +15,7 @@ pub mod authn;
 pub mod authz;
 mod body;
 mod bootstrap;
+mod catalogue;
 mod config;
 mod current;
 mod dialer;

@@ -20,22 +20,21 @@ pub(crate) fn answer(api: &Inner, parts: &Parts, path: &str, query: &Query) -> A
         return Err(Status::method_not_supported(GroupResource::new("", ""), parts.method.as_str()).into());
     }
     let headers = &parts.headers;
+    let served = api.catalogue.snapshot();
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     match segments.as_slice() {
         [""] => Ok(respond::json(StatusCode::OK, &json!({ "paths": root_paths() }))),
-        ["api"] => Ok(discovery::collection(&api.discovery, headers, Scope::Core)),
-        ["apis"] => Ok(discovery::collection(&api.discovery, headers, Scope::Groups)),
-        ["api", version] => discovery::resources(&api.discovery, "", version),
-        ["apis", group] => discovery::group(&api.discovery, group),
-        ["apis", group, version] => discovery::resources(&api.discovery, group, version),
+        ["api"] => Ok(discovery::collection(&served, api.advertised, headers, Scope::Core)),
+        ["apis"] => Ok(discovery::collection(&served, api.advertised, headers, Scope::Groups)),
+        ["api", version] => discovery::resources(&served, "", version),
+        ["apis", group] => discovery::group(&served, group),
+        ["apis", group, version] => discovery::resources(&served, group, version),
         ["version"] => Ok(respond::json(StatusCode::OK, &version::info())),
         [endpoint @ ("livez" | "readyz" | "healthz"), rest @ ..] => health::answer(api, endpoint, rest, query),
         ["metrics"] => Ok(metrics(api)),
-        ["openapi", "v2"] => openapi::v2(&api.openapi, &api.discovery, headers),
-        ["openapi", "v3"] => openapi::v3_index(&api.openapi, &api.discovery, headers),
-        ["openapi", "v3", rest @ ..] => {
-            openapi::v3_document(&api.openapi, &api.discovery, headers, &rest.join("/"), query)
-        }
+        ["openapi", "v2"] => openapi::v2(&api.openapi, &served, headers),
+        ["openapi", "v3"] => openapi::v3_index(&api.openapi, &served, headers),
+        ["openapi", "v3", rest @ ..] => openapi::v3_document(&api.openapi, &served, headers, &rest.join("/"), query),
         [".well-known", "openid-configuration"] => {
             Ok(respond::json(StatusCode::OK, &api.tokens.openid_configuration()))
         }

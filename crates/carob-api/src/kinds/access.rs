@@ -1,12 +1,12 @@
 //! Who may do what: authentication, authorization, RBAC, certificates.
 
 use super::{
-    ActedOnBy, ResourceDef,
-    builder::{APPROVAL, PLAIN, STATUS, STATUS_PART, field, resource},
+    ActedOnBy,
+    builder::{APPROVAL, PLAIN, Row, STATUS, STATUS_PART, field, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
-pub(super) const RESOURCES: &[ResourceDef] = &[
+pub(super) const RESOURCES: &[Row] = &[
     resource!("authentication.k8s.io" / "authentication" ["v1"] "SelfSubjectReview" "selfsubjectreviews")
         .cluster()
         .answered(),

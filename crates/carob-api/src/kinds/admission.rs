@@ -1,14 +1,14 @@
 //! What extends the API itself: admission, custom resources, aggregation.
 
 use super::{
-    ActedOnBy, ResourceDef,
-    builder::{COUNTED, STATUS, STATUS_PART, WORKLOAD, resource},
+    ActedOnBy,
+    builder::{COUNTED, Row, STATUS, STATUS_PART, WORKLOAD, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
 const EXTENSIONS: &[&str] = &["api-extensions"];
 
-pub(super) const RESOURCES: &[ResourceDef] = &[
+pub(super) const RESOURCES: &[Row] = &[
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1", "v1beta1", "v1alpha1"] "MutatingAdmissionPolicy" "mutatingadmissionpolicies")
         .cluster()
         .in_categories(EXTENSIONS)

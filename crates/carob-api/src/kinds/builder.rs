@@ -1,10 +1,44 @@
 //! Notation of the table: each entry is a constant expression.
 
-use super::{ActedOnBy, ResourceDef, SelectableField, StorageForm, SubresourceDef, SubresourceRole, VersionDef};
+use super::{ActedOnBy, Persistence, SubresourceDef, SubresourceRole};
 use crate::{
     strategy::{Generic, Part, Rules, Strategy},
     table::{ColumnDef, columns},
 };
+
+/// One built-in resource as the table states it; [`super::ResourceDef`] is made of it at start.
+pub(super) struct Row {
+    pub(super) group: &'static str,
+    /// The preferred version first.
+    pub(super) versions: &'static [RowVersion],
+    /// apiVersion of stored objects. Events of both groups are stored as core v1.
+    pub(super) stored_api_version: &'static str,
+    /// Package of the schema table that stored objects follow.
+    pub(super) stored_package: &'static str,
+    /// The middle of the etcd key, `/registry/<prefix>/...`; `None` for kinds that are answered, not stored.
+    pub(super) prefix: Option<&'static str>,
+    pub(super) kind: &'static str,
+    pub(super) plural: &'static str,
+    pub(super) short_names: &'static [&'static str],
+    pub(super) categories: &'static [&'static str],
+    pub(super) namespaced: bool,
+    pub(super) verbs: &'static [&'static str],
+    pub(super) subresources: &'static [SubresourceDef],
+    pub(super) selectable: &'static [RowField],
+    pub(super) columns: &'static [ColumnDef],
+    pub(super) strategy: &'static dyn Strategy,
+    pub(super) acted_on_by: ActedOnBy,
+    pub(super) always_served: bool,
+    pub(super) returned_when_deleted: bool,
+    pub(super) persistence: Persistence,
+}
+
+pub(super) struct RowVersion {
+    /// `v1`.
+    pub(super) name: &'static str,
+    /// Package of the schema table, `apps.v1`.
+    pub(super) package: &'static str,
+}
 
 pub(super) const ALL_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -23,8 +57,8 @@ macro_rules! resource {
         $crate::kinds::builder::stored(
             $group,
             &[
-                $crate::kinds::VersionDef { name: $first, package: concat!($package, ".", $first) }
-                $(, $crate::kinds::VersionDef { name: $version, package: concat!($package, ".", $version) })*
+                $crate::kinds::builder::RowVersion { name: $first, package: concat!($package, ".", $first) }
+                $(, $crate::kinds::builder::RowVersion { name: $version, package: concat!($package, ".", $version) })*
             ],
             concat!($group, "/", $first),
             $kind,
@@ -34,19 +68,31 @@ macro_rules! resource {
 }
 pub(super) use resource;
 
+/// A field that a field selector may name.
+#[derive(Clone, Copy)]
+pub(super) struct RowField {
+    pub(super) name: &'static str,
+    /// Path in the stored form, with dots.
+    pub(super) path: &'static str,
+    /// Value when the field is unset.
+    pub(super) unset: &'static str,
+}
+
 /// An entry with the most common properties. `grouped` is group and version, with a leading slash in the core group.
 pub(super) const fn stored(
     group: &'static str,
-    versions: &'static [VersionDef],
+    versions: &'static [RowVersion],
     grouped: &'static str,
     kind: &'static str,
     plural: &'static str,
-) -> ResourceDef {
+) -> Row {
     let api_version = if group.is_empty() { versions[0].name } else { grouped };
-    ResourceDef {
+    Row {
         group,
         versions,
-        storage: StorageForm { api_version, package: versions[0].package, prefix: Some(plural) },
+        stored_api_version: api_version,
+        stored_package: versions[0].package,
+        prefix: Some(plural),
         kind,
         plural,
         short_names: &[],
@@ -59,10 +105,12 @@ pub(super) const fn stored(
         strategy: &PLAIN,
         acted_on_by: ActedOnBy::ApiServer,
         always_served: false,
+        returned_when_deleted: false,
+        persistence: Persistence::Durable,
     }
 }
 
-impl ResourceDef {
+impl Row {
     pub(super) const fn cluster(mut self) -> Self {
         self.namespaced = false;
         self
@@ -90,7 +138,7 @@ impl ResourceDef {
 
     /// Answered, not stored: reviews and bindings.
     pub(super) const fn answered(mut self) -> Self {
-        self.storage.prefix = None;
+        self.prefix = None;
         self.verbs = CREATE;
         self
     }
@@ -101,18 +149,18 @@ impl ResourceDef {
     }
 
     pub(super) const fn key(mut self, prefix: &'static str) -> Self {
-        self.storage.prefix = Some(prefix);
+        self.prefix = Some(prefix);
         self
     }
 
     /// Stored in another version or group than the first listed.
     pub(super) const fn stored_as(mut self, api_version: &'static str, package: &'static str) -> Self {
-        self.storage.api_version = api_version;
-        self.storage.package = package;
+        self.stored_api_version = api_version;
+        self.stored_package = package;
         self
     }
 
-    pub(super) const fn selectable(mut self, fields: &'static [SelectableField]) -> Self {
+    pub(super) const fn selectable(mut self, fields: &'static [RowField]) -> Self {
         self.selectable = fields;
         self
     }
@@ -132,6 +180,18 @@ impl ResourceDef {
         self
     }
 
+    /// A deletion is answered with the object's last state instead of a Status (`ReturnDeletedObject` in the kind's
+    /// storage, pkg/registry).
+    pub(super) const fn returned_when_deleted(mut self) -> Self {
+        self.returned_when_deleted = true;
+        self
+    }
+
+    pub(super) const fn persistence(mut self, persistence: Persistence) -> Self {
+        self.persistence = persistence;
+        self
+    }
+
     pub(super) const fn by(mut self, part: ActedOnBy) -> Self {
         self.acted_on_by = part;
         self
@@ -139,16 +199,16 @@ impl ResourceDef {
 }
 
 /// A field whose selector name is its path and whose unset value is empty.
-pub(super) const fn field(name: &'static str) -> SelectableField {
-    SelectableField { name, path: name, unset: "" }
+pub(super) const fn field(name: &'static str) -> RowField {
+    RowField { name, path: name, unset: "" }
 }
 
-pub(super) const fn field_unset(name: &'static str, unset: &'static str) -> SelectableField {
-    SelectableField { name, path: name, unset }
+pub(super) const fn field_unset(name: &'static str, unset: &'static str) -> RowField {
+    RowField { name, path: name, unset }
 }
 
-pub(super) const fn field_at(name: &'static str, path: &'static str, unset: &'static str) -> SelectableField {
-    SelectableField { name, path, unset }
+pub(super) const fn field_at(name: &'static str, path: &'static str, unset: &'static str) -> RowField {
+    RowField { name, path, unset }
 }
 
 const fn part(name: &'static str, part: Part) -> SubresourceDef {

@@ -1,12 +1,12 @@
 //! What a cluster is made of beside its workloads: storage, scheduling, node classes, dynamic resources, flow control.
 
 use super::{
-    ActedOnBy, ResourceDef,
-    builder::{COUNTED, PLAIN, STATUS, STATUS_PART, WORKLOAD, field, resource},
+    ActedOnBy,
+    builder::{COUNTED, PLAIN, Row, STATUS, STATUS_PART, WORKLOAD, field, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
-pub(super) const RESOURCES: &[ResourceDef] = &[
+pub(super) const RESOURCES: &[Row] = &[
     resource!("flowcontrol.apiserver.k8s.io" / "flowcontrol" ["v1"] "FlowSchema" "flowschemas")
         .cluster()
         .subresources(&[STATUS_PART])
@@ -40,6 +40,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(&WORKLOAD)
         .by(ActedOnBy::Nothing),
     resource!("resource.k8s.io" / "resource" ["v1", "v1beta2"] "ResourceClaim" "resourceclaims")
+        .returned_when_deleted()
         .subresources(&[STATUS_PART])
         .columns(columns::RESOURCE_CLAIM)
         .strategy(&STATUS)
@@ -84,32 +85,38 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::LABEL_POD_GROUP)
         .by(ActedOnBy::Scheduler),
     resource!("storage.k8s.io" / "storage" ["v1"] "CSIDriver" "csidrivers")
+        .returned_when_deleted()
         .cluster()
         .columns(columns::CSI_DRIVER)
         .strategy(&COUNTED)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1"] "CSINode" "csinodes")
+        .returned_when_deleted()
         .cluster()
         .columns(columns::CSI_NODE)
         .strategy(&PLAIN)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1"] "CSIStorageCapacity" "csistoragecapacities")
+        .returned_when_deleted()
         .columns(columns::CSI_STORAGE_CAPACITY)
         .strategy(&PLAIN)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1"] "StorageClass" "storageclasses")
+        .returned_when_deleted()
         .cluster()
         .short(&["sc"])
         .columns(columns::STORAGE_CLASS)
         .strategy(strategies::STORAGE_CLASS)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1"] "VolumeAttachment" "volumeattachments")
+        .returned_when_deleted()
         .cluster()
         .subresources(&[STATUS_PART])
         .columns(columns::VOLUME_ATTACHMENT)
         .strategy(strategies::VOLUME_ATTACHMENT)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1", "v1beta1"] "VolumeAttributesClass" "volumeattributesclasses")
+        .returned_when_deleted()
         .cluster()
         .short(&["vac"])
         .columns(columns::VOLUME_ATTRIBUTES_CLASS)

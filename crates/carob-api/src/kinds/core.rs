@@ -1,10 +1,10 @@
 //! The core group, and events.k8s.io beside its Events.
 
 use super::{
-    ActedOnBy, ResourceDef, SelectableField, SubresourceDef, SubresourceRole,
+    ActedOnBy, Persistence, SubresourceDef, SubresourceRole,
     builder::{
-        EPHEMERAL_CONTAINERS, FINALIZE, RESIZE, SCALE, STATUS, STATUS_PART, action, connect, field, field_at,
-        field_unset, resource,
+        EPHEMERAL_CONTAINERS, FINALIZE, RESIZE, Row, RowField, SCALE, STATUS, STATUS_PART, action, connect, field,
+        field_at, field_unset, resource,
     },
 };
 use crate::{strategy::kinds as strategies, table::columns};
@@ -27,7 +27,7 @@ const POD_SUBRESOURCES: &[SubresourceDef] = &[
 ];
 
 /// pkg/apis/core/v1/conversion.go.
-const POD_FIELDS: &[SelectableField] = &[
+const POD_FIELDS: &[RowField] = &[
     field("spec.nodeName"),
     field("spec.restartPolicy"),
     field("spec.schedulerName"),
@@ -38,7 +38,7 @@ const POD_FIELDS: &[SelectableField] = &[
     field("status.nominatedNodeName"),
 ];
 
-const EVENT_FIELDS: &[SelectableField] = &[
+const EVENT_FIELDS: &[RowField] = &[
     field("involvedObject.kind"),
     field("involvedObject.namespace"),
     field("involvedObject.name"),
@@ -52,7 +52,7 @@ const EVENT_FIELDS: &[SelectableField] = &[
     field("type"),
 ];
 
-pub(super) const RESOURCES: &[ResourceDef] = &[
+pub(super) const RESOURCES: &[Row] = &[
     resource!("" / "core" ["v1"] "Binding" "bindings").answered(),
     resource!("" / "core" ["v1"] "ComponentStatus" "componentstatuses")
         .cluster()
@@ -72,6 +72,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::ENDPOINTS)
         .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "Event" "events")
+        .persistence(Persistence::Hour)
         .short(&["ev"])
         .selectable(EVENT_FIELDS)
         .columns(columns::EVENT)
@@ -100,12 +101,14 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::NODE)
         .by(ActedOnBy::Scheduler),
     resource!("" / "core" ["v1"] "PersistentVolumeClaim" "persistentvolumeclaims")
+        .returned_when_deleted()
         .short(&["pvc"])
         .subresources(&[STATUS_PART])
         .columns(columns::PERSISTENT_VOLUME_CLAIM)
         .strategy(strategies::PERSISTENT_VOLUME_CLAIM)
         .by(ActedOnBy::Nothing),
     resource!("" / "core" ["v1"] "PersistentVolume" "persistentvolumes")
+        .returned_when_deleted()
         .cluster()
         .short(&["pv"])
         .subresources(&[STATUS_PART])
@@ -113,6 +116,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::PERSISTENT_VOLUME)
         .by(ActedOnBy::Nothing),
     resource!("" / "core" ["v1"] "Pod" "pods")
+        .returned_when_deleted()
         .short(&["po"])
         .in_all()
         .subresources(POD_SUBRESOURCES)
@@ -121,6 +125,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::POD)
         .by(ActedOnBy::Node),
     resource!("" / "core" ["v1"] "PodTemplate" "podtemplates")
+        .returned_when_deleted()
         .columns(columns::POD_TEMPLATE)
         .strategy(strategies::POD_TEMPLATE),
     resource!("" / "core" ["v1"] "ReplicationController" "replicationcontrollers")
@@ -133,6 +138,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::REPLICATION_CONTROLLER)
         .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "ResourceQuota" "resourcequotas")
+        .returned_when_deleted()
         .short(&["quota"])
         .subresources(&[STATUS_PART])
         .columns(columns::RESOURCE_QUOTA)
@@ -144,12 +150,14 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::SECRET)
         .by(ActedOnBy::Node),
     resource!("" / "core" ["v1"] "ServiceAccount" "serviceaccounts")
+        .returned_when_deleted()
         .short(&["sa"])
         .subresources(&[action("token", "authentication.k8s.io/v1", "TokenRequest", SubresourceRole::Token)])
         .columns(columns::SERVICE_ACCOUNT)
         .strategy(strategies::SERVICE_ACCOUNT)
         .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "Service" "services")
+        .returned_when_deleted()
         .short(&["svc"])
         .in_all()
         .key("services/specs")
@@ -159,6 +167,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::SERVICE)
         .by(ActedOnBy::Proxy),
     resource!("events.k8s.io" / "events" ["v1"] "Event" "events")
+        .persistence(Persistence::Hour)
         .short(&["ev"])
         .stored_as("v1", "core.v1")
         .selectable(&[

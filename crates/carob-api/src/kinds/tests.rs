@@ -59,18 +59,18 @@ fn every_path_of_v1_36_is_served() {
             wrong.push(format!("{path} is missing"));
             continue;
         };
-        seen.insert((def.group, def.plural));
+        seen.insert((def.group(), def.plural()));
         if path.contains("{name}") && namespaced != def.namespaced {
             wrong.push(format!("{path} has another scope"));
         }
         let verbs = if subresource.is_empty() {
-            if def.kind != kind {
-                wrong.push(format!("{path}: {} instead of {kind}", def.kind));
+            if def.kind() != kind {
+                wrong.push(format!("{path}: {} instead of {kind}", def.kind()));
             }
-            def.verbs
+            def.verbs()
         } else {
             match def.subresource(&subresource) {
-                Some(sub) if sub.body.map_or(def.kind, |(_, kind)| kind) == kind => sub.verbs,
+                Some(sub) if sub.body.map_or(def.kind(), |(_, kind)| kind) == kind => sub.verbs,
                 Some(_) => {
                     wrong.push(format!("{path} takes another kind than {kind}"));
                     continue;
@@ -87,8 +87,8 @@ fn every_path_of_v1_36_is_served() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // What upstream has as a custom resource is in no path of its own documents.
-    for def in all().filter(|def| def.group != "scheduling.x-k8s.io") {
-        assert!(seen.contains(&(def.group, def.plural)), "{}/{} is in no path of v1.36", def.group, def.plural);
+    for def in all().filter(|def| def.group() != "scheduling.x-k8s.io") {
+        assert!(seen.contains(&(def.group(), def.plural())), "{}/{} is in no path of v1.36", def.group(), def.plural());
     }
 }
 
@@ -96,29 +96,30 @@ fn every_path_of_v1_36_is_served() {
 fn every_version_has_a_schema_and_every_key_is_its_own() {
     let mut prefixes = BTreeSet::new();
     for def in all() {
-        for version in def.versions {
-            let ty = def.schema(version.name).unwrap_or_else(|| panic!("{} {} has no schema", def.kind, version.name));
-            assert_eq!(ty.name(), def.kind);
+        for version in def.versions() {
+            let ty =
+                def.schema(version.name()).unwrap_or_else(|| panic!("{} {} has no schema", def.kind(), version.name()));
+            assert_eq!(ty.name(), def.kind());
             assert_eq!(
-                schema_of(&def.api_version(version.name), def.kind).map(TypeRef::full_name),
+                schema_of(&def.api_version(version.name()), def.kind()).map(TypeRef::full_name),
                 Some(ty.full_name())
             );
         }
-        assert!(def.storage_schema().is_some(), "{}", def.kind);
-        let shares = (def.group, def.kind) == ("events.k8s.io", "Event");
-        if let Some(prefix) = def.storage.prefix {
+        assert!(def.hub_schema().is_some(), "{}", def.kind());
+        let shares = (def.group(), def.kind()) == ("events.k8s.io", "Event");
+        if let Some(prefix) = def.key_prefix() {
             assert!(shares || prefixes.insert(prefix), "{prefix} is used twice");
         }
-        for sub in def.subresources {
-            let (api_version, kind) = sub.body.unwrap_or((def.storage.api_version, def.kind));
+        for sub in def.subresources() {
+            let (api_version, kind) = sub.body.unwrap_or((def.hub_api_version(), def.kind()));
             let query_only = kind.ends_with("Options");
             assert!(query_only || schema_of(api_version, kind).is_some(), "{kind} of {} has no schema", sub.name);
         }
-        for selectable in def.selectable {
-            let ty = def.storage_schema().expect("checked above");
+        for selectable in def.selectable() {
+            let ty = def.hub_schema().expect("checked above");
             let mut parts = selectable.path.split('.');
             let first = parts.next().unwrap_or_default();
-            assert!(ty.field(first).is_some(), "{} has no {}", def.kind, selectable.path);
+            assert!(ty.field(first).is_some(), "{} has no {}", def.kind(), selectable.path);
         }
     }
 }

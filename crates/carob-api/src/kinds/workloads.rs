@@ -2,12 +2,12 @@
 //! coordination.
 
 use super::{
-    ActedOnBy, ResourceDef,
-    builder::{COUNTED, PLAIN, SCALE, STATUS, STATUS_PART, WORKLOAD, field, field_at, field_unset, resource},
+    ActedOnBy, Persistence,
+    builder::{COUNTED, PLAIN, Row, SCALE, STATUS, STATUS_PART, WORKLOAD, field, field_at, field_unset, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
-pub(super) const RESOURCES: &[ResourceDef] = &[
+pub(super) const RESOURCES: &[Row] = &[
     resource!("apps" / "apps" ["v1"] "ControllerRevision" "controllerrevisions")
         .columns(columns::CONTROLLER_REVISION)
         .strategy(&PLAIN)
@@ -63,6 +63,7 @@ pub(super) const RESOURCES: &[ResourceDef] = &[
         .strategy(strategies::JOB)
         .by(ActedOnBy::Controllers),
     resource!("coordination.k8s.io" / "coordination" ["v1"] "Lease" "leases")
+        .persistence(Persistence::DurableChangeOfHolder)
         .columns(columns::LEASE)
         .strategy(strategies::LEASE),
     resource!("coordination.k8s.io" / "coordination" ["v1beta1", "v1alpha2"] "LeaseCandidate" "leasecandidates")

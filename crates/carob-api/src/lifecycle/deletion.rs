@@ -70,7 +70,7 @@ impl DeleteOptions {
     pub fn check_preconditions(&self, def: &ResourceDef, obj: &Value, resource_version: &str) -> Result<(), Status> {
         let failed = |what: &str, want: &str, have: &str| {
             let why = format!("Precondition failed: {what} in precondition: {want}, {what} in object meta: {have}");
-            Err(Status::conflict(GroupResource::new(def.group, def.plural), meta::name(obj), &why))
+            Err(Status::conflict(GroupResource::new(def.group(), def.plural()), meta::name(obj), &why))
         };
         match (&self.precondition_uid, &self.precondition_resource_version) {
             (Some(want), _) if want != meta::uid(obj) => failed("UID", want, meta::uid(obj)),
@@ -107,9 +107,9 @@ pub fn plan_deletion(def: &ResourceDef, obj: &Value, options: &DeleteOptions, no
             Some(seconds)
         }
     };
-    let orphans = def.strategy.rules().orphans_by_default;
+    let orphans = def.strategy().rules().orphans_by_default;
     set_finalizers(&mut marked, options.propagation, orphans);
-    let finalizers_left = meta::finalizers(&marked).next().is_some() || def.strategy.holds_back_deletion(&marked);
+    let finalizers_left = meta::finalizers(&marked).next().is_some() || def.strategy().holds_back_deletion(&marked);
     match grace {
         Some(seconds) if seconds > 0 => Deletion::Mark(marked),
         _ if !finalizers_left => Deletion::Remove,
@@ -118,7 +118,7 @@ pub fn plan_deletion(def: &ResourceDef, obj: &Value, options: &DeleteOptions, no
             if !meta::is_being_deleted(obj) {
                 mark(&mut marked, now, 0);
             }
-            def.strategy.mark_deleted(&mut marked);
+            def.strategy().mark_deleted(&mut marked);
             if marked == *obj { Deletion::Unchanged } else { Deletion::Mark(marked) }
         }
     }
@@ -142,7 +142,7 @@ fn grace_of(def: &ResourceDef, obj: &Value, requested: Option<i64>) -> Grace {
             _ => Grace::Pending,
         };
     }
-    def.strategy.deletion_grace_seconds(obj, requested).map_or(Grace::None, Grace::Begin)
+    def.strategy().deletion_grace_seconds(obj, requested).map_or(Grace::None, Grace::Begin)
 }
 
 fn mark(obj: &mut Value, now: Timestamp, grace_seconds: i64) {

@@ -67,7 +67,7 @@ pub(super) fn keep_system_fields(new: &mut Value, old: &Value) {
 pub(super) fn validate(def: &ResourceDef, obj: &Value) -> FieldErrors {
     let mut errors = FieldErrors::new();
     let path = FieldPath::new("metadata");
-    let rule = def.strategy.rules().name;
+    let rule = def.strategy().rules().name;
     let base = meta::generate_name(obj);
     if !base.is_empty() {
         for message in rule.check(base, true) {

@@ -36,10 +36,10 @@ const GENERATE_NAME_LEN_MAX: usize = 63 - GENERATED_LEN;
 
 /// Defaults of table and strategy: what decoding a request body ends with.
 pub fn default(def: &ResourceDef, obj: &mut Value) {
-    if let Some(ty) = def.storage_schema() {
+    if let Some(ty) = def.hub_schema() {
         schema::apply_defaults(ty, obj);
     }
-    def.strategy.default(obj);
+    def.strategy().default(obj);
 }
 
 /// Makes a decoded object of the storage version ready for mutating admission: metadata, defaults.
@@ -49,7 +49,7 @@ pub fn prepare_create(def: &ResourceDef, new: &mut Value, creation: &Creation<'_
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     set_system_metadata(new, creation);
-    let rules = def.strategy.rules();
+    let rules = def.strategy().rules();
     if rules.splits_status && !rules.keeps_status_at_create {
         meta::remove(new, &["status"]);
     }
@@ -62,7 +62,7 @@ pub fn prepare_create(def: &ResourceDef, new: &mut Value, creation: &Creation<'_
 
 /// What follows from the object as mutating admission leaves it: the rest of its status, generated selectors.
 pub fn complete_create(def: &ResourceDef, new: &mut Value) {
-    def.strategy.prepare_create(new);
+    def.strategy().prepare_create(new);
 }
 
 fn set_system_metadata(new: &mut Value, creation: &Creation<'_>) {
@@ -92,13 +92,13 @@ fn generated_name(base: &str, suffix: &str) -> String {
 pub fn validate_create(def: &ResourceDef, new: &Value) -> Result<(), Status> {
     let mut errors = metadata::validate(def, new);
     check_allowed(def, new, &mut errors);
-    errors.extend(def.strategy.validate(new));
-    errors.extend(def.strategy.validate_create(new));
+    errors.extend(def.strategy().validate(new));
+    errors.extend(def.strategy().validate_create(new));
     invalid_unless_empty(def, new, &errors)
 }
 
 fn check_allowed(def: &ResourceDef, new: &Value, errors: &mut FieldErrors) {
-    if let Some(ty) = def.storage_schema() {
+    if let Some(ty) = def.hub_schema() {
         schema::check_allowed(ty, new, errors);
     }
 }
@@ -107,7 +107,7 @@ fn invalid_unless_empty(def: &ResourceDef, obj: &Value, errors: &[crate::FieldEr
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid(def.group, def.kind, meta::name(obj), errors))
+    Err(Status::invalid(def.group(), def.kind(), meta::name(obj), errors))
 }
 
 /// Keeps of `old` what `part` may not change, and counts the generation. Before admission.
@@ -115,14 +115,14 @@ pub fn prepare_update(def: &ResourceDef, part: Part, new: &mut Value, old: &Valu
     metadata::check_namespace(def, new, meta::namespace(old))?;
     default(def, new);
     metadata::keep_system_fields(new, old);
-    let rules = def.strategy.rules();
+    let rules = def.strategy().rules();
     match part {
         Part::Main if rules.splits_status => copy_field(new, old, "status"),
         Part::Main => {}
         Part::Status => keep_all_but_status(new, old),
         Part::EphemeralContainers | Part::Resize | Part::Approval | Part::Finalize => {}
     }
-    def.strategy.prepare_update(part, new, old);
+    def.strategy().prepare_update(part, new, old);
     if rules.counts_generation && part != Part::Status {
         let bump = i64::from(!same_but_metadata_and_status(new, old));
         meta::set(new, &["metadata", "generation"], meta::generation(old) + bump);
@@ -186,14 +186,14 @@ pub fn validate_update(def: &ResourceDef, part: Part, new: &Value, old: &Value) 
     let mut errors = metadata::validate_update(def, new, old);
     if part != Part::Status {
         check_allowed(def, new, &mut errors);
-        errors.extend(def.strategy.validate(new));
+        errors.extend(def.strategy().validate(new));
     }
-    errors.extend(def.strategy.validate_update(part, new, old));
+    errors.extend(def.strategy().validate_update(part, new, old));
     invalid_unless_empty(def, new, &errors)
 }
 
 /// The Warning of a kind that no part of carob acts on.
 pub fn unsupported_kind_warning(def: &ResourceDef) -> Option<String> {
     (def.acted_on_by == kinds::ActedOnBy::Nothing)
-        .then(|| format!("{} objects are stored, but no part of carob acts on them yet", def.kind))
+        .then(|| format!("{} objects are stored, but no part of carob acts on them yet", def.kind()))
 }

@@ -9,7 +9,7 @@ fn now() -> Timestamp {
 }
 
 fn def(group: &str, plural: &str) -> &'static ResourceDef {
-    kinds::all().find(|def| def.group == group && def.plural == plural).expect(plural)
+    kinds::all().find(|def| def.group() == group && def.plural() == plural).expect(plural)
 }
 
 fn creation(namespace: &'static str) -> Creation<'static> {

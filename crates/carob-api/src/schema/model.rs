@@ -222,6 +222,11 @@ impl<'t> TypeRef<'t> {
         format!("{}.{}", self.package(), self.name())
     }
 
+    /// Another type of the same package.
+    pub fn sibling(self, name: &str) -> Option<TypeRef<'t>> {
+        self.table.get(&format!("{}.{name}", self.package()))
+    }
+
     /// Whether server-side apply replaces objects of this type as a whole.
     pub fn is_atomic(self) -> bool {
         self.record().atomic

@@ -12,7 +12,7 @@ use crate::{
 const NOW: &str = "2026-01-02T03:04:05Z";
 
 fn def(kind: &str) -> &'static crate::ResourceDef {
-    kinds::all().find(|def| def.kind == kind).expect(kind)
+    kinds::all().find(|def| def.kind() == kind).expect(kind)
 }
 
 /// An object as it is right before it is stored, or the 422's message.
@@ -20,7 +20,7 @@ fn created(kind: &str, obj: Value) -> Result<Value, String> {
     let def = def(kind);
     let namespace = if def.namespaced { "ns" } else { "" };
     let creation = Creation { namespace, uid: "u1", now: NOW.parse().expect("a time"), suffix: "bcdfg" };
-    let mut obj = schema::conform(def.storage_schema().expect("a schema"), obj).map_err(|e| e.to_string())?.value;
+    let mut obj = schema::conform(def.hub_schema().expect("a schema"), obj).map_err(|e| e.to_string())?.value;
     lifecycle::prepare_create(def, &mut obj, &creation).map_err(|s| s.message)?;
     lifecycle::complete_create(def, &mut obj);
     lifecycle::validate_create(def, &obj).map_err(|s| s.message)?;
@@ -398,7 +398,7 @@ fn old_and_new_fields_stay_in_step() {
         ),
     ] {
         let mut obj = given;
-        def(kind).strategy.default(&mut obj);
+        def(kind).strategy().default(&mut obj);
         assert_eq!(obj.pointer(pointer), Some(&expect), "{kind} {pointer}");
     }
 }
@@ -408,7 +408,7 @@ fn templates_warn_when_they_change() {
     let mut bad = template("Always");
     bad["spec"]["containers"][0]["env"] = json!([{"name": "A"}, {"name": "A"}]);
     let deployment = json!({"spec": {"template": bad}});
-    let strategy = def("Deployment").strategy;
+    let strategy = def("Deployment").strategy();
     let expect = "spec.template.spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply";
     assert_eq!(strategy.warnings(&deployment, None), [expect]);
     assert_eq!(strategy.warnings(&deployment, Some(&deployment)), Vec::<String>::new());
@@ -418,34 +418,35 @@ fn templates_warn_when_they_change() {
 #[test]
 fn nonsense_is_refused_or_stored() {
     let now = NOW.parse().expect("a time");
-    for def in kinds::all().filter(|def| def.storage.prefix.is_some()) {
-        let ty = def.storage_schema().expect("a schema");
+    for def in kinds::all().filter(|def| def.is_stored()) {
+        let ty = def.hub_schema().expect("a schema");
         for depth in 0..4 {
             let given = sample(ty, depth);
             let namespace = if def.namespaced { "x" } else { "" };
             let creation = Creation { namespace, uid: "u1", now, suffix: "bcdfg" };
             let mut obj = given.clone();
             meta::remove(&mut obj, &["metadata", "resourceVersion"]);
-            lifecycle::prepare_create(def, &mut obj, &creation).unwrap_or_else(|e| panic!("{}: {e}", def.kind));
+            lifecycle::prepare_create(def, &mut obj, &creation).unwrap_or_else(|e| panic!("{}: {e}", def.kind()));
             lifecycle::complete_create(def, &mut obj);
             if let Err(status) = lifecycle::validate_create(def, &obj) {
-                assert_eq!(status.code, 422, "{}", def.kind);
+                assert_eq!(status.code, 422, "{}", def.kind());
             }
             for part in
                 [Part::Main, Part::Status, Part::EphemeralContainers, Part::Resize, Part::Approval, Part::Finalize]
             {
                 let mut new = given.clone();
-                lifecycle::prepare_update(def, part, &mut new, &obj).unwrap_or_else(|e| panic!("{}: {e}", def.kind));
+                lifecycle::prepare_update(def, part, &mut new, &obj).unwrap_or_else(|e| panic!("{}: {e}", def.kind()));
                 if let Err(status) = lifecycle::validate_update(def, part, &new, &obj) {
-                    assert_eq!(status.code, 422, "{} {part:?}", def.kind);
+                    assert_eq!(status.code, 422, "{} {part:?}", def.kind());
                 }
             }
             let options = lifecycle::DeleteOptions::default();
             if let lifecycle::Deletion::Mark(marked) = lifecycle::plan_deletion(def, &obj, &options, now) {
-                assert!(meta::is_being_deleted(&marked), "{}", def.kind);
+                assert!(meta::is_being_deleted(&marked), "{}", def.kind());
             }
-            let row = table::row(def.columns, &obj, now, table::IncludeObject::None);
-            assert_eq!(row["cells"].as_array().map(Vec::len), Some(def.columns.len()), "{}", def.kind);
+            let row = def.columns().row(&obj, now, table::IncludeObject::None);
+            let columns = def.columns().definitions();
+            assert_eq!(row["cells"].as_array().map(Vec::len), columns.as_array().map(Vec::len), "{}", def.kind());
         }
     }
 }

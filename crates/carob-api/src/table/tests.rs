@@ -1,15 +1,16 @@
 use serde_json::json;
 
 use super::*;
-use crate::kinds;
+use crate::kinds::{self, Columns};
 
 const NOW: &str = "2026-01-02T03:04:05Z";
 
 fn cells(group: &str, plural: &str, mut obj: Value, wide: bool) -> Vec<Value> {
-    let def = kinds::all().find(|def| def.group == group && def.plural == plural).expect(plural);
+    let def = kinds::all().find(|def| def.group() == group && def.plural() == plural).expect(plural);
     meta::set(&mut obj, &["metadata", "name"], "x");
     meta::set(&mut obj, &["metadata", "creationTimestamp"], "2026-01-02T03:02:00Z");
-    let columns: Vec<ColumnDef> = def.columns.iter().filter(|column| wide || !column.wide).copied().collect();
+    let Columns::BuiltIn(columns) = def.columns();
+    let columns: Vec<ColumnDef> = columns.iter().filter(|column| wide || !column.wide).copied().collect();
     let row = row(&columns, &obj, NOW.parse().expect("a time"), IncludeObject::None);
     row["cells"].as_array().cloned().expect("cells")
 }
@@ -209,19 +210,19 @@ fn every_kind_makes_rows_of_anything() {
     let junk =
         json!({"metadata": 3, "spec": ["x"], "status": {"conditions": "x", "containerStatuses": [1, {"state": 7}]}});
     for def in kinds::all() {
-        for obj in [json!({}), json!({"kind": def.kind}), junk.clone()] {
-            let row = row(def.columns, &obj, NOW.parse().expect("a time"), IncludeObject::None);
-            assert_eq!(row["cells"].as_array().map(Vec::len), Some(def.columns.len()), "{}", def.kind);
+        for obj in [json!({}), json!({"kind": def.kind()}), junk.clone()] {
+            let row = def.columns().row(&obj, NOW.parse().expect("a time"), IncludeObject::None);
+            let columns = def.columns().definitions();
+            assert_eq!(row["cells"].as_array().map(Vec::len), columns.as_array().map(Vec::len), "{}", def.kind());
         }
     }
 }
 
 #[test]
 fn a_table_has_definitions_and_objects() {
-    let pods = kinds::by_resource("", "v1", "pods").expect("pods");
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "status": {"phase": "Succeeded"}});
     let now = NOW.parse().expect("a time");
-    let table = table(pods.columns, &[&pod], json!({"resourceVersion": "7"}), now, IncludeObject::Metadata);
+    let table = table(columns::POD, &[&pod], json!({"resourceVersion": "7"}), now, IncludeObject::Metadata);
     assert_eq!(
         (&table["kind"], &table["apiVersion"], &table["metadata"]),
         (&json!("Table"), &json!("meta.k8s.io/v1"), &json!({"resourceVersion": "7"}))
@@ -237,7 +238,7 @@ fn a_table_has_definitions_and_objects() {
         json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": "p"}})
     );
     assert_eq!(row["conditions"][0]["reason"], "Succeeded");
-    assert_eq!(super::row(pods.columns, &pod, now, IncludeObject::Object)["object"], pod);
+    assert_eq!(super::row(columns::POD, &pod, now, IncludeObject::Object)["object"], pod);
     assert_eq!(
         [IncludeObject::parse(""), IncludeObject::parse("None"), IncludeObject::parse("x")],
         [Some(IncludeObject::Metadata), Some(IncludeObject::None), None]

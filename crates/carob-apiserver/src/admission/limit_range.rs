@@ -40,10 +40,10 @@ impl Mutator for LimitRanger {
 #[async_trait]
 impl Validator for LimitRanger {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        let is_claim = write.def.group.is_empty() && write.def.plural == "persistentvolumeclaims";
+        let is_claim = write.def.group().is_empty() && write.def.plural() == "persistentvolumeclaims";
         let writes = matches!(write.operation, Operation::Create | Operation::Update);
         // What a Pod's containers ask for is changed by resizing it alone.
-        let is_resize = write.def.group.is_empty() && write.def.plural == "pods" && write.subresource == "resize";
+        let is_resize = write.def.group().is_empty() && write.def.plural() == "pods" && write.subresource == "resize";
         is_new_pod(write) && write.subresource.is_empty()
             || writes && (is_resize || is_claim && write.subresource.is_empty())
     }
@@ -56,14 +56,17 @@ impl Validator for LimitRanger {
     ) -> Result<(), Status> {
         let Some(object) = object else { return Ok(()) };
         for range in self.reader.within("", "limitranges", write.namespace) {
-            let problems =
-                if write.def.plural == "pods" { pod_problems(object, &range) } else { claim_problems(object, &range) };
+            let problems = if write.def.plural() == "pods" {
+                pod_problems(object, &range)
+            } else {
+                claim_problems(object, &range)
+            };
             let why = match problems.as_slice() {
                 [] => continue,
                 [one] => one.clone(),
                 several => format!("[{}]", several.join(", ")),
             };
-            return Err(Status::forbidden(GroupResource::new("", write.def.plural), write.name, &why));
+            return Err(Status::forbidden(GroupResource::new("", write.def.plural()), write.name, &why));
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ pub enum Operation {
 #[derive(Clone)]
 pub struct Admission<'a> {
     pub operation: Operation,
-    pub def: &'static ResourceDef,
+    pub def: &'a ResourceDef,
     pub namespace: &'a str,
     /// Empty for a create whose name is generated later.
     pub name: &'a str,
@@ -67,14 +67,14 @@ pub trait Validator: Send + Sync {
 }
 
 fn is_new_pod(write: &Admission<'_>) -> bool {
-    write.operation == Operation::Create && write.def.group.is_empty() && write.def.plural == "pods"
+    write.operation == Operation::Create && write.def.group().is_empty() && write.def.plural() == "pods"
 }
 
 /// PodGroups of scheduling.k8s.io.
 fn is_new_group(write: &Admission<'_>) -> bool {
     write.operation == Operation::Create
-        && write.def.group == "scheduling.k8s.io"
-        && write.def.plural == "podgroups"
+        && write.def.group() == "scheduling.k8s.io"
+        && write.def.plural() == "podgroups"
         && write.subresource.is_empty()
 }
 

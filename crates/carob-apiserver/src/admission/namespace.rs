@@ -17,7 +17,7 @@ pub(super) struct NamespaceLifecycle {
 }
 
 fn is_namespaces(write: &Admission<'_>) -> bool {
-    write.def.group.is_empty() && write.def.plural == "namespaces"
+    write.def.group().is_empty() && write.def.plural() == "namespaces"
 }
 
 #[async_trait]
@@ -42,7 +42,7 @@ impl Mutator for NamespaceLifecycle {
             message: format!("namespace {namespace} is being terminated"),
             field: "metadata.namespace".to_owned(),
         };
-        Err(Status::forbidden(GroupResource::new(write.def.group, write.def.plural), write.name, &why)
+        Err(Status::forbidden(GroupResource::new(write.def.group(), write.def.plural()), write.name, &why)
             .with_cause(cause))
     }
 }

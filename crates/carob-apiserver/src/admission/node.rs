@@ -19,7 +19,7 @@ pub(super) struct NotReadyTaint;
 #[async_trait]
 impl Mutator for NotReadyTaint {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        write.operation == Operation::Create && write.def.group.is_empty() && write.def.plural == "nodes"
+        write.operation == Operation::Create && write.def.group().is_empty() && write.def.plural() == "nodes"
     }
 
     async fn mutate(&self, _write: &Admission<'_>, node: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
@@ -45,14 +45,16 @@ impl Validator for NodeRestriction {
 
     async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         let (Some(node), Some(object)) = (write.user.as_node(), object) else { return Ok(()) };
-        let why = match (write.def.group, write.def.plural, write.operation) {
+        let why = match (write.def.group(), write.def.plural(), write.operation) {
             ("", "pods", Operation::Create) => pod(node, object),
             ("", "nodes", _) => own_node(node, object, old),
             ("coordination.k8s.io", "leases", Operation::Create)
-            | ("storage.k8s.io", "csinodes", Operation::Create) => named(node, write.def.plural, object),
+            | ("storage.k8s.io", "csinodes", Operation::Create) => named(node, write.def.plural(), object),
             _ => Ok(()),
         };
-        why.map_err(|why| Status::forbidden(GroupResource::new(write.def.group, write.def.plural), write.name, &why))
+        why.map_err(|why| {
+            Status::forbidden(GroupResource::new(write.def.group(), write.def.plural()), write.name, &why)
+        })
     }
 }
 

@@ -31,7 +31,8 @@ pub(super) struct DefaultTolerations;
 #[async_trait]
 impl Mutator for DefaultTolerations {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        let updated = write.operation == Operation::Update && write.def.group.is_empty() && write.def.plural == "pods";
+        let updated =
+            write.operation == Operation::Update && write.def.group().is_empty() && write.def.plural() == "pods";
         is_new_pod(write) || (updated && write.subresource.is_empty())
     }
 
@@ -69,7 +70,7 @@ impl Mutator for Priority {
     }
 
     async fn mutate(&self, write: &Admission<'_>, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
-        let subject = GroupResource::new(write.def.group, write.def.plural);
+        let subject = GroupResource::new(write.def.group(), write.def.plural());
         let forbidden = |why: &str| Status::forbidden(subject, write.name, why);
         let named = meta::str_at(object, &["spec", "priorityClassName"]).filter(|name| !name.is_empty());
         let class = match named {
@@ -132,8 +133,8 @@ impl Priority {
 #[async_trait]
 impl Validator for Priority {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        write.def.group == "scheduling.k8s.io"
-            && write.def.plural == "priorityclasses"
+        write.def.group() == "scheduling.k8s.io"
+            && write.def.plural() == "priorityclasses"
             && matches!(write.operation, Operation::Create | Operation::Update)
     }
 

@@ -44,6 +44,6 @@ impl Validator for WorkloadExists {
                 format!("PodGroup rejected: PodGroupTemplate {template:?} not found in Workload {name:?}")
             }
         };
-        Err(Status::forbidden(GroupResource::new(write.def.group, write.def.plural), write.name, &why))
+        Err(Status::forbidden(GroupResource::new(write.def.group(), write.def.plural()), write.name, &why))
     }
 }

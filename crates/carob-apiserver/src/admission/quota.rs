@@ -31,12 +31,12 @@ pub(super) struct ResourceQuota {
 #[async_trait]
 impl Validator for ResourceQuota {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        let counted = write.def.namespaced && !UNCOUNTED.contains(&(write.def.group, write.def.plural));
+        let counted = write.def.namespaced && !UNCOUNTED.contains(&(write.def.group(), write.def.plural()));
         let grows = match write.operation {
             Operation::Create => write.subresource.is_empty(),
             // Other kinds take one piece, whatever they become.
-            Operation::Update if write.def.group.is_empty() => matches!(
-                (write.def.plural, write.subresource),
+            Operation::Update if write.def.group().is_empty() => matches!(
+                (write.def.plural(), write.subresource),
                 ("services" | "persistentvolumeclaims", "") | ("pods", "resize")
             ),
             Operation::Update | Operation::Delete | Operation::Connect => false,
@@ -51,7 +51,7 @@ impl Validator for ResourceQuota {
             return Ok(());
         }
         let now = self.clock.now();
-        let taken = |object: &Value| quota::of(write.def.group, write.def.plural, object, now);
+        let taken = |object: &Value| quota::of(write.def.group(), write.def.plural(), object, now);
         let more = quota::more(&taken(object), &old.map(taken).unwrap_or_default());
         // All have to agree before any counts: what one refuses shall take nothing of another.
         for entry in &quotas {
@@ -94,7 +94,7 @@ fn counted_with(write: &Admission<'_>, entry: &Entry, object: &Value, more: &Amo
         return Ok(None);
     }
     let used = quota::admit(&quota, object, more, is_new_pod(write)).map_err(|refusal| {
-        let subject = GroupResource::new(write.def.group, write.def.plural);
+        let subject = GroupResource::new(write.def.group(), write.def.plural());
         Status::forbidden(subject, write.name, &refusal.message(meta::name(&quota)))
     })?;
     Ok(used.map(|used| {
@@ -108,7 +108,7 @@ fn counted_with(write: &Admission<'_>, entry: &Entry, object: &Value, more: &Amo
 /// Quotas with scopes are about some Pods, and nothing else.
 fn concerns(quota: &Value, write: &Admission<'_>, object: &Value) -> bool {
     let spec = &quota["spec"];
-    let is_pod = write.def.group.is_empty() && write.def.plural == "pods";
+    let is_pod = write.def.group().is_empty() && write.def.plural() == "pods";
     let scoped = !meta::items_at(spec, &["scopes"]).is_empty() || meta::at(spec, &["scopeSelector"]).is_some();
     !meta::is_being_deleted(quota) && if is_pod { quota::matches(spec, object) } else { !scoped }
 }

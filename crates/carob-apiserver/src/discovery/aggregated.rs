@@ -4,23 +4,23 @@ use carob_api::{ResourceDef, meta};
 use serde_json::{Value, json};
 
 use super::Scope;
-use super::groups::{GroupVersion, Groups};
+use crate::catalogue::{Served, ServedGroup};
 
-pub(super) fn list(groups: &Groups, scope: Scope, api_version: &str) -> Value {
+pub(super) fn list(served: &Served, scope: Scope, api_version: &str) -> Value {
     let items: Vec<Value> = match scope {
-        Scope::Core => groups.core().map(|(name, versions)| group(name, versions)).collect(),
-        Scope::Groups => groups.named().map(|(name, versions)| group(name, versions)).collect(),
+        Scope::Core => served.core().map(|one| group(served, one)).collect(),
+        Scope::Groups => served.named().map(|one| group(served, one)).collect(),
     };
     json!({ "kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items })
 }
 
-fn group(name: &'static str, versions: &[&'static str]) -> Value {
-    let versions: Vec<Value> = versions
-        .iter()
-        .map(|version| {
-            let resources = GroupVersion { group: name, version }.resources();
-            let resources: Vec<Value> = resources.map(|def| resource(def, version)).collect();
-            json!({ "version": version, "resources": resources, "freshness": "Current" })
+fn group(served: &Served, one: &ServedGroup) -> Value {
+    let name = one.group.name();
+    let versions: Vec<Value> = served
+        .versions_of(one)
+        .map(|gv| {
+            let resources: Vec<Value> = gv.resources().map(|def| resource(def, gv.version)).collect();
+            json!({ "version": gv.version, "resources": resources, "freshness": "Current" })
         })
         .collect();
     let mut metadata = json!({ "creationTimestamp": null });
@@ -32,24 +32,24 @@ fn group(name: &'static str, versions: &[&'static str]) -> Value {
 
 fn resource(def: &ResourceDef, version: &str) -> Value {
     let mut value = json!({
-        "resource": def.plural,
-        "responseKind": { "group": def.group, "version": version, "kind": def.kind },
+        "resource": def.plural(),
+        "responseKind": { "group": def.group(), "version": version, "kind": def.kind() },
         "scope": if def.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": def.singular(),
-        "verbs": def.verbs,
+        "verbs": def.verbs(),
     });
-    if !def.short_names.is_empty() {
-        value["shortNames"] = json!(def.short_names);
+    if !def.short_names().is_empty() {
+        value["shortNames"] = json!(def.short_names());
     }
-    if !def.categories.is_empty() {
-        value["categories"] = json!(def.categories);
+    if !def.categories().is_empty() {
+        value["categories"] = json!(def.categories());
     }
     let subresources: Vec<Value> = def
-        .subresources
+        .subresources()
         .iter()
         .map(|subresource| {
             let own = def.api_version(version);
-            let (api_version, kind) = subresource.body.unwrap_or((own.as_str(), def.kind));
+            let (api_version, kind) = subresource.body.unwrap_or((own.as_str(), def.kind()));
             let (group, version) = meta::group_version(api_version);
             json!({
                 "subresource": subresource.name,

@@ -1,8 +1,7 @@
 //! Discovery: which groups, versions and resources there are, in the legacy and in the aggregated form. All of it follows
-//! from the table of kinds.
+//! from the catalogue of kinds.
 
 mod aggregated;
-mod groups;
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -13,12 +12,11 @@ use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::body::Body;
+use crate::catalogue::{Served, ServedGroup};
 use crate::error::ApiResult;
 use crate::negotiate::clauses;
 use crate::nonresource::{cached, hash};
 use crate::respond;
-
-pub(crate) use groups::{GroupVersion, Groups};
 
 const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_V2BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
@@ -37,31 +35,27 @@ struct Document {
     body: Bytes,
 }
 
-/// What is served, and the documents about it that were asked for.
-pub(crate) struct Discovery {
-    pub(crate) groups: Groups,
-    advertised: Option<SocketAddr>,
-    /// Aggregated documents by scope and version.
-    aggregated: [OnceLock<Document>; 4],
-}
+/// The aggregated documents that were asked for, by scope and version.
+#[derive(Default)]
+pub(crate) struct Documents([OnceLock<Document>; 4]);
 
-impl Discovery {
-    /// `unstable` serves alpha and beta versions as well.
-    pub(crate) fn new(advertised: Option<SocketAddr>, unstable: bool) -> Self {
-        Self { groups: Groups::new(unstable), advertised, aggregated: Default::default() }
-    }
-
-    fn aggregated(&self, scope: Scope, api_version: &str) -> &Document {
+impl Documents {
+    fn aggregated(&self, served: &Served, scope: Scope, api_version: &str) -> &Document {
         let index = usize::from(scope == Scope::Groups) * 2 + usize::from(api_version.ends_with("beta1"));
-        self.aggregated[index].get_or_init(|| {
-            let body = Bytes::from(aggregated::list(&self.groups, scope, api_version).to_string());
+        self.0[index].get_or_init(|| {
+            let body = Bytes::from(aggregated::list(served, scope, api_version).to_string());
             Document { hash: hash(&body), body }
         })
     }
 }
 
 /// `/api` and `/apis`.
-pub(crate) fn collection(discovery: &Discovery, headers: &HeaderMap, scope: Scope) -> Response<Body> {
+pub(crate) fn collection(
+    served: &Served,
+    advertised: Option<SocketAddr>,
+    headers: &HeaderMap,
+    scope: Scope,
+) -> Response<Body> {
     for clause in clauses(headers) {
         let params = (clause.param("g"), clause.param("v"), clause.param("as"));
         let (content_type, api_version) = match params {
@@ -75,13 +69,13 @@ pub(crate) fn collection(discovery: &Discovery, headers: &HeaderMap, scope: Scop
             _ => continue,
         };
         if clause.covers("application/json") {
-            let document = discovery.aggregated(scope, api_version);
+            let document = served.documents.aggregated(served, scope, api_version);
             return cached(headers, content_type, &document.hash, document.body.clone());
         }
     }
     let value = match scope {
         Scope::Core => {
-            let address = discovery.advertised.map(|address| address.to_string());
+            let address = advertised.map(|address| address.to_string());
             let addresses: Vec<Value> = address
                 .into_iter()
                 .map(|address| json!({ "clientCIDR": "0.0.0.0/0", "serverAddress": address }))
@@ -89,32 +83,32 @@ pub(crate) fn collection(discovery: &Discovery, headers: &HeaderMap, scope: Scop
             json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": addresses })
         }
         Scope::Groups => {
-            let groups: Vec<Value> =
-                discovery.groups.named().map(|(name, versions)| group_value(name, versions)).collect();
+            let groups: Vec<Value> = served.named().map(group_value).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
     };
     respond::json(StatusCode::OK, &value)
 }
 
-fn group_value(name: &str, versions: &[&'static str]) -> Value {
-    let version = |version: &&str| json!({ "groupVersion": format!("{name}/{version}"), "version": version });
-    let all: Vec<Value> = versions.iter().map(version).collect();
+fn group_value(served: &ServedGroup) -> Value {
+    let name = served.group.name();
+    let version = |version: &String| json!({ "groupVersion": format!("{name}/{version}"), "version": version });
+    let all: Vec<Value> = served.versions.iter().map(version).collect();
     json!({ "name": name, "preferredVersion": all.first(), "versions": all })
 }
 
 /// `/apis/{group}`.
-pub(crate) fn group(discovery: &Discovery, name: &str) -> ApiResult<Response<Body>> {
-    let (name, versions) = discovery.groups.named().find(|(own, _)| *own == name).ok_or_else(Status::path_not_found)?;
-    let mut value = group_value(name, versions);
+pub(crate) fn group(served: &Served, name: &str) -> ApiResult<Response<Body>> {
+    let group = served.named().find(|served| served.group.name() == name).ok_or_else(Status::path_not_found)?;
+    let mut value = group_value(group);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Ok(respond::json(StatusCode::OK, &value))
 }
 
 /// `/api/v1` and `/apis/{group}/{version}`.
-pub(crate) fn resources(discovery: &Discovery, group: &str, version: &str) -> ApiResult<Response<Body>> {
-    let gv = discovery.groups.find(group, version).ok_or_else(Status::path_not_found)?;
+pub(crate) fn resources(served: &Served, group: &str, version: &str) -> ApiResult<Response<Body>> {
+    let gv = served.find(group, version).ok_or_else(Status::path_not_found)?;
     let resources: Vec<Value> = gv.resources().flat_map(|def| legacy_resources(def, version)).collect();
     let value = json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv.api_version(), "resources": resources,
@@ -125,23 +119,23 @@ pub(crate) fn resources(discovery: &Discovery, group: &str, version: &str) -> Ap
 /// The entries of one resource: itself and its subresources.
 fn legacy_resources(def: &ResourceDef, version: &str) -> Vec<Value> {
     let mut main = json!({
-        "name": def.plural, "singularName": def.singular(), "namespaced": def.namespaced, "kind": def.kind,
-        "verbs": def.verbs,
+        "name": def.plural(), "singularName": def.singular(), "namespaced": def.namespaced, "kind": def.kind(),
+        "verbs": def.verbs(),
     });
-    if !def.short_names.is_empty() {
-        main["shortNames"] = json!(def.short_names);
+    if !def.short_names().is_empty() {
+        main["shortNames"] = json!(def.short_names());
     }
-    if !def.categories.is_empty() {
-        main["categories"] = json!(def.categories);
+    if !def.categories().is_empty() {
+        main["categories"] = json!(def.categories());
     }
-    if let Some(prefix) = def.storage.prefix {
-        let bytes = format!("{prefix}{}", def.storage.api_version);
+    if let Some(prefix) = def.key_prefix() {
+        let bytes = format!("{prefix}{}", def.hub_api_version());
         main["storageVersionHash"] = json!(storage_version_hash(&bytes));
     }
-    let subresources = def.subresources.iter().map(|subresource| {
+    let subresources = def.subresources().iter().map(|subresource| {
         let mut value = json!({
-            "name": format!("{}/{}", def.plural, subresource.name), "singularName": "", "namespaced": def.namespaced,
-            "kind": subresource.body.map_or(def.kind, |(_, kind)| kind), "verbs": subresource.verbs,
+            "name": format!("{}/{}", def.plural(), subresource.name), "singularName": "", "namespaced": def.namespaced,
+            "kind": subresource.body.map_or(def.kind(), |(_, kind)| kind), "verbs": subresource.verbs,
         });
         if let Some((api_version, _)) = subresource.body
             && api_version != def.api_version(version)

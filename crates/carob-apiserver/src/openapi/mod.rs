@@ -9,10 +9,11 @@ mod schemas;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use carob_api::Status;
+use carob_api::kinds::Group;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -21,7 +22,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::body::Body;
-use crate::discovery::{Discovery, GroupVersion};
+use crate::catalogue::{GroupVersion, Served};
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::clauses;
 use crate::nonresource::{cached, hash};
@@ -74,32 +75,38 @@ impl Document {
 pub(crate) struct OpenApi {
     v2: OnceLock<Document>,
     v2_protobuf: OnceLock<Document>,
-    /// By path, as `apis/apps/v1`.
-    v3: Mutex<BTreeMap<String, Document>>,
+    /// By path, as `apis/apps/v1`, with the group's definitions that the document was made of: others make it stale.
+    v3: Mutex<BTreeMap<String, (Arc<Group>, Document)>>,
 }
 
 impl OpenApi {
     /// Makes those documents that are not there yet.
-    fn make(&self, gvs: impl Iterator<Item = GroupVersion>) -> ApiResult<()> {
-        let missing: Vec<GroupVersion> = gvs.filter(|gv| !self.lock().contains_key(&gv.path())).collect();
+    fn make<'a>(&self, gvs: impl Iterator<Item = GroupVersion<'a>>) -> ApiResult<()> {
+        let missing: Vec<GroupVersion<'a>> = gvs.filter(|gv| self.made(*gv).is_none()).collect();
         if missing.is_empty() {
             return Ok(());
         }
         let descriptions = unpack()?;
         for gv in missing {
             let document = Document::new(&v3_value(gv, &descriptions))?;
-            self.lock().insert(gv.path(), document);
+            self.lock().insert(gv.path(), (Arc::clone(gv.definitions()), document));
         }
         Ok(())
     }
 
-    fn v3(&self, gv: GroupVersion) -> ApiResult<Document> {
-        self.make(std::iter::once(gv))?;
-        let document = self.lock().get(&gv.path()).cloned();
-        document.ok_or_else(|| Status::path_not_found().into())
+    /// The document of a group and version, if it is there and not stale.
+    fn made(&self, gv: GroupVersion<'_>) -> Option<Document> {
+        let documents = self.lock();
+        let (definitions, document) = documents.get(&gv.path())?;
+        Arc::ptr_eq(definitions, gv.definitions()).then(|| document.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Document>> {
+    fn v3(&self, gv: GroupVersion<'_>) -> ApiResult<Document> {
+        self.make(std::iter::once(gv))?;
+        self.made(gv).ok_or_else(|| Status::path_not_found().into())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Arc<Group>, Document)>> {
         self.v3.lock().expect("no holder of the documents panics")
     }
 }
@@ -128,11 +135,11 @@ fn wants_protobuf(headers: &HeaderMap) -> ApiResult<bool> {
 }
 
 /// `/openapi/v3`: where the documents are, with a hash that lets clients keep them for ever.
-pub(crate) fn v3_index(api: &OpenApi, discovery: &Discovery, headers: &HeaderMap) -> ApiResult<Response<Body>> {
+pub(crate) fn v3_index(api: &OpenApi, served: &Served, headers: &HeaderMap) -> ApiResult<Response<Body>> {
     check_json(headers)?;
     let mut paths = BTreeMap::new();
-    api.make(discovery.groups.all())?;
-    for gv in discovery.groups.all() {
+    api.make(served.all())?;
+    for gv in served.all() {
         let path = gv.path();
         let url = format!("/openapi/v3/{path}?hash={}", api.v3(gv)?.hash);
         paths.insert(path, json!({ "serverRelativeURL": url }));
@@ -144,13 +151,13 @@ pub(crate) fn v3_index(api: &OpenApi, discovery: &Discovery, headers: &HeaderMap
 /// `/openapi/v3/{api/v1,apis/group/version}`.
 pub(crate) fn v3_document(
     api: &OpenApi,
-    discovery: &Discovery,
+    served: &Served,
     headers: &HeaderMap,
     path: &str,
     query: &Query,
 ) -> ApiResult<Response<Body>> {
     check_json(headers)?;
-    let gv = discovery.groups.all().find(|gv| gv.path() == path).ok_or_else(Status::path_not_found)?;
+    let gv = served.all().find(|gv| gv.path() == path).ok_or_else(Status::path_not_found)?;
     let document = api.v3(gv)?;
     match query.text("hash") {
         Some(wanted) if wanted != document.hash => {
@@ -173,13 +180,13 @@ pub(crate) fn v3_document(
 }
 
 /// `/openapi/v2`.
-pub(crate) fn v2(api: &OpenApi, discovery: &Discovery, headers: &HeaderMap) -> ApiResult<Response<Body>> {
+pub(crate) fn v2(api: &OpenApi, served: &Served, headers: &HeaderMap) -> ApiResult<Response<Body>> {
     let protobuf = wants_protobuf(headers)?;
     let slot = if protobuf { &api.v2_protobuf } else { &api.v2 };
     let document = match slot.get() {
         Some(document) => document,
         None => {
-            let value = v2_value(discovery, &unpack()?);
+            let value = v2_value(served, &unpack()?);
             let document = if protobuf {
                 let bytes = protobuf::document(&value).map_err(|error| ApiError::from(Status::internal(error)))?;
                 Document::of_bytes(PROTOBUF, &bytes)?
@@ -196,7 +203,7 @@ fn unpack() -> ApiResult<Descriptions> {
     Descriptions::unpack().map_err(|error| Status::internal(carob_kit::chain(&error)).into())
 }
 
-fn v3_value(gv: GroupVersion, descriptions: &Descriptions) -> Value {
+fn v3_value(gv: GroupVersion<'_>, descriptions: &Descriptions) -> Value {
     let mut schemas = schemas::Schemas::new(schemas::Dialect::V3, descriptions);
     let mut paths = BTreeMap::new();
     for def in gv.resources() {
@@ -210,10 +217,10 @@ fn v3_value(gv: GroupVersion, descriptions: &Descriptions) -> Value {
     })
 }
 
-fn v2_value(discovery: &Discovery, descriptions: &Descriptions) -> Value {
+fn v2_value(served: &Served, descriptions: &Descriptions) -> Value {
     let mut schemas = schemas::Schemas::new(schemas::Dialect::V2, descriptions);
     let mut paths = BTreeMap::new();
-    for gv in discovery.groups.all() {
+    for gv in served.all() {
         for def in gv.resources() {
             operations::of(def, gv, &mut schemas, &mut paths);
         }

@@ -21,13 +21,13 @@ fn package(short: &str) -> String {
 
 /// The operation ids' middle: `CoreV1NamespacedPod`.
 pub(super) fn operation_subject(def: &ResourceDef, version: &str) -> String {
-    let group = if def.group.is_empty() { "core" } else { def.group.split('.').next().unwrap_or_default() };
+    let group = if def.group().is_empty() { "core" } else { def.group().split('.').next().unwrap_or_default() };
     format!(
         "{}{}{}{}",
         capitalised(group),
         capitalised(version),
         if def.namespaced { "Namespaced" } else { "" },
-        def.kind
+        def.kind()
     )
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::naming::operation_subject;
 use super::schemas::{Dialect, Schemas};
-use crate::discovery::GroupVersion;
+use crate::catalogue::GroupVersion;
 
 type Paths = BTreeMap<String, Value>;
 
@@ -37,8 +37,8 @@ const DELETE_PARAMETERS: [(&str, &str); 4] = [
 
 /// One resource in one version, with the document that its operations go into.
 struct Writer<'a, 'd> {
-    def: &'static ResourceDef,
-    gv: GroupVersion,
+    def: &'a ResourceDef,
+    gv: GroupVersion<'a>,
     schemas: &'a mut Schemas<'d>,
     /// Kind of the operations' bodies: group, version, kind.
     gvk: (String, String, String),
@@ -46,22 +46,22 @@ struct Writer<'a, 'd> {
 }
 
 /// Adds the paths of a resource and of its subresources.
-pub(super) fn of(def: &'static ResourceDef, gv: GroupVersion, schemas: &mut Schemas<'_>, paths: &mut Paths) {
+pub(super) fn of(def: &ResourceDef, gv: GroupVersion<'_>, schemas: &mut Schemas<'_>, paths: &mut Paths) {
     let Some(ty) = def.schema(gv.version) else { return };
     let body = schemas.reference(ty);
-    let gvk = (gv.group.to_owned(), gv.version.to_owned(), def.kind.to_owned());
+    let gvk = (gv.group().to_owned(), gv.version.to_owned(), def.kind().to_owned());
     let mut writer = Writer { def, gv, schemas, gvk, body };
     let root = format!("/{}", gv.path());
     let collection = if def.namespaced {
-        format!("{root}/namespaces/{{namespace}}/{}", def.plural)
+        format!("{root}/namespaces/{{namespace}}/{}", def.plural())
     } else {
-        format!("{root}/{}", def.plural)
+        format!("{root}/{}", def.plural())
     };
     let item = format!("{collection}/{{name}}");
     writer.collection(paths, &collection);
     if def.namespaced && def.has_verb("list") {
         let list = writer.list_operation("ForAllNamespaces");
-        paths.insert(format!("{root}/{}", def.plural), json!({ "get": list }));
+        paths.insert(format!("{root}/{}", def.plural()), json!({ "get": list }));
     }
     writer.item(paths, &item);
     writer.subresources(paths, &item);
@@ -112,7 +112,7 @@ impl Writer<'_, '_> {
 
     fn subresources(&mut self, paths: &mut Paths, item: &str) {
         let own = (self.gvk.clone(), self.body.clone());
-        for subresource in self.def.subresources {
+        for subresource in self.def.subresources() {
             if let Some((api_version, kind)) = subresource.body {
                 let (group, version) = meta::group_version(api_version);
                 let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or_default() };
@@ -161,15 +161,12 @@ impl Writer<'_, '_> {
     }
 
     fn list_operation(&mut self, suffix: &str) -> Value {
-        let list = self.schemas.named(&format!("{}.{}List", self.package(), self.def.kind));
+        let list = self.def.schema(self.gv.version).and_then(|ty| ty.sibling(self.def.list_kind()));
+        let list = list.map_or_else(|| json!({ "type": "object" }), |ty| self.schemas.reference(ty));
         let item = std::mem::replace(&mut self.body, list);
         let operation = self.operation("list", "list", &LIST_PARAMETERS, None, suffix);
         self.body = item;
         operation
-    }
-
-    fn package(&self) -> &'static str {
-        self.def.version(self.gv.version).map_or("", |version| version.package)
     }
 
     fn parameter(&self, name: &str, ty: &str, place: &str) -> Value {

@@ -32,7 +32,7 @@ impl<'a> Schemas<'a> {
     }
 
     /// A reference to a type, which is added with all that it refers to.
-    pub(super) fn reference(&mut self, ty: TypeRef<'static>) -> Value {
+    pub(super) fn reference(&mut self, ty: TypeRef<'_>) -> Value {
         let name = definition(ty);
         if !self.done.contains_key(&name) {
             // Types refer to themselves: the place is taken before the fields are looked at.
@@ -58,7 +58,7 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    fn object(&mut self, ty: TypeRef<'static>) -> Value {
+    fn object(&mut self, ty: TypeRef<'_>) -> Value {
         let name = definition(ty);
         let mut properties = Map::new();
         let mut required = Vec::new();
@@ -86,7 +86,7 @@ impl<'a> Schemas<'a> {
         schema
     }
 
-    fn field(&mut self, field: FieldRef<'static>, description: Option<&str>) -> Value {
+    fn field(&mut self, field: FieldRef<'_>, description: Option<&str>) -> Value {
         let mut schema = match field.shape() {
             Shape::One(element) => self.element(element),
             Shape::List(element) => json!({ "type": "array", "items": self.item(element) }),
@@ -118,7 +118,7 @@ impl<'a> Schemas<'a> {
     }
 
     /// A list's item or a map's value; upstream gives objects there an empty default.
-    fn item(&mut self, element: Element<'static>) -> Value {
+    fn item(&mut self, element: Element<'_>) -> Value {
         let schema = self.element(element);
         match (self.dialect, element) {
             (Dialect::V3, Element::Object(_)) => json!({ "allOf": [schema], "default": {} }),
@@ -127,7 +127,7 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    fn element(&mut self, element: Element<'static>) -> Value {
+    fn element(&mut self, element: Element<'_>) -> Value {
         match element {
             Element::Object(ty) => self.reference(ty),
             Element::Scalar(scalar) => self.scalar(scalar),
@@ -213,8 +213,9 @@ fn group_version_kinds(ty: TypeRef<'_>) -> Vec<Value> {
         return match name {
             "Status" | "APIGroup" | "APIGroupList" | "APIResourceList" | "APIVersions" => vec![gvk("", "v1")],
             "DeleteOptions" | "WatchEvent" => {
-                let mut all: Vec<(&str, &str)> =
-                    kinds::all().flat_map(|def| def.versions.iter().map(|version| (def.group, version.name))).collect();
+                let mut all: Vec<(&str, &str)> = kinds::all()
+                    .flat_map(|def| def.versions().iter().map(|version| (def.group(), version.name())))
+                    .collect();
                 all.sort_unstable();
                 all.dedup();
                 all.into_iter().map(|(group, version)| gvk(group, version)).collect()
@@ -224,12 +225,12 @@ fn group_version_kinds(ty: TypeRef<'_>) -> Vec<Value> {
     }
     let item = name.strip_suffix("List").unwrap_or(name);
     let mut found: Vec<Value> = kinds::all()
-        .filter(|def| def.kind == item || def.kind == name)
-        .flat_map(|def| def.versions.iter().map(move |version| (def.group, version)))
-        .filter(|(_, version)| version.package == ty.package())
-        .map(|(group, version)| gvk(group, version.name))
+        .filter(|def| def.kind() == item || def.kind() == name)
+        .flat_map(|def| def.versions().iter().map(move |version| (def.group(), version)))
+        .filter(|(_, version)| version.schema().is_some_and(|own| own.package() == ty.package()))
+        .map(|(group, version)| gvk(group, version.name()))
         .collect();
-    let bodies = kinds::all().flat_map(|def| def.subresources).filter_map(|subresource| subresource.body);
+    let bodies = kinds::all().flat_map(|def| def.subresources()).filter_map(|subresource| subresource.body);
     for (api_version, kind) in bodies {
         let (group, version) = meta::group_version(api_version);
         let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or_default() };

@@ -32,7 +32,8 @@ pub(crate) enum Written {
 
 pub(crate) async fn create(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
-    let expected = Expected::of(call);
+    let (def, version) = (Arc::clone(&call.def), Arc::clone(&call.version));
+    let expected = Expected::of(&def, &version);
     let decoded = decode_body(&call.parts.headers, &read(body).await?, expected)?;
     strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
     let written = create_object(call, &options, decoded.value, Books::Open).await?;
@@ -61,7 +62,7 @@ pub(crate) async fn create_object(
     mut object: Value,
     books: Books,
 ) -> ApiResult<Written> {
-    to_storage(call.def, &mut object)?;
+    to_storage(&call.def, &mut object)?;
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
     let attempts = if generated { NAME_ATTEMPTS_MAX } else { 1 };
     let uid = carob_kit::uid();
@@ -70,7 +71,7 @@ pub(crate) async fn create_object(
         let creation =
             lifecycle::Creation { namespace: &call.namespace, uid: &uid, now: call.api.clock.now(), suffix: &suffix };
         let mut candidate = if attempt == attempts { std::mem::take(&mut object) } else { object.clone() };
-        lifecycle::prepare_create(call.def, &mut candidate, &creation)?;
+        lifecycle::prepare_create(&call.def, &mut candidate, &creation)?;
         match admit_and_store(call, options, candidate, books).await {
             Ok(written) => return Ok(written),
             Err(Refused::Taken(_)) if attempt < attempts => {}
@@ -102,12 +103,12 @@ async fn admit_and_store(
     mut object: Value,
     books: Books,
 ) -> Result<Written, Refused> {
-    let user = Arc::clone(&call.user);
+    let (def, user) = (Arc::clone(&call.def), Arc::clone(&call.user));
     let name = meta::name(&object).to_owned();
     let namespace = call.namespace.clone();
     let admission = Admission {
         operation: Operation::Create,
-        def: call.def,
+        def: &def,
         namespace: &namespace,
         name: &name,
         subresource: "",
@@ -115,9 +116,9 @@ async fn admit_and_store(
         dry_run: options.dry_run,
     };
     call.api.admission.mutate(&admission, &mut object, None).await?;
-    lifecycle::complete_create(call.def, &mut object);
+    lifecycle::complete_create(&call.def, &mut object);
     let mut reservation = if is_service(call) { Some(reserve(call, &mut object)?) } else { None };
-    lifecycle::validate_create(call.def, &object)?;
+    lifecycle::validate_create(&call.def, &object)?;
     call.api.admission.validate(&admission, Some(&object), None).await?;
     if books == Books::Open {
         track(call, options, None, &mut object)?;
@@ -128,7 +129,7 @@ async fn admit_and_store(
         return if call.api.store.get(&key).is_some() { Err(Refused::Taken(name)) } else { Ok(Written::Gone(object)) };
     }
     reservation.iter_mut().for_each(Reservation::begin);
-    let outcome = put(&call.api.store, call.def, &key, Expect::Absent, &object, None).await;
+    let outcome = put(&call.api.store, &call.def, &key, Expect::Absent, &object, None).await;
     reservation.iter_mut().for_each(Reservation::settle);
     match outcome {
         Ok(entry) => {
@@ -143,7 +144,7 @@ async fn admit_and_store(
 }
 
 pub(crate) fn is_service(call: &Call<'_>) -> bool {
-    call.def.group.is_empty() && call.def.plural == "services"
+    call.def.group().is_empty() && call.def.plural() == "services"
 }
 
 fn reserve<'a>(call: &Call<'a>, object: &mut Value) -> ApiResult<Reservation<'a>> {
@@ -151,16 +152,16 @@ fn reserve<'a>(call: &Call<'a>, object: &mut Value) -> ApiResult<Reservation<'a>
 }
 
 pub(crate) fn invalid(call: &Call<'_>, name: &str, errors: &[carob_api::FieldError]) -> ApiError {
-    Status::invalid(call.def.group, call.def.kind, name, errors).into()
+    Status::invalid(call.def.group(), call.def.kind(), name, errors).into()
 }
 
 /// Keeps the books of who set which field.
 pub(crate) fn track(call: &Call<'_>, options: &WriteOptions, old: Option<&Value>, object: &mut Value) -> ApiResult<()> {
     // The books are kept in the stored form, which is the client's for all kinds but two.
-    let Some(ty) = call.def.storage_schema() else { return Ok(()) };
+    let Some(ty) = call.def.hub_schema() else { return Ok(()) };
     let writer = apply::Writer {
         manager: &options.manager,
-        api_version: call.def.storage.api_version,
+        api_version: call.def.hub_api_version(),
         subresource: call.subresource_name(),
         now: call.api.clock.now(),
     };
@@ -168,6 +169,6 @@ pub(crate) fn track(call: &Call<'_>, options: &WriteOptions, old: Option<&Value>
 }
 
 fn warn(call: &mut Call<'_>, object: &Value) {
-    call.warnings.extend(call.def.strategy.warnings(object, None));
-    call.warnings.extend(lifecycle::unsupported_kind_warning(call.def));
+    call.warnings.extend(call.def.strategy().warnings(object, None));
+    call.warnings.extend(lifecycle::unsupported_kind_warning(&call.def));
 }

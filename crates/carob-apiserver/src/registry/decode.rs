@@ -1,11 +1,11 @@
 //! Request bodies: bytes to an object of the expected kind.
 
+use carob_api::kinds::VersionDef;
 use carob_api::schema::{self, Decoded, TypeRef};
-use carob_api::{Status, kinds, meta, proto};
+use carob_api::{ResourceDef, Status, kinds, meta, proto};
 use http::HeaderMap;
 use serde_json::Value;
 
-use super::Call;
 use super::options::FieldValidation;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, body_encoding};
@@ -19,7 +19,7 @@ pub(crate) struct Expected<'a> {
     pub(crate) group: &'a str,
     pub(crate) version: &'a str,
     pub(crate) kind: &'a str,
-    pub(crate) ty: Option<TypeRef<'static>>,
+    pub(crate) ty: Option<TypeRef<'a>>,
 }
 
 impl Expected<'_> {
@@ -30,13 +30,8 @@ impl Expected<'_> {
 
 impl<'a> Expected<'a> {
     /// The kind that a call is about.
-    pub(crate) fn of(call: &Call<'_>) -> Expected<'static> {
-        Expected {
-            group: call.def.group,
-            version: call.version.name,
-            kind: call.def.kind,
-            ty: call.def.schema(call.version.name),
-        }
+    pub(crate) fn of(def: &'a ResourceDef, version: &'a VersionDef) -> Self {
+        Expected { group: def.group(), version: version.name(), kind: def.kind(), ty: version.schema() }
     }
 
     /// A kind beside the table of resources, by its name in the schema.

@@ -23,25 +23,6 @@ use crate::negotiate::{Offer, negotiate};
 use crate::request::Query;
 use crate::respond;
 
-/// Kinds whose last state answers their deletion, where others answer with a Status (`ReturnDeletedObject` in the kinds'
-/// storage, pkg/registry).
-const RETURNED_WHEN_DELETED: [&str; 14] = [
-    "persistentvolumeclaims",
-    "persistentvolumes",
-    "pods",
-    "podtemplates",
-    "resourcequotas",
-    "serviceaccounts",
-    "services",
-    "csidrivers",
-    "csinodes",
-    "csistoragecapacities",
-    "storageclasses",
-    "volumeattachments",
-    "volumeattributesclasses",
-    "resourceclaims",
-];
-
 /// What became of an object that was to be deleted.
 pub(crate) enum Removed {
     /// It is gone; its last state.
@@ -54,9 +35,7 @@ pub(crate) async fn delete(call: &mut Call<'_>, body: RequestBody) -> ApiResult<
     let (options, dry_run) = parse_options(call, body).await?;
     match remove(call, &options, dry_run).await? {
         Removed::Waiting(object) => render_object(call, StatusCode::OK, object),
-        Removed::Gone(object) if RETURNED_WHEN_DELETED.contains(&call.def.plural) => {
-            render_object(call, StatusCode::OK, object)
-        }
+        Removed::Gone(object) if call.def.returned_when_deleted => render_object(call, StatusCode::OK, object),
         Removed::Gone(object) => {
             let status = Status::deleted(call.resource(), meta::name(&object), meta::uid(&object));
             let mut value = status.to_json();
@@ -112,8 +91,8 @@ pub(crate) async fn remove(call: &Call<'_>, options: &DeleteOptions, dry_run: bo
         let entry = call.stored()?;
         let old = decode(&entry)?;
         admit(call, &old, dry_run).await?;
-        options.check_preconditions(call.def, &old, meta::resource_version(&old))?;
-        let plan = plan_deletion(call.def, &old, options, call.api.clock.now());
+        options.check_preconditions(&call.def, &old, meta::resource_version(&old))?;
+        let plan = plan_deletion(&call.def, &old, options, call.api.clock.now());
         if dry_run {
             return Ok(match plan {
                 Deletion::Remove => Removed::Gone(old),
@@ -129,7 +108,7 @@ pub(crate) async fn remove(call: &Call<'_>, options: &DeleteOptions, dry_run: bo
                 Removed::Gone(old)
             }),
             Deletion::Mark(marked) => {
-                put(store, call.def, &entry.key, Expect::Revision(entry.mod_revision), &marked, Some(&old))
+                put(store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &marked, Some(&old))
                     .await
                     .and_then(|entry| Ok(Removed::Waiting(decode(&entry)?)))
             }
@@ -146,7 +125,7 @@ pub(crate) async fn remove(call: &Call<'_>, options: &DeleteOptions, dry_run: bo
 async fn admit(call: &Call<'_>, old: &Value, dry_run: bool) -> ApiResult<()> {
     let admission = Admission {
         operation: Operation::Delete,
-        def: call.def,
+        def: &call.def,
         namespace: &call.namespace,
         name: &call.name,
         subresource: "",
@@ -160,12 +139,12 @@ async fn admit(call: &Call<'_>, old: &Value, dry_run: bool) -> ApiResult<()> {
 pub(crate) async fn delete_collection(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let form = negotiate(&call.parts.headers, Offer::Collection)?;
     let (options, dry_run) = parse_options(call, body).await?;
-    let selection = Selection::parse(call.def, &call.query)?;
+    let selection = Selection::parse(&call.def, &call.query)?;
     let listing = read_page(call, &selection, &ListQuery::parse(&call.query)?)?;
     let mut objects = Vec::with_capacity(listing.entries.len());
     for entry in &listing.entries {
         let object = decode(entry)?;
-        let one = call.beside(call.def, meta::namespace(&object), meta::name(&object));
+        let one = call.beside(&call.def, meta::namespace(&object), meta::name(&object));
         match remove(&one, &options, dry_run).await {
             Ok(Removed::Gone(removed) | Removed::Waiting(removed)) => objects.push(removed),
             // Somebody else was quicker: it is deleted all the same.

@@ -1,7 +1,7 @@
 //! Watch events as bytes, in each form that a client may have negotiated.
 
 use carob_api::kinds::VersionDef;
-use carob_api::table::{self, IncludeObject};
+use carob_api::table::IncludeObject;
 use carob_api::{ResourceDef, Status, proto};
 use carob_kit::Clock;
 use carob_store::{Entry, Revision};
@@ -40,8 +40,8 @@ impl EventType {
 
 /// Encodes the events of one watch.
 pub(crate) struct Encoder {
-    def: &'static ResourceDef,
-    version: &'static VersionDef,
+    def: Arc<ResourceDef>,
+    version: Arc<VersionDef>,
     form: Form,
     /// For watches in the stored form.
     splice: Option<Splice>,
@@ -54,10 +54,10 @@ pub(crate) struct Encoder {
 impl Encoder {
     pub(crate) fn new(call: &Call<'_>, form: Form) -> ApiResult<Self> {
         Ok(Self {
-            def: call.def,
-            version: call.version,
+            def: Arc::clone(&call.def),
+            version: Arc::clone(&call.version),
             form,
-            splice: is_stored_form(call.def, call.version).then(|| Splice::object(call.def)),
+            splice: is_stored_form(&call.def, &call.version).then(|| Splice::object(&call.def)),
             include: include_object(call)?,
             clock: Arc::clone(&call.api.clock),
             columns_sent: false,
@@ -101,7 +101,7 @@ impl Encoder {
             return self.value(out, EventType::Bookmark, &table);
         }
         let object = json!({
-            "kind": self.def.kind, "apiVersion": self.def.storage.api_version, "metadata": metadata,
+            "kind": self.def.kind(), "apiVersion": self.def.hub_api_version(), "metadata": metadata,
         });
         self.object(out, EventType::Bookmark, object)
     }
@@ -129,11 +129,11 @@ impl Encoder {
             }
             Shape::Metadata(version) => self.value(out, kind, &partial(&object, version)),
             Shape::Object => {
-                to_version(self.def, self.version, &mut object)?;
+                to_version(&self.def, &self.version, &mut object)?;
                 if self.form.encoding != Encoding::Protobuf {
                     return self.value(out, kind, &object);
                 }
-                let ty = self.def.schema(self.version.name);
+                let ty = self.version.schema();
                 let ty = ty.ok_or_else(|| ApiError::from(Status::internal("the kind has no protobuf form")))?;
                 let bytes = proto::encode(ty, &object).map_err(|error| ApiError::from(Status::internal(error)))?;
                 proto_frame(out, kind, &bytes);
@@ -144,12 +144,12 @@ impl Encoder {
 
     fn table(&mut self, version: MetaVersion, object: &Value) -> Value {
         let first = !std::mem::replace(&mut self.columns_sent, true);
-        let columns = if first { table::column_definitions(self.def.columns) } else { Value::Null };
+        let columns = if first { self.def.columns().definitions() } else { Value::Null };
         json!({
             "kind": "Table", "apiVersion": version.api_version(),
             "metadata": { "resourceVersion": object["metadata"]["resourceVersion"] },
             "columnDefinitions": columns,
-            "rows": [table::row(self.def.columns, object, self.clock.now(), self.include)],
+            "rows": [self.def.columns().row(object, self.clock.now(), self.include)],
         })
     }
 

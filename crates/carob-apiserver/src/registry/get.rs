@@ -25,8 +25,8 @@ pub(crate) async fn get(call: &Call<'_>) -> ApiResult<Response<Body>> {
         wait_for(call.api, revision).await?;
     }
     let entry = call.stored()?;
-    if form.is_plain_json() && is_stored_form(call.def, call.version) {
-        let bytes = Splice::object(call.def).bytes(&entry, entry.mod_revision)?;
+    if form.is_plain_json() && is_stored_form(&call.def, &call.version) {
+        let bytes = Splice::object(&call.def).bytes(&entry, entry.mod_revision)?;
         return Ok(respond::json_bytes(StatusCode::OK, bytes));
     }
     render_object(call, StatusCode::OK, decode(&entry)?)

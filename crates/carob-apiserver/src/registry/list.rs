@@ -120,14 +120,14 @@ impl ListQuery {
 
 pub(crate) async fn list(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let form = negotiate(&call.parts.headers, Offer::Collection)?;
-    let selection = Selection::parse(call.def, &call.query)?;
+    let selection = Selection::parse(&call.def, &call.query)?;
     let query = ListQuery::parse(&call.query)?;
     if let Some(revision) = query.revision {
         wait_for(call.api, revision).await?;
     }
     let listing = read(call, &selection, &query)?;
     let metadata = list_metadata(&listing.revision.to_string(), listing.next);
-    if form.is_plain_json() && is_stored_form(call.def, call.version) {
+    if form.is_plain_json() && is_stored_form(&call.def, &call.version) {
         return join(call, &metadata, listing.entries);
     }
     let objects = listing.entries.iter().map(|entry| decode(entry)).collect::<ApiResult<Vec<Value>>>()?;
@@ -216,7 +216,7 @@ and now may show up in the list.";
 
 /// A response whose items are the stored bytes, joined piece by piece as the client reads.
 fn join(call: &Call<'_>, metadata: &Value, entries: Vec<Arc<Entry>>) -> ApiResult<Response<Body>> {
-    let splice = Splice::item(call.def);
+    let splice = Splice::item(&call.def);
     let head = format!(
         "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
         Value::from(call.def.list_kind()),

@@ -47,9 +47,9 @@ pub(crate) use watch::watch;
 /// One request on one resource: what every verb needs to know.
 pub(crate) struct Call<'a> {
     pub(crate) api: &'a Inner,
-    pub(crate) def: &'static ResourceDef,
+    pub(crate) def: Arc<ResourceDef>,
     /// The version that the client speaks.
-    pub(crate) version: &'static VersionDef,
+    pub(crate) version: Arc<VersionDef>,
     pub(crate) subresource: Option<&'static SubresourceDef>,
     /// Empty for all namespaces and for kinds without one.
     pub(crate) namespace: String,
@@ -63,12 +63,12 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    pub(crate) fn resource(&self) -> GroupResource<'static> {
-        GroupResource::new(self.def.group, self.def.plural)
+    pub(crate) fn resource(&self) -> GroupResource<'_> {
+        GroupResource::new(self.def.group(), self.def.plural())
     }
 
     pub(crate) fn api_version(&self) -> String {
-        self.def.api_version(self.version.name)
+        self.def.api_version(self.version.name())
     }
 
     /// The key of the named object.
@@ -98,11 +98,11 @@ impl Call<'_> {
     }
 
     /// The same user's business with another object, without what is particular to this request.
-    pub(crate) fn beside(&self, def: &'static ResourceDef, namespace: &str, name: &str) -> Self {
+    pub(crate) fn beside(&self, def: &Arc<ResourceDef>, namespace: &str, name: &str) -> Self {
         Self {
             api: self.api,
-            def,
-            version: &def.versions[0],
+            def: Arc::clone(def),
+            version: Arc::clone(&def.versions()[0]),
             subresource: None,
             namespace: namespace.to_owned(),
             name: name.to_owned(),

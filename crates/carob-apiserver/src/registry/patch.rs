@@ -1,7 +1,10 @@
 //! PATCH in its four forms.
 
+use std::sync::Arc;
+
+use carob_api::kinds::VersionDef;
 use carob_api::schema::{self, TypeRef};
-use carob_api::{FieldError, FieldErrors, FieldPath, Status, apply, meta, patch as patches};
+use carob_api::{FieldError, FieldErrors, FieldPath, ResourceDef, Status, apply, meta, patch as patches};
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use serde_json::Value;
@@ -34,7 +37,8 @@ enum Patch {
 
 pub(crate) async fn patch(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "PatchOptions")?;
-    let ty = call.def.schema(call.version.name);
+    let version = Arc::clone(&call.version);
+    let ty = version.schema();
     let ty = ty.ok_or_else(|| ApiError::from(Status::internal("the kind has no schema to patch by")))?;
     let content_type = content_type(call);
     check_options(call, &options, content_type == ACCEPTED[3])?;
@@ -88,7 +92,8 @@ fn parse(call: &mut Call<'_>, content_type: &str, body: &[u8], options: &WriteOp
         "application/merge-patch+json" => Ok(Patch::Merge(json()?)),
         "application/strategic-merge-patch+json" => Ok(Patch::Strategic(json()?)),
         "application/apply-patch+yaml" => {
-            let expected = Expected::of(call);
+            let (def, version) = (Arc::clone(&call.def), Arc::clone(&call.version));
+            let expected = Expected::of(&def, &version);
             let decoded = decode_as(Encoding::Yaml, body, expected)?;
             strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
             let mut config = decoded.value;
@@ -116,8 +121,8 @@ fn writer<'a>(call: &Call<'_>, options: &'a WriteOptions, api_version: &'a str) 
 
 /// What of the call a patch needs while the call itself is being written through.
 struct Target {
-    def: &'static carob_api::ResourceDef,
-    version: &'static carob_api::kinds::VersionDef,
+    def: Arc<ResourceDef>,
+    version: Arc<VersionDef>,
     subresource: &'static str,
     api_version: String,
     now: jiff::Timestamp,
@@ -126,8 +131,8 @@ struct Target {
 impl Target {
     fn of(call: &Call<'_>) -> Self {
         Self {
-            def: call.def,
-            version: call.version,
+            def: Arc::clone(&call.def),
+            version: Arc::clone(&call.version),
             subresource: call.subresource_name(),
             api_version: call.api_version(),
             now: call.api.clock.now(),
@@ -136,7 +141,7 @@ impl Target {
 }
 
 struct Applier<'a> {
-    ty: TypeRef<'static>,
+    ty: TypeRef<'a>,
     patch: Patch,
     options: &'a WriteOptions,
     target: Target,
@@ -159,13 +164,13 @@ impl Applier<'_> {
             }
         };
         patched.map_err(|error| ApiError::from(error.to_status()))?;
-        let expected = Expected { group: def.group, version: version.name, kind: def.kind, ty: Some(self.ty) };
-        if meta::kind(&object) != def.kind || meta::api_version(&object) != api_version.as_str() {
-            let message = format!("the patch may not change apiVersion and kind of {} {}", api_version, def.kind);
+        let expected = Expected::of(def, version);
+        if meta::kind(&object) != def.kind() || meta::api_version(&object) != api_version.as_str() {
+            let message = format!("the patch may not change apiVersion and kind of {} {}", api_version, def.kind());
             return Err(Status::bad_request(message).into());
         }
         let decoded = schema::conform(self.ty, object)
-            .map_err(|error| ApiError::from(error.to_status(version.name, def.kind)))?;
+            .map_err(|error| ApiError::from(error.to_status(version.name(), def.kind())))?;
         strict_problems(decoded.problems, self.options.field_validation, expected, problems)?;
         let mut object = decoded.value;
         if meta::name(&object) != meta::name(old) {

@@ -18,8 +18,8 @@ use crate::respond;
 /// A response of one stored object.
 pub(crate) fn render_entry(call: &Call<'_>, code: StatusCode, entry: &Entry) -> ApiResult<Response<Body>> {
     let form = negotiate(&call.parts.headers, Offer::Item)?;
-    if form.is_plain_json() && is_stored_form(call.def, call.version) {
-        let bytes = Splice::object(call.def).bytes(entry, entry.mod_revision)?;
+    if form.is_plain_json() && is_stored_form(&call.def, &call.version) {
+        let bytes = Splice::object(&call.def).bytes(entry, entry.mod_revision)?;
         let mut response = respond::json_bytes(code, bytes);
         respond::warn(&mut response, &call.warnings);
         return Ok(response);
@@ -32,7 +32,7 @@ pub(crate) fn render_object(call: &Call<'_>, code: StatusCode, mut object: Value
     let form = negotiate(&call.parts.headers, Offer::Item)?;
     let bytes = match form.shape {
         Shape::Object => {
-            to_version(call.def, call.version, &mut object)?;
+            to_version(&call.def, &call.version, &mut object)?;
             encode_object(call, form.encoding, &object, false)?
         }
         Shape::Table(version) => {
@@ -59,7 +59,7 @@ pub(crate) fn render_list(call: &Call<'_>, form: Form, metadata: Value, mut obje
         }
         Shape::Object => {
             for object in &mut objects {
-                to_version(call.def, call.version, object)?;
+                to_version(&call.def, &call.version, object)?;
                 if let Some(map) = object.as_object_mut() {
                     map.remove("kind");
                     map.remove("apiVersion");
@@ -81,8 +81,8 @@ pub(crate) fn table(
 ) -> ApiResult<Value> {
     let include = include_object(call)?;
     let now = call.api.clock.now();
-    let rows: Vec<Value> = objects.iter().map(|object| table::row(call.def.columns, object, now, include)).collect();
-    let columns = if with_columns { table::column_definitions(call.def.columns) } else { Value::Null };
+    let rows: Vec<Value> = objects.iter().map(|object| call.def.columns().row(object, now, include)).collect();
+    let columns = if with_columns { call.def.columns().definitions() } else { Value::Null };
     Ok(json!({
         "kind": "Table", "apiVersion": version.api_version(), "metadata": metadata,
         "columnDefinitions": columns, "rows": rows,
@@ -118,11 +118,11 @@ fn encode_object(call: &Call<'_>, encoding: Encoding, value: &Value, list: bool)
     if encoding != Encoding::Protobuf {
         return encode_value(encoding, value);
     }
-    let type_name = format!("{}.{}{}", call.version.package, call.def.kind, if list { "List" } else { "" });
-    encode_protobuf(carob_api::schema::builtin().get(&type_name), value)
+    let ty = call.version.schema();
+    encode_protobuf(if list { ty.and_then(|ty| ty.sibling(call.def.list_kind())) } else { ty }, value)
 }
 
-fn encode_protobuf(ty: Option<TypeRef<'static>>, value: &Value) -> ApiResult<Bytes> {
+fn encode_protobuf(ty: Option<TypeRef<'_>>, value: &Value) -> ApiResult<Bytes> {
     let ty = ty.ok_or_else(|| ApiError::from(Status::internal("the answer has no protobuf form")))?;
     proto::encode(ty, value).map(Bytes::from).map_err(|error| Status::internal(error).into())
 }

@@ -1,6 +1,7 @@
 //! Label and field selectors on stored objects, parsing as little of them as they need.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use carob_api::selector::{FieldSelector, LabelSelector};
 use carob_api::{ResourceDef, Status, meta};
@@ -16,7 +17,7 @@ use crate::request::Query;
 /// Which objects of a collection are meant.
 #[derive(Debug, Clone)]
 pub(crate) struct Selection {
-    def: &'static ResourceDef,
+    def: Arc<ResourceDef>,
     labels: LabelSelector,
     fields: FieldSelector,
     /// `"nodeName":"<node>"`: bytes that an object lacks which cannot match. Every kubelet watches by its node's name, so
@@ -35,7 +36,7 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    pub(crate) fn parse(def: &'static ResourceDef, query: &Query) -> ApiResult<Self> {
+    pub(crate) fn parse(def: &Arc<ResourceDef>, query: &Query) -> ApiResult<Self> {
         let bad = |error: carob_api::selector::SelectorError| Status::bad_request(error.to_string());
         let labels = query.text("labelSelector").map_or_else(|| Ok(LabelSelector::default()), LabelSelector::parse);
         let fields = query.text("fieldSelector").map_or_else(|| Ok(FieldSelector::default()), FieldSelector::parse);
@@ -51,7 +52,17 @@ impl Selection {
         let namespace = only("metadata.namespace").filter(|_| def.namespaced);
         let by_key = usize::from(name.is_some()) + usize::from(namespace.is_some());
         let decided_by_key = labels.is_empty() && fields.terms().len() == by_key;
-        Ok(Self { def, labels, fields, needle, name, namespace, decided_by_key, wanted, head: stored_head(def) })
+        Ok(Self {
+            def: Arc::clone(def),
+            labels,
+            fields,
+            needle,
+            name,
+            namespace,
+            decided_by_key,
+            wanted,
+            head: stored_head(def),
+        })
     }
 
     pub(crate) fn is_everything(&self) -> bool {
@@ -114,7 +125,7 @@ impl Selection {
         }
     }
 
-    fn field<'o>(&self, object: &'o Value, path: &str) -> Cow<'o, str> {
+    fn field<'o>(&'o self, object: &'o Value, path: &str) -> Cow<'o, str> {
         match path {
             "metadata.name" => meta::name(object).into(),
             "metadata.namespace" => meta::namespace(object).into(),
@@ -132,20 +143,20 @@ fn wanted(def: &ResourceDef, fields: &FieldSelector) -> Fields {
     let mut wanted = Fields::default();
     wanted.add("metadata.labels");
     for term in fields.terms() {
-        let selectable = def.selectable.iter().find(|field| field.name == term.path);
-        wanted.add(selectable.map_or(term.path.as_str(), |field| field.path));
+        let selectable = def.selectable().iter().find(|field| field.name == term.path);
+        wanted.add(selectable.map_or(term.path.as_str(), |field| &field.path));
     }
     wanted
 }
 
 /// Worded as the kinds' field label conversions are (pkg/apis/core/v1/conversion.go; apimachinery `pkg/runtime/conversion.go`).
 fn check_field(def: &ResourceDef, path: &str) -> ApiResult<()> {
-    let known =
-        matches!(path, "metadata.name" | "metadata.namespace") || def.selectable.iter().any(|field| field.name == path);
+    let known = matches!(path, "metadata.name" | "metadata.namespace")
+        || def.selectable().iter().any(|field| field.name == path);
     if known {
         return Ok(());
     }
-    if def.selectable.is_empty() {
+    if def.selectable().is_empty() {
         let message = format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
         return Err(Status::bad_request(message).into());
     }

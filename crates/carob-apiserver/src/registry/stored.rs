@@ -4,6 +4,7 @@
 //! `{"kind":…,"apiVersion":…,"metadata":{`. So the revision is put in by copying.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use carob_api::kinds::VersionDef;
@@ -67,17 +68,17 @@ pub(crate) fn decode_at(entry: &Entry, revision: Revision) -> ApiResult<Value> {
 
 /// Whether objects of `version` are stored as they are, so that stored bytes answer requests in it.
 pub(crate) fn is_stored_form(def: &ResourceDef, version: &VersionDef) -> bool {
-    def.api_version(version.name) == def.storage.api_version
+    def.api_version(version.name()) == def.hub_api_version()
 }
 
 /// Turns an object of the stored form into one of `version`.
 pub(crate) fn to_version(def: &ResourceDef, version: &VersionDef, object: &mut Value) -> ApiResult<()> {
-    if is_stored_form(def, version) { Ok(()) } else { convert(object, &def.api_version(version.name)) }
+    if is_stored_form(def, version) { Ok(()) } else { convert(object, &def.api_version(version.name())) }
 }
 
 /// Turns an object of any version into the stored form.
 pub(crate) fn to_storage(def: &ResourceDef, object: &mut Value) -> ApiResult<()> {
-    convert(object, def.storage.api_version)
+    convert(object, def.hub_api_version())
 }
 
 fn convert(object: &mut Value, api_version: &str) -> ApiResult<()> {
@@ -86,22 +87,22 @@ fn convert(object: &mut Value, api_version: &str) -> ApiResult<()> {
 
 /// Makes response bytes out of stored ones.
 ///
-/// It owns nothing: every open watch has one, and what a thousand of them compare and copy at an event is the same bytes.
-#[derive(Debug, Clone, Copy)]
+/// It owns no text: every open watch has one, and what a thousand of them compare and copy at an event is the same bytes.
+#[derive(Debug, Clone)]
 pub(crate) struct Splice {
-    def: &'static ResourceDef,
+    def: Arc<ResourceDef>,
     is_item: bool,
 }
 
 impl Splice {
     /// For whole objects in the stored form.
-    pub(crate) fn object(def: &'static ResourceDef) -> Self {
-        Self { def, is_item: false }
+    pub(crate) fn object(def: &Arc<ResourceDef>) -> Self {
+        Self { def: Arc::clone(def), is_item: false }
     }
 
     /// For the items of a list, which bear neither kind nor apiVersion, as upstream's do not.
-    pub(crate) fn item(def: &'static ResourceDef) -> Self {
-        Self { def, is_item: true }
+    pub(crate) fn item(def: &Arc<ResourceDef>) -> Self {
+        Self { def: Arc::clone(def), is_item: true }
     }
 
     /// What the made bytes begin with, and what follows the head in the stored ones. Every value was written by [`encode`];
@@ -117,8 +118,8 @@ impl Splice {
 
     /// Undoes [`write_head`]. Neither a kind nor a version has anything to escape.
     fn tail<'e>(&self, value: &'e [u8]) -> Option<&'e [u8]> {
-        let rest = value.strip_prefix(b"{\"kind\":\"")?.strip_prefix(self.def.kind.as_bytes())?;
-        let rest = rest.strip_prefix(b"\",\"apiVersion\":\"")?.strip_prefix(self.def.storage.api_version.as_bytes())?;
+        let rest = value.strip_prefix(b"{\"kind\":\"")?.strip_prefix(self.def.kind().as_bytes())?;
+        let rest = rest.strip_prefix(b"\",\"apiVersion\":\"")?.strip_prefix(self.def.hub_api_version().as_bytes())?;
         rest.strip_prefix(b"\",\"metadata\":{")
     }
 
@@ -150,7 +151,7 @@ const AFTER_REVISION: &[u8] = b"\",";
 /// What stored objects of a kind begin with, up to the brace that opens their metadata.
 pub(crate) fn stored_head(def: &ResourceDef) -> Vec<u8> {
     let mut head = Vec::with_capacity(64);
-    write_head(&mut head, def.kind, def.storage.api_version);
+    write_head(&mut head, def.kind(), def.hub_api_version());
     head
 }
 
@@ -181,7 +182,7 @@ mod tests {
         let metadata = json!({ "name": "x" });
         for def in kinds::all() {
             let object =
-                json!({ "apiVersion": def.storage.api_version, "kind": def.kind, "metadata": metadata, "z": 1 });
+                json!({ "apiVersion": def.hub_api_version(), "kind": def.kind(), "metadata": metadata, "z": 1 });
             let entry = Entry::new("/k".into(), encode(&object), Revision(2), Revision(99));
             let check = |splice: Splice, expected: Value| {
                 let bytes = splice.bytes(&entry, Revision(100)).expect("it begins as its kind does");
@@ -191,7 +192,7 @@ mod tests {
             let metadata = json!({ "name": "x", "resourceVersion": "100" });
             check(
                 Splice::object(def),
-                json!({ "apiVersion": def.storage.api_version, "kind": def.kind, "metadata": metadata, "z": 1 }),
+                json!({ "apiVersion": def.hub_api_version(), "kind": def.kind(), "metadata": metadata, "z": 1 }),
             );
             check(Splice::item(def), json!({ "metadata": metadata, "z": 1 }));
         }

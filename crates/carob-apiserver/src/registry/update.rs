@@ -28,19 +28,20 @@ pub(crate) enum Change {
 
 pub(crate) async fn update(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "UpdateOptions")?;
-    let expected = Expected::of(call);
+    let (def, version) = (Arc::clone(&call.def), Arc::clone(&call.version));
+    let expected = Expected::of(&def, &version);
     let decoded = decode_body(&call.parts.headers, &read(body).await?, expected)?;
     strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
     let mut object = decoded.value;
     check_names(call, &mut object)?;
     if call.subresource.is_none()
-        && call.def.strategy.rules().creates_on_update
+        && call.def.strategy().rules().creates_on_update
         && call.api.store.get(&call.key()).is_none()
     {
         let written = create_object(call, &options, object, Books::Open).await?;
         return respond(call, StatusCode::CREATED, written);
     }
-    to_storage(call.def, &mut object)?;
+    to_storage(&call.def, &mut object)?;
     let written = write_changed(call, &options, |_old| Ok(Change::To(object.clone()))).await?;
     respond(call, StatusCode::OK, written)
 }
@@ -102,7 +103,8 @@ pub(crate) async fn rewrite(
         if dry_run || new == old {
             return Ok(new);
         }
-        match put(&call.api.store, call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(&old)).await {
+        match put(&call.api.store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(&old)).await
+        {
             Ok(entry) => return decode(&entry),
             Err(WriteError::Overtaken) => {}
             Err(WriteError::Failed(error)) => return Err(error),
@@ -124,12 +126,12 @@ async fn attempt(
     };
     check_preconditions(call, &new, old)?;
     let part = call.part();
-    lifecycle::prepare_update(call.def, part, &mut new, old)?;
-    let user = Arc::clone(&call.user);
+    lifecycle::prepare_update(&call.def, part, &mut new, old)?;
+    let (def, user) = (Arc::clone(&call.def), Arc::clone(&call.user));
     let (namespace, name) = (call.namespace.clone(), call.name.clone());
     let admission = Admission {
         operation: Operation::Update,
-        def: call.def,
+        def: &def,
         namespace: &namespace,
         name: &name,
         subresource: call.subresource_name(),
@@ -145,12 +147,12 @@ async fn attempt(
     } else {
         None
     };
-    lifecycle::validate_update(call.def, part, &new, old)?;
+    lifecycle::validate_update(&call.def, part, &new, old)?;
     call.api.admission.validate(&admission, Some(&new), Some(old)).await?;
     if !tracked {
         track(call, options, Some(old), &mut new)?;
     }
-    call.warnings.extend(call.def.strategy.warnings(&new, Some(old)));
+    call.warnings.extend(call.def.strategy().warnings(&new, Some(old)));
     if same(&new, old) {
         return Ok(Written::Stored(Arc::clone(entry)));
     }
@@ -164,7 +166,7 @@ async fn attempt(
         return Ok(Written::Gone(new));
     }
     reservation.iter_mut().for_each(Reservation::begin);
-    let stored = put(store, call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old)).await;
+    let stored = put(store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old)).await;
     reservation.iter_mut().for_each(Reservation::settle);
     let stored = stored?;
     if let Some(reservation) = reservation {
@@ -209,7 +211,7 @@ fn check_preconditions(call: &Call<'_>, new: &Value, old: &Value) -> ApiResult<(
         }
         return Ok(());
     }
-    if !call.def.strategy.rules().updates_unconditionally {
+    if !call.def.strategy().rules().updates_unconditionally {
         let path = FieldPath::new("metadata").child("resourceVersion");
         return Err(invalid(call, &call.name, &[FieldError::invalid(&path, 0, "must be specified for an update")]));
     }

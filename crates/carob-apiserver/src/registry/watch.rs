@@ -86,7 +86,7 @@ enum Wake {
 
 pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let form = negotiate(&call.parts.headers, Offer::Collection)?;
-    let mut selection = Selection::parse(call.def, &call.query)?;
+    let mut selection = Selection::parse(&call.def, &call.query)?;
     if !call.name.is_empty() {
         // The old path /watch/.../name.
         selection = selection.and_name(&call.name);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use carob_api::kinds::Persistence;
 use carob_api::{ResourceDef, Status, meta};
 use carob_store::{Durability, Entry, Expect, Op, Revision, Store, Txn, TxnError, TxnOk};
 use serde_json::Value;
@@ -10,8 +11,8 @@ use serde_json::Value;
 use super::stored::encode;
 use crate::error::ApiError;
 
-/// Events live this long (kube-apiserver `--event-ttl`).
-const EVENT_TTL: Duration = Duration::from_secs(60 * 60);
+/// The life time of kinds that have one.
+const HOUR: Duration = Duration::from_secs(60 * 60);
 /// Attempts of a write that others keep overtaking.
 pub(crate) const ATTEMPTS_MAX: usize = 64;
 
@@ -34,8 +35,8 @@ pub(crate) async fn put(
 ) -> Result<Arc<Entry>, WriteError> {
     let op = Op::Put {
         value: encode(object),
-        ttl: (def.storage.prefix == Some("events")).then_some(EVENT_TTL),
-        durability: durability(def, object, old),
+        ttl: (def.persistence == Persistence::Hour).then_some(HOUR),
+        durability: durability(def.persistence, object, old),
     };
     txn(store, Txn { key: key.into(), expect, op }).await.map(|done| done.entry)
 }
@@ -61,14 +62,12 @@ async fn txn(store: &Store, txn: Txn) -> Result<TxnOk, WriteError> {
     })
 }
 
-/// Events, and Lease renewals by the holder that there is, need not wait for the disk: losing the last second of them in a
-/// power loss misleads nobody.
-fn durability(def: &ResourceDef, object: &Value, old: Option<&Value>) -> Durability {
+fn durability(persistence: Persistence, object: &Value, old: Option<&Value>) -> Durability {
     let holder = |lease| meta::str_at(lease, &["spec", "holderIdentity"]);
-    match def.storage.prefix {
-        Some("events") => Durability::Lazy,
-        Some("leases") if old.is_some_and(|old| holder(old) == holder(object)) => Durability::Lazy,
-        _ => Durability::Durable,
+    match persistence {
+        Persistence::Hour => Durability::Lazy,
+        Persistence::DurableChangeOfHolder if old.is_some_and(|old| holder(old) == holder(object)) => Durability::Lazy,
+        Persistence::DurableChangeOfHolder | Persistence::Durable => Durability::Durable,
     }
 }
 

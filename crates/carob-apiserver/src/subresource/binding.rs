@@ -1,5 +1,7 @@
 //! `pods/binding`: the scheduler's one write (pkg/registry/core/pod/storage, `BindingREST`).
 
+use std::sync::Arc;
+
 use carob_api::{FieldError, FieldErrors, FieldPath, Status, kinds, meta};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -20,7 +22,7 @@ pub(crate) async fn bind_by_body(mut call: Call<'_>, body: RequestBody) -> ApiRe
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
     let binding = action_body(&mut call, &options, body).await?;
     call.name = meta::name(&binding).to_owned();
-    call.def = kinds::by_resource("", "v1", "pods").ok_or_else(Status::path_not_found)?;
+    call.def = kinds::by_resource("", "v1", "pods").map(Arc::clone).ok_or_else(Status::path_not_found)?;
     finish(&call, options.dry_run, &binding).await
 }
 

@@ -10,6 +10,8 @@ mod scale;
 mod token;
 mod why;
 
+use std::sync::Arc;
+
 use carob_api::Status;
 use carob_api::kinds::SubresourceRole;
 use http::Response;
@@ -48,7 +50,8 @@ pub(crate) async fn answer(
 /// Decodes the body of an action: a kind of its own, named by the table.
 async fn action_body(call: &mut Call<'_>, options: &WriteOptions, body: RequestBody) -> ApiResult<serde_json::Value> {
     let own = call.subresource.and_then(|subresource| subresource.body);
-    let (api_version, kind) = own.unwrap_or(("v1", call.def.kind));
+    let def = Arc::clone(&call.def);
+    let (api_version, kind) = own.unwrap_or(("v1", def.kind()));
     let (group, version) = carob_api::meta::group_version(api_version);
     let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or_default() };
     let expected = Expected::named(group, version, kind, &format!("{package}.{version}.{kind}"));

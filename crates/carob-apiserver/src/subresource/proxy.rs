@@ -32,7 +32,7 @@ pub(super) async fn proxy(
     if let Some(query) = call.parts.uri.query() {
         path = format!("{path}?{query}");
     }
-    let (target, host) = match call.def.plural {
+    let (target, host) = match call.def.plural() {
         "nodes" => (Target::Node(address_of(call, &call.name)?), None),
         plural => {
             let wanted = Wanted::parse(&call.name, plural)?;
@@ -71,7 +71,7 @@ impl<'a> Wanted<'a> {
 
 fn stored(call: &Call<'_>, name: &str) -> ApiResult<Value> {
     let entry = call.api.store.get(&call.def.storage_key(&call.namespace, name));
-    let missing = || ApiError::from(Status::not_found(GroupResource::new("", call.def.plural), name));
+    let missing = || ApiError::from(Status::not_found(GroupResource::new("", call.def.plural()), name));
     decode(&*entry.ok_or_else(missing)?)
 }
 

@@ -1,7 +1,10 @@
 //! `scale`: the replicas of any workload in one form (`autoscaling/v1` Scale).
 
+use std::sync::Arc;
+
 use carob_api::patch as patches;
 use carob_api::selector::{LabelSelector, Op};
+use carob_api::status::GroupResource;
 use carob_api::{FieldError, FieldPath, Status, meta};
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
@@ -73,7 +76,7 @@ async fn write(
     options: &WriteOptions,
     change: impl Fn(&Value) -> ApiResult<Value>,
 ) -> ApiResult<Response<Body>> {
-    let resource = call.resource();
+    let def = Arc::clone(&call.def);
     let name = call.name.clone();
     let written = write_changed(call, options, |old| {
         let scale = change(&of(old))?;
@@ -83,6 +86,7 @@ async fn write(
         for field in ["uid", "resourceVersion"] {
             if let Some(wanted) = meta::str_at(&scale, &["metadata", field]).filter(|wanted| !wanted.is_empty()) {
                 if field == "resourceVersion" && wanted != meta::resource_version(old) {
+                    let resource = GroupResource::new(def.group(), def.plural());
                     return Err(Status::modified(resource, &name).into());
                 }
                 meta::set(&mut new, &["metadata", field], wanted.to_owned());

@@ -19,7 +19,7 @@ fn pods() -> &'static crate::ResourceDef {
 }
 
 fn decoded(value: Value) -> Value {
-    schema::conform(pods().storage_schema().expect("a schema"), value).expect("well-typed").value
+    schema::conform(pods().hub_schema().expect("a schema"), value).expect("well-typed").value
 }
 
 /// A Pod as it is right before it is stored.

@@ -1,0 +1,241 @@
+//! The catalogue of kinds: found by group and name without a walk and without an allocation.
+//!
+//! A catalogue is a value. Adding or removing a kind gives a new one that shares all definitions with the old, so whoever holds
+//! a snapshot keeps a consistent view at the price of a reference count.
+
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
+use super::{GROUPS, ResourceDef};
+
+/// Upstream's order of groups in discovery (cmd/kube-apiserver/app/aggregator.go, `apiVersionPriorities`). The core group comes
+/// first; groups that are not listed follow by name, as those of custom resources do.
+const GROUP_ORDER: [&str; 20] = [
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+];
+
+/// All kinds, by group.
+#[derive(Debug, Clone, Default)]
+pub struct Kinds {
+    /// In the order of discovery.
+    groups: Vec<Arc<Group>>,
+    index: HashMap<Box<str>, usize>,
+}
+
+/// The kinds of one group.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    name: Box<str>,
+    defs: Vec<Arc<ResourceDef>>,
+    /// Positions in `defs`. A kind whose versions are served by different definitions has several.
+    by_plural: HashMap<Box<str>, Vec<usize>>,
+    by_kind: HashMap<Box<str>, Vec<usize>>,
+}
+
+impl Group {
+    fn new(name: &str, defs: Vec<Arc<ResourceDef>>) -> Self {
+        let mut group = Self { name: name.into(), defs, ..Self::default() };
+        for (at, def) in group.defs.iter().enumerate() {
+            group.by_plural.entry(def.plural().into()).or_default().push(at);
+            group.by_kind.entry(def.kind().into()).or_default().push(at);
+        }
+        group
+    }
+
+    /// Empty for the core group.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn defs(&self) -> &[Arc<ResourceDef>] {
+        &self.defs
+    }
+
+    /// The versions of a resource, whichever definitions they are in.
+    pub fn of_plural(&self, plural: &str) -> impl Iterator<Item = &Arc<ResourceDef>> {
+        self.by_plural.get(plural).into_iter().flatten().map(|at| &self.defs[*at])
+    }
+
+    fn rank(&self) -> (bool, usize, &str) {
+        let place = GROUP_ORDER.iter().position(|own| *own == &*self.name).unwrap_or(GROUP_ORDER.len());
+        (!self.name.is_empty(), place, &self.name)
+    }
+
+    /// Names of the versions that any of the kinds has and that `served` accepts, the preferred first.
+    pub fn versions(&self, served: impl Fn(&ResourceDef, &super::VersionDef) -> bool) -> Vec<&str> {
+        let mut found: Vec<&str> = Vec::new();
+        for def in &self.defs {
+            for version in def.versions().iter().filter(|version| served(def, version)) {
+                if !found.contains(&version.name()) {
+                    found.push(version.name());
+                }
+            }
+        }
+        found.sort_by(|a, b| version_priority(b).cmp(&version_priority(a)));
+        found
+    }
+}
+
+impl Kinds {
+    /// The kinds that are always there.
+    pub fn builtin() -> &'static Kinds {
+        static BUILT_IN: OnceLock<Kinds> = OnceLock::new();
+        BUILT_IN.get_or_init(|| {
+            let rows = GROUPS.into_iter().flatten();
+            Kinds::default().with(rows.map(|row| Arc::new(ResourceDef::of_row(row))))
+        })
+    }
+
+    /// This catalogue and `defs`.
+    #[must_use]
+    pub fn with(&self, defs: impl IntoIterator<Item = Arc<ResourceDef>>) -> Self {
+        let mut added: Vec<(Box<str>, Vec<Arc<ResourceDef>>)> = Vec::new();
+        let mut places: HashMap<Box<str>, usize> = HashMap::new();
+        for def in defs {
+            let at = *places.entry(def.group().into()).or_insert_with(|| {
+                added.push((def.group().into(), Vec::new()));
+                added.len() - 1
+            });
+            added[at].1.push(def);
+        }
+        let mut groups = self.groups.clone();
+        for (name, defs) in added {
+            match self.index.get(&name) {
+                Some(at) => {
+                    let all = groups[*at].defs.iter().cloned().chain(defs).collect();
+                    groups[*at] = Arc::new(Group::new(&name, all));
+                }
+                None => groups.push(Arc::new(Group::new(&name, defs))),
+            }
+        }
+        Self::of_groups(groups)
+    }
+
+    /// This catalogue less the definitions of a resource that `gone` accepts.
+    #[must_use]
+    pub fn without(&self, group: &str, plural: &str, gone: impl Fn(&ResourceDef) -> bool) -> Self {
+        let Some(at) = self.index.get(group) else { return self.clone() };
+        let mut groups = self.groups.clone();
+        let stays = |def: &&Arc<ResourceDef>| def.plural() != plural || !gone(def);
+        let rest: Vec<Arc<ResourceDef>> = groups[*at].defs.iter().filter(stays).cloned().collect();
+        if rest.is_empty() {
+            groups.remove(*at);
+        } else {
+            groups[*at] = Arc::new(Group::new(group, rest));
+        }
+        Self::of_groups(groups)
+    }
+
+    fn of_groups(mut groups: Vec<Arc<Group>>) -> Self {
+        groups.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        let index = groups.iter().enumerate().map(|(at, group)| (group.name.clone(), at)).collect();
+        Self { groups, index }
+    }
+
+    /// The groups in the order of discovery.
+    pub fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
+    }
+
+    pub fn group(&self, name: &str) -> Option<&Arc<Group>> {
+        self.index.get(name).map(|at| &self.groups[*at])
+    }
+
+    /// Every resource, the core group first.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<ResourceDef>> {
+        self.groups.iter().flat_map(|group| &group.defs)
+    }
+
+    /// Finds a resource by what a path names.
+    pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<ResourceDef>> {
+        self.group(group)?.of_plural(plural).find(|def| def.version(version).is_some())
+    }
+
+    /// Finds a resource by what an object names.
+    pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<ResourceDef>> {
+        let group = self.group(group)?;
+        let mut found = group.by_kind.get(kind)?.iter().map(|at| &group.defs[*at]);
+        found.find(|def| def.version(version).is_some())
+    }
+}
+
+/// Sorts versions as Kubernetes does, the preferred greatest: stable before beta before alpha, then the greater number; names of
+/// another form come last, by the alphabet (apimachinery `pkg/version`, `CompareKubeAwareVersionStrings`).
+pub fn version_priority(version: &str) -> impl Ord + use<'_> {
+    let (class, major, minor) = parse_version(version).unwrap_or((0, 0, 0));
+    let name = (class == 0).then_some(Reverse(version));
+    (class, major, minor, name)
+}
+
+/// Stability, major and minor number of `v1`, `v1beta2`, `v2alpha1`.
+fn parse_version(version: &str) -> Option<(u8, u64, u64)> {
+    let rest = version.strip_prefix('v')?;
+    let split = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (major, suffix) = rest.split_at(split);
+    let number = |digits: &str| {
+        let plain = digits.starts_with(|c: char| matches!(c, '1'..='9')) && digits.bytes().all(|b| b.is_ascii_digit());
+        if plain { digits.parse().ok() } else { None }
+    };
+    let major = number(major)?;
+    if suffix.is_empty() {
+        return Some((3, major, 0));
+    }
+    if let Some(minor) = suffix.strip_prefix("beta") {
+        return Some((2, major, number(minor)?));
+    }
+    Some((1, major, number(suffix.strip_prefix("alpha")?)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_as_kubernetes_orders_them() {
+        let mut versions = ["foo1", "v1alpha1", "v1", "v2beta1", "v1beta2", "v10", "foo10", "v1beta1", "v2", "v0"];
+        versions.sort_by(|a, b| version_priority(b).cmp(&version_priority(a)));
+        assert_eq!(versions, ["v10", "v2", "v1", "v2beta1", "v1beta2", "v1beta1", "v1alpha1", "foo1", "foo10", "v0"]);
+    }
+
+    #[test]
+    fn a_kind_comes_and_goes_and_snapshots_stay() {
+        let all = Kinds::builtin();
+        let jobs = all.resource("batch", "v1", "jobs").expect("built in");
+        let fewer = all.without("batch", "jobs", |_| true);
+        assert!(fewer.resource("batch", "v1", "jobs").is_none() && fewer.kind("batch", "v1", "Job").is_none());
+        assert!(fewer.resource("batch", "v1", "cronjobs").is_some() && all.resource("batch", "v1", "jobs").is_some());
+        assert!(fewer.without("batch", "cronjobs", |_| true).group("batch").is_none());
+        let again = fewer.with([Arc::clone(jobs)]);
+        assert!(again.kind("batch", "v1", "Job").is_some_and(|found| Arc::ptr_eq(found, jobs)));
+        assert!(again.resource("batch", "v2", "jobs").is_none());
+    }
+
+    #[test]
+    fn the_core_group_and_upstreams_order_come_first() {
+        let names: Vec<&str> = Kinds::builtin().groups().iter().map(|group| group.name()).collect();
+        assert_eq!(names[..3], ["", "apiregistration.k8s.io", "apps"]);
+        assert_eq!(names.last(), Some(&"storagemigration.k8s.io"));
+    }
+}

@@ -1,0 +1,281 @@
+//! One resource of the API as a value.
+
+use std::{borrow::Cow, sync::Arc};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{ActedOnBy, Persistence, SubresourceDef, builder::Row};
+use crate::{
+    schema::{self, TypeRef},
+    strategy::Strategy,
+    table::{self, ColumnDef, IncludeObject},
+};
+
+type Text = Cow<'static, str>;
+
+/// One resource: what it is called, which form its objects have, and all that the registry does by its kind.
+#[derive(Debug)]
+pub struct ResourceDef {
+    group: Text,
+    versions: Vec<Arc<VersionDef>>,
+    hub_api_version: Text,
+    hub_schema: Option<TypeRef<'static>>,
+    prefix: Option<Text>,
+    kind: Text,
+    list_kind: Text,
+    plural: Text,
+    singular: Text,
+    short_names: Vec<Text>,
+    categories: Vec<Text>,
+    verbs: &'static [&'static str],
+    subresources: &'static [SubresourceDef],
+    selectable: Vec<SelectableField>,
+    columns: Columns,
+    strategy: &'static dyn Strategy,
+    pub namespaced: bool,
+    pub acted_on_by: ActedOnBy,
+    /// Served by default though its versions are not stable: what carob does for every user, such as gangs.
+    pub always_served: bool,
+    /// A deletion is answered with the object's last state instead of a Status.
+    pub returned_when_deleted: bool,
+    pub persistence: Persistence,
+}
+
+/// One version of a resource.
+#[derive(Debug)]
+pub struct VersionDef {
+    name: Text,
+    schema: Option<TypeRef<'static>>,
+}
+
+/// A field that a field selector may name.
+#[derive(Debug, Clone)]
+pub struct SelectableField {
+    pub name: Text,
+    /// Path in the hub form, with dots.
+    pub path: Text,
+    /// Value when the field is unset.
+    pub unset: Text,
+}
+
+/// What `kubectl get` shows of a kind.
+#[derive(Debug)]
+pub enum Columns {
+    BuiltIn(&'static [ColumnDef]),
+}
+
+impl Columns {
+    /// `columnDefinitions` of a Table.
+    pub fn definitions(&self) -> Value {
+        match self {
+            Columns::BuiltIn(columns) => table::column_definitions(columns),
+        }
+    }
+
+    /// One row of a Table.
+    pub fn row(&self, obj: &Value, now: Timestamp, include: IncludeObject) -> Value {
+        match self {
+            Columns::BuiltIn(columns) => table::row(columns, obj, now, include),
+        }
+    }
+}
+
+impl VersionDef {
+    /// `v1`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn schema(&self) -> Option<TypeRef<'_>> {
+        self.schema
+    }
+
+    /// Alpha and beta versions are served only when asked for, as upstream does, but for [`ResourceDef::always_served`].
+    pub fn is_stable(&self) -> bool {
+        !self.name.contains("alpha") && !self.name.contains("beta")
+    }
+}
+
+fn texts(list: &'static [&'static str]) -> Vec<Text> {
+    list.iter().map(|text| Cow::Borrowed(*text)).collect()
+}
+
+impl ResourceDef {
+    pub(super) fn of_row(row: &'static Row) -> Self {
+        let schema_in = |package: &str| schema::builtin().get(&format!("{package}.{}", row.kind));
+        let versions = row.versions.iter();
+        Self {
+            group: row.group.into(),
+            versions: versions
+                .map(|version| Arc::new(VersionDef { name: version.name.into(), schema: schema_in(version.package) }))
+                .collect(),
+            hub_api_version: row.stored_api_version.into(),
+            hub_schema: schema_in(row.stored_package),
+            prefix: row.prefix.map(Cow::Borrowed),
+            kind: row.kind.into(),
+            list_kind: format!("{}List", row.kind).into(),
+            plural: row.plural.into(),
+            singular: row.kind.to_lowercase().into(),
+            short_names: texts(row.short_names),
+            categories: texts(row.categories),
+            verbs: row.verbs,
+            subresources: row.subresources,
+            selectable: row
+                .selectable
+                .iter()
+                .map(|field| SelectableField {
+                    name: field.name.into(),
+                    path: field.path.into(),
+                    unset: field.unset.into(),
+                })
+                .collect(),
+            columns: Columns::BuiltIn(row.columns),
+            strategy: row.strategy,
+            namespaced: row.namespaced,
+            acted_on_by: row.acted_on_by,
+            always_served: row.always_served,
+            returned_when_deleted: row.returned_when_deleted,
+            persistence: row.persistence,
+        }
+    }
+
+    /// Empty for the core group.
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// `PodList`.
+    pub fn list_kind(&self) -> &str {
+        &self.list_kind
+    }
+
+    pub fn plural(&self) -> &str {
+        &self.plural
+    }
+
+    /// `pod`.
+    pub fn singular(&self) -> &str {
+        &self.singular
+    }
+
+    pub fn short_names(&self) -> &[Text] {
+        &self.short_names
+    }
+
+    pub fn categories(&self) -> &[Text] {
+        &self.categories
+    }
+
+    pub fn verbs(&self) -> &'static [&'static str] {
+        self.verbs
+    }
+
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+
+    pub fn subresources(&self) -> &'static [SubresourceDef] {
+        self.subresources
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&'static SubresourceDef> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    /// Fields that a field selector may name besides metadata.name and metadata.namespace.
+    pub fn selectable(&self) -> &[SelectableField] {
+        &self.selectable
+    }
+
+    pub fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    pub fn strategy(&self) -> &dyn Strategy {
+        self.strategy
+    }
+
+    /// The preferred version first.
+    pub fn versions(&self) -> &[Arc<VersionDef>] {
+        &self.versions
+    }
+
+    pub fn version(&self, name: &str) -> Option<&Arc<VersionDef>> {
+        self.versions.iter().find(|v| v.name == name)
+    }
+
+    /// Whether a version is served without being asked for.
+    pub fn is_served_by_default(&self, version: &VersionDef) -> bool {
+        self.always_served || version.is_stable()
+    }
+
+    /// Schema of one version; `None` for an unknown version.
+    pub fn schema(&self, version: &str) -> Option<TypeRef<'_>> {
+        self.version(version)?.schema()
+    }
+
+    /// apiVersion of the hub form: the one that strategies, admission and validation see. Built-in kinds are stored in it.
+    pub fn hub_api_version(&self) -> &str {
+        &self.hub_api_version
+    }
+
+    /// Schema of the hub form.
+    pub fn hub_schema(&self) -> Option<TypeRef<'_>> {
+        self.hub_schema
+    }
+
+    /// Whether there are objects of the kind; others are answered, not stored.
+    pub fn is_stored(&self) -> bool {
+        self.prefix.is_some()
+    }
+
+    /// The middle of the etcd key, `/registry/<prefix>/...`.
+    pub fn key_prefix(&self) -> Option<&str> {
+        self.prefix.as_deref()
+    }
+
+    /// `/registry/pods/default/web`; `namespace` is empty for cluster-scoped resources. Empty for kinds that are not
+    /// stored.
+    pub fn storage_key(&self, namespace: &str, name: &str) -> String {
+        let mut key = self.storage_prefix((!namespace.is_empty()).then_some(namespace));
+        key.push_str(name);
+        key
+    }
+
+    /// `/registry/pods/` or `/registry/pods/default/`: ends with a slash. Empty for kinds that are not stored.
+    pub fn storage_prefix(&self, namespace: Option<&str>) -> String {
+        match (&self.prefix, namespace) {
+            (None, _) => String::new(),
+            (Some(prefix), None) => format!("/registry/{prefix}/"),
+            (Some(prefix), Some(namespace)) => format!("/registry/{prefix}/{namespace}/"),
+        }
+    }
+
+    /// Value of a selectable field in an object of the hub form; `None` if field selectors may not name it.
+    pub fn selectable_value<'a>(&'a self, obj: &'a Value, field: &str) -> Option<Cow<'a, str>> {
+        let (path, unset): (&str, &'a str) = match field {
+            "metadata.name" => (field, ""),
+            "metadata.namespace" if self.namespaced => (field, ""),
+            _ => {
+                let selectable = self.selectable.iter().find(|s| s.name == field)?;
+                (&*selectable.path, &*selectable.unset)
+            }
+        };
+        let value = path.split('.').try_fold(obj, |value, key| value.get(key));
+        Some(match value {
+            Some(Value::String(text)) => Cow::Borrowed(text),
+            None | Some(Value::Null) => Cow::Borrowed(unset),
+            Some(other) => Cow::Owned(other.to_string()),
+        })
+    }
+
+    /// `apps/v1`.
+    pub fn api_version(&self, version: &str) -> String {
+        if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
+    }
+}

@@ -1,0 +1,162 @@
+//! What is served at this moment: the kinds, and the documents about them that were asked for.
+//!
+//! A snapshot never changes. When a custom kind comes or goes the next request gets another one, and what was rendered of the
+//! groups that stay is carried over.
+
+use std::sync::{Arc, OnceLock, RwLock};
+
+use carob_api::ResourceDef;
+use carob_api::kinds::{Group, Kinds, VersionDef};
+
+use crate::discovery::Documents;
+
+/// The catalogue of one API server.
+pub(crate) struct Catalogue {
+    served: RwLock<Arc<Served>>,
+}
+
+/// One state of the catalogue.
+pub(crate) struct Served {
+    pub(crate) kinds: Kinds,
+    /// Alpha and beta versions are served as well.
+    unstable: bool,
+    /// Groups with a version that is served, in the order of discovery.
+    groups: OnceLock<Vec<ServedGroup>>,
+    pub(crate) documents: Documents,
+}
+
+/// A group and its served versions, the preferred first.
+#[derive(Debug)]
+pub(crate) struct ServedGroup {
+    pub(crate) group: Arc<Group>,
+    pub(crate) versions: Vec<String>,
+}
+
+/// One served group and version.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupVersion<'a> {
+    served: &'a Served,
+    group: &'a Arc<Group>,
+    pub(crate) version: &'a str,
+}
+
+impl Catalogue {
+    /// The built-in kinds.
+    pub(crate) fn new(unstable: bool) -> Self {
+        Self { served: RwLock::new(Arc::new(Served::new(Kinds::builtin().clone(), unstable))) }
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Served> {
+        Arc::clone(&self.served.read().expect("no holder of the catalogue panics"))
+    }
+}
+
+impl Served {
+    pub(crate) fn new(kinds: Kinds, unstable: bool) -> Self {
+        Self { kinds, unstable, groups: OnceLock::new(), documents: Documents::default() }
+    }
+
+    /// Whether requests for a version of a kind are answered.
+    pub(crate) fn serves(&self, def: &ResourceDef, version: &VersionDef) -> bool {
+        self.unstable || def.is_served_by_default(version)
+    }
+
+    fn groups(&self) -> &[ServedGroup] {
+        self.groups.get_or_init(|| {
+            let groups = self.kinds.groups().iter().map(|group| {
+                let versions = group.versions(|def, version| self.serves(def, version));
+                let versions = versions.into_iter().map(str::to_owned).collect();
+                ServedGroup { group: Arc::clone(group), versions }
+            });
+            groups.filter(|group| !group.versions.is_empty()).collect()
+        })
+    }
+
+    /// The groups under `/apis`.
+    pub(crate) fn named(&self) -> impl Iterator<Item = &ServedGroup> {
+        self.groups().iter().filter(|served| !served.group.name().is_empty())
+    }
+
+    /// The group under `/api`.
+    pub(crate) fn core(&self) -> impl Iterator<Item = &ServedGroup> {
+        self.groups().iter().filter(|served| served.group.name().is_empty())
+    }
+
+    pub(crate) fn find(&self, group: &str, version: &str) -> Option<GroupVersion<'_>> {
+        let group = self.kinds.group(group)?;
+        let has = |def: &Arc<ResourceDef>| def.version(version).filter(|version| self.serves(def, version)).cloned();
+        let version = group.defs().iter().find_map(|def| has(def).and_then(|_| def.version(version)))?;
+        Some(GroupVersion { served: self, group, version: version.name() })
+    }
+
+    /// Every served group and version, in the order of discovery.
+    pub(crate) fn all(&self) -> impl Iterator<Item = GroupVersion<'_>> {
+        self.groups().iter().flat_map(|served| self.versions_of(served))
+    }
+
+    pub(crate) fn versions_of<'a>(&'a self, served: &'a ServedGroup) -> impl Iterator<Item = GroupVersion<'a>> {
+        let versions = served.versions.iter();
+        versions.map(move |version| GroupVersion { served: self, group: &served.group, version })
+    }
+}
+
+impl<'a> GroupVersion<'a> {
+    pub(crate) fn group(self) -> &'a str {
+        self.group.name()
+    }
+
+    /// The definitions of the group: the same ones as long as none of its kinds comes or goes.
+    pub(crate) fn definitions(self) -> &'a Arc<Group> {
+        self.group
+    }
+
+    pub(crate) fn api_version(self) -> String {
+        if self.group().is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group(), self.version) }
+    }
+
+    /// `api/v1` or `apis/apps/v1`.
+    pub(crate) fn path(self) -> String {
+        if self.group().is_empty() {
+            format!("api/{}", self.version)
+        } else {
+            format!("apis/{}/{}", self.group(), self.version)
+        }
+    }
+
+    pub(crate) fn resources(self) -> impl Iterator<Item = &'a Arc<ResourceDef>> {
+        let served = self.served;
+        let has =
+            move |def: &Arc<ResourceDef>| def.version(self.version).is_some_and(|version| served.serves(def, version));
+        self.group.defs().iter().filter(move |def| has(def))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(unstable: bool) -> Served {
+        Served::new(Kinds::builtin().clone(), unstable)
+    }
+
+    fn versions<'a>(served: &'a Served, group: &str) -> &'a [String] {
+        &served.named().find(|served| served.group.name() == group).expect("served").versions
+    }
+
+    #[test]
+    fn gangs_are_served_by_default() {
+        let stable = served(false);
+        assert_eq!(versions(&stable, "scheduling.k8s.io"), ["v1", "v1alpha2"]);
+        assert!(stable.find("scheduling.x-k8s.io", "v1alpha1").is_some());
+    }
+
+    #[test]
+    fn only_stable_versions_are_served_by_default() {
+        let stable = served(false);
+        assert!(stable.find("", "v1").is_some() && stable.find("apps", "v1").is_some());
+        let mut others = stable.all().filter(|gv| !gv.group().starts_with("scheduling."));
+        assert!(others.all(|gv| !gv.version.contains("alpha") && !gv.version.contains("beta")));
+        assert_eq!(versions(&stable, "autoscaling"), ["v2", "v1"]);
+        assert!(served(true).find("coordination.k8s.io", "v1beta1").is_some());
+    }
+}
