@@ -1,8 +1,9 @@
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::*;
+use crate::depth::DEPTH_MAX;
 
 /// Names in the facts and in the table: the table drops what all names share.
 const PACKAGES: [(&str, &str); 5] = [
@@ -37,17 +38,8 @@ fn table_name(fact: &str) -> String {
     format!("{to}{}", &fact[from.len()..])
 }
 
-/// The facts of v1.36 that came with the project's brief.
-fn facts() -> String {
-    let dir = std::env::var_os("CAROB_FACTS_DIR")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"));
-    let path = dir.join("schema-facts.tsv");
-    match fs_err::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) => panic!("the facts of v1.36 are needed; set CAROB_FACTS_DIR to their folder: {error}"),
-    }
-}
+/// Types and fields as v1.36 publishes them.
+const FACTS: &str = include_str!("../../facts/schema.tsv");
 
 fn is_element(element: Element<'_>, fact: &str, format: &str) -> bool {
     match element {
@@ -69,12 +61,16 @@ fn is_element(element: Element<'_>, fact: &str, format: &str) -> bool {
 
 #[test]
 fn table_agrees_with_the_facts() {
-    let text = facts();
     let mut seen = 0;
     let mut wrong = Vec::new();
-    for line in text.lines().skip(1) {
-        let columns: Vec<&str> = line.split('\t').collect();
-        let [ty, name, json_type, format, required, list_type, list_keys, strategy, merge_key, map_type, _, _, number] =
+    let mut ty = "";
+    for line in FACTS.lines().filter(|line| !line.starts_with('#')) {
+        let Some(field) = line.strip_prefix('\t') else {
+            ty = line;
+            continue;
+        };
+        let columns: Vec<&str> = field.split('\t').collect();
+        let [name, json_type, format, required, list_type, list_keys, strategy, merge_key, map_type, number] =
             columns[..]
         else {
             panic!("the facts have another form: {line}");
@@ -101,7 +97,7 @@ fn table_agrees_with_the_facts() {
             && field.merges() == strategy.split(',').any(|s| s == "merge")
             && field.retains_keys() == strategy.contains("retainKeys")
             && field.replaces() == (strategy == "replace");
-        let required_agrees = field.is_required() == (required == "req");
+        let required_agrees = field.is_required() == (required == "!");
         let granular_agrees = field.is_granular() == (map_type == "granular");
         if !(shape_agrees && list_agrees && number_agrees && patch_agrees && required_agrees && granular_agrees) {
             wrong.push(format!("{ty}.{name} differs from: {line}"));
@@ -239,7 +235,7 @@ fn wrong_types_are_refused_in_upstreams_words() {
 #[test]
 fn nesting_has_a_limit() {
     let deep = "[".repeat(100_000);
-    assert_eq!(decode(deep.as_bytes(), None).map(|d| d.value), Err(DecodeError::TooDeep { max: 128 }));
+    assert_eq!(decode(deep.as_bytes(), None).map(|d| d.value), Err(DecodeError::TooDeep { max: DEPTH_MAX }));
 }
 
 #[test]
