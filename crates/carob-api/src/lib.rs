@@ -7,12 +7,14 @@
 //! Invariant: this crate does no I/O, spawns nothing and knows no async runtime. Time is passed in.
 
 pub mod apply;
+pub mod depth;
 pub mod field;
 pub mod kinds;
 pub mod lifecycle;
 pub mod meta;
 pub mod names;
 pub mod patch;
+pub mod pod;
 pub mod pod_support;
 pub mod proto;
 pub mod quantity;

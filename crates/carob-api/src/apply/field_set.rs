@@ -96,19 +96,20 @@ impl FieldSet {
         }
     }
 
-    pub(super) fn from_json(value: &Value) -> FieldSet {
+    /// `None` for what is no FieldsV1.
+    pub(super) fn from_json(value: &Value) -> Option<FieldSet> {
         let mut set = FieldSet::default();
-        for (element, child) in value.as_object().into_iter().flatten() {
+        for (element, child) in value.as_object()? {
             if element == "." {
                 set.member = true;
             } else {
-                let mut child_set = FieldSet::from_json(child);
+                let mut child_set = FieldSet::from_json(child).filter(|_| is_element(element))?;
                 // A childless element is a member; one with children only if it says so.
                 child_set.member |= child_set.children.is_empty();
                 set.children.insert(element.clone(), child_set);
             }
         }
-        set
+        Some(set)
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -123,7 +124,19 @@ impl FieldSet {
     }
 }
 
-fn printed(element: &str) -> String {
+/// Whether a text is a path element (structured-merge-diff fieldpath/serialize-pe.go).
+fn is_element(text: &str) -> bool {
+    match text.split_once(':') {
+        Some(("f", _)) => true,
+        Some(("k", keys)) => serde_json::from_str::<Map<String, Value>>(keys).is_ok(),
+        Some(("v", value)) => serde_json::from_str::<Value>(value).is_ok(),
+        Some(("i", index)) => index.parse::<i64>().is_ok(),
+        _ => false,
+    }
+}
+
+/// A path element as errors print it: `.name`, `[name="a"]`, `[="v"]`.
+pub(super) fn printed(element: &str) -> String {
     let (kind, rest) = element.split_once(':').unwrap_or((element, ""));
     match kind {
         "f" => format!(".{rest}"),

@@ -64,31 +64,21 @@ impl fmt::Display for Manager {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Managers {
     entries: Vec<(Manager, FieldSet)>,
 }
 
 impl Managers {
-    /// Reads what an object carries. An entry that cannot be read owns nothing.
+    /// Reads what an object carries; nothing if any of it cannot be read, as upstream has it
+    /// (managedfields/internal/managedfields.go, `DecodeManagedFields`).
     pub(super) fn read(obj: &Value) -> Self {
-        let entries = meta::items_at(obj, &["metadata", "managedFields"]).iter().filter_map(|entry| {
-            let text = |field| meta::str_at(entry, &[field]).unwrap_or_default().to_owned();
-            let operation = match text("operation").as_str() {
-                "Apply" => Operation::Apply,
-                "Update" => Operation::Update,
-                _ => return None,
-            };
-            let manager = Manager {
-                name: text("manager"),
-                operation,
-                api_version: text("apiVersion"),
-                subresource: text("subresource"),
-                time: meta::str_at(entry, &["time"]).map(str::to_owned),
-            };
-            Some((manager, FieldSet::from_json(entry.get("fieldsV1")?)))
-        });
-        Self { entries: entries.collect() }
+        let entries = meta::items_at(obj, &["metadata", "managedFields"]).iter().map(decode);
+        Self { entries: entries.collect::<Option<_>>().unwrap_or_default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     pub(super) fn set_of(&self, me: &Manager) -> FieldSet {
@@ -111,7 +101,7 @@ impl Managers {
         conflicts.collect()
     }
 
-    /// Takes fields from everybody else: those that are gone, and those that `me` has set.
+    /// Takes fields from all others: those that are gone, and those that `me` has set.
     pub(super) fn release_from_others(&mut self, me: &Manager, set: &FieldSet) {
         for (_, owned) in self.entries.iter_mut().filter(|(manager, _)| !manager.is(me)) {
             *owned = owned.difference(set);
@@ -178,6 +168,28 @@ impl Managers {
             }
         }
     }
+}
+
+fn decode(entry: &Value) -> Option<(Manager, FieldSet)> {
+    let text = |field| meta::str_at(entry, &[field]).unwrap_or_default().to_owned();
+    let operation = match text("operation").as_str() {
+        "Apply" => Operation::Apply,
+        "Update" => Operation::Update,
+        _ => return None,
+    };
+    let api_version = text("apiVersion");
+    if api_version.is_empty() || text("fieldsType") != "FieldsV1" {
+        return None;
+    }
+    let manager = Manager {
+        name: text("manager"),
+        operation,
+        api_version,
+        subresource: text("subresource"),
+        time: meta::str_at(entry, &["time"]).map(str::to_owned),
+    };
+    let set = entry.get("fieldsV1").map_or(Some(FieldSet::default()), FieldSet::from_json)?;
+    Some((manager, set))
 }
 
 fn encode(manager: &Manager, set: &FieldSet) -> Value {

@@ -11,6 +11,8 @@ mod managers;
 mod tests;
 mod typed;
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -89,14 +91,22 @@ pub fn track_update<'t>(
 ) -> Result<(), Status> {
     let ty = ty.into();
     // A list of one empty entry is how a user gives the bookkeeping up.
-    if meta::items_at(new, &["metadata", "managedFields"]) == [json!({})] {
-        meta::remove(new, &["metadata", "managedFields"]);
+    let given = meta::items_at(new, &["metadata", "managedFields"]);
+    let reset = writer.subresource.is_empty() && given == [json!({})];
+    // What the client sends counts, so that it can migrate from client-side apply; but not through a subresource, and not
+    // when it sends nothing, as clients do that do not know the field.
+    let mut managers = if writer.subresource.is_empty() { Managers::read(new) } else { Managers::default() };
+    meta::remove(new, &["metadata", "managedFields"]);
+    if managers.is_empty()
+        && !reset
+        && let Some(old) = old
+    {
+        managers = Managers::read(old);
+    }
+    // Nobody applied: an object whose bookkeeping was given up stays without.
+    if reset || (managers.is_empty() && old.is_some()) {
         return Ok(());
     }
-    let mut managers = match old {
-        Some(old) => Managers::read(old),
-        None => Managers::read(new),
-    };
     let blank = blank(ty);
     let changes = typed::compare(root(ty), Some(old.unwrap_or(&blank)), Some(new));
     let mut taken = changes.set;
@@ -144,12 +154,22 @@ pub fn apply<'t>(
     }
     let node = root(ty);
     let config = &reachable(config, ty, writer.subresource);
+    let mut problems = Vec::new();
+    typed::check_lists(node, config, "", &mut problems);
+    if !problems.is_empty() {
+        return Err(untyped(config, &problems));
+    }
     let mut applied = typed::set_of(node, config);
     strip(&mut applied);
 
     let empty = json!({});
+    let mut managers = live.map(Managers::read).unwrap_or_default();
+    if let Some(live) = live
+        && managers.is_empty()
+    {
+        managers = before_first_apply(ty, live, writer);
+    }
     let live = live.unwrap_or(&empty);
-    let mut managers = Managers::read(live);
     let me = Manager::new(writer, Operation::Apply);
     let mut merged = typed::merge(node, Some(live), config);
     let mut kept = managers.union_of_others(&me);
@@ -159,7 +179,12 @@ pub fn apply<'t>(
 
     let mut changes = typed::compare(node, Some(live), Some(&merged));
     strip(&mut changes.set);
-    let conflicts = managers.conflicts(&me, &changes.set);
+    let mut conflicts = managers.conflicts(&me, &changes.set);
+    if writer.manager == KUBECTL && !conflicts.is_empty() {
+        let allowed = last_applied(node, live, writer).paths();
+        let allowed: HashSet<String> = allowed.into_iter().collect();
+        conflicts.retain(|(_, path)| !allowed.contains(path));
+    }
     if !conflicts.is_empty() && !force {
         return Err(conflict_status(&conflicts));
     }
@@ -168,6 +193,59 @@ pub fn apply<'t>(
     managers.replace(me, applied, writer.now);
     managers.write(&mut merged);
     Ok(merged)
+}
+
+/// The manager whose client-side applies are taken over.
+const KUBECTL: &str = "kubectl";
+/// Where client-side apply keeps its last configuration.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Who owns what was there before anybody owned anything.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// A configuration that cannot be seen through its schema. Upstream gives such an error no reason of its own.
+fn untyped(config: &Value, problems: &[String]) -> Status {
+    let (group, version) = meta::group_version(meta::api_version(config));
+    let why = match problems {
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let message = format!(
+        "failed to create typed patch object ({}/{}; {group}/{version}, Kind={}): {why}",
+        meta::namespace(config),
+        meta::name(config),
+        meta::kind(config)
+    );
+    Status::other(500, "", message)
+}
+
+/// The 500 of a configuration with fields that its type does not have; `fields` are their paths.
+pub fn undeclared(config: &Value, fields: &[&str]) -> Status {
+    let problems: Vec<String> = fields.iter().map(|field| format!(".{field}: field not declared in schema")).collect();
+    untyped(config, &problems)
+}
+
+fn before_first_apply(ty: Option<TypeRef<'_>>, live: &Value, writer: &Writer<'_>) -> Managers {
+    let mut live = live.clone();
+    meta::remove(&mut live, &["metadata", "managedFields"]);
+    let mut set = typed::compare(root(ty), Some(&blank(ty)), Some(&live)).set;
+    strip(&mut set);
+    strip_unreachable(&mut set, ty, writer.subresource);
+    let mut managers = Managers::default();
+    let writer = Writer { manager: BEFORE_FIRST_APPLY, ..*writer };
+    managers.replace(Manager::new(&writer, Operation::Update), set, writer.now);
+    managers
+}
+
+/// The fields that the last client-side apply set and that are still as it set them: the same client may change them
+/// without a conflict (managedfields/internal/lastappliedmanager.go).
+fn last_applied(node: Node<'_>, live: &Value, writer: &Writer<'_>) -> FieldSet {
+    let annotation = meta::str_at(live, &["metadata", "annotations", LAST_APPLIED]).unwrap_or_default();
+    let Ok(config) = serde_json::from_str::<Value>(annotation) else { return FieldSet::default() };
+    if meta::api_version(&config) != writer.api_version {
+        return FieldSet::default();
+    }
+    let changes = typed::compare(node, Some(&config), Some(live));
+    typed::set_of(node, &config).difference(&changes.set).difference(&changes.removed)
 }
 
 /// The part of a configuration that the resource or subresource takes.

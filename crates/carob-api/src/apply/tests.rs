@@ -190,10 +190,10 @@ fn lists_merge_by_their_type() {
         "containers": [{"name": "x"}, {"name": "y"}], "tolerations": [{"key": "k"}]}}}});
     let config = json!({"metadata": {"finalizers": ["c", "a"]}, "spec": {"template": {"spec": {
         "containers": [{"name": "z"}, {"name": "y", "image": "i"}], "tolerations": [{"key": "l"}]}}}});
-    let merged = apply(deployment(), Some(&live), &config, &writer("me", T1), false).expect("no conflict");
+    let merged = apply(deployment(), Some(&live), &config, &writer("me", T1), true).expect("forced");
     assert_eq!(merged["metadata"]["finalizers"], json!(["c", "a", "b"]));
     let spec = &merged["spec"]["template"]["spec"];
-    assert_eq!(spec["containers"], json!([{"name": "z"}, {"name": "x"}, {"name": "y", "image": "i"}]));
+    assert_eq!(spec["containers"], json!([{"name": "x"}, {"name": "z"}, {"name": "y", "image": "i"}]));
     assert_eq!(spec["tolerations"], json!([{"key": "l"}]));
 }
 
@@ -207,13 +207,13 @@ fn without_a_schema_lists_are_owned_as_a_whole() {
 
 #[test]
 fn the_number_of_managers_is_bounded() {
-    let mut object = json!({"metadata": {"name": "d"}, "spec": {}});
+    let mut object = json!({"metadata": {"name": "d", "annotations": {}}, "spec": {}});
     for index in 0..15 {
-        let old = object.clone();
+        let old = (index > 0).then(|| object.clone());
         object["metadata"]["annotations"][format!("k{index:02}")] = json!("v");
         let name = format!("m{index:02}");
         let time = format!("2026-01-02T03:04:{index:02}Z");
-        track_update(deployment(), Some(&old), &mut object, &writer(&name, &time)).expect("tracked");
+        track_update(deployment(), old.as_ref(), &mut object, &writer(&name, &time)).expect("tracked");
     }
     let entries = meta::items_at(&object, &["metadata", "managedFields"]);
     assert_eq!(entries.len(), 10);
@@ -221,6 +221,126 @@ fn the_number_of_managers_is_bounded() {
         fields_of(&object, "ancient-changes")["f:metadata"]["f:annotations"].as_object().expect("fields").len();
     // The map itself and the first six annotations.
     assert_eq!(ancient, 7);
+}
+
+#[test]
+fn the_order_of_lists_is_upstreams() {
+    for (live, config, expect) in [
+        ("a b c", "c x", "a b c x"),
+        ("a b c", "x c", "a b x c"),
+        ("a b c", "c a", "b c a"),
+        ("a b c", "x y", "a b c x y"),
+        ("a b c d", "d x b y", "a c d x b y"),
+        ("", "b a", "b a"),
+    ] {
+        let list = |names: &str| -> Value {
+            let items: Vec<Value> = names.split_whitespace().map(|name| json!({"name": name})).collect();
+            template(json!(items))
+        };
+        let object = applied(None, list(live), "other", T1);
+        let merged = applied(Some(&object), list(config), "me", T2);
+        let items = meta::items_at(&merged, &["spec", "template", "spec", "containers"]);
+        let names: Vec<&str> = items.iter().filter_map(|item| item["name"].as_str()).collect();
+        assert_eq!(names.join(" "), expect, "{live} + {config}");
+    }
+}
+
+#[test]
+fn a_configuration_that_names_an_item_twice_is_refused() {
+    let twice = template(json!([{"name": "Z"}, {"name": "a"}, {"name": "Z"}]));
+    let status = apply(deployment(), None, &config(twice), &writer("me", T1), false).expect_err("refused");
+    assert_eq!(
+        (status.code, status.message.as_str()),
+        (
+            500,
+            "failed to create typed patch object (/d; apps/v1, Kind=Deployment): .spec.template.spec.containers: \
+             duplicate entries for key [name=\"Z\"]"
+        )
+    );
+    let nameless = template(json!([{"image": "x"}]));
+    let status = apply(deployment(), None, &config(nameless), &writer("me", T1), false).expect_err("refused");
+    assert!(
+        status.message.ends_with(
+            "has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)"
+        ),
+        "{status}"
+    );
+}
+
+/// `kubectl apply --server-side` turns its client-side field manager into an applier by sending managedFields.
+#[test]
+fn bookkeeping_that_a_client_sends_is_taken_if_it_can_be_read() {
+    let mut live = config(json!({"replicas": 1, "paused": true}));
+    track_update(deployment(), None, &mut live, &writer("kubectl-client-side-apply", T1)).expect("tracked");
+    let mut migrated = live.clone();
+    migrated["metadata"]["managedFields"][0]["manager"] = json!("kubectl");
+    migrated["metadata"]["managedFields"][0]["operation"] = json!("Apply");
+    let sent = migrated.clone();
+    track_update(deployment(), Some(&live), &mut migrated, &writer("kubectl", T2)).expect("tracked");
+    assert_eq!(migrated["metadata"]["managedFields"], sent["metadata"]["managedFields"]);
+    // What the migrated applier no longer says goes.
+    let pruned = applied(Some(&migrated), json!({"replicas": 1}), "kubectl", T2);
+    assert_eq!(pruned["spec"], json!({"replicas": 1}));
+    for broken in [
+        json!([{"manager": "x", "operation": "Sing", "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": {}}]),
+        json!([{"manager": "x", "operation": "Update", "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": {"nonsense": {}}}]),
+        json!([{"manager": "x", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": {}}]),
+        json!([]),
+    ] {
+        let mut new = live.clone();
+        new["metadata"]["managedFields"] = broken;
+        track_update(deployment(), Some(&live), &mut new, &writer("x", T2)).expect("tracked");
+        assert_eq!(new, live);
+    }
+    let mut by_status = live.clone();
+    by_status["metadata"]["managedFields"] = sent["metadata"]["managedFields"].clone();
+    let status = Writer { subresource: "status", ..writer("x", T2) };
+    track_update(deployment(), Some(&live), &mut by_status, &status).expect("tracked");
+    assert_eq!(by_status, live);
+}
+
+#[test]
+fn what_was_there_before_the_first_apply_has_an_owner() {
+    let live = config(json!({"replicas": 1, "paused": true}));
+    let status = apply(deployment(), Some(&live), &config(json!({"replicas": 2})), &writer("me", T1), false);
+    assert!(status.expect_err("conflicts").message.contains("conflict with \"before-first-apply\" using apps/v1"));
+    let merged = applied(Some(&live), json!({"replicas": 1}), "me", T1);
+    assert_eq!(fields_of(&merged, "before-first-apply"), &json!({"f:spec": {"f:paused": {}, "f:replicas": {}}}));
+    // An update leaves an object without bookkeeping as it is.
+    let mut new = live.clone();
+    new["spec"]["replicas"] = json!(5);
+    let given = new.clone();
+    track_update(deployment(), Some(&live), &mut new, &writer("x", T2)).expect("tracked");
+    assert_eq!(new, given);
+}
+
+#[test]
+fn kubectl_may_change_what_it_applied_on_the_client_side() {
+    let last = config(json!({"replicas": 1, "paused": true}));
+    let mut live = last.clone();
+    live["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": last.to_string()});
+    track_update(deployment(), None, &mut live, &writer("kubectl-client-side-apply", T1)).expect("tracked");
+    let apply_as = |live: &Value, manager: &str| {
+        apply(deployment(), Some(live), &config(json!({"replicas": 2})), &writer(manager, T2), false)
+    };
+    assert_eq!(apply_as(&live, "kubectl").expect("its own")["spec"]["replicas"], 2);
+    apply_as(&live, "me").expect_err("another manager's");
+    live["spec"]["replicas"] = json!(7);
+    apply_as(&live, "kubectl").expect_err("changed since");
+}
+
+/// Work that grows with the square of the items would take minutes here, and the tests' time-out would end it.
+#[test]
+fn ten_thousand_items_are_applied_in_bounded_work() {
+    let items = |from: usize| -> Value {
+        let items: Vec<Value> = (from..from + 10_000).map(|n| json!({"name": format!("c{n}"), "image": "x"})).collect();
+        template(json!(items))
+    };
+    let first = applied(None, items(0), "me", T1);
+    let second = applied(Some(&first), items(5000), "me", T2);
+    let containers = meta::items_at(&second, &["spec", "template", "spec", "containers"]);
+    assert_eq!(containers.len(), 10_000);
+    assert_eq!(containers[9_999]["name"], "c14999");
 }
 
 proptest! {
@@ -240,7 +360,7 @@ proptest! {
         let mut union = a.difference(&b);
         union.extend(&a.intersection(&b));
         prop_assert_eq!(union.paths(), a.paths());
-        prop_assert_eq!(FieldSet::from_json(&a.to_json()).paths(), a.paths());
+        prop_assert_eq!(FieldSet::from_json(&a.to_json()).expect("what to_json writes").paths(), a.paths());
     }
 }
 

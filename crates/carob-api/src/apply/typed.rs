@@ -1,14 +1,11 @@
 //! Values seen through their schema: which fields they have, how two differ, how one merges into another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::field_set::FieldSet;
-use crate::{
-    patch::interleave,
-    schema::{Element, FieldRef, ListType, Shape, TypeRef},
-};
+use super::field_set::{FieldSet, printed};
+use crate::schema::{Element, FieldRef, ListType, Shape, TypeRef};
 
 /// What is known about a value.
 #[derive(Clone, Copy)]
@@ -183,70 +180,129 @@ pub(super) fn merge(node: Node<'_>, live: Option<&Value>, config: &Value) -> Val
             Value::Object(merged)
         }
         (Node::List(field, element), Some(Value::Array(live)), Value::Array(config)) => {
-            let id = |item: &Value| item_element(field, element, item);
-            let order: Vec<String> = live.iter().map(id).collect();
-            let wanted: Vec<String> = config.iter().map(id).collect();
-            let applied = config.iter().map(|item| {
-                let live = order.iter().position(|other| *other == id(item)).map(|index| &live[index]);
-                merge(Node::of_element(element), live, item)
-            });
-            let others = live.iter().filter(|item| !wanted.contains(&id(item))).cloned();
-            let place = |item: &Value| order.iter().position(|other| *other == id(item));
-            Value::Array(interleave(applied.collect(), others.collect(), place))
+            Value::Array(merge_lists(field, element, live, config))
         }
         _ => config.clone(),
     }
 }
 
-/// Takes `dropped` out of a value, and the containers that this empties, but nothing that is in `kept`.
-pub(super) fn remove(node: Node<'_>, value: &mut Value, dropped: &FieldSet, kept: &FieldSet) {
-    for (element, dropped) in dropped.children() {
-        let kept_below = kept.child(element);
-        let Some((child_node, id)) = locate(node, value, element) else { continue };
-        let whole = dropped.is_member() && kept_below.is_none_or(FieldSet::is_empty);
-        let empty_set = FieldSet::default();
-        let emptied = !whole && {
-            let Some(child) = child_mut(value, &id) else { continue };
-            remove(child_node, child, dropped, kept_below.unwrap_or(&empty_set));
-            kept_below.is_none_or(FieldSet::is_empty) && is_empty_container(child)
-        };
-        if whole || emptied {
-            match (&mut *value, id) {
-                (Value::Object(map), Place::Key(key)) => {
-                    map.remove(key);
-                }
-                (Value::Array(items), Place::Index(index)) => {
-                    items.remove(index);
-                }
-                _ => {}
+/// Live items keep their order and stand before what the configuration adds, but for those that it names in another
+/// order (structured-merge-diff typed/merge.go, `visitListItems`).
+fn merge_lists(field: FieldRef<'_>, element: Element<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
+    let node = Node::of_element(element);
+    let id = |item: &Value| item_element(field, element, item);
+    let (live_ids, config_ids): (Vec<String>, Vec<String>) =
+        (live.iter().map(id).collect(), config.iter().map(id).collect());
+    // An item that is there several times is merged with nothing.
+    let mut live_places: HashMap<&str, Option<usize>> = HashMap::with_capacity(live.len());
+    for (place, id) in live_ids.iter().enumerate() {
+        live_places.entry(id).and_modify(|place| *place = None).or_insert(Some(place));
+    }
+    let wanted: HashSet<&str> = config_ids.iter().map(String::as_str).collect();
+    let mut shared = config_ids.iter().map(String::as_str).filter(|id| live_places.contains_key(id)).peekable();
+    let mut taken = HashSet::with_capacity(config.len());
+    let mut merged = Vec::with_capacity(live.len().max(config.len()));
+    let (mut at_live, mut at_config) = (0, 0);
+    while at_live < live.len() || at_config < config.len() {
+        let (left, right) = (live_ids.get(at_live).map(String::as_str), config_ids.get(at_config).map(String::as_str));
+        if let Some(left) = left {
+            if !wanted.contains(left) {
+                merged.push(live[at_live].clone());
+                at_live += 1;
+                continue;
+            }
+            let waits = shared.peek().is_some_and(|next| *next != left);
+            if waits && right.is_some_and(|right| right != left) {
+                at_live += 1;
+                continue;
+            }
+            if taken.contains(left) {
+                at_live += 1;
             }
         }
-    }
-}
-
-enum Place<'a> {
-    Key(&'a str),
-    Index(usize),
-}
-
-fn locate<'t, 'e>(node: Node<'t>, value: &Value, element: &'e str) -> Option<(Node<'t>, Place<'e>)> {
-    match (node, element.strip_prefix("f:")) {
-        (Node::List(field, item), None) => {
-            let index = value.as_array()?.iter().position(|i| item_element(field, item, i) == element)?;
-            Some((Node::of_element(item), Place::Index(index)))
+        let Some(right) = right else { continue };
+        if left == Some(right) {
+            at_live += 1;
         }
-        (Node::Object(_) | Node::Map(_) | Node::Open, Some(key)) if value.get(key).is_some() => {
-            Some((node.key(key), Place::Key(key)))
+        let of_live = live_places.get(right).copied().flatten().map(|place| &live[place]);
+        merged.push(merge(node, of_live, &config[at_config]));
+        taken.insert(right);
+        shared.next_if(|next| *next == right);
+        at_config += 1;
+    }
+    merged
+}
+
+/// What makes a configuration's lists ambiguous: items of one key, and items without any. Paths and texts are those of
+/// structured-merge-diff (typed/validate.go).
+pub(super) fn check_lists(node: Node<'_>, value: &Value, path: &str, problems: &mut Vec<String>) {
+    match (node, value) {
+        (Node::Object(_) | Node::Map(_) | Node::Open, Value::Object(map)) => {
+            for (key, value) in map.iter().filter(|(_, value)| value.is_array() || value.is_object()) {
+                check_lists(node.key(key), value, &format!("{path}.{key}"), problems);
+            }
         }
-        _ => None,
+        (Node::List(field, element), Value::Array(items)) => {
+            let mut seen = HashSet::with_capacity(items.len());
+            for (index, item) in items.iter().enumerate() {
+                let id = item_element(field, element, item);
+                if id == NO_KEYS {
+                    let keys: Vec<String> = field.list_keys().map(|key| format!("{key:?}")).collect();
+                    problems.push(format!(
+                        "{path}: element {index}: associative list with keys has an element that omits all key fields [{}] \
+                         (and doesn't have default values for any key fields)",
+                        keys.join(" ")
+                    ));
+                    return;
+                }
+                let printed = printed(&id);
+                if item.is_object() {
+                    check_lists(Node::of_element(element), item, &format!("{path}{printed}"), problems);
+                }
+                if !seen.insert(id) {
+                    problems.push(format!("{path}: duplicate entries for key {printed}"));
+                }
+            }
+        }
+        _ => {}
     }
 }
 
-fn child_mut<'v>(value: &'v mut Value, place: &Place<'_>) -> Option<&'v mut Value> {
-    match place {
-        Place::Key(key) => value.get_mut(key),
-        Place::Index(index) => value.get_mut(index),
+/// The path element of an item that has none of its list's keys.
+const NO_KEYS: &str = "k:{}";
+
+/// Takes `dropped` out of a value, and the containers that this empties, but nothing that is in `kept`.
+pub(super) fn remove(node: Node<'_>, value: &mut Value, dropped: &FieldSet, kept: &FieldSet) {
+    match (node, value) {
+        (Node::List(field, item), Value::Array(items)) => {
+            let node = Node::of_element(item);
+            items.retain_mut(|value| {
+                let element = item_element(field, item, value);
+                let dropped = dropped.child(&element);
+                dropped.is_none_or(|dropped| !is_removed(node, value, dropped, kept.child(&element)))
+            });
+        }
+        (Node::Object(_) | Node::Map(_) | Node::Open, Value::Object(map)) => {
+            for (element, dropped) in dropped.children() {
+                let Some(key) = element.strip_prefix("f:") else { continue };
+                let Some(child) = map.get_mut(key) else { continue };
+                if is_removed(node.key(key), child, dropped, kept.child(element)) {
+                    map.remove(key);
+                }
+            }
+        }
+        _ => {}
     }
+}
+
+/// Whether a child goes, after what is dropped within it has gone.
+fn is_removed(node: Node<'_>, child: &mut Value, dropped: &FieldSet, kept: Option<&FieldSet>) -> bool {
+    let unclaimed = kept.is_none_or(FieldSet::is_empty);
+    if dropped.is_member() && unclaimed {
+        return true;
+    }
+    remove(node, child, dropped, kept.unwrap_or(&FieldSet::default()));
+    unclaimed && is_empty_container(child)
 }
 
 fn is_empty_container(value: &Value) -> bool {

@@ -13,14 +13,16 @@ use serde_json::Value;
 
 pub use encode::watch_event;
 
-use crate::{meta, schema::TypeRef};
+use crate::{
+    depth::{self, DEPTH_MAX},
+    meta,
+    schema::TypeRef,
+};
 
 /// Media type of protobuf bodies.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// First bytes of every message that is not part of a stream.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
-/// Messages within messages; a CRD's schema is what nests deepest.
-const DEPTH_MAX: usize = 128;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ProtoError {
@@ -34,7 +36,7 @@ pub enum ProtoError {
     Malformed(&'static str),
     #[error("proto: {0}: not JSON inside")]
     NotJson(&'static str),
-    #[error("proto: messages nested more than {max} levels deep")]
+    #[error("proto: nested more than {max} levels deep")]
     TooDeep { max: usize },
 }
 
@@ -80,6 +82,10 @@ pub fn decode<'t>(body: &[u8], schema_of: impl Fn(&str, &str) -> Option<TypeRef<
         || ProtoError::NoType { api_version: envelope.api_version.to_owned(), kind: envelope.kind.to_owned() };
     let ty = schema_of(envelope.api_version, envelope.kind).ok_or_else(no_type)?;
     let mut object = Value::Object(decode::message(ty, envelope.raw, DEPTH_MAX)?);
+    // Messages are bounded on the way in; JSON within them is as deep again.
+    if depth::measure(&object, usize::MAX).is_none_or(|(depth, _)| depth > DEPTH_MAX) {
+        return Err(ProtoError::TooDeep { max: DEPTH_MAX });
+    }
     meta::set(&mut object, &["apiVersion"], envelope.api_version);
     meta::set(&mut object, &["kind"], envelope.kind);
     Ok(object)

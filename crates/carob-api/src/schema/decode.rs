@@ -7,10 +7,8 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::{Element, FieldRef, Scalar, Shape, TypeRef, scalar};
-use crate::Status;
+use crate::{Status, depth::DEPTH_MAX};
 
-/// Levels of nesting that serde_json reads before it refuses.
-const DEPTH_MAX: usize = 128;
 /// Reported problems of one body (sigs.k8s.io/json keeps as many).
 const PROBLEMS_MAX: usize = 100;
 
@@ -58,7 +56,7 @@ pub fn decode(body: &[u8], ty: Option<TypeRef<'_>>) -> Result<Decoded, DecodeErr
     let mut notes = Notes::default();
     let mut parser = serde_json::Deserializer::from_slice(body);
     let expect = ty.map_or(Expect::Any, |ty| Expect::One(Element::Object(ty)));
-    let value = ValueSeed { expect, notes: &mut notes }.deserialize(&mut parser);
+    let value = ValueSeed { expect, levels: DEPTH_MAX, notes: &mut notes }.deserialize(&mut parser);
     let value = value.and_then(|value| parser.end().map(|()| value));
     finish(value, notes, body)
 }
@@ -66,7 +64,8 @@ pub fn decode(body: &[u8], ty: Option<TypeRef<'_>>) -> Result<Decoded, DecodeErr
 /// What [`decode`] does, for an object that is JSON already: the outcome of a patch.
 pub fn conform(ty: TypeRef<'_>, value: Value) -> Result<Decoded, DecodeError> {
     let mut notes = Notes::default();
-    let value = ValueSeed { expect: Expect::One(Element::Object(ty)), notes: &mut notes }.deserialize(value);
+    let value =
+        ValueSeed { expect: Expect::One(Element::Object(ty)), levels: DEPTH_MAX, notes: &mut notes }.deserialize(value);
     finish(value, notes, b"")
 }
 
@@ -200,6 +199,7 @@ impl fmt::Display for Problem {
 }
 
 enum Failure {
+    TooDeep,
     Type { what: String, go_type: String, holder: Option<String>, path: String },
     Form(String),
 }
@@ -207,6 +207,7 @@ enum Failure {
 impl Failure {
     fn into_error(self) -> DecodeError {
         match self {
+            Failure::TooDeep => DecodeError::TooDeep { max: DEPTH_MAX },
             Failure::Form(text) => DecodeError::Form(text),
             Failure::Type { what, go_type, holder: None, .. } => {
                 DecodeError::Type { what, target: format!("value of type {go_type}") }
@@ -244,6 +245,8 @@ impl Notes {
 
 struct ValueSeed<'a, 't> {
     expect: Expect<'t>,
+    /// Levels of nesting that are left.
+    levels: usize,
     notes: &'a mut Notes,
 }
 
@@ -256,6 +259,14 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_, '_> {
 }
 
 impl ValueSeed<'_, '_> {
+    /// The levels that are left for what this object or list holds.
+    fn enter<E: serde::de::Error>(&mut self) -> Result<usize, E> {
+        self.levels.checked_sub(1).ok_or_else(|| {
+            self.notes.failure = Some(Failure::TooDeep);
+            E::custom("too deep")
+        })
+    }
+
     fn mismatch<E: serde::de::Error>(self, what: impl Into<String>) -> E {
         self.notes.failure = Some(Failure::Type {
             what: what.into(),
@@ -319,7 +330,8 @@ impl<'de> Visitor<'de> for ValueSeed<'_, '_> {
         self.scalar(scalar::Given::String(Cow::Owned(given)))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Value, A::Error> {
+        let levels = self.enter()?;
         let item = match self.expect {
             Expect::List(element) => Expect::One(element),
             Expect::One(Element::Scalar(Scalar::Strings)) => Expect::One(Element::Scalar(Scalar::String)),
@@ -329,7 +341,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_, '_> {
         let mut items = Vec::with_capacity(seq.size_hint().unwrap_or_default());
         loop {
             let since = self.notes.problems.len();
-            let next = seq.next_element_seed(ValueSeed { expect: item, notes: &mut *self.notes });
+            let next = seq.next_element_seed(ValueSeed { expect: item, levels, notes: &mut *self.notes });
             self.notes.prefix(since, format_args!("[{}]", items.len()));
             match next? {
                 Some(value) => items.push(zero_for_null(value, item)),
@@ -338,11 +350,12 @@ impl<'de> Visitor<'de> for ValueSeed<'_, '_> {
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, map: A) -> Result<Value, A::Error> {
+        let levels = self.enter()?;
         match self.expect {
-            Expect::One(Element::Object(ty)) => visit_object(ty, map, self.notes),
-            Expect::Map(element) => visit_open_map(Expect::One(element), map, self.notes),
-            open if open.is_open() => visit_open_map(Expect::Any, map, self.notes),
+            Expect::One(Element::Object(ty)) => visit_object(ty, map, levels, self.notes),
+            Expect::Map(element) => visit_open_map(Expect::One(element), map, levels, self.notes),
+            open if open.is_open() => visit_open_map(Expect::Any, map, levels, self.notes),
             _ => Err(self.mismatch("object")),
         }
     }
@@ -358,7 +371,12 @@ fn zero_for_null(value: Value, expect: Expect<'_>) -> Value {
     }
 }
 
-fn visit_object<'de, A: MapAccess<'de>>(ty: TypeRef<'_>, mut map: A, notes: &mut Notes) -> Result<Value, A::Error> {
+fn visit_object<'de, A: MapAccess<'de>>(
+    ty: TypeRef<'_>,
+    mut map: A,
+    levels: usize,
+    notes: &mut Notes,
+) -> Result<Value, A::Error> {
     let mut object = Map::new();
     while let Some(key) = map.next_key::<Cow<'de, str>>()? {
         let Some(field) = ty.field(&key) else {
@@ -367,7 +385,7 @@ fn visit_object<'de, A: MapAccess<'de>>(ty: TypeRef<'_>, mut map: A, notes: &mut
             continue;
         };
         let since = notes.problems.len();
-        let value = map.next_value_seed(ValueSeed { expect: field.shape().into(), notes: &mut *notes });
+        let value = map.next_value_seed(ValueSeed { expect: field.shape().into(), levels, notes: &mut *notes });
         notes.prefix(since, format_args!("{key}"));
         let value = value.inspect_err(|_| notes.fail_in(ty, &key))?;
         if object.contains_key(&*key) {
@@ -383,12 +401,13 @@ fn visit_object<'de, A: MapAccess<'de>>(ty: TypeRef<'_>, mut map: A, notes: &mut
 fn visit_open_map<'de, A: MapAccess<'de>>(
     expect: Expect<'_>,
     mut map: A,
+    levels: usize,
     notes: &mut Notes,
 ) -> Result<Value, A::Error> {
     let mut object = Map::new();
     while let Some(key) = map.next_key::<String>()? {
         let since = notes.problems.len();
-        let value = map.next_value_seed(ValueSeed { expect, notes: &mut *notes });
+        let value = map.next_value_seed(ValueSeed { expect, levels, notes: &mut *notes });
         notes.prefix(since, format_args!("{key}"));
         let value = zero_for_null(value?, expect);
         if object.contains_key(&key) {
