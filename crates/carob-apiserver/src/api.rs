@@ -1,6 +1,6 @@
 //! The pipeline that every request passes: who, what, may they, how many at once, how long; then the handler.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::admission::Pipeline;
 use crate::allocate::Services;
 use crate::authn::{Authentication, Peer, ServiceAccountTokens, StaticTokens};
 use crate::authz::{Authorization, impersonated, is_public};
-use crate::body::{Body, BoxError, RequestBody};
+use crate::body::{Body, BoxError, RequestBody, whole};
 use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::error::ApiError;
@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::request::{Query, RequestInfo, ResourceRequest, Verb};
 use crate::respond;
-use crate::server::{InFlight, Limits, RETRY_AFTER_S};
+use crate::server::{Class, InFlight, Limits, RETRY_AFTER_S, Refused, is_heavy};
 use crate::{dispatch, nonresource};
 
 /// An API server could not be made from its configuration.
@@ -113,7 +113,7 @@ impl ApiServer {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Answers one request in the name of `user`, whatever its headers say of itself.
+    /// Answers one request as `user`, whatever identity its headers claim.
     pub fn handle<B>(&self, request: Request<B>, user: Identity) -> BoxFuture<'static, Response<Body>>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -122,7 +122,7 @@ impl ApiServer {
         Box::pin(self.clone().run(request.map(erase), Caller::Known(user)))
     }
 
-    /// The API as a service for `kube::Client::new`, always in the name of `user`.
+    /// The API as a service for `kube::Client::new`, always as `user`.
     pub fn in_process(&self, user: Identity) -> InProcess {
         InProcess { api: self.clone(), user }
     }
@@ -159,59 +159,75 @@ impl ApiServer {
         };
         let label = info.metrics_label();
         let gzip = respond::accepts_gzip(&parts.headers);
-        let mut response = self.limited(parts, body, query, info, caller).await;
+        let mut response = self.clone().limited(parts, body, query, info, caller).await;
         respond::finish(&mut response, gzip);
         let elapsed = self.0.clock.monotonic().saturating_sub(started);
         self.0.metrics.observe(label, response.status(), elapsed);
         response
     }
 
+    /// Reads the body before the request takes a place, which it then holds for no longer than its answer takes.
     async fn limited(
-        &self,
+        self,
         parts: Parts,
         body: RequestBody,
         query: Query,
         info: RequestInfo,
         caller: Caller,
     ) -> Response<Body> {
-        let long_running = info.is_long_running();
-        let place = if long_running { None } else { self.0.in_flight.enter(info.verb.is_mutating()) };
-        if place.is_none() && !long_running {
-            return too_many_requests();
-        }
+        let admitted = catch_unwind(AssertUnwindSafe(|| self.admit(&parts, &query, &info, caller)));
+        let (user, class) = match admitted {
+            Ok(Ok(admitted)) => admitted,
+            Ok(Err(error)) => return respond::error(error),
+            Err(panic) => return panicked(&info.path, panic.as_ref()),
+        };
         let path = info.path.clone();
-        let answer = AssertUnwindSafe(self.authorized(parts, body, query, info, caller)).catch_unwind();
-        let answer = if long_running {
-            // A long-running request answers at once and streams afterwards; dialling a node has its own time-out.
-            answer.await
-        } else {
-            match tokio::time::timeout(self.0.limits.request_timeout, answer).await {
-                Ok(answer) => answer,
-                Err(_) => return respond::error(timed_out()),
+        if info.is_long_running() {
+            // It answers at once and streams afterwards; dialling a node has its own time-out.
+            let answer = AssertUnwindSafe(self.answer(parts, body, query, info, user)).catch_unwind().await;
+            return answered(&path, answer);
+        }
+        let in_flight = &self.0.in_flight;
+        // The bytes count as long as the request has its place.
+        let (body, _held) = match in_flight.read(class, body).await {
+            Ok(read) => read,
+            Err(Refused::Full) => return too_many_requests(),
+            Err(Refused::Error(error)) => return respond::error(error),
+        };
+        let Some(_place) = in_flight.enter(class, info.verb.is_mutating()) else { return too_many_requests() };
+        let request_timeout = self.0.limits.request_timeout;
+        let is_heavy = is_heavy(info.verb == Verb::Patch, body.len());
+        let answer = self.clone().answer(parts, whole(body), query, info, user);
+        let answer = async {
+            if is_heavy {
+                let turn = in_flight.enter_heavy().await;
+                on_a_thread(async move {
+                    // A request that times out holds its turn until its thread is free.
+                    let _turn = turn;
+                    answer.await
+                })
+                .await
+            } else {
+                AssertUnwindSafe(answer).catch_unwind().await
             }
         };
-        drop(place);
-        match answer {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => respond::error(error),
-            Err(panic) => {
-                error!(%path, panic = panic_text(panic.as_ref()), "a request handler panicked");
-                respond::error(panicked())
-            }
+        match tokio::time::timeout(request_timeout, answer).await {
+            Ok(answer) => answered(&path, answer),
+            Err(_) => respond::error(timed_out()),
         }
     }
 
-    async fn authorized(
+    /// Who asks, and whether they may.
+    fn admit(
         &self,
-        parts: Parts,
-        body: RequestBody,
-        query: Query,
-        info: RequestInfo,
+        parts: &Parts,
+        query: &Query,
+        info: &RequestInfo,
         caller: Caller,
-    ) -> Result<Response<Body>, ApiError> {
+    ) -> Result<(Identity, Class), ApiError> {
         let inner = &self.0;
-        let user = match caller {
-            Caller::Known(user) => user,
+        let (user, class) = match caller {
+            Caller::Known(user) => (user, Class::InProcess),
             Caller::Peer(peer) => {
                 let found = inner.authn.identify(&peer, &parts.headers).map_err(|error| {
                     tracing::debug!(%error, path = info.path, "unauthenticated request");
@@ -221,16 +237,50 @@ impl ApiServer {
                     return Err(unauthorized());
                 }
                 // Only here: the identity of an in-process client is fixed.
-                impersonated(&inner.authz, found, &parts.headers)?
+                let user = impersonated(&inner.authz, found, &parts.headers)?;
+                let class = Class::of(&user);
+                (user, class)
             }
         };
-        inner.authz.check(&user, &info.attributes(&query))?;
+        inner.authz.check(&user, &info.attributes(query))?;
+        Ok((user, class))
+    }
+
+    async fn answer(
+        self,
+        parts: Parts,
+        body: RequestBody,
+        query: Query,
+        info: RequestInfo,
+        user: Identity,
+    ) -> Result<Response<Body>, ApiError> {
+        let inner = &self.0;
         match info.resource {
             None => nonresource::answer(inner, &parts, &info.path, &query),
             Some(resource) => {
                 dispatch::answer(inner, Asked { parts, query, verb: info.verb, resource, user }, body).await
             }
         }
+    }
+}
+
+type Panic = Box<dyn std::any::Any + Send>;
+
+/// Runs a future on a thread that may be busy for as long as it likes.
+async fn on_a_thread<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Panic> {
+    let runtime = tokio::runtime::Handle::current();
+    let task = tokio::task::spawn_blocking(move || runtime.block_on(future));
+    match task.await {
+        Ok(outcome) => Ok(outcome),
+        Err(error) => Err(error.try_into_panic().unwrap_or_else(|error| Box::new(error.to_string()))),
+    }
+}
+
+fn answered(path: &str, answer: Result<Result<Response<Body>, ApiError>, Panic>) -> Response<Body> {
+    match answer {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => respond::error(error),
+        Err(panic) => panicked(path, panic.as_ref()),
     }
 }
 
@@ -266,8 +316,10 @@ fn timed_out() -> ApiError {
 }
 
 /// Worded as apiserver `pkg/server/filters/wrap.go`.
-fn panicked() -> ApiError {
-    carob_api::Status::internal("This request caused apiserver to panic. Look in the logs for details.").into()
+fn panicked(path: &str, panic: &(dyn std::any::Any + Send)) -> Response<Body> {
+    error!(path, panic = panic_text(panic), "a request handler panicked");
+    let text = "This request caused apiserver to panic. Look in the logs for details.";
+    respond::error(carob_api::Status::internal(text).into())
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use carob_api::Status;
 use futures_util::Stream;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 
 use crate::error::ApiError;
 
@@ -108,28 +109,51 @@ impl HttpBody for Body {
     }
 }
 
+/// A body that has been read, for handlers that read it again.
+pub(crate) fn whole(bytes: Bytes) -> RequestBody {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
 /// Reads a request's body to its end.
 pub(crate) async fn read(body: RequestBody) -> Result<Bytes, ApiError> {
+    read_counted(body, Duration::MAX, |_| Ok(())).await
+}
+
+/// Reads a request's body to its end. Each piece has to come within `piece_timeout`. `count` is told how many bytes there
+/// are, and may refuse to take them.
+pub(crate) async fn read_counted<E: From<ApiError>>(
+    mut body: RequestBody,
+    piece_timeout: Duration,
+    mut count: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Bytes, E> {
+    let too_large = || E::from(Status::request_entity_too_large(BODY_TOO_LARGE).into());
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
     if body.size_hint().lower() > REQUEST_BODY_LEN_MAX as u64 {
-        return Err(Status::request_entity_too_large(BODY_TOO_LARGE).into());
+        return Err(too_large());
     }
-    let mut body = body;
     let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = tokio::time::timeout(piece_timeout, body.frame()).await.map_err(|_| E::from(late()))?;
+        let Some(frame) = frame else { return Ok(whole.freeze()) };
         let frame = frame.map_err(|error| {
             ApiError::from(Status::bad_request(format!("unable to read the request's body: {error}")))
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > REQUEST_BODY_LEN_MAX {
-            return Err(Status::request_entity_too_large(BODY_TOO_LARGE).into());
+        let len = whole.len() + data.len();
+        if len > REQUEST_BODY_LEN_MAX {
+            return Err(too_large());
         }
+        count(len)?;
         if whole.is_empty() && body.is_end_stream() {
             return Ok(data);
         }
         whole.extend_from_slice(&data);
     }
-    Ok(whole.freeze())
+}
+
+/// The answer to a client whose body does not come.
+pub(crate) fn late() -> ApiError {
+    Status::other(408, "Timeout", "the request's body did not come in time").into()
 }

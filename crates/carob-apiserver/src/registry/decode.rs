@@ -1,5 +1,6 @@
 //! Request bodies: bytes to an object of the expected kind.
 
+use carob_api::depth::DEPTH_MAX;
 use carob_api::kinds::VersionDef;
 use carob_api::schema::{self, Decoded, TypeRef};
 use carob_api::{ResourceDef, Status, kinds, meta, proto};
@@ -63,7 +64,12 @@ fn decode_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
 }
 
 fn yaml_to_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Vec<u8>> {
-    let value: Value = serde_saphyr::from_slice(body)
+    // kubectl sends JSON under YAML's name, which is ten times faster to read.
+    if body.trim_ascii_start().starts_with(b"{") && schema::type_meta(body).is_ok() {
+        return Ok(body.to_vec());
+    }
+    let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_depth: DEPTH_MAX } };
+    let value: Value = serde_saphyr::from_slice_with_options(body, options)
         .map_err(|error| unrecognized(&format_args!("error converting YAML to JSON: yaml: {error}"), body, expected))?;
     Ok(value.to_string().into_bytes())
 }

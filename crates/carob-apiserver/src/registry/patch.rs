@@ -88,13 +88,25 @@ fn parse(call: &mut Call<'_>, content_type: &str, body: &[u8], options: &WriteOp
             .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")).into())
     };
     match content_type {
-        "application/json-patch+json" => Ok(Patch::Json(json()?)),
+        "application/json-patch+json" => {
+            let patch = json()?;
+            let problems = patches::json_patch_problems(&patch);
+            let (def, version) = (Arc::clone(&call.def), Arc::clone(&call.version));
+            let expected = Expected::of(&def, &version);
+            strict_problems(problems, options.field_validation, expected, &mut call.warnings)?;
+            Ok(Patch::Json(patch))
+        }
         "application/merge-patch+json" => Ok(Patch::Merge(json()?)),
         "application/strategic-merge-patch+json" => Ok(Patch::Strategic(json()?)),
         "application/apply-patch+yaml" => {
             let (def, version) = (Arc::clone(&call.def), Arc::clone(&call.version));
             let expected = Expected::of(&def, &version);
             let decoded = decode_as(Encoding::Yaml, body, expected)?;
+            let undeclared = decoded.problems.iter().filter_map(|problem| problem.strip_prefix("unknown field "));
+            let undeclared: Vec<&str> = undeclared.map(|field| field.trim_matches('"')).collect();
+            if !undeclared.is_empty() {
+                return Err(apply::undeclared(&decoded.value, &undeclared).into());
+            }
             strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
             let mut config = decoded.value;
             if meta::name(&config).is_empty() {
@@ -169,8 +181,7 @@ impl Applier<'_> {
             let message = format!("the patch may not change apiVersion and kind of {} {}", api_version, def.kind());
             return Err(Status::bad_request(message).into());
         }
-        let decoded = schema::conform(self.ty, object)
-            .map_err(|error| ApiError::from(error.to_status(version.name(), def.kind())))?;
+        let decoded = schema::conform(self.ty, object).map_err(|error| self.nonconforming(&error))?;
         strict_problems(decoded.problems, self.options.field_validation, expected, problems)?;
         let mut object = decoded.value;
         if meta::name(&object) != meta::name(old) {
@@ -184,4 +195,16 @@ impl Applier<'_> {
         to_storage(def, &mut object)?;
         Ok(Change::To(object))
     }
+
+    /// The outcome of a patch is no object of its type. Upstream's answer quotes that outcome.
+    fn nonconforming(&self, error: &schema::DecodeError) -> ApiError {
+        if matches!(self.patch, Patch::Strategic(_) | Patch::Apply(_)) {
+            return error.to_status(self.target.version.name(), self.target.def.kind()).into();
+        }
+        let path = FieldPath::new("patch");
+        Status::invalid("", "", "", &[FieldError::invalid(&path, QUOTED, error.to_string())]).into()
+    }
 }
+
+/// What stands for the outcome of a patch: the object may be megabytes, and hold a Secret's data.
+const QUOTED: &str = "{...}";

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use carob_api::kinds::VersionDef;
-use carob_api::{ResourceDef, Status, kinds, meta};
+use carob_api::{ResourceDef, Status, depth, kinds, meta};
 use carob_store::{Entry, Revision};
 use serde_json::{Map, Value};
 
@@ -59,7 +59,13 @@ pub(crate) fn decode(entry: &Entry) -> ApiResult<Value> {
 
 /// As [`decode`], with the resourceVersion of another event: what a watcher is told of an object that left its selection.
 pub(crate) fn decode_at(entry: &Entry, revision: Revision) -> ApiResult<Value> {
-    let mut object: Value = serde_json::from_slice(&entry.value).map_err(|error| {
+    let parsed = serde_json::from_slice(&entry.value);
+    // What was stored before there was a limit of depth is read without what is too deep, so that it can be deleted.
+    let parsed = parsed.or_else(|error| match serde_json::from_slice(&depth::cut(&entry.value)) {
+        Ok(object) => Ok(object),
+        Err(_) => Err(error),
+    });
+    let mut object: Value = parsed.map_err(|error| {
         ApiError::from(Status::internal(format!("decode the stored object {}: {error}", entry.key)))
     })?;
     meta::set(&mut object, &["metadata", "resourceVersion"], revision.to_string());

@@ -24,6 +24,9 @@ use crate::negotiate::{Offer, negotiate};
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// A watch without a time-out of its own ends after this, or up to twice this (kube-apiserver `--min-request-timeout`).
 const TIMEOUT_MIN_S: u64 = 1800;
+/// Longest time-out that a client can ask for: its watch ends then all the same, and it watches again. Upstream has no
+/// bound, and a number that overflows its nanoseconds ends the watch at once.
+const TIMEOUT_MAX_S: u64 = 30 * 24 * 60 * 60;
 /// Bytes of events that are sent as one piece.
 const PIECE_LEN: usize = 64 * 1024;
 
@@ -49,6 +52,7 @@ impl WatchQuery {
             .map_err(|error| ApiError::from(Status::bad_request(error.to_string())))?
             .and_then(|seconds| u64::try_from(seconds).ok())
             .filter(|seconds| *seconds > 0)
+            .map(|seconds| seconds.min(TIMEOUT_MAX_S))
             .unwrap_or_else(|| TIMEOUT_MIN_S + carob_kit::random_u64() % TIMEOUT_MIN_S);
         let bookmarks = query.flag("allowWatchBookmarks");
         Ok(Self {

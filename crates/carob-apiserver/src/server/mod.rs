@@ -28,7 +28,7 @@ use crate::authn::Peer;
 
 use cork::Cork;
 pub use limits::Limits;
-pub(crate) use limits::{InFlight, RETRY_AFTER_S};
+pub(crate) use limits::{Class, InFlight, RETRY_AFTER_S, Refused, is_heavy};
 pub use tls::{Tls, TlsError};
 
 /// Wait after accept(2) failed for want of descriptors or memory, where the listener stays readable and would spin.

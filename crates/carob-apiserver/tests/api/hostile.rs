@@ -271,7 +271,8 @@ fn patches() -> Vec<Case> {
             "does not match the name on the URL",
         ),
         patch("application/merge-patch+json", r#"{"kind":"Pod"}"#, 400, "may not change apiVersion and kind"),
-        patch("application/merge-patch+json", r#"{"data":[1]}"#, 400, "cannot unmarshal array"),
+        patch("application/merge-patch+json", r#"{"data":[1]}"#, 422, "cannot unmarshal array"),
+        patch("application/json-patch+json", r#"[{"op":1}]"#, 400, "struct field jsonPatchOp.op of type string"),
         patch(
             "application/merge-patch+json",
             r#"{"metadata":{"resourceVersion":"1"}}"#,
@@ -307,6 +308,88 @@ async fn every_mistake_is_answered_as_upstream_answers_it() {
         rig.get("/api/v1/namespaces/default/configmaps/victim").await.expect(200);
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+const REVISIONS: &str = "/apis/apps/v1/namespaces/default/controllerrevisions";
+
+fn revision(levels: usize) -> String {
+    let data = format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels));
+    format!(
+        r#"{{"kind":"ControllerRevision","apiVersion":"apps/v1","metadata":{{"name":"deep","namespace":"default"}},"revision":1,"data":{data}}}"#
+    )
+}
+
+#[tokio::test]
+async fn what_is_too_deep_is_neither_made_nor_patched_together() {
+    let rig = Rig::new().await;
+    let json = &[("content-type", JSON)][..];
+    rig.send("POST", REVISIONS, json, revision(200)).await.expect(400);
+    rig.send("POST", REVISIONS, json, revision(120)).await.expect(400);
+    rig.send("POST", REVISIONS, json, revision(119)).await.expect(201);
+    let doubling = json!([
+        { "op": "copy", "from": "/data", "path": format!("/data{}", "/a".repeat(100)) },
+        { "op": "copy", "from": "/data", "path": format!("/data{}", "/a".repeat(200)) },
+    ]);
+    let answer = rig.patch(&format!("{REVISIONS}/deep"), "json-patch+json", &doubling).await;
+    assert_eq!(answer.body["details"]["causes"][0]["message"], "exceeded max depth of 120");
+    answer.expect(422);
+    let deeper = format!(r#"{{"data":{{"a":{}1{}}}}}"#, "[".repeat(125), "]".repeat(125));
+    let merge = &[("content-type", "application/merge-patch+json")][..];
+    rig.send("PATCH", &format!("{REVISIONS}/deep"), merge, deeper).await.expect(422);
+    let yaml = format!("data: {}1{}\n", "[".repeat(500), "]".repeat(500));
+    rig.send("POST", REVISIONS, &[("content-type", "application/yaml")], yaml).await.expect(400);
+    rig.delete(&format!("{REVISIONS}/deep")).await.expect(200);
+}
+
+#[tokio::test]
+async fn what_was_stored_too_deep_can_be_read_listed_replaced_and_deleted() {
+    let rig = Rig::new().await;
+    let def = carob_api::kinds::by_kind("apps", "v1", "ControllerRevision").expect("a kind of the table");
+    let key = def.storage_key("default", "deep");
+    for levels in [130, 20_000] {
+        let txn = carob_store::Txn::put(key.as_str(), carob_store::Expect::Absent, revision(levels));
+        rig.store.txn(txn).await.expect("stored as a server without the limit would");
+        let one = format!("{REVISIONS}/deep");
+        let raw = rig.get(&one).await;
+        assert_eq!(raw.code, 200);
+        assert!(raw.body.is_string(), "as it is stored, deeper than this test's parser reads");
+        let table = ("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+        for path in [one.as_str(), REVISIONS, &format!("{REVISIONS}?labelSelector=a!%3Db")] {
+            rig.send("GET", path, &[table], "").await.expect(200);
+        }
+        let labelled = rig.patch(&one, "merge-patch+json", &json!({ "metadata": { "labels": { "a": "b" } } })).await;
+        assert_eq!(labelled.expect(200)["metadata"]["labels"]["a"], "b");
+        rig.delete(&one).await.expect(200);
+        rig.get(&one).await.expect(404);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_may_ask_for_any_time() {
+    let rig = Rig::new().await;
+    for seconds in ["9223372036854775807", "99999999999", "-1", "0"] {
+        let mut events = rig.watch(&format!("{CMS}?watch=1&timeoutSeconds={seconds}")).await;
+        rig.post(CMS, &config_map("seen")).await.expect(201);
+        assert_eq!(events.brief().await.1, "seen");
+        rig.delete(&format!("{CMS}/seen")).await.expect(200);
+    }
+}
+
+/// Of large requests only a few are computed at once, away from the threads that serve the others.
+#[tokio::test]
+async fn large_patches_are_answered_beside_small_requests() {
+    let rig = Rig::new().await;
+    let entries = |from: usize| -> serde_json::Map<String, serde_json::Value> {
+        (from..from + 20_000).map(|n| (format!("k{n}"), json!("v"))).collect()
+    };
+    rig.post(CMS, &json!({ "metadata": { "name": "big" }, "data": entries(0) })).await.expect(201);
+    let big = format!("{CMS}/big");
+    let patch = json!({ "data": entries(10_000) });
+    let patches = (0..6).map(|_| rig.patch(&big, "strategic-merge-patch+json", &patch));
+    for answer in futures_util::future::join_all(patches).await {
+        answer.expect(200);
+    }
+    assert_eq!(rig.get(&big).await.expect(200)["data"].as_object().map(serde_json::Map::len), Some(30_000));
 }
 
 #[tokio::test]
