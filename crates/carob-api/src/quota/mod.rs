@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::Quantity;
-use crate::meta;
+use crate::pod::value::amounts_at;
 use crate::quantity::Format;
 
 pub use scope::matches;
-pub use usage::{claim, counted_resource, of, pod, pod_amounts, service};
+pub use usage::{claim, counted_resource, of, pod, service};
 
 /// Amounts by the name that a quota has for them.
 pub type Amounts = BTreeMap<String, Quantity>;
@@ -26,16 +26,6 @@ pub fn one() -> Quantity {
 pub fn add(amounts: &mut Amounts, name: impl Into<String>, amount: Quantity) {
     let held = amounts.entry(name.into()).or_insert_with(|| Quantity::from_units(0, amount.format()));
     *held = held.saturating_add(amount);
-}
-
-/// A map of quantities of an object. One that cannot be read, which validation does not let in, counts as none.
-pub fn amounts_at(object: &Value, path: &[&str]) -> Amounts {
-    let listed = meta::at(object, path).and_then(Value::as_object);
-    listed.into_iter().flatten().map(|(name, value)| (name.clone(), quantity(value))).collect()
-}
-
-fn quantity(value: &Value) -> Quantity {
-    value.as_str().and_then(|text| Quantity::parse(text).ok()).unwrap_or_else(Quantity::zero)
 }
 
 /// What a write takes beyond what the object took before.

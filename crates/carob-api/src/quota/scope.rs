@@ -53,7 +53,7 @@ fn has_deadline(pod: &Value) -> bool {
 fn is_best_effort(pod: &Value) -> bool {
     let containers = ["containers", "initContainers"].into_iter().flat_map(|list| meta::items_at(pod, &["spec", list]));
     let counts = |container: &Value, which: &str| {
-        let amounts = super::amounts_at(container, &["resources", which]);
+        let amounts = crate::pod::value::amounts_at(container, &["resources", which]);
         ["cpu", "memory"].iter().any(|name| amounts.get(*name).is_some_and(|amount| !amount.is_zero()))
     };
     !containers.into_iter().any(|container| counts(container, "requests") || counts(container, "limits"))

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Amounts, add, amounts_at, one, quantity};
+use super::{Amounts, add, one};
 use crate::meta;
+use crate::pod::value::{self, quantity};
 use crate::quantity::{Format, Quantity};
 
 const STORAGE_CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io";
@@ -46,47 +47,6 @@ pub fn counted_resource(name: &str) -> Option<(&str, &str)> {
     (!own_rules).then_some((group, plural))
 }
 
-fn sum(into: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        add(into, name.clone(), *amount);
-    }
-}
-
-fn raise(into: &mut Amounts, to: &Amounts) {
-    for (name, amount) in to {
-        let held = into.entry(name.clone()).or_insert(*amount);
-        *held = (*held).max(*amount);
-    }
-}
-
-/// What a Pod needs at most at one time of its `requests` or `limits`: its containers and sidecars together, or an init
-/// container with the sidecars that began before it, and its overhead (`component-helpers/resource`, PodRequests).
-pub fn pod_amounts(pod: &Value, which: &str) -> Amounts {
-    let mut running = Amounts::new();
-    for container in meta::items_at(pod, &["spec", "containers"]) {
-        sum(&mut running, &amounts_at(container, &["resources", which]));
-    }
-    let (mut sidecars, mut starting) = (Amounts::new(), Amounts::new());
-    for container in meta::items_at(pod, &["spec", "initContainers"]) {
-        let own = amounts_at(container, &["resources", which]);
-        if meta::str_at(container, &["restartPolicy"]) == Some("Always") {
-            sum(&mut sidecars, &own);
-            raise(&mut starting, &sidecars);
-        } else {
-            let mut at_once = sidecars.clone();
-            sum(&mut at_once, &own);
-            raise(&mut starting, &at_once);
-        }
-    }
-    sum(&mut running, &sidecars);
-    raise(&mut running, &starting);
-    let mut overhead = amounts_at(pod, &["spec", "overhead"]);
-    // What has no limit gets none from the overhead.
-    overhead.retain(|name, _| which != "limits" || running.contains_key(name));
-    sum(&mut running, &overhead);
-    running
-}
-
 /// Whether a Pod still takes anything: not when it ended, nor when it should have been gone for a while.
 fn pod_counts(pod: &Value, now: Timestamp) -> bool {
     let deadline = meta::deletion_timestamp(pod).and_then(|text| text.parse::<Timestamp>().ok());
@@ -100,13 +60,13 @@ pub fn pod(pod: &Value, now: Timestamp) -> Amounts {
         return taken;
     }
     add(&mut taken, "pods", one());
-    for (name, amount) in pod_amounts(pod, "requests") {
+    for (name, amount) in value::requests(pod) {
         if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
             add(&mut taken, name.clone(), amount);
         }
         add(&mut taken, format!("requests.{name}"), amount);
     }
-    for (name, amount) in pod_amounts(pod, "limits") {
+    for (name, amount) in value::limits(pod) {
         add(&mut taken, format!("limits.{name}"), amount);
     }
     taken

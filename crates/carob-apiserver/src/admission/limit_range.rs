@@ -2,7 +2,8 @@
 //! (plugin/pkg/admission/limitranger).
 
 use async_trait::async_trait;
-use carob_api::quota::{Amounts, amounts_at, pod_amounts};
+use carob_api::pod::value::{self, amounts_at};
+use carob_api::quota::Amounts;
 use carob_api::status::GroupResource;
 use carob_api::{Quantity, Status, meta};
 use serde_json::Value;
@@ -114,7 +115,7 @@ fn pod_problems(pod: &Value, range: &Value) -> Vec<String> {
         }
     }
     for limit in limits(range, "Pod") {
-        check(limit, "Pod", &pod_amounts(pod, "requests"), &pod_amounts(pod, "limits"), &mut problems);
+        check(limit, "Pod", &value::requests(pod), &value::limits(pod), &mut problems);
     }
     problems
 }

@@ -4,7 +4,6 @@ mod affinity;
 mod container;
 mod defaults;
 mod probe;
-mod qos;
 mod resources;
 mod spec;
 #[cfg(test)]
@@ -17,7 +16,6 @@ use serde_json::{Value, json};
 
 pub(crate) use affinity::validate_label_selector;
 pub(crate) use defaults::default_spec;
-pub use qos::qos_class;
 pub(crate) use spec::validate_spec;
 pub(crate) use warnings::of_spec as warnings_of_spec;
 
@@ -25,7 +23,9 @@ use super::{Part, Rules, Strategy};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     lifecycle::copy_field,
-    meta, pod_support,
+    meta,
+    pod::value,
+    pod_support,
 };
 
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Strategy for Pod {
 
     fn prepare_create(&self, pod: &mut Value) {
         affinity::merge_label_keys(pod);
-        let mut status = json!({"phase": "Pending", "qosClass": qos_class(pod)});
+        let mut status = json!({"phase": "Pending", "qosClass": value::qos(pod).as_str()});
         if !meta::items_at(pod, &["spec", "schedulingGates"]).is_empty() {
             status["conditions"] = json!([{
                 "type": "PodScheduled",

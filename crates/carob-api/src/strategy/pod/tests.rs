@@ -230,28 +230,6 @@ fn mistakes_beyond_names_and_ports() {
     }
 }
 
-#[test]
-fn quality_of_service() {
-    let container = |resources: Value| json!({"resources": resources});
-    let full = json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}});
-    for (containers, expect) in [
-        (json!([{}]), "BestEffort"),
-        (json!([container(json!({"requests": {"cpu": "0"}}))]), "BestEffort"),
-        (json!([container(json!({"limits": {"example.com/x": "1"}}))]), "BestEffort"),
-        (json!([container(full.clone())]), "Guaranteed"),
-        (json!([container(full.clone()), {}]), "Burstable"),
-        (json!([container(json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}))]), "Burstable"),
-        (
-            json!([container(
-                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Mi"}})
-            )]),
-            "Burstable",
-        ),
-    ] {
-        assert_eq!(qos_class(&json!({"spec": {"containers": containers}})), expect, "{containers}");
-    }
-}
-
 /// Prepares and validates an update of `part`; answers the object or the status' message.
 fn updated(part: Part, old: &Value, change: impl FnOnce(&mut Value)) -> Result<Value, String> {
     let mut new = old.clone();

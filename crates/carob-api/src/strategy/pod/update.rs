@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-use super::{qos_class, resources::amount};
+use super::resources::amount;
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     lifecycle::copy_field,
     meta,
+    pod::value,
 };
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -237,7 +238,7 @@ pub(super) fn copy_resources(pod: &mut Value, request: &Value) {
 pub(super) fn validate_resize(new: &Value, old: &Value) -> FieldErrors {
     let mut errors = FieldErrors::new();
     let path = FieldPath::new("spec");
-    let (was, is) = (qos_class(old), qos_class(new));
+    let (was, is) = (value::qos(old).as_str(), value::qos(new).as_str());
     if was != is {
         errors.push(FieldError::invalid(&path, is, "Pod QOS Class may not change as a result of resizing"));
     }
