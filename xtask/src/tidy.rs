@@ -15,6 +15,7 @@ use crate::sh;
 const EDGES: &[(&str, &[&str])] = &[
     ("carob-kit", &[]),
     ("carob-api", &["carob-kit"]),
+    ("carob-cel", &["carob-api"]),
     ("carob-sys", &["carob-kit"]),
     ("carob-cri", &["carob-kit"]),
     ("carob-store", &["carob-kit"]),
