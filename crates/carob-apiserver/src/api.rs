@@ -4,113 +4,34 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use carob_kit::Clock;
-use carob_store::Store;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use tokio::sync::watch;
 use tracing::error;
 
-use crate::admission::Pipeline;
-use crate::allocate::Services;
-use crate::authn::{Authentication, Peer, ServiceAccountTokens, StaticTokens};
-use crate::authz::{Authorization, impersonated, is_public};
+use crate::authn::Peer;
+use crate::authz::{impersonated, is_public};
 use crate::body::{Body, BoxError, RequestBody, whole};
-use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::identity::Identity;
 use crate::in_process::InProcess;
-use crate::lookup::Lookup;
-use crate::metrics::Metrics;
-use crate::openapi::OpenApi;
-use crate::request::{Query, RequestInfo, ResourceRequest, Verb};
-use crate::respond;
-use crate::server::{Class, InFlight, Limits, RETRY_AFTER_S, Refused, is_heavy};
-use crate::{dispatch, nonresource};
-
-/// An API server could not be made from its configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("the service CIDR {cidr} holds no addresses to give away")]
-    ServiceCidr { cidr: ipnet::IpNet },
-    #[error("list the stored Services")]
-    Services(#[source] carob_store::ReadError),
-    #[error("no service CIDR is configured")]
-    NoServiceCidr,
-}
+use crate::request::{Asked, Notes, Query, RequestInfo, Verb};
+use crate::server::{Class, Limits, RETRY_AFTER_S, Refused, is_heavy};
+use crate::state::{StartError, State};
+use crate::{dispatch, nonresource, respond};
 
 /// The API server. Clones share everything.
 #[derive(Clone)]
-pub struct ApiServer(Arc<Inner>);
-
-/// What handlers work with.
-pub(crate) struct Inner {
-    pub(crate) store: Store,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) limits: Limits,
-    pub(crate) authn: Authentication,
-    pub(crate) authz: Authorization,
-    pub(crate) tokens: Arc<ServiceAccountTokens>,
-    pub(crate) admission: Pipeline,
-    pub(crate) services: Services,
-    pub(crate) dialer: Arc<dyn crate::NodeDialer>,
-    pub(crate) explainer: Option<Arc<dyn crate::Explainer>>,
-    pub(crate) catalogue: Catalogue,
-    /// The address that legacy discovery names.
-    pub(crate) advertised: Option<std::net::SocketAddr>,
-    pub(crate) openapi: OpenApi,
-    pub(crate) metrics: Metrics,
-    in_flight: InFlight,
-    /// True once the server has begun to shut down: streams end.
-    closing: watch::Sender<bool>,
-}
-
-impl Inner {
-    /// Turns true when streams should end.
-    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
-        self.closing.subscribe()
-    }
-}
+pub struct ApiServer(Arc<State>);
 
 impl ApiServer {
     /// Reads Services out of the store, so that no address is given away twice.
     pub fn new(config: Config) -> Result<Self, StartError> {
-        let store = config.store.clone();
-        let lookup = Arc::new(Lookup::new(store.clone()));
-        let tokens = Arc::new(ServiceAccountTokens::new(
-            config.service_account_keys,
-            config.issuer,
-            config.audiences,
-            Arc::clone(&config.clock),
-            Arc::clone(&lookup) as _,
-        ));
-        let authn =
-            Authentication::new(vec![Box::new(StaticTokens::new(config.static_tokens)), Box::new(Arc::clone(&tokens))]);
-        let services = Services::restore(&store, &config.service_cidrs, config.node_ports)?;
-        let inner = Inner {
-            authn,
-            authz: Authorization::new(lookup, config.authorizers),
-            tokens,
-            admission: Pipeline::new(store.clone(), Arc::clone(&config.clock), config.mutators, config.validators),
-            services,
-            dialer: config.dialer,
-            explainer: config.explainer,
-            catalogue: Catalogue::new(config.unstable_versions),
-            advertised: config.advertise_address,
-            openapi: OpenApi::default(),
-            metrics: Metrics::default(),
-            in_flight: InFlight::new(&config.limits),
-            closing: watch::channel(false).0,
-            limits: config.limits,
-            clock: config.clock,
-            store,
-        };
-        Ok(Self(Arc::new(inner)))
+        Ok(Self(Arc::new(State::new(config)?)))
     }
 
     /// Answers one request as `user`, whatever identity its headers claim.
@@ -146,7 +67,7 @@ impl ApiServer {
 
     /// Ends watches and other streams; new requests are still answered.
     pub fn begin_shutdown(&self) {
-        self.0.closing.send_replace(true);
+        self.0.begin_shutdown();
     }
 
     async fn run(self, request: Request<RequestBody>, caller: Caller) -> Response<Body> {
@@ -159,7 +80,9 @@ impl ApiServer {
         };
         let label = info.metrics_label();
         let gzip = respond::accepts_gzip(&parts.headers);
-        let mut response = self.clone().limited(parts, body, query, info, caller).await;
+        let notes = Arc::new(Notes::default());
+        let mut response = self.clone().limited(parts, body, query, info, caller, &notes).await;
+        respond::warn(&mut response, &notes.warnings());
         respond::finish(&mut response, gzip);
         let elapsed = self.0.clock.monotonic().saturating_sub(started);
         self.0.metrics.observe(label, response.status(), elapsed);
@@ -174,6 +97,7 @@ impl ApiServer {
         query: Query,
         info: RequestInfo,
         caller: Caller,
+        notes: &Arc<Notes>,
     ) -> Response<Body> {
         let admitted = catch_unwind(AssertUnwindSafe(|| self.admit(&parts, &query, &info, caller)));
         let (user, class) = match admitted {
@@ -184,7 +108,8 @@ impl ApiServer {
         let path = info.path.clone();
         if info.is_long_running() {
             // It answers at once and streams afterwards; dialling a node has its own time-out.
-            let answer = AssertUnwindSafe(self.answer(parts, body, query, info, user)).catch_unwind().await;
+            let answer =
+                AssertUnwindSafe(self.answer(parts, body, query, info, user, Arc::clone(notes))).catch_unwind().await;
             return answered(&path, answer);
         }
         let in_flight = &self.0.in_flight;
@@ -197,7 +122,7 @@ impl ApiServer {
         let Some(_place) = in_flight.enter(class, info.verb.is_mutating()) else { return too_many_requests() };
         let request_timeout = self.0.limits.request_timeout;
         let is_heavy = is_heavy(info.verb == Verb::Patch, body.len());
-        let answer = self.clone().answer(parts, whole(body), query, info, user);
+        let answer = self.clone().answer(parts, whole(body), query, info, user, Arc::clone(notes));
         let answer = async {
             if is_heavy {
                 let turn = in_flight.enter_heavy().await;
@@ -253,12 +178,14 @@ impl ApiServer {
         query: Query,
         info: RequestInfo,
         user: Identity,
+        notes: Arc<Notes>,
     ) -> Result<Response<Body>, ApiError> {
         let inner = &self.0;
         match info.resource {
             None => nonresource::answer(inner, &parts, &info.path, &query),
             Some(resource) => {
-                dispatch::answer(inner, Asked { parts, query, verb: info.verb, resource, user }, body).await
+                let asked = Asked { parts, query, verb: info.verb, resource, user, notes };
+                dispatch::answer(inner, asked, body).await
             }
         }
     }
@@ -282,15 +209,6 @@ fn answered(path: &str, answer: Result<Result<Response<Body>, ApiError>, Panic>)
         Ok(Err(error)) => respond::error(error),
         Err(panic) => panicked(path, panic.as_ref()),
     }
-}
-
-/// A request on a resource, authorised.
-pub(crate) struct Asked {
-    pub(crate) parts: Parts,
-    pub(crate) query: Query,
-    pub(crate) verb: Verb,
-    pub(crate) resource: ResourceRequest,
-    pub(crate) user: Identity,
 }
 
 enum Caller {

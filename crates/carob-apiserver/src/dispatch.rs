@@ -8,18 +8,19 @@ use carob_api::{Status, names};
 use http::{Response, StatusCode};
 use serde_json::json;
 
-use crate::api::{Asked, Inner};
 use crate::body::{Body, RequestBody};
 use crate::error::{ApiError, ApiResult};
 use crate::registry::{self, Call};
-use crate::request::Verb;
+use crate::request::{Asked, Verb};
+use crate::state::State;
 use crate::{reviews, subresource};
 
-pub(crate) async fn answer(api: &Inner, asked: Asked, body: RequestBody) -> ApiResult<Response<Body>> {
-    if let Some(review) = reviews::find(&asked.resource) {
-        return reviews::answer(api, review, asked, body).await;
-    }
+pub(crate) async fn answer(api: &State, asked: Asked, body: RequestBody) -> ApiResult<Response<Body>> {
+    let review = reviews::find(&asked.resource);
     let (mut call, verb, rest) = resolve(api, asked)?;
+    if let Some(review) = review {
+        return reviews::answer(&call, review, &verb, body).await;
+    }
     match call.subresource.map(|subresource| subresource.role) {
         None if !call.def.is_stored() => unstored(call, &verb, body).await,
         None => main(&mut call, &verb, body).await,
@@ -29,8 +30,8 @@ pub(crate) async fn answer(api: &Inner, asked: Asked, body: RequestBody) -> ApiR
 }
 
 /// Finds the table's row and checks that the path fits its scope.
-fn resolve(api: &Inner, asked: Asked) -> ApiResult<(Call<'_>, Verb, Vec<String>)> {
-    let Asked { parts, query, verb, resource: at, user } = asked;
+fn resolve(api: &State, asked: Asked) -> ApiResult<(Call<'_>, Verb, Vec<String>)> {
+    let Asked { parts, query, verb, resource: at, user, notes } = asked;
     let served = api.catalogue.snapshot();
     let def = served.kinds.resource(&at.group, &at.version, &at.resource).ok_or_else(not_found)?;
     let version = def.version(&at.version).filter(|version| served.serves(def, version)).ok_or_else(not_found)?;
@@ -53,7 +54,7 @@ fn resolve(api: &Inner, asked: Asked) -> ApiResult<(Call<'_>, Verb, Vec<String>)
     check_segment("Name", &name)?;
     check_segment("Namespace", &namespace)?;
     let (def, version) = (Arc::clone(def), Arc::clone(version));
-    let call = Call { api, def, version, subresource, namespace, name, user, query, parts, warnings: Vec::new() };
+    let call = Call { api, def, version, subresource, namespace, name, user, query, parts, notes };
     Ok((call, verb, at.rest))
 }
 

@@ -3,11 +3,11 @@
 use carob_api::Status;
 use http::{Response, StatusCode};
 
-use crate::api::Inner;
 use crate::body::Body;
 use crate::error::ApiResult;
 use crate::request::Query;
 use crate::respond;
+use crate::state::State;
 
 /// A named fact about the server's health.
 struct Check {
@@ -15,7 +15,7 @@ struct Check {
     ok: bool,
 }
 
-fn checks(api: &Inner, endpoint: &str) -> Vec<Check> {
+fn checks(api: &State, endpoint: &str) -> Vec<Check> {
     let mut checks = vec![
         Check { name: "ping", ok: true },
         // Named as upstream names its store.
@@ -28,7 +28,7 @@ fn checks(api: &Inner, endpoint: &str) -> Vec<Check> {
 }
 
 /// `rest` names one check.
-pub(crate) fn answer(api: &Inner, endpoint: &str, rest: &[&str], query: &Query) -> ApiResult<Response<Body>> {
+pub(crate) fn answer(api: &State, endpoint: &str, rest: &[&str], query: &Query) -> ApiResult<Response<Body>> {
     let checks = checks(api, endpoint);
     match rest {
         [] => Ok(all(endpoint, &checks, query)),

@@ -35,13 +35,17 @@ mod nonresource;
 mod openapi;
 mod registry;
 mod request;
+mod reserve;
 mod respond;
 mod reviews;
 mod server;
+mod state;
+mod stored;
 mod subresource;
 mod version;
 
-pub use api::{ApiServer, StartError};
+pub use allocate::AllocateError;
+pub use api::ApiServer;
 pub use body::{Body, BoxError};
 pub use bootstrap::BootstrapError;
 pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
@@ -52,5 +56,7 @@ pub use identity::{
     NODE_USER_PREFIX, SERVICE_ACCOUNT_USER_PREFIX, USER_ANONYMOUS, UserInfo,
 };
 pub use in_process::InProcess;
+pub use request::Notes;
 pub use server::{Limits, Tls, TlsError};
+pub use state::StartError;
 pub use version::GIT_VERSION;

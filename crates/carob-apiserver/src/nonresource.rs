@@ -8,14 +8,14 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
-use crate::api::Inner;
 use crate::body::Body;
 use crate::discovery::{self, Scope};
 use crate::error::{ApiError, ApiResult};
 use crate::request::Query;
+use crate::state::State;
 use crate::{health, openapi, respond, version};
 
-pub(crate) fn answer(api: &Inner, parts: &Parts, path: &str, query: &Query) -> ApiResult<Response<Body>> {
+pub(crate) fn answer(api: &State, parts: &Parts, path: &str, query: &Query) -> ApiResult<Response<Body>> {
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Err(Status::method_not_supported(GroupResource::new("", ""), parts.method.as_str()).into());
     }
@@ -64,14 +64,14 @@ fn root_paths() -> Vec<&'static str> {
     ]
 }
 
-fn metrics(api: &Inner) -> Response<Body> {
+fn metrics(api: &State) -> Response<Body> {
     let mut response = respond::text(StatusCode::OK, api.metrics.render(api.store.stats()));
     let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, exposition);
     response
 }
 
-fn jwks(api: &Inner) -> Response<Body> {
+fn jwks(api: &State) -> Response<Body> {
     let mut response = respond::json(StatusCode::OK, &api.tokens.jwks());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
     response

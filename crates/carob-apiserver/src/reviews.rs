@@ -4,15 +4,13 @@ use carob_api::{FieldError, FieldPath, Status, meta};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::api::{Asked, Inner};
 use crate::authz::{Attributes, Decision, ResourceAttributes, Rule};
 use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
 use crate::identity::UserInfo;
-use crate::negotiate::{Offer, negotiate};
-use crate::registry::{Expected, WriteOptions, decode_body, encode_value, strict_problems};
+use crate::registry::{Call, Expected, WriteOptions, admit_action, answer_value, decode_body, strict_problems};
 use crate::request::{ResourceRequest, Verb};
-use crate::respond;
+use crate::state::State;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Review {
@@ -53,36 +51,36 @@ pub(crate) fn find(at: &ResourceRequest) -> Option<Review> {
     }
 }
 
-pub(crate) async fn answer(api: &Inner, review: Review, asked: Asked, body: RequestBody) -> ApiResult<Response<Body>> {
-    let Asked { parts, query, verb, resource, user } = asked;
-    if verb != Verb::Create {
-        let subject = carob_api::status::GroupResource::new(&resource.group, &resource.resource);
-        return Err(Status::method_not_supported(subject, verb.as_str()).into());
+/// `call` is on the kind of `review`.
+pub(crate) async fn answer(
+    call: &Call<'_>,
+    review: Review,
+    verb: &Verb,
+    body: RequestBody,
+) -> ApiResult<Response<Body>> {
+    if *verb != Verb::Create {
+        return Err(Status::method_not_supported(call.resource(), verb.as_str()).into());
     }
-    let package = resource.group.split('.').next().unwrap_or_default();
-    let type_name = format!("{package}.v1.{}", review.kind());
-    let expected = Expected::named(&resource.group, "v1", review.kind(), &type_name);
-    let decoded = decode_body(&parts.headers, &read(body).await?, expected)?;
-    let mut warnings = Vec::new();
-    let validation = WriteOptions::parse(&query, &parts.headers, "CreateOptions")?.field_validation;
-    strict_problems(decoded.problems, validation, expected, &mut warnings)?;
+    let (api, user) = (call.api, &call.user);
+    let expected = Expected::of(&call.def, &call.version);
+    let decoded = decode_body(&call.parts.headers, &read(body).await?, expected)?;
+    let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
+    strict_problems(decoded.problems, options.field_validation, expected, &call.notes)?;
     let mut object = decoded.value;
+    admit_action(call, &options, &mut object).await?;
     let status = match review {
         Review::Token => token(api, &object)?,
-        Review::SelfSubject => json!({ "userInfo": user_json(&user) }),
-        Review::SelfSubjectAccess => access(api, &resource, review, &object, &user)?,
+        Review::SelfSubject => json!({ "userInfo": user_json(user) }),
+        Review::SelfSubjectAccess => access(call, review, &object, user)?,
         Review::SubjectAccess | Review::LocalSubjectAccess => {
-            let subject = subject_of(&resource, review, &object)?;
-            access(api, &resource, review, &object, &subject)?
+            let subject = subject_of(call, review, &object)?;
+            access(call, review, &object, &subject)?
         }
-        Review::SelfSubjectRules => rules(api, &object, &user)?,
+        Review::SelfSubjectRules => rules(api, &object, user)?,
     };
     meta::set(&mut object, &["status"], status);
     meta::map_mut(&mut object, &["metadata"]).entry("creationTimestamp").or_insert(Value::Null);
-    let form = negotiate(&parts.headers, Offer::Objects)?;
-    let mut response = respond::encoded(StatusCode::CREATED, form.encoding, encode_value(form.encoding, &object)?);
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+    answer_value(call, StatusCode::CREATED, &object)
 }
 
 fn user_json(user: &UserInfo) -> Value {
@@ -96,7 +94,7 @@ fn user_json(user: &UserInfo) -> Value {
     value
 }
 
-fn token(api: &Inner, object: &Value) -> ApiResult<Value> {
+fn token(api: &State, object: &Value) -> ApiResult<Value> {
     let token = meta::str_at(object, &["spec", "token"]).unwrap_or_default();
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication").into());
@@ -112,29 +110,29 @@ fn texts(object: &Value, path: &[&str]) -> Vec<String> {
     meta::items_at(object, path).iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn invalid(at: &ResourceRequest, review: Review, error: FieldError) -> ApiError {
-    Status::invalid(&at.group, review.kind(), "", &[error]).into()
+fn invalid(call: &Call<'_>, review: Review, error: FieldError) -> ApiError {
+    Status::invalid(call.def.group(), review.kind(), "", &[error]).into()
 }
 
-fn subject_of(at: &ResourceRequest, review: Review, object: &Value) -> ApiResult<UserInfo> {
+fn subject_of(call: &Call<'_>, review: Review, object: &Value) -> ApiResult<UserInfo> {
     let name = meta::str_at(object, &["spec", "user"]).unwrap_or_default().to_owned();
     let groups = texts(object, &["spec", "groups"]);
     if name.is_empty() && groups.is_empty() {
         let detail = "at least one of user or group must be specified";
-        return Err(invalid(at, review, FieldError::invalid(&FieldPath::new("spec").child("user"), "", detail)));
+        return Err(invalid(call, review, FieldError::invalid(&FieldPath::new("spec").child("user"), "", detail)));
     }
     if review == Review::LocalSubjectAccess {
         let namespace = meta::str_at(object, &["spec", "resourceAttributes", "namespace"]).unwrap_or_default();
-        if namespace != at.namespace {
+        if namespace != call.namespace {
             let path = FieldPath::new("spec").child("resourceAttributes").child("namespace");
-            return Err(invalid(at, review, FieldError::invalid(&path, namespace, "must match metadata.namespace")));
+            return Err(invalid(call, review, FieldError::invalid(&path, namespace, "must match metadata.namespace")));
         }
     }
     Ok(UserInfo { name, groups, ..UserInfo::default() })
 }
 
 /// `status` of the access reviews.
-fn access(api: &Inner, at: &ResourceRequest, review: Review, object: &Value, user: &UserInfo) -> ApiResult<Value> {
+fn access(call: &Call<'_>, review: Review, object: &Value, user: &UserInfo) -> ApiResult<Value> {
     let spec = FieldPath::new("spec");
     let resource = meta::at(object, &["spec", "resourceAttributes"]);
     let other = meta::at(object, &["spec", "nonResourceAttributes"]);
@@ -153,22 +151,22 @@ fn access(api: &Inner, at: &ResourceRequest, review: Review, object: &Value, use
                 name,
                 field_equals: Vec::new(),
             };
-            api.authz.decide(user, &Attributes { verb, resource: Some(attributes), path: "" })
+            call.api.authz.decide(user, &Attributes { verb, resource: Some(attributes), path: "" })
         }
         (None, Some(other)) => {
             let verb = meta::str_at(other, &["verb"]).unwrap_or_default();
             let path = meta::str_at(other, &["path"]).unwrap_or_default();
-            api.authz.decide(user, &Attributes { verb, resource: None, path })
+            call.api.authz.decide(user, &Attributes { verb, resource: None, path })
         }
         (Some(_), Some(_)) => {
             let detail = "cannot be specified in combination with resourceAttributes";
             let error = FieldError::invalid(&spec.child("nonResourceAttributes"), Value::Null, detail);
-            return Err(invalid(at, review, error));
+            return Err(invalid(call, review, error));
         }
         (None, None) => {
             let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
             let error = FieldError::invalid(&spec.child("resourceAttributes"), Value::Null, detail);
-            return Err(invalid(at, review, error));
+            return Err(invalid(call, review, error));
         }
     };
     Ok(match decision {
@@ -179,7 +177,7 @@ fn access(api: &Inner, at: &ResourceRequest, review: Review, object: &Value, use
     })
 }
 
-fn rules(api: &Inner, object: &Value, user: &UserInfo) -> ApiResult<Value> {
+fn rules(api: &State, object: &Value, user: &UserInfo) -> ApiResult<Value> {
     let namespace = meta::str_at(object, &["spec", "namespace"]).unwrap_or_default();
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request").into());

@@ -13,8 +13,8 @@ use crate::{
 const ANNOTATIONS_SIZE_MAX: usize = 256 * 1024;
 const IMMUTABLE: &str = "field is immutable";
 
-/// The object's namespace must be the request's, or absent.
-pub(super) fn check_namespace(def: &ResourceDef, obj: &mut Value, namespace: &str) -> Result<(), Status> {
+/// The object's namespace must be the request's, or absent; it is set then.
+pub fn check_namespace(def: &ResourceDef, obj: &mut Value, namespace: &str) -> Result<(), Status> {
     if !def.namespaced {
         meta::remove(obj, &["metadata", "namespace"]);
         return Ok(());

@@ -3,6 +3,7 @@
 
 mod deletion;
 mod metadata;
+pub use metadata::check_namespace;
 pub(crate) use metadata::validate_labels;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,6 @@ use crate::{ResourceDef, Status, field::FieldErrors, kinds, meta, schema, strate
 /// What the server sets on a new object.
 #[derive(Debug, Clone, Copy)]
 pub struct Creation<'a> {
-    /// Namespace of the request, empty for cluster-scoped resources.
-    pub namespace: &'a str,
     pub uid: &'a str,
     pub now: Timestamp,
     /// [`GENERATED_LEN`] random characters of [`GENERATED_ALPHABET`], used when the object has only a generateName.
@@ -42,34 +41,22 @@ pub fn default(def: &ResourceDef, obj: &mut Value) {
     def.strategy().default(obj);
 }
 
-/// Makes a decoded object of the storage version ready for mutating admission: metadata, defaults.
-pub fn prepare_create(def: &ResourceDef, new: &mut Value, creation: &Creation<'_>) -> Result<(), Status> {
-    metadata::check_namespace(def, new, creation.namespace)?;
+/// Makes a decoded object of the storage version ready for mutating admission: what clients may not set is dropped, what
+/// they left out gets its default. Runs again where a part outside the server has changed the object.
+pub fn prepare_create(def: &ResourceDef, new: &mut Value, namespace: &str) -> Result<(), Status> {
+    metadata::check_namespace(def, new, namespace)?;
     if !meta::resource_version(new).is_empty() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    set_system_metadata(new, creation);
-    let rules = def.strategy().rules();
-    if rules.splits_status && !rules.keeps_status_at_create {
-        meta::remove(new, &["status"]);
-    }
+    drop_system_fields(def, new);
     default(def, new);
-    if rules.counts_generation {
-        meta::set(new, &["metadata", "generation"], 1);
-    }
     Ok(())
 }
 
-/// What follows from the object as mutating admission leaves it: the rest of its status, generated selectors.
-pub fn complete_create(def: &ResourceDef, new: &mut Value) {
-    def.strategy().prepare_create(new);
-}
-
-fn set_system_metadata(new: &mut Value, creation: &Creation<'_>) {
+/// What follows from the object as mutating admission leaves it: name, UID and time, the rest of its status, generated
+/// selectors.
+pub fn complete_create(def: &ResourceDef, new: &mut Value, creation: &Creation<'_>) {
     let metadata = meta::map_mut(new, &["metadata"]);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
-        metadata.remove(field);
-    }
     let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
     let base = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default();
     if name.is_empty() && !base.is_empty() {
@@ -78,8 +65,23 @@ fn set_system_metadata(new: &mut Value, creation: &Creation<'_>) {
     }
     metadata.insert("uid".to_owned(), creation.uid.into());
     metadata.insert("creationTimestamp".to_owned(), meta::format_time(creation.now).into());
-    if !creation.namespace.is_empty() {
-        metadata.insert("namespace".to_owned(), creation.namespace.into());
+    if def.strategy().rules().counts_generation {
+        metadata.insert("generation".to_owned(), 1.into());
+    }
+    def.strategy().prepare_create(new);
+}
+
+/// Drops what only the server sets on a new object.
+fn drop_system_fields(def: &ResourceDef, new: &mut Value) {
+    let metadata = meta::map_mut(new, &["metadata"]);
+    for field in
+        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
+    {
+        metadata.remove(field);
+    }
+    let rules = def.strategy().rules();
+    if rules.splits_status && !rules.keeps_status_at_create {
+        meta::remove(new, &["status"]);
     }
 }
 

@@ -12,13 +12,13 @@ fn def(group: &str, plural: &str) -> &'static ResourceDef {
     kinds::all().find(|def| def.group() == group && def.plural() == plural).expect(plural)
 }
 
-fn creation(namespace: &'static str) -> Creation<'static> {
-    Creation { namespace, uid: "u1", now: now(), suffix: "bcdfg" }
+fn creation() -> Creation<'static> {
+    Creation { uid: "u1", now: now(), suffix: "bcdfg" }
 }
 
 fn created(def: &ResourceDef, namespace: &'static str, mut obj: Value) -> Result<Value, String> {
-    prepare_create(def, &mut obj, &creation(namespace)).map_err(|s| s.message)?;
-    complete_create(def, &mut obj);
+    prepare_create(def, &mut obj, namespace).map_err(|s| s.message)?;
+    complete_create(def, &mut obj, &creation());
     validate_create(def, &obj).map_err(|s| s.message)?;
     Ok(obj)
 }

@@ -115,7 +115,7 @@ pub trait Strategy: Sync + Debug {
     /// Defaults that depend on other fields; runs after the table's.
     fn default(&self, _obj: &mut Value) {}
 
-    /// Runs after mutating admission; before it the status was dropped and the generation set.
+    /// Runs after mutating admission, once the status was dropped and metadata completed.
     fn prepare_create(&self, _new: &mut Value) {}
 
     /// Runs after what `part` may not change was put back, before the generation is counted.

@@ -19,10 +19,10 @@ fn def(kind: &str) -> &'static crate::ResourceDef {
 fn created(kind: &str, obj: Value) -> Result<Value, String> {
     let def = def(kind);
     let namespace = if def.namespaced { "ns" } else { "" };
-    let creation = Creation { namespace, uid: "u1", now: NOW.parse().expect("a time"), suffix: "bcdfg" };
+    let creation = Creation { uid: "u1", now: NOW.parse().expect("a time"), suffix: "bcdfg" };
     let mut obj = schema::conform(def.hub_schema().expect("a schema"), obj).map_err(|e| e.to_string())?.value;
-    lifecycle::prepare_create(def, &mut obj, &creation).map_err(|s| s.message)?;
-    lifecycle::complete_create(def, &mut obj);
+    lifecycle::prepare_create(def, &mut obj, namespace).map_err(|s| s.message)?;
+    lifecycle::complete_create(def, &mut obj, &creation);
     lifecycle::validate_create(def, &obj).map_err(|s| s.message)?;
     Ok(obj)
 }
@@ -423,11 +423,11 @@ fn nonsense_is_refused_or_stored() {
         for depth in 0..4 {
             let given = sample(ty, depth);
             let namespace = if def.namespaced { "x" } else { "" };
-            let creation = Creation { namespace, uid: "u1", now, suffix: "bcdfg" };
+            let creation = Creation { uid: "u1", now, suffix: "bcdfg" };
             let mut obj = given.clone();
             meta::remove(&mut obj, &["metadata", "resourceVersion"]);
-            lifecycle::prepare_create(def, &mut obj, &creation).unwrap_or_else(|e| panic!("{}: {e}", def.kind()));
-            lifecycle::complete_create(def, &mut obj);
+            lifecycle::prepare_create(def, &mut obj, namespace).unwrap_or_else(|e| panic!("{}: {e}", def.kind()));
+            lifecycle::complete_create(def, &mut obj, &creation);
             if let Err(status) = lifecycle::validate_create(def, &obj) {
                 assert_eq!(status.code, 422, "{}", def.kind());
             }

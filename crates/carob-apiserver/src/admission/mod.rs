@@ -1,64 +1,48 @@
 //! Admission: what may still change or refuse a write that is authorised and well formed. Mutators run in order, then
 //! validators; webhooks and policies are further links of the same two chains.
+//!
+//! Every write passes both: create, update, patch, apply, delete, each object of a deletecollection, status and other parts,
+//! scale, binding, eviction, token requests, reviews and connections. Only what the server itself changes on behalf of such
+//! a request (the Pod's node at a binding, a budget's count at an eviction) does not pass them again, as upstream's does not.
 
+mod attributes;
 mod limit_range;
 mod namespace;
 mod node;
 mod pod_defaults;
 mod pod_group;
-mod quota;
 mod reader;
 mod service_account;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
-use carob_api::{ResourceDef, Status};
-use carob_kit::Clock;
+use carob_api::Status;
 use serde_json::Value;
 
-use crate::identity::Identity;
+pub use attributes::{Admission, Chain, Operation};
 use limit_range::LimitRanger;
 use namespace::NamespaceLifecycle;
 use node::{NodeRestriction, NotReadyTaint};
 pub(crate) use pod_defaults::SYSTEM_CLASSES;
 use pod_defaults::{DefaultTolerations, Priority, RuntimeClass};
 use pod_group::WorkloadExists;
-use quota::ResourceQuota;
-use reader::Reader;
+pub(crate) use reader::{Reader, parse};
 use service_account::ServiceAccount;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    Create,
-    Update,
-    Delete,
-    Connect,
-}
-
-/// What is known of a write beside its object.
-#[derive(Clone)]
-pub struct Admission<'a> {
-    pub operation: Operation,
-    pub def: &'a ResourceDef,
-    pub namespace: &'a str,
-    /// Empty for a create whose name is generated later.
-    pub name: &'a str,
-    pub subresource: &'a str,
-    pub user: &'a Identity,
-    pub dry_run: bool,
-}
-
 /// May change the object.
+///
+/// The object is in its kind's storage version with all defaults ([`Admission::is_of_resource`]), or of the subresource's
+/// own kind as the client sent it. A link that takes changes from outside the server has to leave it in the same form, and
+/// to say so by [`Chain::changed_outside`].
 #[async_trait]
 pub trait Mutator: Send + Sync {
     /// Asked first, so that writes that do not concern the link cost nothing.
     fn handles(&self, write: &Admission<'_>) -> bool;
 
+    /// A deletion's `object` is null and stays so. A creation and a connection have no `old`.
     async fn mutate(&self, write: &Admission<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status>;
 }
 
-/// May refuse the object. A deletion has no `object`, a creation no `old`.
+/// May refuse the object. A deletion has no `object`, a creation and a connection no `old`.
 #[async_trait]
 pub trait Validator: Send + Sync {
     fn handles(&self, write: &Admission<'_>) -> bool;
@@ -66,16 +50,13 @@ pub trait Validator: Send + Sync {
     async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status>;
 }
 
-fn is_new_pod(write: &Admission<'_>) -> bool {
-    write.operation == Operation::Create && write.def.group().is_empty() && write.def.plural() == "pods"
+pub(crate) fn is_new_pod(write: &Admission<'_>) -> bool {
+    write.operation == Operation::Create && write.is("", "pods") && write.subresource.is_empty()
 }
 
 /// PodGroups of scheduling.k8s.io.
 fn is_new_group(write: &Admission<'_>) -> bool {
-    write.operation == Operation::Create
-        && write.def.group() == "scheduling.k8s.io"
-        && write.def.plural() == "podgroups"
-        && write.subresource.is_empty()
+    write.operation == Operation::Create && write.is("scheduling.k8s.io", "podgroups") && write.subresource.is_empty()
 }
 
 /// Both chains.
@@ -87,7 +68,6 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(
         store: carob_store::Store,
-        clock: Arc<dyn Clock>,
         mutators: Vec<Box<dyn Mutator>>,
         validators: Vec<Box<dyn Validator>>,
     ) -> Self {
@@ -107,19 +87,28 @@ impl Pipeline {
             Box::new(Priority { reader: reader.clone() }),
             Box::new(WorkloadExists { reader: reader.clone() }),
             Box::new(NodeRestriction),
-            Box::new(LimitRanger { reader: reader.clone() }),
+            Box::new(LimitRanger { reader }),
         ];
         checks.extend(validators);
-        checks.push(Box::new(ResourceQuota { reader, clock }));
         Self { mutators: all, validators: checks }
     }
 
+    /// Runs the mutators, and once more where one of them asks for it. Answers whether something outside the server changed
+    /// the object.
     pub(crate) async fn mutate(
         &self,
         write: &Admission<'_>,
         object: &mut Value,
         old: Option<&Value>,
-    ) -> Result<(), Status> {
+    ) -> Result<bool, Status> {
+        self.mutate_once(write, object, old).await?;
+        if write.chain.begin_second_run() {
+            self.mutate_once(write, object, old).await?;
+        }
+        Ok(write.chain.take_changed_outside())
+    }
+
+    async fn mutate_once(&self, write: &Admission<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
         for link in self.mutators.iter().filter(|link| link.handles(write)) {
             link.mutate(write, object, old).await?;
         }

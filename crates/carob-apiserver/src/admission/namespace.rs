@@ -23,10 +23,13 @@ fn is_namespaces(write: &Admission<'_>) -> bool {
 #[async_trait]
 impl Mutator for NamespaceLifecycle {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        write.operation == Operation::Create && write.def.namespaced
+        // A review would leak what becomes of the namespace.
+        write.operation == Operation::Create
+            && write.def.namespaced
+            && !write.is("authorization.k8s.io", "localsubjectaccessreviews")
     }
 
-    async fn mutate(&self, write: &Admission<'_>, _object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+    async fn mutate(&self, write: &Admission<'_>, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
         let namespace = write.namespace;
         let subject = GroupResource::new("", "namespaces");
         let found =
@@ -42,8 +45,7 @@ impl Mutator for NamespaceLifecycle {
             message: format!("namespace {namespace} is being terminated"),
             field: "metadata.namespace".to_owned(),
         };
-        Err(Status::forbidden(GroupResource::new(write.def.group(), write.def.plural()), write.name, &why)
-            .with_cause(cause))
+        Err(write.forbidden(Some(object), &why).with_cause(cause))
     }
 }
 

@@ -46,7 +46,7 @@ impl Validator for NodeRestriction {
     async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         let (Some(node), Some(object)) = (write.user.as_node(), object) else { return Ok(()) };
         let why = match (write.def.group(), write.def.plural(), write.operation) {
-            ("", "pods", Operation::Create) => pod(node, object),
+            ("", "pods", Operation::Create) if write.subresource.is_empty() => pod(node, object),
             ("", "nodes", _) => own_node(node, object, old),
             ("coordination.k8s.io", "leases", Operation::Create)
             | ("storage.k8s.io", "csinodes", Operation::Create) => named(node, write.def.plural(), object),

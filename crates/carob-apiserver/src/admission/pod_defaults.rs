@@ -31,8 +31,7 @@ pub(super) struct DefaultTolerations;
 #[async_trait]
 impl Mutator for DefaultTolerations {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        let updated =
-            write.operation == Operation::Update && write.def.group().is_empty() && write.def.plural() == "pods";
+        let updated = write.operation == Operation::Update && write.is("", "pods");
         is_new_pod(write) || (updated && write.subresource.is_empty())
     }
 
@@ -70,29 +69,30 @@ impl Mutator for Priority {
     }
 
     async fn mutate(&self, write: &Admission<'_>, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
-        let subject = GroupResource::new(write.def.group(), write.def.plural());
-        let forbidden = |why: &str| Status::forbidden(subject, write.name, why);
         let named = meta::str_at(object, &["spec", "priorityClassName"]).filter(|name| !name.is_empty());
         let class = match named {
             Some(name) => {
                 let class = self.class(name);
-                Some(class.ok_or_else(|| forbidden(&format!("no PriorityClass with name {name} was found")))?)
+                let why = || format!("no PriorityClass with name {name} was found");
+                Some(class.ok_or_else(|| write.forbidden(Some(object), &why()))?)
             }
             None => self.default_class(),
         };
         let value = class.as_ref().and_then(|class| meta::i64_at(class, &["value"])).unwrap_or_default();
         let kind = if is_new_pod(write) { "pod" } else { "podGroup" };
         if let Some(given) = meta::i64_at(object, &["spec", "priority"]).filter(|given| *given != value) {
-            return Err(forbidden(&format!(
+            let why = format!(
                 "the integer value of priority ({given}) must not be provided in {kind} spec; priority admission controller computed {value} from the given PriorityClass name"
-            )));
+            );
+            return Err(write.forbidden(Some(object), &why));
         }
         if let Some(name) = class.as_ref().map(meta::name).filter(|name| !name.is_empty()) {
             meta::set(object, &["spec", "priorityClassName"], name);
         }
         if is_new_pod(write) {
             meta::set(object, &["spec", "priority"], value);
-            return set_preemption_policy(object, class.as_ref()).map_err(forbidden);
+            let set = set_preemption_policy(object, class.as_ref());
+            return set.map_err(|why| write.forbidden(Some(object), why));
         }
         // A group without a class has no priority of its own: that of its most important member counts.
         if class.is_some() {
@@ -168,22 +168,24 @@ impl Mutator for RuntimeClass {
 
     async fn mutate(&self, write: &Admission<'_>, pod: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
         let named = meta::str_at(pod, &["spec", "runtimeClassName"]).filter(|name| !name.is_empty());
-        let forbidden = |why: &str| Status::forbidden(GroupResource::new("", "pods"), write.name, why);
         let overhead = meta::at(pod, &["spec", "overhead"]).cloned();
         let Some(name) = named else {
             if overhead.is_some() {
-                return Err(forbidden(
-                    "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
-                ));
+                let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
+                return Err(write.forbidden(Some(pod), why));
             }
             return Ok(());
         };
         let class = self.reader.get("node.k8s.io", "runtimeclasses", "", name);
-        let class = class.ok_or_else(|| forbidden(&format!("pod rejected: RuntimeClass {name:?} not found")))?;
+        let class = class.ok_or_else(|| {
+            let why = format!("pod rejected: RuntimeClass {name:?} not found");
+            write.forbidden(Some(pod), &why)
+        })?;
         let fixed = meta::at(&class, &["overhead", "podFixed"]);
         match (overhead, fixed) {
             (Some(given), fixed) if Some(&given) != fixed => {
-                return Err(forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
+                let why = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
+                return Err(write.forbidden(Some(pod), why));
             }
             (None, Some(fixed)) => meta::set(pod, &["spec", "overhead"], fixed.clone()),
             _ => {}
@@ -193,7 +195,7 @@ impl Mutator for RuntimeClass {
             for (key, value) in selector {
                 if own.get(key).is_some_and(|given| given != value) {
                     let why = format!("conflict: runtimeClass.scheduling.nodeSelector[{key}]");
-                    return Err(forbidden(&why));
+                    return Err(write.forbidden(Some(pod), &why));
                 }
                 own.insert(key.clone(), value.clone());
             }

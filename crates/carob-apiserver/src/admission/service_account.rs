@@ -2,7 +2,6 @@
 //! (plugin/pkg/admission/serviceaccount).
 
 use async_trait::async_trait;
-use carob_api::status::GroupResource;
 use carob_api::{Status, meta};
 use serde_json::{Value, json};
 
@@ -32,14 +31,14 @@ impl Mutator for ServiceAccount {
 
     async fn mutate(&self, write: &Admission<'_>, pod: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
         if meta::annotation(pod, MIRROR_ANNOTATION).is_some() {
-            return check_mirror(pod).map_err(|why| forbidden(write, why));
+            return check_mirror(pod).map_err(|why| write.forbidden(Some(pod), why));
         }
         let named = meta::str_at(pod, &["spec", "serviceAccountName"]).filter(|name| !name.is_empty());
         let name = named.unwrap_or(DEFAULT_ACCOUNT).to_owned();
         let account = self.reader.get("", "serviceaccounts", write.namespace, &name).ok_or_else(|| {
             let namespace = write.namespace;
-            forbidden(
-                write,
+            write.forbidden(
+                Some(pod),
                 &format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"),
             )
         })?;
@@ -56,10 +55,6 @@ impl Mutator for ServiceAccount {
         }
         Ok(())
     }
-}
-
-fn forbidden(write: &Admission<'_>, why: &str) -> Status {
-    Status::forbidden(GroupResource::new("", "pods"), write.name, why)
 }
 
 /// A static Pod's mirror cannot bring credentials with it.

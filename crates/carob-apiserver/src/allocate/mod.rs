@@ -7,14 +7,27 @@ mod service;
 
 use std::ops::RangeInclusive;
 
-use carob_api::{FieldErrors, kinds, meta};
+use async_trait::async_trait;
+use carob_api::{FieldErrors, ResourceDef, Status, kinds, meta};
 use carob_store::{ListOptions, Store};
 use ipnet::IpNet;
 use serde_json::Value;
 use tracing::warn;
 
-use crate::api::StartError;
+use crate::admission::{Admission, Operation};
+use crate::reserve::{Reserve, Reserved, Stage};
 use pool::{Addresses, Ports};
+
+/// The pools of addresses and ports could not be filled.
+#[derive(Debug, thiserror::Error)]
+pub enum AllocateError {
+    #[error("the service CIDR {cidr} holds no addresses to give away")]
+    ServiceCidr { cidr: IpNet },
+    #[error("list the stored Services")]
+    List(#[source] carob_store::ReadError),
+    #[error("no service CIDR is configured")]
+    NoServiceCidr,
+}
 
 /// The Service that gets the first address of the primary range: the API itself.
 pub(crate) const API_SERVICE: (&str, &str) = ("default", "kubernetes");
@@ -26,29 +39,33 @@ pub(crate) struct Services {
     ports: Ports,
 }
 
-/// What one write took out of the pools, given back on drop unless kept.
+/// What one write took out of the pools, given back on drop unless the Service was stored or may have been.
 #[must_use]
-pub(crate) struct Reservation<'a> {
+struct Reservation<'a> {
     services: &'a Services,
     addresses: Vec<std::net::IpAddr>,
     ports: Vec<u16>,
-    /// The write is under way: if nobody waits for its outcome any more, it may still go through.
+    /// The commit is under way: if its future is dropped, it may still go through.
     in_doubt: bool,
 }
 
-impl Reservation<'_> {
-    /// From here until [`Reservation::settle`] nothing is given back.
-    pub(crate) fn begin(&mut self) {
+#[async_trait]
+impl Reserved for Reservation<'_> {
+    fn begin(&mut self) {
         self.in_doubt = true;
     }
 
-    /// The write's outcome is known.
-    pub(crate) fn settle(&mut self) {
+    async fn settle(mut self: Box<Self>, stored: bool) {
         self.in_doubt = false;
+        if stored {
+            self.keep();
+        }
     }
+}
 
-    /// The write went through.
-    pub(crate) fn keep(mut self) {
+impl Reservation<'_> {
+    /// Nothing goes back: a stored Service holds it.
+    fn keep(mut self) {
         self.addresses.clear();
         self.ports.clear();
     }
@@ -62,15 +79,48 @@ impl Drop for Reservation<'_> {
     }
 }
 
-impl Services {
-    pub(crate) fn restore(store: &Store, cidrs: &[IpNet], ports: RangeInclusive<u16>) -> Result<Self, StartError> {
-        if cidrs.is_empty() {
-            return Err(StartError::NoServiceCidr);
+#[async_trait]
+impl Reserve for Services {
+    fn concerns(&self, def: &ResourceDef) -> bool {
+        def.group().is_empty() && def.plural() == "services"
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::Completing
+    }
+
+    async fn reserve<'a>(
+        &'a self,
+        write: &Admission<'_>,
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Option<Box<dyn Reserved + 'a>>, Status> {
+        if !write.subresource.is_empty() || !matches!(write.operation, Operation::Create | Operation::Update) {
+            return Ok(None);
         }
-        let pools = cidrs.iter().map(|cidr| Addresses::new(*cidr).ok_or(StartError::ServiceCidr { cidr: *cidr }));
+        let reservation = match old {
+            None => self.create(new),
+            Some(old) => self.update(new, old),
+        };
+        let reservation = reservation
+            .map_err(|errors| Status::invalid(write.def.group(), write.def.kind(), meta::name(new), &errors))?;
+        Ok(Some(Box::new(reservation)))
+    }
+
+    fn release(&self, old: &Value, new: Option<&Value>) {
+        self.released(old, new);
+    }
+}
+
+impl Services {
+    pub(crate) fn restore(store: &Store, cidrs: &[IpNet], ports: RangeInclusive<u16>) -> Result<Self, AllocateError> {
+        if cidrs.is_empty() {
+            return Err(AllocateError::NoServiceCidr);
+        }
+        let pools = cidrs.iter().map(|cidr| Addresses::new(*cidr).ok_or(AllocateError::ServiceCidr { cidr: *cidr }));
         let services = Self { addresses: pools.collect::<Result<_, _>>()?, ports: Ports::new(ports) };
         let prefix = kinds::by_resource("", "v1", "services").map(|def| def.storage_prefix(None)).unwrap_or_default();
-        let stored = store.list(&prefix, ListOptions::default()).map_err(StartError::Services)?;
+        let stored = store.list(&prefix, ListOptions::default()).map_err(AllocateError::List)?;
         for entry in stored.entries {
             match serde_json::from_slice::<Value>(&entry.value) {
                 Ok(service) => services.adopt(&service),
@@ -95,17 +145,17 @@ impl Services {
     }
 
     /// Completes a new Service: IP families, addresses, node ports.
-    pub(crate) fn create(&self, service: &mut Value) -> Result<Reservation<'_>, FieldErrors> {
+    fn create(&self, service: &mut Value) -> Result<Reservation<'_>, FieldErrors> {
         service::create(self, service)
     }
 
     /// Completes a changed Service; what only `old` holds is released with [`Services::released`] after the write.
-    pub(crate) fn update(&self, service: &mut Value, old: &Value) -> Result<Reservation<'_>, FieldErrors> {
+    fn update(&self, service: &mut Value, old: &Value) -> Result<Reservation<'_>, FieldErrors> {
         service::update(self, service, old)
     }
 
     /// Gives back what `old` held and `new` (absent after a deletion) does not.
-    pub(crate) fn released(&self, old: &Value, new: Option<&Value>) {
+    fn released(&self, old: &Value, new: Option<&Value>) {
         let kept_addresses: Vec<_> = new.map(|new| service::addresses_of(new).collect()).unwrap_or_default();
         let kept_ports: Vec<_> = new.map(service::ports_of).unwrap_or_default();
         let addresses: Vec<_> = service::addresses_of(old).filter(|one| !kept_addresses.contains(one)).collect();

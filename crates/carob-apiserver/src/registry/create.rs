@@ -10,13 +10,14 @@ use serde_json::Value;
 use super::Call;
 use super::decode::{Expected, decode_body, strict_problems};
 use super::options::WriteOptions;
+use super::pipeline::Attributes;
 use super::render::{render_entry, render_object};
-use super::stored::to_storage;
 use super::write::{WriteError, put};
-use crate::admission::{Admission, Operation};
-use crate::allocate::Reservation;
+use crate::admission::Operation;
 use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
+use crate::reserve::{Held, Stage};
+use crate::stored::to_storage;
 
 /// Names that are tried when a generated one is taken (apiserver `registry/rest/create.go`).
 const NAME_ATTEMPTS_MAX: usize = 8;
@@ -30,13 +31,12 @@ pub(crate) enum Written {
     Gone(Value),
 }
 
-pub(crate) async fn create(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
+pub(crate) async fn create(call: &Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
-    let (def, version) = (Arc::clone(&call.def), Arc::clone(&call.version));
-    let expected = Expected::of(&def, &version);
+    let expected = Expected::of(&call.def, &call.version);
     let decoded = decode_body(&call.parts.headers, &read(body).await?, expected)?;
-    strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
-    let written = create_object(call, &options, decoded.value, Books::Open).await?;
+    strict_problems(decoded.problems, options.field_validation, expected, &call.notes)?;
+    let written = create_object(call, &options, decoded.value, Managers::Untracked).await?;
     respond(call, StatusCode::CREATED, written)
 }
 
@@ -47,32 +47,42 @@ pub(crate) fn respond(call: &Call<'_>, code: StatusCode, written: Written) -> Ap
     }
 }
 
-/// Whether the object's managedFields still have to be written.
+/// Whether managedFields already say who set what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Books {
-    Open,
+pub(crate) enum Managers {
+    Untracked,
     /// An apply has written them.
-    Closed,
+    Tracked,
 }
 
 /// Stores a decoded object of the call's version.
 pub(crate) async fn create_object(
-    call: &mut Call<'_>,
+    call: &Call<'_>,
     options: &WriteOptions,
     mut object: Value,
-    books: Books,
+    managers: Managers,
 ) -> ApiResult<Written> {
     to_storage(&call.def, &mut object)?;
+    lifecycle::prepare_create(&call.def, &mut object, &call.namespace)?;
+    if managers == Managers::Untracked {
+        track(call, options, None, &mut object)?;
+    }
+    let attributes = Attributes::new(call, Operation::Create, options);
+    let name = meta::name(&object).to_owned();
+    let managed = meta::at(&object, MANAGED_FIELDS).cloned();
+    if call.api.admission.mutate(&attributes.of(call, &name), &mut object, None).await? {
+        restore_managers(&mut object, managed);
+        lifecycle::prepare_create(&call.def, &mut object, &call.namespace)?;
+    }
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
     let attempts = if generated { NAME_ATTEMPTS_MAX } else { 1 };
-    let uid = carob_kit::uid();
     for attempt in 1..=attempts {
         let suffix = carob_kit::random_suffix(lifecycle::GENERATED_LEN);
-        let creation =
-            lifecycle::Creation { namespace: &call.namespace, uid: &uid, now: call.api.clock.now(), suffix: &suffix };
+        let uid = carob_kit::uid();
+        let creation = lifecycle::Creation { uid: &uid, now: call.api.clock.now(), suffix: &suffix };
         let mut candidate = if attempt == attempts { std::mem::take(&mut object) } else { object.clone() };
-        lifecycle::prepare_create(&call.def, &mut candidate, &creation)?;
-        match admit_and_store(call, options, candidate, books).await {
+        lifecycle::complete_create(&call.def, &mut candidate, &creation);
+        match check_and_store(call, options, &attributes, candidate).await {
             Ok(written) => return Ok(written),
             Err(Refused::Taken(_)) if attempt < attempts => {}
             Err(Refused::Taken(name)) if generated => {
@@ -97,67 +107,55 @@ impl<E: Into<ApiError>> From<E> for Refused {
     }
 }
 
-async fn admit_and_store(
-    call: &mut Call<'_>,
+async fn check_and_store(
+    call: &Call<'_>,
     options: &WriteOptions,
+    attributes: &Attributes,
     mut object: Value,
-    books: Books,
 ) -> Result<Written, Refused> {
-    let (def, user) = (Arc::clone(&call.def), Arc::clone(&call.user));
     let name = meta::name(&object).to_owned();
-    let namespace = call.namespace.clone();
-    let admission = Admission {
-        operation: Operation::Create,
-        def: &def,
-        namespace: &namespace,
-        name: &name,
-        subresource: "",
-        user: &user,
-        dry_run: options.dry_run,
-    };
-    call.api.admission.mutate(&admission, &mut object, None).await?;
-    lifecycle::complete_create(&call.def, &mut object);
-    let mut reservation = if is_service(call) { Some(reserve(call, &mut object)?) } else { None };
+    let write = attributes.of(call, &name);
+    let reservations = &call.api.reservations;
+    let mut held = Held::default();
+    reservations.reserve(Stage::Completing, &write, &mut object, None, &mut held).await?;
     lifecycle::validate_create(&call.def, &object)?;
-    call.api.admission.validate(&admission, Some(&object), None).await?;
-    if books == Books::Open {
-        track(call, options, None, &mut object)?;
-    }
-    warn(call, &object);
+    call.api.admission.validate(&write, Some(&object), None).await?;
     let key = call.def.storage_key(&call.namespace, &name);
-    if options.dry_run {
-        return if call.api.store.get(&key).is_some() { Err(Refused::Taken(name)) } else { Ok(Written::Gone(object)) };
+    if call.api.store.get(&key).is_some() {
+        return Err(Refused::Taken(name));
     }
-    reservation.iter_mut().for_each(Reservation::begin);
-    let outcome = put(&call.api.store, &call.def, &key, Expect::Absent, &object, None).await;
-    reservation.iter_mut().for_each(Reservation::settle);
-    match outcome {
-        Ok(entry) => {
-            if let Some(reservation) = reservation {
-                reservation.keep();
-            }
-            Ok(Written::Stored(entry))
-        }
+    reservations.reserve(Stage::Counting, &write, &mut object, None, &mut held).await?;
+    warn(call, &object);
+    if options.dry_run {
+        return Ok(Written::Gone(object));
+    }
+    match held.commit(put(&call.api.store, &call.def, &key, Expect::Absent, &object, None)).await {
+        Ok(entry) => Ok(Written::Stored(entry)),
         Err(WriteError::Overtaken) => Err(Refused::Taken(name)),
         Err(WriteError::Failed(error)) => Err(Refused::Other(error)),
     }
-}
-
-pub(crate) fn is_service(call: &Call<'_>) -> bool {
-    call.def.group().is_empty() && call.def.plural() == "services"
-}
-
-fn reserve<'a>(call: &Call<'a>, object: &mut Value) -> ApiResult<Reservation<'a>> {
-    call.api.services.create(object).map_err(|errors| invalid(call, meta::name(object), &errors))
 }
 
 pub(crate) fn invalid(call: &Call<'_>, name: &str, errors: &[carob_api::FieldError]) -> ApiError {
     Status::invalid(call.def.group(), call.def.kind(), name, errors).into()
 }
 
-/// Keeps the books of who set which field.
+const MANAGED_FIELDS: &[&str] = &["metadata", "managedFields"];
+
+/// Webhooks and policies change objects, not the record of who set what (apiserver
+/// `pkg/endpoints/handlers/fieldmanager/admission.go` restores it where it is damaged).
+pub(super) fn restore_managers(object: &mut Value, managed: Option<Value>) {
+    match managed {
+        Some(managed) => meta::set(object, MANAGED_FIELDS, managed),
+        None => {
+            meta::remove(object, MANAGED_FIELDS);
+        }
+    }
+}
+
+/// Records in managedFields which fields the request set.
 pub(crate) fn track(call: &Call<'_>, options: &WriteOptions, old: Option<&Value>, object: &mut Value) -> ApiResult<()> {
-    // The books are kept in the stored form, which is the client's for all kinds but two.
+    // They are recorded in the stored form, which is the client's for all kinds but two.
     let Some(ty) = call.def.hub_schema() else { return Ok(()) };
     let writer = apply::Writer {
         manager: &options.manager,
@@ -168,7 +166,7 @@ pub(crate) fn track(call: &Call<'_>, options: &WriteOptions, old: Option<&Value>
     Ok(apply::track_update(ty, old, object, &writer)?)
 }
 
-fn warn(call: &mut Call<'_>, object: &Value) {
-    call.warnings.extend(call.def.strategy().warnings(object, None));
-    call.warnings.extend(lifecycle::unsupported_kind_warning(&call.def));
+fn warn(call: &Call<'_>, object: &Value) {
+    call.notes.warn_all(call.def.strategy().warnings(object, None));
+    call.notes.warn_all(lifecycle::unsupported_kind_warning(&call.def));
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::options::FieldValidation;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, body_encoding};
+use crate::request::Notes;
 
 /// Bytes of a body that a decoding error quotes (apiserver `pkg/endpoints/handlers/rest.go`, `summarizeData`).
 const SUMMARY_LEN: usize = 30;
@@ -124,14 +125,14 @@ pub(crate) fn strict_problems(
     problems: Vec<String>,
     validation: FieldValidation,
     expected: Expected<'_>,
-    warnings: &mut Vec<String>,
+    notes: &Notes,
 ) -> ApiResult<()> {
     match validation {
         FieldValidation::Strict if !problems.is_empty() => {
             Err(schema::strict_error(expected.version, expected.kind, &problems).into())
         }
         FieldValidation::Warn => {
-            warnings.extend(problems);
+            notes.warn_all(problems);
             Ok(())
         }
         FieldValidation::Strict | FieldValidation::Ignore => Ok(()),

@@ -10,18 +10,33 @@ use super::Call;
 use super::decode::{Expected, decode_body};
 use super::get::answer_value;
 use super::list::{ListQuery, read as read_page};
-use super::options::dry_run;
+use super::options::{dry_run, options_head};
+use super::pipeline::Attributes;
 use super::render::{list_metadata, render_list, render_object};
 use super::selection::Selection;
-use super::stored::decode;
-use super::update::services_released;
 use super::write::{ATTEMPTS_MAX, WriteError, delete as delete_key, overtaken, put};
-use crate::admission::{Admission, Operation};
+use crate::admission::Operation;
 use crate::body::{Body, RequestBody, read};
 use crate::error::ApiResult;
 use crate::negotiate::{Offer, negotiate};
 use crate::request::Query;
 use crate::respond;
+use crate::stored::decode;
+
+/// What a DELETE asks for.
+pub(crate) struct Removal {
+    pub(crate) options: DeleteOptions,
+    /// The options as admission sees them; `None` for a deletion that was admitted as another action.
+    admission: Option<Value>,
+    pub(crate) dry_run: bool,
+}
+
+impl Removal {
+    /// What an eviction does: admission has seen the Eviction.
+    pub(crate) fn admitted(options: DeleteOptions, dry_run: bool) -> Self {
+        Self { options, admission: None, dry_run }
+    }
+}
 
 /// What became of an object that was to be deleted.
 pub(crate) enum Removed {
@@ -32,8 +47,8 @@ pub(crate) enum Removed {
 }
 
 pub(crate) async fn delete(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
-    let (options, dry_run) = parse_options(call, body).await?;
-    match remove(call, &options, dry_run).await? {
+    let removal = parse_options(call, body).await?;
+    match remove(call, &removal).await? {
         Removed::Waiting(object) => render_object(call, StatusCode::OK, object),
         Removed::Gone(object) if call.def.returned_when_deleted => render_object(call, StatusCode::OK, object),
         Removed::Gone(object) => {
@@ -47,7 +62,7 @@ pub(crate) async fn delete(call: &mut Call<'_>, body: RequestBody) -> ApiResult<
 }
 
 /// The options of the body, or of the query where there is no body.
-async fn parse_options(call: &Call<'_>, body: RequestBody) -> ApiResult<(DeleteOptions, bool)> {
+async fn parse_options(call: &Call<'_>, body: RequestBody) -> ApiResult<Removal> {
     let body = read(body).await?;
     let value = if body.is_empty() {
         options_of_query(&call.query)?
@@ -67,7 +82,15 @@ async fn parse_options(call: &Call<'_>, body: RequestBody) -> ApiResult<(DeleteO
     if !errors.is_empty() {
         return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors).into());
     }
-    Ok((DeleteOptions::from_json(&value)?, dry_run))
+    let options = DeleteOptions::from_json(&value)?;
+    let mut seen = options_head("DeleteOptions");
+    if let Value::Object(given) = value {
+        seen.extend(given.into_iter().filter(|(key, _)| !matches!(key.as_str(), "kind" | "apiVersion")));
+    }
+    if dry_run {
+        seen.insert("dryRun".to_owned(), vec!["All"].into());
+    }
+    Ok(Removal { options, admission: Some(Value::Object(seen)), dry_run })
 }
 
 fn options_of_query(query: &Query) -> ApiResult<Value> {
@@ -86,14 +109,16 @@ fn options_of_query(query: &Query) -> ApiResult<Value> {
 }
 
 /// Deletes the named object, or marks it where it has to wait.
-pub(crate) async fn remove(call: &Call<'_>, options: &DeleteOptions, dry_run: bool) -> ApiResult<Removed> {
+pub(crate) async fn remove(call: &Call<'_>, removal: &Removal) -> ApiResult<Removed> {
     for _ in 0..ATTEMPTS_MAX {
         let entry = call.stored()?;
         let old = decode(&entry)?;
-        admit(call, &old, dry_run).await?;
-        options.check_preconditions(&call.def, &old, meta::resource_version(&old))?;
-        let plan = plan_deletion(&call.def, &old, options, call.api.clock.now());
-        if dry_run {
+        removal.options.check_preconditions(&call.def, &old, meta::resource_version(&old))?;
+        if let Some(options) = &removal.admission {
+            admit(call, options, &old, removal.dry_run).await?;
+        }
+        let plan = plan_deletion(&call.def, &old, &removal.options, call.api.clock.now());
+        if removal.dry_run {
             return Ok(match plan {
                 Deletion::Remove => Removed::Gone(old),
                 Deletion::Mark(marked) => Removed::Waiting(marked),
@@ -104,7 +129,7 @@ pub(crate) async fn remove(call: &Call<'_>, options: &DeleteOptions, dry_run: bo
         let outcome = match plan {
             Deletion::Unchanged => return Ok(Removed::Waiting(old)),
             Deletion::Remove => delete_key(store, &entry.key, entry.mod_revision).await.map(|_| {
-                services_released(call, &old, None);
+                call.api.reservations.release(&call.def, &old, None);
                 Removed::Gone(old)
             }),
             Deletion::Mark(marked) => {
@@ -122,32 +147,26 @@ pub(crate) async fn remove(call: &Call<'_>, options: &DeleteOptions, dry_run: bo
     Err(overtaken(call.resource(), &call.name))
 }
 
-async fn admit(call: &Call<'_>, old: &Value, dry_run: bool) -> ApiResult<()> {
-    let admission = Admission {
-        operation: Operation::Delete,
-        def: &call.def,
-        namespace: &call.namespace,
-        name: &call.name,
-        subresource: "",
-        user: &call.user,
-        dry_run,
-    };
-    Ok(call.api.admission.validate(&admission, None, Some(old)).await?)
+async fn admit(call: &Call<'_>, options: &Value, old: &Value, dry_run: bool) -> ApiResult<()> {
+    let attributes = Attributes::with_options(call, Operation::Delete, options.clone(), dry_run);
+    let write = attributes.of(call, &call.name);
+    call.api.admission.mutate(&write, &mut Value::Null, Some(old)).await?;
+    Ok(call.api.admission.validate(&write, None, Some(old)).await?)
 }
 
 /// Deletes what the selectors leave of the collection and answers with what was there.
 pub(crate) async fn delete_collection(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let form = negotiate(&call.parts.headers, Offer::Collection)?;
-    let (options, dry_run) = parse_options(call, body).await?;
+    let removal = parse_options(call, body).await?;
     let selection = Selection::parse(&call.def, &call.query)?;
     let listing = read_page(call, &selection, &ListQuery::parse(&call.query)?)?;
     let mut objects = Vec::with_capacity(listing.entries.len());
     for entry in &listing.entries {
         let object = decode(entry)?;
         let one = call.beside(&call.def, meta::namespace(&object), meta::name(&object));
-        match remove(&one, &options, dry_run).await {
+        match remove(&one, &removal).await {
             Ok(Removed::Gone(removed) | Removed::Waiting(removed)) => objects.push(removed),
-            // Somebody else was quicker: it is deleted all the same.
+            // Another client was quicker: it is deleted all the same.
             Err(error) if error.status().code == 404 => {}
             Err(error) => return Err(error),
         }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use super::Call;
 use super::render::{encode_value, include_object, partial};
-use super::stored::{Splice, decode_at, is_stored_form, to_version};
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, Form, MetaVersion, Shape};
+use crate::stored::{Splice, decode_at, is_stored_form, to_version};
 
 /// The annotation of the bookmark that ends the initial events (apimachinery `InitialEventsAnnotationKey`).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";

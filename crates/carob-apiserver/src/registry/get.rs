@@ -8,12 +8,12 @@ use http::{Response, StatusCode};
 
 use super::Call;
 use super::render::{encode_value, render_object};
-use super::stored::{Splice, decode, is_stored_form};
-use crate::api::Inner;
 use crate::body::Body;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Offer, negotiate};
 use crate::respond;
+use crate::state::State;
+use crate::stored::{Splice, decode, is_stored_form};
 
 /// Time for the store to reach a revision that a client has seen elsewhere (apiserver `pkg/storage/cacher`,
 /// `blockTimeout`).
@@ -45,7 +45,7 @@ pub(crate) fn parse_revision(text: Option<&str>) -> ApiResult<Option<Revision>> 
 
 /// Waits until the store shows `revision`, which a client may have from another server (apiserver
 /// `pkg/storage/errors.go`, `NewTooLargeResourceVersionError`).
-pub(crate) async fn wait_for(api: &Inner, revision: Revision) -> ApiResult<()> {
+pub(crate) async fn wait_for(api: &State, revision: Revision) -> ApiResult<()> {
     if api.store.current() >= revision {
         return Ok(());
     }
@@ -65,7 +65,5 @@ pub(crate) async fn wait_for(api: &Inner, revision: Revision) -> ApiResult<()> {
 pub(crate) fn answer_value(call: &Call<'_>, code: StatusCode, value: &serde_json::Value) -> ApiResult<Response<Body>> {
     let form = negotiate(&call.parts.headers, Offer::Objects)?;
     let bytes: Bytes = encode_value(form.encoding, value)?;
-    let mut response = respond::encoded(code, form.encoding, bytes);
-    respond::warn(&mut response, &call.warnings);
-    Ok(response)
+    Ok(respond::encoded(code, form.encoding, bytes))
 }

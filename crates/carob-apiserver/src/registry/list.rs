@@ -13,12 +13,12 @@ use super::get::{parse_revision, wait_for};
 use super::page_token::PageToken;
 use super::render::{list_metadata, render_list};
 use super::selection::Selection;
-use super::stored::{Splice, decode, is_stored_form};
 use crate::body::Body;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Offer, negotiate};
 use crate::request::Query;
 use crate::respond;
+use crate::stored::{Splice, decode, is_stored_form};
 
 /// Bytes of a list that are joined into one piece of the response; bounds what a slow reader keeps in memory.
 const PIECE_LEN: usize = 64 * 1024;

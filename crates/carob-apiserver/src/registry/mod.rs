@@ -9,10 +9,10 @@ mod list;
 mod options;
 mod page_token;
 mod patch;
+mod pipeline;
 mod render;
 mod selection;
 mod sparse;
-mod stored;
 mod update;
 mod watch;
 mod write;
@@ -25,28 +25,27 @@ use carob_store::Entry;
 use http::request::Parts;
 use std::sync::Arc;
 
-use crate::api::Inner;
 use crate::error::{ApiError, ApiResult};
 use crate::identity::Identity;
-use crate::request::Query;
+use crate::request::{Notes, Query};
+use crate::state::State;
 
 pub(crate) use create::Written;
 pub(crate) use create::create;
 pub(crate) use decode::{Expected, decode_body, strict_problems};
-pub(crate) use delete::{delete, delete_collection, remove};
+pub(crate) use delete::{Removal, delete, delete_collection, remove};
 pub(crate) use get::answer_value;
 pub(crate) use get::get;
 pub(crate) use list::list;
 pub(crate) use options::WriteOptions;
 pub(crate) use patch::patch;
-pub(crate) use render::encode_value;
-pub(crate) use stored::{decode, encode};
+pub(crate) use pipeline::{Projection, admit_action, admit_connection};
 pub(crate) use update::{Change, rewrite, update, write_changed};
 pub(crate) use watch::watch;
 
 /// One request on one resource: what every verb needs to know.
 pub(crate) struct Call<'a> {
-    pub(crate) api: &'a Inner,
+    pub(crate) api: &'a State,
     pub(crate) def: Arc<ResourceDef>,
     /// The version that the client speaks.
     pub(crate) version: Arc<VersionDef>,
@@ -58,8 +57,7 @@ pub(crate) struct Call<'a> {
     pub(crate) user: Identity,
     pub(crate) query: Query,
     pub(crate) parts: Parts,
-    /// What the response's Warning headers will say.
-    pub(crate) warnings: Vec<String>,
+    pub(crate) notes: Arc<Notes>,
 }
 
 impl Call<'_> {
@@ -97,7 +95,7 @@ impl Call<'_> {
         Status::not_found(self.resource(), &self.name).into()
     }
 
-    /// The same user's business with another object, without what is particular to this request.
+    /// A call of the same user on another object, without the parameters and headers of this request.
     pub(crate) fn beside(&self, def: &Arc<ResourceDef>, namespace: &str, name: &str) -> Self {
         Self {
             api: self.api,
@@ -109,7 +107,7 @@ impl Call<'_> {
             user: Arc::clone(&self.user),
             query: Query::default(),
             parts: http::Request::new(()).into_parts().0,
-            warnings: Vec::new(),
+            notes: Arc::clone(&self.notes),
         }
     }
 

@@ -4,6 +4,8 @@ use carob_api::{FieldError, FieldErrors, FieldPath, Status};
 use http::HeaderMap;
 use http::header::USER_AGENT;
 
+use serde_json::{Map, Value};
+
 use crate::error::ApiResult;
 use crate::request::Query;
 
@@ -30,6 +32,8 @@ pub(crate) struct WriteOptions {
     pub(crate) manager_given: bool,
     /// Only for an apply.
     pub(crate) force: bool,
+    /// `fieldValidation` as it was given.
+    validation_given: Option<String>,
 }
 
 impl WriteOptions {
@@ -51,8 +55,32 @@ impl WriteOptions {
             manager: given.map_or_else(|| default_manager(headers), str::to_owned),
             manager_given: given.is_some(),
             force: query.flag("force"),
+            validation_given: query.text("fieldValidation").map(str::to_owned),
         })
     }
+
+    /// The options as admission sees them: of `kind`, CreateOptions or UpdateOptions, also where they came as PatchOptions.
+    pub(crate) fn to_json(&self, kind: &str) -> Value {
+        let mut options = options_head(kind);
+        if self.dry_run {
+            options.insert("dryRun".to_owned(), vec!["All"].into());
+        }
+        if self.manager_given {
+            options.insert("fieldManager".to_owned(), self.manager.as_str().into());
+        }
+        if let Some(validation) = &self.validation_given {
+            options.insert("fieldValidation".to_owned(), validation.as_str().into());
+        }
+        Value::Object(options)
+    }
+}
+
+/// Kind and apiVersion of options, as admission sees them.
+pub(crate) fn options_head(kind: &str) -> Map<String, Value> {
+    [("kind", kind), ("apiVersion", "meta.k8s.io/v1")]
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .into_iter()
+        .collect()
 }
 
 /// `dryRun` may be repeated; the only value is `All`.

@@ -1,23 +1,20 @@
 //! PATCH in its four forms.
 
-use std::sync::Arc;
-
-use carob_api::kinds::VersionDef;
 use carob_api::schema::{self, TypeRef};
-use carob_api::{FieldError, FieldErrors, FieldPath, ResourceDef, Status, apply, meta, patch as patches};
+use carob_api::{FieldError, FieldErrors, FieldPath, Status, apply, meta, patch as patches};
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
 use super::Call;
-use super::create::{Books, create_object, respond};
+use super::create::{Managers, create_object, respond};
 use super::decode::{Expected, decode_as, strict_problems};
 use super::options::WriteOptions;
-use super::stored::{to_storage, to_version};
 use super::update::{Change, check_names, write_changed};
 use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::Encoding;
+use crate::stored::{to_storage, to_version};
 
 const ACCEPTED: [&str; 4] = [
     "application/json-patch+json",
@@ -35,10 +32,9 @@ enum Patch {
     Apply(Value),
 }
 
-pub(crate) async fn patch(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
+pub(crate) async fn patch(call: &Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "PatchOptions")?;
-    let version = Arc::clone(&call.version);
-    let ty = version.schema();
+    let ty = call.version.schema();
     let ty = ty.ok_or_else(|| ApiError::from(Status::internal("the kind has no schema to patch by")))?;
     let content_type = content_type(call);
     check_options(call, &options, content_type == ACCEPTED[3])?;
@@ -48,17 +44,11 @@ pub(crate) async fn patch(call: &mut Call<'_>, body: RequestBody) -> ApiResult<R
         && call.api.store.get(&call.key()).is_none()
     {
         let object = apply::apply(ty, None, config, &writer(call, &options, &call.api_version()), options.force)?;
-        let written = create_object(call, &options, object, Books::Closed).await?;
+        let written = create_object(call, &options, object, Managers::Tracked).await?;
         return respond(call, StatusCode::CREATED, written);
     }
-    let mut problems = Vec::new();
-    let applier = Applier { ty, patch, options: &options, target: Target::of(call) };
-    let written = {
-        let problems = &mut problems;
-        write_changed(call, &options, |old| applier.apply(old, problems)).await?
-    };
-    problems.dedup();
-    call.warnings.extend(problems);
+    let applier = Applier { call, ty, patch, options: &options, api_version: call.api_version() };
+    let written = write_changed(call, &options, None, |old| applier.apply(old)).await?;
     respond(call, StatusCode::OK, written)
 }
 
@@ -82,7 +72,7 @@ fn check_options(call: &Call<'_>, options: &WriteOptions, is_apply: bool) -> Api
     Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &errors).into())
 }
 
-fn parse(call: &mut Call<'_>, content_type: &str, body: &[u8], options: &WriteOptions) -> ApiResult<Patch> {
+fn parse(call: &Call<'_>, content_type: &str, body: &[u8], options: &WriteOptions) -> ApiResult<Patch> {
     let json = || -> ApiResult<Value> {
         serde_json::from_slice(body)
             .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")).into())
@@ -91,23 +81,21 @@ fn parse(call: &mut Call<'_>, content_type: &str, body: &[u8], options: &WriteOp
         "application/json-patch+json" => {
             let patch = json()?;
             let problems = patches::json_patch_problems(&patch);
-            let (def, version) = (Arc::clone(&call.def), Arc::clone(&call.version));
-            let expected = Expected::of(&def, &version);
-            strict_problems(problems, options.field_validation, expected, &mut call.warnings)?;
+            let expected = Expected::of(&call.def, &call.version);
+            strict_problems(problems, options.field_validation, expected, &call.notes)?;
             Ok(Patch::Json(patch))
         }
         "application/merge-patch+json" => Ok(Patch::Merge(json()?)),
         "application/strategic-merge-patch+json" => Ok(Patch::Strategic(json()?)),
         "application/apply-patch+yaml" => {
-            let (def, version) = (Arc::clone(&call.def), Arc::clone(&call.version));
-            let expected = Expected::of(&def, &version);
+            let expected = Expected::of(&call.def, &call.version);
             let decoded = decode_as(Encoding::Yaml, body, expected)?;
             let undeclared = decoded.problems.iter().filter_map(|problem| problem.strip_prefix("unknown field "));
             let undeclared: Vec<&str> = undeclared.map(|field| field.trim_matches('"')).collect();
             if !undeclared.is_empty() {
                 return Err(apply::undeclared(&decoded.value, &undeclared).into());
             }
-            strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
+            strict_problems(decoded.problems, options.field_validation, expected, &call.notes)?;
             let mut config = decoded.value;
             if meta::name(&config).is_empty() {
                 meta::set(&mut config, &["metadata", "name"], call.name.clone());
@@ -131,37 +119,18 @@ fn writer<'a>(call: &Call<'_>, options: &'a WriteOptions, api_version: &'a str) 
     }
 }
 
-/// What of the call a patch needs while the call itself is being written through.
-struct Target {
-    def: Arc<ResourceDef>,
-    version: Arc<VersionDef>,
-    subresource: &'static str,
-    api_version: String,
-    now: jiff::Timestamp,
-}
-
-impl Target {
-    fn of(call: &Call<'_>) -> Self {
-        Self {
-            def: Arc::clone(&call.def),
-            version: Arc::clone(&call.version),
-            subresource: call.subresource_name(),
-            api_version: call.api_version(),
-            now: call.api.clock.now(),
-        }
-    }
-}
-
 struct Applier<'a> {
+    call: &'a Call<'a>,
     ty: TypeRef<'a>,
     patch: Patch,
     options: &'a WriteOptions,
-    target: Target,
+    api_version: String,
 }
 
 impl Applier<'_> {
-    fn apply(&self, old: &Value, problems: &mut Vec<String>) -> ApiResult<Change> {
-        let Target { def, version, subresource, api_version, now } = &self.target;
+    fn apply(&self, old: &Value) -> ApiResult<Change> {
+        let Self { call, api_version, .. } = self;
+        let (def, version) = (&call.def, &call.version);
         let mut object = old.clone();
         to_version(def, version, &mut object)?;
         let patched = match &self.patch {
@@ -169,7 +138,7 @@ impl Applier<'_> {
             Patch::Merge(patch) => patches::merge_patch(&mut object, patch),
             Patch::Strategic(patch) => patches::strategic_merge(self.ty, &mut object, patch),
             Patch::Apply(config) => {
-                let writer = apply::Writer { manager: &self.options.manager, api_version, subresource, now: *now };
+                let writer = writer(call, self.options, api_version);
                 let mut applied = apply::apply(self.ty, Some(&object), config, &writer, self.options.force)?;
                 to_storage(def, &mut applied)?;
                 return Ok(Change::Applied(applied));
@@ -182,7 +151,7 @@ impl Applier<'_> {
             return Err(Status::bad_request(message).into());
         }
         let decoded = schema::conform(self.ty, object).map_err(|error| self.nonconforming(&error))?;
-        strict_problems(decoded.problems, self.options.field_validation, expected, problems)?;
+        strict_problems(decoded.problems, self.options.field_validation, expected, &call.notes)?;
         let mut object = decoded.value;
         if meta::name(&object) != meta::name(old) {
             let message = format!(
@@ -199,7 +168,7 @@ impl Applier<'_> {
     /// The outcome of a patch is no object of its type. Upstream's answer quotes that outcome.
     fn nonconforming(&self, error: &schema::DecodeError) -> ApiError {
         if matches!(self.patch, Patch::Strategic(_) | Patch::Apply(_)) {
-            return error.to_status(self.target.version.name(), self.target.def.kind()).into();
+            return error.to_status(self.call.version.name(), self.call.def.kind()).into();
         }
         let path = FieldPath::new("patch");
         Status::invalid("", "", "", &[FieldError::invalid(&path, QUOTED, error.to_string())]).into()

@@ -9,20 +9,18 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::Call;
-use super::stored::{Splice, decode, is_stored_form, to_version};
 use crate::body::Body;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, Form, MetaVersion, Offer, Shape, negotiate};
 use crate::respond;
+use crate::stored::{Splice, decode, is_stored_form, to_version};
 
 /// A response of one stored object.
 pub(crate) fn render_entry(call: &Call<'_>, code: StatusCode, entry: &Entry) -> ApiResult<Response<Body>> {
     let form = negotiate(&call.parts.headers, Offer::Item)?;
     if form.is_plain_json() && is_stored_form(&call.def, &call.version) {
         let bytes = Splice::object(&call.def).bytes(entry, entry.mod_revision)?;
-        let mut response = respond::json_bytes(code, bytes);
-        respond::warn(&mut response, &call.warnings);
-        return Ok(response);
+        return Ok(respond::json_bytes(code, bytes));
     }
     render_object(call, code, decode(entry)?)
 }
@@ -42,9 +40,7 @@ pub(crate) fn render_object(call: &Call<'_>, code: StatusCode, mut object: Value
         }
         Shape::Metadata(version) => encode_value(form.encoding, &partial(&object, version))?,
     };
-    let mut response = respond::encoded(code, form.encoding, bytes);
-    respond::warn(&mut response, &call.warnings);
-    Ok(response)
+    Ok(respond::encoded(code, form.encoding, bytes))
 }
 
 /// A whole list in a form that needs the objects parsed. `metadata` is the list's.

@@ -9,10 +9,10 @@ use carob_store::Entry;
 use serde_json::{Value, json};
 
 use super::sparse::Fields;
-use super::stored::stored_head;
 use crate::error::ApiResult;
 use crate::lookup::contains;
 use crate::request::Query;
+use crate::stored::stored_head;
 
 /// Which objects of a collection are meant.
 #[derive(Debug, Clone)]

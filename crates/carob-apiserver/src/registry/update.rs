@@ -8,15 +8,16 @@ use http::{Response, StatusCode};
 use serde_json::Value;
 
 use super::Call;
-use super::create::{Books, Written, create_object, invalid, is_service, respond, track};
+use super::create::{Managers, Written, create_object, invalid, respond, restore_managers, track};
 use super::decode::{Expected, decode_body, strict_problems};
 use super::options::WriteOptions;
-use super::stored::{decode, to_storage};
+use super::pipeline::{self, Attributes, Projection};
 use super::write::{ATTEMPTS_MAX, WriteError, delete, overtaken, put};
-use crate::admission::{Admission, Operation};
-use crate::allocate::Reservation;
+use crate::admission::Operation;
 use crate::body::{Body, RequestBody, read};
 use crate::error::ApiResult;
+use crate::reserve::{Held, Stage};
+use crate::stored::{decode, to_storage};
 
 /// What a change makes of an object.
 pub(crate) enum Change {
@@ -26,23 +27,22 @@ pub(crate) enum Change {
     Applied(Value),
 }
 
-pub(crate) async fn update(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
+pub(crate) async fn update(call: &Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "UpdateOptions")?;
-    let (def, version) = (Arc::clone(&call.def), Arc::clone(&call.version));
-    let expected = Expected::of(&def, &version);
+    let expected = Expected::of(&call.def, &call.version);
     let decoded = decode_body(&call.parts.headers, &read(body).await?, expected)?;
-    strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
+    strict_problems(decoded.problems, options.field_validation, expected, &call.notes)?;
     let mut object = decoded.value;
     check_names(call, &mut object)?;
     if call.subresource.is_none()
         && call.def.strategy().rules().creates_on_update
         && call.api.store.get(&call.key()).is_none()
     {
-        let written = create_object(call, &options, object, Books::Open).await?;
+        let written = create_object(call, &options, object, Managers::Untracked).await?;
         return respond(call, StatusCode::CREATED, written);
     }
     to_storage(&call.def, &mut object)?;
-    let written = write_changed(call, &options, |_old| Ok(Change::To(object.clone()))).await?;
+    let written = write_changed(call, &options, None, |_old| Ok(Change::To(object.clone()))).await?;
     respond(call, StatusCode::OK, written)
 }
 
@@ -70,18 +70,19 @@ pub(crate) fn check_names(call: &Call<'_>, object: &mut Value) -> ApiResult<()> 
     Ok(())
 }
 
-/// Changes the named object. `change` is asked again whenever somebody else wrote meanwhile; a client that named a
+/// Changes the named object. `change` is asked again whenever another client wrote meanwhile; a client that named a
 /// resourceVersion then gets its conflict, since the new object no longer has it.
 pub(crate) async fn write_changed(
-    call: &mut Call<'_>,
+    call: &Call<'_>,
     options: &WriteOptions,
+    projection: Option<&dyn Projection>,
     mut change: impl FnMut(&Value) -> ApiResult<Change>,
 ) -> ApiResult<Written> {
     for _ in 0..ATTEMPTS_MAX {
         let entry = call.stored()?;
         let old = decode(&entry)?;
         let change = change(&old)?;
-        match attempt(call, options, &entry, &old, change).await {
+        match attempt(call, options, projection, &entry, &old, change).await {
             Ok(written) => return Ok(written),
             Err(WriteError::Overtaken) => {}
             Err(WriteError::Failed(error)) => return Err(error),
@@ -90,7 +91,8 @@ pub(crate) async fn write_changed(
     Err(overtaken(call.resource(), &call.name))
 }
 
-/// Changes the named object past its kind's rules of update: for subresources whose very purpose is such a change.
+/// Changes the named object past its kind's rules of update, and without admission: for what the server does on behalf of an
+/// action that was admitted.
 pub(crate) async fn rewrite(
     call: &Call<'_>,
     dry_run: bool,
@@ -114,8 +116,9 @@ pub(crate) async fn rewrite(
 }
 
 async fn attempt(
-    call: &mut Call<'_>,
+    call: &Call<'_>,
     options: &WriteOptions,
+    projection: Option<&dyn Projection>,
     entry: &Arc<Entry>,
     old: &Value,
     change: Change,
@@ -127,65 +130,44 @@ async fn attempt(
     check_preconditions(call, &new, old)?;
     let part = call.part();
     lifecycle::prepare_update(&call.def, part, &mut new, old)?;
-    let (def, user) = (Arc::clone(&call.def), Arc::clone(&call.user));
-    let (namespace, name) = (call.namespace.clone(), call.name.clone());
-    let admission = Admission {
-        operation: Operation::Update,
-        def: &def,
-        namespace: &namespace,
-        name: &name,
-        subresource: call.subresource_name(),
-        user: &user,
-        dry_run: options.dry_run,
-    };
-    call.api.admission.mutate(&admission, &mut new, Some(old)).await?;
-    let services = &call.api.services;
-    let is_spec_of_service = is_service(call) && call.subresource.is_none();
-    let mut reservation = if is_spec_of_service {
-        let reserved = services.update(&mut new, old);
-        Some(reserved.map_err(|errors| invalid(call, &name, &errors))?)
-    } else {
-        None
-    };
-    lifecycle::validate_update(&call.def, part, &new, old)?;
-    call.api.admission.validate(&admission, Some(&new), Some(old)).await?;
     if !tracked {
         track(call, options, Some(old), &mut new)?;
     }
-    call.warnings.extend(call.def.strategy().warnings(&new, Some(old)));
+    let attributes = Attributes::new(call, Operation::Update, options);
+    let write = attributes.of(call, &call.name);
+    let managed = meta::at(&new, &["metadata", "managedFields"]).cloned();
+    if pipeline::mutate(call, &write, projection, &mut new, old).await? {
+        restore_managers(&mut new, managed);
+        lifecycle::prepare_update(&call.def, part, &mut new, old)?;
+    }
+    let reservations = &call.api.reservations;
+    let mut held = Held::default();
+    reservations.reserve(Stage::Completing, &write, &mut new, Some(old), &mut held).await?;
+    lifecycle::validate_update(&call.def, part, &new, old)?;
+    pipeline::validate(call, &write, projection, &new, old).await?;
+    call.notes.warn_all(call.def.strategy().warnings(&new, Some(old)));
     if same(&new, old) {
         return Ok(Written::Stored(Arc::clone(entry)));
     }
+    reservations.reserve(Stage::Counting, &write, &mut new, Some(old), &mut held).await?;
     if options.dry_run {
         return Ok(Written::Gone(new));
     }
     let store = &call.api.store;
     if lifecycle::deletion_is_complete(&new, old) {
-        delete(store, &entry.key, entry.mod_revision).await?;
-        services_released(call, old, None);
+        held.commit(delete(store, &entry.key, entry.mod_revision)).await?;
+        reservations.release(&call.def, old, None);
         return Ok(Written::Gone(new));
     }
-    reservation.iter_mut().for_each(Reservation::begin);
-    let stored = put(store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old)).await;
-    reservation.iter_mut().for_each(Reservation::settle);
-    let stored = stored?;
-    if let Some(reservation) = reservation {
-        reservation.keep();
-        services.released(old, Some(&new));
-    }
+    let put = put(store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old));
+    let stored = held.commit(put).await?;
+    reservations.release(&call.def, old, Some(&new));
     Ok(Written::Stored(stored))
 }
 
 impl<E: Into<crate::error::ApiError>> From<E> for WriteError {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
-    }
-}
-
-/// After a Service has gone from the store, its addresses are free.
-pub(crate) fn services_released(call: &Call<'_>, old: &Value, new: Option<&Value>) {
-    if is_service(call) {
-        call.api.services.released(old, new);
     }
 }
 

@@ -8,8 +8,8 @@ use carob_api::{ResourceDef, Status, meta};
 use carob_store::{Durability, Entry, Expect, Op, Revision, Store, Txn, TxnError, TxnOk};
 use serde_json::Value;
 
-use super::stored::encode;
 use crate::error::ApiError;
+use crate::stored::encode;
 
 /// The life time of kinds that have one.
 const HOUR: Duration = Duration::from_secs(60 * 60);

@@ -9,18 +9,20 @@ use serde_json::{Value, json};
 use super::action_body;
 use crate::body::{Body, RequestBody};
 use crate::error::ApiResult;
-use crate::registry::{Call, WriteOptions, answer_value, rewrite};
+use crate::registry::{Call, WriteOptions, admit_action, answer_value, rewrite};
 
 pub(super) async fn bind(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
-    let binding = action_body(call, &options, body).await?;
+    let mut binding = action_body(call, &options, body).await?;
+    admit_action(call, &options, &mut binding).await?;
     finish(call, options.dry_run, &binding).await
 }
 
 /// POST to `bindings`, the older path, where the body alone names the Pod.
 pub(crate) async fn bind_by_body(mut call: Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
-    let binding = action_body(&mut call, &options, body).await?;
+    let mut binding = action_body(&mut call, &options, body).await?;
+    admit_action(&call, &options, &mut binding).await?;
     call.name = meta::name(&binding).to_owned();
     call.def = kinds::by_resource("", "v1", "pods").map(Arc::clone).ok_or_else(Status::path_not_found)?;
     finish(&call, options.dry_run, &binding).await

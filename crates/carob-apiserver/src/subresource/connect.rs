@@ -4,14 +4,15 @@
 use carob_api::{Status, meta};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::log_socket;
 use super::node_client::{Outbound, Target, forward};
 use crate::body::{Body, RequestBody};
 use crate::dialer::NodeAddress;
 use crate::error::{ApiError, ApiResult};
-use crate::registry::{Call, decode};
+use crate::registry::{Call, admit_connection};
+use crate::stored::decode;
 
 /// The kubelet's port where a Node does not say (pkg/cluster/ports).
 const KUBELET_PORT: u16 = 10250;
@@ -117,6 +118,7 @@ fn check_log_query(call: &Call<'_>) -> ApiResult<()> {
 pub(super) async fn connect(mut call: Call<'_>, rest: Vec<String>, body: RequestBody) -> ApiResult<Response<Body>> {
     let upgrade = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let subresource = call.subresource_name();
+    admit_connection(&call, parameters(&call, &rest)).await?;
     if subresource == "proxy" {
         return super::proxy::proxy(&call, &rest, body, upgrade).await;
     }
@@ -134,6 +136,36 @@ pub(super) async fn connect(mut call: Call<'_>, rest: Vec<String>, body: Request
     let outbound =
         Outbound { method: call.parts.method.clone(), path, headers: call.parts.headers.clone(), host: None };
     forward(call.api, Target::Node(target), outbound, Some(body), upgrade).await
+}
+
+/// What the client asks for as the object that admission sees: PodExecOptions and its like.
+fn parameters(call: &Call<'_>, rest: &[String]) -> Value {
+    let (api_version, kind) = call.subresource.and_then(|subresource| subresource.body).unwrap_or_default();
+    let mut object: Map<String, Value> =
+        Map::from_iter([("kind".to_owned(), kind.into()), ("apiVersion".to_owned(), api_version.into())]);
+    match call.subresource_name() {
+        "proxy" => {
+            object.insert("path".to_owned(), rest.join("/").into());
+        }
+        "portforward" => {
+            let ports = call.query.all("ports").flat_map(|ports| ports.split(','));
+            let ports: Vec<Value> = ports.filter_map(|port| port.parse::<i32>().ok()).map(Value::from).collect();
+            object.insert("ports".to_owned(), ports.into());
+        }
+        _ => {
+            for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| call.query.flag(flag)) {
+                object.insert(flag.to_owned(), true.into());
+            }
+            if let Some(container) = call.query.text("container") {
+                object.insert("container".to_owned(), container.into());
+            }
+            let command: Vec<Value> = call.query.all("command").map(Value::from).collect();
+            if !command.is_empty() {
+                object.insert("command".to_owned(), command.into());
+            }
+        }
+    }
+    Value::Object(object)
 }
 
 /// The kubelet's path of an exec or attach; it has its own names for the streams (pkg/registry/core/pod/strategy.go,

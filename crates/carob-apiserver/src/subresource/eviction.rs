@@ -12,7 +12,8 @@ use super::action_body;
 use super::binding::set_condition;
 use crate::body::{Body, RequestBody};
 use crate::error::{ApiError, ApiResult};
-use crate::registry::{Call, WriteOptions, answer_value, decode, remove, rewrite};
+use crate::registry::{Call, Removal, WriteOptions, admit_action, answer_value, remove, rewrite};
+use crate::stored::decode;
 
 const TOO_MANY_BUDGETS: &str =
     "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
@@ -24,11 +25,12 @@ const NOT_READY_RETRY_S: u32 = 10;
 
 pub(super) async fn evict(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
-    let eviction = action_body(call, &options, body).await?;
+    let mut eviction = action_body(call, &options, body).await?;
     let name = meta::name(&eviction);
     if !name.is_empty() && name != call.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object").into());
     }
+    admit_action(call, &options, &mut eviction).await?;
     let delete_options = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
     let delete_options = DeleteOptions::from_json(&delete_options)?;
     let dry_run = options.dry_run || delete_options.dry_run;
@@ -37,7 +39,7 @@ pub(super) async fn evict(call: &mut Call<'_>, body: RequestBody) -> ApiResult<R
         check_budget(call, &pod, dry_run).await?;
     }
     mark_disrupted(call, dry_run).await?;
-    remove(call, &delete_options, dry_run).await?;
+    remove(call, &Removal::admitted(delete_options, dry_run)).await?;
     answer_value(call, StatusCode::CREATED, &Status::created().to_json())
 }
 

@@ -56,6 +56,6 @@ async fn action_body(call: &mut Call<'_>, options: &WriteOptions, body: RequestB
     let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or_default() };
     let expected = Expected::named(group, version, kind, &format!("{package}.{version}.{kind}"));
     let decoded = decode_body(&call.parts.headers, &crate::body::read(body).await?, expected)?;
-    strict_problems(decoded.problems, options.field_validation, expected, &mut call.warnings)?;
+    strict_problems(decoded.problems, options.field_validation, expected, &call.notes)?;
     Ok(decoded.value)
 }

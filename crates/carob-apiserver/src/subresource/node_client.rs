@@ -10,10 +10,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use crate::api::Inner;
 use crate::body::{Body, RequestBody};
 use crate::dialer::NodeAddress;
 use crate::error::{ApiError, ApiResult};
+use crate::state::State;
 
 /// Where a stream leads.
 pub(super) enum Target {
@@ -42,7 +42,7 @@ fn unavailable(error: &(dyn std::error::Error + 'static)) -> ApiError {
 
 /// Sends the request and answers with what comes back. With `upgrade`, a 101 joins the two connections.
 pub(super) async fn forward(
-    api: &Inner,
+    api: &State,
     target: Target,
     outbound: Outbound,
     body: Option<RequestBody>,

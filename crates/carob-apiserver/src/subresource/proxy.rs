@@ -13,7 +13,8 @@ use super::connect::{address_of, bad, escape};
 use super::node_client::{Outbound, Target, forward};
 use crate::body::{Body, RequestBody};
 use crate::error::{ApiError, ApiResult};
-use crate::registry::{Call, decode};
+use crate::registry::Call;
+use crate::stored::decode;
 
 /// The label that ties an EndpointSlice to its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";

@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use super::action_body;
 use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
-use crate::registry::{Call, Change, WriteOptions, Written, answer_value, decode, write_changed};
+use crate::registry::{Call, Change, Projection, WriteOptions, Written, answer_value, write_changed};
 use crate::request::Verb;
+use crate::stored::decode;
 
 pub(super) async fn answer(call: &mut Call<'_>, verb: &Verb, body: RequestBody) -> ApiResult<Response<Body>> {
     match verb {
@@ -78,7 +79,7 @@ async fn write(
 ) -> ApiResult<Response<Body>> {
     let def = Arc::clone(&call.def);
     let name = call.name.clone();
-    let written = write_changed(call, options, |old| {
+    let written = write_changed(call, options, Some(&AsScale), |old| {
         let scale = change(&of(old))?;
         let replicas = replicas_of(&scale, &name)?;
         let mut new = old.clone();
@@ -100,6 +101,21 @@ async fn write(
         Written::Gone(object) => object,
     };
     answer_value(call, StatusCode::OK, &of(&object))
+}
+
+/// A workload as its Scale.
+struct AsScale;
+
+impl Projection for AsScale {
+    fn of(&self, object: &Value) -> Value {
+        of(object)
+    }
+
+    fn put_back(&self, projected: &Value, object: &mut Value) -> ApiResult<()> {
+        let replicas = replicas_of(projected, meta::name(object))?;
+        meta::set(object, &["spec", "replicas"], replicas);
+        Ok(())
+    }
 }
 
 /// apimachinery's `ValidateScale` (pkg/apis/autoscaling/validation).

@@ -8,7 +8,8 @@ use super::action_body;
 use crate::authn::{BoundObject, TokenSpec};
 use crate::body::{Body, RequestBody};
 use crate::error::{ApiError, ApiResult};
-use crate::registry::{Call, WriteOptions, answer_value, decode};
+use crate::registry::{Call, WriteOptions, admit_action, answer_value};
+use crate::stored::decode;
 
 /// Life of a token that does not ask for one (pkg/apis/authentication/v1/defaults.go).
 const EXPIRATION_DEFAULT_S: i64 = 60 * 60;
@@ -19,6 +20,7 @@ const EXPIRATION_MAX_S: i64 = 1 << 32;
 pub(super) async fn issue(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
     let mut request = action_body(call, &options, body).await?;
+    admit_action(call, &options, &mut request).await?;
     let account = decode(&*call.stored()?)?;
     let expiration_s = meta::i64_at(&request, &["spec", "expirationSeconds"]).unwrap_or(EXPIRATION_DEFAULT_S);
     validate(expiration_s)?;

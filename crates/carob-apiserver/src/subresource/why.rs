@@ -8,8 +8,9 @@ use tracing::warn;
 
 use crate::body::Body;
 use crate::error::ApiResult;
-use crate::registry::{Call, decode};
+use crate::registry::Call;
 use crate::respond;
+use crate::stored::decode;
 
 /// What the schedulers said about a Pod without a node.
 enum Asked {

@@ -1,6 +1,7 @@
 //! Black-box tests of the API server: in process, and with real clients over TLS.
 
 mod actions;
+mod admission;
 mod documents;
 mod groups;
 mod hostile;

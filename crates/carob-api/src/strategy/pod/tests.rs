@@ -11,7 +11,7 @@ use crate::{
 const NOW: &str = "2026-01-02T03:04:05Z";
 
 fn creation() -> Creation<'static> {
-    Creation { namespace: "default", uid: "u1", now: NOW.parse().expect("a time"), suffix: "abcde" }
+    Creation { uid: "u1", now: NOW.parse().expect("a time"), suffix: "abcde" }
 }
 
 fn pods() -> &'static crate::ResourceDef {
@@ -25,8 +25,8 @@ fn decoded(value: Value) -> Value {
 /// A Pod as it is right before it is stored.
 fn created(value: Value) -> Result<Value, crate::Status> {
     let mut pod = decoded(value);
-    lifecycle::prepare_create(pods(), &mut pod, &creation())?;
-    lifecycle::complete_create(pods(), &mut pod);
+    lifecycle::prepare_create(pods(), &mut pod, "default")?;
+    lifecycle::complete_create(pods(), &mut pod, &creation());
     lifecycle::validate_create(pods(), &pod)?;
     Ok(pod)
 }

@@ -1,0 +1,96 @@
+//! What all requests share: the store and the parts that answer from it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use carob_kit::Clock;
+use carob_store::Store;
+use tokio::sync::watch;
+
+use crate::admission::Pipeline;
+use crate::allocate::{AllocateError, Services};
+use crate::authn::{Authentication, ServiceAccountTokens, StaticTokens};
+use crate::authz::Authorization;
+use crate::catalogue::Catalogue;
+use crate::config::Config;
+use crate::lookup::Lookup;
+use crate::metrics::Metrics;
+use crate::openapi::OpenApi;
+use crate::reserve::{Reservations, ResourceQuota};
+use crate::server::{InFlight, Limits};
+
+/// An API server could not be made from its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("prepare the addresses of Services")]
+    Services(#[source] AllocateError),
+}
+
+/// What handlers work with.
+pub(crate) struct State {
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Limits,
+    pub(crate) authn: Authentication,
+    pub(crate) authz: Authorization,
+    pub(crate) tokens: Arc<ServiceAccountTokens>,
+    pub(crate) admission: Pipeline,
+    pub(crate) reservations: Reservations,
+    pub(crate) dialer: Arc<dyn crate::NodeDialer>,
+    pub(crate) explainer: Option<Arc<dyn crate::Explainer>>,
+    pub(crate) catalogue: Arc<Catalogue>,
+    /// The address that legacy discovery names.
+    pub(crate) advertised: Option<SocketAddr>,
+    pub(crate) openapi: OpenApi,
+    pub(crate) metrics: Metrics,
+    pub(crate) in_flight: InFlight,
+    /// True once the server has begun to shut down: streams end.
+    closing: watch::Sender<bool>,
+}
+
+impl State {
+    /// Reads Services out of the store, so that no address is given away twice.
+    pub(crate) fn new(config: Config) -> Result<Self, StartError> {
+        let store = config.store.clone();
+        let lookup = Arc::new(Lookup::new(store.clone()));
+        let tokens = Arc::new(ServiceAccountTokens::new(
+            config.service_account_keys,
+            config.issuer,
+            config.audiences,
+            Arc::clone(&config.clock),
+            Arc::clone(&lookup) as _,
+        ));
+        let authn =
+            Authentication::new(vec![Box::new(StaticTokens::new(config.static_tokens)), Box::new(Arc::clone(&tokens))]);
+        let services =
+            Services::restore(&store, &config.service_cidrs, config.node_ports).map_err(StartError::Services)?;
+        let quota = ResourceQuota::new(store.clone(), Arc::clone(&config.clock));
+        Ok(Self {
+            authn,
+            authz: Authorization::new(lookup, config.authorizers),
+            tokens,
+            admission: Pipeline::new(store.clone(), config.mutators, config.validators),
+            reservations: Reservations::new(vec![Box::new(services), Box::new(quota)]),
+            dialer: config.dialer,
+            explainer: config.explainer,
+            catalogue: Arc::new(Catalogue::new(config.unstable_versions)),
+            advertised: config.advertise_address,
+            openapi: OpenApi::default(),
+            metrics: Metrics::default(),
+            in_flight: InFlight::new(&config.limits),
+            closing: watch::channel(false).0,
+            limits: config.limits,
+            clock: config.clock,
+            store,
+        })
+    }
+
+    /// Turns true when streams should end.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    pub(crate) fn begin_shutdown(&self) {
+        self.closing.send_replace(true);
+    }
+}
