@@ -31,6 +31,13 @@ impl FieldPath {
         Self(format!("{}[{key}]", self.0))
     }
 
+    /// This path with another one below it.
+    #[must_use]
+    pub(crate) fn join(&self, below: &FieldPath) -> Self {
+        let joint = if below.0.is_empty() || below.0.starts_with('[') || self.0.is_empty() { "" } else { "." };
+        Self(format!("{}{joint}{}", self.0, below.0))
+    }
+
     /// Puts a segment before the path: how a walk that only names its place when it finds an error completes it.
     pub(crate) fn prefix(&mut self, segment: fmt::Arguments<'_>) {
         let joint = if self.0.is_empty() || self.0.starts_with('[') { "" } else { "." };

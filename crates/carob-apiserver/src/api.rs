@@ -16,6 +16,7 @@ use crate::authn::Peer;
 use crate::authz::{impersonated, is_public};
 use crate::body::{Body, BoxError, RequestBody, whole};
 use crate::config::Config;
+use crate::definitions::Definitions;
 use crate::error::ApiError;
 use crate::identity::Identity;
 use crate::in_process::InProcess;
@@ -29,9 +30,14 @@ use crate::{dispatch, nonresource, respond};
 pub struct ApiServer(Arc<State>);
 
 impl ApiServer {
-    /// Reads Services out of the store, so that no address is given away twice.
+    /// Reads Services out of the store, so that no address is given away twice, and CustomResourceDefinitions, so that their
+    /// kinds are served from the first request on. Spawns one task, which follows the definitions; so it has to be called
+    /// within a runtime.
     pub fn new(config: Config) -> Result<Self, StartError> {
-        Ok(Self(Arc::new(State::new(config)?)))
+        let state = Arc::new(State::new(config)?);
+        let definitions = Definitions::load(&state.store, &state.catalogue);
+        tokio::spawn(definitions.follow(Arc::downgrade(&state), state.store.clone()));
+        Ok(Self(state))
     }
 
     /// Answers one request as `user`, whatever identity its headers claim.
@@ -55,6 +61,14 @@ impl ApiServer {
         B::Error: Into<BoxError>,
     {
         Box::pin(self.clone().run(request.map(erase), Caller::Peer(peer)))
+    }
+
+    pub(crate) fn of(state: Arc<State>) -> Self {
+        Self(state)
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.0
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -3,16 +3,20 @@
 //! A snapshot never changes. When a custom kind comes or goes the next request gets another one, and what was rendered of the
 //! groups that stay is carried over.
 
-use std::sync::{Arc, OnceLock, RwLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use carob_api::ResourceDef;
 use carob_api::kinds::{Group, Kinds, VersionDef};
 
 use crate::discovery::Documents;
+use crate::openapi::Whole;
 
 /// The catalogue of one API server.
 pub(crate) struct Catalogue {
     served: RwLock<Arc<Served>>,
+    /// UIDs of the definitions whose objects are being deleted.
+    cleaning: Mutex<BTreeSet<String>>,
 }
 
 /// One state of the catalogue.
@@ -23,6 +27,7 @@ pub(crate) struct Served {
     /// Groups with a version that is served, in the order of discovery.
     groups: OnceLock<Vec<ServedGroup>>,
     pub(crate) documents: Documents,
+    pub(crate) openapi: Whole,
 }
 
 /// A group and its served versions, the preferred first.
@@ -43,7 +48,8 @@ pub(crate) struct GroupVersion<'a> {
 impl Catalogue {
     /// The built-in kinds.
     pub(crate) fn new(unstable: bool) -> Self {
-        Self { served: RwLock::new(Arc::new(Served::new(Kinds::builtin().clone(), unstable))) }
+        let served = Arc::new(Served::new(Kinds::builtin().clone(), unstable));
+        Self { served: RwLock::new(served), cleaning: Mutex::default() }
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Served> {
@@ -51,9 +57,36 @@ impl Catalogue {
     }
 }
 
+impl Catalogue {
+    /// Adds kinds that are not there yet.
+    pub(crate) fn add(&self, defs: impl IntoIterator<Item = Arc<ResourceDef>>) {
+        self.change(|kinds| kinds.with(defs));
+    }
+
+    /// Serves `defs` instead of what was served of the definition of that name.
+    pub(crate) fn replace(&self, definition: &str, group: &str, defs: Vec<Arc<ResourceDef>>) {
+        let is_own = |def: &ResourceDef| def.custom().is_some_and(|custom| custom.definition == definition);
+        self.change(|kinds| kinds.replaced(group, is_own, defs));
+    }
+
+    fn change(&self, change: impl FnOnce(&Kinds) -> Kinds) {
+        let mut served = self.served.write().expect("no holder of the catalogue panics");
+        *served = Arc::new(Served::new(change(&served.kinds), served.unstable));
+    }
+
+    /// Whether the caller is to delete the objects of a definition; not if that is under way.
+    pub(crate) fn begin_cleanup(&self, uid: &str) -> bool {
+        self.cleaning.lock().expect("no holder panics").insert(uid.to_owned())
+    }
+
+    pub(crate) fn end_cleanup(&self, uid: &str) {
+        self.cleaning.lock().expect("no holder panics").remove(uid);
+    }
+}
+
 impl Served {
     pub(crate) fn new(kinds: Kinds, unstable: bool) -> Self {
-        Self { kinds, unstable, groups: OnceLock::new(), documents: Documents::default() }
+        Self { kinds, unstable, groups: OnceLock::new(), documents: Documents::default(), openapi: Whole::default() }
     }
 
     /// Whether requests for a version of a kind are answered.

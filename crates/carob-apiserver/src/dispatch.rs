@@ -21,12 +21,26 @@ pub(crate) async fn answer(api: &State, asked: Asked, body: RequestBody) -> ApiR
     if let Some(review) = review {
         return reviews::answer(&call, review, &verb, body).await;
     }
+    check_terminating(&call, &verb)?;
+    if let Some(deprecation) = call.def.custom().and_then(|custom| custom.deprecation.clone()) {
+        call.notes.warn(deprecation);
+    }
     match call.subresource.map(|subresource| subresource.role) {
         None if !call.def.is_stored() => unstored(call, &verb, body).await,
         None => main(&mut call, &verb, body).await,
         Some(SubresourceRole::Part(_)) => part(&mut call, &verb, body).await,
         Some(role) => subresource::answer(call, role, &verb, rest, body).await,
     }
+}
+
+/// No object of a kind whose definition is being deleted may be created (customresource_handler.go).
+fn check_terminating(call: &Call<'_>, verb: &Verb) -> ApiResult<()> {
+    if *verb != Verb::Create || !call.def.custom().is_some_and(|custom| custom.is_terminating) {
+        return Ok(());
+    }
+    let mut status = Status::method_not_supported(call.resource(), verb.as_str());
+    status.message = format!("{} not allowed while custom resource definition is terminating", verb.as_str());
+    Err(status.into())
 }
 
 /// Finds the table's row and checks that the path fits its scope.

@@ -3,7 +3,8 @@
 //!
 //! Start reading at [`ApiServer`] (the pipeline that a request passes), then `dispatch` (from a classified request to a
 //! verb), `registry` (the verbs) and `subresource`. What differs between kinds is data in `carob_api::kinds`; nothing in
-//! this crate is per kind but what upstream gives endpoints of their own. [`ApiServer::serve`] spawns one task a connection;
+//! this crate is per kind but what upstream gives endpoints of their own. [`ApiServer::serve`] spawns one task per connection, [`ApiServer::new`]
+//! one that follows CustomResourceDefinitions;
 //! [`ApiServer::handle`] and [`ApiServer::in_process`] spawn none but for streams that outlive their request.
 //!
 //! Invariant: the store is reached through this crate's pipeline only, and nobody calls this crate but over its API.
@@ -18,6 +19,7 @@ mod bootstrap;
 mod catalogue;
 mod config;
 mod current;
+mod definitions;
 mod dialer;
 mod discovery;
 mod dispatch;

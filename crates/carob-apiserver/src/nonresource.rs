@@ -32,7 +32,7 @@ pub(crate) fn answer(api: &State, parts: &Parts, path: &str, query: &Query) -> A
         ["version"] => Ok(respond::json(StatusCode::OK, &version::info())),
         [endpoint @ ("livez" | "readyz" | "healthz"), rest @ ..] => health::answer(api, endpoint, rest, query),
         ["metrics"] => Ok(metrics(api)),
-        ["openapi", "v2"] => openapi::v2(&api.openapi, &served, headers),
+        ["openapi", "v2"] => openapi::v2(&served, headers),
         ["openapi", "v3"] => openapi::v3_index(&api.openapi, &served, headers),
         ["openapi", "v3", rest @ ..] => openapi::v3_document(&api.openapi, &served, headers, &rest.join("/"), query),
         [".well-known", "openid-configuration"] => {

@@ -7,7 +7,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use carob_api::kinds::VersionDef;
+use carob_api::kinds::{CustomKind, VersionDef};
+use carob_api::schema::{self, Schema};
 use carob_api::{ResourceDef, Status, depth, kinds, meta};
 use carob_store::{Entry, Revision};
 use serde_json::{Map, Value};
@@ -16,8 +17,13 @@ use crate::error::{ApiError, ApiResult};
 
 /// The bytes of an object for the store.
 pub(crate) fn encode(object: &Value) -> Bytes {
+    encode_as(object, meta::api_version(object))
+}
+
+/// As [`encode`], under another apiVersion of the same form.
+pub(crate) fn encode_as(object: &Value, api_version: &str) -> Bytes {
     let mut out = Vec::with_capacity(1024);
-    write_head(&mut out, meta::kind(object), meta::api_version(object));
+    write_head(&mut out, meta::kind(object), api_version);
     let mut first = true;
     let metadata = object.get("metadata").and_then(Value::as_object);
     write_fields(&mut out, metadata, &mut first, |key| key != "resourceVersion");
@@ -70,6 +76,31 @@ pub(crate) fn decode_at(entry: &Entry, revision: Revision) -> ApiResult<Value> {
     })?;
     meta::set(&mut object, &["metadata", "resourceVersion"], revision.to_string());
     Ok(object)
+}
+
+/// A stored object in the hub form of its kind: for a custom kind the version of the request, with the fields and defaults that
+/// its schema has now.
+pub(crate) fn decode_hub(def: &ResourceDef, entry: &Entry) -> ApiResult<Value> {
+    decode_hub_at(def, entry, entry.mod_revision)
+}
+
+/// As [`decode_hub`], with the resourceVersion of another event.
+pub(crate) fn decode_hub_at(def: &ResourceDef, entry: &Entry, revision: Revision) -> ApiResult<Value> {
+    let mut object = decode_at(entry, revision)?;
+    let Some(custom) = def.custom() else { return Ok(object) };
+    if meta::api_version(&object) == def.hub_api_version() && is_fresh(custom, entry) {
+        return Ok(object);
+    }
+    convert(&mut object, def.hub_api_version())?;
+    if let Some(Schema::Custom(schema)) = def.hub_schema() {
+        schema::refresh(schema, &mut object);
+    }
+    Ok(object)
+}
+
+/// Whether an object was written under the schema that there is now: then it is pruned by it and has its defaults.
+fn is_fresh(custom: &CustomKind, entry: &Entry) -> bool {
+    entry.mod_revision.0 > custom.revision
 }
 
 /// Whether objects of `version` are stored as they are, so that stored bytes answer requests in it.
@@ -129,12 +160,33 @@ impl Splice {
         rest.strip_prefix(b"\",\"metadata\":{")
     }
 
+    /// The bytes of an object of a custom kind that is stored in another version, or was before its schema changed.
+    fn remade(&self, entry: &Entry, revision: Revision) -> ApiResult<Option<Vec<u8>>> {
+        let Some(custom) = self.def.custom() else { return Ok(None) };
+        if is_fresh(custom, entry) && self.tail(&entry.value).is_some() {
+            return Ok(None);
+        }
+        let mut object = decode_hub_at(&self.def, entry, revision)?;
+        if self.is_item {
+            meta::remove(&mut object, &["kind"]);
+            meta::remove(&mut object, &["apiVersion"]);
+        }
+        serde_json::to_vec(&object).map(Some).map_err(|error| Status::internal(error).into())
+    }
+
     pub(crate) fn len(&self, entry: &Entry, revision: Revision) -> ApiResult<usize> {
+        if let Some(bytes) = self.remade(entry, revision)? {
+            return Ok(bytes.len());
+        }
         let (head, tail) = self.parts(entry)?;
         Ok(head.len() + BEFORE_REVISION.len() + decimal_len(revision.0) + AFTER_REVISION.len() + tail.len())
     }
 
     pub(crate) fn write(&self, out: &mut Vec<u8>, entry: &Entry, revision: Revision) -> ApiResult<()> {
+        if let Some(bytes) = self.remade(entry, revision)? {
+            out.extend_from_slice(&bytes);
+            return Ok(());
+        }
         let (head, tail) = self.parts(entry)?;
         out.extend_from_slice(head);
         out.extend_from_slice(BEFORE_REVISION);
@@ -157,7 +209,7 @@ const AFTER_REVISION: &[u8] = b"\",";
 /// What stored objects of a kind begin with, up to the brace that opens their metadata.
 pub(crate) fn stored_head(def: &ResourceDef) -> Vec<u8> {
     let mut head = Vec::with_capacity(64);
-    write_head(&mut head, def.kind(), def.hub_api_version());
+    write_head(&mut head, def.kind(), def.stored_api_version());
     head
 }
 

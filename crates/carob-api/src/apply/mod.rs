@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{
     Status, meta,
-    schema::{self, TypeRef},
+    schema::{self, Schema, TypeRef},
     status::Cause,
 };
 
@@ -52,10 +52,6 @@ const UNOWNED: [&str; 10] = [
     "deletionTimestamp",
 ];
 
-fn root(ty: Option<TypeRef<'_>>) -> Node<'_> {
-    ty.map_or(Node::Open, Node::Object)
-}
-
 fn strip(set: &mut FieldSet) {
     set.remove_child("f:apiVersion");
     set.remove_child("f:kind");
@@ -71,9 +67,9 @@ fn strip(set: &mut FieldSet) {
 }
 
 /// What a write through the main resource or a subresource does not reach.
-fn strip_unreachable(set: &mut FieldSet, ty: Option<TypeRef<'_>>, subresource: &str) {
+fn strip_unreachable(set: &mut FieldSet, ty: Option<Schema<'_>>, subresource: &str) {
     match subresource {
-        "" if ty.is_some_and(|ty| ty.field("status").is_some() && ty.name() != "Node") => {
+        "" if ty.is_some_and(|ty| ty.splits_status() && ty.table().is_none_or(|ty| ty.name() != "Node")) => {
             set.remove_child("f:status");
         }
         "status" => set.keep_children(&["f:metadata", "f:status"]),
@@ -84,7 +80,7 @@ fn strip_unreachable(set: &mut FieldSet, ty: Option<TypeRef<'_>>, subresource: &
 /// Sets metadata.managedFields of `new` after a create (`old` is `None`), update or patch by `writer`. Without a type
 /// every list is owned as a whole.
 pub fn track_update<'t>(
-    ty: impl Into<Option<TypeRef<'t>>>,
+    ty: impl Into<Option<Schema<'t>>>,
     old: Option<&Value>,
     new: &mut Value,
     writer: &Writer<'_>,
@@ -108,7 +104,7 @@ pub fn track_update<'t>(
         return Ok(());
     }
     let blank = blank(ty);
-    let changes = typed::compare(root(ty), Some(old.unwrap_or(&blank)), Some(new));
+    let changes = typed::compare(Node::root(ty), Some(old.unwrap_or(&blank)), Some(new));
     let mut taken = changes.set;
     strip(&mut taken);
     strip_unreachable(&mut taken, ty, writer.subresource);
@@ -124,9 +120,9 @@ pub fn track_update<'t>(
 }
 
 /// What Go compares a new object with: the structs that are always there, empty.
-fn blank(ty: Option<TypeRef<'_>>) -> Value {
+fn blank(ty: Option<Schema<'_>>) -> Value {
     let mut blank = Map::new();
-    for field in ty.into_iter().flat_map(TypeRef::fields) {
+    for field in ty.and_then(Schema::table).into_iter().flat_map(TypeRef::fields) {
         if matches!(field.name(), "metadata" | "spec" | "status") {
             blank.insert(field.name().to_owned(), json!({}));
         }
@@ -142,7 +138,7 @@ fn blank(ty: Option<TypeRef<'_>>) -> Value {
 
 /// Merges an applied configuration into `live` (`None`: create). Conflicts are a 409 unless `force`.
 pub fn apply<'t>(
-    ty: impl Into<Option<TypeRef<'t>>>,
+    ty: impl Into<Option<Schema<'t>>>,
     live: Option<&Value>,
     config: &Value,
     writer: &Writer<'_>,
@@ -152,7 +148,7 @@ pub fn apply<'t>(
     if !meta::items_at(config, &["metadata", "managedFields"]).is_empty() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let node = root(ty);
+    let node = Node::root(ty);
     let config = &reachable(config, ty, writer.subresource);
     let mut problems = Vec::new();
     typed::check_lists(node, config, "", &mut problems);
@@ -224,10 +220,10 @@ pub fn undeclared(config: &Value, fields: &[&str]) -> Status {
     untyped(config, &problems)
 }
 
-fn before_first_apply(ty: Option<TypeRef<'_>>, live: &Value, writer: &Writer<'_>) -> Managers {
+fn before_first_apply(ty: Option<Schema<'_>>, live: &Value, writer: &Writer<'_>) -> Managers {
     let mut live = live.clone();
     meta::remove(&mut live, &["metadata", "managedFields"]);
-    let mut set = typed::compare(root(ty), Some(&blank(ty)), Some(&live)).set;
+    let mut set = typed::compare(Node::root(ty), Some(&blank(ty)), Some(&live)).set;
     strip(&mut set);
     strip_unreachable(&mut set, ty, writer.subresource);
     let mut managers = Managers::default();
@@ -249,11 +245,11 @@ fn last_applied(node: Node<'_>, live: &Value, writer: &Writer<'_>) -> FieldSet {
 }
 
 /// The part of a configuration that the resource or subresource takes.
-fn reachable(config: &Value, ty: Option<TypeRef<'_>>, subresource: &str) -> Value {
+fn reachable(config: &Value, ty: Option<Schema<'_>>, subresource: &str) -> Value {
     let mut config = config.clone();
     if let Value::Object(map) = &mut config {
         match subresource {
-            "" if ty.is_some_and(|ty| ty.field("status").is_some()) => {
+            "" if ty.is_some_and(Schema::splits_status) => {
                 map.remove("status");
             }
             "status" => map.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")),

@@ -355,7 +355,7 @@ proptest! {
 
     #[test]
     fn field_sets_obey_set_algebra(a in spec(), b in spec()) {
-        let (a, b) = (typed::set_of(root(Some(deployment())), &config(a)), typed::set_of(root(Some(deployment())), &config(b)));
+        let (a, b) = (typed::set_of(typed::Node::root(deployment().into()), &config(a)), typed::set_of(typed::Node::root(deployment().into()), &config(b)));
         prop_assert!(a.difference(&b).intersection(&b).is_empty());
         let mut union = a.difference(&b);
         union.extend(&a.intersection(&b));

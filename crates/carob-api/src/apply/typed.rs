@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::field_set::{FieldSet, printed};
-use crate::schema::{Element, FieldRef, ListType, Shape, TypeRef};
+use crate::schema::{self, Element, FieldRef, ListType, Schema, Shape, TypeRef, structural};
 
 /// What is known about a value.
 #[derive(Clone, Copy)]
@@ -14,14 +14,91 @@ pub(super) enum Node<'t> {
     /// A map with keys of the user's choice.
     Map(Element<'t>),
     /// A list whose items are told apart.
-    List(FieldRef<'t>, Element<'t>),
+    List(List<'t>),
+    /// An object or map of a custom kind.
+    Custom(&'t structural::Node, Place),
     /// Owned as a whole.
     Leaf,
     /// No schema: objects merge, lists are owned as a whole.
     Open,
 }
 
+/// What a node of a custom kind's schema stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// An object with apiVersion, kind and metadata.
+    Whole,
+    Field,
+}
+
+/// The schema of a list whose items are told apart.
+#[derive(Clone, Copy)]
+pub(super) enum List<'t> {
+    Table(FieldRef<'t>, Element<'t>),
+    Custom(&'t structural::Node),
+}
+
+impl<'t> List<'t> {
+    fn list_type(self) -> ListType {
+        match self {
+            List::Table(field, _) => field.list_type(),
+            List::Custom(node) => node.list_type,
+        }
+    }
+
+    fn item(self) -> Node<'t> {
+        match self {
+            List::Table(_, element) => Node::of_element(element),
+            List::Custom(node) => node.items.as_deref().map_or(Node::Leaf, Node::of_custom),
+        }
+    }
+
+    /// The keys that tell items apart, with what stands for an absent one.
+    fn keys(self) -> Vec<(&'t str, Option<Value>)> {
+        match self {
+            List::Table(field, element) => {
+                let default = |key: &str| {
+                    let Element::Object(ty) = element else { return None };
+                    serde_json::from_str(ty.field(key)?.default_json()?).ok()
+                };
+                field.list_keys().map(|key| (key, default(key))).collect()
+            }
+            List::Custom(node) => {
+                let default = |key: &str| node.items.as_ref()?.property(key)?.default.as_deref().cloned();
+                node.list_keys().map(|key| (key, default(key))).collect()
+            }
+        }
+    }
+}
+
 impl<'t> Node<'t> {
+    pub(super) fn root(schema: Option<Schema<'t>>) -> Self {
+        match schema {
+            None => Node::Open,
+            Some(Schema::Table(ty)) => Node::Object(ty),
+            Some(Schema::Custom(custom)) => Node::Custom(custom.node(), Place::Whole),
+        }
+    }
+
+    fn of_custom(node: &'t structural::Node) -> Self {
+        match node.ty {
+            structural::Type::Array if node.list_type == ListType::Atomic => Node::Leaf,
+            structural::Type::Array => Node::List(List::Custom(node)),
+            structural::Type::Object if node.is_atomic_map => Node::Leaf,
+            structural::Type::Object if node.is_embedded => Node::Custom(node, Place::Whole),
+            structural::Type::Object => Node::Custom(node, Place::Field),
+            structural::Type::Any if node.preserves_unknown => Node::Open,
+            _ => Node::Leaf,
+        }
+    }
+
+    fn custom_key(node: &'t structural::Node, place: Place, key: &str) -> Self {
+        if place == Place::Whole && key == "metadata" {
+            return schema::builtin().get("meta.v1.ObjectMeta").map_or(Node::Open, Node::Object);
+        }
+        node.key(key).map_or(Node::Open, Node::of_custom)
+    }
+
     fn of_element(element: Element<'t>) -> Self {
         match element {
             Element::Object(ty) if !ty.is_atomic() => Node::Object(ty),
@@ -37,7 +114,7 @@ impl<'t> Node<'t> {
             Shape::One(Element::Object(ty)) => Node::Object(ty),
             Shape::One(Element::Scalar(_)) => Node::Leaf,
             Shape::Map(element) => Node::Map(element),
-            Shape::List(element) => Node::List(field, element),
+            Shape::List(element) => Node::List(List::Table(field, element)),
         }
     }
 
@@ -47,28 +124,32 @@ impl<'t> Node<'t> {
             Node::Object(ty) => ty.field(key).map_or(Node::Open, Node::of_field),
             Node::Map(element) => Node::of_element(element),
             Node::Open => Node::Open,
-            Node::List(..) | Node::Leaf => Node::Leaf,
+            Node::Custom(node, place) => Node::custom_key(node, place, key),
+            Node::List(_) | Node::Leaf => Node::Leaf,
         }
     }
 
     /// Whether keys are fields of a struct, not of the user's choice.
     fn has_field(self, key: &str) -> bool {
-        matches!(self, Node::Object(ty) if ty.field(key).is_some())
+        match self {
+            Node::Object(ty) => ty.field(key).is_some(),
+            Node::Custom(node, place) => {
+                node.property(key).is_some()
+                    || (place == Place::Whole && matches!(key, "apiVersion" | "kind" | "metadata"))
+            }
+            _ => false,
+        }
     }
 }
 
 /// The path element of a list's item.
-fn item_element(field: FieldRef<'_>, element: Element<'_>, item: &Value) -> String {
-    if field.list_type() == ListType::Set {
+fn item_element(list: List<'_>, item: &Value) -> String {
+    if list.list_type() == ListType::Set {
         return format!("v:{item}");
     }
     let mut keys = Map::new();
-    for key in field.list_keys() {
-        let default = || {
-            let Element::Object(ty) = element else { return None };
-            serde_json::from_str(ty.field(key)?.default_json()?).ok()
-        };
-        if let Some(value) = item.get(key).cloned().or_else(default) {
+    for (key, default) in list.keys() {
+        if let Some(value) = item.get(key).cloned().or(default) {
             keys.insert(key.to_owned(), value);
         }
     }
@@ -83,7 +164,7 @@ fn as_object(value: Option<&Value>) -> Option<&Map<String, Value>> {
 pub(super) fn set_of(node: Node<'_>, value: &Value) -> FieldSet {
     let mut set = FieldSet::default();
     match (node, value) {
-        (Node::Object(_) | Node::Map(_) | Node::Open, Value::Object(map)) => {
+        (Node::Object(_) | Node::Map(_) | Node::Custom(..) | Node::Open, Value::Object(map)) => {
             for (key, value) in map {
                 let mut child = set_of(node.key(key), value);
                 let is_empty = value.as_object().is_some_and(Map::is_empty);
@@ -93,11 +174,11 @@ pub(super) fn set_of(node: Node<'_>, value: &Value) -> FieldSet {
                 set.put(format!("f:{key}"), child);
             }
         }
-        (Node::List(field, element), Value::Array(items)) => {
+        (Node::List(list), Value::Array(items)) => {
             for item in items {
-                let mut child = set_of(Node::of_element(element), item);
+                let mut child = set_of(list.item(), item);
                 child.enter();
-                set.put(item_element(field, element, item), child);
+                set.put(item_element(list, item), child);
             }
         }
         _ => set.enter(),
@@ -127,7 +208,7 @@ pub(super) fn compare(node: Node<'_>, old: Option<&Value>, new: Option<&Value>) 
         return changes;
     }
     match (node, old, new) {
-        (Node::Object(_) | Node::Map(_) | Node::Open, ..) if are(Value::is_object, old, new) => {
+        (Node::Object(_) | Node::Map(_) | Node::Custom(..) | Node::Open, ..) if are(Value::is_object, old, new) => {
             let (old, new) = (as_object(old), as_object(new));
             let keys: BTreeSet<&String> = old.into_iter().chain(new).flat_map(Map::keys).collect();
             for key in keys {
@@ -138,12 +219,12 @@ pub(super) fn compare(node: Node<'_>, old: Option<&Value>, new: Option<&Value>) 
                 changes.put(&format!("f:{key}"), compare(node.key(key), old, new));
             }
         }
-        (Node::List(field, element), ..) if are(Value::is_array, old, new) => {
-            let (old, new) = (items_by_id(field, element, old), items_by_id(field, element, new));
+        (Node::List(list), ..) if are(Value::is_array, old, new) => {
+            let (old, new) = (items_by_id(list, old), items_by_id(list, new));
             let ids: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             for id in ids {
                 let (old, new) = (old.get(id).copied(), new.get(id).copied());
-                changes.put(id, compare(Node::of_element(element), old, new));
+                changes.put(id, compare(list.item(), old, new));
             }
         }
         (_, Some(_), None) => {}
@@ -159,9 +240,9 @@ pub(super) fn compare(node: Node<'_>, old: Option<&Value>, new: Option<&Value>) 
 }
 
 /// The items of a list by their path elements. Of items with the same one the last counts.
-fn items_by_id<'v>(field: FieldRef<'_>, element: Element<'_>, list: Option<&'v Value>) -> BTreeMap<String, &'v Value> {
-    let items = list.and_then(Value::as_array).into_iter().flatten();
-    items.map(|item| (item_element(field, element, item), item)).collect()
+fn items_by_id<'v>(list: List<'_>, items: Option<&'v Value>) -> BTreeMap<String, &'v Value> {
+    let items = items.and_then(Value::as_array).into_iter().flatten();
+    items.map(|item| (item_element(list, item), item)).collect()
 }
 
 /// Whether what there is of both is of one form.
@@ -172,15 +253,19 @@ fn are(form: fn(&Value) -> bool, a: Option<&Value>, b: Option<&Value>) -> bool {
 /// `live` with what `config` says.
 pub(super) fn merge(node: Node<'_>, live: Option<&Value>, config: &Value) -> Value {
     match (node, live, config) {
-        (Node::Object(_) | Node::Map(_) | Node::Open, Some(Value::Object(live)), Value::Object(config)) => {
+        (
+            Node::Object(_) | Node::Map(_) | Node::Custom(..) | Node::Open,
+            Some(Value::Object(live)),
+            Value::Object(config),
+        ) => {
             let mut merged = live.clone();
             for (key, value) in config {
                 merged.insert(key.clone(), merge(node.key(key), live.get(key), value));
             }
             Value::Object(merged)
         }
-        (Node::List(field, element), Some(Value::Array(live)), Value::Array(config)) => {
-            Value::Array(merge_lists(field, element, live, config))
+        (Node::List(list), Some(Value::Array(live)), Value::Array(config)) => {
+            Value::Array(merge_lists(list, live, config))
         }
         _ => config.clone(),
     }
@@ -188,9 +273,9 @@ pub(super) fn merge(node: Node<'_>, live: Option<&Value>, config: &Value) -> Val
 
 /// Live items keep their order and stand before what the configuration adds, but for those that it names in another
 /// order (structured-merge-diff typed/merge.go, `visitListItems`).
-fn merge_lists(field: FieldRef<'_>, element: Element<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
-    let node = Node::of_element(element);
-    let id = |item: &Value| item_element(field, element, item);
+fn merge_lists(list: List<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
+    let node = list.item();
+    let id = |item: &Value| item_element(list, item);
     let (live_ids, config_ids): (Vec<String>, Vec<String>) =
         (live.iter().map(id).collect(), config.iter().map(id).collect());
     // An item that is there several times is merged with nothing.
@@ -237,17 +322,17 @@ fn merge_lists(field: FieldRef<'_>, element: Element<'_>, live: &[Value], config
 /// structured-merge-diff (typed/validate.go).
 pub(super) fn check_lists(node: Node<'_>, value: &Value, path: &str, problems: &mut Vec<String>) {
     match (node, value) {
-        (Node::Object(_) | Node::Map(_) | Node::Open, Value::Object(map)) => {
+        (Node::Object(_) | Node::Map(_) | Node::Custom(..) | Node::Open, Value::Object(map)) => {
             for (key, value) in map.iter().filter(|(_, value)| value.is_array() || value.is_object()) {
                 check_lists(node.key(key), value, &format!("{path}.{key}"), problems);
             }
         }
-        (Node::List(field, element), Value::Array(items)) => {
+        (Node::List(list), Value::Array(items)) => {
             let mut seen = HashSet::with_capacity(items.len());
             for (index, item) in items.iter().enumerate() {
-                let id = item_element(field, element, item);
+                let id = item_element(list, item);
                 if id == NO_KEYS {
-                    let keys: Vec<String> = field.list_keys().map(|key| format!("{key:?}")).collect();
+                    let keys: Vec<String> = list.keys().iter().map(|(key, _)| format!("{key:?}")).collect();
                     problems.push(format!(
                         "{path}: element {index}: associative list with keys has an element that omits all key fields [{}] \
                          (and doesn't have default values for any key fields)",
@@ -257,7 +342,7 @@ pub(super) fn check_lists(node: Node<'_>, value: &Value, path: &str, problems: &
                 }
                 let printed = printed(&id);
                 if item.is_object() {
-                    check_lists(Node::of_element(element), item, &format!("{path}{printed}"), problems);
+                    check_lists(list.item(), item, &format!("{path}{printed}"), problems);
                 }
                 if !seen.insert(id) {
                     problems.push(format!("{path}: duplicate entries for key {printed}"));
@@ -274,15 +359,15 @@ const NO_KEYS: &str = "k:{}";
 /// Takes `dropped` out of a value, and the containers that this empties, but nothing that is in `kept`.
 pub(super) fn remove(node: Node<'_>, value: &mut Value, dropped: &FieldSet, kept: &FieldSet) {
     match (node, value) {
-        (Node::List(field, item), Value::Array(items)) => {
-            let node = Node::of_element(item);
+        (Node::List(list), Value::Array(items)) => {
+            let node = list.item();
             items.retain_mut(|value| {
-                let element = item_element(field, item, value);
+                let element = item_element(list, value);
                 let dropped = dropped.child(&element);
                 dropped.is_none_or(|dropped| !is_removed(node, value, dropped, kept.child(&element)))
             });
         }
-        (Node::Object(_) | Node::Map(_) | Node::Open, Value::Object(map)) => {
+        (Node::Object(_) | Node::Map(_) | Node::Custom(..) | Node::Open, Value::Object(map)) => {
             for (element, dropped) in dropped.children() {
                 let Some(key) = element.strip_prefix("f:") else { continue };
                 let Some(child) = map.get_mut(key) else { continue };

@@ -133,17 +133,18 @@ impl Kinds {
         Self::of_groups(groups)
     }
 
-    /// This catalogue less the definitions of a resource that `gone` accepts.
+    /// This catalogue with `new` in a group instead of what `gone` accepts there.
     #[must_use]
-    pub fn without(&self, group: &str, plural: &str, gone: impl Fn(&ResourceDef) -> bool) -> Self {
-        let Some(at) = self.index.get(group) else { return self.clone() };
+    pub fn replaced(&self, group: &str, gone: impl Fn(&ResourceDef) -> bool, new: Vec<Arc<ResourceDef>>) -> Self {
         let mut groups = self.groups.clone();
-        let stays = |def: &&Arc<ResourceDef>| def.plural() != plural || !gone(def);
-        let rest: Vec<Arc<ResourceDef>> = groups[*at].defs.iter().filter(stays).cloned().collect();
-        if rest.is_empty() {
-            groups.remove(*at);
-        } else {
-            groups[*at] = Arc::new(Group::new(group, rest));
+        let at = self.index.get(group).copied();
+        let old = at.map(|at| groups[at].defs.as_slice()).unwrap_or_default();
+        let all: Vec<Arc<ResourceDef>> = old.iter().filter(|def| !gone(def)).cloned().chain(new).collect();
+        match at {
+            Some(at) if all.is_empty() => drop(groups.remove(at)),
+            Some(at) => groups[at] = Arc::new(Group::new(group, all)),
+            None if all.is_empty() => return self.clone(),
+            None => groups.push(Arc::new(Group::new(group, all))),
         }
         Self::of_groups(groups)
     }
@@ -223,11 +224,11 @@ mod tests {
     fn a_kind_comes_and_goes_and_snapshots_stay() {
         let all = Kinds::builtin();
         let jobs = all.resource("batch", "v1", "jobs").expect("built in");
-        let fewer = all.without("batch", "jobs", |_| true);
+        let fewer = all.replaced("batch", |def| def.plural() == "jobs", Vec::new());
         assert!(fewer.resource("batch", "v1", "jobs").is_none() && fewer.kind("batch", "v1", "Job").is_none());
         assert!(fewer.resource("batch", "v1", "cronjobs").is_some() && all.resource("batch", "v1", "jobs").is_some());
-        assert!(fewer.without("batch", "cronjobs", |_| true).group("batch").is_none());
-        let again = fewer.with([Arc::clone(jobs)]);
+        assert!(fewer.replaced("batch", |_| true, Vec::new()).group("batch").is_none());
+        let again = fewer.replaced("batch", |_| false, vec![Arc::clone(jobs)]);
         assert!(again.kind("batch", "v1", "Job").is_some_and(|found| Arc::ptr_eq(found, jobs)));
         assert!(again.resource("batch", "v2", "jobs").is_none());
     }

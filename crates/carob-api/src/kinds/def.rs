@@ -5,11 +5,11 @@ use std::{borrow::Cow, sync::Arc};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{ActedOnBy, Persistence, SubresourceDef, builder::Row};
+use super::{ActedOnBy, CustomKind, Persistence, SubresourceDef, builder::Row};
 use crate::{
-    schema::{self, TypeRef},
+    schema::{self, CustomSchema, Schema, TypeRef},
     strategy::Strategy,
-    table::{self, ColumnDef, IncludeObject},
+    table::{self, ColumnDef, CustomColumn, IncludeObject},
 };
 
 type Text = Cow<'static, str>;
@@ -20,7 +20,7 @@ pub struct ResourceDef {
     group: Text,
     versions: Vec<Arc<VersionDef>>,
     hub_api_version: Text,
-    hub_schema: Option<TypeRef<'static>>,
+    hub_schema: SchemaSource,
     prefix: Option<Text>,
     kind: Text,
     list_kind: Text,
@@ -32,7 +32,8 @@ pub struct ResourceDef {
     subresources: &'static [SubresourceDef],
     selectable: Vec<SelectableField>,
     columns: Columns,
-    strategy: &'static dyn Strategy,
+    strategy: StrategySource,
+    custom: Option<CustomKind>,
     pub namespaced: bool,
     pub acted_on_by: ActedOnBy,
     /// Served by default though its versions are not stable: what carob does for every user, such as gangs.
@@ -42,11 +43,59 @@ pub struct ResourceDef {
     pub persistence: Persistence,
 }
 
+#[derive(Debug)]
+enum StrategySource {
+    Table(&'static dyn Strategy),
+    Custom(Box<dyn Strategy>),
+}
+
+#[derive(Debug, Clone)]
+enum SchemaSource {
+    None,
+    Table(TypeRef<'static>),
+    Custom(Arc<CustomSchema>),
+}
+
+impl SchemaSource {
+    fn get(&self) -> Option<Schema<'_>> {
+        match self {
+            SchemaSource::None => None,
+            SchemaSource::Table(ty) => Some(Schema::Table(*ty)),
+            SchemaSource::Custom(custom) => Some(Schema::Custom(custom)),
+        }
+    }
+}
+
+impl From<Option<TypeRef<'static>>> for SchemaSource {
+    fn from(ty: Option<TypeRef<'static>>) -> Self {
+        ty.map_or(SchemaSource::None, SchemaSource::Table)
+    }
+}
+
 /// One version of a resource.
 #[derive(Debug)]
 pub struct VersionDef {
     name: Text,
-    schema: Option<TypeRef<'static>>,
+    schema: SchemaSource,
+}
+
+/// What a custom kind's definition says of one of its versions.
+pub(super) struct CustomParts {
+    pub(super) group: String,
+    pub(super) version: String,
+    pub(super) kind: String,
+    pub(super) list_kind: String,
+    pub(super) plural: String,
+    pub(super) singular: String,
+    pub(super) short_names: Vec<String>,
+    pub(super) categories: Vec<String>,
+    pub(super) namespaced: bool,
+    pub(super) schema: Arc<CustomSchema>,
+    pub(super) subresources: &'static [SubresourceDef],
+    pub(super) selectable: Vec<SelectableField>,
+    pub(super) columns: Vec<CustomColumn>,
+    pub(super) strategy: Box<dyn Strategy>,
+    pub(super) custom: CustomKind,
 }
 
 /// A field that a field selector may name.
@@ -63,6 +112,7 @@ pub struct SelectableField {
 #[derive(Debug)]
 pub enum Columns {
     BuiltIn(&'static [ColumnDef]),
+    Custom(Vec<CustomColumn>),
 }
 
 impl Columns {
@@ -70,6 +120,7 @@ impl Columns {
     pub fn definitions(&self) -> Value {
         match self {
             Columns::BuiltIn(columns) => table::column_definitions(columns),
+            Columns::Custom(columns) => table::custom::definitions(columns),
         }
     }
 
@@ -77,6 +128,7 @@ impl Columns {
     pub fn row(&self, obj: &Value, now: Timestamp, include: IncludeObject) -> Value {
         match self {
             Columns::BuiltIn(columns) => table::row(columns, obj, now, include),
+            Columns::Custom(columns) => table::custom::row(columns, obj, now, include),
         }
     }
 }
@@ -87,8 +139,8 @@ impl VersionDef {
         &self.name
     }
 
-    pub fn schema(&self) -> Option<TypeRef<'_>> {
-        self.schema
+    pub fn schema(&self) -> Option<Schema<'_>> {
+        self.schema.get()
     }
 
     /// Alpha and beta versions are served only when asked for, as upstream does, but for [`ResourceDef::always_served`].
@@ -108,10 +160,12 @@ impl ResourceDef {
         Self {
             group: row.group.into(),
             versions: versions
-                .map(|version| Arc::new(VersionDef { name: version.name.into(), schema: schema_in(version.package) }))
+                .map(|version| {
+                    Arc::new(VersionDef { name: version.name.into(), schema: schema_in(version.package).into() })
+                })
                 .collect(),
             hub_api_version: row.stored_api_version.into(),
-            hub_schema: schema_in(row.stored_package),
+            hub_schema: schema_in(row.stored_package).into(),
             prefix: row.prefix.map(Cow::Borrowed),
             kind: row.kind.into(),
             list_kind: format!("{}List", row.kind).into(),
@@ -131,13 +185,48 @@ impl ResourceDef {
                 })
                 .collect(),
             columns: Columns::BuiltIn(row.columns),
-            strategy: row.strategy,
+            strategy: StrategySource::Table(row.strategy),
+            custom: None,
             namespaced: row.namespaced,
             acted_on_by: row.acted_on_by,
             always_served: row.always_served,
             returned_when_deleted: row.returned_when_deleted,
             persistence: row.persistence,
         }
+    }
+
+    pub(super) fn of_custom(parts: CustomParts) -> Self {
+        let texts = |list: Vec<String>| list.into_iter().map(Cow::Owned).collect();
+        let schema = SchemaSource::Custom(parts.schema);
+        Self {
+            hub_api_version: format!("{}/{}", parts.group, parts.version).into(),
+            hub_schema: schema.clone(),
+            prefix: Some(format!("{}/{}", parts.group, parts.plural).into()),
+            versions: vec![Arc::new(VersionDef { name: parts.version.into(), schema })],
+            group: parts.group.into(),
+            kind: parts.kind.into(),
+            list_kind: parts.list_kind.into(),
+            plural: parts.plural.into(),
+            singular: parts.singular.into(),
+            short_names: texts(parts.short_names),
+            categories: texts(parts.categories),
+            verbs: super::builder::ALL_VERBS,
+            subresources: parts.subresources,
+            selectable: parts.selectable,
+            columns: Columns::Custom(parts.columns),
+            strategy: StrategySource::Custom(parts.strategy),
+            custom: Some(parts.custom),
+            namespaced: parts.namespaced,
+            acted_on_by: ActedOnBy::Controllers,
+            always_served: true,
+            returned_when_deleted: false,
+            persistence: Persistence::Durable,
+        }
+    }
+
+    /// What only custom kinds have.
+    pub fn custom(&self) -> Option<&CustomKind> {
+        self.custom.as_ref()
     }
 
     /// Empty for the core group.
@@ -197,7 +286,10 @@ impl ResourceDef {
     }
 
     pub fn strategy(&self) -> &dyn Strategy {
-        self.strategy
+        match &self.strategy {
+            StrategySource::Table(strategy) => *strategy,
+            StrategySource::Custom(strategy) => strategy.as_ref(),
+        }
     }
 
     /// The preferred version first.
@@ -215,7 +307,7 @@ impl ResourceDef {
     }
 
     /// Schema of one version; `None` for an unknown version.
-    pub fn schema(&self, version: &str) -> Option<TypeRef<'_>> {
+    pub fn schema(&self, version: &str) -> Option<Schema<'_>> {
         self.version(version)?.schema()
     }
 
@@ -225,8 +317,13 @@ impl ResourceDef {
     }
 
     /// Schema of the hub form.
-    pub fn hub_schema(&self) -> Option<TypeRef<'_>> {
-        self.hub_schema
+    pub fn hub_schema(&self) -> Option<Schema<'_>> {
+        self.hub_schema.get()
+    }
+
+    /// apiVersion of stored objects: the hub form's, but for custom kinds, whose hub is the version of the request.
+    pub fn stored_api_version(&self) -> &str {
+        self.custom.as_ref().map_or(&*self.hub_api_version, |custom| &custom.stored_api_version)
     }
 
     /// Whether there are objects of the kind; others are answered, not stored.

@@ -10,6 +10,7 @@ mod catalogue;
 mod cluster;
 mod convert;
 mod core;
+mod custom;
 mod def;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 pub use catalogue::{Group, Kinds, version_priority};
 pub use convert::{ConversionError, convert};
+pub use custom::{Condition, Conversion, CustomKind, Definition, DefinitionError, Names, Scale};
 pub use def::{Columns, ResourceDef, SelectableField, VersionDef};
 
 use crate::{

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 pub use deletion::{DeleteOptions, Deletion, Propagation, deletion_is_complete, plan_deletion};
 
-use crate::{ResourceDef, Status, field::FieldErrors, kinds, meta, schema, strategy::Part};
+use crate::{ResourceDef, Status, field::FieldErrors, kinds, meta, strategy::Part};
 
 /// What the server sets on a new object.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +35,8 @@ const GENERATE_NAME_LEN_MAX: usize = 63 - GENERATED_LEN;
 
 /// Defaults of table and strategy: what decoding a request body ends with.
 pub fn default(def: &ResourceDef, obj: &mut Value) {
-    if let Some(ty) = def.hub_schema() {
-        schema::apply_defaults(ty, obj);
+    if let Some(schema) = def.hub_schema() {
+        schema.apply_defaults(obj);
     }
     def.strategy().default(obj);
 }
@@ -100,8 +100,8 @@ pub fn validate_create(def: &ResourceDef, new: &Value) -> Result<(), Status> {
 }
 
 fn check_allowed(def: &ResourceDef, new: &Value, errors: &mut FieldErrors) {
-    if let Some(ty) = def.hub_schema() {
-        schema::check_allowed(ty, new, errors);
+    if let Some(schema) = def.hub_schema() {
+        schema.check(new, errors);
     }
 }
 
@@ -126,7 +126,7 @@ pub fn prepare_update(def: &ResourceDef, part: Part, new: &mut Value, old: &Valu
     }
     def.strategy().prepare_update(part, new, old);
     if rules.counts_generation && part != Part::Status {
-        let bump = i64::from(!same_but_metadata_and_status(new, old));
+        let bump = i64::from(!same_content(new, old, rules.splits_status));
         meta::set(new, &["metadata", "generation"], meta::generation(old) + bump);
     }
     Ok(())
@@ -175,10 +175,16 @@ fn set_or_remove(map: &mut Map<String, Value>, field: &str, value: Option<Value>
     }
 }
 
-fn same_but_metadata_and_status(a: &Value, b: &Value) -> bool {
+/// Whether two objects are the same but for metadata, and for the status where that is a part of its own.
+fn same_content(a: &Value, b: &Value, splits_status: bool) -> bool {
     let content = |obj| -> BTreeMap<&String, &Value> {
         let fields = Value::as_object(obj).into_iter().flatten();
-        fields.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind")).collect()
+        let counts = |key: &str| match key {
+            "metadata" | "apiVersion" | "kind" => false,
+            "status" => !splits_status,
+            _ => true,
+        };
+        fields.filter(|(key, _)| counts(key)).collect()
     };
     content(a) == content(b)
 }

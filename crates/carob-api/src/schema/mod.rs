@@ -6,11 +6,13 @@
 mod allowed;
 mod decode;
 mod defaults;
+mod kind;
 mod model;
 mod parse;
 #[cfg(test)]
 pub(crate) mod sample;
 mod scalar;
+pub mod structural;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -19,5 +21,6 @@ pub use allowed::check_allowed;
 pub(crate) use decode::is_kept;
 pub use decode::{DecodeError, Decoded, conform, decode, strict_error, type_meta};
 pub use defaults::apply_defaults;
+pub use kind::{CustomSchema, Schema, Source, refresh};
 pub use model::{Element, FieldRef, ListType, OnWire, Scalar, Shape, TypeRef, TypeTable, WireNumber, builtin};
 pub use parse::{TableError, parse};

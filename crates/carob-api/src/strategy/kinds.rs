@@ -1,12 +1,14 @@
 //! The strategies that the table of kinds names.
 
-use super::{Generic, Rules, Strategy, access, cluster, config, network, pod, policy, scheduling, storage, workload};
+use super::{
+    Generic, Rules, Strategy, access, cluster, config, definition, network, pod, policy, scheduling, storage, workload,
+};
 
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &access::CertificateSigningRequest;
 pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };
 pub(crate) const CONFIG_MAP: &dyn Strategy = &config::ConfigMap;
 pub(crate) const CRON_JOB: &dyn Strategy = &workload::CronJob;
-pub(crate) const CUSTOM_RESOURCE_DEFINITION: &dyn Strategy = &policy::CustomResourceDefinition;
+pub(crate) const CUSTOM_RESOURCE_DEFINITION: &dyn Strategy = &definition::CustomResourceDefinition;
 pub(crate) const DAEMON_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::DaemonSet };
 pub(crate) const DEPLOYMENT: &dyn Strategy = &workload::Replicated { kind: workload::Kind::Deployment };
 pub(crate) const ENDPOINTS: &dyn Strategy = &Generic(Rules { creates_on_update: true, ..Rules::PLAIN });

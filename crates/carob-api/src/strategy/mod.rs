@@ -11,6 +11,8 @@ use crate::{field::FieldErrors, names};
 mod access;
 mod cluster;
 mod config;
+pub(crate) mod custom;
+pub mod definition;
 pub(crate) mod kinds;
 mod network;
 pub mod pod;
@@ -109,7 +111,7 @@ impl NameRule {
 }
 
 /// Hooks of one kind. Objects are in the storage version; every hook has a default that does nothing.
-pub trait Strategy: Sync + Debug {
+pub trait Strategy: Send + Sync + Debug {
     fn rules(&self) -> &Rules;
 
     /// Defaults that depend on other fields; runs after the table's.

@@ -2,7 +2,9 @@
 
 mod cells;
 pub mod columns;
+pub(crate) mod custom;
 mod duration;
+mod json_path;
 mod pod;
 #[cfg(test)]
 mod tests;
@@ -11,7 +13,9 @@ mod workload;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+pub use custom::CustomColumn;
 pub use duration::human_duration;
+pub use json_path::{JsonPath, JsonPathError};
 
 use crate::meta;
 
@@ -110,13 +114,16 @@ pub fn column_definitions(columns: &[ColumnDef]) -> Value {
 
 /// One row.
 pub fn row(columns: &[ColumnDef], obj: &Value, now: Timestamp, include: IncludeObject) -> Value {
-    let cells: Vec<Value> = columns.iter().map(|column| column.cell(obj, now)).collect();
-    let mut row = Map::new();
-    row.insert("cells".to_owned(), Value::Array(cells));
+    let mut row = row_of_cells(columns.iter().map(|column| column.cell(obj, now)).collect(), obj, include);
     let conditions = pod::row_conditions(obj);
     if !conditions.is_empty() {
-        row.insert("conditions".to_owned(), Value::Array(conditions));
+        meta::set(&mut row, &["conditions"], conditions);
     }
+    row
+}
+
+fn row_of_cells(cells: Vec<Value>, obj: &Value, include: IncludeObject) -> Value {
+    let mut row = Map::from_iter([("cells".to_owned(), Value::Array(cells))]);
     match include {
         IncludeObject::None => {}
         IncludeObject::Metadata => {

@@ -9,7 +9,7 @@ fn cells(group: &str, plural: &str, mut obj: Value, wide: bool) -> Vec<Value> {
     let def = kinds::all().find(|def| def.group() == group && def.plural() == plural).expect(plural);
     meta::set(&mut obj, &["metadata", "name"], "x");
     meta::set(&mut obj, &["metadata", "creationTimestamp"], "2026-01-02T03:02:00Z");
-    let Columns::BuiltIn(columns) = def.columns();
+    let Columns::BuiltIn(columns) = def.columns() else { panic!("built in") };
     let columns: Vec<ColumnDef> = columns.iter().filter(|column| wide || !column.wide).copied().collect();
     let row = row(&columns, &obj, NOW.parse().expect("a time"), IncludeObject::None);
     row["cells"].as_array().cloned().expect("cells")

@@ -1,6 +1,7 @@
 //! OpenAPI: one v3 document per group and version, and one v2 document of everything, made from the schema table when first
-//! asked for and kept compressed. The set of documents is fixed, which bounds what is kept.
+//! asked for and kept compressed. There is one for each group and version that is served, which bounds what is kept.
 
+mod custom;
 mod descriptions;
 mod naming;
 mod operations;
@@ -70,11 +71,16 @@ impl Document {
     }
 }
 
-/// The documents that were asked for.
+/// The documents of everything, in JSON and protobuf. They are a snapshot's: a change of the kinds makes others.
+#[derive(Default)]
+pub(crate) struct Whole {
+    json: OnceLock<Document>,
+    protobuf: OnceLock<Document>,
+}
+
+/// The documents of one group and version each that were asked for.
 #[derive(Default)]
 pub(crate) struct OpenApi {
-    v2: OnceLock<Document>,
-    v2_protobuf: OnceLock<Document>,
     /// By path, as `apis/apps/v1`, with the group's definitions that the document was made of: others make it stale.
     v3: Mutex<BTreeMap<String, (Arc<Group>, Document)>>,
 }
@@ -99,6 +105,12 @@ impl OpenApi {
         let documents = self.lock();
         let (definitions, document) = documents.get(&gv.path())?;
         Arc::ptr_eq(definitions, gv.definitions()).then(|| document.clone())
+    }
+
+    /// Drops the documents of groups and versions that are not served any more.
+    fn forget_unserved(&self, served: &Served) {
+        let paths: std::collections::BTreeSet<String> = served.all().map(GroupVersion::path).collect();
+        self.lock().retain(|path, _| paths.contains(path));
     }
 
     fn v3(&self, gv: GroupVersion<'_>) -> ApiResult<Document> {
@@ -139,6 +151,7 @@ pub(crate) fn v3_index(api: &OpenApi, served: &Served, headers: &HeaderMap) -> A
     check_json(headers)?;
     let mut paths = BTreeMap::new();
     api.make(served.all())?;
+    api.forget_unserved(served);
     for gv in served.all() {
         let path = gv.path();
         let url = format!("/openapi/v3/{path}?hash={}", api.v3(gv)?.hash);
@@ -180,9 +193,9 @@ pub(crate) fn v3_document(
 }
 
 /// `/openapi/v2`.
-pub(crate) fn v2(api: &OpenApi, served: &Served, headers: &HeaderMap) -> ApiResult<Response<Body>> {
+pub(crate) fn v2(served: &Served, headers: &HeaderMap) -> ApiResult<Response<Body>> {
     let protobuf = wants_protobuf(headers)?;
-    let slot = if protobuf { &api.v2_protobuf } else { &api.v2 };
+    let slot = if protobuf { &served.openapi.protobuf } else { &served.openapi.json };
     let document = match slot.get() {
         Some(document) => document,
         None => {

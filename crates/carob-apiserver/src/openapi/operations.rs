@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use carob_api::kinds::SubresourceRole;
+use carob_api::schema::Schema;
 use carob_api::{ResourceDef, meta};
 use serde_json::{Map, Value, json};
 
@@ -47,8 +48,11 @@ struct Writer<'a, 'd> {
 
 /// Adds the paths of a resource and of its subresources.
 pub(super) fn of(def: &ResourceDef, gv: GroupVersion<'_>, schemas: &mut Schemas<'_>, paths: &mut Paths) {
-    let Some(ty) = def.schema(gv.version) else { return };
-    let body = schemas.reference(ty);
+    let body = match def.schema(gv.version) {
+        None => return,
+        Some(Schema::Table(ty)) => schemas.reference(ty),
+        Some(Schema::Custom(custom)) => schemas.custom(def, gv, custom),
+    };
     let gvk = (gv.group().to_owned(), gv.version.to_owned(), def.kind().to_owned());
     let mut writer = Writer { def, gv, schemas, gvk, body };
     let root = format!("/{}", gv.path());
@@ -161,8 +165,14 @@ impl Writer<'_, '_> {
     }
 
     fn list_operation(&mut self, suffix: &str) -> Value {
-        let list = self.def.schema(self.gv.version).and_then(|ty| ty.sibling(self.def.list_kind()));
-        let list = list.map_or_else(|| json!({ "type": "object" }), |ty| self.schemas.reference(ty));
+        let list = match self.def.schema(self.gv.version) {
+            Some(Schema::Table(ty)) => {
+                let list = ty.sibling(self.def.list_kind());
+                list.map_or_else(|| json!({ "type": "object" }), |ty| self.schemas.reference(ty))
+            }
+            Some(Schema::Custom(_)) => self.schemas.custom_list(self.def, self.gv),
+            None => json!({ "type": "object" }),
+        };
         let item = std::mem::replace(&mut self.body, list);
         let operation = self.operation("list", "list", &LIST_PARAMETERS, None, suffix);
         self.body = item;

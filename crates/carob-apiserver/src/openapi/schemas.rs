@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carob_api::schema::{Element, FieldRef, ListType, Scalar, Shape, TypeRef};
+use carob_api::schema::{Element, FieldRef, ListType, Scalar, Schema, Shape, TypeRef};
 use carob_api::{kinds, meta};
 use serde_json::{Map, Value, json};
 
@@ -19,7 +19,7 @@ pub(super) enum Dialect {
 pub(super) struct Schemas<'a> {
     pub(super) dialect: Dialect,
     descriptions: &'a Descriptions,
-    done: BTreeMap<String, Value>,
+    pub(super) done: BTreeMap<String, Value>,
 }
 
 impl<'a> Schemas<'a> {
@@ -51,7 +51,7 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    fn pointer(&self, name: &str) -> Value {
+    pub(super) fn pointer(&self, name: &str) -> Value {
         match self.dialect {
             Dialect::V2 => json!({ "$ref": format!("#/definitions/{name}") }),
             Dialect::V3 => json!({ "$ref": format!("#/components/schemas/{name}") }),
@@ -227,7 +227,9 @@ fn group_version_kinds(ty: TypeRef<'_>) -> Vec<Value> {
     let mut found: Vec<Value> = kinds::all()
         .filter(|def| def.kind() == item || def.kind() == name)
         .flat_map(|def| def.versions().iter().map(move |version| (def.group(), version)))
-        .filter(|(_, version)| version.schema().is_some_and(|own| own.package() == ty.package()))
+        .filter(|(_, version)| {
+            version.schema().and_then(Schema::table).is_some_and(|own| own.package() == ty.package())
+        })
         .map(|(group, version)| gvk(group, version.name()))
         .collect();
     let bodies = kinds::all().flat_map(|def| def.subresources()).filter_map(|subresource| subresource.body);

@@ -2,14 +2,14 @@
 
 use carob_api::depth::DEPTH_MAX;
 use carob_api::kinds::VersionDef;
-use carob_api::schema::{self, Decoded, TypeRef};
+use carob_api::schema::{self, Decoded, Schema};
 use carob_api::{ResourceDef, Status, kinds, meta, proto};
 use http::HeaderMap;
 use serde_json::Value;
 
 use super::options::FieldValidation;
 use crate::error::{ApiError, ApiResult};
-use crate::negotiate::{Encoding, body_encoding};
+use crate::negotiate::{Encoding, JSON, YAML, body_encoding};
 use crate::request::Notes;
 
 /// Bytes of a body that a decoding error quotes (apiserver `pkg/endpoints/handlers/rest.go`, `summarizeData`).
@@ -21,7 +21,7 @@ pub(crate) struct Expected<'a> {
     pub(crate) group: &'a str,
     pub(crate) version: &'a str,
     pub(crate) kind: &'a str,
-    pub(crate) ty: Option<TypeRef<'a>>,
+    pub(crate) schema: Option<Schema<'a>>,
 }
 
 impl Expected<'_> {
@@ -33,12 +33,12 @@ impl Expected<'_> {
 impl<'a> Expected<'a> {
     /// The kind that a call is about.
     pub(crate) fn of(def: &'a ResourceDef, version: &'a VersionDef) -> Self {
-        Expected { group: def.group(), version: version.name(), kind: def.kind(), ty: version.schema() }
+        Expected { group: def.group(), version: version.name(), kind: def.kind(), schema: version.schema() }
     }
 
     /// A kind beside the table of resources, by its name in the schema.
     pub(crate) fn named(group: &'a str, version: &'a str, kind: &'a str, type_name: &str) -> Self {
-        Self { group, version, kind, ty: schema::builtin().get(type_name) }
+        Self { group, version, kind, schema: schema::builtin().get(type_name).map(Schema::Table) }
     }
 }
 
@@ -61,7 +61,11 @@ pub(crate) fn decode_as(encoding: Encoding, body: &[u8], expected: Expected<'_>)
 fn decode_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
     let (api_version, kind) = schema::type_meta(body).map_err(|error| unrecognized(&error, body, expected))?;
     check_kind(&api_version, &kind, expected)?;
-    schema::decode(body, expected.ty).map_err(|error| error.to_status(expected.version, expected.kind).into())
+    let decoded = match expected.schema {
+        Some(schema) => schema.decode(body),
+        None => schema::decode(body, None),
+    };
+    decoded.map_err(|error| error.to_status(expected.version, expected.kind).into())
 }
 
 fn yaml_to_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Vec<u8>> {
@@ -76,9 +80,12 @@ fn yaml_to_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Vec<u8>> {
 }
 
 fn decode_protobuf(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
+    let Some(ty) = expected.schema.and_then(Schema::table) else {
+        return Err(Status::unsupported_media_type(&[JSON, YAML]).into());
+    };
     let envelope = proto::open(body).map_err(|error| unrecognized(&error, body, expected))?;
     check_kind(envelope.api_version, envelope.kind, expected)?;
-    let value = proto::decode(body, |_, _| expected.ty).map_err(|error| unrecognized(&error, body, expected))?;
+    let value = proto::decode(body, |_, _| Some(ty)).map_err(|error| unrecognized(&error, body, expected))?;
     Ok(Decoded { value, problems: Vec::new() })
 }
 

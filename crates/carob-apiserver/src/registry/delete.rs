@@ -21,7 +21,7 @@ use crate::error::ApiResult;
 use crate::negotiate::{Offer, negotiate};
 use crate::request::Query;
 use crate::respond;
-use crate::stored::decode;
+use crate::stored::decode_hub;
 
 /// What a DELETE asks for.
 pub(crate) struct Removal {
@@ -112,7 +112,7 @@ fn options_of_query(query: &Query) -> ApiResult<Value> {
 pub(crate) async fn remove(call: &Call<'_>, removal: &Removal) -> ApiResult<Removed> {
     for _ in 0..ATTEMPTS_MAX {
         let entry = call.stored()?;
-        let old = decode(&entry)?;
+        let old = decode_hub(&call.def, &entry)?;
         removal.options.check_preconditions(&call.def, &old, meta::resource_version(&old))?;
         if let Some(options) = &removal.admission {
             admit(call, options, &old, removal.dry_run).await?;
@@ -135,7 +135,7 @@ pub(crate) async fn remove(call: &Call<'_>, removal: &Removal) -> ApiResult<Remo
             Deletion::Mark(marked) => {
                 put(store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &marked, Some(&old))
                     .await
-                    .and_then(|entry| Ok(Removed::Waiting(decode(&entry)?)))
+                    .and_then(|entry| Ok(Removed::Waiting(decode_hub(&call.def, &entry)?)))
             }
         };
         match outcome {
@@ -162,7 +162,7 @@ pub(crate) async fn delete_collection(call: &mut Call<'_>, body: RequestBody) ->
     let listing = read_page(call, &selection, &ListQuery::parse(&call.query)?)?;
     let mut objects = Vec::with_capacity(listing.entries.len());
     for entry in &listing.entries {
-        let object = decode(entry)?;
+        let object = decode_hub(&call.def, entry)?;
         let one = call.beside(&call.def, meta::namespace(&object), meta::name(&object));
         match remove(&one, &removal).await {
             Ok(Removed::Gone(removed) | Removed::Waiting(removed)) => objects.push(removed),

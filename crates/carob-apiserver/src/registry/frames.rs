@@ -1,6 +1,7 @@
 //! Watch events as bytes, in each form that a client may have negotiated.
 
 use carob_api::kinds::VersionDef;
+use carob_api::schema::Schema;
 use carob_api::table::IncludeObject;
 use carob_api::{ResourceDef, Status, proto};
 use carob_kit::Clock;
@@ -12,7 +13,7 @@ use super::Call;
 use super::render::{encode_value, include_object, partial};
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, Form, MetaVersion, Shape};
-use crate::stored::{Splice, decode_at, is_stored_form, to_version};
+use crate::stored::{Splice, decode_hub_at, is_stored_form, to_version};
 
 /// The annotation of the bookmark that ends the initial events (apimachinery `InitialEventsAnnotationKey`).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
@@ -87,7 +88,7 @@ impl Encoder {
             out.extend_from_slice(CLOSE_FRAME);
             return Ok(());
         }
-        let object = decode_at(entry, revision)?;
+        let object = decode_hub_at(&self.def, entry, revision)?;
         self.object(out, kind, object)
     }
 
@@ -133,7 +134,7 @@ impl Encoder {
                 if self.form.encoding != Encoding::Protobuf {
                     return self.value(out, kind, &object);
                 }
-                let ty = self.version.schema();
+                let ty = self.version.schema().and_then(Schema::table);
                 let ty = ty.ok_or_else(|| ApiError::from(Status::internal("the kind has no protobuf form")))?;
                 let bytes = proto::encode(ty, &object).map_err(|error| ApiError::from(Status::internal(error)))?;
                 proto_frame(out, kind, &bytes);

@@ -13,7 +13,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Offer, negotiate};
 use crate::respond;
 use crate::state::State;
-use crate::stored::{Splice, decode, is_stored_form};
+use crate::stored::{Splice, decode_hub, is_stored_form};
 
 /// Time for the store to reach a revision that a client has seen elsewhere (apiserver `pkg/storage/cacher`,
 /// `blockTimeout`).
@@ -29,7 +29,7 @@ pub(crate) async fn get(call: &Call<'_>) -> ApiResult<Response<Body>> {
         let bytes = Splice::object(&call.def).bytes(&entry, entry.mod_revision)?;
         return Ok(respond::json_bytes(StatusCode::OK, bytes));
     }
-    render_object(call, StatusCode::OK, decode(&entry)?)
+    render_object(call, StatusCode::OK, decode_hub(&call.def, &entry)?)
 }
 
 /// A resourceVersion parameter; `None` for none and for "0", which both mean whatever is at hand.

@@ -18,7 +18,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Offer, negotiate};
 use crate::request::Query;
 use crate::respond;
-use crate::stored::{Splice, decode, is_stored_form};
+use crate::stored::{Splice, decode_hub, is_stored_form};
 
 /// Bytes of a list that are joined into one piece of the response; bounds what a slow reader keeps in memory.
 const PIECE_LEN: usize = 64 * 1024;
@@ -130,7 +130,8 @@ pub(crate) async fn list(call: &Call<'_>) -> ApiResult<Response<Body>> {
     if form.is_plain_json() && is_stored_form(&call.def, &call.version) {
         return join(call, &metadata, listing.entries);
     }
-    let objects = listing.entries.iter().map(|entry| decode(entry)).collect::<ApiResult<Vec<Value>>>()?;
+    let objects =
+        listing.entries.iter().map(|entry| decode_hub(&call.def, entry)).collect::<ApiResult<Vec<Value>>>()?;
     let bytes = render_list(call, form, metadata, objects)?;
     Ok(respond::encoded(StatusCode::OK, form.encoding, bytes))
 }

@@ -1,7 +1,7 @@
 //! PATCH in its four forms.
 
-use carob_api::schema::{self, TypeRef};
-use carob_api::{FieldError, FieldErrors, FieldPath, Status, apply, meta, patch as patches};
+use carob_api::schema::{self, Schema};
+use carob_api::{FieldError, FieldErrors, FieldPath, ResourceDef, Status, apply, meta, patch as patches};
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use serde_json::Value;
@@ -22,6 +22,12 @@ const ACCEPTED: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+
+/// What a kind takes: custom kinds have nothing that says how a strategic patch merges.
+fn accepted(def: &ResourceDef) -> Vec<&'static str> {
+    let custom = def.custom().is_some();
+    ACCEPTED.into_iter().filter(|name| !(custom && name.contains("strategic"))).collect()
+}
 
 /// A decoded patch.
 enum Patch {
@@ -47,7 +53,7 @@ pub(crate) async fn patch(call: &Call<'_>, body: RequestBody) -> ApiResult<Respo
         let written = create_object(call, &options, object, Managers::Tracked).await?;
         return respond(call, StatusCode::CREATED, written);
     }
-    let applier = Applier { call, ty, patch, options: &options, api_version: call.api_version() };
+    let applier = Applier { call, schema: ty, patch, options: &options, api_version: call.api_version() };
     let written = write_changed(call, &options, None, |old| applier.apply(old)).await?;
     respond(call, StatusCode::OK, written)
 }
@@ -86,7 +92,7 @@ fn parse(call: &Call<'_>, content_type: &str, body: &[u8], options: &WriteOption
             Ok(Patch::Json(patch))
         }
         "application/merge-patch+json" => Ok(Patch::Merge(json()?)),
-        "application/strategic-merge-patch+json" => Ok(Patch::Strategic(json()?)),
+        "application/strategic-merge-patch+json" if call.def.custom().is_none() => Ok(Patch::Strategic(json()?)),
         "application/apply-patch+yaml" => {
             let expected = Expected::of(&call.def, &call.version);
             let decoded = decode_as(Encoding::Yaml, body, expected)?;
@@ -106,7 +112,7 @@ fn parse(call: &Call<'_>, content_type: &str, body: &[u8], options: &WriteOption
             }
             Ok(Patch::Apply(config))
         }
-        _ => Err(Status::unsupported_media_type(&ACCEPTED).into()),
+        _ => Err(Status::unsupported_media_type(&accepted(&call.def)).into()),
     }
 }
 
@@ -121,7 +127,7 @@ fn writer<'a>(call: &Call<'_>, options: &'a WriteOptions, api_version: &'a str) 
 
 struct Applier<'a> {
     call: &'a Call<'a>,
-    ty: TypeRef<'a>,
+    schema: Schema<'a>,
     patch: Patch,
     options: &'a WriteOptions,
     api_version: String,
@@ -136,10 +142,13 @@ impl Applier<'_> {
         let patched = match &self.patch {
             Patch::Json(patch) => patches::json_patch(&mut object, patch),
             Patch::Merge(patch) => patches::merge_patch(&mut object, patch),
-            Patch::Strategic(patch) => patches::strategic_merge(self.ty, &mut object, patch),
+            Patch::Strategic(patch) => match self.schema {
+                Schema::Table(ty) => patches::strategic_merge(ty, &mut object, patch),
+                Schema::Custom(_) => return Err(Status::unsupported_media_type(&accepted(def)).into()),
+            },
             Patch::Apply(config) => {
                 let writer = writer(call, self.options, api_version);
-                let mut applied = apply::apply(self.ty, Some(&object), config, &writer, self.options.force)?;
+                let mut applied = apply::apply(self.schema, Some(&object), config, &writer, self.options.force)?;
                 to_storage(def, &mut applied)?;
                 return Ok(Change::Applied(applied));
             }
@@ -150,7 +159,7 @@ impl Applier<'_> {
             let message = format!("the patch may not change apiVersion and kind of {} {}", api_version, def.kind());
             return Err(Status::bad_request(message).into());
         }
-        let decoded = schema::conform(self.ty, object).map_err(|error| self.nonconforming(&error))?;
+        let decoded = self.schema.conform(object).map_err(|error| self.nonconforming(&error))?;
         strict_problems(decoded.problems, self.options.field_validation, expected, &call.notes)?;
         let mut object = decoded.value;
         if meta::name(&object) != meta::name(old) {

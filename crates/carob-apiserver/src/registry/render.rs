@@ -1,7 +1,7 @@
 //! Objects and lists in the form that the client negotiated.
 
 use bytes::Bytes;
-use carob_api::schema::TypeRef;
+use carob_api::schema::{Schema, TypeRef};
 use carob_api::table::{self, IncludeObject};
 use carob_api::{Status, kinds, meta, proto};
 use carob_store::Entry;
@@ -13,7 +13,7 @@ use crate::body::Body;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, Form, MetaVersion, Offer, Shape, negotiate};
 use crate::respond;
-use crate::stored::{Splice, decode, is_stored_form, to_version};
+use crate::stored::{Splice, decode_hub, is_stored_form, to_version};
 
 /// A response of one stored object.
 pub(crate) fn render_entry(call: &Call<'_>, code: StatusCode, entry: &Entry) -> ApiResult<Response<Body>> {
@@ -22,7 +22,7 @@ pub(crate) fn render_entry(call: &Call<'_>, code: StatusCode, entry: &Entry) -> 
         let bytes = Splice::object(&call.def).bytes(entry, entry.mod_revision)?;
         return Ok(respond::json_bytes(code, bytes));
     }
-    render_object(call, code, decode(entry)?)
+    render_object(call, code, decode_hub(&call.def, entry)?)
 }
 
 /// A response of one object in the storage version.
@@ -114,7 +114,7 @@ fn encode_object(call: &Call<'_>, encoding: Encoding, value: &Value, list: bool)
     if encoding != Encoding::Protobuf {
         return encode_value(encoding, value);
     }
-    let ty = call.version.schema();
+    let ty = call.version.schema().and_then(Schema::table);
     encode_protobuf(if list { ty.and_then(|ty| ty.sibling(call.def.list_kind())) } else { ty }, value)
 }
 

@@ -17,7 +17,7 @@ use crate::admission::Operation;
 use crate::body::{Body, RequestBody, read};
 use crate::error::ApiResult;
 use crate::reserve::{Held, Stage};
-use crate::stored::{decode, to_storage};
+use crate::stored::{decode_hub, to_storage};
 
 /// What a change makes of an object.
 pub(crate) enum Change {
@@ -80,7 +80,7 @@ pub(crate) async fn write_changed(
 ) -> ApiResult<Written> {
     for _ in 0..ATTEMPTS_MAX {
         let entry = call.stored()?;
-        let old = decode(&entry)?;
+        let old = decode_hub(&call.def, &entry)?;
         let change = change(&old)?;
         match attempt(call, options, projection, &entry, &old, change).await {
             Ok(written) => return Ok(written),
@@ -100,14 +100,14 @@ pub(crate) async fn rewrite(
 ) -> ApiResult<Value> {
     for _ in 0..ATTEMPTS_MAX {
         let entry = call.stored()?;
-        let old = decode(&entry)?;
+        let old = decode_hub(&call.def, &entry)?;
         let new = change(&old)?;
         if dry_run || new == old {
             return Ok(new);
         }
         match put(&call.api.store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(&old)).await
         {
-            Ok(entry) => return decode(&entry),
+            Ok(entry) => return decode_hub(&call.def, &entry),
             Err(WriteError::Overtaken) => {}
             Err(WriteError::Failed(error)) => return Err(error),
         }

@@ -9,7 +9,7 @@ use carob_store::{Durability, Entry, Expect, Op, Revision, Store, Txn, TxnError,
 use serde_json::Value;
 
 use crate::error::ApiError;
-use crate::stored::encode;
+use crate::stored::encode_as;
 
 /// The life time of kinds that have one.
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -34,7 +34,7 @@ pub(crate) async fn put(
     old: Option<&Value>,
 ) -> Result<Arc<Entry>, WriteError> {
     let op = Op::Put {
-        value: encode(object),
+        value: encode_as(object, def.stored_api_version()),
         ttl: (def.persistence == Persistence::Hour).then_some(HOUR),
         durability: durability(def.persistence, object, old),
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use carob_api::patch as patches;
 use carob_api::selector::{LabelSelector, Op};
 use carob_api::status::GroupResource;
-use carob_api::{FieldError, FieldPath, Status, meta};
+use carob_api::{FieldError, FieldPath, ResourceDef, Status, meta};
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
 use crate::registry::{Call, Change, Projection, WriteOptions, Written, answer_value, write_changed};
 use crate::request::Verb;
-use crate::stored::decode;
+use crate::stored::decode_hub;
 
 pub(super) async fn answer(call: &mut Call<'_>, verb: &Verb, body: RequestBody) -> ApiResult<Response<Body>> {
     match verb {
@@ -36,7 +36,7 @@ pub(super) async fn answer(call: &mut Call<'_>, verb: &Verb, body: RequestBody) 
             write(call, &options, |live| apply(live, &content_type, &patch)).await
         }
         _ => {
-            let scale = of(&decode(&call.stored()?.clone())?);
+            let scale = of(&call.def, &decode_hub(&call.def, &call.stored()?.clone())?);
             answer_value(call, StatusCode::OK, &scale)
         }
     }
@@ -79,11 +79,11 @@ async fn write(
 ) -> ApiResult<Response<Body>> {
     let def = Arc::clone(&call.def);
     let name = call.name.clone();
-    let written = write_changed(call, options, Some(&AsScale), |old| {
-        let scale = change(&of(old))?;
+    let written = write_changed(call, options, Some(&AsScale(&def)), |old| {
+        let scale = change(&of(&def, old))?;
         let replicas = replicas_of(&scale, &name)?;
         let mut new = old.clone();
-        meta::set(&mut new, &["spec", "replicas"], replicas);
+        set_replicas(&def, &mut new, replicas);
         for field in ["uid", "resourceVersion"] {
             if let Some(wanted) = meta::str_at(&scale, &["metadata", field]).filter(|wanted| !wanted.is_empty()) {
                 if field == "resourceVersion" && wanted != meta::resource_version(old) {
@@ -97,23 +97,23 @@ async fn write(
     })
     .await?;
     let object = match written {
-        Written::Stored(entry) => decode(&entry)?,
+        Written::Stored(entry) => decode_hub(&call.def, &entry)?,
         Written::Gone(object) => object,
     };
-    answer_value(call, StatusCode::OK, &of(&object))
+    answer_value(call, StatusCode::OK, &of(&call.def, &object))
 }
 
 /// A workload as its Scale.
-struct AsScale;
+struct AsScale<'a>(&'a ResourceDef);
 
-impl Projection for AsScale {
+impl Projection for AsScale<'_> {
     fn of(&self, object: &Value) -> Value {
-        of(object)
+        of(self.0, object)
     }
 
     fn put_back(&self, projected: &Value, object: &mut Value) -> ApiResult<()> {
         let replicas = replicas_of(projected, meta::name(object))?;
-        meta::set(object, &["spec", "replicas"], replicas);
+        set_replicas(self.0, object, replicas);
         Ok(())
     }
 }
@@ -134,12 +134,44 @@ fn replicas_of(scale: &Value, name: &str) -> ApiResult<i64> {
     Err(Status::invalid("autoscaling", "Scale", name, &[error]).into())
 }
 
+/// Where the fields of a Scale are in the object.
+struct Paths {
+    replicas: Vec<String>,
+    status_replicas: Vec<String>,
+    /// For custom kinds: a field that holds the selector as text.
+    selector: Option<Vec<String>>,
+}
+
+fn paths(def: &ResourceDef) -> Paths {
+    let keys = |path: &str| path.trim_start_matches('.').split('.').map(str::to_owned).collect();
+    match def.custom().and_then(|custom| custom.scale.as_ref()) {
+        None => Paths { replicas: keys("spec.replicas"), status_replicas: keys("status.replicas"), selector: None },
+        Some(scale) => Paths {
+            replicas: keys(&scale.spec_replicas_path),
+            status_replicas: keys(&scale.status_replicas_path),
+            selector: Some(scale.label_selector_path.as_deref().map(keys).unwrap_or_default()),
+        },
+    }
+}
+
+fn set_replicas(def: &ResourceDef, object: &mut Value, replicas: i64) {
+    let paths = paths(def);
+    let keys: Vec<&str> = paths.replicas.iter().map(String::as_str).collect();
+    meta::set(object, &keys, replicas);
+}
+
 /// The Scale of a workload.
-fn of(object: &Value) -> Value {
-    let number = |path: &[&str]| meta::i64_at(object, path).unwrap_or_default();
+fn of(def: &ResourceDef, object: &Value) -> Value {
+    let at = |path: &[String]| path.iter().try_fold(object, |value, key| value.get(key.as_str()));
+    let number = |path: &[String]| at(path).and_then(Value::as_i64).unwrap_or_default();
     let metadata = &object["metadata"];
-    let mut status = json!({ "replicas": number(&["status", "replicas"]) });
-    let selector = selector_text(object);
+    let paths = paths(def);
+    let mut status = json!({ "replicas": number(&paths.status_replicas) });
+    let selector = match &paths.selector {
+        None => selector_text(object),
+        Some(path) if path.is_empty() => String::new(),
+        Some(path) => at(path).and_then(Value::as_str).unwrap_or_default().to_owned(),
+    };
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
@@ -149,7 +181,7 @@ fn of(object: &Value) -> Value {
             "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"],
             "resourceVersion": metadata["resourceVersion"], "creationTimestamp": metadata["creationTimestamp"],
         },
-        "spec": { "replicas": number(&["spec", "replicas"]) },
+        "spec": { "replicas": number(&paths.replicas) },
         "status": status,
     })
 }

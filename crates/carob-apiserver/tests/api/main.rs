@@ -2,6 +2,7 @@
 
 mod actions;
 mod admission;
+mod custom;
 mod documents;
 mod groups;
 mod hostile;

@@ -4,7 +4,6 @@ use super::*;
 use crate::{
     kinds,
     lifecycle::{self, Creation},
-    schema,
     strategy::Part,
 };
 
@@ -19,7 +18,7 @@ fn pods() -> &'static crate::ResourceDef {
 }
 
 fn decoded(value: Value) -> Value {
-    schema::conform(pods().hub_schema().expect("a schema"), value).expect("well-typed").value
+    pods().hub_schema().expect("a schema").conform(value).expect("well-typed").value
 }
 
 /// A Pod as it is right before it is stored.
