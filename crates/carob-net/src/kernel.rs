@@ -111,7 +111,7 @@ pub(crate) fn connect(names: &Names, record: &Record, netns: &Path, mtu: u32) ->
     let name = names.veth(&record.sandbox_id);
     let veth = Veth { name: &name, mtu, peer_name: POD_INTERFACE, peer_netns: namespace.file().as_fd() };
     let mut socket = Socket::open(Protocol::Route).map_err(connect)?;
-    socket.execute(&[route::add_veth(&veth), plan::veth_switches(&name, record)]).map_err(connect)?;
+    socket.execute(&[route::add_veth(&veth), plan::veth_switches(&name)]).map_err(connect)?;
     let index = required(&mut socket, &name).map_err(connect)?.index;
     socket.execute(&plan::host_side(index, record)).map_err(connect)?;
     let pod_side = in_netns(namespace.file().as_fd(), || -> Result<(), NetlinkError> {

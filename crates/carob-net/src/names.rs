@@ -1,5 +1,13 @@
 //! Names of kernel objects, all derived: nothing has to be remembered to find them again.
 
+/// What the veths of all instances begin with.
+const VETH_PREFIX: &str = "cb";
+
+/// What interfaces of Pods are called, as patterns that end in `*`: of any instance on this machine, and of one.
+pub fn pod_interfaces(instance: &str) -> [String; 2] {
+    [format!("{VETH_PREFIX}*"), Names::of(instance).veth_pattern()]
+}
+
 /// What one instance calls its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Names {
@@ -12,7 +20,7 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn of(instance: &str) -> Self {
         let hash = fnv1a(instance.as_bytes());
-        Self { anchor: format!("carob{:08x}", hash >> 32), veth_prefix: format!("cb{:04x}", hash >> 48) }
+        Self { anchor: format!("carob{:08x}", hash >> 32), veth_prefix: format!("{VETH_PREFIX}{:04x}", hash >> 48) }
     }
 
     /// The veth of a sandbox: 15 characters, the most that an interface name can have (`IFNAMSIZ`). Two sandboxes of

@@ -144,12 +144,10 @@ pub(crate) fn forwarding(uplinks: &[&str]) -> Vec<Request> {
     uplinks.iter().map(|name| allow_missing(set_ipv4_conf(name, &[(Ipv4Conf::Forwarding, 1)]))).collect()
 }
 
-/// The switches of a new veth. Sources are checked, so that no Pod speaks for another; 127.0.0.0/8 is routed only for
-/// those with host ports, which are reached by it.
-pub(crate) fn veth_switches(veth: &str, record: &Record) -> Request {
-    let route_localnet = u32::from(!record.host_ports.is_empty());
-    let switches =
-        [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::ReversePathFilter, 1), (Ipv4Conf::RouteLocalnet, route_localnet)];
+/// The switches of a new veth. Sources are checked, so that no Pod speaks for another. 127.0.0.0/8 is routed, since host
+/// ports and NodePorts are reached by it; what a Pod sends there itself is dropped (`guard` in [`crate::rules`]).
+pub(crate) fn veth_switches(veth: &str) -> Request {
+    let switches = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::ReversePathFilter, 1), (Ipv4Conf::RouteLocalnet, 1)];
     set_ipv4_conf(veth, &switches)
 }
 

@@ -8,8 +8,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use carob_sys::nft::{
-    BaseChain, Chain, ChainKind, Command, Data, Element, Family, Field, Hook, Key, Rule, Set, SetData, Statement,
-    Transaction, Value, Verdict, priority,
+    BaseChain, Chain, ChainKind, Command, Data, Element, Family, Field, Hook, Key, Rule, Set, SetData, SetKind,
+    Statement, Transaction, Value, Verdict, priority,
 };
 use ipnet::IpNet;
 
@@ -88,16 +88,16 @@ impl Ruleset<'_> {
     fn add_sets(&self, change: &mut Transaction, family: Family) {
         let names = set_names(family);
         let address = Field::address(family);
-        let set = |name: &str, key: Vec<Field>, data: Option<SetData>, interval| {
-            Command::AddSet(Set { name: name.to_owned(), key, data, interval })
+        let set = |name: &str, key: Vec<Field>, data: Option<SetData>, kind| {
+            Command::AddSet(Set { name: name.to_owned(), key, data, kind })
         };
         let target = || Some(SetData::Fields(vec![address, Field::Service]));
         change
-            .push(set(names.pods, vec![address], None, true))
-            .push(set(names.cluster, vec![address], None, true))
-            .push(set(names.hairpins, vec![address, address], None, false))
-            .push(set(names.ports, vec![Field::Proto, Field::Service], target(), false))
-            .push(set(names.ports_at, vec![address, Field::Proto, Field::Service], target(), false));
+            .push(set(names.pods, vec![address], None, SetKind::Prefixes))
+            .push(set(names.cluster, vec![address], None, SetKind::Prefixes))
+            .push(set(names.hairpins, vec![address, address], None, SetKind::Exact))
+            .push(set(names.ports, vec![Field::Proto, Field::Service], target(), SetKind::Exact))
+            .push(set(names.ports_at, vec![address, Field::Proto, Field::Service], target(), SetKind::Exact));
         let prefixes = |cidrs: &[IpNet]| -> Vec<Element> {
             let of_family = cidrs.iter().filter(|cidr| Family::of(cidr.addr()) == family);
             IpNet::aggregate(&of_family.copied().collect())
@@ -111,7 +111,7 @@ impl Ruleset<'_> {
 
     fn rules(&self) -> Vec<(&'static str, Rule)> {
         let mut rules = vec![
-            // A Pod with host ports may route 127.0.0.0/8; without this rule it could reach what listens there.
+            // Pods' interfaces route 127.0.0.0/8; without this rule a Pod could reach what listens there.
             (
                 "guard",
                 vec![

@@ -2,8 +2,10 @@
 //! the time that call returns.
 //!
 //! rtnetlink and nfnetlink handle a request inside sendmsg(2), so nothing here ever waits and no task has to read the
-//! socket. [`route`] makes the requests for links, addresses and routes, [`crate::nft`] those for nftables.
+//! socket. [`route`] makes the requests for links, addresses and routes, [`crate::nft`] those for nftables,
+//! [`conntrack`] those for connections.
 
+pub mod conntrack;
 mod decode;
 mod encode;
 mod netns;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::ruleset::{Data, Element, Family, Field, Hook, Key, Set, SetData, Statement, Value, Verdict};
+use super::ruleset::{Data, Element, Family, Field, Hook, Key, Set, SetData, SetKind, Statement, Value, Verdict};
 use super::wire;
 use crate::netlink::Writer;
 
@@ -12,6 +12,11 @@ const INTERFACE_NAME_LEN: usize = 16;
 const ADDRESS_TYPE_LOCAL: u32 = 2;
 /// `IPS_DST_NAT` (linux/netfilter/nf_conntrack_common.h).
 const CONNECTION_DNAT: u32 = 1 << 5;
+/// `IP_CT_DIR_REPLY`.
+const DIRECTION_REPLY: u8 = 1;
+/// `NF_CT_STATE_BIT` of `IP_CT_RELATED` and `IP_CT_NEW` (linux/netfilter/nf_conntrack_common.h).
+const STATE_RELATED: u32 = 1 << 2;
+const STATE_NEW: u32 = 1 << 3;
 
 impl Hook {
     /// `enum nf_inet_hooks`.
@@ -62,9 +67,13 @@ pub(super) fn joined(fields: &[Field]) -> (u32, u32) {
 impl Set {
     pub(super) fn flags(&self) -> u32 {
         let map = if self.data.is_some() { wire::SET_F_MAP } else { 0 };
-        let interval = if self.interval { wire::SET_F_INTERVAL } else { 0 };
-        let concat = if self.key.len() > 1 && self.interval { wire::SET_F_CONCAT } else { 0 };
-        map | interval | concat
+        let kind = match self.kind {
+            SetKind::Exact => 0,
+            SetKind::Prefixes if self.key.len() > 1 => wire::SET_F_INTERVAL | wire::SET_F_CONCAT,
+            SetKind::Prefixes => wire::SET_F_INTERVAL,
+            SetKind::Remembered { .. } => wire::SET_F_TIMEOUT | wire::SET_F_EVAL,
+        };
+        map | kind
     }
 
     /// Type and length of what a map holds.
@@ -193,43 +202,80 @@ pub(super) fn statement(writer: &mut Writer, statement: &Statement) {
         }
         Statement::InputInterface { name, equal } => interface(writer, wire::META_IIFNAME, name, *equal),
         Statement::OutputInterface { name, equal } => interface(writer, wire::META_OIFNAME, name, *equal),
-        Statement::DestinationIsLocal => {
-            expression(writer, "fib", |data| {
-                data.u32_be(wire::FIB_DREG, wire::REG32_00)
-                    .u32_be(wire::FIB_RESULT, wire::FIB_RESULT_ADDRTYPE)
-                    .u32_be(wire::FIB_FLAGS, wire::FIB_F_DADDR);
-            });
-            compare(writer, wire::CMP_EQ, &ADDRESS_TYPE_LOCAL.to_ne_bytes());
+        Statement::DestinationIsLocal => is_local(writer, wire::FIB_F_DADDR),
+        Statement::Protocol(protocol) => {
+            meta(writer, wire::META_L4PROTO, wire::REG32_00);
+            compare(writer, wire::CMP_EQ, &[*protocol]);
         }
+        Statement::DestinationPortIn { first, last } => {
+            load(writer, &[Key::DestinationPort]);
+            if first == last {
+                compare(writer, wire::CMP_EQ, &first.to_be_bytes());
+            } else {
+                compare(writer, wire::CMP_GTE, &first.to_be_bytes());
+                compare(writer, wire::CMP_LTE, &last.to_be_bytes());
+            }
+        }
+        Statement::IsReply => {
+            connection(writer, wire::CT_DIRECTION);
+            compare(writer, wire::CMP_EQ, &[DIRECTION_REPLY]);
+        }
+        Statement::SourceIsLocal => is_local(writer, wire::FIB_F_SADDR),
+        Statement::NewConnection => connection_has(writer, wire::CT_STATE, STATE_NEW),
+        Statement::RelatedConnection => connection_has(writer, wire::CT_STATE, STATE_RELATED),
+        Statement::Marked(bits) => {
+            meta(writer, wire::META_MARK, wire::REG32_00);
+            has_bit(writer, *bits);
+        }
+        Statement::SetMark(bits) => change_mark(writer, *bits, *bits),
+        Statement::ClearMark(bits) => change_mark(writer, *bits, 0),
         Statement::DestinationIn { address, prefix_len } => {
-            prefix(writer, Key::DestinationAddress(Family::of(*address)), *address, *prefix_len);
+            prefix(writer, Key::DestinationAddress(Family::of(*address)), *address, *prefix_len, wire::CMP_EQ);
         }
         Statement::SourceIn { address, prefix_len } => {
-            prefix(writer, Key::SourceAddress(Family::of(*address)), *address, *prefix_len);
+            prefix(writer, Key::SourceAddress(Family::of(*address)), *address, *prefix_len, wire::CMP_EQ);
         }
-        Statement::WasDestinationNat => {
-            expression(writer, "ct", |data| {
-                data.u32_be(wire::CT_DREG, wire::REG32_00).u32_be(wire::CT_KEY, wire::CT_STATUS);
-            });
-            bitwise(writer, &CONNECTION_DNAT.to_ne_bytes());
-            compare(writer, wire::CMP_NEQ, &[0; 4]);
+        Statement::NotIn { destination, address, prefix_len } => {
+            let family = Family::of(*address);
+            let key = if *destination { Key::DestinationAddress(family) } else { Key::SourceAddress(family) };
+            prefix(writer, key, *address, *prefix_len, wire::CMP_NEQ);
         }
+        Statement::WasDestinationNat => connection_has(writer, wire::CT_STATUS, CONNECTION_DNAT),
         Statement::InSet { keys, set, is_member } => {
             load(writer, keys);
             lookup(writer, set, None, if *is_member { 0 } else { wire::LOOKUP_F_INV });
         }
         Statement::DestinationNat { family, keys, map } => destination_nat(writer, *family, keys, map),
+        Statement::DestinationNatTo(address, port) => {
+            let after_address = immediate(writer, wire::REG32_00, &octets(*address));
+            immediate(writer, after_address, &port.to_be_bytes());
+            nat(writer, wire::NAT_DNAT, Family::of(*address), Some(after_address));
+        }
+        Statement::Remember { keys, set } => {
+            load(writer, keys);
+            expression(writer, "dynset", |data| {
+                data.string(wire::DYNSET_SET, set)
+                    .u32_be(wire::DYNSET_OP, wire::DYNSET_UPDATE)
+                    .u32_be(wire::DYNSET_SREG_KEY, wire::REG32_00);
+            });
+        }
         Statement::VerdictMap { keys, map } => {
             load(writer, keys);
             lookup(writer, map, Some(wire::REG_VERDICT), 0);
         }
-        Statement::SourceNat(address) => source_nat(writer, *address),
+        Statement::SourceNat(address) => {
+            immediate(writer, wire::REG32_00, &octets(*address));
+            nat(writer, wire::NAT_SNAT, Family::of(*address), None);
+        }
         Statement::Masquerade => expression(writer, "masq", |data| {
             data.u32_be(wire::MASQ_FLAGS, wire::MASQ_FULLY_RANDOM);
         }),
         Statement::RejectPortUnreachable => expression(writer, "reject", |data| {
             data.u32_be(wire::REJECT_TYPE, wire::REJECT_ICMPX)
                 .bytes(wire::REJECT_ICMP_CODE, &[wire::REJECT_PORT_UNREACH]);
+        }),
+        Statement::RejectTcpReset => expression(writer, "reject", |data| {
+            data.u32_be(wire::REJECT_TYPE, wire::REJECT_TCP_RST);
         }),
         Statement::Verdict(verdict) => expression(writer, "immediate", |data| {
             data.u32_be(wire::IMMEDIATE_DREG, wire::REG_VERDICT);
@@ -238,17 +284,63 @@ pub(super) fn statement(writer: &mut Writer, statement: &Statement) {
     }
 }
 
-fn source_nat(writer: &mut Writer, address: IpAddr) {
+/// The address that the flag names, source or destination, is one of this machine.
+fn is_local(writer: &mut Writer, which: u32) {
+    expression(writer, "fib", |data| {
+        data.u32_be(wire::FIB_DREG, wire::REG32_00)
+            .u32_be(wire::FIB_RESULT, wire::FIB_RESULT_ADDRTYPE)
+            .u32_be(wire::FIB_FLAGS, which);
+    });
+    compare(writer, wire::CMP_EQ, &ADDRESS_TYPE_LOCAL.to_ne_bytes());
+}
+
+/// Loads a property of the connection into the first register.
+fn connection(writer: &mut Writer, key: u32) {
+    expression(writer, "ct", |data| {
+        data.u32_be(wire::CT_DREG, wire::REG32_00).u32_be(wire::CT_KEY, key);
+    });
+}
+
+fn connection_has(writer: &mut Writer, key: u32, bits: u32) {
+    connection(writer, key);
+    has_bit(writer, bits);
+}
+
+/// What was loaded into the first register has one of the bits.
+fn has_bit(writer: &mut Writer, bits: u32) {
+    bitwise(writer, &bits.to_ne_bytes(), &[0; 4]);
+    compare(writer, wire::CMP_NEQ, &[0; 4]);
+}
+
+/// Sets those of the mark's `bits` that are in `to` and clears the others.
+fn change_mark(writer: &mut Writer, bits: u32, to: u32) {
+    meta(writer, wire::META_MARK, wire::REG32_00);
+    bitwise(writer, &(!bits).to_ne_bytes(), &to.to_ne_bytes());
+    expression(writer, "meta", |data| {
+        data.u32_be(wire::META_KEY, wire::META_MARK).u32_be(wire::META_SREG, wire::REG32_00);
+    });
+}
+
+/// Puts the bytes into registers and answers the register behind them.
+fn immediate(writer: &mut Writer, register: u32, bytes: &[u8]) -> u32 {
     expression(writer, "immediate", |data| {
-        data.u32_be(wire::IMMEDIATE_DREG, wire::REG32_00);
+        data.u32_be(wire::IMMEDIATE_DREG, register);
         data.nest(wire::IMMEDIATE_DATA, |data| {
-            data.bytes(wire::DATA_VALUE, &octets(address));
+            data.bytes(wire::DATA_VALUE, bytes);
         });
     });
+    register + u32::try_from(bytes.len()).expect("registers hold 64 bytes").div_ceil(4)
+}
+
+/// Rewrites an address to the one in the first register, and the port to the one in `port`.
+fn nat(writer: &mut Writer, kind: u32, family: Family, port: Option<u32>) {
     expression(writer, "nat", |data| {
-        data.u32_be(wire::NAT_TYPE, wire::NAT_SNAT)
-            .u32_be(wire::NAT_FAMILY, u32::from(protocol_number(Family::of(address))))
+        data.u32_be(wire::NAT_TYPE, kind)
+            .u32_be(wire::NAT_FAMILY, u32::from(protocol_number(family)))
             .u32_be(wire::NAT_REG_ADDR_MIN, wire::REG32_00);
+        if let Some(port) = port {
+            data.u32_be(wire::NAT_REG_PROTO_MIN, port);
+        }
     });
 }
 
@@ -260,15 +352,9 @@ fn protocol_number(family: Family) -> u8 {
 }
 
 fn destination_nat(writer: &mut Writer, family: Family, keys: &[Key], map: &str) {
-    let address_len = Field::address(family).len();
     load(writer, keys);
     lookup(writer, map, Some(wire::REG32_00), 0);
-    expression(writer, "nat", |data| {
-        data.u32_be(wire::NAT_TYPE, wire::NAT_DNAT)
-            .u32_be(wire::NAT_FAMILY, u32::from(protocol_number(family)))
-            .u32_be(wire::NAT_REG_ADDR_MIN, wire::REG32_00)
-            .u32_be(wire::NAT_REG_PROTO_MIN, wire::REG32_00 + address_len / 4);
-    });
+    nat(writer, wire::NAT_DNAT, family, Some(wire::REG32_00 + Field::address(family).len() / 4));
 }
 
 fn expression(writer: &mut Writer, name: &str, fill: impl FnOnce(&mut Writer)) {
@@ -293,8 +379,8 @@ fn compare(writer: &mut Writer, operation: u32, value: &[u8]) {
     });
 }
 
-/// Masks what was loaded into the first register.
-fn bitwise(writer: &mut Writer, mask: &[u8]) {
+/// Masks what was loaded into the first register, then flips the bits of `flip`.
+fn bitwise(writer: &mut Writer, mask: &[u8], flip: &[u8]) {
     let len = u32::try_from(mask.len()).expect("a mask is at most 16 bytes");
     expression(writer, "bitwise", |data| {
         data.u32_be(wire::BITWISE_SREG, wire::REG32_00)
@@ -304,7 +390,7 @@ fn bitwise(writer: &mut Writer, mask: &[u8]) {
             data.bytes(wire::DATA_VALUE, mask);
         });
         data.nest(wire::BITWISE_XOR, |data| {
-            data.bytes(wire::DATA_VALUE, &vec![0; mask.len()]);
+            data.bytes(wire::DATA_VALUE, flip);
         });
     });
 }
@@ -322,11 +408,11 @@ fn interface(writer: &mut Writer, key: u32, name: &str, equal: bool) {
     compare(writer, if equal { wire::CMP_EQ } else { wire::CMP_NEQ }, &compared);
 }
 
-fn prefix(writer: &mut Writer, key: Key, address: IpAddr, prefix_len: u8) {
+fn prefix(writer: &mut Writer, key: Key, address: IpAddr, prefix_len: u8, operation: u32) {
     load(writer, &[key]);
     let (first, _) = interval(address, prefix_len);
-    bitwise(writer, &mask(first.len(), prefix_len));
-    compare(writer, wire::CMP_EQ, &first);
+    bitwise(writer, &mask(first.len(), prefix_len), &vec![0; first.len()]);
+    compare(writer, operation, &first);
 }
 
 fn lookup(writer: &mut Writer, set: &str, destination: Option<u32>, flags: u32) {
@@ -362,12 +448,12 @@ fn load_one(writer: &mut Writer, key: Key, register: u32) -> u32 {
             meta(writer, wire::META_L4PROTO, register);
             return 1;
         }
-        Key::Random(modulus) => {
+        Key::Random { modulus, offset } => {
             expression(writer, "numgen", |data| {
                 data.u32_be(wire::NUMGEN_DREG, register)
                     .u32_be(wire::NUMGEN_MODULUS, modulus)
                     .u32_be(wire::NUMGEN_TYPE, wire::NUMGEN_RANDOM)
-                    .u32_be(wire::NUMGEN_OFFSET, 0);
+                    .u32_be(wire::NUMGEN_OFFSET, offset);
             });
             return 4;
         }

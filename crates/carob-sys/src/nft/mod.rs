@@ -11,7 +11,7 @@ mod transaction;
 mod wire;
 
 pub use ruleset::{
-    BaseChain, Chain, ChainKind, Data, Element, Family, Field, Hook, Key, Rule, Set, SetData, SetKey, Statement, Value,
-    Verdict, priority,
+    BaseChain, Chain, ChainKind, Data, Element, Family, Field, Hook, Key, Rule, Set, SetData, SetKey, SetKind,
+    Statement, Value, Verdict, priority,
 };
 pub use transaction::{Command, Transaction, table_exists};

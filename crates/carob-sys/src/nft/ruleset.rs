@@ -1,6 +1,7 @@
 //! The vocabulary of a ruleset.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Address family of a packet or an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,8 +95,19 @@ pub struct Set {
     pub name: String,
     pub key: SetKey,
     pub data: Option<SetData>,
+    pub kind: SetKind,
+}
+
+/// How a set's elements are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetKind {
+    /// Each element is one key.
+    Exact,
     /// Elements are prefixes of a single address field.
-    pub interval: bool,
+    Prefixes,
+    /// Rules add the elements ([`Statement::Remember`]), and each is gone `timeout` after it was last added. A full set
+    /// takes no more, and the rule that would have added one does not match.
+    Remembered { timeout: Duration, elements_max: u32 },
 }
 
 /// A concrete value of a [`Field`].
@@ -139,8 +151,11 @@ pub enum Key {
     DestinationAddress(Family),
     L4Proto,
     DestinationPort,
-    /// A random number below this (nft(8) `numgen random mod`).
-    Random(u32),
+    /// A random number of `modulus` that follow each other from `offset` on (nft(8) `numgen random mod`).
+    Random {
+        modulus: u32,
+        offset: u32,
+    },
 }
 
 /// One step of a rule.
@@ -158,6 +173,27 @@ pub enum Statement {
     },
     /// The destination is an address of this machine (nft(8) `fib daddr type local`).
     DestinationIsLocal,
+    /// The source is an address of this machine.
+    SourceIsLocal,
+    /// The packet is of this layer 4 protocol.
+    Protocol(u8),
+    /// The destination's port is one of these, the last included.
+    DestinationPortIn {
+        first: u16,
+        last: u16,
+    },
+    /// The packet is an answer (nft(8) `ct direction reply`).
+    IsReply,
+    /// No packet of the connection has been answered yet (nft(8) `ct state new`).
+    NewConnection,
+    /// The packet tells of an error of a connection, or its connection was announced by another (nft(8) `ct state related`).
+    RelatedConnection,
+    /// The packet has a bit of these in its mark.
+    Marked(u32),
+    /// Sets these bits of the packet's mark.
+    SetMark(u32),
+    /// Clears these bits of the packet's mark.
+    ClearMark(u32),
     /// The destination is in this prefix.
     DestinationIn {
         address: IpAddr,
@@ -165,6 +201,12 @@ pub enum Statement {
     },
     /// The source is in this prefix.
     SourceIn {
+        address: IpAddr,
+        prefix_len: u8,
+    },
+    /// The source, or with `destination` the destination, is not in this prefix.
+    NotIn {
+        destination: bool,
         address: IpAddr,
         prefix_len: u8,
     },
@@ -182,6 +224,13 @@ pub enum Statement {
         keys: Vec<Key>,
         map: String,
     },
+    /// Rewrites the destination to this address and port.
+    DestinationNatTo(IpAddr, u16),
+    /// Adds the keys, joined, to the set, or lets the element that there is live on (nft(8) `update @set`).
+    Remember {
+        keys: Vec<Key>,
+        set: String,
+    },
     /// Follows the verdict that the map holds; no element, no match.
     VerdictMap {
         keys: Vec<Key>,
@@ -193,6 +242,8 @@ pub enum Statement {
     Masquerade,
     /// Answers with ICMP port unreachable.
     RejectPortUnreachable,
+    /// Ends the connection with a TCP reset; only behind [`Statement::Protocol`] of TCP.
+    RejectTcpReset,
     Verdict(Verdict),
 }
 

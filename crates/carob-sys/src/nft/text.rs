@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::ruleset::{
-    Chain, ChainKind, Data, Element, Family, Field, Hook, Key, Rule, Set, SetData, Statement, Value, Verdict,
+    Chain, ChainKind, Data, Element, Family, Field, Hook, Key, Rule, Set, SetData, SetKind, Statement, Value, Verdict,
 };
 
 impl Field {
@@ -53,7 +53,14 @@ impl fmt::Display for Set {
             Some(SetData::Fields(fields)) => write!(f, " : {}", joined(fields.iter().map(|field| field.name())))?,
             Some(SetData::Verdict) => f.write_str(" : verdict")?,
         }
-        f.write_str(if self.interval { "; flags interval; }" } else { "; }" })
+        match self.kind {
+            SetKind::Exact => f.write_str("; }"),
+            SetKind::Prefixes => f.write_str("; flags interval; }"),
+            SetKind::Remembered { timeout, elements_max } => {
+                let seconds = timeout.as_secs();
+                write!(f, "; size {elements_max}; flags dynamic,timeout; timeout {seconds}s; }}")
+            }
+        }
     }
 }
 
@@ -122,7 +129,8 @@ impl fmt::Display for Key {
             Self::DestinationAddress(family) => write!(f, "{} daddr", family.keyword()),
             Self::L4Proto => f.write_str("meta l4proto"),
             Self::DestinationPort => f.write_str("th dport"),
-            Self::Random(modulus) => write!(f, "numgen random mod {modulus}"),
+            Self::Random { modulus, offset: 0 } => write!(f, "numgen random mod {modulus}"),
+            Self::Random { modulus, offset } => write!(f, "numgen random mod {modulus} offset {offset}"),
         }
     }
 }
@@ -136,6 +144,20 @@ impl fmt::Display for Statement {
             Self::InputInterface { name, equal } => write!(f, "iifname {}{name:?}", unless(*equal)),
             Self::OutputInterface { name, equal } => write!(f, "oifname {}{name:?}", unless(*equal)),
             Self::DestinationIsLocal => f.write_str("fib daddr type local"),
+            Self::Protocol(protocol) => write!(f, "meta l4proto {}", Value::Proto(*protocol)),
+            Self::DestinationPortIn { first, last } if first == last => write!(f, "th dport {first}"),
+            Self::DestinationPortIn { first, last } => write!(f, "th dport {first}-{last}"),
+            Self::IsReply => f.write_str("ct direction reply"),
+            Self::NotIn { destination, address, prefix_len } => {
+                let which = if *destination { "daddr" } else { "saddr" };
+                write!(f, "{} {which} != {address}/{prefix_len}", Family::of(*address).keyword())
+            }
+            Self::SourceIsLocal => f.write_str("fib saddr type local"),
+            Self::NewConnection => f.write_str("ct state new"),
+            Self::RelatedConnection => f.write_str("ct state related"),
+            Self::Marked(bits) => write!(f, "meta mark & {bits:#x} != 0"),
+            Self::SetMark(bits) => write!(f, "meta mark set meta mark | {bits:#x}"),
+            Self::ClearMark(bits) => write!(f, "meta mark set meta mark & {:#x}", !bits),
             Self::DestinationIn { address, prefix_len } => {
                 write!(f, "{} daddr {address}/{prefix_len}", Family::of(*address).keyword())
             }
@@ -147,10 +169,16 @@ impl fmt::Display for Statement {
             Self::DestinationNat { family, keys, map } => {
                 write!(f, "dnat {} to {} map @{map}", family.keyword(), joined(keys))
             }
+            Self::DestinationNatTo(address, port) => {
+                let family = Family::of(*address).keyword();
+                write!(f, "dnat {family} to {}", std::net::SocketAddr::new(*address, *port))
+            }
+            Self::Remember { keys, set } => write!(f, "update @{set} {{ {} }}", joined(keys)),
             Self::VerdictMap { keys, map } => write!(f, "{} vmap @{map}", joined(keys)),
             Self::SourceNat(address) => write!(f, "snat {} to {address}", Family::of(*address).keyword()),
             Self::Masquerade => f.write_str("masquerade fully-random"),
             Self::RejectPortUnreachable => f.write_str("reject with icmpx port-unreachable"),
+            Self::RejectTcpReset => f.write_str("reject with tcp reset"),
             Self::Verdict(verdict) => verdict.fmt(f),
         }
     }

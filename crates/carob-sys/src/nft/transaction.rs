@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::ruleset::{Chain, Element, Rule, Set};
+use super::ruleset::{Chain, Element, Rule, Set, SetKind};
 use super::{lower, text, wire};
 use crate::netlink::{NetlinkError, Protocol, Request, Socket, Writer, flag};
 
@@ -24,6 +24,8 @@ pub enum Command {
         rule: Rule,
     },
     AddSet(Set),
+    /// Removes a set that no rule names any more.
+    DeleteSet(String),
     /// Adds elements; those that are there with the same data are fine, with other data are `EEXIST`.
     AddElements {
         set: String,
@@ -138,6 +140,11 @@ impl Transaction {
                     write_set(writer, table, set, index);
                 }));
             }
+            Command::DeleteSet(set) => {
+                out.push(self.request(command, libc::NFT_MSG_DELSET, 0, |writer, table| {
+                    writer.string(wire::SET_TABLE, table).string(wire::SET_NAME, set);
+                }));
+            }
             Command::AddElements { set, elements } => {
                 self.encode_elements(command, libc::NFT_MSG_NEWSETELEM, create, set, elements, out);
             }
@@ -211,10 +218,20 @@ fn write_set(writer: &mut Writer, table: &str, set: &Set, index: usize) {
             writer.u32_be(wire::SET_DATA_LEN, len);
         }
     }
-    if set.interval {
-        let mut order = NETWORK_ORDER.to_vec();
-        order.extend_from_slice(&2u32.to_ne_bytes());
-        writer.bytes(wire::SET_USERDATA, &order);
+    match set.kind {
+        SetKind::Exact => {}
+        SetKind::Prefixes => {
+            let mut order = NETWORK_ORDER.to_vec();
+            order.extend_from_slice(&2u32.to_ne_bytes());
+            writer.bytes(wire::SET_USERDATA, &order);
+        }
+        SetKind::Remembered { timeout, elements_max } => {
+            let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            writer.bytes(wire::SET_TIMEOUT, &milliseconds.to_be_bytes());
+            writer.nest(wire::SET_DESCRIPTION, |description| {
+                description.u32_be(wire::SET_DESCRIPTION_SIZE, elements_max);
+            });
+        }
     }
 }
 
@@ -248,6 +265,7 @@ fn line(table: &str, command: &Command) -> String {
             let (word, rest) = text.split_once(' ').unwrap_or_default();
             format!("add {word} inet {table} {rest}")
         }
+        Command::DeleteSet(set) => format!("delete set inet {table} {set}"),
         Command::AddElements { set, elements } => format!("add element inet {table} {set} {{ {} }}", listed(elements)),
         Command::DeleteElements { set, elements } => {
             format!("delete element inet {table} {set} {{ {} }}", listed(elements))

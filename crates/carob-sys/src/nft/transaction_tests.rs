@@ -1,9 +1,10 @@
 //! Every kind of command and statement is taken by a real kernel, and nft(8) lists what was meant.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use super::super::{
-    BaseChain, ChainKind, Data, Family, Field, Hook, Key, SetData, Statement, Value, Verdict, priority,
+    BaseChain, ChainKind, Data, Family, Field, Hook, Key, SetData, SetKind, Statement, Value, Verdict, priority,
 };
 use super::*;
 use crate::netlink::{in_netns, new_netns};
@@ -15,13 +16,13 @@ fn address(text: &str) -> Value {
 }
 
 fn map(name: &str, key: &[Field], data: SetData) -> Command {
-    Command::AddSet(Set { name: name.to_owned(), key: key.to_vec(), data: Some(data), interval: false })
+    Command::AddSet(Set { name: name.to_owned(), key: key.to_vec(), data: Some(data), kind: SetKind::Exact })
 }
 
 fn everything() -> Transaction {
     let mut change = Transaction::new("t");
     change.replace_table();
-    let set = Set { name: "pods4".to_owned(), key: vec![Field::Ipv4], data: None, interval: true };
+    let set = Set { name: "pods4".to_owned(), key: vec![Field::Ipv4], data: None, kind: SetKind::Prefixes };
     change.push(Command::AddSet(set));
     let prefixes = ["10.244.0.0", "10.96.0.0"]
         .map(|net| Element { key: vec![Value::Prefix(net.parse().unwrap(), 16)], data: None });
@@ -39,12 +40,15 @@ fn everything() -> Transaction {
     let jump = Data::Verdict(Verdict::Goto("svc".to_owned()));
     let service = Element { key: vec![address("10.96.0.1"), TCP, Value::Port(443)], data: Some(jump) };
     change.add_elements("services", vec![service]);
+    let kind = SetKind::Remembered { timeout: Duration::from_mins(1), elements_max: 1024 };
+    change.push(Command::AddSet(Set { name: "clients".to_owned(), key: vec![Field::Ipv4], data: None, kind }));
     change.push(map("backends", &[Field::Number], SetData::Verdict));
     let base = |kind, hook, priority| Some(BaseChain { kind, hook, priority });
     for (name, base) in [
         ("pre", base(ChainKind::Nat, Hook::Prerouting, priority::DSTNAT)),
         ("post", base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT)),
         ("guard", base(ChainKind::Filter, Hook::Prerouting, priority::RAW)),
+        ("refuse", base(ChainKind::Filter, Hook::Input, priority::FILTER)),
     ] {
         change.push(Command::AddChain(Chain { name: name.to_owned(), base }));
     }
@@ -59,6 +63,7 @@ fn rules() -> Vec<(&'static str, Rule)> {
     let service = || vec![Key::DestinationAddress(Family::V4), Key::L4Proto, Key::DestinationPort];
     let dnat = |family, map: &str| Statement::DestinationNat { family, keys: port(), map: map.to_owned() };
     let bridge = || "carob0".to_owned();
+    let to = |pod: &str| Statement::DestinationNatTo(pod.parse().unwrap(), 8080);
     vec![
         ("pre", vec![Statement::Family(Family::V4), Statement::DestinationIsLocal, dnat(Family::V4, "ports4")]),
         ("pre", vec![Statement::Family(Family::V6), Statement::DestinationIsLocal, dnat(Family::V6, "ports6")]),
@@ -66,7 +71,13 @@ fn rules() -> Vec<(&'static str, Rule)> {
             "pre",
             vec![Statement::Family(Family::V4), Statement::VerdictMap { keys: service(), map: "services".to_owned() }],
         ),
-        ("svc", vec![Statement::VerdictMap { keys: vec![Key::Random(2)], map: "backends".to_owned() }]),
+        (
+            "svc",
+            vec![Statement::VerdictMap {
+                keys: vec![Key::Random { modulus: 2, offset: 16384 }],
+                map: "backends".to_owned(),
+            }],
+        ),
         (
             "post",
             vec![
@@ -95,6 +106,32 @@ fn rules() -> Vec<(&'static str, Rule)> {
             ],
         ),
         ("post", vec![Statement::WasDestinationNat, Statement::Masquerade]),
+        ("post", vec![Statement::Marked(0x4000), Statement::ClearMark(0x4000), Statement::Masquerade]),
+        ("svc", vec![Statement::SourceIsLocal, Statement::NewConnection, Statement::SetMark(0x4000)]),
+        (
+            "svc",
+            vec![
+                Statement::Family(Family::V4),
+                Statement::Remember { keys: vec![Key::SourceAddress(Family::V4)], set: "clients".to_owned() },
+            ],
+        ),
+        ("svc", vec![Statement::Family(Family::V4), to("10.244.0.2")]),
+        ("svc", vec![Statement::Family(Family::V6), to("fd00::2")]),
+        ("refuse", vec![Statement::Protocol(6), Statement::RejectTcpReset]),
+        ("refuse", vec![Statement::RejectPortUnreachable]),
+        ("svc", vec![Statement::IsReply, Statement::Verdict(Verdict::Accept)]),
+        (
+            "svc",
+            vec![
+                Statement::Family(Family::V4),
+                Statement::NotIn { destination: true, address: "10.0.0.0".parse().unwrap(), prefix_len: 8 },
+                Statement::Protocol(17),
+                Statement::DestinationPortIn { first: 80, last: 90 },
+                Statement::DestinationPortIn { first: 80, last: 80 },
+                Statement::Verdict(Verdict::Return),
+            ],
+        ),
+        ("svc", vec![Statement::RelatedConnection, Statement::Verdict(Verdict::Accept)]),
         (
             "guard",
             vec![

@@ -27,10 +27,16 @@ pub(super) const SET_KEY_TYPE: u16 = 4;
 pub(super) const SET_KEY_LEN: u16 = 5;
 pub(super) const SET_DATA_TYPE: u16 = 6;
 pub(super) const SET_DATA_LEN: u16 = 7;
+pub(super) const SET_DESCRIPTION: u16 = 9;
 pub(super) const SET_ID: u16 = 10;
+pub(super) const SET_TIMEOUT: u16 = 11;
 pub(super) const SET_USERDATA: u16 = 13;
 pub(super) const SET_F_INTERVAL: u32 = 0x4;
 pub(super) const SET_F_MAP: u32 = 0x8;
+pub(super) const SET_F_TIMEOUT: u32 = 0x10;
+/// Rules change the set.
+pub(super) const SET_F_EVAL: u32 = 0x20;
+pub(super) const SET_DESCRIPTION_SIZE: u16 = 1;
 pub(super) const SET_F_CONCAT: u32 = 0x80;
 
 pub(super) const ELEM_LIST_TABLE: u16 = 1;
@@ -54,6 +60,8 @@ pub(super) const REG32_00: u32 = 8;
 
 pub(super) const META_DREG: u16 = 1;
 pub(super) const META_KEY: u16 = 2;
+pub(super) const META_SREG: u16 = 3;
+pub(super) const META_MARK: u32 = 3;
 pub(super) const META_IIFNAME: u32 = 6;
 pub(super) const META_OIFNAME: u32 = 7;
 pub(super) const META_NFPROTO: u32 = 15;
@@ -68,12 +76,21 @@ pub(super) const PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 
 pub(super) const CT_DREG: u16 = 1;
 pub(super) const CT_KEY: u16 = 2;
+pub(super) const CT_STATE: u32 = 0;
+pub(super) const CT_DIRECTION: u32 = 1;
 pub(super) const CT_STATUS: u32 = 2;
+
+pub(super) const DYNSET_SET: u16 = 1;
+pub(super) const DYNSET_OP: u16 = 3;
+pub(super) const DYNSET_SREG_KEY: u16 = 4;
+/// `NFT_DYNSET_OP_UPDATE`: adds the element or renews its timeout.
+pub(super) const DYNSET_UPDATE: u32 = 1;
 
 pub(super) const FIB_DREG: u16 = 1;
 pub(super) const FIB_RESULT: u16 = 2;
 pub(super) const FIB_FLAGS: u16 = 3;
 pub(super) const FIB_RESULT_ADDRTYPE: u32 = 3;
+pub(super) const FIB_F_SADDR: u32 = 1;
 pub(super) const FIB_F_DADDR: u32 = 2;
 
 pub(super) const NUMGEN_DREG: u16 = 1;
@@ -94,6 +111,8 @@ pub(super) const CMP_OP: u16 = 2;
 pub(super) const CMP_DATA: u16 = 3;
 pub(super) const CMP_EQ: u32 = 0;
 pub(super) const CMP_NEQ: u32 = 1;
+pub(super) const CMP_LTE: u32 = 3;
+pub(super) const CMP_GTE: u32 = 5;
 
 pub(super) const LOOKUP_SET: u16 = 1;
 pub(super) const LOOKUP_SREG: u16 = 2;
@@ -119,6 +138,8 @@ pub(super) const MASQ_FULLY_RANDOM: u32 = 0x10;
 
 pub(super) const REJECT_TYPE: u16 = 1;
 pub(super) const REJECT_ICMP_CODE: u16 = 2;
+/// `NFT_REJECT_TCP_RST`.
+pub(super) const REJECT_TCP_RST: u32 = 1;
 /// `NFT_REJECT_ICMPX_UNREACH` and `NFT_REJECT_ICMPX_PORT_UNREACH`.
 pub(super) const REJECT_ICMPX: u32 = 2;
 pub(super) const REJECT_PORT_UNREACH: u8 = 1;
