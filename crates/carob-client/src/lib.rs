@@ -20,5 +20,5 @@ pub use driver::{Asker, Driver, DriverStats, Reconcile, Requeue, Work, WorkOptio
 pub use election::{ElectionConfig, ElectionError, Ended, LeaderElector};
 pub use error::{During, ReconcileError, RequestError};
 pub use events::{EventKind, EventRecorder, EventSource, RecorderStats, reference};
-pub use informer::{Change, Changed, Informer, InformerStats, Informers, ObjectKey, Selection, Subscription};
+pub use informer::{Change, Changed, Grouped, Informer, InformerStats, Informers, ObjectKey, Selection, Subscription};
 pub use transport::{ConnectError, in_process, over_tls};

@@ -4,6 +4,7 @@
 //! decode, keeps the `Arc` of an object that a re-list shows unchanged, tells nobody about it, and falls back to paged lists
 //! on servers without streaming ones.
 
+mod grouped;
 mod key;
 mod lines;
 mod reflector;
@@ -25,6 +26,7 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use grouped::Grouped;
 pub use key::ObjectKey;
 use reflector::{Replica, Source, reflect};
 pub use store::Change;

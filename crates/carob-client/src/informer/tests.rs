@@ -242,3 +242,25 @@ async fn a_subscriber_that_fell_behind_is_told_to_look_at_everything() {
     assert_eq!(subscription.next().await, Changed::Key(ObjectKey::cluster("a")));
     assert_eq!(subscription.next().await, Changed::Everything);
 }
+
+#[tokio::test(start_paused = true)]
+async fn objects_are_found_by_their_groups_as_they_change() {
+    let script = Script::new([Answer::Open(vec![
+        event("ADDED", config_map("a", 3)),
+        event("ADDED", config_map("b", 4)),
+        list_end(5),
+        event("MODIFIED", config_map("a", 6)),
+        event("DELETED", config_map("b", 7)),
+    ])]);
+    let informers = Informers::new(script.client());
+    let informer = informers.of::<ConfigMap>();
+    let version = |object: &ConfigMap| object.metadata.resource_version.clone().unwrap_or_default();
+    let grouped = Grouped::new(&informer, move |object| vec![version(object), "all".to_owned()]);
+    informer.reached(7).await;
+    settle().await;
+    let names = |group: &str| -> Vec<String> {
+        grouped.get(&group.to_owned()).iter().filter_map(|object| object.metadata.name.clone()).collect()
+    };
+    assert_eq!((names("all"), names("6")), (vec!["a".to_owned()], vec!["a".to_owned()]));
+    assert!(names("3").is_empty() && names("4").is_empty());
+}
