@@ -28,6 +28,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-apiserver", &["carob-kit", "carob-api", "carob-store"]),
     ("carob-scheduler", &["carob-kit", "carob-api", "carob-client"]),
     ("carob-controllers", &["carob-kit", "carob-api", "carob-client"]),
+    ("carob-dns", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
+    ("carob-proxy", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
     ("carob-node", &["carob-kit", "carob-api", "carob-sys", "carob-cri", "carob-client"]),
     (
         "carob",
@@ -40,6 +42,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "carob-client",
             "carob-image",
             "carob-net",
+            "carob-dns",
+            "carob-proxy",
             "carob-runtime",
             "carob-apiserver",
             "carob-scheduler",

@@ -96,7 +96,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .short(&["netpol"])
         .columns(columns::NETWORK_POLICY)
         .strategy(strategies::NETWORK_POLICY)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Proxy),
     resource!("networking.k8s.io" / "networking" ["v1", "v1beta1"] "ServiceCIDR" "servicecidrs")
         .cluster()
         .subresources(&[STATUS_PART])
