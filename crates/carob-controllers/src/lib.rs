@@ -18,6 +18,7 @@ mod endpoints;
 mod gc;
 mod hash;
 mod job;
+mod load_balancer;
 mod namespace;
 mod namespaces;
 mod node;

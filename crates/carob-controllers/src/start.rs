@@ -7,7 +7,7 @@ use carob_client::{Driver, DriverStats, Informer, Informers, ObjectKey, WorkOpti
 use carob_kit::Clock;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{ReplicationController, ResourceQuota};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, ReplicationController, ResourceQuota};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
@@ -18,6 +18,7 @@ use crate::disruption::DisruptionController;
 use crate::endpoints::{self, EndpointsController, MirroringController, SliceController};
 use crate::gc::{GarbageCollector, GcKey};
 use crate::job::{JobController, JobKey, TtlController};
+use crate::load_balancer::LoadBalancers;
 use crate::namespace::{self, NamespaceController};
 use crate::node::NodeLifecycle;
 use crate::node::eviction::TaintEviction;
@@ -41,6 +42,12 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// Ranges of Service addresses, one a family.
     pub service_cidrs: Vec<IpNet>,
+    /// The kubelets' port, which no load balancer is given.
+    pub kubelet_port: Option<u16>,
+    /// Whether Services of type LoadBalancer are given the nodes' addresses.
+    pub load_balancers: bool,
+    /// Addresses of cluster DNS, for its Service; none where it has none.
+    pub dns_addresses: Vec<IpAddr>,
     /// What Pods verify the API with.
     pub root_ca_pem: String,
     /// The API under an identity that may make what the API server itself keeps: system namespaces, priority classes, the
@@ -79,6 +86,9 @@ impl Controllers {
         start_deployments(&mut driver, &context);
         start_gc(&mut driver, &context);
         start_endpoints(&mut driver, &context);
+        if config.load_balancers {
+            start_load_balancers(&mut driver, &context, &config);
+        }
         start_jobs(&mut driver, &context);
         start_daemons(&mut driver, &context);
         start_stateful(&mut driver, &context);
@@ -107,6 +117,7 @@ fn start_system(driver: &mut Driver, context: &Context, config: &Config) {
         service_cidrs: config.service_cidrs.clone(),
         api_addresses: config.api_addresses.clone(),
         api_port: config.api_port,
+        dns_addresses: config.dns_addresses.clone(),
     };
     let context = Context { client: config.system_client.clone(), ..context.clone() };
     let system = SystemObjects::new(context, system);
@@ -197,6 +208,30 @@ fn start_gc(driver: &mut Driver, context: &Context) {
     // Many workers, since each waits for the API most of the time (--concurrent-gc-syncs).
     let work = driver.work_asking(|ask| GarbageCollector::new(context.clone(), ask), options(20));
     work.always([GcKey::Resources]).start();
+}
+
+fn start_load_balancers(driver: &mut Driver, context: &Context, config: &Config) {
+    let reserved = [Some(config.api_port), config.kubelet_port].into_iter().flatten().collect();
+    let controller = LoadBalancers::new(context.clone(), reserved);
+    let (services, nodes, slices) =
+        (controller.services().clone(), controller.nodes().clone(), controller.slices().clone());
+    let all = services.clone();
+    let work = driver.work(controller, options(ONE_WORKER));
+    let work = work.on(&services, move |change| LoadBalancers::concerned(&all, change));
+    let all = services.clone();
+    let work = work.on(&nodes, move |change| {
+        let status = |node: Option<&Arc<Node>>| {
+            node.and_then(|node| node.status.clone()).map(|status| (status.addresses, readiness(&status.conditions)))
+        };
+        if status(change.old) == status(change.new) { Vec::new() } else { LoadBalancers::all(&all) }
+    });
+    work.on(&slices, move |change| LoadBalancers::of_slice(&services, change)).start();
+}
+
+/// Whether a node is ready, without the time that its heartbeat changes.
+fn readiness(conditions: &Option<Vec<NodeCondition>>) -> Option<String> {
+    let ready = conditions.iter().flatten().find(|condition| condition.type_ == "Ready")?;
+    Some(ready.status.clone())
 }
 
 fn start_endpoints(driver: &mut Driver, context: &Context) {

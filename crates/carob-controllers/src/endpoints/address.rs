@@ -1,7 +1,7 @@
 //! What a Pod is as an endpoint of a Service (`staging/src/k8s.io/endpointslice`, utils.go). Pure.
 
 use k8s_openapi::api::core::v1::{ContainerPort, Node, ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::is_headless;
@@ -112,6 +112,7 @@ pub(super) fn endpoint(service: &Service, pod: &Pod, node: Option<&Node>, family
     let terminating = pods::is_deleting(pod);
     let ready = publishes_not_ready(service) || (serving && !terminating);
     let zone = node.and_then(|node| node.metadata.labels.as_ref()?.get(ZONE_LABEL).cloned());
+    let node_name = pods::node_name(pod).map(str::to_owned);
     Endpoint {
         addresses: addresses(pod, family),
         conditions: Some(EndpointConditions {
@@ -120,11 +121,25 @@ pub(super) fn endpoint(service: &Service, pod: &Pod, node: Option<&Node>, family
             terminating: Some(terminating),
         }),
         hostname: hostname(service, pod),
-        node_name: pods::node_name(pod).map(str::to_owned),
+        hints: if ready { hints(service, zone.as_deref(), node_name.as_deref()) } else { None },
         target_ref: Some(pod_reference(pod)),
+        node_name,
         zone,
         ..Endpoint::default()
     }
+}
+
+/// Whose traffic the endpoint is for, where the Service wants it kept close (`staging/src/k8s.io/endpointslice`,
+/// trafficdist.go).
+fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    let to_node = match service.spec.as_ref()?.traffic_distribution.as_deref()? {
+        "PreferClose" | "PreferSameZone" => false,
+        "PreferSameNode" => true,
+        _ => return None,
+    };
+    let for_zones = zone.map(|name| vec![ForZone { name: name.to_owned() }]);
+    let for_nodes = node.filter(|_| to_node).map(|name| vec![ForNode { name: name.to_owned() }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 /// The labels that a Service's slices and Endpoints take over from it.

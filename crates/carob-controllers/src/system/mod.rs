@@ -26,13 +26,14 @@ pub(crate) enum SystemObject {
     Service,
     Endpoints,
     EndpointSlice,
+    DnsService,
 }
 
 impl SystemObject {
     pub(crate) fn all() -> Vec<Self> {
         let namespaces = objects::NAMESPACES.into_iter().map(Self::Namespace);
         let classes = objects::PRIORITY_CLASSES.into_iter().map(|(name, ..)| Self::PriorityClass(name));
-        let rest = [Self::ServiceCidr, Self::Service, Self::Endpoints, Self::EndpointSlice];
+        let rest = [Self::ServiceCidr, Self::Service, Self::Endpoints, Self::EndpointSlice, Self::DnsService];
         namespaces.chain(classes).chain(rest).collect()
     }
 }
@@ -57,7 +58,8 @@ impl SystemObjects {
         let own = objects::NAMESPACES.into_iter().find(|name| **name == *key.name).map(SystemObject::Namespace);
         let within = [SystemObject::Service, SystemObject::Endpoints, SystemObject::EndpointSlice];
         let within = within.into_iter().filter(|_| *key.name == *objects::SERVICE_NAMESPACE);
-        own.into_iter().chain(within).collect()
+        let dns = (*key.name == *objects::DNS_NAMESPACE).then_some(SystemObject::DnsService);
+        own.into_iter().chain(within).chain(dns).collect()
     }
 
     /// Creates the object if there is none; answers the one that there was.
@@ -175,6 +177,12 @@ impl Reconcile for SystemObjects {
             SystemObject::Service => self.service().await?,
             SystemObject::Endpoints => self.endpoints().await?,
             SystemObject::EndpointSlice => self.endpoint_slice().await?,
+            SystemObject::DnsService => {
+                let has_namespace = self.namespaces.get(None, objects::DNS_NAMESPACE).is_some();
+                if let Some(wanted) = self.config.dns_service().filter(|_| has_namespace) {
+                    self.ensure(self.context.api(objects::DNS_NAMESPACE), &wanted).await?;
+                }
+            }
         }
         Ok(Requeue::No)
     }

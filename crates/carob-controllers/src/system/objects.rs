@@ -31,6 +31,10 @@ pub(super) const PRIORITY_CLASSES: [(&str, i32, &str); 2] = [
 pub(super) const SERVICE_NAMESPACE: &str = "default";
 pub(super) const SERVICE_CIDR: &str = "kubernetes";
 const SERVICE: &str = "kubernetes";
+/// Where cluster DNS is found by, as kubeadm names it (`cmd/kubeadm/app/phases/addons/dns`).
+pub(super) const DNS_NAMESPACE: &str = "kube-system";
+const DNS_SERVICE: &str = "kube-dns";
+const DNS_PORT: i32 = 53;
 /// The port of the API's Service (`pkg/controlplane`).
 const SERVICE_PORT: i32 = 443;
 
@@ -40,6 +44,8 @@ pub(crate) struct SystemConfig {
     pub(crate) service_cidrs: Vec<IpNet>,
     pub(crate) api_addresses: Vec<IpAddr>,
     pub(crate) api_port: u16,
+    /// Addresses of cluster DNS; none where this cluster has no own.
+    pub(crate) dns_addresses: Vec<IpAddr>,
 }
 
 pub(super) fn namespace(name: &str) -> Namespace {
@@ -129,6 +135,35 @@ impl SystemConfig {
         Service { metadata, spec: Some(spec), status: None }
     }
 
+    /// The Service of cluster DNS, whose endpoints each node's DNS server keeps. `None` where its addresses are not this
+    /// cluster's to give: somebody else answers there.
+    pub(super) fn dns_service(&self) -> Option<Service> {
+        let is_ours = |ip: &&IpAddr| self.service_cidrs.iter().any(|range| range.contains(*ip));
+        let addresses: Vec<String> = self.dns_addresses.iter().filter(is_ours).map(ToString::to_string).collect();
+        let first = addresses.first()?.clone();
+        let port = |name: &str, protocol: &str| ServicePort {
+            name: Some(name.to_owned()),
+            port: DNS_PORT,
+            protocol: Some(protocol.to_owned()),
+            target_port: Some(IntOrString::Int(DNS_PORT)),
+            ..ServicePort::default()
+        };
+        let policy = if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+        let spec = ServiceSpec {
+            cluster_ip: Some(first),
+            cluster_ips: Some(addresses),
+            ip_family_policy: Some(policy.to_owned()),
+            ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
+            type_: Some("ClusterIP".to_owned()),
+            ..ServiceSpec::default()
+        };
+        let labels =
+            [("k8s-app", "kube-dns"), ("kubernetes.io/cluster-service", "true"), ("kubernetes.io/name", "CoreDNS")];
+        let mut metadata = meta(&labels);
+        (metadata.name, metadata.namespace) = (Some(DNS_SERVICE.to_owned()), Some(DNS_NAMESPACE.to_owned()));
+        Some(Service { metadata, spec: Some(spec), status: None })
+    }
+
     pub(super) fn endpoints(&self) -> Endpoints {
         let address = |ip: String| EndpointAddress { ip, ..EndpointAddress::default() };
         let port = EndpointPort {
@@ -182,7 +217,12 @@ mod tests {
             service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
             api_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
             api_port: 6443,
+            dns_addresses: vec![ip("10.96.0.10"), ip("192.0.2.53")],
         };
+        let dns = config.dns_service().and_then(|service| service.spec).expect("it is of the range");
+        assert_eq!(dns.cluster_ips, Some(vec!["10.96.0.10".to_owned()]), "the other is not of the range");
+        let elsewhere = SystemConfig { dns_addresses: vec![ip("192.0.2.53")], ..config.clone() };
+        assert!(elsewhere.dns_service().is_none());
         let service = config.service().spec.expect("it has a spec");
         assert_eq!(service.cluster_ip.as_deref(), Some("10.96.0.1"));
         let slice = config.endpoint_slice();

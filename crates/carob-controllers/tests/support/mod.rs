@@ -139,6 +139,9 @@ fn config_of_controllers(system_client: Client) -> Config {
     Config {
         api_addresses: vec!["192.0.2.1".parse().expect("an address")],
         api_port: 6443,
+        kubelet_port: None,
+        load_balancers: false,
+        dns_addresses: Vec::new(),
         cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a range")],
         service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
         root_ca_pem: "not really a certificate".to_owned(),
