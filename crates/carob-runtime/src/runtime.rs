@@ -109,14 +109,14 @@ impl Runtime {
 
     /// Takes the network and the run directory's mount off the machine, unless a sandbox is left that needs them.
     /// The runtime is of no use afterwards.
-    pub async fn leave(&self) -> Result<(), RuntimeError> {
+    pub async fn leave(&self) -> Result<bool, RuntimeError> {
         let ended = |sandbox: &Arc<Sandbox>| matches!(sandbox.record().phase, SandboxPhase::Stopped { .. });
         if !self.sandboxes().iter().all(ended) {
-            return Ok(());
+            return Ok(false);
         }
         let removed = self.config.network.remove().await;
         removed.map_err(|source| RuntimeError::WholeNetwork { operation: "remove the network", source })?;
-        crate::files::release_run_dir(&self.config.run_dir)
+        crate::files::release_run_dir(&self.config.run_dir).map(|()| true)
     }
 
     /// What this machine is, as far as containers see it.

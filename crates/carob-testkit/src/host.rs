@@ -33,6 +33,10 @@ pub struct Host {
 }
 
 impl Host {
+    /// The host's address on its link to the world, where nobody else is (RFC 5737, TEST-NET-2): a node's own address,
+    /// as machines have one.
+    pub const ADDRESS: &str = "198.51.100.1";
+
     /// Makes a host, after removing what killed tests left behind.
     pub fn new() -> Result<Self> {
         fs::create_dir_all(HOSTS)?;
@@ -162,12 +166,15 @@ fn start_holder(name: &str, run: &Path) -> Result<(Child, u32)> {
     fs::create_dir_all(run)?;
     // setpriv ties the holder to this process, unshare ties PID 1 to the holder: nothing outlives a killed test.
     // PID 1 waits for ever, and so reaps what is left to it: shims whose server was killed.
-    let script = "hostname \"$1\" && mount -t tmpfs -o mode=0755 tmpfs \"$2\" && ip link set lo up && echo ready && \
-                  while true; do sleep 1000000 & wait; done";
+    let script = "hostname \"$1\" && mount -t tmpfs -o mode=0755 tmpfs \"$2\" && ip link set lo up && \
+                  ip link add uplink type veth peer name world && ip addr add \"$3/24\" dev uplink && \
+                  ip link set uplink up && ip link set world up && ip route add default via 198.51.100.2 && \
+                  echo ready && while true; do sleep 1000000 & wait; done";
     let mut holder = Command::new("setpriv")
         .args(["--pdeathsig=KILL", "--", "unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork"])
         .args(["--kill-child=KILL", "--mount-proc", "--propagation=private", "sh", "-c", script, "sh", name])
         .arg(run)
+        .arg(Host::ADDRESS)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -115,6 +115,12 @@ pub(crate) struct ServerArgs {
 pub(crate) enum Part {
     Scheduler,
     Controllers,
+    /// What leads packets for Services to their endpoints, and keeps to network policies
+    Proxy,
+    /// What answers for names of the cluster
+    Dns,
+    /// What gives Services of type LoadBalancer the nodes' addresses
+    Servicelb,
 }
 
 #[derive(Debug, Clone, Args)]

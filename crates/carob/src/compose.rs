@@ -10,10 +10,13 @@ use carob_apiserver::authn::ServiceAccountKeys;
 use carob_apiserver::{ApiServer, Config, DirectDialer, Tls, UserInfo};
 use carob_client::Informers;
 use carob_controllers::{Controllers, TokenSigner};
+use carob_dns::{Dns, DnsConfig, DnsParts};
 use carob_image::{ImageStore, StoreConfig};
 use carob_kit::Clock;
 use carob_net::{NetConfig, PodNetwork};
 use carob_node::{Access, ClusterDns, KubeletApi, Node, NodeConfig, NodeIdentity, NodeParts};
+use carob_proxy::policy::{PolicyConfig, PolicyParts};
+use carob_proxy::{PodInterfaces, ProxyConfig, ProxyParts, TableConfig};
 use carob_runtime::{Runtime, RuntimeConfig};
 use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
 use carob_store::{Options, Store};
@@ -27,6 +30,9 @@ use crate::explainer::Schedulers;
 use crate::pki::{KUBELET_CLIENT, Names, Pki};
 use crate::ready::NodesReady;
 use crate::{addresses, admin, kubeconfig, memory, renewal, tls, virtual_nodes};
+
+/// This machine's list of resolvers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// A server whose parts run.
 pub(crate) struct Server {
@@ -65,6 +71,7 @@ impl Server {
         let as_component = |name: &str| carob_client::in_process(api.in_process(UserInfo::component(name)));
         let controllers_client = as_component("system:kube-controller-manager");
         let scheduler_client = as_component("system:kube-scheduler");
+        let proxy_client = as_component("system:kube-proxy");
         let node_client = carob_client::in_process(api.in_process(UserInfo::node(&settings.node_name)));
         let client = carob_client::in_process(api.in_process(UserInfo::master("system:carob")));
         // One set of informers for all parts: each kind is watched, decoded and held once. Parts write under their own names.
@@ -105,6 +112,12 @@ impl Server {
         if server.settings.node {
             server.runtime = Some(server.start_node(node_client, &pki, &shown, images.clone(), &clock).await?);
         }
+        if server.settings.dns {
+            server.start_dns().await?;
+        }
+        if server.settings.proxy {
+            server.start_proxy(proxy_client, &clock);
+        }
         let subjects = admin::Subjects { images, runtime: server.runtime.clone() };
         let (run_dir, shutdown) = (server.settings.run_dir.clone(), server.parts_shutdown.clone());
         server.part("the administration socket", async move { admin::serve(&run_dir, subjects, shutdown).await });
@@ -127,6 +140,9 @@ impl Server {
             api_port: self.settings.listen.port(),
             cluster_cidrs: self.settings.cluster_cidrs.clone(),
             service_cidrs: self.settings.service_cidrs.clone(),
+            kubelet_port: Some(self.settings.kubelet_port),
+            load_balancers: self.settings.load_balancers,
+            dns_addresses: if self.settings.dns { self.settings.cluster_dns.clone() } else { Vec::new() },
             root_ca_pem: pki.ca_pem.clone(),
             system_client: self.client.clone(),
             token_signer: Some(Arc::new(SecretTokens(keys))),
@@ -200,6 +216,54 @@ impl Server {
         Ok(runtime)
     }
 
+    async fn start_dns(&mut self) -> Result<()> {
+        let settings = &self.settings;
+        let config = DnsConfig {
+            domain: settings.cluster_domain.clone(),
+            cluster_dns: settings.cluster_dns.clone(),
+            listen: settings.node_ips.clone(),
+            node_name: settings.node_name.clone(),
+            cluster_cidrs: settings.cluster_cidrs.clone(),
+            service_cidrs: settings.service_cidrs.clone(),
+            resolv_conf: RESOLV_CONF.into(),
+        };
+        let parts = DnsParts {
+            client: self.client.clone(),
+            informers: Arc::clone(&self.informers),
+            shutdown: self.parts_shutdown.clone(),
+        };
+        let dns = Dns::bind(config).await.context("the cluster's DNS server (--node-ip, --disable dns)")?;
+        self.part("the DNS server", async move {
+            dns.run(parts).await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn start_proxy(&mut self, client: kube::Client, clock: &Arc<dyn Clock>) {
+        let config = ProxyConfig {
+            table: service_table(&self.settings),
+            node_name: self.settings.node_name.clone(),
+            node_addresses: self.settings.node_ips.clone(),
+        };
+        let parts = ProxyParts {
+            client,
+            informers: Arc::clone(&self.informers),
+            clock: Arc::clone(clock),
+            shutdown: self.parts_shutdown.clone(),
+        };
+        self.part("the proxy", async move {
+            carob_proxy::run(config, parts).await;
+            Ok(())
+        });
+        let config = PolicyConfig { table: policy_table(&self.settings), node_name: self.settings.node_name.clone() };
+        let parts = PolicyParts { informers: Arc::clone(&self.informers), shutdown: self.parts_shutdown.clone() };
+        self.part("the network policies", async move {
+            carob_proxy::policy::run(config, parts).await;
+            Ok(())
+        });
+    }
+
     fn part(&mut self, name: &'static str, work: impl Future<Output = Result<()>> + Send + 'static) {
         self.parts.spawn(async move { (name, work.await) });
     }
@@ -221,7 +285,7 @@ impl Server {
     ///
     /// The error is the first.
     pub(crate) async fn stop(self) -> Result<()> {
-        let Self { mut parts, parts_shutdown, api_shutdown, informers, client, store, runtime, .. } = self;
+        let Self { settings, mut parts, parts_shutdown, api_shutdown, informers, client, store, runtime, .. } = self;
         parts_shutdown.cancel();
         let others = until_left(&mut parts, 1).await;
         // Whoever watches the API while it ends takes its end for a failure.
@@ -231,10 +295,34 @@ impl Server {
         let api = until_left(&mut parts, 0).await;
         let store = store.close().await.context("close the store");
         let left = match runtime {
-            Some(runtime) => runtime.leave().await.context("leave the machine as it was"),
+            Some(runtime) => leave(&runtime, &settings).await.context("leave the machine as it was"),
             None => Ok(()),
         };
         others.and(api).and(store).and(left)
+    }
+}
+
+/// Where no Pod runs on, takes back what Pods need of the machine.
+async fn leave(runtime: &Runtime, settings: &Settings) -> Result<()> {
+    let has_left = runtime.leave().await?;
+    if has_left && settings.proxy {
+        carob_proxy::remove(&service_table(settings).table).await?;
+        carob_proxy::remove(&policy_table(settings)).await?;
+    }
+    Ok(())
+}
+
+fn policy_table(settings: &Settings) -> String {
+    format!("carob-policies-{}", settings.instance)
+}
+
+fn service_table(settings: &Settings) -> TableConfig {
+    let [of_any_instance, of_this_instance] = carob_net::pod_interfaces(&settings.instance);
+    TableConfig {
+        table: format!("carob-services-{}", settings.instance),
+        cluster_cidrs: settings.cluster_cidrs.clone(),
+        service_cidrs: settings.service_cidrs.clone(),
+        pod_interfaces: Some(PodInterfaces { of_any_instance, of_this_instance }),
     }
 }
 
@@ -265,7 +353,7 @@ fn node_config(settings: &Settings, kubelet_port: u16) -> NodeConfig {
         log_link_dir: settings.log_link_dir(),
         dns: ClusterDns { servers: settings.cluster_dns.clone(), domain: settings.cluster_domain.clone() },
         seccomp_default: false,
-        resolv_conf: "/etc/resolv.conf".into(),
+        resolv_conf: RESOLV_CONF.into(),
         hosts: "/etc/hosts".into(),
     }
 }
