@@ -6,6 +6,7 @@ mod eviction;
 mod log_socket;
 mod node_client;
 mod proxy;
+mod rewrite;
 mod scale;
 mod token;
 mod why;

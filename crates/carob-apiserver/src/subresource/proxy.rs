@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::connect::{address_of, bad, escape};
 use super::node_client::{Outbound, Target, forward};
+use super::rewrite::{self, Place};
 use crate::body::{Body, RequestBody};
 use crate::error::{ApiError, ApiResult};
 use crate::registry::Call;
@@ -25,6 +26,11 @@ pub(super) async fn proxy(
     body: RequestBody,
     upgrade: Option<OnUpgrade>,
 ) -> ApiResult<Response<Body>> {
+    if rest.is_empty()
+        && let Some(moved) = rewrite::moved(&call.parts)
+    {
+        return Ok(moved);
+    }
     let mut path = format!("/{}", rest.iter().map(|part| escape(part)).collect::<Vec<_>>().join("/"));
     // A trailing slash means something to the server behind.
     if call.parts.uri.path().ends_with('/') && !path.ends_with('/') {
@@ -41,8 +47,10 @@ pub(super) async fn proxy(
             (Target::Pod(address), Some(address.to_string()))
         }
     };
-    let outbound = Outbound { method: call.parts.method.clone(), path, headers: call.parts.headers.clone(), host };
-    forward(call.api, target, outbound, Some(body), upgrade).await
+    let place = Place::of(&call.parts, host.clone().unwrap_or_default());
+    let headers = rewrite::headers(&call.parts.headers);
+    let outbound = Outbound { method: call.parts.method.clone(), path, headers, host };
+    rewrite::pass_back(forward(call.api, target, outbound, Some(body), upgrade).await?, &place).await
 }
 
 /// `[scheme:]name[:port]`, as the path names a Pod or a Service (apimachinery `pkg/util/net`, `SplitSchemeNamePort`).
