@@ -7,6 +7,7 @@
 //! Invariant: this crate does no I/O, spawns nothing and knows no async runtime. Time is passed in.
 
 pub mod apply;
+pub mod cron;
 pub mod depth;
 pub mod field;
 pub mod kinds;

@@ -215,16 +215,24 @@ pub fn port_number(value: i64) -> Vec<String> {
     in_range(value, 1, 65535)
 }
 
-/// A uid or gid: any unsigned 32-bit number.
-pub fn user_id(value: i64) -> Vec<String> {
-    in_range(value, 0, i64::from(u32::MAX))
-}
-
 pub fn in_range(value: i64, min: i64, max: i64) -> Vec<String> {
     if (min..=max).contains(&value) {
         return Vec::new();
     }
     vec![format!("must be between {min} and {max}, inclusive")]
+}
+
+/// `acme.io/foo`: each wrong part, and why.
+pub fn domain_prefixed_path(value: &str) -> Vec<(String, String)> {
+    const PATH_FORM: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
+    let Some((host, path)) = value.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) else {
+        return vec![(value.to_owned(), "must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned())];
+    };
+    let mut wrong: Vec<_> = dns1123_subdomain(host).into_iter().map(|why| (host.to_owned(), why)).collect();
+    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        wrong.push((path.to_owned(), format!("Invalid path (regex used for validation is '{PATH_FORM}')")));
+    }
+    wrong
 }
 
 /// `25%`.

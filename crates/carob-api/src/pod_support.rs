@@ -40,7 +40,6 @@ enum In {
 const REFUSED: &[(In, &[&str], When, &str)] = &[
     (In::Pod, &["hostUsers"], When::False, "user namespaces are not supported"),
     (In::Pod, &["resourceClaims"], When::Present, "dynamic resource allocation is not supported"),
-    (In::Pod, &["os", "name"], When::IsNot("linux"), "the node runs Linux containers only"),
     (In::Pod, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
     (In::Pod, &["securityContext", "seLinuxChangePolicy"], When::Present, "SELinux labels are not applied"),
     (
@@ -153,7 +152,6 @@ mod tests {
             [
                 "spec.hostUsers",
                 "spec.resourceClaims",
-                "spec.os.name",
                 "spec.initContainers[0].env[1].valueFrom.fileKeyRef",
                 "spec.initContainers[1].restartPolicy",
                 "spec.containers[0].volumeDevices",
@@ -169,7 +167,7 @@ mod tests {
     #[test]
     fn what_the_node_does_is_accepted() {
         let spec = json!({
-            "hostUsers": true, "os": {"name": "linux"}, "hostNetwork": true,
+            "hostUsers": true, "os": {"name": "windows"}, "hostNetwork": true,
             "runtimeClassName": "carob", "overhead": {"cpu": "1m"},
             "securityContext": {"fsGroup": 1, "seLinuxOptions": {"level": "s0"}, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{"name": "a", "securityContext": {"privileged": true}}],

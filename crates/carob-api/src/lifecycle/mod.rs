@@ -193,7 +193,15 @@ fn same_content(a: &Value, b: &Value, splits_status: bool) -> bool {
 pub fn validate_update(def: &ResourceDef, part: Part, new: &Value, old: &Value) -> Result<(), Status> {
     let mut errors = metadata::validate_update(def, new, old);
     if part != Part::Status {
-        check_allowed(def, new, &mut errors);
+        // What was stored before a bound was known may stay, so that the object can still be changed and deleted.
+        let mut wrong = FieldErrors::new();
+        check_allowed(def, new, &mut wrong);
+        if !wrong.is_empty() {
+            let mut before = FieldErrors::new();
+            check_allowed(def, old, &mut before);
+            wrong.retain(|error| !before.contains(error));
+        }
+        errors.extend(wrong);
         errors.extend(def.strategy().validate(new));
     }
     errors.extend(def.strategy().validate_update(part, new, old));

@@ -1,11 +1,14 @@
-//! Fields that accept only certain values, as the table lists them.
+//! Fields that accept only certain values or numbers, as the table lists them.
 
 use serde_json::Value;
 
 use super::{Element, FieldRef, Shape, TypeRef};
-use crate::field::{FieldError, FieldErrors, FieldPath};
+use crate::{
+    field::{FieldError, FieldErrors, FieldPath},
+    names,
+};
 
-/// Adds an error for each enumerated field of an object whose value is not among the table's.
+/// Adds an error for each field of an object whose value is not among the table's, or not within its bounds.
 pub fn check_allowed(ty: TypeRef<'_>, value: &Value, errors: &mut FieldErrors) {
     let Value::Object(map) = value else { return };
     for (name, value) in map {
@@ -44,6 +47,16 @@ fn complete(errors: &mut FieldErrors, since: usize, segment: std::fmt::Arguments
 fn check_element(field: FieldRef<'_>, element: Element<'_>, value: &Value, errors: &mut FieldErrors) {
     if let Element::Object(ty) = element {
         return check_allowed(ty, value, errors);
+    }
+    if let Some(number) = value.as_i64()
+        && let Some(bounds) = field.bounds()
+    {
+        let messages = match bounds.greatest {
+            Some(greatest) => names::in_range(number, bounds.least, greatest),
+            None if number < bounds.least => vec![format!("must be greater than or equal to {}", bounds.least)],
+            None => Vec::new(),
+        };
+        errors.extend(messages.into_iter().map(|why| FieldError::invalid(&FieldPath::default(), number, why)));
     }
     if let Some(text) = value.as_str()
         && field.is_enumerated()

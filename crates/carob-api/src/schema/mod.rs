@@ -22,5 +22,5 @@ pub(crate) use decode::is_kept;
 pub use decode::{DecodeError, Decoded, conform, decode, strict_error, type_meta};
 pub use defaults::apply_defaults;
 pub use kind::{CustomSchema, Schema, Source, refresh};
-pub use model::{Element, FieldRef, ListType, OnWire, Scalar, Shape, TypeRef, TypeTable, WireNumber, builtin};
+pub use model::{Bounds, Element, FieldRef, ListType, OnWire, Scalar, Shape, TypeRef, TypeTable, WireNumber, builtin};
 pub use parse::{TableError, parse};

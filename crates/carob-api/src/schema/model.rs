@@ -83,6 +83,7 @@ impl Flags {
     pub(super) const REPLACE: u16 = 1 << 8;
     pub(super) const DEFAULT: u16 = 1 << 9;
     pub(super) const ENUM: u16 = 1 << 10;
+    pub(super) const BOUNDED: u16 = 1 << 11;
 
     pub(super) fn has(self, bit: u16) -> bool {
         self.0 & bit != 0
@@ -143,6 +144,13 @@ pub enum OnWire<'t> {
     /// A message whose fields belong to the object itself.
     Embedded,
     Unknown,
+}
+
+/// What numbers a field accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub least: i64,
+    pub greatest: Option<i64>,
 }
 
 /// How server-side apply merges a list.
@@ -379,6 +387,18 @@ impl<'t> FieldRef<'t> {
 
     pub fn is_enumerated(self) -> bool {
         self.has(Flags::ENUM)
+    }
+
+    /// The least and the greatest number that the field accepts, or that each of its items may be.
+    pub fn bounds(self) -> Option<Bounds> {
+        if !self.has(Flags::BOUNDED) {
+            return None;
+        }
+        let number = |text: &str| text.parse().ok();
+        match self.flag_value("range=").and_then(|range| range.split_once("..")) {
+            Some((least, greatest)) => Some(Bounds { least: number(least)?, greatest: Some(number(greatest)?) }),
+            None => Some(Bounds { least: self.flag_value("min=").and_then(number)?, greatest: None }),
+        }
     }
 
     pub fn wire_number(self) -> WireNumber {

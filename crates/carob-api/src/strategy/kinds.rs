@@ -1,13 +1,14 @@
 //! The strategies that the table of kinds names.
 
 use super::{
-    Generic, Rules, Strategy, access, cluster, config, definition, network, pod, policy, scheduling, storage, workload,
+    Generic, Rules, Strategy, access, cluster, config, definition, job, network, pod, policy, scheduling, storage,
+    workload,
 };
 
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &access::CertificateSigningRequest;
 pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };
 pub(crate) const CONFIG_MAP: &dyn Strategy = &config::ConfigMap;
-pub(crate) const CRON_JOB: &dyn Strategy = &workload::CronJob;
+pub(crate) const CRON_JOB: &dyn Strategy = &job::CronJob;
 pub(crate) const CUSTOM_RESOURCE_DEFINITION: &dyn Strategy = &definition::CustomResourceDefinition;
 pub(crate) const DAEMON_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::DaemonSet };
 pub(crate) const DEPLOYMENT: &dyn Strategy = &workload::Replicated { kind: workload::Kind::Deployment };
@@ -16,7 +17,7 @@ pub(crate) const ENDPOINT_SLICE: &dyn Strategy = &network::EndpointSlice;
 pub(crate) const EVENT: &dyn Strategy = &policy::Event;
 pub(crate) const HORIZONTAL_POD_AUTOSCALER: &dyn Strategy = &policy::HorizontalPodAutoscaler;
 pub(crate) const IP_ADDRESS: &dyn Strategy = &network::IpAddress;
-pub(crate) const JOB: &dyn Strategy = &workload::Job;
+pub(crate) const JOB: &dyn Strategy = &job::Job;
 pub(crate) const LABEL_POD_GROUP: &dyn Strategy = &scheduling::LabelPodGroup;
 pub(crate) const LEASE: &dyn Strategy = &policy::Lease;
 pub(crate) const LIMIT_RANGE: &dyn Strategy = &policy::LimitRange;

@@ -13,6 +13,7 @@ mod cluster;
 mod config;
 pub(crate) mod custom;
 pub mod definition;
+mod job;
 pub(crate) mod kinds;
 mod network;
 pub mod pod;

@@ -211,7 +211,7 @@ fn mistakes_in_workloads() {
         (
             "Job",
             json!({"spec": {"template": template("Always")}}),
-            "spec.template.spec.restartPolicy: Unsupported value: \"Always\": supported values: \"Never\", \"OnFailure\"",
+            "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"",
         ),
         (
             "Job",
@@ -225,6 +225,119 @@ fn mistakes_in_workloads() {
         ),
     ] {
         check_refused(kind, obj, expect);
+    }
+}
+
+/// The greatest numbers would be lists of two thousand million Pods or indexes in the controller.
+#[test]
+fn the_numbers_of_jobs_are_bounded() {
+    let job = |more: Value| {
+        let mut spec =
+            json!({"completionMode": "Indexed", "completions": 10, "parallelism": 1, "template": template("Never")});
+        for (field, value) in more.as_object().cloned().unwrap_or_default() {
+            spec[field] = value;
+        }
+        json!({"spec": spec})
+    };
+    let max = i32::MAX;
+    let success = |rule: Value| job(json!({"successPolicy": {"rules": [rule]}}));
+    let failure = |rule: Value| job(json!({"podFailurePolicy": {"rules": [rule]}}));
+    for (obj, expect) in [
+        (
+            job(json!({"parallelism": max})),
+            "spec.parallelism: Invalid value: 2147483647: must be less than or equal to 100000 when completion mode is Indexed",
+        ),
+        (
+            job(json!({"maxFailedIndexes": 11, "backoffLimitPerIndex": 1})),
+            "spec.maxFailedIndexes: Invalid value: 11: must be less than or equal to completions",
+        ),
+        (
+            job(
+                json!({"completions": 100_001, "parallelism": 10_001, "backoffLimitPerIndex": 1, "maxFailedIndexes": 1}),
+            ),
+            "spec.parallelism: Invalid value: 10001: must be less than or equal to 10000 when completions are above 100000 \
+             and used with backoff limit per index",
+        ),
+        (
+            job(json!({"completions": 100_001, "backoffLimitPerIndex": 1})),
+            "spec.maxFailedIndexes: Required value: must be specified when completions is above 100000",
+        ),
+        (
+            job(json!({"maxFailedIndexes": 1})),
+            "spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified",
+        ),
+        (
+            job(json!({"completionMode": "NonIndexed", "backoffLimitPerIndex": 1})),
+            "spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode",
+        ),
+        (
+            job(json!({"ttlSecondsAfterFinished": -1})),
+            "spec.ttlSecondsAfterFinished: Invalid value: -1: must be greater than or equal to 0",
+        ),
+        (
+            success(json!({"succeededIndexes": "0-2147483646"})),
+            "succeededIndexes: Invalid value: \"0-2147483646\": error parsing succeededIndexes: too large index: \"2147483646\"",
+        ),
+        (success(json!({"succeededIndexes": "1-2-3"})), "the fragment \"1-2-3\" violates the requirement"),
+        (success(json!({"succeededIndexes": "3,1"})), "non-increasing order, previous: 3, current: 1"),
+        (success(json!({"succeededIndexes": "x"})), "cannot convert string to integer for index: \"x\""),
+        (
+            success(json!({"succeededIndexes": "0-3,5", "succeededCount": 6})),
+            "succeededCount: Invalid value: 6: must be less than or equal to 5 (the number of indexes in the specified succeededIndexes field)",
+        ),
+        (
+            success(json!({"succeededCount": max})),
+            "succeededCount: Invalid value: 2147483647: must be less than or equal to 10 (the number of specified completions)",
+        ),
+        (success(json!({})), "spec.successPolicy.rules[0]: Required value: at least one of"),
+        (
+            failure(json!({"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [1]}})),
+            "spec.podFailurePolicy.rules[0].action: Invalid value: \"FailIndex\": requires the backoffLimitPerIndex to be set",
+        ),
+        (
+            failure(json!({"action": "Ignore", "onExitCodes": {"operator": "In", "values": [0, 2, 1, 2]}})),
+            "values[0]: Invalid value: 0: must not be 0 for the In operator",
+        ),
+        (failure(json!({"action": "Ignore"})), "specifying one of OnExitCodes and OnPodConditions is required"),
+        (job(json!({"managedBy": "me"})), "spec.managedBy: Invalid value: \"me\": must be a domain-prefixed path"),
+    ] {
+        check_refused("Job", obj, expect);
+    }
+}
+
+#[test]
+fn cron_jobs_are_what_their_controller_can_read() {
+    let cron = |more: Value| {
+        let mut spec = json!({"schedule": "0 * * * *", "jobTemplate": {"spec": {"template": template("Never")}}});
+        for (field, value) in more.as_object().cloned().unwrap_or_default() {
+            spec[field] = value;
+        }
+        json!({"spec": spec})
+    };
+    for (obj, expect) in [
+        (
+            cron(json!({"schedule": "60 * * * *"})),
+            "spec.schedule: Invalid value: \"60 * * * *\": end of range (60) above maximum (59): 60",
+        ),
+        (
+            cron(json!({"schedule": "@reboot"})),
+            "spec.schedule: Invalid value: \"@reboot\": unrecognized descriptor: @reboot",
+        ),
+        (
+            cron(json!({"schedule": "TZ=UTC 0 * * * *"})),
+            "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        ),
+        (cron(json!({"timeZone": ""})), "spec.timeZone: Invalid value: \"\": timeZone must be nil or non-empty string"),
+        (
+            cron(json!({"timeZone": "Nope/Zone"})),
+            "spec.timeZone: Invalid value: \"Nope/Zone\": unknown time zone Nope/Zone",
+        ),
+        (
+            cron(json!({"failedJobsHistoryLimit": -1})),
+            "spec.failedJobsHistoryLimit: Invalid value: -1: must be greater than or equal to 0",
+        ),
+    ] {
+        check_refused("CronJob", obj, expect);
     }
 }
 

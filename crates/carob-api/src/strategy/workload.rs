@@ -6,17 +6,14 @@ use serde_json::{Value, json};
 use super::{Part, Rules, Strategy, pod};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
-    lifecycle::{self, copy_field},
-    meta, names,
+    lifecycle, meta, names,
     selector::LabelSelector,
 };
 
 const IMMUTABLE: &str = "field is immutable";
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
-/// A CronJob's name leaves room for the suffix of its Jobs: eleven characters of a DNS label.
-const CRON_JOB_NAME_LEN_MAX: usize = 52;
 
-fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     meta::str_at(value, path).unwrap_or_default()
 }
 
@@ -38,14 +35,18 @@ pub(super) fn immutable(new: &Value, old: &Value, field: &[&str], errors: &mut F
 }
 
 fn validate_template(template: &Value, policies: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
+    validate_pods_of_template(template, path, errors);
+    let policy = text(template, &["spec", "restartPolicy"]);
+    if !policies.contains(&policy) {
+        errors.push(FieldError::not_supported(&path.child("spec").child("restartPolicy"), policy, policies));
+    }
+}
+
+pub(super) fn validate_pods_of_template(template: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let metadata = path.child("metadata");
     lifecycle::validate_labels(meta::labels(template), &metadata.child("labels"), errors);
     let spec = path.child("spec");
     pod::validate_spec(&template["spec"], &spec, errors);
-    let policy = text(template, &["spec", "restartPolicy"]);
-    if !policies.contains(&policy) {
-        errors.push(FieldError::not_supported(&spec.child("restartPolicy"), policy, policies));
-    }
     if !meta::items_at(template, &["spec", "ephemeralContainers"]).is_empty() {
         let message = "ephemeral containers not allowed in pod template";
         errors.push(FieldError::forbidden(&spec.child("ephemeralContainers"), message));
@@ -76,7 +77,7 @@ fn validate_selector(spec: &Value, kind: &str, path: &FieldPath, errors: &mut Fi
 }
 
 /// Warnings of a template, unless an update leaves it as it was.
-fn template_warnings(new: &Value, old: Option<&Value>, template: &[&str]) -> Vec<String> {
+pub(super) fn template_warnings(new: &Value, old: Option<&Value>, template: &[&str]) -> Vec<String> {
     let Some(given) = meta::at(new, template) else { return Vec::new() };
     if old.is_some_and(|old| meta::at(old, template) == Some(given)) {
         return Vec::new();
@@ -142,9 +143,6 @@ impl Strategy for Replicated {
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
         let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
-        for field in ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
-            not_negative(spec, field, &path, &mut errors);
-        }
         validate_selector(spec, self.kind.word(), &path, &mut errors);
         validate_template(&spec["template"], &["Always"], &path.child("template"), &mut errors);
         if let Some((field, _)) = self.kind.rolling_update() {
@@ -203,9 +201,6 @@ fn validate_rolling_update(strategy: &Value, kind: Kind, path: &FieldPath, error
         };
         let value = meta::at(strategy, &["rollingUpdate", "maxUnavailable"]).cloned().unwrap_or(Value::from(0));
         errors.push(FieldError::invalid(&path.child("maxUnavailable"), value, message));
-    }
-    if let Some(partition) = rolling {
-        not_negative(partition, "partition", &path, errors);
     }
 }
 
@@ -279,8 +274,6 @@ impl Strategy for ReplicationController {
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
         let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
-        not_negative(spec, "replicas", &path, &mut errors);
-        not_negative(spec, "minReadySeconds", &path, &mut errors);
         let selector = meta::at(spec, &["selector"]).and_then(Value::as_object);
         match selector.filter(|selector| !selector.is_empty()) {
             None => errors.push(FieldError::required(&path.child("selector"), "")),
@@ -323,171 +316,5 @@ impl Strategy for PodTemplate {
         let policies = ["Always", "Never", "OnFailure"];
         validate_template(&obj["template"], &policies, &FieldPath::new("template"), &mut errors);
         errors
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Job;
-
-const JOB_POLICIES: [&str; 2] = ["Never", "OnFailure"];
-
-fn default_job_spec(spec: &mut Value) {
-    if let Some(spec) = meta::at_mut(spec, &["template", "spec"]) {
-        pod::default_spec(spec);
-    }
-    let per_index = meta::at(spec, &["backoffLimitPerIndex"]).is_some();
-    let by_policy = meta::at(spec, &["podFailurePolicy"]).is_some();
-    let Value::Object(spec) = spec else { return };
-    if !spec.contains_key("completions") && !spec.contains_key("parallelism") {
-        spec.insert("completions".to_owned(), 1.into());
-    }
-    spec.entry("parallelism").or_insert(1.into());
-    spec.entry("podReplacementPolicy").or_insert(if by_policy { "Failed" } else { "TerminatingOrFailed" }.into());
-    // The table's default of 6 is for the Job as a whole; per index nothing else bounds it.
-    if per_index && spec.get("backoffLimit").and_then(Value::as_i64) == Some(6) {
-        spec.insert("backoffLimit".to_owned(), i32::MAX.into());
-    }
-}
-
-impl Strategy for Job {
-    fn rules(&self) -> &Rules {
-        const RULES: Rules = Rules { orphans_by_default: true, ..Rules::WORKLOAD };
-        &RULES
-    }
-
-    fn default(&self, obj: &mut Value) {
-        if let Some(spec) = meta::at_mut(obj, &["spec"]) {
-            default_job_spec(spec);
-        }
-    }
-
-    /// Pods of a Job are told apart by the Job's uid, unless the user selects them.
-    fn prepare_create(&self, job: &mut Value) {
-        if meta::bool_at(job, &["spec", "manualSelector"]) == Some(true) {
-            return;
-        }
-        let (uid, name) = (meta::uid(job).to_owned(), meta::name(job).to_owned());
-        let labels = meta::map_mut(job, &["spec", "template", "metadata", "labels"]);
-        for (key, value) in [
-            ("controller-uid", &uid),
-            ("job-name", &name),
-            ("batch.kubernetes.io/controller-uid", &uid),
-            ("batch.kubernetes.io/job-name", &name),
-        ] {
-            labels.insert(key.to_owned(), value.as_str().into());
-        }
-        meta::set(job, &["spec", "selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
-    }
-
-    fn validate(&self, job: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::new();
-        validate_job_spec(&job["spec"], &FieldPath::new("spec"), &mut errors);
-        errors
-    }
-
-    fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::new();
-        if part != Part::Main {
-            return errors;
-        }
-        for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"] {
-            immutable(new, old, &["spec", field], &mut errors);
-        }
-        let indexed = text(new, &["spec", "completionMode"]) == "Indexed";
-        let together = meta::at(new, &["spec", "completions"]) == meta::at(new, &["spec", "parallelism"]);
-        if !(indexed && together) {
-            immutable(new, old, &["spec", "completions"], &mut errors);
-        }
-        let mut template = new.clone();
-        let was_suspended = meta::bool_at(old, &["spec", "suspend"]) == Some(true);
-        if was_suspended && meta::at(old, &["status", "startTime"]).is_none() {
-            for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
-                if let (Some(new), Some(old)) = (
-                    meta::at_mut(&mut template, &["spec", "template", "spec"]),
-                    meta::at(old, &["spec", "template", "spec"]),
-                ) {
-                    copy_field(new, old, field);
-                }
-            }
-            if let (Some(new), Some(old)) =
-                (meta::at_mut(&mut template, &["spec", "template"]), meta::at(old, &["spec", "template"]))
-            {
-                copy_field(new, old, "metadata");
-            }
-        }
-        immutable(&template, old, &["spec", "template"], &mut errors);
-        errors
-    }
-
-    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        template_warnings(new, old, &["spec", "template"])
-    }
-}
-
-fn validate_job_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    for field in [
-        "parallelism",
-        "completions",
-        "backoffLimit",
-        "activeDeadlineSeconds",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-    ] {
-        not_negative(spec, field, path, errors);
-    }
-    if text(spec, &["completionMode"]) == "Indexed" && meta::at(spec, &["completions"]).is_none() {
-        let message = "when completion mode is Indexed";
-        errors.push(FieldError::required(&path.child("completions"), message));
-    }
-    validate_template(&spec["template"], &JOB_POLICIES, &path.child("template"), errors);
-}
-
-#[derive(Debug)]
-pub(super) struct CronJob;
-
-impl Strategy for CronJob {
-    fn rules(&self) -> &Rules {
-        &Rules::WORKLOAD
-    }
-
-    fn default(&self, obj: &mut Value) {
-        if let Some(spec) = meta::at_mut(obj, &["spec", "jobTemplate", "spec", "template", "spec"]) {
-            pod::default_spec(spec);
-        }
-    }
-
-    fn validate(&self, obj: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::new();
-        let path = FieldPath::new("spec");
-        let spec = &obj["spec"];
-        let schedule = text(spec, &["schedule"]);
-        let schedule_path = path.child("schedule");
-        if schedule.is_empty() {
-            errors.push(FieldError::required(&schedule_path, ""));
-        } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
-            let found = schedule.split_whitespace().count();
-            let message = format!("expected exactly 5 fields, found {found}: {schedule:?}");
-            errors.push(FieldError::invalid(&schedule_path, schedule, message));
-        }
-        for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
-            not_negative(spec, field, &path, &mut errors);
-        }
-        let path = path.child("jobTemplate").child("spec");
-        validate_job_spec(&spec["jobTemplate"]["spec"], &path, &mut errors);
-        errors
-    }
-
-    fn validate_create(&self, obj: &Value) -> FieldErrors {
-        let name = meta::name(obj);
-        if name.len() <= CRON_JOB_NAME_LEN_MAX {
-            return FieldErrors::new();
-        }
-        let message = format!("must be no more than {CRON_JOB_NAME_LEN_MAX} characters");
-        vec![FieldError::invalid(&FieldPath::new("metadata").child("name"), name, message)]
-    }
-
-    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        template_warnings(new, old, &["spec", "jobTemplate", "spec", "template"])
     }
 }

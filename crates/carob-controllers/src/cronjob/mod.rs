@@ -1,8 +1,5 @@
 //! CronJobs: make a Job whenever a schedule is due (`pkg/controller/cronjob/cronjob_controllerv2.go`).
 
-mod schedule;
-mod zone;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +24,7 @@ use crate::pod_control::said;
 use crate::pods;
 use crate::statuses;
 use crate::versions::Versions;
-use schedule::Schedule;
+use carob_api::cron::{self, Schedule};
 
 const SCHEDULED_ANNOTATION: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// Missed times beyond which the user is warned.
@@ -156,7 +153,7 @@ impl CronJobController {
     fn schedule(&self, cron: &CronJob, spec: &CronJobSpec) -> Option<(Schedule, TimeZone)> {
         let zone = match spec.time_zone.as_deref() {
             None => TimeZone::UTC,
-            Some(name) => match zone::zone(name) {
+            Some(name) => match cron::zone(name) {
                 Ok(zone) => zone,
                 Err(error) => {
                     let message = format!("invalid timeZone: \"{name}\": {}", chain(&error));

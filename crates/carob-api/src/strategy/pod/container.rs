@@ -21,6 +21,10 @@ pub(super) enum Sort {
 pub(super) struct Surroundings<'a> {
     pub(super) volumes: BTreeSet<&'a str>,
     pub(super) host_network: bool,
+    /// The Pod is in the host's user namespace.
+    pub(super) host_users: bool,
+    /// terminationGracePeriodSeconds.
+    pub(super) grace_seconds: Option<i64>,
 }
 
 /// Fields that an ephemeral container may not have.
@@ -63,11 +67,11 @@ pub(super) fn validate(
         }
     }
     if let Some(context) = meta::at(container, &["securityContext"]) {
-        validate_security_context(context, &path.child("securityContext"), errors);
+        validate_security_context(context, around.host_users, &path.child("securityContext"), errors);
     }
     match sort {
-        Sort::App => validate_probes(container, path, errors),
-        Sort::Init => validate_init(container, path, errors),
+        Sort::App => validate_probes(container, around, path, errors),
+        Sort::Init => validate_init(container, around, path, errors),
         Sort::Ephemeral => {
             for field in NOT_FOR_EPHEMERAL {
                 if meta::at(container, &[field]).is_some() {
@@ -97,13 +101,13 @@ fn validate_name_and_image(container: &Value, path: &FieldPath, errors: &mut Fie
 }
 
 /// An init container runs to its end before the next starts, unless it is a sidecar.
-fn validate_init(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+fn validate_init(container: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
     let policy = text(container, "restartPolicy");
     if !policy.is_empty() && !matches!(policy, "Always" | "Never" | "OnFailure") {
         errors.push(FieldError::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
     }
     if policy == "Always" {
-        validate_probes(container, path, errors);
+        validate_probes(container, around, path, errors);
         return;
     }
     for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
@@ -114,7 +118,7 @@ fn validate_init(container: &Value, path: &FieldPath, errors: &mut FieldErrors) 
     }
 }
 
-fn validate_probes(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+fn validate_probes(container: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
     for (field, kind) in [
         ("livenessProbe", probe::Kind::Liveness),
         ("readinessProbe", probe::Kind::Readiness),
@@ -126,7 +130,8 @@ fn validate_probes(container: &Value, path: &FieldPath, errors: &mut FieldErrors
     }
     for field in ["postStart", "preStop"] {
         if let Some(handler) = meta::at(container, &["lifecycle", field]) {
-            probe::validate_lifecycle_handler(handler, &path.child("lifecycle").child(field), errors);
+            let path = path.child("lifecycle").child(field);
+            probe::validate_lifecycle_handler(handler, around.grace_seconds, &path, errors);
         }
     }
 }
@@ -299,13 +304,10 @@ pub(super) fn validate_relative_path(value: &str, path: &FieldPath, errors: &mut
     }
 }
 
-fn validate_security_context(context: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    for field in ["runAsUser", "runAsGroup"] {
-        if let Some(id) = meta::i64_at(context, &[field]) {
-            for message in names::user_id(id) {
-                errors.push(FieldError::invalid(&path.child(field), id, message));
-            }
-        }
+fn validate_security_context(context: &Value, host_users: bool, path: &FieldPath, errors: &mut FieldErrors) {
+    if text(context, "procMount") == "Unmasked" && host_users {
+        let message = "`hostUsers` must be false to use `Unmasked`";
+        errors.push(FieldError::invalid(&path.child("procMount"), "Unmasked", message));
     }
     if let Some(profile) = meta::at(context, &["seccompProfile"]) {
         validate_profile(profile, "seccomp", &path.child("seccompProfile"), errors);

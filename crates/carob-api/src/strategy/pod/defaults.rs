@@ -10,6 +10,10 @@ pub(super) fn default_pod(pod: &mut Value) {
     keep_pod_ip_in_step(pod);
     let Some(spec) = meta::at_mut(pod, &["spec"]) else { return };
     default_spec(spec);
+    // kubernetes pkg/apis/core/v1/conversion.go; templates keep it.
+    if meta::i64_at(spec, &["terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0) {
+        meta::set(spec, &["terminationGracePeriodSeconds"], 1);
+    }
     let Value::Object(spec) = spec else { return };
     spec.entry("enableServiceLinks").or_insert(Value::Bool(true));
     for list in ["initContainers", "containers"] {

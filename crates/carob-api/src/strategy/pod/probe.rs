@@ -7,8 +7,6 @@ use crate::{
     meta, names,
 };
 
-const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
-
 /// Which probe: liveness and startup probes succeed at the first success.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -19,12 +17,6 @@ pub(super) enum Kind {
 
 pub(super) fn validate(probe: &Value, kind: Kind, path: &FieldPath, errors: &mut FieldErrors) {
     validate_handler(probe, &["exec", "httpGet", "tcpSocket", "grpc"], path, errors);
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        let value = meta::i64_at(probe, &[field]).unwrap_or_default();
-        if value < 0 {
-            errors.push(FieldError::invalid(&path.child(field), value, NOT_NEGATIVE));
-        }
-    }
     let grace = meta::i64_at(probe, &["terminationGracePeriodSeconds"]);
     if let Some(grace) = grace {
         let path = path.child("terminationGracePeriodSeconds");
@@ -41,8 +33,20 @@ pub(super) fn validate(probe: &Value, kind: Kind, path: &FieldPath, errors: &mut
 }
 
 /// postStart or preStop.
-pub(super) fn validate_lifecycle_handler(handler: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+pub(super) fn validate_lifecycle_handler(
+    handler: &Value,
+    grace_seconds: Option<i64>,
+    path: &FieldPath,
+    errors: &mut FieldErrors,
+) {
     validate_handler(handler, &["exec", "httpGet", "tcpSocket", "sleep"], path, errors);
+    let seconds = meta::at(handler, &["sleep"]).map(|sleep| meta::i64_at(sleep, &["seconds"]).unwrap_or_default());
+    if let (Some(seconds), Some(grace)) = (seconds, grace_seconds)
+        && !(0..=grace).contains(&seconds)
+    {
+        let message = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        errors.push(FieldError::invalid(&path.child("sleep"), seconds, message));
+    }
 }
 
 fn validate_handler(handler: &Value, kinds: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
@@ -62,12 +66,6 @@ fn validate_handler(handler: &Value, kinds: &[&str], path: &FieldPath, errors: &
             "httpGet" => validate_http_get(action, &path, errors),
             "tcpSocket" => validate_port(action, &path.child("port"), errors),
             "grpc" => validate_port(action, &path.child("port"), errors),
-            "sleep" => {
-                let seconds = meta::i64_at(action, &["seconds"]).unwrap_or_default();
-                if seconds < 0 {
-                    errors.push(FieldError::invalid(&path.child("seconds"), seconds, NOT_NEGATIVE));
-                }
-            }
             _ => {}
         }
     }

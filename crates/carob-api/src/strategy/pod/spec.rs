@@ -30,7 +30,9 @@ pub(super) fn invalid_if_any(value: &str, messages: Vec<String>, path: &FieldPat
 pub(crate) fn validate_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let volumes = volume::validate_all(meta::items_at(spec, &["volumes"]), &path.child("volumes"), errors);
     let host_network = meta::bool_at(spec, &["hostNetwork"]) == Some(true);
-    let around = container::Surroundings { volumes, host_network };
+    let host_users = meta::bool_at(spec, &["hostUsers"]) != Some(false);
+    let grace_seconds = meta::i64_at(spec, &["terminationGracePeriodSeconds"]);
+    let around = container::Surroundings { volumes, host_network, host_users, grace_seconds };
     validate_containers(spec, &around, path, errors);
     validate_host_ports(spec, path, errors);
     validate_names(spec, path, errors);
@@ -163,11 +165,6 @@ fn validate_scheduling_group(group: &Value, path: &FieldPath, errors: &mut Field
 }
 
 fn validate_lifetime(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    if let Some(seconds) = meta::i64_at(spec, &["activeDeadlineSeconds"]) {
-        for message in names::in_range(seconds, 1, i64::from(i32::MAX)) {
-            errors.push(FieldError::invalid(&path.child("activeDeadlineSeconds"), seconds, message));
-        }
-    }
     for field in ["restartPolicy", "dnsPolicy"] {
         if text(spec, field).is_empty() {
             errors.push(FieldError::required(&path.child(field), ""));
@@ -242,19 +239,6 @@ fn validate_hosts(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
 fn validate_security_context(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let Some(context) = meta::at(spec, &["securityContext"]) else { return };
     let path = path.child("securityContext");
-    let mut check = |path: &FieldPath, id: i64| {
-        for message in names::user_id(id) {
-            errors.push(FieldError::invalid(path, id, message));
-        }
-    };
-    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
-        if let Some(id) = meta::i64_at(context, &[field]) {
-            check(&path.child(field), id);
-        }
-    }
-    for (index, id) in meta::items_at(context, &["supplementalGroups"]).iter().filter_map(Value::as_i64).enumerate() {
-        check(&path.child("supplementalGroups").index(index), id);
-    }
     if let Some(profile) = meta::at(context, &["seccompProfile"]) {
         container::validate_profile(profile, "seccomp", &path.child("seccompProfile"), errors);
     }

@@ -222,7 +222,7 @@ fn mistakes_beyond_names_and_ports() {
         ),
         (
             json!({"securityContext": {"runAsUser": -1}}),
-            "spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 4294967295, inclusive",
+            "spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive",
         ),
     ] {
         check_refused(&spec, expect);

@@ -1,0 +1,466 @@
+//! Jobs and CronJobs (kubernetes pkg/apis/batch: v1/defaults.go and validation).
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use super::{
+    Part, Rules, Strategy, pod,
+    workload::{immutable, template_warnings, text, validate_pods_of_template},
+};
+use crate::{
+    cron,
+    field::{FieldError, FieldErrors, FieldPath},
+    lifecycle::copy_field,
+    meta, names,
+};
+
+/// A CronJob's name leaves room for the suffix of its Jobs: eleven characters of a DNS label.
+const CRON_JOB_NAME_LEN_MAX: usize = 52;
+const INDEXED: &str = "Indexed";
+/// Pods of an Indexed Job at once.
+const PARALLELISM_MAX: i64 = 100_000;
+const FAILED_INDEXES_MAX: i64 = 100_000;
+/// Completions of an Indexed Job with a back-off limit per index above which less of the rest is allowed: [`OF_MANY_MAX`].
+const MANY_COMPLETIONS: i64 = 100_000;
+const OF_MANY_MAX: i64 = 10_000;
+const FAILURE_RULES_MAX: usize = 20;
+const EXIT_CODES_MAX: usize = 255;
+/// Patterns of Pod conditions of one rule.
+const PATTERNS_MAX: usize = 20;
+const MANAGED_BY_LEN_MAX: usize = 63;
+const SUCCESS_RULES_MAX: usize = 20;
+/// Longest list of indexes, bytes.
+const SUCCEEDED_INDEXES_LEN_MAX: usize = 64 * 1024;
+#[derive(Debug)]
+pub(super) struct Job;
+
+fn default_job_spec(spec: &mut Value) {
+    if let Some(spec) = meta::at_mut(spec, &["template", "spec"]) {
+        pod::default_spec(spec);
+    }
+    let per_index = meta::at(spec, &["backoffLimitPerIndex"]).is_some();
+    let by_policy = meta::at(spec, &["podFailurePolicy"]).is_some();
+    let Value::Object(spec) = spec else { return };
+    if !spec.contains_key("completions") && !spec.contains_key("parallelism") {
+        spec.insert("completions".to_owned(), 1.into());
+    }
+    spec.entry("parallelism").or_insert(1.into());
+    spec.entry("podReplacementPolicy").or_insert(if by_policy { "Failed" } else { "TerminatingOrFailed" }.into());
+    // The table's default of 6 is for the Job as a whole; per index nothing else bounds it.
+    if per_index && spec.get("backoffLimit").and_then(Value::as_i64) == Some(6) {
+        spec.insert("backoffLimit".to_owned(), i32::MAX.into());
+    }
+}
+
+impl Strategy for Job {
+    fn rules(&self) -> &Rules {
+        const RULES: Rules = Rules { orphans_by_default: true, ..Rules::WORKLOAD };
+        &RULES
+    }
+
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = meta::at_mut(obj, &["spec"]) {
+            default_job_spec(spec);
+        }
+    }
+
+    /// Pods of a Job are told apart by the Job's uid, unless the user selects them.
+    fn prepare_create(&self, job: &mut Value) {
+        if meta::bool_at(job, &["spec", "manualSelector"]) == Some(true) {
+            return;
+        }
+        let (uid, name) = (meta::uid(job).to_owned(), meta::name(job).to_owned());
+        let labels = meta::map_mut(job, &["spec", "template", "metadata", "labels"]);
+        for (key, value) in [
+            ("controller-uid", &uid),
+            ("job-name", &name),
+            ("batch.kubernetes.io/controller-uid", &uid),
+            ("batch.kubernetes.io/job-name", &name),
+        ] {
+            labels.insert(key.to_owned(), value.as_str().into());
+        }
+        meta::set(job, &["spec", "selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+    }
+
+    fn validate(&self, job: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        validate_job_spec(&job["spec"], &FieldPath::new("spec"), &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        if part != Part::Main {
+            return errors;
+        }
+        for field in
+            ["selector", "completionMode", "podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "managedBy"]
+        {
+            immutable(new, old, &["spec", field], &mut errors);
+        }
+        let indexed = text(new, &["spec", "completionMode"]) == "Indexed";
+        let together = meta::at(new, &["spec", "completions"]) == meta::at(new, &["spec", "parallelism"]);
+        if !(indexed && together) {
+            immutable(new, old, &["spec", "completions"], &mut errors);
+        }
+        let mut template = new.clone();
+        let was_suspended = meta::bool_at(old, &["spec", "suspend"]) == Some(true);
+        if was_suspended && meta::at(old, &["status", "startTime"]).is_none() {
+            for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+                if let (Some(new), Some(old)) = (
+                    meta::at_mut(&mut template, &["spec", "template", "spec"]),
+                    meta::at(old, &["spec", "template", "spec"]),
+                ) {
+                    copy_field(new, old, field);
+                }
+            }
+            if let (Some(new), Some(old)) =
+                (meta::at_mut(&mut template, &["spec", "template"]), meta::at(old, &["spec", "template"]))
+            {
+                copy_field(new, old, "metadata");
+            }
+        }
+        immutable(&template, old, &["spec", "template"], &mut errors);
+        errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(new, old, &["spec", "template"])
+    }
+}
+
+fn validate_job_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let number = |field: &str| meta::i64_at(spec, &[field]);
+    let is_indexed = text(spec, &["completionMode"]) == INDEXED;
+    if number("maxFailedIndexes").is_some() && number("backoffLimitPerIndex").is_none() {
+        let path = path.child("backoffLimitPerIndex");
+        errors.push(FieldError::required(&path, "when maxFailedIndexes is specified"));
+    }
+    if let Some(manager) = meta::str_at(spec, &["managedBy"]) {
+        let path = path.child("managedBy");
+        let wrong = names::domain_prefixed_path(manager).into_iter();
+        errors.extend(wrong.map(|(part, why)| FieldError::invalid(&path, part, why)));
+        if manager.len() > MANAGED_BY_LEN_MAX {
+            errors.push(FieldError::too_long(&path, MANAGED_BY_LEN_MAX));
+        }
+    }
+    if is_indexed {
+        validate_indexed(spec, path, errors);
+    } else {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+            if let Some(value) = number(field) {
+                errors.push(FieldError::invalid(&path.child(field), value, "requires indexed completion mode"));
+            }
+        }
+    }
+    let template = &spec["template"];
+    let policy = meta::at(spec, &["podFailurePolicy"]);
+    if let Some(policy) = policy {
+        validate_failure_policy(policy, spec, &path.child("podFailurePolicy"), errors);
+    }
+    if let Some(success) = meta::at(spec, &["successPolicy"]) {
+        let path = path.child("successPolicy");
+        if is_indexed {
+            validate_success_policy(success, number("completions").unwrap_or_default(), &path, errors);
+        } else {
+            errors.push(FieldError::invalid(&path, success.clone(), "requires indexed completion mode"));
+        }
+    }
+    if policy.is_some() && text(spec, &["podReplacementPolicy"]) == "TerminatingOrFailed" {
+        let path = path.child("podReplacementPolicy");
+        errors.push(FieldError::not_supported(&path, "TerminatingOrFailed", &["Failed"]));
+    }
+    validate_pods_of_template(template, &path.child("template"), errors);
+    let restart_path = path.child("template").child("spec").child("restartPolicy");
+    match text(template, &["spec", "restartPolicy"]) {
+        "" | "Always" => {
+            errors.push(FieldError::required(&restart_path, r#"valid values: "OnFailure", "Never""#));
+        }
+        "Never" => {}
+        restart if policy.is_some() => {
+            let message = r#"only "Never" is supported when podFailurePolicy is specified"#;
+            errors.push(FieldError::invalid(&restart_path, restart, message));
+        }
+        _ => {}
+    }
+}
+
+/// The lengths of completedIndexes and failedIndexes are bounded by these.
+fn validate_indexed(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let number = |field: &str| meta::i64_at(spec, &[field]);
+    let mut at_most = |field: &str, max: i64, when: &str| {
+        if let Some(value) = number(field).filter(|value| *value > max) {
+            let message = format!("must be less than or equal to {max}{when}");
+            errors.push(FieldError::invalid(&path.child(field), value, message));
+        }
+    };
+    at_most("parallelism", PARALLELISM_MAX, " when completion mode is Indexed");
+    let Some(completions) = number("completions") else {
+        errors.push(FieldError::required(&path.child("completions"), "when completion mode is Indexed"));
+        return;
+    };
+    if let Some(failed) = number("maxFailedIndexes").filter(|failed| *failed > completions) {
+        let path = path.child("maxFailedIndexes");
+        errors.push(FieldError::invalid(&path, failed, "must be less than or equal to completions"));
+    }
+    let mut at_most = |field: &str, max: i64, when: &str| {
+        if let Some(value) = number(field).filter(|value| *value > max) {
+            let message = format!("must be less than or equal to {max}{when}");
+            errors.push(FieldError::invalid(&path.child(field), value, message));
+        }
+    };
+    at_most("maxFailedIndexes", FAILED_INDEXES_MAX, "");
+    if completions > MANY_COMPLETIONS && number("backoffLimitPerIndex").is_some() {
+        let when = format!(" when completions are above {MANY_COMPLETIONS} and used with backoff limit per index");
+        at_most("parallelism", OF_MANY_MAX, &when);
+        at_most("maxFailedIndexes", OF_MANY_MAX, &when);
+        if number("maxFailedIndexes").is_none() {
+            let message = format!("must be specified when completions is above {MANY_COMPLETIONS}");
+            errors.push(FieldError::required(&path.child("maxFailedIndexes"), message));
+        }
+    }
+}
+
+fn validate_failure_policy(policy: &Value, spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let rules = meta::items_at(policy, &["rules"]);
+    let path = path.child("rules");
+    if rules.len() > FAILURE_RULES_MAX {
+        errors.push(FieldError::too_many(&path, Some(rules.len()), FAILURE_RULES_MAX));
+    }
+    let lists = ["containers", "initContainers"].map(|list| meta::items_at(spec, &["template", "spec", list]));
+    let names: HashSet<&str> = lists.into_iter().flatten().map(|container| text(container, &["name"])).collect();
+    for (index, rule) in rules.iter().enumerate() {
+        let path = path.index(index);
+        let action = text(rule, &["action"]);
+        if action.is_empty() {
+            let message = r#"valid values: ["Count" "FailIndex" "FailJob" "Ignore"]"#;
+            errors.push(FieldError::required(&path.child("action"), message));
+        } else if action == "FailIndex" && meta::at(spec, &["backoffLimitPerIndex"]).is_none() {
+            let message = "requires the backoffLimitPerIndex to be set";
+            errors.push(FieldError::invalid(&path.child("action"), action, message));
+        }
+        let codes = meta::at(rule, &["onExitCodes"]);
+        let conditions = meta::items_at(rule, &["onPodConditions"]);
+        if let Some(codes) = codes {
+            validate_exit_codes(codes, &names, &path.child("onExitCodes"), errors);
+        }
+        if conditions.len() > PATTERNS_MAX {
+            errors.push(FieldError::too_many(&path.child("onPodConditions"), Some(conditions.len()), PATTERNS_MAX));
+        }
+        for (index, pattern) in conditions.iter().enumerate() {
+            let path = path.child("onPodConditions").index(index);
+            let kind = text(pattern, &["type"]);
+            let wrong = names::qualified_name(kind).into_iter();
+            errors.extend(wrong.map(|why| FieldError::invalid(&path.child("type"), kind, why)));
+            let status = text(pattern, &["status"]);
+            if status.is_empty() {
+                let message = r#"valid values: ["False" "True" "Unknown"]"#;
+                errors.push(FieldError::required(&path.child("status"), message));
+            } else if !matches!(status, "True" | "False" | "Unknown") {
+                let known = ["False", "True", "Unknown"];
+                errors.push(FieldError::not_supported(&path.child("status"), status, &known));
+            }
+        }
+        if codes.is_some() != conditions.is_empty() {
+            let which = if codes.is_some() {
+                "both OnExitCodes and OnPodConditions is not supported"
+            } else {
+                "one of OnExitCodes and OnPodConditions is required"
+            };
+            errors.push(FieldError::invalid(&path, rule.clone(), format!("specifying {which}")));
+        }
+    }
+}
+
+fn validate_exit_codes(codes: &Value, containers: &HashSet<&str>, path: &FieldPath, errors: &mut FieldErrors) {
+    let operator = text(codes, &["operator"]);
+    if operator.is_empty() {
+        errors.push(FieldError::required(&path.child("operator"), r#"valid values: ["In" "NotIn"]"#));
+    }
+    if let Some(name) = meta::str_at(codes, &["containerName"]).filter(|name| !containers.contains(name)) {
+        let message = "must be one of the container or initContainer names in the pod template";
+        errors.push(FieldError::invalid(&path.child("containerName"), name, message));
+    }
+    let listed = meta::items_at(codes, &["values"]);
+    let path = path.child("values");
+    if listed.is_empty() {
+        errors.push(FieldError::invalid(&path, Value::Null, "at least one value is required"));
+    } else if listed.len() > EXIT_CODES_MAX {
+        errors.push(FieldError::too_many(&path, Some(listed.len()), EXIT_CODES_MAX));
+    }
+    let mut seen = HashSet::with_capacity(listed.len());
+    for (index, code) in listed.iter().enumerate() {
+        if operator == "In" && code.as_i64() == Some(0) {
+            errors.push(FieldError::invalid(&path.index(index), 0, "must not be 0 for the In operator"));
+        }
+        if !seen.insert(code) {
+            errors.push(FieldError::duplicate(&path.index(index), code.clone()));
+        }
+    }
+    if !listed.is_sorted_by_key(|code| code.as_i64()) {
+        errors.push(FieldError::invalid(&path, Value::from(listed), "must be ordered"));
+    }
+}
+
+fn validate_success_policy(policy: &Value, completions: i64, path: &FieldPath, errors: &mut FieldErrors) {
+    let rules = meta::items_at(policy, &["rules"]);
+    let path = path.child("rules");
+    if rules.is_empty() {
+        let message = "at least one rules must be specified when the successPolicy is specified";
+        errors.push(FieldError::required(&path, message));
+    }
+    if rules.len() > SUCCESS_RULES_MAX {
+        errors.push(FieldError::too_many(&path, Some(rules.len()), SUCCESS_RULES_MAX));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let path = path.index(index);
+        let (indexes, count) = (meta::str_at(rule, &["succeededIndexes"]), meta::i64_at(rule, &["succeededCount"]));
+        if indexes.is_none() && count.is_none() {
+            let message = "at least one of succeededCount or succeededIndexes must be specified";
+            errors.push(FieldError::required(&path, message));
+        }
+        let mut total = 0;
+        if let Some(indexes) = indexes {
+            let path = path.child("succeededIndexes");
+            if indexes.len() > SUCCEEDED_INDEXES_LEN_MAX {
+                errors.push(FieldError::too_long(&path, SUCCEEDED_INDEXES_LEN_MAX));
+            }
+            match count_indexes(indexes, completions) {
+                Ok(counted) => total = counted,
+                Err(why) => {
+                    errors.push(FieldError::invalid(&path, indexes, format!("error parsing succeededIndexes: {why}")));
+                }
+            }
+        }
+        let Some(count) = count else { continue };
+        let path = path.child("succeededCount");
+        if count > completions {
+            let what = "the number of specified completions";
+            errors.push(FieldError::invalid(
+                &path,
+                count,
+                format!("must be less than or equal to {completions} ({what})"),
+            ));
+        }
+        if indexes.is_some() && count > total {
+            let what = "the number of indexes in the specified succeededIndexes field";
+            errors.push(FieldError::invalid(&path, count, format!("must be less than or equal to {total} ({what})")));
+        }
+    }
+}
+
+/// How many indexes intervals like `0,2-4` name, without a list of them: there may be two thousand million.
+fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
+    let number = |text: &str| -> Result<i64, String> {
+        let number: i64 = text.parse().map_err(|_| format!("cannot convert string to integer for index: {text:?}"))?;
+        if number >= completions { Err(format!("too large index: {text:?}")) } else { Ok(number) }
+    };
+    let (mut total, mut last) = (0_i64, None);
+    for interval in text.split(',').filter(|_| !text.is_empty()) {
+        let ends: Vec<&str> = interval.split('-').collect();
+        let (first, end) = match ends[..] {
+            [one] => (number(one)?, number(one)?),
+            [first, end] => (number(first)?, number(end)?),
+            _ => {
+                return Err(format!(
+                    "the fragment {interval:?} violates the requirement that an index interval can have at most two parts \
+                     separated by '-'"
+                ));
+            }
+        };
+        let disordered =
+            |previous: i64, current: i64| format!("non-increasing order, previous: {previous}, current: {current}");
+        if ends.len() == 2 && first >= end {
+            return Err(disordered(first, end));
+        }
+        if let Some(last) = last.filter(|last| *last >= first) {
+            return Err(disordered(last, first));
+        }
+        total = total.saturating_add(end.saturating_sub(first)).saturating_add(1);
+        last = Some(end);
+    }
+    Ok(total)
+}
+
+#[derive(Debug)]
+pub(super) struct CronJob;
+
+impl Strategy for CronJob {
+    fn rules(&self) -> &Rules {
+        &Rules::WORKLOAD
+    }
+
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = meta::at_mut(obj, &["spec", "jobTemplate", "spec", "template", "spec"]) {
+            pod::default_spec(spec);
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
+        let (job, path) = (&spec["jobTemplate"]["spec"], path.child("jobTemplate").child("spec"));
+        validate_job_spec(job, &path, &mut errors);
+        if let Some(selector) = meta::at(job, &["selector"]) {
+            let message = "`selector` will be auto-generated";
+            errors.push(FieldError::invalid(&path.child("selector"), selector.clone(), message));
+        }
+        if meta::bool_at(job, &["manualSelector"]) == Some(true) {
+            errors.push(FieldError::not_supported(&path.child("manualSelector"), true, &["nil", "false"]));
+        }
+        errors
+    }
+
+    fn validate_create(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        validate_when(obj, None, &mut errors);
+        let name = meta::name(obj);
+        if name.len() > CRON_JOB_NAME_LEN_MAX {
+            let message = format!("must be no more than {CRON_JOB_NAME_LEN_MAX} characters");
+            errors.push(FieldError::invalid(&FieldPath::new("metadata").child("name"), name, message));
+        }
+        errors
+    }
+
+    fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        if part == Part::Main {
+            validate_when(new, Some(old), &mut errors);
+        }
+        errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(new, old, &["spec", "jobTemplate", "spec", "template"])
+    }
+}
+
+/// Schedule and zone must be what the controller can read. What is stored already may stay.
+fn validate_when(obj: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let path = FieldPath::new("spec");
+    let schedule = text(obj, &["spec", "schedule"]);
+    let zone = meta::str_at(obj, &["spec", "timeZone"]);
+    let schedule_path = path.child("schedule");
+    if schedule.is_empty() {
+        errors.push(FieldError::required(&schedule_path, ""));
+    } else {
+        if let Err(error) = cron::Schedule::parse(schedule) {
+            errors.push(FieldError::invalid(&schedule_path, schedule, error.to_string()));
+        }
+        let had_zone = old.is_some_and(|old| text(old, &["spec", "schedule"]).contains("TZ"));
+        if schedule.contains("TZ") && !had_zone {
+            let message = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+            errors.push(FieldError::invalid(&schedule_path, schedule, message));
+        } else if schedule.contains("TZ") && zone.is_some() {
+            let message = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+            errors.push(FieldError::invalid(&schedule_path, schedule, message));
+        }
+    }
+    if let Some(name) = zone
+        && old.is_none_or(|old| meta::str_at(old, &["spec", "timeZone"]) != zone)
+    {
+        let path = path.child("timeZone");
+        errors.extend(cron::check_zone(name).into_iter().map(|why| FieldError::invalid(&path, name, why)));
+    }
+}
