@@ -5,6 +5,17 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
+
+/// As far ahead as a wait can usefully end: thirty years, which is tokio's own limit of a sleep.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// The moment `wait` after `start`, or thirty years after it where that is past what the clock can hold.
+///
+/// `Instant + Duration` panics there, and durations come from objects that anyone may write.
+pub fn moment_after(start: Instant, wait: Duration) -> Instant {
+    start + wait.min(FAR)
+}
 
 /// A source of wall time and of time that never goes back.
 ///
@@ -82,6 +93,15 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_wait_without_end_is_a_moment_far_ahead() {
+        let start = Instant::now();
+        assert_eq!(moment_after(start, Duration::from_secs(5)), start + Duration::from_secs(5));
+        for wait in [Duration::from_secs(i64::MAX.unsigned_abs()), Duration::MAX] {
+            assert_eq!(moment_after(start, wait), start + FAR, "{wait:?}");
+        }
+    }
 
     #[test]
     fn a_manual_clock_moves_only_when_told() {

@@ -1,7 +1,8 @@
 //! What every part of carob needs and that knows no domain word: the clock, back-off, bounded queues, random ids,
-//! file operations that a test can make fail, and one way to print an error with its causes.
+//! file operations that a test can make fail, one way to print an error with its causes, what becomes of panics, and the
+//! supervisor of a program's parts.
 //!
-//! Start at [`Clock`]. This crate never names a Kubernetes concept and spawns no task.
+//! Start at [`Clock`]. This crate never names a Kubernetes concept, and spawns no task but those of a [`Supervisor`].
 
 mod backoff;
 mod boot;
@@ -9,13 +10,17 @@ mod clock;
 mod error;
 pub mod fs;
 mod id;
+mod panics;
 mod queue;
+mod supervise;
 mod turns;
 
 pub use backoff::Backoff;
 pub use boot::forget_other_boots;
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{Clock, ManualClock, SystemClock, moment_after};
 pub use error::{Chain, chain};
 pub use id::{random_bytes, random_suffix, random_u64, uid};
+pub use panics::{Panicked, catch_panic, catch_panic_in, keep_running, observe_panics, panic_counts};
 pub use queue::{KeyQueue, KeyQueueFull};
+pub use supervise::{Health, Part, PartContext, PartError, PartHealth, PartState, Supervisor, WiringError};
 pub use turns::Turns;
