@@ -7,13 +7,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carob_kit::{Clock, chain, random_u64};
+use carob_kit::{Clock, moment_after, random_u64};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use crate::error::sentence;
 
 /// Part of the retry period that is added at random (JitterFactor).
 const JITTER: f64 = 1.2;
@@ -157,7 +159,7 @@ impl LeaderElector {
         let mut renewed = Instant::now();
         loop {
             tokio::time::sleep(self.config.retry_period).await;
-            let deadline = renewed + self.config.renew_deadline;
+            let deadline = moment_after(renewed, self.config.renew_deadline);
             let renewal = tokio::time::timeout_at(deadline, self.try_acquire_or_renew()).await;
             if renewal == Ok(true) {
                 renewed = Instant::now();
@@ -177,7 +179,7 @@ impl LeaderElector {
         match self.attempt().await {
             Ok(held) => held,
             Err(error) => {
-                warn!(lease = self.config.name, "renew or take the lease: {}", chain(&error));
+                warn!(lease = self.config.name, "renew or take the lease: {}", sentence(&error));
                 false
             }
         }
@@ -251,7 +253,7 @@ impl LeaderElector {
             spec.acquire_time = spec.renew_time.clone();
         }
         if let Err(error) = self.leases.replace(&self.config.name, &PostParams::default(), &lease).await {
-            warn!(lease = self.config.name, "release the lease: {}", chain(&error));
+            warn!(lease = self.config.name, "release the lease: {}", sentence(&error));
         }
     }
 }
@@ -266,7 +268,7 @@ fn decide(observed: &Observed, identity: &str, now: Duration) -> Step {
     let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     match holder(&observed.lease) {
         Some(holder) if holder == identity => Step::Renew,
-        Some(_) if observed.at + duration > now => Step::Wait,
+        Some(_) if observed.at.saturating_add(duration) > now => Step::Wait,
         _ => Step::Take,
     }
 }

@@ -67,6 +67,29 @@ impl fmt::Display for RequestError {
 
 impl Error for RequestError {}
 
+/// An error and its causes as one sentence, each said once. Where the API answered these are its own words: `kube::Error` prints
+/// the whole Status besides, and repeats its cause.
+pub fn sentence(error: &(dyn Error + 'static)) -> String {
+    let mut said = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let answer = error.downcast_ref::<kube::Error>();
+        let text = match answer {
+            Some(kube::Error::Api(status)) => status.message.clone(),
+            // Each of the others is a prefix before its cause.
+            Some(_) if error.source().is_some() => String::new(),
+            Some(_) | None => error.to_string(),
+        };
+        if !text.is_empty() && !said.ends_with(&text) {
+            said += if said.is_empty() { "" } else { ": " };
+            said += &text;
+        }
+        // The Status behind an answer says the same in other words.
+        next = if matches!(answer, Some(kube::Error::Api(_))) { None } else { error.source() };
+    }
+    said
+}
+
 /// Names the operation that a result belongs to.
 pub trait During<T> {
     fn during(self, operation: impl FnOnce() -> String) -> Result<T, ReconcileError>;
@@ -86,5 +109,33 @@ impl<T> During<T> for Result<T, kube::Error> {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
             Err(cause) => Err(ReconcileError::Request { operation: operation(), cause: RequestError(cause) }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("create pod default/a")]
+    struct Outer(#[source] kube::Error);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the answer: {0}")]
+    struct Repeats(#[source] std::io::Error);
+
+    #[test]
+    fn an_answer_of_the_api_is_said_once_in_its_own_words() {
+        let status = Status::failure("pods \"a\" is forbidden: no", "Forbidden").with_code(403);
+        let error = Outer(kube::Error::Api(status.boxed()));
+        assert_eq!(sentence(&error), "create pod default/a: pods \"a\" is forbidden: no");
+    }
+
+    #[test]
+    fn a_cause_that_its_effect_has_said_is_not_said_again() {
+        let error = Repeats(std::io::Error::other("the disk is full"));
+        assert_eq!(sentence(&error), "the answer: the disk is full");
+        let service = kube::Error::Service(Box::new(std::io::Error::other("connection refused")));
+        assert_eq!(sentence(&service), "connection refused");
     }
 }

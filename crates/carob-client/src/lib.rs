@@ -16,9 +16,9 @@ mod informer;
 mod testing;
 mod transport;
 
-pub use driver::{Asker, Driver, DriverStats, Reconcile, Requeue, Work, WorkOptions, WorkStats};
+pub use driver::{Asker, Driver, DriverStats, Reconcile, Requeue, Subject, Work, WorkOptions, WorkStats};
 pub use election::{ElectionConfig, ElectionError, Ended, LeaderElector};
-pub use error::{During, ReconcileError, RequestError};
+pub use error::{During, ReconcileError, RequestError, sentence};
 pub use events::{EventKind, EventRecorder, EventSource, RecorderStats, reference};
 pub use informer::{Change, Changed, Grouped, Informer, InformerStats, Informers, ObjectKey, Selection, Subscription};
 pub use transport::{ConnectError, in_process, over_tls};

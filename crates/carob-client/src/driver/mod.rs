@@ -11,14 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use carob_kit::KeyQueue;
+use carob_kit::{KeyQueue, catch_panic_in};
 use futures_util::future::BoxFuture;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::error::ReconcileError;
+use crate::events::{EventRecorder, reference};
 use crate::informer::{Change, Informer};
 
 /// Keys that wait for one reconciler. Past it, keys are not taken and a full scan is run instead.
@@ -37,6 +40,29 @@ pub trait Reconcile: Send + Sync + 'static {
 
     /// Never runs twice at a time for one key. Cancel safe it must be only at shutdown.
     fn reconcile(&self, key: Self::Key) -> impl Future<Output = Result<Requeue, ReconcileError>> + Send;
+
+    /// The object that a key stands for, as it is known now: where it makes the reconciler panic again and again, it is said so
+    /// on the object, and a change of it is the sign to try again. `None` for keys that stand for no one object.
+    fn subject(&self, _key: &Self::Key) -> Option<Subject> {
+        None
+    }
+}
+
+/// The object that a key stands for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subject {
+    /// With uid and resourceVersion.
+    pub reference: ObjectReference,
+}
+
+impl Subject {
+    pub fn of<K: Resource<DynamicType = ()>>(object: &K) -> Self {
+        Self { reference: reference(object) }
+    }
+
+    fn version(&self) -> (Option<&str>, Option<&str>) {
+        (self.reference.uid.as_deref(), self.reference.resource_version.as_deref())
+    }
 }
 
 /// When to look at a key again if no event asks for it earlier.
@@ -63,7 +89,7 @@ impl Default for WorkOptions {
 }
 
 /// Counts of one reconciler since its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WorkStats {
     /// Keys that wait now.
     pub depth: usize,
@@ -71,6 +97,10 @@ pub struct WorkStats {
     pub succeeded: u64,
     /// Reconciles that failed, conflicts included.
     pub failed: u64,
+    /// Reconciles that panicked.
+    pub panicked: u64,
+    /// Keys that are left alone until their object changes, since it made the reconciler panic again and again.
+    pub set_aside: Vec<String>,
     /// Full scans.
     pub scans: u64,
 }
@@ -83,14 +113,37 @@ pub struct Driver {
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
     stats: Arc<Mutex<Vec<(&'static str, StatsFn)>>>,
+    begun: Vec<watch::Receiver<bool>>,
+    events: Option<Events>,
 }
+
+type Events = Arc<dyn Fn(&'static str) -> EventRecorder + Send + Sync>;
 
 type StatsFn = Arc<dyn Fn() -> WorkStats + Send + Sync>;
 
 impl Driver {
     /// A driver whose reconcilers end when `shutdown` is cancelled.
     pub fn new(shutdown: CancellationToken) -> Self {
-        Self { shutdown, tasks: JoinSet::new(), stats: Arc::default() }
+        Self { shutdown, tasks: JoinSet::new(), stats: Arc::default(), begun: Vec::new(), events: None }
+    }
+
+    /// Has the reconcilers that are started later say in Events that they leave an object alone; `recorder` makes the recorder of
+    /// one, by its name.
+    pub fn tell_in_events(&mut self, recorder: impl Fn(&'static str) -> EventRecorder + Send + Sync + 'static) {
+        self.events = Some(Arc::new(recorder));
+    }
+
+    /// Waits until every reconciler that has been started has its first lists and works.
+    pub fn begun(&self) -> impl Future<Output = ()> + Send + use<> {
+        let begun = self.begun.clone();
+        async move {
+            for mut began in begun {
+                // One that was ended before it began is not waited for.
+                if began.wait_for(|began| *began).await.is_err() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Prepares a reconciler: give it its sources, then [`Work::start`] it.
@@ -121,7 +174,7 @@ impl Driver {
     /// Waits until the shutdown has been asked for and every running reconcile has ended.
     ///
     /// # Panics
-    /// When a reconciler did.
+    /// When the loop of a reconciler did; its reconciles do not bring it down.
     pub async fn join(mut self) {
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended
@@ -171,15 +224,12 @@ impl<R: Reconcile> Work<'_, R> {
     {
         let map = Arc::new(map);
         let (queue, on_change) = (Arc::clone(&self.queue), Arc::clone(&map));
-        informer.on_change(move |change| {
-            for key in on_change(change) {
-                queue.push(key);
-            }
-        });
+        let name = self.reconciler.name();
+        informer.on_change(move |change| keys_of(name, &*on_change, change, &mut |key| queue.push(key)));
         let scanned = informer.clone();
         self.scans.push(Box::new(move |take| {
             for object in scanned.list() {
-                map(Change { old: None, new: Some(&object) }).into_iter().for_each(&mut *take);
+                keys_of(name, &*map, Change { old: None, new: Some(&object) }, take);
             }
         }));
         self.after(informer)
@@ -209,8 +259,21 @@ impl<R: Reconcile> Work<'_, R> {
         let counted = Arc::clone(&queue);
         let entry: (&'static str, StatsFn) = (reconciler.name(), Arc::new(move || counted.stats()));
         driver.stats.lock().expect("no holder of the counts panics").push(entry);
+        driver.begun.push(queue.begun.subscribe());
+        let recorder = driver.events.as_ref().map(|recorder| recorder(reconciler.name()));
         let shutdown = driver.shutdown.clone();
-        driver.tasks.spawn(run::run(reconciler, options, queue, ready, scans, shutdown));
+        driver.tasks.spawn(run::run(reconciler, options, queue, ready, scans, recorder, shutdown));
+    }
+}
+
+/// Hands on the keys that `map` makes of a change. One that it panics on costs that change alone.
+fn keys_of<K, T, I>(name: &str, map: &impl Fn(Change<'_, K>) -> I, change: Change<'_, K>, take: &mut dyn FnMut(T))
+where
+    K: Resource,
+    I: IntoIterator<Item = T>,
+{
+    if let Err(panicked) = catch_panic_in(|| map(change).into_iter().for_each(take)) {
+        error!(name, key = %change.key(), "which keys a change asks for: {panicked}");
     }
 }
 
@@ -221,7 +284,10 @@ struct Queue<K> {
     overflow: Notify,
     succeeded: AtomicU64,
     failed: AtomicU64,
+    panicked: AtomicU64,
     scans: AtomicU64,
+    set_aside: Mutex<Vec<String>>,
+    begun: watch::Sender<bool>,
 }
 
 impl<K: Hash + Eq + Clone> Queue<K> {
@@ -231,8 +297,15 @@ impl<K: Hash + Eq + Clone> Queue<K> {
             overflow: Notify::new(),
             succeeded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            panicked: AtomicU64::new(0),
             scans: AtomicU64::new(0),
+            set_aside: Mutex::default(),
+            begun: watch::Sender::new(false),
         }
+    }
+
+    fn began(&self) {
+        self.begun.send_replace(true);
     }
 
     fn push(&self, key: K) {
@@ -246,6 +319,8 @@ impl<K: Hash + Eq + Clone> Queue<K> {
             depth: self.keys.len(),
             succeeded: self.succeeded.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
+            panicked: self.panicked.load(Ordering::Relaxed),
+            set_aside: self.set_aside.lock().expect("no holder of the keys panics").clone(),
             scans: self.scans.load(Ordering::Relaxed),
         }
     }

@@ -1,4 +1,7 @@
 //! The loop of one reconciler. It alone owns which keys run, which wait for a time, and which failed how often.
+//!
+//! A reconcile that panics costs its key alone: it is tried again as after an error, and after [`PANICS_MAX`] panics in a row
+//! the key is set aside until its object changes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
@@ -6,24 +9,31 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use carob_kit::{Backoff, chain, random_u64};
+use carob_kit::{Backoff, Panicked, catch_panic, catch_panic_in, chain, moment_after, random_u64};
 use futures_util::future::{BoxFuture, join_all};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
-use super::{Queue, Reconcile, Requeue, ScanFn, WorkOptions};
+use super::{Queue, Reconcile, Requeue, ScanFn, Subject, WorkOptions};
 use crate::error::ReconcileError;
+use crate::events::{EventKind, EventRecorder};
 
 /// Waits after a key's failures (client-go `util/workqueue`, DefaultTypedControllerRateLimiter, whose longest is 1000 s;
 /// ours is shorter since a retry costs one local request).
 const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_LONGEST: Duration = Duration::from_secs(300);
+/// Panics in a row after which a key is set aside.
+const PANICS_MAX: u32 = 3;
+/// Keys that may be set aside. Past it, one that panics is tried again with the longest wait instead.
+const SET_ASIDE_MAX: usize = 4096;
+/// A key that is set aside is tried once after this long though its object has not changed, since the cause may lie elsewhere.
+const SET_ASIDE_FOR: Duration = Duration::from_secs(3600);
 /// Failures in a row after which a conflict is no longer ordinary and is logged.
 const CONFLICTS_ORDINARY: u32 = 5;
 
-type Outcome<K> = (K, Result<Requeue, ReconcileError>);
+type Outcome<K> = (K, Result<Result<Requeue, ReconcileError>, Panicked>);
 
 pub(super) async fn run<R: Reconcile>(
     reconciler: Arc<R>,
@@ -31,14 +41,15 @@ pub(super) async fn run<R: Reconcile>(
     queue: Arc<Queue<R::Key>>,
     ready: Vec<BoxFuture<'static, ()>>,
     scans: Vec<ScanFn<R::Key>>,
+    recorder: Option<EventRecorder>,
     shutdown: CancellationToken,
 ) {
     tokio::select! {
         () = shutdown.cancelled() => return,
         _ = join_all(ready) => {}
     }
-    let name = reconciler.name();
-    let mut state = State::new(name, &queue);
+    queue.began();
+    let mut state = State::new(&*reconciler, &queue, recorder);
     let mut tasks: JoinSet<Outcome<R::Key>> = JoinSet::new();
     let mut scan_at = options.scan_every.map(next_scan);
     loop {
@@ -49,38 +60,34 @@ pub(super) async fn run<R: Reconcile>(
             key = queue.keys.pop(), if free => {
                 if let Some(key) = key.and_then(|key| state.begin(key)) {
                     let reconciler = Arc::clone(&reconciler);
-                    tasks.spawn(async move { (key.clone(), reconciler.reconcile(key).await) });
+                    tasks.spawn(async move {
+                        let outcome = catch_panic(async { reconciler.reconcile(key.clone()).await }).await;
+                        (key, outcome)
+                    });
                 }
             }
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => match ended {
                 Ok((key, outcome)) => state.end(key, outcome),
-                Err(error) => resume(error),
+                // Panics are caught in the task and nothing aborts it.
+                Err(error) => error!(name = reconciler.name(), %error, "a reconcile was broken off"),
             },
             () = at(state.next_delayed()) => state.release_due(),
             () = at(scan_at) => {
                 scan_at = options.scan_every.map(next_scan);
-                scan(&queue, &scans);
+                scan(reconciler.name(), &queue, &scans);
             }
-            () = queue.overflow.notified(), if queue.keys.is_empty() => scan(&queue, &scans),
+            () = queue.overflow.notified(), if queue.keys.is_empty() => scan(reconciler.name(), &queue, &scans),
         }
     }
     // What runs is given its end: it may be between two writes.
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended {
-            resume(error);
-        }
-    }
-}
-
-fn resume(error: tokio::task::JoinError) {
-    if error.is_panic() {
-        std::panic::resume_unwind(error.into_panic());
-    }
+    while tasks.join_next().await.is_some() {}
+    // Informers outlive the driver and go on to tell of changes.
+    queue.keys.close();
 }
 
 fn next_scan(every: Duration) -> Instant {
     let span = u64::try_from(every.as_millis() / 2).unwrap_or(u64::MAX).max(1);
-    Instant::now() + every + Duration::from_millis(random_u64() % span)
+    moment_after(Instant::now(), every.saturating_add(Duration::from_millis(random_u64() % span)))
 }
 
 async fn at(when: Option<Instant>) {
@@ -90,53 +97,81 @@ async fn at(when: Option<Instant>) {
     }
 }
 
-fn scan<K: Hash + Eq + Clone>(queue: &Queue<K>, scans: &[ScanFn<K>]) {
+fn scan<K: Hash + Eq + Clone>(name: &str, queue: &Queue<K>, scans: &[ScanFn<K>]) {
     queue.scans.fetch_add(1, Ordering::Relaxed);
     for scan in scans {
-        scan(&mut |key| queue.push(key));
+        if let Err(panicked) = catch_panic_in(|| scan(&mut |key| queue.push(key))) {
+            error!(name, "a full scan: {panicked}");
+        }
     }
 }
 
-struct State<'a, K> {
-    name: &'static str,
-    queue: &'a Queue<K>,
-    running: HashSet<K>,
+struct State<'a, R: Reconcile> {
+    reconciler: &'a R,
+    queue: &'a Queue<R::Key>,
+    recorder: Option<EventRecorder>,
+    running: HashSet<R::Key>,
     /// Keys that were asked for while they ran.
-    again: HashSet<K>,
-    delayed: BTreeSet<(Instant, K)>,
-    due: HashMap<K, Instant>,
-    failures: HashMap<K, Backoff>,
+    again: HashSet<R::Key>,
+    delayed: BTreeSet<(Instant, R::Key)>,
+    due: HashMap<R::Key, Instant>,
+    failures: HashMap<R::Key, Failures>,
+    set_aside: HashMap<R::Key, SetAside>,
 }
 
-impl<'a, K: Hash + Eq + Ord + Clone + std::fmt::Debug> State<'a, K> {
-    fn new(name: &'static str, queue: &'a Queue<K>) -> Self {
+/// The failures of one key in a row.
+struct Failures {
+    backoff: Backoff,
+    panics: u32,
+}
+
+impl Failures {
+    fn new() -> Self {
+        Self { backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST), panics: 0 }
+    }
+}
+
+/// Why a key is not reconciled.
+struct SetAside {
+    /// The object as it was when it made the reconciler panic.
+    subject: Option<Subject>,
+    until: Instant,
+}
+
+impl<'a, R: Reconcile> State<'a, R> {
+    fn new(reconciler: &'a R, queue: &'a Queue<R::Key>, recorder: Option<EventRecorder>) -> Self {
         Self {
-            name,
+            reconciler,
             queue,
+            recorder,
             running: HashSet::new(),
             again: HashSet::new(),
             delayed: BTreeSet::new(),
             due: HashMap::new(),
             failures: HashMap::new(),
+            set_aside: HashMap::new(),
         }
     }
 
     /// The key, if it may run now; one that runs already is noted for when it ends.
-    fn begin(&mut self, key: K) -> Option<K> {
+    fn begin(&mut self, key: R::Key) -> Option<R::Key> {
         if self.running.contains(&key) {
             self.again.insert(key);
             return None;
         }
-        // The coming look decides anew when the next one is due.
+        if self.is_set_aside(&key) {
+            return None;
+        }
+        // The coming look decides when the next one is due.
         self.forget_delay(&key);
         self.running.insert(key.clone());
         Some(key)
     }
 
-    fn end(&mut self, key: K, outcome: Result<Requeue, ReconcileError>) {
+    fn end(&mut self, key: R::Key, outcome: Result<Result<Requeue, ReconcileError>, Panicked>) {
         self.running.remove(&key);
         let delay = match outcome {
-            Ok(requeue) => {
+            Ok(Ok(requeue)) => {
                 self.queue.succeeded.fetch_add(1, Ordering::Relaxed);
                 self.failures.remove(&key);
                 match requeue {
@@ -144,35 +179,86 @@ impl<'a, K: Hash + Eq + Ord + Clone + std::fmt::Debug> State<'a, K> {
                     Requeue::After(delay) => Some(delay),
                 }
             }
-            Err(error) => Some(self.failed(&key, &error)),
+            Ok(Err(error)) => Some(self.failed(&key, &error)),
+            Err(panicked) => Some(self.panicked(&key, &panicked)),
         };
-        if self.again.remove(&key) {
+        if self.again.remove(&key) && !self.set_aside.contains_key(&key) {
             self.queue.push(key);
         } else if let Some(delay) = delay {
-            self.delay(key, Instant::now() + delay);
+            self.delay(key, moment_after(Instant::now(), delay));
         }
     }
 
-    fn failed(&mut self, key: &K, error: &ReconcileError) -> Duration {
+    fn failed(&mut self, key: &R::Key, error: &ReconcileError) -> Duration {
         self.queue.failed.fetch_add(1, Ordering::Relaxed);
-        let backoff = self.failures.entry(key.clone()).or_insert_with(|| Backoff::new(RETRY_FIRST, RETRY_LONGEST));
-        let wait = backoff.fail();
-        let (name, failures) = (self.name, backoff.failures());
-        if error.is_conflict() && failures <= CONFLICTS_ORDINARY {
-            debug!(name, ?key, failures, "reconcile: {}", chain(error));
+        let known = self.failures.entry(key.clone()).or_insert_with(Failures::new);
+        known.panics = 0;
+        let wait = known.backoff.fail();
+        let (name, failures) = (self.reconciler.name(), known.backoff.failures());
+        // An error that stays is told less and less often: at the first failure, the second, the fourth and so on.
+        if (error.is_conflict() && failures <= CONFLICTS_ORDINARY) || !failures.is_power_of_two() {
+            debug!(name, ?key, failures, ?wait, "reconcile: {}", chain(error));
         } else {
             warn!(name, ?key, failures, ?wait, "reconcile: {}", chain(error));
         }
         wait
     }
 
-    fn delay(&mut self, key: K, when: Instant) {
+    /// Answers how long to wait with the key.
+    fn panicked(&mut self, key: &R::Key, panicked: &Panicked) -> Duration {
+        self.queue.panicked.fetch_add(1, Ordering::Relaxed);
+        let name = self.reconciler.name();
+        let known = self.failures.entry(key.clone()).or_insert_with(Failures::new);
+        known.panics = known.panics.saturating_add(1);
+        let (panics, wait) = (known.panics, known.backoff.fail());
+        if panics < PANICS_MAX {
+            error!(name, ?key, panics, ?wait, "a reconcile {panicked}");
+            return wait;
+        }
+        if self.set_aside.len() >= SET_ASIDE_MAX {
+            error!(name, ?key, panics, "a reconcile {panicked}; too many objects are set aside for this one to be");
+            return RETRY_LONGEST;
+        }
+        error!(name, ?key, panics, "a reconcile {panicked}; the object is set aside until it changes");
+        self.failures.remove(key);
+        let subject = self.reconciler.subject(key);
+        if let (Some(recorder), Some(subject)) = (&self.recorder, &subject) {
+            let message = format!(
+                "The {name} controller {panicked}. After {panics} such panics it leaves this object alone until it changes"
+            );
+            recorder.record(subject.reference.clone(), EventKind::Warning, "ControllerPanicked", message);
+        }
+        let until = moment_after(Instant::now(), SET_ASIDE_FOR);
+        self.set_aside.insert(key.clone(), SetAside { subject, until });
+        self.show_set_aside();
+        SET_ASIDE_FOR
+    }
+
+    /// Whether the key is to be left alone still. One whose object has changed, or that has waited long, is not.
+    fn is_set_aside(&mut self, key: &R::Key) -> bool {
+        let Some(set_aside) = self.set_aside.get(key) else { return false };
+        let same = set_aside.subject.as_ref().map(Subject::version)
+            == self.reconciler.subject(key).as_ref().map(Subject::version);
+        if same && Instant::now() < set_aside.until {
+            return true;
+        }
+        self.set_aside.remove(key);
+        self.show_set_aside();
+        false
+    }
+
+    fn show_set_aside(&self) {
+        let keys = self.set_aside.keys().map(|key| format!("{key:?}")).collect();
+        *self.queue.set_aside.lock().expect("no holder of the keys panics") = keys;
+    }
+
+    fn delay(&mut self, key: R::Key, when: Instant) {
         self.forget_delay(&key);
         self.due.insert(key.clone(), when);
         self.delayed.insert((when, key));
     }
 
-    fn forget_delay(&mut self, key: &K) {
+    fn forget_delay(&mut self, key: &R::Key) {
         if let Some(when) = self.due.remove(key) {
             self.delayed.remove(&(when, key.clone()));
         }

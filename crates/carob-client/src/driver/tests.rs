@@ -105,8 +105,96 @@ async fn failures_are_tried_again_with_growing_waits_and_a_success_forgets_them(
         assert!((expected..=expected + 2).contains(wait), "{waits:?}");
     }
     assert_eq!(waits.len(), 5);
-    let (name, counts) = stats()[0];
+    let (name, counts) = stats().remove(0);
     assert_eq!((name, counts.succeeded, counts.failed), ("scripted", 2, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_past_the_end_of_time_is_no_panic() {
+    let shutdown = CancellationToken::new();
+    let mut driver = Driver::new(shutdown.clone());
+    let outcomes = [Ok(Requeue::After(Duration::MAX)), Ok(Requeue::After(Duration::from_secs(u64::MAX)))];
+    let reconciler = Scripted::new(Duration::ZERO, outcomes);
+    let log = Arc::clone(&reconciler.log);
+    driver.work(reconciler, WorkOptions { workers: 1, scan_every: Some(Duration::MAX) }).always([1, 2]).start();
+    wait_ms(100_000).await;
+    assert_eq!(log.lock().expect("no panic").len(), 4, "each ran once and waits for ever");
+    shutdown.cancel();
+    driver.join().await;
+}
+
+/// Panics for key 1 as long as its object has the version that it began with.
+struct Panicking {
+    version: Arc<AtomicU64>,
+    tries: Arc<AtomicU64>,
+}
+
+impl Reconcile for Panicking {
+    type Key = u32;
+
+    fn name(&self) -> &'static str {
+        "panicking"
+    }
+
+    async fn reconcile(&self, key: u32) -> Result<Requeue, ReconcileError> {
+        if key == 1 {
+            self.tries.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            assert_ne!(self.version.load(Ordering::Relaxed), 0, "the first version cannot be worked with");
+        }
+        Ok(Requeue::No)
+    }
+
+    fn subject(&self, key: &u32) -> Option<Subject> {
+        let version = Some(self.version.load(Ordering::Relaxed).to_string());
+        let reference =
+            ObjectReference { name: Some(key.to_string()), resource_version: version, ..Default::default() };
+        Some(Subject { reference })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_panics_is_set_aside_until_its_object_changes_and_costs_no_other() {
+    let shutdown = CancellationToken::new();
+    let mut driver = Driver::new(shutdown.clone());
+    let (version, tries) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let reconciler = Panicking { version: Arc::clone(&version), tries: Arc::clone(&tries) };
+    let work = driver.work(reconciler, options(2)).always([1, 2]);
+    let ask = work.asker();
+    work.start();
+    let stats = driver.stats();
+    let counts = || stats().remove(0).1;
+    driver.begun().await;
+    wait_ms(1000).await;
+    assert_eq!((tries.load(Ordering::Relaxed), counts().panicked), (3, 3));
+    assert_eq!(counts().set_aside, ["1"]);
+    for _ in 0..3 {
+        ask.ask(1);
+        ask.ask(2);
+        wait_ms(1000).await;
+    }
+    assert_eq!(tries.load(Ordering::Relaxed), 3, "it is left alone");
+    assert_eq!(counts().succeeded, 4, "the other is not");
+
+    version.store(1, Ordering::Relaxed);
+    ask.ask(1);
+    wait_ms(1000).await;
+    assert_eq!((tries.load(Ordering::Relaxed), counts().succeeded), (4, 5));
+    assert!(counts().set_aside.is_empty());
+    shutdown.cancel();
+    driver.join().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_set_aside_is_tried_again_after_an_hour() {
+    let mut driver = Driver::new(CancellationToken::new());
+    let tries = Arc::<AtomicU64>::default();
+    let reconciler = Panicking { version: Arc::default(), tries: Arc::clone(&tries) };
+    driver.work(reconciler, options(1)).always([1]).start();
+    wait_ms(3_590_000).await;
+    assert_eq!(tries.load(Ordering::Relaxed), 3);
+    wait_ms(20_000).await;
+    assert_eq!(tries.load(Ordering::Relaxed), 6);
 }
 
 #[tokio::test(start_paused = true)]

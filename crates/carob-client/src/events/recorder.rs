@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use carob_kit::{Clock, chain, random_u64};
+use carob_kit::{Clock, catch_panic, random_u64};
 use k8s_openapi::api::core::v1::{Event, EventSource as Source, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::correlator::{Correlator, Verdict, event_name};
+use crate::error::sentence;
 
 /// Events that wait to be written (client-go `tools/record/event.go`, maxQueuedEvents). Later ones are dropped and counted.
 const QUEUED_MAX: usize = 1000;
@@ -78,13 +79,15 @@ pub struct EventRecorder {
 impl EventRecorder {
     /// Starts the task that writes; it ends with `shutdown`, or with the last clone. Must be called within a tokio runtime.
     pub fn new(client: kube::Client, clock: Arc<dyn Clock>, source: EventSource, shutdown: CancellationToken) -> Self {
-        let (queue, events) = mpsc::channel(QUEUED_MAX);
+        let (queue, mut events) = mpsc::channel(QUEUED_MAX);
         let counters = Arc::<Counters>::default();
         let writer = Writer { client, clock: Arc::clone(&clock), counters: Arc::clone(&counters) };
         tokio::spawn(async move {
+            // An event that makes the writer panic is lost, the next ones are not.
+            let write = async { while catch_panic(writer.run(&mut events)).await.is_err() {} };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = writer.run(events) => {}
+                () = write => {}
             }
         });
         Self { queue, source: Arc::new(source), clock, counters }
@@ -145,7 +148,7 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(self, mut events: mpsc::Receiver<Event>) {
+    async fn run(&self, events: &mut mpsc::Receiver<Event>) {
         let mut correlator = Correlator::new();
         while let Some(event) = events.recv().await {
             match correlator.correlate(event, self.clock.now(), self.clock.monotonic()) {
@@ -173,10 +176,10 @@ impl Writer {
                 }
                 Err(error) if tried == TRIES_MAX => {
                     self.counters.failed.fetch_add(1, Ordering::Relaxed);
-                    warn!(reason = event.reason, "an event is given up: {}", chain(&error));
+                    warn!(reason = event.reason, "an event is given up: {}", sentence(&error));
                 }
                 Err(error) => {
-                    debug!(tried, "write an event: {}", chain(&error));
+                    debug!(tried, "write an event: {}", sentence(&error));
                     tokio::time::sleep(if tried == 1 { part_of(TRY_EVERY) } else { TRY_EVERY }).await;
                 }
             }

@@ -251,6 +251,19 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
         self.shared.store.within(namespace)
     }
 
+    /// The object as [`crate::Reconcile::subject`] answers it.
+    pub fn subject(&self, key: &ObjectKey) -> Option<crate::Subject>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        self.get_key(key).map(|object| crate::Subject::of(&*object))
+    }
+
+    /// The objects of that name in all namespaces.
+    pub fn named(&self, name: &str) -> Vec<Arc<K>> {
+        self.shared.store.named(name)
+    }
+
     /// The keys of all objects, ordered.
     pub fn keys(&self) -> Vec<ObjectKey> {
         self.shared.store.keys()

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use carob_kit::{Backoff, chain, random_u64};
+use carob_kit::{Backoff, chain, keep_running, random_u64};
 use http::Request;
 use http_body_util::BodyExt;
 use kube::api::{ListParams, WatchParams};
@@ -32,6 +32,7 @@ const WATCH_OVERDUE: Duration = Duration::from_secs(10);
 const PAGE_OBJECTS: u32 = 500;
 
 /// What to watch.
+#[derive(Clone)]
 pub(super) struct Source {
     pub(super) path: String,
     pub(super) selection: Selection,
@@ -89,14 +90,24 @@ pub(super) trait Replica: Send + Sync {
     fn progress(&self) -> &Progress;
 }
 
-/// Follows `source` into `replica` until `end`.
+/// Follows `source` into `replica` until `end`. A panic, which some object may cause again and again, costs a new list and a
+/// wait that grows: what is held stays readable.
 pub(super) async fn reflect(client: kube::Client, source: Source, replica: Arc<dyn Replica>, end: CancellationToken) {
-    let mut reflector =
-        Reflector { client, source, replica, position: Position::Unknown, streaming_lists: true, retry: fresh_retry() };
+    let follow = || {
+        let mut reflector = Reflector {
+            client: client.clone(),
+            source: source.clone(),
+            replica: Arc::clone(&replica),
+            position: Position::Unknown,
+            streaming_lists: true,
+            retry: fresh_retry(),
+        };
+        async move { reflector.run().await }
+    };
     tokio::select! {
         biased;
         () = end.cancelled() => {}
-        () = reflector.run() => {}
+        () = keep_running(follow) => {}
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use carob_kit::catch_panic_in;
 use kube::Resource;
+use tracing::error;
 
 use super::ObjectKey;
 
@@ -67,6 +69,11 @@ impl<K: Resource> Store<K> {
         self.read().get(namespace).map(|names| names.values().cloned().collect()).unwrap_or_default()
     }
 
+    /// The objects of that name, one per namespace.
+    pub(super) fn named(&self, name: &str) -> Vec<Arc<K>> {
+        self.read().values().filter_map(|names| names.get(name).cloned()).collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.read().values().map(BTreeMap::len).sum()
     }
@@ -81,10 +88,11 @@ impl<K: Resource> Store<K> {
     /// Registers a listener, after telling it of every object that there is.
     pub(super) fn listen(&self, listener: Listener<K>) {
         let mut listeners = self.listeners();
-        let wanted = self.all().iter().all(|object| listener(Change { old: None, new: Some(object) }));
-        if wanted {
-            listeners.push(listener);
+        let mut new = vec![listener];
+        for object in self.all() {
+            notify(&mut new, Change { old: None, new: Some(&object) });
         }
+        listeners.append(&mut new);
     }
 
     /// Takes a version that came from the API. One that is held already is no change.
@@ -102,10 +110,10 @@ impl<K: Resource> Store<K> {
         };
         match old {
             Some(old) if old.meta().uid != new.meta().uid => {
-                tell(&mut listeners, Change { old: Some(&old), new: None });
-                tell(&mut listeners, Change { old: None, new: Some(&new) });
+                notify(&mut listeners, Change { old: Some(&old), new: None });
+                notify(&mut listeners, Change { old: None, new: Some(&new) });
             }
-            old => tell(&mut listeners, Change { old: old.as_ref(), new: Some(&new) }),
+            old => notify(&mut listeners, Change { old: old.as_ref(), new: Some(&new) }),
         }
     }
 
@@ -121,7 +129,7 @@ impl<K: Resource> Store<K> {
             old
         };
         if let Some(old) = old {
-            tell(&mut listeners, Change { old: Some(&old), new: None });
+            notify(&mut listeners, Change { old: Some(&old), new: None });
         }
     }
 
@@ -152,6 +160,13 @@ fn same_version<K: Resource>(held: &K, new: &K) -> bool {
     held.uid == new.uid && held.resource_version.is_some() && held.resource_version == new.resource_version
 }
 
-fn tell<K>(listeners: &mut Vec<Listener<K>>, change: Change<'_, K>) {
-    listeners.retain(|listener| listener(change));
+/// Calls every listener. One that panics has missed this change, and is called for the next one all the same: neither the
+/// informer nor the other listeners may depend on it.
+fn notify<K: Resource>(listeners: &mut Vec<Listener<K>>, change: Change<'_, K>) {
+    listeners.retain(|listener| {
+        catch_panic_in(|| listener(change)).unwrap_or_else(|panicked| {
+            error!(key = %change.key(), "a listener {panicked}");
+            true
+        })
+    });
 }
