@@ -189,9 +189,20 @@ impl Pipeline {
         }
         if let Err(cause) = self.backend.append(batch.events.clone(), batch.durable).await {
             return Err(match cause {
-                BackendError::NoSpace(_) => TxnError::NoSpace(Arc::new(cause)),
+                BackendError::NoSpace(_) => {
+                    let cause = Arc::new(cause);
+                    if self.shared.full().is_none() {
+                        tracing::error!("writes are refused until there is room: {}", chain(&*cause));
+                    }
+                    self.shared.set_full(Some(Arc::clone(&cause)));
+                    TxnError::NoSpace(cause)
+                }
                 BackendError::Io { .. } | BackendError::Lost => TxnError::Failed(self.fail(cause)),
             });
+        }
+        if self.shared.full().is_some() {
+            tracing::info!("there is room again: writes are taken");
+            self.shared.set_full(None);
         }
         let now = Instant::now();
         self.sync_due = if batch.durable { None } else { self.sync_due.or(Some(now + LAZY_SYNC_DELAY)) };
@@ -305,6 +316,10 @@ impl Pipeline {
 /// However the pipeline ends, nobody waits for it any more.
 impl Drop for Pipeline {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What the log holds of the batch under way is not known.
+            self.fail(BackendError::Lost);
+        }
         self.shared.close();
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     closed: AtomicBool,
     /// Why the store takes no more writes.
     pub(crate) failure: OnceLock<Arc<BackendError>>,
+    /// Why the last write was refused, where that was for want of room.
+    full: RwLock<Option<Arc<BackendError>>>,
 }
 
 impl Shared {
@@ -35,7 +37,16 @@ impl Shared {
             advanced: Notify::new(),
             closed: AtomicBool::new(false),
             failure: OnceLock::new(),
+            full: RwLock::default(),
         }
+    }
+
+    pub(crate) fn full(&self) -> Option<Arc<BackendError>> {
+        self.full.read().expect("no holder of the error panics").clone()
+    }
+
+    pub(crate) fn set_full(&self, error: Option<Arc<BackendError>>) {
+        *self.full.write().expect("no holder of the error panics") = error;
     }
 
     pub(crate) fn current(&self) -> Revision {

@@ -122,6 +122,11 @@ impl Store {
         self.shared.failure.get().cloned()
     }
 
+    /// Why the last write was refused, if there was no room for it. The next one may succeed.
+    pub fn full(&self) -> Option<Arc<BackendError>> {
+        self.shared.full()
+    }
+
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.shared.read().get(key).cloned()
     }

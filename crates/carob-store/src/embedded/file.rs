@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use carob_kit::fs::{Access, Fs, FsFile};
+use carob_kit::fs::{Access, Fs, FsFile, write_atomic};
 
 use super::frame::{Fields, checksum};
 use crate::entry::Revision;
@@ -131,6 +131,41 @@ impl<'a> NewFile<'a> {
     /// Gives the room back.
     pub(super) fn discard(self) -> io::Result<()> {
         self.fs.remove(&self.temporary)
+    }
+}
+
+/// Where a log ended when it was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CleanEnd {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+}
+
+/// The file that says so. It is there only while no process has the store open.
+pub(super) const CLEAN_FILE: &str = "CLEAN";
+/// Bytes read of it.
+const CLEAN_BYTES_MAX: usize = 128;
+
+impl CleanEnd {
+    pub(super) fn write(self, fs: &dyn Fs, dir: &Path) -> io::Result<()> {
+        let text = format!("segment {:016x} ends at {}\n", self.segment, self.offset);
+        write_atomic(fs, &dir.join(CLEAN_FILE), text.as_bytes())
+    }
+
+    /// `None` if there is no such file; `Some(None)` if it makes no sense.
+    pub(super) fn read(fs: &dyn Fs, dir: &Path) -> io::Result<Option<Option<Self>>> {
+        let file = match fs.open(&dir.join(CLEAN_FILE), Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = [0; CLEAN_BYTES_MAX];
+        let count = file.read_at(&mut bytes, 0)?;
+        let parse = |text: &str| {
+            let (segment, offset) = text.strip_prefix("segment ")?.strip_suffix('\n')?.split_once(" ends at ")?;
+            Some(Self { segment: u64::from_str_radix(segment, 16).ok()?, offset: offset.parse().ok()? })
+        };
+        Ok(Some(std::str::from_utf8(&bytes[..count]).ok().and_then(parse)))
     }
 }
 

@@ -189,6 +189,22 @@ pub(super) fn proves_synced(file: &dyn FsFile, offset: u64, salt: u32) -> io::Re
     }
 }
 
+/// How many bytes there are between `offset` and the zeros that end the file.
+pub(super) fn bytes_behind(file: &dyn FsFile, offset: u64) -> io::Result<u64> {
+    let mut window = vec![0; SEARCH_WINDOW_BYTES];
+    let (mut start, mut last) = (offset, 0);
+    loop {
+        let filled = file.read_at(&mut window, start)?;
+        if let Some(position) = window[..filled].iter().rposition(|byte| *byte != 0) {
+            last = start + position as u64 + 1 - offset;
+        }
+        if filled < window.len() {
+            return Ok(last);
+        }
+        start += filled as u64;
+    }
+}
+
 /// One change as it was written.
 #[derive(Debug)]
 pub(super) struct Record {

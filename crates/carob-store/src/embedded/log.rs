@@ -167,6 +167,9 @@ impl Log {
         self.sync()?;
         self.buffer.clear(BUFFER_KEEP_BYTES);
         self.write(true, self.last)?;
-        self.sync()
+        self.sync()?;
+        let end = file::CleanEnd { segment: self.segment.number, offset: self.segment.offset };
+        end.write(&*self.fs, &self.dir)
+            .map_err(|cause| BackendError::Io { operation: "mark the end of the log", cause })
     }
 }

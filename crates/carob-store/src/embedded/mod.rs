@@ -24,10 +24,12 @@
 //! | `lock` | held by the one process that has the store open |
 //! | `segment-<number>` | a header, then frames, then zeros |
 //! | `checkpoint-<number>` | all entries before segment `<number>`; older segments and checkpoints are leftovers |
+//! | `CLEAN` | where the log ended when it was closed; gone while the store is open |
 //! | `*.tmp` | what was being written when the power failed |
 //!
-//! Files get their names when they are complete and fsynced, so a bad header or a bad checkpoint is damage. Only the
-//! last segment may end in a torn frame. After an unclean end the next segment is begun, at a revision above all that
+//! Files get their names when they are complete and fsynced, so a bad header, a bad checkpoint and a segment that is shorter
+//! than it was made are damage, and so is a log that ends before a clean stop has ended it. Only the last segment may end in a
+//! torn frame. After an unclean end the next segment is begun, at a revision above all that
 //! may have been issued; a segment with a torn end is never written to again.
 //!
 //! Start at [`recovery`], which knows how the files belong together.

@@ -54,12 +54,16 @@ pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits
     };
     let current = index.current();
     let end = (Kind::Checkpoint.path(dir, first_segment), 0);
-    let mut replay = Replay { fs: &*fs, dir, limits, last: current, reserved: current, index, end };
+    let segment_bytes = sizes.segment_bytes;
+    let mut replay = Replay { fs: &*fs, dir, limits, segment_bytes, last: current, reserved: current, index, end };
     let segments: Vec<u64> = files.segments.iter().copied().filter(|number| *number >= first_segment).collect();
     let end = replay.segments(first_segment, &segments)?;
     let Replay { mut index, last, reserved, .. } = replay;
 
+    check_clean_end(&*fs, dir, &end)?;
     end.make_safe().map_err(io)?;
+    // Before anything is written: from here on the log may end anywhere.
+    file::remove_if_there(&*fs, &dir.join(file::CLEAN_FILE)).map_err(io)?;
     fs.sync_dir(dir).map_err(io)?;
     for name in &files.temporary {
         file::remove_if_there(&*fs, &dir.join(name)).map_err(io)?;
@@ -69,6 +73,7 @@ pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits
         // What was reserved before the clean end has been taken back by it.
         (end.segment, last, last)
     } else {
+        tell_unclean(dir, &end).map_err(io)?;
         let start = reserved.max(last);
         drop(index.skip_to(start));
         let reserved = Revision(start.0 + sizes.revision_block);
@@ -79,6 +84,42 @@ pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits
     };
     let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, last, reserved);
     Ok(Recovered { index, log, first_segment })
+}
+
+/// A log that was closed ends where its closing said it does: a shorter one has lost what had been acknowledged.
+fn check_clean_end(fs: &dyn Fs, dir: &Path, end: &End) -> Result<(), OpenError> {
+    let io = |cause| OpenError::Io { operation: "read how the store was closed", cause };
+    let Some(noted) = file::CleanEnd::read(fs, dir).map_err(io)? else { return Ok(()) };
+    let OpenSegment { file, number, offset, .. } = &end.segment;
+    let (number, offset) = (*number, *offset);
+    let segment = Kind::Segment.path(dir, number);
+    let (path, what) = match noted {
+        None => (dir.join(file::CLEAN_FILE), "it does not say where the log ends"),
+        Some(noted) if !end.clean || noted != file::CleanEnd { segment: number, offset } => {
+            (segment, "the log does not end where it ended when the store was closed")
+        }
+        Some(_) if frame::bytes_behind(&**file, offset).map_err(io)? > 0 => {
+            (segment, "something is written behind the end of a log that was closed")
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(OpenError::Damaged { path, offset, what })
+}
+
+/// Says what an unclean stop has cost: bytes behind the last whole frame belong to a write that nobody was told had succeeded.
+fn tell_unclean(dir: &Path, end: &End) -> io::Result<()> {
+    let OpenSegment { file, number, offset, .. } = &end.segment;
+    let cut = frame::bytes_behind(&**file, *offset)?;
+    let segment = Kind::Segment.path(dir, *number);
+    if cut == 0 {
+        tracing::info!(segment = %segment.display(), offset, "the store was not closed; its log ends in a whole frame");
+    } else {
+        tracing::warn!(
+            segment = %segment.display(), offset, cut,
+            "the store was not closed: {cut} bytes of a write that had not ended are cut off"
+        );
+    }
+    Ok(())
 }
 
 /// The files of a directory that are the store's.
@@ -101,7 +142,7 @@ impl Files {
                 files.checkpoint = files.checkpoint.max(Some(number));
             } else if let Some(complete) = name.strip_suffix(TEMPORARY_SUFFIX) {
                 let number = Kind::Segment.number(complete).or_else(|| Kind::Checkpoint.number(complete));
-                if number.is_some() || complete == FORMAT_FILE {
+                if number.is_some() || complete == FORMAT_FILE || complete == file::CLEAN_FILE {
                     files.temporary.push(name.to_owned());
                 }
             }
@@ -173,6 +214,8 @@ struct Replay<'a> {
     fs: &'a dyn Fs,
     dir: &'a Path,
     limits: &'a Limits,
+    /// What a segment has at least.
+    segment_bytes: u64,
     index: Index,
     /// The last revision read.
     last: Revision,
@@ -236,6 +279,11 @@ impl Replay<'_> {
             let (path, offset) = self.end.clone();
             return Err(OpenError::Damaged { path, offset, what: "changes are missing that a later segment follows" });
         }
+        // It had its whole length before it had its name, so no crash can have shortened it.
+        let len = file.len().map_err(io)?;
+        if len < self.segment_bytes {
+            return Err(damaged(len, "the segment is shorter than it was made"));
+        }
         self.last = header.start;
         self.reserved = self.reserved.max(header.reserved);
         if header.start > self.index.current() {
@@ -255,7 +303,6 @@ impl Replay<'_> {
             return Err(damaged(offset, "a frame is broken that had been fsynced"));
         }
         self.end = (path.to_owned(), offset);
-        let len = file.len().map_err(io)?;
         let segment = OpenSegment { file, number, salt: header.salt, len, offset, synced: offset };
         Ok(End { segment, clean, proven })
     }
