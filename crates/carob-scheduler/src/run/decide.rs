@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carob_client::{EventKind, ObjectKey};
+use carob_client::{EventKind, ObjectKey, sentence};
 use carob_kit::chain;
 use tokio::task::JoinError;
 use tracing::{debug, warn};
@@ -15,6 +15,7 @@ use super::cluster::Place;
 use super::error::ActError;
 use super::groups::is_satisfied;
 use super::inbox::{Changed, Kind};
+use super::suspects::{Doing, Judgement};
 use crate::gang::{GangFailure, GangRequest, GangVerdict};
 use crate::model::{GangRef, PodInfo, PodKey};
 use crate::queue::{ClusterEvent, GangSpec, Next, Unit};
@@ -35,11 +36,33 @@ impl Loop {
         let now = self.clock.monotonic();
         let Some(next) = self.cluster.queue.pop(now) else { return false };
         self.seed = self.seed.wrapping_add(1);
+        let unit = match &next {
+            Next::Pod(pod) => Unit::Pod(pod.key.clone()),
+            Next::Gang { gang, .. } => Unit::Gang(gang.clone()),
+        };
+        if let Judgement::Leave { first } = self.suspects.begin(Doing::Decision(unit.clone()), &self.sources, now) {
+            if first {
+                self.leave(&next);
+            }
+            self.cluster.queue.failed(&unit, now);
+            return true;
+        }
         match next {
             Next::Pod(pod) => self.decide_pod(&pod, now),
             Next::Gang { gang, spec, pods, placed } => self.decide_gang(&gang, &spec, &pods, placed, now),
         }
+        self.suspects.end();
         true
+    }
+
+    /// Says on Pods that the scheduler leaves them alone.
+    fn leave(&self, next: &Next) {
+        const MESSAGE: &str =
+            "the scheduler panicked each time it decided about this pod, and leaves it alone until it changes";
+        match next {
+            Next::Pod(pod) => self.actor.warn(pod, MESSAGE),
+            Next::Gang { pods, .. } => pods.iter().for_each(|pod| self.actor.warn(pod, MESSAGE)),
+        }
     }
 
     fn decide_pod(&mut self, pod: &Arc<PodInfo>, now: Duration) {
@@ -233,7 +256,7 @@ impl Loop {
             Ok(Done::Evicted { result: Ok(()), .. } | Done::Wrote(Ok(()))) => {}
             Ok(Done::Evicted { victim, preemptor, result: Err(error) }) => {
                 if !error.is_gone() {
-                    warn!(error = %chain(&error), "a victim could not be evicted");
+                    warn!(error = %sentence(&error), "a victim could not be evicted");
                 }
                 self.cluster.spare(&victim);
                 let key = ObjectKey { namespace: victim.key.namespace.clone(), name: victim.key.name.clone() };
@@ -242,7 +265,7 @@ impl Loop {
             }
             Ok(Done::Wrote(Err(error))) => {
                 if !error.is_gone() {
-                    warn!(error = %chain(&error), "a status could not be written");
+                    warn!(error = %sentence(&error), "a status could not be written");
                 }
             }
             Err(error) => warn!(error = %chain(&error), "a write of the scheduler ended early"),
@@ -251,7 +274,12 @@ impl Loop {
 
     /// The Pod did not get to its node: its room is free again, and it is tried again after a pause.
     fn unbind(&mut self, pod: &Arc<PodInfo>, error: &ActError, now: Duration) {
-        warn!(pod = %pod.key, error = %chain(error), "a pod could not be bound");
+        if error.is_gone() {
+            debug!(pod = %pod.key, "a pod went before it was bound");
+        } else {
+            warn!(pod = %pod.key, error = %sentence(error), "a pod could not be bound");
+            self.actor.warn(pod, &sentence(error));
+        }
         let current = self
             .cluster
             .known
@@ -270,8 +298,6 @@ impl Loop {
             _ => self.cluster.queue.failed(&Unit::Pod(pod.key.clone()), now),
         }
         self.cluster.queue.wake(&ClusterEvent::PodGone(pod), now);
-        let message = chain(error).to_string();
-        self.actor.warn(pod, &message);
     }
 }
 

@@ -116,7 +116,7 @@ impl Loop {
         }
         self.mark_group(gang, false, message);
         if let Some(timeout) = self.cluster.queue.gang(gang).and_then(|spec| spec.timeout) {
-            self.overdue.entry(gang.clone()).or_insert(now + timeout);
+            self.overdue.entry(gang.clone()).or_insert(now.saturating_add(timeout));
         }
     }
 
@@ -136,7 +136,7 @@ impl Loop {
             let timeout = self.cluster.queue.gang(&gang).and_then(|spec| spec.timeout);
             if let (GangWait::Members { overdue: false, .. }, Some(timeout)) = (&wait, timeout) {
                 // It had its members in between and began to wait anew.
-                self.overdue.insert(gang, now + timeout);
+                self.overdue.insert(gang, now.saturating_add(timeout));
                 continue;
             }
             let members: Vec<PodKey> = self.cluster.queue.members(&gang).map(|pod| pod.key.clone()).collect();

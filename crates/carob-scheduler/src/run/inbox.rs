@@ -54,6 +54,7 @@ pub(super) struct Served {
 }
 
 /// The informers of the scheduler.
+#[derive(Clone)]
 pub(super) struct Sources {
     pub(super) nodes: Informer<Node>,
     pub(super) pods: Informer<Pod>,
@@ -135,6 +136,27 @@ impl Sources {
         feed(&self.pods, Kind::Pod, inbox);
     }
 
+    /// The resourceVersion of an object, if it is there.
+    pub(super) fn version(&self, changed: &Changed) -> Option<String> {
+        let key = &changed.key;
+        match changed.kind {
+            Kind::Node => version(&self.nodes, key),
+            Kind::Pod => version(&self.pods, key),
+            Kind::Namespace => version(&self.namespaces, key),
+            Kind::Service => version(&self.services, key),
+            Kind::ReplicationController => version(&self.replication_controllers, key),
+            Kind::ReplicaSet => version(&self.replica_sets, key),
+            Kind::StatefulSet => version(&self.stateful_sets, key),
+            Kind::Budget => version(&self.budgets, key),
+            Kind::Claim => version(&self.claims, key),
+            Kind::Volume => version(&self.volumes, key),
+            Kind::Class => version(&self.classes, key),
+            Kind::CsiNode => version(&self.csi_nodes, key),
+            Kind::Group => self.groups.as_ref().and_then(|groups| version(groups, key)),
+            Kind::LabelGroup => self.label_groups.as_ref().and_then(|groups| version(groups, key)),
+        }
+    }
+
     /// The keys of all objects, after the inbox lost count.
     pub(super) fn all(&self) -> Vec<Changed> {
         let mut all = keys(&self.nodes, Kind::Node);
@@ -153,6 +175,10 @@ impl Sources {
         all.extend(keys(&self.pods, Kind::Pod));
         all
     }
+}
+
+fn version<K: Resource + Send + Sync + 'static>(informer: &Informer<K>, key: &ObjectKey) -> Option<String> {
+    informer.get_key(key)?.meta().resource_version.clone()
 }
 
 fn keys<K: Resource + Send + Sync + 'static>(informer: &Informer<K>, kind: Kind) -> Vec<Changed> {

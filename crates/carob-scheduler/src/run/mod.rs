@@ -9,13 +9,14 @@ mod group_status;
 mod groups;
 mod inbox;
 mod label_group;
+mod suspects;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carob_client::{ElectionConfig, ElectionError, EventRecorder, EventSource, Informers, LeaderElector};
-use carob_kit::{Backoff, Clock, chain};
+use carob_client::{ElectionConfig, ElectionError, EventRecorder, EventSource, Informers, LeaderElector, sentence};
+use carob_kit::{Backoff, Clock, catch_panic};
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use kube::Resource;
 use kube::api::{Api, ListParams};
@@ -23,13 +24,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use act::Actor;
 use cluster::{Cluster, Todo};
 use decide::Done;
 use inbox::{Changed, Inbox, Kind, Served, Sources};
 use label_group::LabelGroup;
+use suspects::{Doing, Judgement, Suspects};
 
 use crate::core::Core;
 use crate::explain::Explanations;
@@ -46,6 +48,9 @@ const DECISIONS_PER_TURN: usize = 32;
 const CHANGES_PER_TURN: usize = 4096;
 /// How long a Pod's claims may take to be bound (VolumeBindingArgs.bindTimeoutSeconds).
 const CLAIMS_BOUND_WITHIN: Duration = Duration::from_secs(600);
+/// Waits after a panic before all that is remembered is built again.
+const REBUILD_FIRST: Duration = Duration::from_millis(100);
+const REBUILD_LONGEST: Duration = Duration::from_secs(30);
 /// How long writes that are under way may take to end after the shutdown.
 const LAST_WRITES_WITHIN: Duration = Duration::from_secs(5);
 
@@ -132,7 +137,20 @@ async fn lead(
         () = shutdown.cancelled() => return,
         () = sources.synced() => {}
     }
-    Loop::new(client, sources, config, clock, &shutdown).run(shutdown).await;
+    let suspects = Suspects::default();
+    let mut pause = Backoff::new(REBUILD_FIRST, REBUILD_LONGEST);
+    loop {
+        let (client, config, clock_of_loop) = (client.clone(), config.clone(), Arc::clone(&clock));
+        let begun = Loop::new(client, sources.clone(), config, clock_of_loop, suspects.clone(), &shutdown);
+        let Err(panicked) = catch_panic(begun.run(shutdown.clone())).await else { return };
+        let doing = suspects.panicked(&sources, clock.monotonic());
+        let wait = pause.fail();
+        error!(?doing, ?wait, "the scheduler {panicked}; it begins again from what the API holds");
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
 }
 
 /// Asks the API which kinds of groups it serves, until it answers.
@@ -144,7 +162,7 @@ async fn served(client: &kube::Client) -> Served {
         match (groups, label_groups) {
             (Ok(groups), Ok(label_groups)) => return Served { groups, label_groups },
             (Err(error), _) | (_, Err(error)) => {
-                warn!(error = %chain(&error), "cannot find out which groups of pods the API serves");
+                warn!(error = %sentence(&error), "cannot find out which groups of pods the API serves");
                 tokio::time::sleep(backoff.fail()).await;
             }
         }
@@ -182,6 +200,7 @@ struct Loop {
     /// When held gangs will have waited longer than they want to.
     overdue: HashMap<GangRef, Duration>,
     clock: Arc<dyn Clock>,
+    suspects: Suspects,
     seed: u64,
 }
 
@@ -191,6 +210,7 @@ impl Loop {
         sources: Sources,
         config: SchedulerConfig,
         clock: Arc<dyn Clock>,
+        suspects: Suspects,
         shutdown: &CancellationToken,
     ) -> Self {
         let names: Vec<_> = config.profiles.iter().map(|profile| Arc::clone(&profile.scheduler_name)).collect();
@@ -220,6 +240,7 @@ impl Loop {
             writes: JoinSet::new(),
             overdue: HashMap::new(),
             clock,
+            suspects,
             seed: config.seed,
         }
     }
@@ -271,10 +292,17 @@ impl Loop {
 
     fn change(&mut self, changed: &Changed) {
         let now = self.clock.monotonic();
+        if let Judgement::Leave { first } = self.suspects.begin(Doing::Change(changed.clone()), &self.sources, now) {
+            if first {
+                error!(object = %changed.key, kind = ?changed.kind, "it made the scheduler panic, and is left out until it changes");
+            }
+            return;
+        }
         match self.cluster.apply(changed, &self.sources, now) {
             Todo::Nothing => {}
             Todo::TellHeld { gang, arrived } => self.tell_held(&gang, arrived.as_ref()),
         }
+        self.suspects.end();
         if changed.kind == Kind::Claim {
             self.claims_changed.send_modify(|changes| *changes += 1);
         }
