@@ -1,7 +1,7 @@
 //! The workers of all Pods on the node: one for each, which is sent what the API and the runtime say of its Pod.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use carob_client::{Changed, Informer, ObjectKey};
@@ -9,7 +9,7 @@ use carob_cri::v1::{
     ContainerEventResponse, ContainerEventType, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest,
 };
 use carob_cri::{Code, CriError};
-use carob_kit::{Backoff, chain};
+use carob_kit::{Backoff, Panicked, catch_panic, catch_panic_in, chain, keep_running};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -21,6 +21,7 @@ use crate::admission::{NODE_AFFINITY, Rejection, Room, admit, admit_resize};
 use crate::allocation::{Allocation, Pending};
 use crate::api::WriteError;
 use crate::config::labels;
+use crate::events::Subject;
 use crate::pod::{PodId, PodView};
 use crate::server::PodSource;
 use crate::worker::{Order, Tools, Worker};
@@ -31,6 +32,9 @@ const SUBSCRIBE_MAX: Duration = Duration::from_secs(10);
 /// Waits between tries to reach the API about a Pod that has no worker.
 const DECIDE_BASE: Duration = Duration::from_millis(200);
 const DECIDE_MAX: Duration = Duration::from_secs(10);
+/// Waits before a Pod's worker that panicked is started again.
+const RESTART_BASE: Duration = Duration::from_secs(1);
+const RESTART_MAX: Duration = Duration::from_secs(300);
 /// Says that a Pod stands for one that a node runs from a file (`v1.MirrorPodAnnotationKey`).
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// How often a runtime without an event stream is looked at: the one permitted poll.
@@ -105,7 +109,8 @@ impl Fleet {
         if let Err(error) = self.sweep() {
             tracing::warn!(%error, "cannot remove what is left of pods that are gone");
         }
-        let events = tokio::spawn(Arc::clone(self).listen());
+        let fleet = Arc::clone(self);
+        let events = tokio::spawn(keep_running(move || Arc::clone(&fleet).listen()));
         loop {
             // Both arms are cancel safe.
             tokio::select! {
@@ -122,7 +127,8 @@ impl Fleet {
     }
 
     fn workers(&self) -> MutexGuard<'_, HashMap<String, Assigned>> {
-        self.workers.lock().expect("no holder of the workers panics")
+        // A panic over one Pod has left the others' entries whole.
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn changed(self: &Arc<Self>, key: &ObjectKey) {
@@ -153,8 +159,14 @@ impl Fleet {
         self.retry_resizes();
     }
 
-    /// Gives a Pod's worker its object, and a Pod without a worker a worker.
+    /// Gives a Pod's worker its object, and a Pod without a worker a worker. A panic over it costs this Pod alone.
     fn deliver(self: &Arc<Self>, pod: &Arc<Pod>) {
+        if let Err(panicked) = catch_panic_in(|| self.deliver_to_worker(pod)) {
+            self.report_panic(pod, &panicked);
+        }
+    }
+
+    fn deliver_to_worker(self: &Arc<Self>, pod: &Arc<Pod>) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         if self.pass_on(uid, pod) || self.undecided().contains(uid) {
             return;
@@ -318,19 +330,40 @@ impl Fleet {
     }
 
     fn start_worker(self: &Arc<Self>, id: PodId, order: Order, given: Allocation, rejection: Option<Rejection>) {
+        let of = Arc::clone(&order.pod);
         let (orders, inbox) = watch::channel(order);
         let wake = Arc::new(Notify::new());
         let uid = id.uid.clone();
         self.workers().insert(uid.clone(), Assigned { id, orders, wake: Arc::clone(&wake), given });
-        let mut started = Worker::new(Arc::clone(&self.tools), inbox, wake, self.shutdown.child_token());
-        if let Some(rejection) = rejection {
-            started.reject(rejection);
-        }
         let fleet = Arc::clone(self);
         self.tasks.spawn(async move {
-            started.run().await;
+            let mut wait = Backoff::new(RESTART_BASE, RESTART_MAX);
+            loop {
+                let (inbox, wake) = (inbox.clone(), Arc::clone(&wake));
+                let mut worker = Worker::new(Arc::clone(&fleet.tools), inbox, wake, fleet.shutdown.child_token());
+                if let Some(rejection) = rejection.clone() {
+                    worker.reject(rejection);
+                }
+                let Err(panicked) = catch_panic(worker.run()).await else { break };
+                // The next worker finds out from the runtime what this one has left, as after a restart of the node.
+                fleet.report_panic(&of, &panicked);
+                tokio::select! {
+                    () = tokio::time::sleep(wait.fail()) => {}
+                    () = fleet.shutdown.cancelled() => break,
+                }
+            }
             fleet.workers().remove(&uid);
         });
+    }
+
+    /// Says that the node panicked over a Pod, which costs that Pod alone.
+    fn report_panic(&self, pod: &Pod, panicked: &Panicked) {
+        tracing::error!(pod = %PodId::of(pod), "the work on a pod {panicked}");
+        self.tools.events.warning(
+            &Subject::pod(pod),
+            "NodePanicked",
+            format!("The node {panicked}; it begins with this pod again"),
+        );
     }
 
     /// Ends what runs here of Pods that the API does not know: they were deleted while the node was away.

@@ -14,8 +14,8 @@ use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::admission::Room;
 use crate::api::ApiPods;
@@ -160,22 +160,44 @@ impl Node {
         self.ready.clone()
     }
 
-    /// Runs until the shutdown. Pods run on.
+    /// Runs until the shutdown, or until one of its tasks ends before. Pods run on.
+    ///
+    /// # Panics
+    /// When one of its tasks did; what concerns one Pod costs that Pod alone.
     pub async fn run(self) {
-        let tasks = TaskTracker::new();
+        let mut tasks = JoinSet::new();
         let shutdown = self.shutdown;
         if let Some((server, api)) = self.server {
             tasks.spawn(server.serve(api.listener, api.tls, shutdown.child_token()));
         }
         tasks.spawn(self.registrar.run(shutdown.child_token()));
         tasks.spawn(self.rotation.run(shutdown.child_token()));
-        tasks.close();
         // Without the Services a container would miss variables for good.
+        let pods = async {
+            tokio::select! {
+                () = self.objects.synced() => self.fleet.run().await,
+                () = shutdown.cancelled() => {}
+            }
+        };
+        let others = async {
+            while let Some(ended) = tasks.join_next().await {
+                match ended {
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    _ if shutdown.is_cancelled() => {}
+                    // A node without one of them is none: whoever runs it starts it again.
+                    _ => return,
+                }
+            }
+        };
+        tokio::pin!(pods, others);
         tokio::select! {
-            () = self.objects.synced() => self.fleet.run().await,
-            () = shutdown.cancelled() => {}
+            () = &mut pods => others.await,
+            () = &mut others => {
+                if shutdown.is_cancelled() {
+                    pods.await;
+                }
+            }
         }
-        tasks.wait().await;
     }
 }
 

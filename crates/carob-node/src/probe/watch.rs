@@ -38,7 +38,7 @@ pub async fn run(prober: Prober, kind: ProbeKind, target: Target, begin: Begin, 
     let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
     let due = crate::plan::after(begin.started_at, seconds(probe.initial_delay_seconds, 0));
     let wait = Duration::try_from(due.duration_since(begin.now)).unwrap_or(Duration::ZERO);
-    let mut ticks = tokio::time::interval_at(Instant::now() + wait, period);
+    let mut ticks = tokio::time::interval_at(carob_kit::moment_after(Instant::now(), wait), period);
     // A slow answer delays the next question rather than bunching questions up.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tally = Tally::new(&probe, begin.verdict);
