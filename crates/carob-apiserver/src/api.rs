@@ -196,7 +196,7 @@ impl ApiServer {
     ) -> Result<Response<Body>, ApiError> {
         let inner = &self.0;
         match info.resource {
-            None => nonresource::answer(inner, &parts, &info.path, &query),
+            None => nonresource::answer(inner, &parts, &info.path, &query, &user),
             Some(resource) => {
                 let asked = Asked { parts, query, verb: info.verb, resource, user, notes };
                 dispatch::answer(inner, asked, body).await

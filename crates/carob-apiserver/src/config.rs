@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use carob_kit::Clock;
+use carob_kit::{Clock, Health};
 use carob_store::Store;
 use ipnet::IpNet;
 
@@ -38,6 +38,8 @@ pub struct Config {
     pub dialer: Arc<dyn NodeDialer>,
     /// Whom pods/why asks; without one it tells what the Pod itself says.
     pub explainer: Option<Arc<dyn Explainer>>,
+    /// What `/readyz` and `/metrics` tell of the other parts of the process.
+    pub health: Arc<Health>,
     /// The address that legacy discovery names.
     pub advertise_address: Option<SocketAddr>,
     /// Serve alpha and beta versions too (kube-apiserver `--runtime-config=api/all=true`).
@@ -63,6 +65,7 @@ impl Config {
             node_ports: DEFAULT_NODE_PORTS,
             dialer: Arc::new(DirectDialer::without_tls()),
             explainer: None,
+            health: Health::new(),
             advertise_address: None,
             unstable_versions: false,
             authorizers: Vec::new(),

@@ -11,11 +11,18 @@ use serde_json::json;
 use crate::body::Body;
 use crate::discovery::{self, Scope};
 use crate::error::{ApiError, ApiResult};
+use crate::identity::Identity;
 use crate::request::Query;
 use crate::state::State;
 use crate::{health, openapi, respond, version};
 
-pub(crate) fn answer(api: &State, parts: &Parts, path: &str, query: &Query) -> ApiResult<Response<Body>> {
+pub(crate) fn answer(
+    api: &State,
+    parts: &Parts,
+    path: &str,
+    query: &Query,
+    user: &Identity,
+) -> ApiResult<Response<Body>> {
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Err(Status::method_not_supported(GroupResource::new("", ""), parts.method.as_str()).into());
     }
@@ -30,7 +37,9 @@ pub(crate) fn answer(api: &State, parts: &Parts, path: &str, query: &Query) -> A
         ["apis", group] => discovery::group(&served, group),
         ["apis", group, version] => discovery::resources(&served, group, version),
         ["version"] => Ok(respond::json(StatusCode::OK, &version::info())),
-        [endpoint @ ("livez" | "readyz" | "healthz"), rest @ ..] => health::answer(api, endpoint, rest, query),
+        [endpoint @ ("livez" | "readyz" | "healthz"), rest @ ..] => {
+            health::answer(api, endpoint, rest, query, health::Detail::of(user))
+        }
         ["metrics"] => Ok(metrics(api)),
         ["openapi", "v2"] => openapi::v2(&served, headers),
         ["openapi", "v3"] => openapi::v3_index(&api.openapi, &served, headers),
@@ -65,7 +74,7 @@ fn root_paths() -> Vec<&'static str> {
 }
 
 fn metrics(api: &State) -> Response<Body> {
-    let mut response = respond::text(StatusCode::OK, api.metrics.render(api.store.stats()));
+    let mut response = respond::text(StatusCode::OK, api.metrics.render(api.store.stats()) + &api.health.metrics());
     let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, exposition);
     response

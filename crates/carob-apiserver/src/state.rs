@@ -43,6 +43,7 @@ pub(crate) struct State {
     pub(crate) advertised: Option<SocketAddr>,
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
+    pub(crate) health: Arc<carob_kit::Health>,
     pub(crate) in_flight: InFlight,
     /// True once the server has begun to shut down: streams end.
     closing: watch::Sender<bool>,
@@ -77,6 +78,7 @@ impl State {
             advertised: config.advertise_address,
             openapi: OpenApi::default(),
             metrics: Metrics::default(),
+            health: config.health,
             in_flight: InFlight::new(&config.limits),
             closing: watch::channel(false).0,
             limits: config.limits,

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-/// What this server calls itself: upstream's version that it serves, and its own counter.
-pub const GIT_VERSION: &str = "v1.36.2+carob.1";
+/// What every part of carob calls itself, from `/version` to a node's kubelet version: the Kubernetes version whose API this is,
+/// and carob's own.
+pub const GIT_VERSION: &str = concat!("v1.36.2+carob.", env!("CARGO_PKG_VERSION"));
 
 pub(crate) fn info() -> Value {
     json!({

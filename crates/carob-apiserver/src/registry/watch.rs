@@ -149,7 +149,7 @@ fn open(call: &Call<'_>, selection: Selection, query: &WatchQuery, encoder: Enco
         initial,
         end_of_initial: query.mark_end.then_some(revision),
         bookmarks,
-        end: Box::pin(end(now + query.timeout, call.api.closing())),
+        end: Box::pin(end(carob_kit::moment_after(now, query.timeout), call.api.closing())),
         done: false,
     })
 }

@@ -105,7 +105,8 @@ async fn health_is_told_as_a_whole_and_check_by_check() {
     rig.api.begin_shutdown();
     let ending = rig.get("/readyz").await;
     assert!(
-        ending.code == 500 && ending.message().contains("[-]shutdown failed: reason withheld\nreadyz check failed"),
+        ending.code == 500
+            && ending.message().contains("[-]shutdown failed: process is shutting down\nreadyz check failed"),
         "{}",
         ending.body
     );
