@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -110,6 +111,57 @@ async fn a_deployment_rolls_out_and_leaves_nothing_behind() {
     api.delete("web", &DeleteParams::background()).await.expect("it can be deleted");
     eventually(&sets, "its sets are collected", |sets| sets.is_empty()).await;
     eventually(&pods, "its pods are collected", |pods| of_app(pods, "web") == 0).await;
+}
+
+/// A stray object that names a living owner's uid with another namespace or name once put that uid among the absent.
+#[tokio::test]
+async fn stray_references_to_an_owner_do_not_touch_what_it_owns() {
+    let cluster = Cluster::start().await;
+    let web = json!({
+        "metadata": {"name": "web"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template("web", "one")},
+    });
+    let web = cluster.create::<Deployment>(web).await;
+    let (sets, pods, maps) = (cluster.of::<ReplicaSet>(), cluster.of::<Pod>(), cluster.of::<ConfigMap>());
+    eventually(&pods, "its pod runs", |pods| ready(pods, "web") == 1).await;
+    let set = sets.list()[0].clone();
+
+    let uid = web.metadata.uid.clone();
+    let stray = |namespace: &str, name: &str, kind: &str, owner: &str| {
+        let owner =
+            json!({"apiVersion": "apps/v1", "kind": kind, "name": owner, "uid": uid, "blockOwnerDeletion": true});
+        json!({"metadata": {"namespace": namespace, "name": name, "ownerReferences": [owner]}})
+    };
+    let strays = [
+        stray("kube-public", "elsewhere", "Deployment", "web"),
+        stray("default", "misnamed", "Deployment", "other"),
+        stray("default", "miskinded", "StatefulSet", "web"),
+    ];
+    for stray in strays {
+        cluster.create::<ConfigMap>(stray).await;
+    }
+    eventually(&maps, "the strays are collected", |maps| {
+        !maps.iter().any(|map| ["elsewhere", "misnamed", "miskinded"].contains(&map.name_any().as_str()))
+    })
+    .await;
+    let events = cluster.of::<Event>();
+    eventually(&events, "the reference into another namespace is told", |events| {
+        events.iter().any(|event| {
+            event.reason.as_deref() == Some("OwnerRefInvalidNamespace")
+                && event.involved_object.name.as_deref() == Some("elsewhere")
+        })
+    })
+    .await;
+
+    // Each change of the set has the collector look at it, with the strays' owners among the absent.
+    let api = cluster.api::<Deployment>();
+    let scale = json!({"spec": {"replicas": 2}});
+    api.patch("web", &PatchParams::default(), &Patch::Merge(scale)).await.expect("it can be scaled");
+    eventually(&pods, "two pods run", |pods| ready(pods, "web") == 2).await;
+    let now = sets.list();
+    assert_eq!(now.len(), 1);
+    assert_eq!(now[0].metadata.uid, set.metadata.uid, "the set that was there is there");
+    assert!(now[0].metadata.deletion_timestamp.is_none());
 }
 
 #[tokio::test]

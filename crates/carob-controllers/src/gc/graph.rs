@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use carob_client::ObjectKey;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::discovery::Served;
@@ -20,6 +21,7 @@ pub(super) type Uid = Arc<str>;
 pub(super) struct Item {
     pub(super) served: Arc<Served>,
     pub(super) key: ObjectKey,
+    uid: Option<String>,
     pub(super) owners: Vec<OwnerReference>,
     pub(super) deleting: bool,
     /// Its dependents have to lose their reference to it before it goes.
@@ -35,10 +37,23 @@ impl Item {
         Self {
             served: Arc::clone(served),
             key,
+            uid: meta.uid.clone(),
             owners: meta.owner_references.clone().unwrap_or_default(),
             deleting,
             orphans: deleting && has(ORPHAN),
             waits: deleting && has(FOREGROUND),
+        }
+    }
+
+    /// As an Event names it.
+    pub(super) fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(self.served.resource.api_version.clone()),
+            kind: Some(self.served.resource.kind.clone()),
+            namespace: self.key.namespace().map(str::to_owned),
+            name: Some(self.key.name.to_string()),
+            uid: self.uid.clone(),
+            ..ObjectReference::default()
         }
     }
 
@@ -50,6 +65,24 @@ impl Item {
     pub(super) fn blocks(&self, owner: &str) -> bool {
         self.owners.iter().any(|reference| reference.uid == owner && reference.block_owner_deletion == Some(true))
     }
+
+    /// Whether the reference of a dependent names this item, and not another object by its uid.
+    fn is_owner(&self, uid: &str, dependent: &Self) -> bool {
+        let resource = &self.served.resource;
+        let names_it = |reference: &OwnerReference| {
+            reference.uid == uid
+                && reference.name == *self.key.name
+                && reference.kind == resource.kind
+                && group(reference) == resource.group
+        };
+        let reaches_it = !self.served.namespaced || self.key.namespace == dependent.key.namespace;
+        reaches_it && dependent.owners.iter().any(names_it)
+    }
+}
+
+/// The API group of an owner.
+pub(super) fn group(reference: &OwnerReference) -> &str {
+    reference.api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
 #[derive(Default)]
@@ -116,6 +149,13 @@ impl Graph {
         uids.filter_map(|uid| Some((Arc::clone(uid), self.items.get(uid)?.clone()))).collect()
     }
 
+    /// The dependents that name the owner with all that it is called: others could hold it back from anywhere.
+    pub(super) fn dependents_of(&self, uid: &str, owner: &Item) -> Vec<(Uid, Item)> {
+        let mut dependents = self.dependents(uid);
+        dependents.retain(|(_, dependent)| owner.is_owner(uid, dependent));
+        dependents
+    }
+
     pub(super) fn uids(&self) -> Vec<Uid> {
         self.items.keys().cloned().collect()
     }
@@ -143,6 +183,32 @@ mod tests {
             ..ObjectMeta::default()
         };
         Item::new(&Arc::new(served), ObjectKey::new("ns", name), &meta)
+    }
+
+    #[test]
+    fn only_those_that_name_an_owner_rightly_are_its_dependents() {
+        let mut graph = Graph::default();
+        let owner = item("web", &[], Some(FOREGROUND));
+        let right = OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Pod".to_owned(),
+            name: "web".to_owned(),
+            uid: "u1".to_owned(),
+            ..OwnerReference::default()
+        };
+        let dependent = |namespace: &str, reference: &OwnerReference| Item {
+            key: ObjectKey::new(namespace, "d"),
+            owners: vec![reference.clone()],
+            ..item("d", &[], None)
+        };
+        graph.apply("right", dependent("ns", &right));
+        graph.apply("elsewhere", dependent("other", &right));
+        graph.apply("name", dependent("ns", &OwnerReference { name: "x".to_owned(), ..right.clone() }));
+        graph.apply("kind", dependent("ns", &OwnerReference { kind: "Node".to_owned(), ..right.clone() }));
+        graph.apply("group", dependent("ns", &OwnerReference { api_version: "apps/v1".to_owned(), ..right }));
+        assert_eq!(graph.dependents("u1").len(), 5);
+        let uids = graph.dependents_of("u1", &owner).into_iter().map(|(uid, _)| uid).collect();
+        assert_eq!(sorted(uids), ["right"]);
     }
 
     fn sorted(mut uids: Vec<Uid>) -> Vec<String> {

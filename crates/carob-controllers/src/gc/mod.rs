@@ -5,12 +5,15 @@
 //! anything is deleted, the API itself is asked whether the object still names its owners and whether those are really gone.
 
 mod graph;
+mod owners;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use carob_client::{Asker, Change, During, Informer, Reconcile, ReconcileError, Requeue};
+use carob_client::{
+    Asker, Change, During, EventKind, EventRecorder, Informer, Reconcile, ReconcileError, Requeue, Subject,
+};
 use futures_util::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
@@ -22,12 +25,11 @@ use tracing::{debug, warn};
 
 use crate::context::Context;
 use crate::discovery::{self, Served};
-use graph::{FOREGROUND, Graph, Item, ORPHAN, Uid};
+use graph::{FOREGROUND, Graph, Item, ORPHAN, Uid, group};
+use owners::{Absent, AbsentOwners, OwnerId};
 
 /// How long new watches are given for their first list before the collector goes on without them.
 const SYNC_MAX: Duration = Duration::from_secs(30);
-/// Absent owners that are remembered, so that each of many dependents need not ask (absentOwnerCache). Full, it begins anew.
-const ABSENT_MAX: usize = 500;
 /// Resources whose objects neither own nor are owned (garbagecollector's DefaultIgnoredResources).
 const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
 /// Resources whose changes mean that the API may serve others than before.
@@ -49,8 +51,8 @@ pub(crate) struct GarbageCollector {
     graph: Arc<Mutex<Graph>>,
     watched: Mutex<HashMap<(String, String), Watched>>,
     ready: watch::Sender<bool>,
-    /// Owners that are known to be gone. A uid never comes back, so this is never wrong.
-    absent: Mutex<HashSet<String>>,
+    absent: AbsentOwners,
+    recorder: EventRecorder,
 }
 
 #[derive(Clone)]
@@ -98,12 +100,13 @@ fn decide(owners: &[(String, OwnerState)], has_dependents: bool) -> Fate {
 impl GarbageCollector {
     pub(crate) fn new(context: Context, ask: Asker<GcKey>) -> Self {
         Self {
+            recorder: context.recorder("garbage-collector-controller"),
             context,
             ask,
             graph: Arc::default(),
             watched: Mutex::default(),
             ready: watch::Sender::new(false),
-            absent: Mutex::default(),
+            absent: AbsentOwners::default(),
         }
     }
 
@@ -164,11 +167,10 @@ impl GarbageCollector {
 
     /// The watched resource of a kind, whatever the version that a reference names it by.
     fn watched(&self, reference: &OwnerReference) -> Option<Watched> {
-        let group = reference.api_version.split_once('/').map_or("", |(group, _)| group);
         let watched = self.watched.lock().expect("no holder of the watches panics");
         let found = watched
             .values()
-            .find(|one| one.served.resource.group == group && one.served.resource.kind == reference.kind);
+            .find(|one| one.served.resource.group == group(reference) && one.served.resource.kind == reference.kind);
         found.cloned()
     }
 
@@ -194,10 +196,17 @@ impl GarbageCollector {
             return Err(ReconcileError::Unusable(format!("the kind {kind} of an owner of {key} is not served")));
         };
         if watched.served.namespaced && item.key.namespace().is_none() {
-            // Nobody can tell which namespace is meant: such an owner is never found gone.
+            // It cannot be told which namespace is meant: such an owner is never found gone.
+            if lives_elsewhere(&watched, item, reference) {
+                self.report_invalid_namespace(item, reference);
+            }
             return Ok(OwnerState::Solid);
         }
-        if self.is_absent(&reference.uid) {
+        let id = OwnerId::new(reference, item, watched.served.namespaced);
+        if let Some(absent) = self.absent.get(&id) {
+            if absent.elsewhere {
+                self.report_invalid_namespace(item, reference);
+            }
             return Ok(OwnerState::Absent);
         }
         let namespace = item.key.namespace().filter(|_| watched.served.namespaced);
@@ -213,7 +222,11 @@ impl GarbageCollector {
         };
         Ok(match meta.filter(|meta| meta.uid.as_ref() == Some(&reference.uid)) {
             None => {
-                self.note_absent(&reference.uid);
+                let elsewhere = lives_elsewhere(&watched, item, reference);
+                self.absent.note(id, Absent { elsewhere });
+                if elsewhere {
+                    self.report_invalid_namespace(item, reference);
+                }
                 OwnerState::Absent
             }
             Some(meta) if Item::new(&watched.served, item.key.clone(), &meta).waits => OwnerState::Waiting,
@@ -221,16 +234,9 @@ impl GarbageCollector {
         })
     }
 
-    fn is_absent(&self, uid: &str) -> bool {
-        self.absent.lock().expect("no holder of the absent panics").contains(uid)
-    }
-
-    fn note_absent(&self, uid: &str) {
-        let mut absent = self.absent.lock().expect("no holder of the absent panics");
-        if absent.len() >= ABSENT_MAX {
-            absent.clear();
-        }
-        absent.insert(uid.to_owned());
+    fn report_invalid_namespace(&self, item: &Item, reference: &OwnerReference) {
+        let message = owners::invalid_namespace(reference, item);
+        self.recorder.record(item.reference(), EventKind::Warning, "OwnerRefInvalidNamespace", message);
     }
 
     /// Takes an object that is not being deleted, and decides about it by what the API says now.
@@ -241,7 +247,7 @@ impl GarbageCollector {
         for reference in &latest.owners {
             owners.push((reference.uid.clone(), self.owner_state(&latest, reference).await?));
         }
-        let dependents = self.graph(|graph| graph.dependents(uid));
+        let dependents = self.graph(|graph| graph.dependents_of(uid, &latest));
         match decide(&owners, !dependents.is_empty()) {
             Fate::Keep => Ok(()),
             Fate::Unreference(dead) => self.unreference(uid, &latest, &meta, &dead).await,
@@ -342,7 +348,7 @@ impl GarbageCollector {
 
     /// Lets an owner go once nothing blocks it any more; until then sees to its dependents.
     async fn wait_for_dependents(&self, uid: &str, item: &Item) -> Result<(), ReconcileError> {
-        let dependents = self.graph(|graph| graph.dependents(uid));
+        let dependents = self.graph(|graph| graph.dependents_of(uid, item));
         if !dependents.iter().any(|(_, dependent)| dependent.blocks(uid)) {
             return self.remove_finalizer(uid, item, FOREGROUND).await;
         }
@@ -351,6 +357,16 @@ impl GarbageCollector {
         }
         Ok(())
     }
+}
+
+/// Whether the object that a reference names lives in another namespace than the one where its dependent looks for it.
+fn lives_elsewhere(watched: &Watched, dependent: &Item, reference: &OwnerReference) -> bool {
+    let namesakes = watched.informer.named(&reference.name);
+    watched.served.namespaced
+        && namesakes.iter().any(|object| {
+            object.metadata.uid.as_ref() == Some(&reference.uid)
+                && object.metadata.namespace.as_deref() != dependent.key.namespace()
+        })
 }
 
 /// Takes a change into the graph. Answers what to look at because of it.
@@ -378,6 +394,15 @@ impl Reconcile for GarbageCollector {
 
     fn name(&self) -> &'static str {
         "garbage-collector"
+    }
+
+    fn subject(&self, key: &GcKey) -> Option<Subject> {
+        match key {
+            GcKey::Resources => None,
+            GcKey::Object(uid) => {
+                self.graph(|graph| graph.get(uid)).map(|item| Subject { reference: item.reference() })
+            }
+        }
     }
 
     async fn reconcile(&self, key: GcKey) -> Result<Requeue, ReconcileError> {
