@@ -10,11 +10,14 @@ use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{Api, Resource};
 use tokio_util::sync::CancellationToken;
 
+use crate::index::Indexes;
+
 /// The way to the API, the shared informers, the time, and the end.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) client: kube::Client,
     pub(crate) informers: Arc<Informers>,
+    pub(crate) indexes: Indexes,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: CancellationToken,
 }

@@ -17,6 +17,7 @@ mod disruption;
 mod endpoints;
 mod gc;
 mod hash;
+mod index;
 mod job;
 mod load_balancer;
 mod namespace;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::sync::Mutex;
 
-use carob_client::{During, EventKind, EventRecorder, Informer, ReconcileError};
+use carob_client::{During, EventKind, EventRecorder, Informer, ObjectKey, ReconcileError};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodTemplateSpec};
 use kube::ResourceExt;
@@ -27,13 +27,14 @@ pub(crate) struct PodControl {
     context: Context,
     pods: Informer<Pod>,
     recorder: EventRecorder,
-    /// By the owner's uid.
-    written: Mutex<HashMap<String, Written>>,
+    written: Mutex<HashMap<ObjectKey, Written>>,
 }
 
 /// What was written for an owner and may not have come back yet.
 #[derive(Default)]
 struct Written {
+    /// Of the owner: one that is made again under its name begins without.
+    uid: String,
     version: u64,
     deleted: HashSet<String>,
 }
@@ -57,36 +58,40 @@ impl PodControl {
     }
 
     /// Waits until the informer shows all that was written for the owner.
-    pub(crate) async fn settled(&self, owner_uid: &str) {
-        let version = self.with(owner_uid, |written| written.version);
+    pub(crate) async fn settled(&self, owner: &Owner) {
+        let version = self.with(owner, |written| written.version);
         self.pods.reached(version).await;
     }
 
     /// Forgets an owner that is gone.
-    pub(crate) fn forget(&self, gone: impl Fn(&str) -> bool) {
-        self.written.lock().expect("no holder of the writes panics").retain(|uid, _| !gone(uid));
+    pub(crate) fn forget(&self, owner: &ObjectKey) {
+        self.written.lock().expect("no holder of the writes panics").remove(owner);
     }
 
     /// Whether the Pod was deleted by us, though the informer may not show it yet.
-    pub(crate) fn is_deleted(&self, owner_uid: &str, pod: &Pod) -> bool {
+    pub(crate) fn is_deleted(&self, owner: &Owner, pod: &Pod) -> bool {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        pods::is_deleting(pod) || self.with(owner_uid, |written| written.deleted.contains(uid))
+        pods::is_deleting(pod) || self.with(owner, |written| written.deleted.contains(uid))
     }
 
-    pub(crate) fn note_version(&self, owner_uid: &str, version: u64) {
-        self.with(owner_uid, |written| written.version = written.version.max(version));
+    pub(crate) fn note_version(&self, owner: &Owner, version: u64) {
+        self.with(owner, |written| written.version = written.version.max(version));
     }
 
-    fn with<T>(&self, owner_uid: &str, f: impl FnOnce(&mut Written) -> T) -> T {
+    fn with<T>(&self, owner: &Owner, f: impl FnOnce(&mut Written) -> T) -> T {
         let mut all = self.written.lock().expect("no holder of the writes panics");
-        f(all.entry(owner_uid.to_owned()).or_default())
+        let written = all.entry(owner.key.clone()).or_default();
+        if written.uid != owner.uid {
+            *written = Written { uid: owner.uid.clone(), ..Written::default() };
+        }
+        f(written)
     }
 
     /// Creates a Pod. `None`: the namespace is going away, there is nothing to be done.
     pub(crate) async fn try_create(&self, owner: &Owner, pod: &Pod) -> kube::Result<Option<Pod>> {
         match self.api(owner).create(&PostParams::default(), pod).await {
             Ok(created) => {
-                self.note_version(&owner.uid, version(&created));
+                self.note_version(owner, version(&created));
                 Ok(Some(created))
             }
             Err(kube::Error::Api(status)) if namespaces::is_terminating(&status) => Ok(None),
@@ -123,7 +128,7 @@ impl PodControl {
         match self.api(owner).delete(&pod.name_any(), &params).await {
             Ok(answer) => {
                 let version = answer.left().as_ref().map_or(0, version);
-                self.with(&owner.uid, |written| {
+                self.with(owner, |written| {
                     written.version = written.version.max(version);
                     written.deleted.extend(pod.metadata.uid.clone());
                 });
@@ -158,10 +163,10 @@ impl PodControl {
     }
 
     /// Drops the memory of deletions that the informer shows by now. Called with the owner's Pods as the informer has them.
-    pub(crate) fn prune<'a>(&self, owner_uid: &str, shown: impl Iterator<Item = &'a Pod>) {
+    pub(crate) fn prune<'a>(&self, owner: &Owner, shown: impl Iterator<Item = &'a Pod>) {
         let alive: HashSet<&str> =
             shown.filter(|pod| !pods::is_deleting(pod)).filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        self.with(owner_uid, |written| written.deleted.retain(|uid| alive.contains(uid.as_str())));
+        self.with(owner, |written| written.deleted.retain(|uid| alive.contains(uid.as_str())));
     }
 }
 

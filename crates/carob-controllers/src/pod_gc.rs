@@ -2,7 +2,8 @@
 //! service, and ended ones beyond a number (`pkg/controller/podgc`).
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use carob_client::{Change, During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue};
@@ -13,6 +14,7 @@ use tracing::info;
 
 use crate::condition::{Condition, TRUE};
 use crate::context::Context;
+use crate::index::Index;
 use crate::node::health;
 use crate::pods::{self, FAILED};
 
@@ -36,6 +38,8 @@ pub(crate) struct PodGc {
     nodes: Informer<Node>,
     /// Nodes that Pods name and that are missing, and since when.
     missing: Mutex<HashMap<String, Duration>>,
+    /// How many Pods have ended, counted along with their changes.
+    ended: Arc<AtomicUsize>,
 }
 
 /// Why a Pod has to go.
@@ -49,7 +53,15 @@ enum Verdict {
 
 impl PodGc {
     pub(crate) fn new(context: Context) -> Self {
-        Self { pods: context.informers.of(), nodes: context.informers.of(), context, missing: Mutex::default() }
+        let pods: Informer<Pod> = context.informers.of();
+        let ended = Arc::<AtomicUsize>::default();
+        let counter = Arc::clone(&ended);
+        pods.on_change(move |change| {
+            let count = |pod: Option<&Arc<Pod>>| usize::from(pod.is_some_and(|pod| pods::is_finished(pod)));
+            counter.fetch_add(count(change.new), Ordering::AcqRel);
+            counter.fetch_sub(count(change.old), Ordering::AcqRel);
+        });
+        Self { pods, nodes: context.informers.of(), context, missing: Mutex::default(), ended }
     }
 
     pub(crate) fn pods(&self) -> &Informer<Pod> {
@@ -68,14 +80,12 @@ impl PodGc {
     }
 
     /// The Pods of a Node that went or was put out of service.
-    pub(crate) fn keys_of_node(pods: &Informer<Pod>, change: Change<'_, Node>) -> Vec<PodGcKey> {
+    pub(crate) fn keys_of_node(by_node: &Index<Pod, String>, change: Change<'_, Node>) -> Vec<PodGcKey> {
         let unusable = change.new.is_none_or(|node| is_out_of_service(node));
         if !unusable {
             return Vec::new();
         }
-        let name = change.key().name;
-        let on_node = |pod: &Pod| pods::node_name(pod) == Some(&*name);
-        pods.list().iter().filter(|pod| on_node(pod)).map(|pod| PodGcKey::Pod(ObjectKey::of(&**pod))).collect()
+        by_node.keys(&change.key().name.to_string()).into_iter().map(PodGcKey::Pod).collect()
     }
 
     fn judge(&self, pod: &Pod) -> Verdict {
@@ -97,7 +107,7 @@ impl PodGc {
         let mut missing = self.missing.lock().expect("no holder of the nodes panics");
         missing.retain(|name, _| self.nodes.get(None, name).is_none());
         let since = *missing.entry(node.to_owned()).or_insert(now);
-        (since + QUARANTINE).checked_sub(now).filter(|left| !left.is_zero())
+        since.saturating_add(QUARANTINE).checked_sub(now).filter(|left| !left.is_zero())
     }
 
     async fn is_really_gone(&self, node: &str) -> Result<bool, ReconcileError> {
@@ -149,6 +159,10 @@ impl PodGc {
     }
 
     async fn trim_ended(&self) -> Result<(), ReconcileError> {
+        // Asked for with each Pod that ends: all Pods are looked at only where there are too many.
+        if self.ended.load(Ordering::Acquire) <= ENDED_PODS_KEPT {
+            return Ok(());
+        }
         for pod in surplus(self.pods.list(), ENDED_PODS_KEPT) {
             self.remove(&ObjectKey::of(&*pod), &pod, None).await?;
         }

@@ -71,7 +71,7 @@ impl Revisions {
         let mut all = claimed.objects;
         all.sort_by_key(|revision| (revision.revision, revision.name_any()));
         let data = patch_of(template)?;
-        let next = all.last().map_or(1, |newest| newest.revision + 1);
+        let next = all.last().map_or(1, |newest| newest.revision.saturating_add(1));
         let held = all.iter().rposition(|revision| revision.data.as_ref().is_some_and(|held| held.0 == data));
         let Some(index) = held else {
             return self.add(owner, template, data, next, collisions, all).await;

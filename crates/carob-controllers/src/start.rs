@@ -17,7 +17,8 @@ use crate::deployment::DeploymentController;
 use crate::disruption::DisruptionController;
 use crate::endpoints::{self, EndpointsController, MirroringController, SliceController};
 use crate::gc::{GarbageCollector, GcKey};
-use crate::job::{JobController, JobKey, TtlController};
+use crate::index::Indexes;
+use crate::job::{JobController, TtlController};
 use crate::load_balancer::LoadBalancers;
 use crate::namespace::{self, NamespaceController};
 use crate::node::NodeLifecycle;
@@ -63,9 +64,6 @@ pub struct Controllers {
     driver: Driver,
 }
 
-/// One key at a time, for what would only hinder itself.
-const ONE_WORKER: usize = 1;
-
 impl Controllers {
     /// Starts all controllers. They end with `shutdown`. Must be called within a tokio runtime.
     pub fn start(
@@ -76,7 +74,10 @@ impl Controllers {
         shutdown: CancellationToken,
     ) -> Self {
         let mut driver = Driver::new(shutdown.clone());
-        let context = Context { client, informers, clock, shutdown };
+        let indexes = Indexes::new(&informers.of(), &informers.of());
+        let context = Context { client, informers, indexes, clock, shutdown };
+        let of_events = context.clone();
+        driver.tell_in_events(move |name| of_events.recorder(name));
         start_system(&mut driver, &context, &config);
         start_namespaces(&mut driver, &context, &config);
         start_nodes(&mut driver, &context, &config);
@@ -102,11 +103,19 @@ impl Controllers {
         self.driver.stats()
     }
 
+    /// Waits until every controller has its first lists and works.
+    pub fn begun(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.driver.begun()
+    }
+
     /// Waits until the shutdown has been asked for and nothing is being done any more.
     pub async fn join(self) {
         self.driver.join().await;
     }
 }
+
+/// One key at a time, for what would only hinder itself.
+const ONE_WORKER: usize = 1;
 
 fn options(workers: usize) -> WorkOptions {
     WorkOptions { workers, ..WorkOptions::default() }
@@ -156,9 +165,10 @@ fn start_namespaces(driver: &mut Driver, context: &Context, config: &Config) {
 
 fn start_nodes(driver: &mut Driver, context: &Context, config: &Config) {
     if !config.cluster_cidrs.is_empty() {
-        let ipam = NodeIpam::new(context.clone(), config.cluster_cidrs.clone());
-        let nodes = ipam.nodes().clone();
-        driver.work(ipam, options(ONE_WORKER)).on(&nodes, |change| [change.key()]).start();
+        let make = |ask| NodeIpam::new(context.clone(), &config.cluster_cidrs, ask);
+        let nodes: Informer<Node> = context.informers.of();
+        // Each waits for the API most of the time (upstream has 30, cidrUpdateWorkers).
+        driver.work_asking(make, options(10)).on(&nodes, |change| [change.key()]).start();
     }
 
     let lifecycle = NodeLifecycle::new(context.clone());
@@ -178,14 +188,16 @@ fn start_nodes(driver: &mut Driver, context: &Context, config: &Config) {
         let concerns = change.new.is_none() || node(change.old) != node(change.new);
         concerns.then(|| change.key())
     });
-    work.on(&nodes, move |change| TaintEviction::pods_of_tainted(&pods, change)).start();
+    let by_node = context.indexes.pods_by_node.clone();
+    work.on(&nodes, move |change| TaintEviction::pods_of_tainted(&by_node, change)).start();
 }
 
 fn start_pods(driver: &mut Driver, context: &Context) {
     let gc = PodGc::new(context.clone());
     let (pods, nodes) = (gc.pods().clone(), gc.nodes().clone());
     let work = driver.work(gc, WorkOptions::default()).on(&pods, PodGc::keys).always([PodGcKey::Ended]);
-    work.on(&nodes, move |change| PodGc::keys_of_node(&pods, change)).start();
+    let by_node = context.indexes.pods_by_node.clone();
+    work.on(&nodes, move |change| PodGc::keys_of_node(&by_node, change)).start();
 }
 
 fn start_replicas<K: Replicated>(driver: &mut Driver, context: &Context) {
@@ -264,13 +276,15 @@ fn start_endpoints(driver: &mut Driver, context: &Context) {
 fn start_jobs(driver: &mut Driver, context: &Context) {
     let controller = JobController::new(context.clone());
     let (jobs, pods) = (controller.jobs().clone(), controller.pods().clone());
-    let work = driver.work(controller, WorkOptions::default()).on(&jobs, |change| [JobKey::Job(change.key())]);
+    let by_owner = context.indexes.pods_by_owner.clone();
+    let work = driver.work(controller, WorkOptions::default());
+    let work = work.on(&jobs, move |change| JobController::keys_of_job(&by_owner, change));
     work.on(&pods, move |change| JobController::keys_of_pod(&jobs, change)).start();
 
     let controller = CronJobController::new(context.clone());
     let (cron_jobs, jobs) = (controller.cron_jobs().clone(), controller.jobs().clone());
     let work = driver.work(controller, WorkOptions::default()).on(&cron_jobs, |change| [change.key()]);
-    work.on(&jobs, CronJobController::cron_jobs_of).start();
+    work.on(&jobs, move |change| CronJobController::cron_jobs_of(&cron_jobs, change)).start();
 
     let controller = TtlController::new(context.clone());
     let jobs = controller.jobs().clone();

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use carob_client::{
-    Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference,
+    Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject,
+    reference,
 };
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
@@ -15,6 +16,7 @@ use serde_json::json;
 use super::taints::{self, NO_EXECUTE, Stay};
 use crate::condition::{Condition, TRUE};
 use crate::context::Context;
+use crate::index::Index;
 use crate::pods;
 
 pub(crate) struct TaintEviction {
@@ -46,16 +48,14 @@ impl TaintEviction {
     }
 
     /// The Pods to look at when a Node's NoExecute taints change.
-    pub(crate) fn pods_of_tainted(pods: &Informer<Pod>, change: Change<'_, Node>) -> Vec<ObjectKey> {
+    pub(crate) fn pods_of_tainted(by_node: &Index<Pod, String>, change: Change<'_, Node>) -> Vec<ObjectKey> {
         let taints =
             |node: &Node| no_execute(node).map(|taint| (taint.key.clone(), taint.value.clone())).collect::<Vec<_>>();
         let (old, new) = (change.old.map(|node| taints(node)), change.new.map(|node| taints(node)));
         if old.unwrap_or_default() == new.unwrap_or_default() {
             return Vec::new();
         }
-        let node = change.key();
-        let on_node = |pod: &Pod| pods::node_name(pod) == Some(&*node.name);
-        pods.list().iter().filter(|pod| on_node(pod)).map(|pod| ObjectKey::of(&**pod)).collect()
+        by_node.keys(&change.key().name.to_string())
     }
 
     fn forget(&self, key: &ObjectKey) -> bool {
@@ -103,6 +103,10 @@ impl Reconcile for TaintEviction {
         "taint-eviction-controller"
     }
 
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.pods.subject(key)
+    }
+
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
         let pod = self.pods.get_key(&key).filter(|pod| !pods::is_deleting(pod));
         let node = pod.as_ref().and_then(|pod| self.nodes.get(None, pods::node_name(pod)?));
@@ -122,7 +126,7 @@ impl Reconcile for TaintEviction {
                 Ok(Requeue::No)
             }
             Stay::Seconds(seconds) => {
-                let until = self.since(&key, &pod, now) + Duration::from_secs(seconds);
+                let until = self.since(&key, &pod, now).saturating_add(Duration::from_secs(seconds));
                 match until.checked_sub(now).filter(|left| !left.is_zero()) {
                     Some(left) => Ok(Requeue::After(left)),
                     None => self.evict(&key, &pod).await.map(|()| Requeue::No),

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 
 use carob_client::{
     Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection,
-    reference,
+    Subject, reference,
 };
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tracing::info;
@@ -61,7 +62,24 @@ pub(crate) struct NodeLifecycle {
     leases: Informer<Lease>,
     pods: Informer<Pod>,
     recorder: EventRecorder,
-    signs: Mutex<HashMap<ObjectKey, Sign>>,
+    seen: Mutex<HashMap<ObjectKey, Seen>>,
+}
+
+/// What was seen of a Node when it was last looked at.
+struct Seen {
+    /// A Node made again under a name begins without a past.
+    uid: Option<String>,
+    sign: Sign,
+    ready: bool,
+}
+
+/// What a look at a Node has found.
+struct Look {
+    sign: Sign,
+    /// It is new to us.
+    new: bool,
+    /// It was ready when it was last looked at, and is not now.
+    lost: bool,
 }
 
 impl NodeLifecycle {
@@ -78,7 +96,7 @@ impl NodeLifecycle {
             pods: context.informers.of(),
             recorder: context.recorder("node-controller"),
             context,
-            signs: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -99,15 +117,27 @@ impl NodeLifecycle {
         &self.pods
     }
 
-    /// Takes note of what is seen of the Node now. Answers its sign and whether the Node is new to us.
-    fn look(&self, key: &ObjectKey, node: &Node) -> (Sign, bool) {
+    /// Takes note of what is seen of the Node now.
+    fn look(&self, key: &ObjectKey, node: &Node) -> Look {
         let lease = self.leases.get(Some(LEASE_NAMESPACE), &key.name);
-        let mut signs = self.signs.lock().expect("no holder of the signs panics");
-        let previous = signs.get(key);
-        let sign = Sign::next(previous, node, lease.as_deref(), self.context.clock.monotonic());
-        let new = previous.is_none();
-        signs.insert(key.clone(), sign.clone());
-        (sign, new)
+        let mut seen = self.seen.lock().expect("no holder of what was seen panics");
+        let (uid, ready) = (node.metadata.uid.clone(), health::is_ready(node));
+        let before = seen.get(key).filter(|before| before.uid == uid);
+        let now = self.context.clock.monotonic();
+        let sign = Sign::next(before.map(|before| &before.sign), node, lease.as_deref(), now);
+        let (new, lost) = (before.is_none(), before.is_some_and(|before| before.ready) && !ready);
+        seen.insert(key.clone(), Seen { uid, sign: sign.clone(), ready });
+        Look { sign, new, lost }
+    }
+
+    /// Forgets a Node that is gone, and says so.
+    fn forget(&self, key: &ObjectKey) {
+        let before = self.seen.lock().expect("no holder of what was seen panics").remove(key);
+        if let Some(Seen { uid, .. }) = before {
+            let metadata = ObjectMeta { name: Some(key.name.to_string()), uid, ..ObjectMeta::default() };
+            let node = Node { metadata, ..Node::default() };
+            self.announce(&node, "RemovingNode", &format!("Removing Node {key} from Controller"));
+        }
     }
 
     fn announce(&self, node: &Node, reason: &str, message: &str) {
@@ -144,8 +174,7 @@ impl NodeLifecycle {
 
     /// The Pods of a Node that is not ready get no traffic (`pkg/controller/util/node`, MarkPodsNotReady).
     async fn mark_pods_not_ready(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
-        let on_node = |pod: &Pod| pods::node_name(pod) == Some(&*key.name);
-        for pod in self.pods.list().iter().filter(|pod| on_node(pod)) {
+        for pod in &self.context.indexes.pods_by_node.get(&key.name.to_string()) {
             let Some(ready) = pods::condition(pod, "Ready").filter(|ready| ready.status == TRUE) else { continue };
             let pod_key = ObjectKey::of(&**pod);
             let mut not_ready = PodCondition::new("Ready", FALSE, "NodeNotReady", "", &self.context.time());
@@ -167,12 +196,20 @@ impl Reconcile for NodeLifecycle {
         "node-lifecycle"
     }
 
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.nodes.subject(key)
+    }
+
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
         let Some(node) = self.nodes.get_key(&key) else {
-            self.signs.lock().expect("no holder of the signs panics").remove(&key);
+            self.forget(&key);
             return Ok(Requeue::No);
         };
-        let (sign, new) = self.look(&key, &node);
+        let Look { sign, new, lost } = self.look(&key, &node);
+        if lost {
+            let message = format!("Node {key} status is now: NodeNotReady");
+            self.recorder.record(reference(&*node), EventKind::Normal, "NodeNotReady", message);
+        }
         if new {
             self.announce(&node, "RegisteredNode", &format!("Registered Node {key} in Controller"));
         }

@@ -4,6 +4,7 @@ pub(crate) mod eviction;
 pub(crate) mod health;
 pub(crate) mod ipam;
 mod lifecycle;
+mod ranges;
 pub(crate) mod taints;
 
 pub(crate) use lifecycle::NodeLifecycle;
