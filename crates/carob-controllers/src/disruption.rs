@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carob_client::{
-    Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference,
+    Change, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject, reference,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
@@ -14,11 +14,10 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec,
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
-use kube::api::{Api, PostParams};
 use kube::core::Selector;
 
 use crate::context::Context;
-use crate::ownership::{selects, version};
+use crate::ownership::selects;
 use crate::percent::{Round, scaled};
 use crate::pods;
 use crate::statuses;
@@ -87,7 +86,7 @@ struct Need {
 fn need(spec: &PodDisruptionBudgetSpec, pods: i32, scale: i32) -> Need {
     match (&spec.max_unavailable, &spec.min_available) {
         (Some(most), _) => {
-            let healthy = scale - scaled(most, scale, Round::Up);
+            let healthy = scale.saturating_sub(scaled(most, scale, Round::Up));
             Need { expected: scale, healthy: healthy.max(0) }
         }
         (None, Some(IntOrString::Int(least))) => Need { expected: pods, healthy: *least },
@@ -97,7 +96,7 @@ fn need(spec: &PodDisruptionBudgetSpec, pods: i32, scale: i32) -> Need {
 }
 
 fn allowed(need: Need, healthy: i32) -> i32 {
-    if need.expected <= 0 { 0 } else { (healthy - need.healthy).max(0) }
+    if need.expected <= 0 { 0 } else { healthy.saturating_sub(need.healthy).max(0) }
 }
 
 /// The evictions that were let through and whose Pods have not been seen to go, and when the first of them is given up.
@@ -188,11 +187,11 @@ impl DisruptionController {
 
     /// The sum of what the Pods' owners want. Pods without one that says so are named: they count for nothing.
     fn scale(&self, namespace: &str, pods: &[Arc<Pod>]) -> (i32, Vec<String>) {
-        let (mut seen, mut sum, mut unmanaged) = (HashSet::new(), 0, Vec::new());
+        let (mut seen, mut sum, mut unmanaged) = (HashSet::new(), 0i32, Vec::new());
         for pod in pods {
             let owner = pods::controller(&pod.metadata).and_then(|owner| self.owners.scale(namespace, owner));
             match owner {
-                Some((uid, replicas)) if seen.insert(uid.clone()) => sum += replicas,
+                Some((uid, replicas)) if seen.insert(uid.clone()) => sum = sum.saturating_add(replicas),
                 Some(_) => {}
                 None => unmanaged.extend(pod.metadata.name.clone()),
             }
@@ -226,11 +225,7 @@ impl DisruptionController {
             return Ok(());
         }
         let wanted = PodDisruptionBudget { status: Some(status), ..budget.clone() };
-        let api: Api<PodDisruptionBudget> = self.context.api(&key.namespace);
-        let written = api.replace_status(&key.name, &PostParams::default(), &wanted).await;
-        let written = written.unless_gone(|| format!("write the status of pod disruption budget {key}"))?;
-        self.written.note(key, written.as_ref().map_or(0, version));
-        Ok(())
+        statuses::write(&self.context, &self.written, key, &wanted).await
     }
 }
 
@@ -267,6 +262,10 @@ impl Reconcile for DisruptionController {
 
     fn name(&self) -> &'static str {
         "disruption"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.budgets.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
@@ -327,6 +326,11 @@ mod tests {
             (least(IntOrString::Int(2)), 3, 5, 1, (3, 2, 0)),
             (least(percent("50%")), 3, 5, 5, (5, 3, 2)),
             (least(IntOrString::Int(0)), 0, 0, 0, (0, 0, 0)),
+            (most(IntOrString::Int(i32::MAX)), 3, i32::MAX, 3, (i32::MAX, 0, 3)),
+            (most(IntOrString::Int(i32::MIN)), 3, 5, 3, (5, i32::MAX, 0)),
+            (least(IntOrString::Int(i32::MAX)), 3, i32::MAX, 3, (3, i32::MAX, 0)),
+            (least(IntOrString::Int(i32::MIN)), 3, 5, i32::MAX, (3, i32::MIN, i32::MAX)),
+            (most(percent("9223372036854775807%")), 3, i32::MAX, 3, (i32::MAX, 0, 3)),
         ];
         for (spec, pods, scale, healthy, expected) in cases {
             let need = need(&spec, pods, scale);

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use carob_client::{During, ObjectKey, ReconcileError};
+use carob_client::{Change, During, Informer, ObjectKey, ReconcileError};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::{Selector, SelectorExt};
@@ -61,6 +61,26 @@ pub(crate) fn selects(selector: &Selector, meta: &ObjectMeta) -> bool {
     }
 }
 
+/// The owners that a change of an object concerns: those that manage it, and, where nobody does, those that select it.
+pub(crate) fn owners_of<K, O>(
+    owners: &Informer<K>,
+    change: Change<'_, O>,
+    selector: impl Fn(&K) -> Option<Selector>,
+) -> Vec<ObjectKey>
+where
+    K: Resource<DynamicType = ()> + Send + Sync + 'static,
+    O: Resource,
+{
+    let mut keys: Vec<ObjectKey> = change.versions().filter_map(|object| controller_key::<K>(object.meta())).collect();
+    if let Some(orphan) = change.new.filter(|object| pods::controller(object.meta()).is_none()) {
+        let wants = |owner: &K| selector(owner).is_some_and(|selector| selects(&selector, orphan.meta()));
+        let near = owners.list_in(&change.key().namespace);
+        keys.extend(near.iter().filter(|owner| wants(owner)).map(|owner| ObjectKey::of(&**owner)));
+    }
+    keys.dedup();
+    keys
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
     Ours,
@@ -99,6 +119,21 @@ pub(crate) async fn claim<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
 {
+    claim_with(api, owner, selector, candidates, still_owner, &[]).await
+}
+
+/// As [`claim`]; objects get these finalizers when they are adopted, and lose them when they are released.
+pub(crate) async fn claim_with<K>(
+    api: &Api<K>,
+    owner: &Owner,
+    selector: &Selector,
+    candidates: Vec<Arc<K>>,
+    still_owner: impl Future<Output = Result<bool, ReconcileError>>,
+    finalizers: &[&str],
+) -> Result<Claimed<K>, ReconcileError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
     let mut claimed = Claimed { objects: Vec::new(), version: 0 };
     let mut orphans = Vec::new();
     for object in candidates {
@@ -106,8 +141,11 @@ where
             Claim::Ours => claimed.objects.push(object),
             Claim::Adopt => orphans.push(object),
             Claim::Release => {
-                let patch = json!([{"$patch": "delete", "uid": owner.uid}]);
-                let written = change_owners(api, &*object, patch, || format!("release it from {}", owner.key)).await?;
+                let mut patch = json!({"ownerReferences": [{"$patch": "delete", "uid": owner.uid}]});
+                if !finalizers.is_empty() {
+                    patch["$deleteFromPrimitiveList/finalizers"] = json!(finalizers);
+                }
+                let written = change_meta(api, &*object, patch, || format!("release it from {}", owner.key)).await?;
                 claimed.version = claimed.version.max(written.as_ref().map_or(0, version));
             }
             Claim::NotOurs => {}
@@ -115,8 +153,11 @@ where
     }
     if !orphans.is_empty() && still_owner.await? {
         for object in orphans {
-            let patch = json!([owner.reference]);
-            let adopted = change_owners(api, &*object, patch, || format!("adopt it for {}", owner.key)).await?;
+            let mut patch = json!({"ownerReferences": [owner.reference]});
+            if !finalizers.is_empty() {
+                patch["finalizers"] = json!(finalizers);
+            }
+            let adopted = change_meta(api, &*object, patch, || format!("adopt it for {}", owner.key)).await?;
             if let Some(adopted) = adopted {
                 claimed.version = claimed.version.max(version(&adopted));
                 claimed.objects.push(Arc::new(adopted));
@@ -126,17 +167,18 @@ where
     Ok(claimed)
 }
 
-async fn change_owners<K>(
+async fn change_meta<K>(
     api: &Api<K>,
     object: &K,
-    references: serde_json::Value,
+    mut meta: serde_json::Value,
     operation: impl FnOnce() -> String,
 ) -> Result<Option<K>, ReconcileError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
 {
     let name = object.name_any();
-    let patch = json!({"metadata": {"uid": object.meta().uid, "ownerReferences": references}});
+    meta["uid"] = json!(object.meta().uid);
+    let patch = json!({"metadata": meta});
     let written = api.patch(&name, &PatchParams::default(), &Patch::Strategic(patch)).await;
     match written {
         // Replaced by a namesake (409 on the uid), or already without the reference (422): not ours any more.

@@ -19,7 +19,7 @@ pub(crate) fn scaled(value: &IntOrString, whole: i32, round: Round) -> i32 {
                 Round::Up => hundredths.saturating_add(99).div_euclid(100),
                 Round::Down => hundredths.div_euclid(100),
             };
-            i32::try_from(scaled).unwrap_or(i32::MAX)
+            i32::try_from(scaled).unwrap_or(if scaled < 0 { i32::MIN } else { i32::MAX })
         }
     }
 }
@@ -39,6 +39,9 @@ mod tests {
             (percent("0%"), 8, Round::Up, 0),
             (percent("100%"), 7, Round::Down, 7),
             (percent("nonsense"), 7, Round::Up, 0),
+            (percent("9223372036854775807%"), i32::MAX, Round::Up, i32::MAX),
+            (percent("100%"), i32::MAX, Round::Up, i32::MAX),
+            (percent("-9223372036854775808%"), i32::MAX, Round::Down, i32::MIN),
         ];
         for (value, whole, round, expected) in cases {
             assert_eq!(scaled(&value, whole, round), expected, "{value:?} of {whole} {round:?}");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use carob_api::Quantity;
 use carob_api::quantity::Format;
 use carob_api::quota::{self, Amounts};
-use carob_client::{Asker, Change, During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue};
+use carob_client::{Asker, Change, During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, Service,
@@ -166,6 +166,10 @@ impl Reconcile for QuotaController {
 
     fn name(&self) -> &'static str {
         "resourcequota"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.quotas.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

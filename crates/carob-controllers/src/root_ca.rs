@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carob_client::{During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection};
+use carob_client::{During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection, Subject};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, ObjectMeta, PostParams};
 
@@ -54,6 +54,10 @@ impl Reconcile for RootCaPublisher {
 
     fn name(&self) -> &'static str {
         "root-ca-certificate-publisher"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.namespaces.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

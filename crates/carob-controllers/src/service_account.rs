@@ -1,6 +1,6 @@
 //! Every active namespace has a ServiceAccount called default (`pkg/controller/serviceaccount`).
 
-use carob_client::{Informer, ObjectKey, Reconcile, ReconcileError, Requeue};
+use carob_client::{Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, ObjectMeta};
 
@@ -35,6 +35,10 @@ impl Reconcile for DefaultServiceAccount {
 
     fn name(&self) -> &'static str {
         "serviceaccount"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.namespaces.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

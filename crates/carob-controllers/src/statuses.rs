@@ -1,7 +1,35 @@
-//! Whether a status has to be written.
+//! Whether a status has to be written, and its writing.
 
+use std::fmt::Debug;
+
+use carob_client::{During, ObjectKey, ReconcileError};
+use k8s_openapi::NamespaceResourceScope;
+use kube::Resource;
+use kube::api::{Api, PostParams};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::context::Context;
+use crate::ownership::version;
+use crate::versions::Versions;
+
+/// Writes the status of an object, and notes its version until an informer shows it. One that is gone needs none.
+pub(crate) async fn write<K>(
+    context: &Context,
+    written: &Versions,
+    key: &ObjectKey,
+    object: &K,
+) -> Result<(), ReconcileError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let api: Api<K> = context.api(&key.namespace);
+    let answer = api.replace_status(&key.name, &PostParams::default(), object).await;
+    let answer = answer.unless_gone(|| format!("write the status of {} {key}", K::kind(&()).to_lowercase()))?;
+    written.note(key, answer.as_ref().map_or(0, version));
+    Ok(())
+}
 
 /// Whether two statuses mean the same: a zero, an empty list and an absent field do, and API servers differ in which of them
 /// they keep.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use carob_client::{Change, During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection};
+use carob_client::{Change, During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection, Subject};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
@@ -106,6 +106,10 @@ impl Reconcile for TokenSecrets {
 
     fn name(&self) -> &'static str {
         "serviceaccount-token"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.secrets.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

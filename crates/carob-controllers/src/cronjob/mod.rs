@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carob_client::{
-    Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference,
+    Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject,
+    reference,
 };
 use carob_kit::chain;
 use jiff::Timestamp;
@@ -46,6 +47,7 @@ struct Due {
     /// The time that a Job is to be made for, if any.
     now: Option<Timestamp>,
     next: Option<Duration>,
+    zone: TimeZone,
 }
 
 impl CronJobController {
@@ -68,11 +70,9 @@ impl CronJobController {
         &self.jobs
     }
 
-    pub(crate) fn cron_jobs_of(change: Change<'_, Job>) -> Vec<ObjectKey> {
-        let keys = change.versions().filter_map(|job| ownership::controller_key::<CronJob>(&job.metadata));
-        let mut keys: Vec<ObjectKey> = keys.collect();
-        keys.dedup();
-        keys
+    pub(crate) fn cron_jobs_of(cron_jobs: &Informer<CronJob>, change: Change<'_, Job>) -> Vec<ObjectKey> {
+        // A CronJob selects nothing: it has what it made.
+        ownership::owners_of(cron_jobs, change, |_| None)
     }
 
     fn tell(&self, cron: &CronJob, kind: EventKind, reason: &str, message: impl Into<String>) {
@@ -187,7 +187,7 @@ impl CronJobController {
             self.tell(cron, EventKind::Warning, "TooManyMissedTimes", message);
         }
         let next = schedule.next(now, &zone).and_then(|next| Duration::try_from(next.duration_since(now)).ok());
-        Some(Due { now: due.map(|(time, _)| time), next: next.map(|wait| wait + PAST_DUE) })
+        Some(Due { now: due.map(|(time, _)| time), next: next.map(|wait| wait + PAST_DUE), zone })
     }
 
     /// Makes the Job of a due time, unless the policy is against it.
@@ -198,6 +198,7 @@ impl CronJobController {
         spec: &CronJobSpec,
         status: &mut CronJobStatus,
         due: Timestamp,
+        zone: &TimeZone,
     ) -> Result<(), ReconcileError> {
         let active = status.active.clone().unwrap_or_default();
         match spec.concurrency_policy.as_deref() {
@@ -214,7 +215,7 @@ impl CronJobController {
             }
             _ => {}
         }
-        let job = new_job(cron, spec, due);
+        let job = new_job(cron, spec, due, zone);
         let name = job.name_any();
         let api: Api<Job> = self.context.api(&key.namespace);
         match api.create(&PostParams::default(), &job).await {
@@ -240,11 +241,7 @@ impl CronJobController {
             return Ok(());
         }
         let wanted = CronJob { status: Some(status), ..cron.clone() };
-        let api: Api<CronJob> = self.context.api(&key.namespace);
-        let written = api.replace_status(&key.name, &PostParams::default(), &wanted).await;
-        let written = written.unless_gone(|| format!("write the status of cron job {key}"))?;
-        self.written.note(key, written.as_ref().map_or(0, version));
-        Ok(())
+        statuses::write(&self.context, &self.written, key, &wanted).await
     }
 }
 
@@ -257,11 +254,18 @@ fn job_reference(job: &Job) -> ObjectReference {
     ObjectReference { resource_version: job.metadata.resource_version.clone(), ..reference(job) }
 }
 
+/// A time in a zone as Go prints it (RFC 3339), where no offset is `Z`.
+fn in_zone(time: Timestamp, zone: &TimeZone) -> String {
+    let zoned = time.to_zoned(zone.clone());
+    let format = if zoned.offset().seconds() == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%:z" };
+    zoned.strftime(format).to_string()
+}
+
 /// The Job of one time; its name holds the time in minutes, so that none is made twice.
-fn new_job(cron: &CronJob, spec: &CronJobSpec, due: Timestamp) -> Job {
+fn new_job(cron: &CronJob, spec: &CronJobSpec, due: Timestamp, zone: &TimeZone) -> Job {
     let template = spec.job_template.metadata.clone().unwrap_or_default();
     let mut annotations = template.annotations.unwrap_or_default();
-    annotations.insert(SCHEDULED_ANNOTATION.to_owned(), due.to_string());
+    annotations.insert(SCHEDULED_ANNOTATION.to_owned(), in_zone(due, zone));
     Job {
         metadata: ObjectMeta {
             name: Some(format!("{}-{}", cron.name_any(), due.as_second() / 60)),
@@ -282,6 +286,10 @@ impl Reconcile for CronJobController {
         "cronjob"
     }
 
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.cron_jobs.subject(key)
+    }
+
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
         self.written.settled(&key, &self.cron_jobs).await;
         self.written_jobs.settled(&key, &self.jobs).await;
@@ -299,12 +307,27 @@ impl Reconcile for CronJobController {
         self.trim(&key, &cron, spec, &own).await?;
         let idle = cron.metadata.deletion_timestamp.is_some() || spec.suspend == Some(true);
         let due = if idle { None } else { self.due(&cron, spec, &status, self.context.now()) };
-        let started = match due.as_ref().and_then(|due| due.now) {
-            Some(time) => self.start(&key, &cron, spec, &mut status, time).await,
-            None => Ok(()),
+        let started = match &due {
+            Some(Due { now: Some(time), zone, .. }) => self.start(&key, &cron, spec, &mut status, *time, zone).await,
+            Some(Due { now: None, .. }) | None => Ok(()),
         };
         self.write_status(&key, &cron, status).await?;
         started?;
         Ok(due.and_then(|due| due.next).map_or(Requeue::No, Requeue::After))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_shown_in_its_zone() {
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        let zone = |hours| TimeZone::fixed(jiff::tz::offset(hours));
+        assert_eq!(in_zone(at(0), &TimeZone::UTC), "1970-01-01T00:00:00Z");
+        assert_eq!(in_zone(at(0), &zone(0)), "1970-01-01T00:00:00Z");
+        assert_eq!(in_zone(at(86_400), &zone(2)), "1970-01-02T02:00:00+02:00");
+        assert_eq!(in_zone(at(0), &zone(-5)), "1969-12-31T19:00:00-05:00");
     }
 }

@@ -7,15 +7,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use carob_client::{Change, During, EventKind, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference};
+use carob_client::{Change, EventKind, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject, reference};
 use carob_kit::Backoff;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Api, PostParams};
+use kube::api::Api;
+use kube::core::Selector;
 
 use crate::availability;
 use crate::context::Context;
-use crate::ownership::{self, Owner, selects, still_owner, version};
+use crate::ownership::{self, Owner, still_owner};
 use crate::percent::{Round, scaled};
 use crate::pod_control::{BURST, PodControl, pod_from_template, slow_start};
 use crate::pods;
@@ -77,19 +78,7 @@ impl DaemonController {
     }
 
     pub(crate) fn sets_of_pod(sets: &Informer<DaemonSet>, change: Change<'_, Pod>) -> Vec<ObjectKey> {
-        let mut keys: Vec<ObjectKey> =
-            change.versions().filter_map(|pod| ownership::controller_key::<DaemonSet>(&pod.metadata)).collect();
-        if let Some(orphan) = change.new.filter(|pod| pods::controller(&pod.metadata).is_none()) {
-            let wants = |set: &DaemonSet| {
-                let selector =
-                    set.spec.as_ref().and_then(|spec| kube::core::Selector::try_from(spec.selector.clone()).ok());
-                selector.is_some_and(|selector| selects(&selector, &orphan.metadata))
-            };
-            let own = sets.list_in(&change.key().namespace);
-            keys.extend(own.iter().filter(|set| wants(set)).map(|set| ObjectKey::of(&**set)));
-        }
-        keys.dedup();
-        keys
+        ownership::owners_of(sets, change, |set| Selector::try_from(set.spec.as_ref()?.selector.clone()).ok())
     }
 
     /// All DaemonSets, when something of a Node changes that decides where daemons belong.
@@ -105,10 +94,10 @@ impl DaemonController {
     async fn claim(&self, owner: &Owner, spec: &DaemonSetSpec) -> Result<Vec<Arc<Pod>>, ReconcileError> {
         let selector = ownership::selector(&spec.selector, &owner.key)?;
         let api: Api<DaemonSet> = self.context.api(&owner.key.namespace);
-        let candidates = self.pods().list_in(&owner.key.namespace);
+        let candidates = self.context.indexes.pods_by_owner.candidates(&owner.uid, &owner.key.namespace);
         let claimed =
             ownership::claim(&self.control.api(owner), owner, &selector, candidates, still_owner(&api, owner)).await?;
-        self.control.note_version(&owner.uid, claimed.version);
+        self.control.note_version(owner, claimed.version);
         Ok(claimed.objects)
     }
 
@@ -127,7 +116,7 @@ impl DaemonController {
 
     /// A Pod that we deleted counts as being deleted, though the informer may not show it.
     fn as_deleted(&self, owner: &Owner, pod: &Arc<Pod>) -> Arc<Pod> {
-        if pods::is_deleting(pod) || !self.control.is_deleted(&owner.uid, pod) {
+        if pods::is_deleting(pod) || !self.control.is_deleted(owner, pod) {
             return Arc::clone(pod);
         }
         let mut deleted = (**pod).clone();
@@ -213,11 +202,7 @@ impl DaemonController {
         if statuses::same(&set.status, &wanted.status) {
             return Ok(());
         }
-        let api: Api<DaemonSet> = self.context.api(&key.namespace);
-        let written = api.replace_status(&key.name, &PostParams::default(), &wanted).await;
-        let written = written.unless_gone(|| format!("write the status of daemon set {key}"))?;
-        self.written.note(key, written.as_ref().map_or(0, version));
-        Ok(())
+        statuses::write(&self.context, &self.written, key, &wanted).await
     }
 
     async fn history(&self, owner: &Owner, set: &DaemonSet, spec: &DaemonSetSpec) -> Result<History, ReconcileError> {
@@ -270,23 +255,26 @@ impl Reconcile for DaemonController {
         "daemonset"
     }
 
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.sets.subject(key)
+    }
+
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
         self.written.settled(&key, &self.sets).await;
         let Some(set) = self.sets.get_key(&key) else {
             self.written.forget(&key);
             self.revisions.forget(&key);
-            let alive = self.sets.list();
-            self.control.forget(|uid| !alive.iter().any(|set| set.metadata.uid.as_deref() == Some(uid)));
+            self.control.forget(&key);
             return Ok(Requeue::No);
         };
         let Some(spec) = set.spec.as_ref().filter(|_| set.metadata.deletion_timestamp.is_none()) else {
             return Ok(Requeue::No);
         };
         let owner = Owner::of(&*set);
-        self.control.settled(&owner.uid).await;
+        self.control.settled(&owner).await;
         let history = self.history(&owner, &set, spec).await?;
         let all = self.claim(&owner, spec).await?;
-        self.control.prune(&owner.uid, all.iter().map(|pod| &**pod));
+        self.control.prune(&owner, all.iter().map(|pod| &**pod));
         let sites = self.sites(&owner, spec, &all);
         let desired = sites.iter().filter(|site| site.fit.should_run).count();
         let hash = hash_of(&history.update);

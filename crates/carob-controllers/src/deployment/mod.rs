@@ -10,23 +10,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use carob_client::{
-    Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference,
+    Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject,
+    reference,
 };
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Selector;
 use serde_json::json;
 
 use crate::context::Context;
 use crate::hash::template_hash;
+use crate::index::OwnedBy;
 use crate::namespaces;
 use crate::ownership::{self, Owner, version};
 use crate::pods;
 use crate::statuses;
 use crate::versions::Versions;
 use rollout::{Scale, Step};
-use sets::{HASH_LABEL, REVISION, Sets};
+use sets::{Count, HASH_LABEL, REVISION, Sets, narrow};
 use status::Progress;
 
 pub(crate) struct DeploymentController {
@@ -68,22 +71,9 @@ impl DeploymentController {
         deployments: &Informer<Deployment>,
         change: Change<'_, ReplicaSet>,
     ) -> Vec<ObjectKey> {
-        let mut keys: Vec<ObjectKey> =
-            change.versions().filter_map(|set| ownership::controller_key::<Deployment>(&set.metadata)).collect();
-        if let Some(orphan) = change.new.filter(|set| pods::controller(&set.metadata).is_none()) {
-            let wants = |deployment: &Deployment| {
-                let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
-                let selector = selector.and_then(|selector| kube::core::Selector::try_from(selector.clone()).ok());
-                selector.is_some_and(|selector| ownership::selects(&selector, &orphan.metadata))
-            };
-            let namespace = orphan.metadata.namespace.as_deref().unwrap_or_default();
-            let own = deployments.list_in(namespace);
-            keys.extend(
-                own.iter().filter(|deployment| wants(deployment)).map(|deployment| ObjectKey::of(&**deployment)),
-            );
-        }
-        keys.dedup();
-        keys
+        ownership::owners_of(deployments, change, |owner| {
+            Selector::try_from(owner.spec.as_ref()?.selector.clone()).ok()
+        })
     }
 
     /// A Deployment that recreates waits for the last Pod of its old sets to end.
@@ -102,19 +92,17 @@ impl DeploymentController {
         let api: Api<Deployment> = self.context.api(&owner.key.namespace);
         let alive = ownership::still_owner(&api, owner);
         let sets: Api<ReplicaSet> = self.context.api(&owner.key.namespace);
-        let candidates = self.sets.list_in(&owner.key.namespace);
+        let candidates = self.context.indexes.sets_by_owner.candidates(&owner.uid, &owner.key.namespace);
         let claimed = ownership::claim(&sets, owner, &selector, candidates, alive).await?;
         self.written_sets.note(&owner.key, claimed.version);
         Ok(claimed.objects)
     }
 
     /// Whether a Pod of an old set has not ended.
-    fn old_pods_running(&self, namespace: &str, sets: &Sets) -> bool {
-        let old = |pod: &Pod| {
-            let owner = pods::controller(&pod.metadata).map(|owner| owner.uid.as_str());
-            owner.is_some() && sets.old.iter().any(|set| set.metadata.uid.as_deref() == owner)
-        };
-        self.pods.list_in(namespace).iter().any(|pod| !pods::is_finished(pod) && old(pod))
+    fn old_pods_running(&self, sets: &Sets) -> bool {
+        let uids = sets.old.iter().filter_map(|set| set.metadata.uid.clone());
+        let mut pods = uids.flat_map(|uid| self.context.indexes.pods_by_owner.get(&OwnedBy::Owner(uid)));
+        pods.any(|pod| !pods::is_finished(&pod))
     }
 
     /// Brings annotations and minReadySeconds of the new set up to date; answers it as it is then.
@@ -166,7 +154,7 @@ impl DeploymentController {
         Ok(written)
     }
 
-    fn tell_scaled(&self, deployment: &Deployment, name: &str, from: i32, to: i32) {
+    fn tell_scaled(&self, deployment: &Deployment, name: &str, from: Count, to: Count) {
         let way = if to > from { "up" } else { "down" };
         let message = format!("Scaled {way} replica set {name} from {from} to {to}");
         self.recorder.record(reference(deployment), EventKind::Normal, "ScalingReplicaSet", message);
@@ -177,7 +165,7 @@ impl DeploymentController {
         let from = sets::size(&set);
         set.metadata.annotations.get_or_insert_default().extend(sets::size_annotations(deployment));
         if let Some(spec) = &mut set.spec {
-            spec.replicas = Some(scale.to);
+            spec.replicas = Some(narrow(scale.to));
         }
         if set == *scale.set {
             return Ok(());
@@ -195,7 +183,7 @@ impl DeploymentController {
         owner: &Owner,
         deployment: &Deployment,
         sets: &Sets,
-        replicas: i32,
+        replicas: Count,
     ) -> Result<Option<ReplicaSet>, ReconcileError> {
         let Some(set) = new_set(owner, deployment, sets, replicas)? else { return Ok(None) };
         let name = set.name_any();
@@ -256,17 +244,13 @@ impl DeploymentController {
         wanted.status = Some(status);
         // The revision may have been noted a moment ago: only the status is at stake here.
         wanted.metadata.resource_version = None;
-        let api: Api<Deployment> = self.context.api(&key.namespace);
-        let written = api.replace_status(&key.name, &PostParams::default(), &wanted).await;
-        let written = written.unless_gone(|| format!("write the status of deployment {key}"))?;
-        self.written_deployments.note(key, written.as_ref().map_or(0, version));
-        Ok(())
+        statuses::write(&self.context, &self.written_deployments, key, &wanted).await
     }
 
     /// Takes one step. Answers what the status should tell of it.
     async fn step(&self, owner: &Owner, deployment: &Deployment, sets: &mut Sets) -> Result<Progress, ReconcileError> {
         self.refresh_new(&owner.key, deployment, sets).await?;
-        let running = self.old_pods_running(&owner.key.namespace, sets);
+        let running = self.old_pods_running(sets);
         match rollout::next_step(deployment, sets, running) {
             Step::Nothing => {}
             Step::Scale(scales) => {
@@ -301,7 +285,7 @@ fn new_set(
     owner: &Owner,
     deployment: &Deployment,
     sets: &Sets,
-    replicas: i32,
+    replicas: Count,
 ) -> Result<Option<ReplicaSet>, ReconcileError> {
     let Some(spec) = &deployment.spec else { return Ok(None) };
     let collisions = deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
@@ -323,7 +307,7 @@ fn new_set(
             ..ObjectMeta::default()
         },
         spec: Some(ReplicaSetSpec {
-            replicas: Some(replicas),
+            replicas: Some(narrow(replicas)),
             min_ready_seconds: spec.min_ready_seconds,
             selector,
             template: Some(template),
@@ -337,6 +321,10 @@ impl Reconcile for DeploymentController {
 
     fn name(&self) -> &'static str {
         "deployment"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.deployments.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 
 use super::sets::{
-    Sets, actual, available, desired_then, is_rolling, max_surge, max_then, max_unavailable, replicas, size,
+    Count, Sets, actual, available, desired_then, is_rolling, max_surge, max_then, max_unavailable, replicas, size,
 };
 
 /// A set and the size that it should have.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Scale {
     pub(super) set: Arc<ReplicaSet>,
-    pub(super) to: i32,
+    pub(super) to: Count,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Step {
     /// Make the set of the current template, of that size.
     Create {
-        replicas: i32,
+        replicas: Count,
     },
     /// Scale these; sizes that are right already only have their annotations checked.
     Scale(Vec<Scale>),
@@ -46,14 +46,14 @@ fn was_resized(deployment: &Deployment, sets: &Sets) -> bool {
 }
 
 /// The size of a new set that is about to be made, or that exists, within what the surge allows (NewRSNewReplicas).
-fn new_size(deployment: &Deployment, sets: &Sets) -> i32 {
+fn new_size(deployment: &Deployment, sets: &Sets) -> Count {
     let wanted = replicas(deployment);
     if !deployment.spec.as_ref().is_some_and(is_rolling) {
         return wanted;
     }
     let held = sets.new.as_ref().map_or(0, |set| size(set));
-    let most = wanted.saturating_add(max_surge(deployment));
-    let room = most.saturating_sub(sets.sum(size));
+    let most = wanted + max_surge(deployment);
+    let room = most - sets.sum(size);
     if room <= 0 { held } else { held + room.min(wanted - held) }
 }
 
@@ -76,7 +76,7 @@ fn shrink_old(deployment: &Deployment, sets: &Sets, new: &ReplicaSet) -> Vec<Sca
     if cleanable <= 0 {
         return Vec::new();
     }
-    let mut sizes: Vec<i32> = sets.old.iter().map(|set| size(set)).collect();
+    let mut sizes: Vec<Count> = sets.old.iter().map(|set| size(set)).collect();
     for (set, size) in sets.old.iter().zip(&mut sizes) {
         let unhealthy = (*size - available(set)).clamp(0, cleanable);
         *size -= unhealthy;
@@ -91,7 +91,7 @@ fn shrink_old(deployment: &Deployment, sets: &Sets, new: &ReplicaSet) -> Vec<Sca
     changed(&sets.old, &sizes)
 }
 
-fn changed(sets: &[Arc<ReplicaSet>], sizes: &[i32]) -> Vec<Scale> {
+fn changed(sets: &[Arc<ReplicaSet>], sizes: &[Count]) -> Vec<Scale> {
     let pairs = sets.iter().zip(sizes).filter(|(set, to)| size(set) != **to);
     pairs.map(|(set, to)| Scale { set: Arc::clone(set), to: *to }).collect()
 }
@@ -139,15 +139,15 @@ fn active_or_latest(sets: &Sets) -> Option<&Arc<ReplicaSet>> {
     }
 }
 
-fn is_saturated(set: &ReplicaSet, wanted: i32) -> bool {
+fn is_saturated(set: &ReplicaSet, wanted: Count) -> bool {
     size(set) == wanted && desired_then(set) == Some(wanted) && available(set) == wanted
 }
 
 fn proportional(deployment: &Deployment, sets: &Sets) -> Vec<Scale> {
     let wanted = replicas(deployment);
     let mut active: Vec<_> = sets.active().cloned().collect();
-    let allowed = if wanted > 0 { wanted.saturating_add(max_surge(deployment)) } else { 0 };
-    let to_add = allowed - active.iter().map(|set| size(set)).sum::<i32>();
+    let allowed = if wanted > 0 { wanted + max_surge(deployment) } else { 0 };
+    let to_add = allowed - active.iter().map(|set| size(set)).sum::<Count>();
     // The largest get the remainder; of equals the newer one grows and the older one shrinks first.
     active.sort_by_cached_key(|set| set.metadata.creation_timestamp.clone());
     if to_add > 0 {
@@ -172,21 +172,22 @@ fn proportional(deployment: &Deployment, sets: &Sets) -> Vec<Scale> {
 }
 
 /// A set's part of what is to be added or taken, at most what is `left` (GetReplicaSetProportion).
-fn share(deployment: &Deployment, set: &ReplicaSet, left: i32) -> i32 {
+fn share(deployment: &Deployment, set: &ReplicaSet, left: Count) -> Count {
     let held = size(set);
     let wanted = replicas(deployment);
     if wanted == 0 {
         return (-held).max(left);
     }
-    let most = wanted.saturating_add(max_surge(deployment));
-    let status = deployment.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
+    let most = wanted + max_surge(deployment);
+    let status = deployment.status.as_ref().and_then(|status| status.replicas).map_or(0, Count::from);
     let before = max_then(set).filter(|before| *before > 0).unwrap_or(status);
     if before <= 0 {
         return 0;
     }
-    let scaled = (f64::from(held) * f64::from(most) / f64::from(before)).round();
-    #[expect(clippy::cast_possible_truncation, reason = "rounded, and no larger than a number of replicas")]
-    let share = scaled as i32 - held;
+    // Rounded half away from zero, as upstream's float arithmetic rounds it; none of the three is negative here.
+    let (held_wide, most, before) = (i128::from(held), i128::from(most), i128::from(before));
+    let scaled = (held_wide * most * 2 + before) / (2 * before);
+    let share = Count::try_from(scaled).unwrap_or(Count::MAX).saturating_sub(held);
     if left > 0 { share.min(left) } else { share.max(left) }
 }
 

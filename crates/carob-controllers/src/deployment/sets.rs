@@ -26,8 +26,16 @@ const NOT_COPIED: [&str; 6] = [
 /// Length up to which old revisions are kept in one annotation (maxRevHistoryLengthInChars).
 const HISTORY_CHARS_MAX: usize = 2000;
 
-pub(super) fn replicas(deployment: &Deployment) -> i32 {
-    deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+/// Numbers of Pods. Each is an `i32` in its object, but sums of a few of them are not.
+pub(super) type Count = i64;
+
+/// As an object holds it.
+pub(super) fn narrow(count: Count) -> i32 {
+    i32::try_from(count).unwrap_or(if count < 0 { i32::MIN } else { i32::MAX })
+}
+
+pub(super) fn replicas(deployment: &Deployment) -> Count {
+    deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1).into()
 }
 
 pub(super) fn is_rolling(spec: &DeploymentSpec) -> bool {
@@ -35,42 +43,42 @@ pub(super) fn is_rolling(spec: &DeploymentSpec) -> bool {
 }
 
 /// How many Pods there may be above, and missing below, the wanted number. Never both none (ResolveFenceposts).
-pub(super) fn fenceposts(deployment: &Deployment) -> (i32, i32) {
+pub(super) fn fenceposts(deployment: &Deployment) -> (Count, Count) {
     let Some(spec) = deployment.spec.as_ref().filter(|spec| is_rolling(spec)) else { return (0, 0) };
-    let replicas = replicas(deployment);
+    let replicas = narrow(replicas(deployment));
     let rolling = spec.strategy.as_ref().and_then(|strategy| strategy.rolling_update.clone()).unwrap_or_default();
     let surge = rolling.max_surge.map_or(0, |value| scaled(&value, replicas, Round::Up));
     let unavailable = rolling.max_unavailable.map_or(0, |value| scaled(&value, replicas, Round::Down));
-    if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
+    if surge == 0 && unavailable == 0 { (0, 1) } else { (surge.into(), unavailable.into()) }
 }
 
-pub(super) fn max_surge(deployment: &Deployment) -> i32 {
+pub(super) fn max_surge(deployment: &Deployment) -> Count {
     fenceposts(deployment).0
 }
 
-pub(super) fn max_unavailable(deployment: &Deployment) -> i32 {
+pub(super) fn max_unavailable(deployment: &Deployment) -> Count {
     if replicas(deployment) == 0 { 0 } else { fenceposts(deployment).1.min(replicas(deployment)) }
 }
 
-pub(super) fn size(set: &ReplicaSet) -> i32 {
-    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+pub(super) fn size(set: &ReplicaSet) -> Count {
+    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1).into()
 }
 
 /// Pods that a set has now, of which so many are ready, and so many available.
-pub(super) fn actual(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().map_or(0, |status| status.replicas)
+pub(super) fn actual(set: &ReplicaSet) -> Count {
+    set.status.as_ref().map_or(0, |status| status.replicas.into())
 }
 
-pub(super) fn ready(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0)
+pub(super) fn ready(set: &ReplicaSet) -> Count {
+    set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0).into()
 }
 
-pub(super) fn available(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
+pub(super) fn available(set: &ReplicaSet) -> Count {
+    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0).into()
 }
 
-pub(super) fn terminating(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.terminating_replicas).unwrap_or(0)
+pub(super) fn terminating(set: &ReplicaSet) -> Count {
+    set.status.as_ref().and_then(|status| status.terminating_replicas).unwrap_or(0).into()
 }
 
 /// The ReplicaSets of a Deployment, told apart. The old ones are ordered by age, the oldest first.
@@ -102,13 +110,13 @@ impl Sets {
         self.all().filter(|set| size(set) > 0)
     }
 
-    pub(super) fn sum(&self, count: impl Fn(&ReplicaSet) -> i32) -> i32 {
+    pub(super) fn sum(&self, count: impl Fn(&ReplicaSet) -> Count) -> Count {
         self.all().map(|set| count(set)).sum()
     }
 
     /// The revision that a new template gets.
     pub(super) fn next_revision(&self) -> i64 {
-        self.old.iter().map(|set| revision(set)).max().unwrap_or(0) + 1
+        self.old.iter().map(|set| revision(set)).max().unwrap_or(0).saturating_add(1)
     }
 }
 
@@ -133,22 +141,19 @@ fn number<T: std::str::FromStr>(set: &ReplicaSet, key: &str) -> Option<T> {
 }
 
 /// The Deployment's size when the set was last scaled.
-pub(super) fn desired_then(set: &ReplicaSet) -> Option<i32> {
-    number(set, DESIRED)
+pub(super) fn desired_then(set: &ReplicaSet) -> Option<Count> {
+    number::<i32>(set, DESIRED).map(Count::from)
 }
 
 /// The most Pods that the Deployment could have then.
-pub(super) fn max_then(set: &ReplicaSet) -> Option<i32> {
-    number(set, MAX)
+pub(super) fn max_then(set: &ReplicaSet) -> Option<Count> {
+    number::<i32>(set, MAX).map(Count::from)
 }
 
 /// The annotations that record the size at which a set is scaled now.
 pub(super) fn size_annotations(deployment: &Deployment) -> [(String, String); 2] {
     let desired = replicas(deployment);
-    [
-        (DESIRED.to_owned(), desired.to_string()),
-        (MAX.to_owned(), desired.saturating_add(max_surge(deployment)).to_string()),
-    ]
+    [(DESIRED.to_owned(), desired.to_string()), (MAX.to_owned(), narrow(desired + max_surge(deployment)).to_string())]
 }
 
 /// The annotations that the new set should have, being of that revision.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::sets::{Sets, actual, available, max_unavailable, ready, replicas, size, terminating};
+use super::sets::{Count, Sets, actual, available, max_unavailable, narrow, ready, replicas, size, terminating};
 use crate::condition::{self, Condition, FALSE, TRUE, UNKNOWN};
 
 const AVAILABLE: &str = "Available";
@@ -57,7 +57,7 @@ fn deadline(deployment: &Deployment) -> Option<Duration> {
 fn counted(deployment: &Deployment, sets: &Sets, now: Timestamp) -> DeploymentStatus {
     let held = deployment.status.clone().unwrap_or_default();
     let available = sets.sum(available);
-    let positive = |count: i32| (count > 0).then_some(count);
+    let positive = |count: Count| (count > 0).then_some(narrow(count));
     let mut status = DeploymentStatus {
         observed_generation: deployment.metadata.generation,
         replicas: positive(sets.sum(actual)),
@@ -65,7 +65,7 @@ fn counted(deployment: &Deployment, sets: &Sets, now: Timestamp) -> DeploymentSt
         ready_replicas: positive(sets.sum(ready)),
         available_replicas: positive(available),
         unavailable_replicas: positive(sets.sum(size) - available),
-        terminating_replicas: Some(sets.sum(terminating)),
+        terminating_replicas: Some(narrow(sets.sum(terminating))),
         collision_count: held.collision_count,
         conditions: held.conditions,
     };
@@ -79,7 +79,7 @@ fn counted(deployment: &Deployment, sets: &Sets, now: Timestamp) -> DeploymentSt
 }
 
 pub(super) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
-    let wanted = Some(replicas(deployment)).filter(|wanted| *wanted > 0);
+    let wanted = Some(narrow(replicas(deployment))).filter(|wanted| *wanted > 0);
     status.updated_replicas == wanted
         && status.replicas == wanted
         && status.available_replicas == wanted
@@ -89,7 +89,7 @@ pub(super) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) ->
 /// Whether any number moved the right way since the status was last written.
 fn has_progressed(deployment: &Deployment, status: &DeploymentStatus) -> bool {
     let old = deployment.status.clone().unwrap_or_default();
-    let number = |count: Option<i32>| count.unwrap_or(0);
+    let number = |count: Option<i32>| Count::from(count.unwrap_or(0));
     let not_updated = |status: &DeploymentStatus| number(status.replicas) - number(status.updated_replicas);
     number(status.updated_replicas) > number(old.updated_replicas)
         || not_updated(status) < not_updated(&old)

@@ -144,6 +144,33 @@ fn a_resize_in_the_middle_of_a_rollout_keeps_the_proportions() {
 }
 
 #[test]
+fn sums_of_numbers_as_large_as_their_type_do_not_wrap() {
+    const MAX: i32 = i32::MAX;
+    let most = deployment(MAX, Some((MAX, MAX)));
+    let then = (MAX, MAX);
+    let cases = [
+        (vec![], format!("create {MAX}")),
+        (vec![set("old", 1, MAX, MAX, then)], format!("create {MAX}")),
+        (
+            vec![set("old", 1, MAX, MAX, then), set("older", 0, MAX, MAX, then), set("new", 2, MAX, MAX, then)],
+            format!("web-older-0: {MAX} to 0, web-old-1: {MAX} to 0"),
+        ),
+        // What a client may write into a status.
+        (vec![set("old", 1, 0, MAX, then), set("new", 2, 1, MIN, then)], format!("web-new-2: 1 to {MAX}")),
+    ];
+    const MIN: i32 = i32::MIN;
+    for (sets, expected) in cases {
+        assert_eq!(show(&most, sets.clone(), false), expected);
+        let sets = Sets::new(&most, sets);
+        let status = status::status(&most, &sets, &Progress::Nothing, at(100));
+        assert!(status.replicas.is_none_or(|replicas| replicas >= 0), "{status:?}");
+    }
+    let other = vec![set("old", 1, MAX, 0, (1, 1)), set("new", 2, MAX, 0, (1, 1))];
+    let kept = format!("web-old-1: {MAX} to {MAX}, web-new-2: {MAX} to {MAX}");
+    assert_eq!(show(&most, other, false), kept, "both may be as large as they are");
+}
+
+#[test]
 fn a_pause_stops_rollouts_but_not_resizes() {
     let mut paused = deployment(10, Some((2, 2)));
     paused.spec.as_mut().expect("it has one").paused = Some(true);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carob_client::{During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue};
+use carob_client::{During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, Endpoints, Pod, Service};
 use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
 
@@ -121,6 +121,10 @@ impl Reconcile for EndpointsController {
 
     fn name(&self) -> &'static str {
         "endpoints"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.services.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

@@ -1,7 +1,7 @@
 //! EndpointSlices for Endpoints that somebody writes by hand, for Services that select nothing
 //! (`pkg/controller/endpointslicemirroring`).
 
-use carob_client::{Change, Informer, ObjectKey, Reconcile, ReconcileError, Requeue};
+use carob_client::{Change, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice};
 use kube::ResourceExt;
@@ -129,6 +129,10 @@ impl Reconcile for MirroringController {
 
     fn name(&self) -> &'static str {
         "endpointslicemirroring"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.endpoints.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use carob_client::{
     Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection,
-    reference,
+    Subject, reference,
 };
 use carob_kit::chain;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -151,6 +151,10 @@ impl Reconcile for SliceController {
 
     fn name(&self) -> &'static str {
         "endpointslice"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.services.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

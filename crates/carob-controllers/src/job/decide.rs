@@ -1,7 +1,9 @@
 //! What is to be done for a Job: Pods to make and to delete, and how it ends (`pkg/controller/job/job_controller.go`,
 //! syncJob and manageJob). Pure.
+//!
+//! The numbers of a Job are the user's and may be as large as their type: no more is planned than one burst of Pods.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::indexes::{Indexes, index_of};
 use super::tally::{Tally, Wish, backoff_left, index_failures};
 use crate::condition;
+use crate::pod_control::BURST;
 use crate::pods;
 
 /// How a Job ends, decided but not yet carried out: its Pods have to go first.
@@ -43,8 +46,9 @@ pub(super) struct NewPod {
 #[derive(Debug, Default)]
 pub(super) struct Decision {
     pub(super) end: Option<End>,
-    /// Pods to delete. Unless the Job fails, their end is not counted.
+    /// Pods to delete, one burst at most. Unless the Job fails, their end is not counted.
     pub(super) delete: Vec<Arc<Pod>>,
+    /// One burst at most.
     pub(super) create: Vec<NewPod>,
     pub(super) look_again: Option<Duration>,
 }
@@ -52,24 +56,29 @@ pub(super) struct Decision {
 pub(super) fn decide(wish: &Wish<'_>, tally: &Tally, all: &[Arc<Pod>], now: Timestamp) -> Decision {
     let deadline_left = deadline_left(wish, now);
     if let Some(end) = end(wish, tally, deadline_left) {
-        return Decision { end: Some(end), delete: tally.active.clone(), ..Decision::default() };
+        return Decision { end: Some(end), delete: burst(&tally.active), ..Decision::default() };
     }
     let mut decision = Decision { look_again: deadline_left, ..Decision::default() };
     if wish.suspended {
-        decision.delete = tally.active.clone();
+        decision.delete = burst(&tally.active);
         return decision;
     }
     let active = i32::try_from(tally.active.len()).unwrap_or(i32::MAX);
     let wanted = wanted_active(wish, tally, active);
-    let surplus = usize::try_from(active - wanted).unwrap_or(0);
-    decision.delete = victims(wish, tally, surplus);
+    let surplus = usize::try_from(active.saturating_sub(wanted)).unwrap_or(0);
+    decision.delete = burst(&victims(wish, tally, surplus));
     let deleted = i32::try_from(decision.delete.len()).unwrap_or(i32::MAX);
-    let taken = active - deleted + if wish.replace_ended_only { tally.terminating } else { 0 };
-    let missing = usize::try_from(wanted - taken).unwrap_or(0);
+    let terminating = if wish.replace_ended_only { tally.terminating } else { 0 };
+    let taken = active.saturating_sub(deleted).saturating_add(terminating);
+    let missing = usize::try_from(wanted.saturating_sub(taken)).unwrap_or(0).min(BURST);
     if missing > 0 {
         create(wish, tally, all, missing, now, &mut decision);
     }
     decision
+}
+
+fn burst(pods: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+    pods.iter().take(BURST).cloned().collect()
 }
 
 /// How the Job ends, if it does: an end that was decided before stays.
@@ -113,15 +122,14 @@ fn end_of_indexes(wish: &Wish<'_>, tally: &Tally) -> Option<End> {
         let message = "Job has exceeded the specified maximal number of failed indexes";
         return Some(End::failed("MaxFailedIndexesExceeded", message));
     }
-    (failed > 0 && failed + tally.completed_indexes.len() >= completions)
+    (failed > 0 && failed.saturating_add(tally.completed_indexes.len()) >= completions)
         .then(|| End::failed("FailedIndexes", "Job has failed indexes"))
 }
 
 /// Whether enough of the indexes that a rule names have succeeded.
 fn is_met(rule: &SuccessPolicyRule, completed: &Indexes, completions: i32) -> bool {
     let named = rule.succeeded_indexes.as_deref().map(|text| Indexes::parse(text, completions));
-    let counted = |index: &i32| named.as_ref().is_none_or(|named| named.contains(*index));
-    let done = i32::try_from(completed.iter().filter(counted).count()).unwrap_or(i32::MAX);
+    let done = named.as_ref().map_or_else(|| completed.len(), |named| named.intersection(completed).len());
     let needed = rule.succeeded_count.unwrap_or_else(|| named.as_ref().map_or(completions, Indexes::len));
     done >= needed
 }
@@ -145,8 +153,8 @@ fn restarts_exceed(wish: &Wish<'_>, tally: &Tally) -> bool {
     let containers = statuses.flat_map(|status| {
         status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
     });
-    let restarts: i32 = containers.map(|container| container.restart_count).sum();
-    if wish.backoff_limit == 0 { restarts > 0 } else { restarts >= wish.backoff_limit }
+    let restarts: i64 = containers.map(|container| i64::from(container.restart_count)).sum();
+    if wish.backoff_limit == 0 { restarts > 0 } else { restarts >= i64::from(wish.backoff_limit) }
 }
 
 fn deadline_left(wish: &Wish<'_>, now: Timestamp) -> Option<Duration> {
@@ -162,7 +170,7 @@ fn wanted_active(wish: &Wish<'_>, tally: &Tally, active: i32) -> i32 {
         None => wish.parallelism,
         Some(completions) => {
             let failed = if wish.per_index_limit.is_some() { tally.failed_indexes.len() } else { 0 };
-            (completions - tally.succeeded - failed).min(wish.parallelism).max(0)
+            completions.saturating_sub(tally.succeeded).saturating_sub(failed).min(wish.parallelism).max(0)
         }
     }
 }
@@ -213,17 +221,14 @@ fn create(wish: &Wish<'_>, tally: &Tally, all: &[Arc<Pod>], missing: usize, now:
             by_index.entry(index).or_default().push(pod);
         }
     }
-    let removed = |pod: &Pod| decision.delete.iter().any(|victim| victim.metadata.uid == pod.metadata.uid);
-    let taken = |index: &i32| {
-        let busy = |pod: &&Pod| {
-            (pods::is_active(pod) && !removed(pod))
-                || (wish.replace_ended_only && pods::is_deleting(pod) && !pods::is_finished(pod))
-        };
-        tally.completed_indexes.contains(*index)
-            || tally.failed_indexes.contains(*index)
-            || by_index.get(index).is_some_and(|pods| pods.iter().any(busy))
+    let removed: HashSet<Option<&str>> = decision.delete.iter().map(|pod| pod.metadata.uid.as_deref()).collect();
+    let busy = |pod: &&Pod| {
+        (pods::is_active(pod) && !removed.contains(&pod.metadata.uid.as_deref()))
+            || (wish.replace_ended_only && pods::is_deleting(pod) && !pods::is_finished(pod))
     };
-    let free: Vec<i32> = (0..wish.completions.unwrap_or(0)).filter(|index| !taken(index)).take(missing).collect();
+    let is_free = |index: &i32| !by_index.get(index).is_some_and(|pods| pods.iter().any(busy));
+    let over = tally.completed_indexes.union(&tally.failed_indexes);
+    let free: Vec<i32> = over.missing(wish.completions.unwrap_or(0)).filter(is_free).take(missing).collect();
     for index in free {
         let pods = by_index.get(&index).map(Vec::as_slice).unwrap_or_default();
         if wish.per_index_limit.is_none() {
@@ -232,7 +237,7 @@ fn create(wish: &Wish<'_>, tally: &Tally, all: &[Arc<Pod>], missing: usize, now:
         }
         let left = backoff_left(wish, pods.iter().copied(), now);
         if left.is_zero() {
-            let failures = pods.iter().map(|pod| index_failures(pod) + 1).max().unwrap_or(0);
+            let failures = pods.iter().map(|pod| index_failures(pod).saturating_add(1)).max().unwrap_or(0);
             decision.create.push(NewPod { index: Some(index), failures: Some(failures) });
         } else {
             look_again_in(decision, left);

@@ -14,15 +14,18 @@ mod ttl;
 
 use std::sync::Arc;
 
-use carob_client::{Change, During, EventKind, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference};
+use carob_client::{
+    Change, During, EventKind, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject, reference,
+};
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, ObjectReference, Pod};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams};
 use kube::core::Selector;
 use serde_json::json;
 
 use crate::context::Context;
-use crate::ownership::{self, Owner, selects, version};
+use crate::index::{Index, OwnedBy};
+use crate::ownership::{self, Owner, still_owner, version};
 use crate::pod_control::{BURST, PodControl, pod_from_template, slow_start};
 use crate::pods;
 use crate::statuses;
@@ -67,19 +70,22 @@ impl JobController {
         self.control.pods()
     }
 
+    /// The Job, and with its end the Pods that it leaves behind.
+    pub(crate) fn keys_of_job(by_owner: &Index<Pod, OwnedBy>, change: Change<'_, Job>) -> Vec<JobKey> {
+        let uid = change.old.filter(|_| change.new.is_none()).and_then(|job| job.metadata.uid.clone());
+        let left = uid.map(|uid| by_owner.keys(&OwnedBy::Owner(uid))).unwrap_or_default();
+        std::iter::once(JobKey::Job(change.key())).chain(left.into_iter().map(JobKey::Pod)).collect()
+    }
+
     pub(crate) fn keys_of_pod(jobs: &Informer<Job>, change: Change<'_, Pod>) -> Vec<JobKey> {
-        let mut keys: Vec<JobKey> = change
-            .versions()
-            .filter_map(|pod| ownership::controller_key::<Job>(&pod.metadata))
-            .map(JobKey::Job)
-            .collect();
+        let selector = |job: &Job| Selector::try_from(job.spec.as_ref()?.selector.clone()?).ok();
+        let mut keys: Vec<JobKey> = ownership::owners_of(jobs, change, selector).into_iter().map(JobKey::Job).collect();
         if let Some(pod) = change.new.filter(|pod| has_finalizer(pod)) {
             let owner = ownership::controller_key::<Job>(&pod.metadata);
             if owner.is_none_or(|owner| jobs.get_key(&owner).is_none()) {
                 keys.push(JobKey::Pod(change.key()));
             }
         }
-        keys.dedup();
         keys
     }
 
@@ -111,28 +117,32 @@ impl JobController {
         }
     }
 
-    fn own_pods(&self, owner: &Owner, spec: &JobSpec) -> Result<Vec<Arc<Pod>>, ReconcileError> {
+    /// The Job's Pods. One that has lost its owner reference is adopted again, with the finalizer; one that no longer matches is
+    /// released.
+    async fn claim(&self, owner: &Owner, spec: &JobSpec) -> Result<Vec<Arc<Pod>>, ReconcileError> {
         let selector: Selector = match &spec.selector {
             Some(selector) => ownership::selector(selector, &owner.key)?,
             None => return Err(ReconcileError::Unusable(format!("job {} has no selector", owner.key))),
         };
-        let ours = |pod: &Pod| {
-            pods::controller(&pod.metadata).is_some_and(|held| held.uid == owner.uid)
-                && selects(&selector, &pod.metadata)
-        };
-        Ok(self.pods().list_in(&owner.key.namespace).into_iter().filter(|pod| ours(pod)).collect())
+        let candidates = self.context.indexes.pods_by_owner.candidates(&owner.uid, &owner.key.namespace);
+        let jobs: Api<Job> = self.context.api(&owner.key.namespace);
+        let alive = still_owner(&jobs, owner);
+        let pods = self.control.api(owner);
+        let claimed = ownership::claim_with(&pods, owner, &selector, candidates, alive, &[FINALIZER]).await?;
+        self.control.note_version(owner, claimed.version);
+        Ok(claimed.objects)
     }
 
     async fn act(&self, owner: &Owner, job: &Job, spec: &JobSpec, decision: &Decision) -> Result<(), ReconcileError> {
         let reference = reference(job);
-        let victims: Vec<&Arc<Pod>> = decision.delete.iter().take(BURST).collect();
+        let victims = &decision.delete;
         let counted = decision.end.as_ref().is_some_and(|end| !end.succeeded);
-        let delete = |index: usize| self.delete(owner, &reference, victims[index], counted);
+        let delete = |index: usize| self.delete(owner, &reference, &victims[index], counted);
         let (_, error) = slow_start(victims.len(), delete).await;
         if let Some(error) = error {
             return Err(error);
         }
-        let new: Vec<Pod> = decision.create.iter().take(BURST).map(|new| new_pod(owner, spec, new)).collect();
+        let new: Vec<Pod> = decision.create.iter().map(|new| new_pod(owner, spec, new)).collect();
         let create = |index: usize| {
             let pod = &new[index];
             let reference = &reference;
@@ -152,7 +162,7 @@ impl JobController {
     ) -> Result<(), ReconcileError> {
         if !counted && has_finalizer(pod) {
             let version = self.release(pod).await?;
-            self.control.note_version(&owner.uid, version);
+            self.control.note_version(owner, version);
         }
         self.control.delete(owner, job, pod).await
     }
@@ -161,10 +171,7 @@ impl JobController {
         if statuses::same(&job.status, &wanted.status) {
             return Ok(());
         }
-        let api: Api<Job> = self.context.api(&key.namespace);
-        let written = api.replace_status(&key.name, &PostParams::default(), &wanted).await;
-        let written = written.unless_gone(|| format!("write the status of job {key}"))?;
-        self.written.note(key, written.as_ref().map_or(0, version));
+        statuses::write(&self.context, &self.written, key, &wanted).await?;
         self.tell(job, &wanted);
         Ok(())
     }
@@ -181,12 +188,13 @@ impl JobController {
         self.written.settled(key, &self.jobs).await;
         let Some(job) = self.jobs.get_key(key) else {
             self.written.forget(key);
-            return self.forget(key).await;
+            self.control.forget(key);
+            return Ok(Requeue::No);
         };
         let Some(spec) = job.spec.as_ref().filter(|spec| kept_by_us(spec)) else { return Ok(Requeue::No) };
         let owner = Owner::of(&*job);
-        self.control.settled(&owner.uid).await;
-        let all = self.own_pods(&owner, spec)?;
+        self.control.settled(&owner).await;
+        let all = self.claim(&owner, spec).await?;
         let now = self.context.now();
         // A Job that is over, or that waits for its Pods to be collected, does not hold them back.
         if finished_at(&job).is_some() || job.metadata.deletion_timestamp.is_some() {
@@ -201,29 +209,17 @@ impl JobController {
         // Only once the status lists them may the finalizers go.
         for pod in tally.to_release.iter().take(BURST) {
             let version = self.release(pod).await?;
-            self.control.note_version(&owner.uid, version);
+            self.control.note_version(&owner, version);
         }
         acted?;
         Ok(decision.look_again.map_or(Requeue::No, Requeue::After))
-    }
-
-    /// The Job is gone: so is what is remembered of it, and what holds its Pods back.
-    async fn forget(&self, key: &ObjectKey) -> Result<Requeue, ReconcileError> {
-        let alive = self.jobs.list();
-        self.control.forget(|uid| !alive.iter().any(|job| job.metadata.uid.as_deref() == Some(uid)));
-        for pod in self.pods().list_in(&key.namespace).iter().filter(|pod| has_finalizer(pod)) {
-            if ownership::controller_key::<Job>(&pod.metadata).as_ref() == Some(key) {
-                self.release_orphan(&ObjectKey::of(&**pod)).await?;
-            }
-        }
-        Ok(Requeue::No)
     }
 
     /// Takes the finalizer from Pods whose end nobody counts any more.
     async fn release_ended(&self, owner: &Owner, all: &[Arc<Pod>]) -> Result<Requeue, ReconcileError> {
         for pod in all.iter().filter(|pod| has_finalizer(pod) && !pods::is_active(pod)) {
             let version = self.release(pod).await?;
-            self.control.note_version(&owner.uid, version);
+            self.control.note_version(owner, version);
         }
         Ok(Requeue::No)
     }
@@ -271,6 +267,13 @@ impl Reconcile for JobController {
 
     fn name(&self) -> &'static str {
         "job"
+    }
+
+    fn subject(&self, key: &JobKey) -> Option<Subject> {
+        match key {
+            JobKey::Job(key) => self.jobs.subject(key),
+            JobKey::Pod(key) => self.pods().subject(key),
+        }
     }
 
     async fn reconcile(&self, key: JobKey) -> Result<Requeue, ReconcileError> {

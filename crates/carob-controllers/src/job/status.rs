@@ -55,9 +55,10 @@ fn count(wish: &Wish<'_>, tally: &Tally, decision: &Decision, status: &mut JobSt
     let positive = |count: i32| (count > 0).then_some(count);
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let deleted = number(decision.delete.len());
-    status.active = positive(number(tally.active.len()) - deleted + number(decision.create.len()));
+    status.active =
+        positive(number(tally.active.len()).saturating_sub(deleted).saturating_add(number(decision.create.len())));
     status.ready = Some(if decision.end.is_some() { 0 } else { tally.ready });
-    status.terminating = Some(tally.terminating + deleted);
+    status.terminating = Some(tally.terminating.saturating_add(deleted));
     status.failed = positive(tally.settled_failed);
     status.succeeded = positive(if wish.indexed { tally.completed_indexes.len() } else { tally.settled_succeeded });
     if wish.indexed {
@@ -65,10 +66,9 @@ fn count(wish: &Wish<'_>, tally: &Tally, decision: &Decision, status: &mut JobSt
         status.completed_indexes = (!text.is_empty()).then_some(text);
         status.failed_indexes = wish.per_index_limit.map(|_| tally.failed_indexes.to_string());
     }
-    let listed = |uids: &Vec<String>| (!uids.is_empty()).then(|| uids.clone());
     status.uncounted_terminated_pods = Some(UncountedTerminatedPods {
-        failed: listed(&tally.uncounted_failed),
-        succeeded: listed(&tally.uncounted_succeeded),
+        failed: tally.uncounted_failed.to_list(),
+        succeeded: tally.uncounted_succeeded.to_list(),
     });
 }
 

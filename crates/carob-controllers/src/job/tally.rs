@@ -1,7 +1,7 @@
 //! Counts a Job's Pods: what runs, what ended, and what of it is new since the status was written
 //! (`pkg/controller/job/job_controller.go`). Pure.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use crate::pods::{self, FAILED, SUCCEEDED};
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 /// How often the index of a Pod had failed before it.
 pub(super) const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// Ended Pods whose uids a status lists at a time, so that it stays small (maxUncountedPods). The rest keeps its finalizer
+/// until these are counted.
+pub(super) const UNCOUNTED_MAX: usize = 500;
 /// Waits between failures (DefaultJobPodFailureBackOff, MaxJobPodFailureBackOff).
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(600);
@@ -71,12 +74,12 @@ pub(super) struct Tally {
     pub(super) completed_indexes: Indexes,
     pub(super) failed_indexes: Indexes,
     /// Uids that the status does not count yet, those that it lists as such included.
-    pub(super) uncounted_succeeded: Vec<String>,
-    pub(super) uncounted_failed: Vec<String>,
+    pub(super) uncounted_succeeded: Uids,
+    pub(super) uncounted_failed: Uids,
     /// Counts of the status, with the uids that have lost their finalizer folded in.
     pub(super) settled_succeeded: i32,
     pub(super) settled_failed: i32,
-    /// Ended Pods whose finalizer is still there.
+    /// Ended Pods whose finalizer is still there and may go once the status lists them.
     pub(super) to_release: Vec<Arc<Pod>>,
     /// Why a failure policy fails the whole Job.
     pub(super) policy_failure: Option<String>,
@@ -100,12 +103,11 @@ impl Tally {
         for pod in all {
             tally.add(wish, pod);
         }
-        let count = |uids: &Vec<String>| i32::try_from(uids.len()).unwrap_or(i32::MAX);
-        tally.failed = tally.settled_failed + count(&tally.uncounted_failed);
+        tally.failed = tally.settled_failed.saturating_add(tally.uncounted_failed.count());
         tally.succeeded = if wish.indexed {
             tally.completed_indexes.len()
         } else {
-            tally.settled_succeeded + count(&tally.uncounted_succeeded)
+            tally.settled_succeeded.saturating_add(tally.uncounted_succeeded.count())
         };
         tally
     }
@@ -118,13 +120,17 @@ impl Tally {
         let listed = status.uncounted_terminated_pods.unwrap_or_default();
         for uid in listed.succeeded.unwrap_or_default() {
             if tracked.contains(uid.as_str()) {
-                self.uncounted_succeeded.push(uid)
+                self.uncounted_succeeded.insert(uid);
             } else {
-                self.settled_succeeded += 1
+                self.settled_succeeded = self.settled_succeeded.saturating_add(1);
             }
         }
         for uid in listed.failed.unwrap_or_default() {
-            if tracked.contains(uid.as_str()) { self.uncounted_failed.push(uid) } else { self.settled_failed += 1 }
+            if tracked.contains(uid.as_str()) {
+                self.uncounted_failed.insert(uid);
+            } else {
+                self.settled_failed = self.settled_failed.saturating_add(1);
+            }
         }
     }
 
@@ -141,31 +147,35 @@ impl Tally {
         if !has_finalizer(pod) {
             return;
         }
-        if pods::phase(pod) == SUCCEEDED {
-            self.to_release.push(Arc::clone(pod));
-            self.add_succeeded(wish, pod, uid);
+        let listed = if pods::phase(pod) == SUCCEEDED {
+            self.add_succeeded(wish, pod, uid)
         } else if wish.failed(pod) {
-            self.to_release.push(Arc::clone(pod));
-            self.add_failed(wish, pod, uid);
-        }
-    }
-
-    fn add_succeeded(&mut self, wish: &Wish<'_>, pod: &Pod, uid: String) {
-        if wish.indexed {
-            // The indexes say it all: a Pod of an index that is done already does not count again.
-            if let Some(index) =
-                index_of(pod).filter(|index| wish.completions.is_some_and(|completions| *index < completions))
-            {
-                self.completed_indexes.insert(index);
-            }
-        } else if !self.uncounted_succeeded.contains(&uid) {
-            self.uncounted_succeeded.push(uid);
-        }
-    }
-
-    fn add_failed(&mut self, wish: &Wish<'_>, pod: &Pod, uid: String) {
-        if self.uncounted_failed.contains(&uid) {
+            self.add_failed(wish, pod, uid)
+        } else {
             return;
+        };
+        if listed {
+            self.to_release.push(Arc::clone(pod));
+        }
+    }
+
+    /// Answers whether the status that follows from this says that the Pod has ended.
+    fn add_succeeded(&mut self, wish: &Wish<'_>, pod: &Pod, uid: String) -> bool {
+        if !wish.indexed {
+            return self.uncounted_succeeded.insert(uid);
+        }
+        // The indexes say it all: a Pod of an index that is done already does not count again.
+        let below = |index: &i32| wish.completions.is_some_and(|completions| *index < completions);
+        if let Some(index) = index_of(pod).filter(below) {
+            self.completed_indexes.insert(index);
+        }
+        true
+    }
+
+    /// As [`Tally::add_succeeded`].
+    fn add_failed(&mut self, wish: &Wish<'_>, pod: &Pod, uid: String) -> bool {
+        if let Some(listed) = self.uncounted_failed.listed(&uid) {
+            return listed;
         }
         let verdict = policy::judge(wish.job, pod);
         if let (Some(limit), Some(index)) = (wish.per_index_limit, index_of(pod)) {
@@ -175,13 +185,54 @@ impl Tally {
             }
         }
         match verdict {
-            Verdict::Ignore => return,
+            Verdict::Ignore => return true,
             Verdict::FailJob(message) => {
                 self.policy_failure.get_or_insert(message);
             }
             Verdict::Count | Verdict::FailIndex => {}
         }
-        self.uncounted_failed.push(uid);
+        self.uncounted_failed.insert(uid)
+    }
+}
+
+/// Uids, in the order in which they came; of those past [`UNCOUNTED_MAX`] it is only known that they are there.
+#[derive(Default)]
+pub(super) struct Uids {
+    listed: Vec<String>,
+    /// All of them, and whether they are listed.
+    known: HashMap<String, bool>,
+}
+
+impl Uids {
+    /// Answers whether it is listed.
+    fn insert(&mut self, uid: String) -> bool {
+        if let Some(listed) = self.known.get(&uid) {
+            return *listed;
+        }
+        let listed = self.listed.len() < UNCOUNTED_MAX;
+        if listed {
+            self.listed.push(uid.clone());
+        }
+        self.known.insert(uid, listed);
+        listed
+    }
+
+    /// Whether it is listed; `None` for one that is not known.
+    fn listed(&self, uid: &str) -> Option<bool> {
+        self.known.get(uid).copied()
+    }
+
+    fn count(&self) -> i32 {
+        i32::try_from(self.known.len()).unwrap_or(i32::MAX)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// As a status has them.
+    pub(super) fn to_list(&self) -> Option<Vec<String>> {
+        (!self.listed.is_empty()).then(|| self.listed.clone())
     }
 }
 

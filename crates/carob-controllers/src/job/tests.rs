@@ -9,8 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::decide::{Decision, decide};
 use super::status;
-use super::tally::{FINALIZER, INDEX_FAILURES, Tally, Wish};
+use super::tally::{FINALIZER, INDEX_FAILURES, Tally, UNCOUNTED_MAX, Wish};
 use super::{INDEX, indexes::index_of};
+use crate::pod_control::BURST;
 
 const NOW: i64 = 10_000;
 
@@ -227,4 +228,86 @@ fn an_end_is_counted_once_whatever_is_interrupted() {
 
     let (_, gone) = look(&listed, &[]);
     assert_eq!(gone.status.and_then(|status| status.succeeded), Some(1), "a pod that is gone was counted too");
+}
+
+/// Each of these once took memory or time for every Pod or index that it names.
+#[test]
+fn numbers_as_large_as_their_type_cost_one_burst() {
+    const MAX: i32 = i32::MAX;
+    let none = JobStatus::default;
+    let done = |text: &str| JobStatus { completed_indexes: Some(text.to_owned()), ..none() };
+    let rule = SuccessPolicyRule { succeeded_indexes: Some(format!("0-{}", MAX - 1)), succeeded_count: None };
+    let policy = Some(SuccessPolicy { rules: vec![rule] });
+    let per_index = JobSpec { backoff_limit_per_index: Some(MAX), ..indexed_spec(MAX, MAX) };
+    let most_failures = indexed(pod("f", "Failed", NOW - 100_000), 0, MAX - 1);
+    let cases = vec![
+        (job(spec(MAX, None), none()), vec![], "create 500 delete 0".to_owned()),
+        (job(spec(MAX, Some(MAX)), none()), vec![pod("r", "Running", 0)], "create 500 delete 0".to_owned()),
+        (
+            job(spec(MAX, Some(MAX)), JobStatus { succeeded: Some(MAX - 1), ..none() }),
+            vec![],
+            "create 1 delete 0".into(),
+        ),
+        (
+            job(spec(MAX, Some(MAX)), JobStatus { succeeded: Some(MAX), ..none() }),
+            vec![],
+            "CompletionsReached deleting 0".into(),
+        ),
+        (job(indexed_spec(2, MAX), done("1-2147483645")), vec![], format!("create 2[0,{}] delete 0", MAX - 1)),
+        (job(indexed_spec(MAX, MAX), done("0-2147483646")), vec![], "CompletionsReached deleting 0".into()),
+        (
+            job(JobSpec { success_policy: policy.clone(), ..indexed_spec(1, MAX) }, none()),
+            vec![],
+            "create 1[0] delete 0".into(),
+        ),
+        (
+            job(JobSpec { success_policy: policy, ..indexed_spec(1, MAX) }, done("0-2147483646")),
+            vec![],
+            "SuccessPolicy deleting 0".into(),
+        ),
+        (
+            job(spec(1, Some(1)), JobStatus { failed: Some(MAX), ..none() }),
+            vec![pod("f", "Failed", NOW)],
+            "BackoffLimitExceeded deleting 0".into(),
+        ),
+    ];
+    for (number, (job, pods, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(show(&job, &pods), expected, "case {number}");
+        let (_, after) = look(&job, &pods);
+        assert!(after.status.and_then(|status| status.active).unwrap_or(0) <= 501, "case {number}");
+    }
+    let (decision, _) = look(&job(indexed_spec(MAX, MAX), none()), &[]);
+    assert_eq!(decision.create.len(), BURST);
+    let (decision, _) = look(&job(per_index, none()), &[most_failures]);
+    assert_eq!((decision.create.len(), decision.create[0].failures), (BURST, Some(MAX)));
+    let deadline = JobSpec { active_deadline_seconds: Some(i64::MAX), ..spec(1, Some(1)) };
+    let started = JobStatus { start_time: Some(Time(at(1))), ..none() };
+    assert_eq!(show(&job(deadline, started), &[]), "create 1 delete 0", "a deadline past the calendar is none");
+}
+
+#[test]
+fn ends_are_counted_a_status_full_at_a_time() {
+    let ended: Vec<Pod> = (0..UNCOUNTED_MAX + 20).map(|n| pod(&format!("u{n}"), "Succeeded", NOW - 1)).collect();
+    let count = i32::try_from(ended.len()).expect("few");
+    let start = job(spec(count, Some(count)), JobStatus::default());
+    let listed = |job: &Job| {
+        let uncounted = job.status.as_ref().and_then(|status| status.uncounted_terminated_pods.clone());
+        uncounted.and_then(|uncounted| uncounted.succeeded).unwrap_or_default()
+    };
+    let (decision, first) = look(&start, &ended);
+    assert_eq!(decision.end.map(|end| end.reason).as_deref(), Some("CompletionsReached"), "all count for the decision");
+    assert_eq!(listed(&first).len(), UNCOUNTED_MAX);
+    assert!(status::finished_at(&first).is_none());
+    let released: Vec<Pod> = ended
+        .into_iter()
+        .map(|mut pod| {
+            if listed(&first).contains(pod.metadata.uid.as_ref().expect("it has one")) {
+                pod.metadata.finalizers = None;
+            }
+            pod
+        })
+        .collect();
+    let (_, second) = look(&first, &released);
+    let status = second.status.clone().expect("it has one");
+    assert_eq!((status.succeeded, listed(&second).len()), (i32::try_from(UNCOUNTED_MAX).ok(), 20));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carob_client::{During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue};
+use carob_client::{During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{Api, DeleteParams, Preconditions};
@@ -37,6 +37,10 @@ impl Reconcile for TtlController {
 
     fn name(&self) -> &'static str {
         "ttl-after-finished-controller"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.jobs.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

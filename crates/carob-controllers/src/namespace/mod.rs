@@ -7,7 +7,7 @@ mod conditions;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use carob_client::{During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue};
+use carob_client::{During, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject};
 use carob_kit::chain;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
@@ -163,6 +163,10 @@ impl Reconcile for NamespaceController {
 
     fn name(&self) -> &'static str {
         "namespace"
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.namespaces.subject(key)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {

@@ -6,22 +6,23 @@ mod rank;
 
 use std::sync::Arc;
 
-use carob_client::During;
-use carob_client::{Change, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference};
+use carob_client::{Change, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject, reference};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use kube::api::{Api, PostParams};
+use kube::Resource;
+use kube::api::Api;
 use kube::core::Selector;
-use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::availability;
 use crate::context::Context;
-use crate::ownership::{self, Owner, version};
+use crate::index::OwnedBy;
+use crate::ownership::{self, Owner};
 use crate::pod_control::{BURST, PodControl, pod_from_template, slow_start};
 use crate::pods;
+use crate::statuses;
 use crate::versions::Versions;
 
 /// What the two kinds have in common.
@@ -89,27 +90,16 @@ impl<K: Replicated> ReplicaController<K> {
 
     /// The owners that a change of a Pod concerns.
     pub(crate) fn owners_of_pod(owners: &Informer<K>, change: Change<'_, Pod>) -> Vec<ObjectKey> {
-        let mut keys: Vec<ObjectKey> =
-            change.versions().filter_map(|pod| ownership::controller_key::<K>(&pod.metadata)).collect();
-        let orphan = change.new.filter(|pod| pods::controller(&pod.metadata).is_none());
-        if let Some(pod) = orphan {
-            let wants = |owner: &K| owner.selector().is_ok_and(|selector| ownership::selects(&selector, &pod.metadata));
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            keys.extend(
-                owners.list_in(namespace).iter().filter(|owner| wants(owner)).map(|owner| ObjectKey::of(&**owner)),
-            );
-        }
-        keys.dedup();
-        keys
+        ownership::owners_of(owners, change, |owner| owner.selector().ok())
     }
 
     async fn claim(&self, owner: &Owner, object: &K) -> Result<Vec<Arc<Pod>>, ReconcileError> {
-        let candidates = self.control.pods().list_in(&owner.key.namespace);
+        let candidates = self.context.indexes.pods_by_owner.candidates(&owner.uid, &owner.key.namespace);
         let candidates = candidates.into_iter().filter(|pod| !pods::is_finished(pod)).collect();
         let owners: Api<K> = self.context.api(&owner.key.namespace);
         let alive = ownership::still_owner(&owners, owner);
         let claimed = ownership::claim(&self.control.api(owner), owner, &object.selector()?, candidates, alive).await?;
-        self.control.note_version(&owner.uid, claimed.version);
+        self.control.note_version(owner, claimed.version);
         Ok(claimed.objects)
     }
 
@@ -141,10 +131,8 @@ impl<K: Replicated> ReplicaController<K> {
         let Some(owner) = pods::controller(&first.metadata) else { return active.to_vec() };
         let namespace = first.metadata.namespace.as_deref().unwrap_or_default();
         let family = self.family(namespace, &owner.name);
-        let related = |pod: &Pod| {
-            pods::is_active(pod) && pods::controller(&pod.metadata).is_some_and(|owner| family.contains(&owner.uid))
-        };
-        self.control.pods().list_in(namespace).into_iter().filter(|pod| related(pod)).collect()
+        let of = |uid: String| self.context.indexes.pods_by_owner.get(&OwnedBy::Owner(uid));
+        family.into_iter().flat_map(of).filter(|pod| pods::is_active(pod)).collect()
     }
 
     /// The uids of the owners that the same Deployment, if any, has.
@@ -163,12 +151,7 @@ impl<K: Replicated> ReplicaController<K> {
         if wanted.has_status_of(object) {
             return Ok(());
         }
-        let key = ObjectKey::of(object);
-        let api: Api<K> = self.context.api(&key.namespace);
-        let written = api.replace_status(&object.name_any(), &PostParams::default(), &wanted).await;
-        let written = written.unless_gone(|| format!("write the status of {} {key}", K::kind(&())))?;
-        self.written.note(&key, written.as_ref().map_or(0, version));
-        Ok(())
+        statuses::write(&self.context, &self.written, &ObjectKey::of(object), &wanted).await
     }
 }
 
@@ -209,20 +192,23 @@ impl<K: Replicated> Reconcile for ReplicaController<K> {
         K::NAME
     }
 
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.owners.subject(key)
+    }
+
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
         self.written.settled(&key, &self.owners).await;
         let Some(object) = self.owners.get_key(&key) else {
             self.written.forget(&key);
-            let alive: Vec<Arc<K>> = self.owners.list();
-            self.control.forget(|uid| !alive.iter().any(|owner| owner.meta().uid.as_deref() == Some(uid)));
+            self.control.forget(&key);
             return Ok(Requeue::No);
         };
         let owner = Owner::of(&*object);
-        self.control.settled(&owner.uid).await;
+        self.control.settled(&owner).await;
         let claimed = self.claim(&owner, &object).await?;
-        self.control.prune(&owner.uid, claimed.iter().map(|pod| &**pod));
+        self.control.prune(&owner, claimed.iter().map(|pod| &**pod));
         let (leaving, active): (Vec<_>, Vec<_>) =
-            claimed.into_iter().partition(|pod| self.control.is_deleted(&owner.uid, pod));
+            claimed.into_iter().partition(|pod| self.control.is_deleted(&owner, pod));
         let failed =
             if object.meta().deletion_timestamp.is_none() { self.scale(&owner, &object, &active).await } else { None };
         let now = self.context.now();

@@ -7,17 +7,20 @@ mod plan;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use carob_client::{Change, During, EventKind, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, reference};
+use carob_client::{
+    Change, During, EventKind, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject, reference,
+};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
-use kube::api::{Api, PostParams};
+use kube::api::Api;
+use kube::core::Selector;
 
 use crate::availability;
 use crate::context::Context;
-use crate::ownership::{self, Owner, selects, still_owner, version};
+use crate::ownership::{self, Owner, still_owner};
 use crate::percent::{Round, scaled};
-use crate::pod_control::{BURST, PodControl, said};
+use crate::pod_control::{BURST, PodControl, said, slow_start};
 use crate::pods;
 use crate::revisions::{History, Revisions, template_of};
 use crate::statuses;
@@ -63,19 +66,7 @@ impl StatefulController {
     }
 
     pub(crate) fn sets_of_pod(sets: &Informer<StatefulSet>, change: Change<'_, Pod>) -> Vec<ObjectKey> {
-        let mut keys: Vec<ObjectKey> =
-            change.versions().filter_map(|pod| ownership::controller_key::<StatefulSet>(&pod.metadata)).collect();
-        if let Some(orphan) = change.new.filter(|pod| pods::controller(&pod.metadata).is_none()) {
-            let wants = |set: &StatefulSet| {
-                let selector =
-                    set.spec.as_ref().and_then(|spec| kube::core::Selector::try_from(spec.selector.clone()).ok());
-                selector.is_some_and(|selector| selects(&selector, &orphan.metadata))
-            };
-            let own = sets.list_in(&change.key().namespace);
-            keys.extend(own.iter().filter(|set| wants(set)).map(|set| ObjectKey::of(&**set)));
-        }
-        keys.dedup();
-        keys
+        ownership::owners_of(sets, change, |set| Selector::try_from(set.spec.as_ref()?.selector.clone()).ok())
     }
 
     /// A Pod may wait for an old claim of its claim's name to go.
@@ -96,14 +87,14 @@ impl StatefulController {
     async fn claim(&self, owner: &Owner, spec: &StatefulSetSpec) -> Result<BTreeMap<i32, Arc<Pod>>, ReconcileError> {
         let selector = ownership::selector(&spec.selector, &owner.key)?;
         let api: Api<StatefulSet> = self.context.api(&owner.key.namespace);
-        let candidates = self.pods().list_in(&owner.key.namespace).into_iter();
+        let candidates = self.context.indexes.pods_by_owner.candidates(&owner.uid, &owner.key.namespace).into_iter();
         let candidates = candidates.filter(|pod| identity::ordinal(&owner.key.name, pod).is_some()).collect();
         let claimed =
             ownership::claim(&self.control.api(owner), owner, &selector, candidates, still_owner(&api, owner)).await?;
-        self.control.note_version(&owner.uid, claimed.version);
-        self.control.prune(&owner.uid, claimed.objects.iter().map(|pod| &**pod));
+        self.control.note_version(owner, claimed.version);
+        self.control.prune(owner, claimed.objects.iter().map(|pod| &**pod));
         let seen = |pod: Arc<Pod>| {
-            if pods::is_deleting(&pod) || !self.control.is_deleted(&owner.uid, &pod) {
+            if pods::is_deleting(&pod) || !self.control.is_deleted(owner, &pod) {
                 return pod;
             }
             let mut deleted = (*pod).clone();
@@ -188,13 +179,14 @@ impl StatefulController {
             self.control.recorder().record(reference.clone(), EventKind::Warning, reason, message);
             self.delete(owner, &reference, pod).await?;
         }
-        for new in plan.create.iter().take(BURST) {
-            self.create(owner, set, history, wish.current, *new).await?;
+        let create = |index: usize| self.create(owner, set, history, wish.current, plan.create[index]);
+        let (_, error) = slow_start(plan.create.len(), create).await;
+        if let Some(error) = error {
+            return Err(error);
         }
-        for pod in plan.delete.iter().take(BURST) {
-            self.delete(owner, &reference, pod).await?;
-        }
-        Ok(())
+        let delete = |index: usize| self.delete(owner, &reference, &plan.delete[index]);
+        let (_, error) = slow_start(plan.delete.len().min(BURST), delete).await;
+        error.map_or(Ok(()), Err)
     }
 
     async fn write_status(
@@ -209,11 +201,7 @@ impl StatefulController {
         if statuses::same(&set.status, &wanted.status) {
             return Ok(());
         }
-        let api: Api<StatefulSet> = self.context.api(&key.namespace);
-        let written = api.replace_status(&key.name, &PostParams::default(), &wanted).await;
-        let written = written.unless_gone(|| format!("write the status of stateful set {key}"))?;
-        self.written.note(key, written.as_ref().map_or(0, version));
-        Ok(())
+        statuses::write(&self.context, &self.written, key, &wanted).await
     }
 
     async fn history(
@@ -278,18 +266,21 @@ impl Reconcile for StatefulController {
         "statefulset"
     }
 
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.sets.subject(key)
+    }
+
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
         self.written.settled(&key, &self.sets).await;
         let Some(set) = self.sets.get_key(&key) else {
             self.written.forget(&key);
             self.revisions.forget(&key);
-            let alive = self.sets.list();
-            self.control.forget(|uid| !alive.iter().any(|set| set.metadata.uid.as_deref() == Some(uid)));
+            self.control.forget(&key);
             return Ok(Requeue::No);
         };
         let Some(spec) = &set.spec else { return Ok(Requeue::No) };
         let owner = Owner::of(&*set);
-        self.control.settled(&owner.uid).await;
+        self.control.settled(&owner).await;
         let all = self.claim(&owner, spec).await?;
         let history = self.history(&owner, &set, spec).await?;
         let update = history.update.name_any();

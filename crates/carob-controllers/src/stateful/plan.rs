@@ -1,4 +1,6 @@
 //! The next steps of a StatefulSet, and what its status counts (`pkg/controller/statefulset/stateful_set_control.go`). Pure.
+//!
+//! The number of replicas is the user's and may be as large as its type: no more is planned than one burst of Pods.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::identity::revision_of;
 use crate::availability;
+use crate::pod_control::BURST;
 use crate::pods;
 
 /// What a StatefulSet asks for.
@@ -88,9 +91,12 @@ pub(super) fn plan(wish: &Wish<'_>, all: &BTreeMap<i32, Arc<Pod>>) -> Plan {
     plan
 }
 
-/// Makes what is missing, in order. Answers whether the next part may begin.
+/// Makes what is missing, in order, one burst at most. Answers whether the next part may begin.
 fn replicas(wish: &Wish<'_>, all: &BTreeMap<i32, Arc<Pod>>, plan: &mut Plan) -> bool {
     for ordinal in wish.first..wish.first.saturating_add(wish.replicas) {
+        if plan.create.len() >= BURST {
+            return false;
+        }
         let goes_on = match all.get(&ordinal) {
             None => {
                 plan.create.push(NewPod { ordinal, updated: wish.takes_update(ordinal) });
@@ -118,8 +124,11 @@ fn condemned(wish: &Wish<'_>, all: &BTreeMap<i32, Arc<Pod>>, plan: &mut Plan) ->
         return true;
     }
     let Some(last) = victims.next() else { return true };
-    // Upstream waits for it to be well before it goes, unless it is the first that is not; either way it is the one to go.
-    if !pods::is_deleting(last) {
+    // One that is not available goes only if all before it are: what may be wrong with those would otherwise go unseen.
+    let first_unavailable =
+        all.iter().find(|(ordinal, pod)| !wish.is_replica(**ordinal) && !wish.is_available(pod)).map(|(_, pod)| pod);
+    let halts = !wish.is_available(last) && first_unavailable.is_some_and(|first| !Arc::ptr_eq(first, last));
+    if !pods::is_deleting(last) && !halts {
         plan.delete.push(Arc::clone(last));
     }
     false
@@ -130,7 +139,8 @@ fn roll(wish: &Wish<'_>, all: &BTreeMap<i32, Arc<Pod>>, plan: &mut Plan) {
     let is_replica = |ordinal: &i32| wish.is_replica(*ordinal);
     let missing = i32::try_from(plan.create.len()).unwrap_or(i32::MAX);
     let unavailable = all.iter().filter(|(ordinal, pod)| is_replica(ordinal) && !wish.is_available(pod)).count();
-    let mut left = wish.max_unavailable.max(1) - missing - i32::try_from(unavailable).unwrap_or(i32::MAX);
+    let unavailable = i32::try_from(unavailable).unwrap_or(i32::MAX);
+    let mut left = wish.max_unavailable.max(1).saturating_sub(missing).saturating_sub(unavailable);
     for (ordinal, pod) in all.iter().rev().filter(|(ordinal, _)| is_replica(ordinal)) {
         if !wish.takes_update(*ordinal) {
             return;
@@ -243,6 +253,13 @@ mod tests {
         check(WISH, "new new new new new", "-web-4");
         check(WISH, "new new new new new-", "");
         check(WISH, "new new! new new", "");
+        let none = Wish { replicas: 0, ..WISH };
+        check(none, "new! new! new!", "");
+        check(none, "new new! new!", "");
+        check(none, "new new new!", "-web-2");
+        check(none, "new! new new", "-web-2");
+        check(none, "new!", "-web-0");
+        check(Wish { ordered: false, ..none }, "new! new! new!", "-web-2, -web-1, -web-0");
     }
 
     #[test]
@@ -251,6 +268,17 @@ mod tests {
         check(parallel, "", "+0, +1, +2");
         check(parallel, "new! . new", "+1");
         check(parallel, "new new! new new new", "-web-4, -web-3");
+    }
+
+    #[test]
+    fn replicas_as_many_as_their_type_holds_cost_one_burst() {
+        let most = Wish { replicas: i32::MAX, ordered: false, max_unavailable: i32::MAX, ..WISH };
+        let created = |wish: &Wish<'_>, text| plan(wish, &pods(text)).create.len();
+        assert_eq!(created(&most, ""), BURST);
+        assert_eq!(created(&most, "new new! old"), BURST);
+        assert_eq!(created(&Wish { first: i32::MAX, ..most }, "new"), 0, "no ordinal is left");
+        assert_eq!(created(&Wish { first: i32::MAX - 3, partition: i32::MAX, ..most }, ""), 3);
+        assert_eq!(created(&Wish { ordered: true, ..most }, ""), 1);
     }
 
     #[test]
