@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use carob_image::ImageStore;
-use carob_runtime::Runtime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -18,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::{image, tree};
+use crate::parts::Machine;
 
 /// Bytes of a request: names and paths, never contents.
 const REQUEST_BYTES_MAX: u64 = 1 << 20;
@@ -47,11 +46,10 @@ pub(crate) fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("admin.sock")
 }
 
-/// What requests are about. A server without a node has no runtime.
+/// What requests are about.
 #[derive(Clone)]
 pub(crate) struct Subjects {
-    pub(crate) images: ImageStore,
-    pub(crate) runtime: Option<Arc<Runtime>>,
+    pub(crate) machine: Arc<Machine>,
 }
 
 /// Serves requests until `shutdown`.
@@ -99,9 +97,9 @@ async fn answer(stream: UnixStream, subjects: &Subjects) -> Result<()> {
     let (sender, mut receiver) = mpsc::channel(PROGRESS_LINES_MAX);
     let work = async {
         match serde_json::from_str(&text).context("read the request")? {
-            Request::Image(request) => image::execute(&subjects.images, request, sender).await,
+            Request::Image(request) => image::execute(&subjects.machine.images()?, request, sender).await,
             Request::Tree { pod, json } => {
-                let runtime = subjects.runtime.as_ref().context("this server runs no node")?;
+                let runtime = subjects.machine.runtime().context("this server runs no node now")?;
                 tree::answer(runtime.tree()?, pod.as_deref(), json)
             }
         }

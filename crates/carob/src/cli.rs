@@ -10,8 +10,27 @@ use ipnet::IpNet;
 #[derive(Debug, Parser)]
 #[command(name = "carob", version = crate::VERSION, max_term_width = 120)]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// How the log is written, for every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogArgs {
+    /// What is logged: error, warn, info, debug or trace, also by module (`info,carob_node=debug`)
+    #[arg(long, env = "CAROB_LOG", default_value = "info", value_name = "LEVEL", global = true)]
+    pub(crate) log_level: String,
+    /// How the log is written
+    #[arg(long, env = "CAROB_LOG_FORMAT", default_value = "text", value_name = "FORMAT", global = true)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]

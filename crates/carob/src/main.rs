@@ -11,11 +11,14 @@ mod compose;
 mod config;
 mod explainer;
 mod kubeconfig;
+mod logs;
 mod memory;
 mod notify;
+mod parts;
 mod pki;
 mod ready;
 mod renewal;
+mod state;
 mod tls;
 mod virtual_nodes;
 
@@ -23,18 +26,20 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
-/// What `--version` and `/version` say: the Kubernetes version whose API this is, and carob's own.
-const VERSION: &str = concat!("v1.36.2+carob.", env!("CARGO_PKG_VERSION"));
+/// What `--version`, `/version` and the node say.
+const VERSION: &str = carob_apiserver::GIT_VERSION;
 /// Threads for work that blocks, such as unpacking layers.
 const BLOCKING_THREADS_MAX: usize = 8;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log();
+    if let Err(error) = logs::start(&cli.logs) {
+        complain(&error);
+        return ExitCode::FAILURE;
+    }
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -64,13 +69,7 @@ fn run(command: Command) -> Result<ExitCode> {
     })
 }
 
-/// Logs to standard error: `CAROB_LOG` chooses what, in the syntax of tracing's `EnvFilter`.
-fn start_log() {
-    let filter = EnvFilter::try_from_env("CAROB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
-}
-
 #[expect(clippy::print_stderr, reason = "the last words of a command that failed")]
 fn complain(error: &anyhow::Error) {
-    eprintln!("carob: {error:#}");
+    eprintln!("carob: {}", carob_client::sentence(error.as_ref()));
 }

@@ -1,27 +1,15 @@
-//! When a server is ready: its node takes Pods, and Pods find their ServiceAccount.
+//! When a server is ready: its parts are, and Pods find their ServiceAccount.
 
-use std::time::Duration;
-
-use anyhow::{Result, bail};
 use carob_client::{Informers, Selection};
+use carob_kit::{Health, PartState};
 use k8s_openapi::api::core::v1::{Node, NodeCondition, ServiceAccount};
-use tokio::sync::watch;
 
 use crate::config::Settings;
 
-/// How long a start may take before it is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What turns true once nodes are registered and ready.
-#[derive(Debug, Clone)]
-pub(crate) struct NodesReady {
-    /// As this server's node says, whatever an earlier life of it left in the API.
-    pub(crate) node: watch::Receiver<bool>,
-    pub(crate) virtual_nodes: watch::Receiver<bool>,
-}
-
-/// Waits for the nodes, and for the default ServiceAccount, if something makes it.
-pub(crate) async fn wait(informers: &Informers, settings: &Settings, nodes: NodesReady) -> Result<()> {
+/// Waits for the parts, and for the default ServiceAccount, if something makes it.
+///
+/// Cancel safe.
+pub(crate) async fn wait(informers: &Informers, settings: &Settings, health: &Health) {
     let account = async {
         if settings.controllers {
             let accounts = informers.of::<ServiceAccount>();
@@ -31,27 +19,22 @@ pub(crate) async fn wait(informers: &Informers, settings: &Settings, nodes: Node
             }
         }
     };
-    let all = async { tokio::join!(until(nodes.node), until(nodes.virtual_nodes), account) };
-    if tokio::time::timeout(PATIENCE, all).await.is_err() {
-        bail!("the server was not ready within {} s{}", PATIENCE.as_secs(), shown(informers, settings));
-    }
-    Ok(())
+    tokio::join!(health.all_ready(), account);
 }
 
-async fn until(mut ready: watch::Receiver<bool>) {
-    // Whoever could tell that they are ready has ended: so has the server, which says why.
-    if ready.wait_for(|ready| *ready).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+/// What a server that is not ready waits for, for people.
+pub(crate) fn missing(informers: &Informers, settings: &Settings, health: &Health) -> String {
+    let unready = health.parts().into_iter().filter(|part| part.state != PartState::Ready);
+    let mut missing: Vec<String> = unready.map(|part| format!("{} {}", part.name, part.state)).collect();
+    missing.extend(node_message(informers, settings));
+    if missing.is_empty() { "the ServiceAccount default/default is not made".to_owned() } else { missing.join("; ") }
 }
 
 /// What the API shows of a node that is not ready.
-fn shown(informers: &Informers, settings: &Settings) -> String {
+fn node_message(informers: &Informers, settings: &Settings) -> Option<String> {
     let fields = Some(format!("metadata.name={}", settings.node_name));
     let node = informers.of_selected::<Node>(Selection { fields, ..Selection::default() });
-    let node = node.get(None, &settings.node_name);
-    let conditions = node.as_deref().and_then(|node| node.status.as_ref()?.conditions.as_ref());
+    let node = node.get(None, &settings.node_name)?;
     let unmet = |condition: &&NodeCondition| condition.type_ == "Ready" && condition.status != "True";
-    let message = conditions.into_iter().flatten().find(unmet).and_then(|condition| condition.message.clone());
-    message.map_or_else(String::new, |message| format!(": {message}"))
+    node.status.as_ref()?.conditions.iter().flatten().find(unmet)?.message.clone()
 }

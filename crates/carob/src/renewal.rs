@@ -1,6 +1,5 @@
 //! Renewing the cluster's certificates before they end, while the server runs.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,26 +14,27 @@ use crate::tls::Shown;
 /// The longest time between two looks at the calendar, which may be set while the server sleeps.
 const LOOK_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// Renews certificates when they come close to their end, until `shutdown`.
+/// Renews certificates when they come close to their end, until `shutdown`. `first` are those that were there at the start.
 pub(crate) async fn keep(
-    settings: Settings,
-    mut pki: Pki,
-    shown: Shown,
-    clock: Arc<dyn Clock>,
+    settings: &Settings,
+    first: &Pki,
+    shown: &Shown,
+    clock: &dyn Clock,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let (dir, names) = (settings.data_dir.join("pki"), Names::of(&settings)?);
+    let (dir, names) = (settings.data_dir.join("pki"), Names::of(settings)?);
+    let mut renew = renew_at(first)?;
     loop {
-        let left = clock.now().duration_until(renew_at(&pki)?);
-        let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
+        let left = Duration::try_from(clock.now().duration_until(renew)).unwrap_or(Duration::ZERO);
         tokio::select! {
             // Both branches are cancel safe.
             () = tokio::time::sleep(left.min(LOOK_EVERY)) => {}
             () = shutdown.cancelled() => return Ok(()),
         }
-        pki = Pki::open(&dir, &names, clock.now()).context("renew the cluster's certificates")?;
+        let pki = Pki::open(&dir, &names, clock.now()).context("renew the cluster's certificates")?;
         shown.replace(&pki)?;
         kubeconfig::write(&settings.kubeconfig, settings.listen, &pki)?;
-        kubeconfig::write_schedulers(&settings, &pki)?;
+        kubeconfig::write_schedulers(settings, &pki)?;
+        renew = renew_at(&pki)?;
     }
 }

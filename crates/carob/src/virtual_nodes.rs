@@ -12,7 +12,6 @@ use carob_client::Informers;
 use carob_kit::Clock;
 use carob_node::virtual_nodes::{Config, Parts, VirtualNodes, kubelet};
 use serde_json::{Map, Value};
-use tokio::sync::watch;
 
 use crate::config::Settings;
 
@@ -33,16 +32,14 @@ pub(crate) fn config(count: Option<usize>, file: Option<&Path>, node_name: &str)
     Ok(Some(config))
 }
 
-/// Puts the virtual nodes together, and tells when they are registered; at once where there are none.
-pub(crate) fn prepare(
+/// Puts the virtual nodes together; `None` where the settings ask for none.
+pub(crate) fn make(
     settings: &Settings,
     api: &ApiServer,
     informers: &Arc<Informers>,
     clock: &Arc<dyn Clock>,
-) -> (watch::Receiver<bool>, Option<VirtualNodes>) {
-    let Some(config) = settings.virtual_nodes.clone() else {
-        return (watch::Sender::new(true).subscribe(), None);
-    };
+) -> Option<VirtualNodes> {
+    let config = settings.virtual_nodes.clone()?;
     let api = api.clone();
     let parts = Parts {
         informers: Arc::clone(informers),
@@ -50,8 +47,7 @@ pub(crate) fn prepare(
         clock: Arc::clone(clock),
         kubelet_version: crate::VERSION.to_owned(),
     };
-    let nodes = VirtualNodes::new(config, parts);
-    (nodes.ready(), Some(nodes))
+    Some(VirtualNodes::new(config, parts))
 }
 
 /// The way to nodes and Pods, with the virtual nodes answered for.

@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use carob_client::Informers;
-use carob_kit::{Clock, SystemClock, chain};
+use carob_kit::{Clock, Health, Part, Supervisor, SystemClock, chain};
 use carob_scheduler::endpoint::Endpoint;
-use carob_scheduler::{Scheduler, SchedulerConfig, config};
+use carob_scheduler::{Explanations, Scheduler, SchedulerConfig, config};
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::SchedulerArgs;
 use crate::{explainer, notify};
@@ -27,32 +26,49 @@ pub(crate) async fn main(arguments: SchedulerArgs) -> Result<()> {
     let client = carob_client::over_tls(kubeconfig).await?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let shutdown = CancellationToken::new();
-    let answering = match Endpoint::bind(&explainer::sockets_dir(&arguments.run_dir)).await {
-        Ok(endpoint) => Some(tokio::spawn(endpoint.serve(config.explanations.clone(), shutdown.clone()))),
+    let mut parts = Vec::new();
+    match Endpoint::bind(&explainer::sockets_dir(&arguments.run_dir)).await {
+        Ok(endpoint) => parts.push(answers(endpoint, &arguments.run_dir, &config.explanations)),
         // Who schedules for a cluster elsewhere need not be root here.
         Err(error) => {
             tracing::warn!(error = %chain(&error), "nobody can ask this scheduler why Pods are pending (--run-dir)");
-            None
         }
-    };
-    let informers = Informers::new(client.clone());
-    let scheduling = Scheduler::run(client, informers, config, clock, shutdown.clone());
-    tokio::pin!(scheduling);
+    }
+    parts.push(Part::new("scheduler", move |context| {
+        let (client, config, clock) = (client.clone(), config.clone(), Arc::clone(&clock));
+        async move {
+            context.ready();
+            let informers = Informers::new(client.clone());
+            Ok(Scheduler::run(client, informers, config, clock, context.shutdown()).await?)
+        }
+    }));
+    let supervisor = Supervisor::start(parts, &Health::new())?;
     writeln!(std::io::stdout().lock(), "carob scheduler is ready as {identity}")?;
     notify::ready()?;
-    // All branches are cancel safe: they wait, and change nothing.
+    // Both branches are cancel safe: they wait, and change nothing.
     tokio::select! {
-        ended = &mut scheduling => return Ok(ended?),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    shutdown.cancel();
-    scheduling.await?;
-    if let Some(answering) = answering {
-        answering.await.context("the scheduler's endpoint panicked")?;
-    }
-    Ok(())
+    supervisor.stop().await.map_err(anyhow::Error::from_boxed)
+}
+
+/// Answers why Pods are pending. `first` is the socket of the first start.
+fn answers(first: Endpoint, run_dir: &Path, explanations: &Explanations) -> Part {
+    let (dir, explanations) = (explainer::sockets_dir(run_dir), explanations.clone());
+    let mut first = Some(first);
+    Part::new("explanations", move |context| {
+        let (dir, explanations, bound) = (dir.clone(), explanations.clone(), first.take());
+        async move {
+            let endpoint = match bound {
+                Some(endpoint) => endpoint,
+                None => Endpoint::bind(&dir).await?,
+            };
+            context.ready();
+            endpoint.serve(explanations, context.shutdown()).await;
+            Ok(())
+        }
+    })
 }
 
 /// The configuration of the file, completed by the flags. As upstream, a scheduler competes unless it is told not to.

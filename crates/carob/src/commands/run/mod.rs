@@ -81,7 +81,7 @@ async fn run(server: &mut Server, manifests: Vec<Manifest>, signals: &mut Signal
     let informers = Arc::clone(&server.informers);
     // All branches of these selections are cancel safe: they wait, and what they change is made again or removed in the end.
     tokio::select! {
-        ready = ready::wait(&informers, &settings, server.nodes_ready.clone()) => ready?,
+        () = ready::wait(&informers, &settings, &server.health) => {}
         failure = server.failure() => return Err(failure),
         () = signals.any() => return Ok(ExitCode::from(FAILED)),
     }

@@ -1,0 +1,493 @@
+//! The parts of a server, each a function that makes a [`Part`]: what it needs, how it starts, what is told of it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use anyhow::{Context, Result};
+use carob_apiserver::authn::ServiceAccountKeys;
+use carob_apiserver::{ApiServer, Tls, UserInfo};
+use carob_client::{DriverStats, Informers};
+use carob_controllers::{Controllers, TokenSigner};
+use carob_dns::{Dns, DnsConfig, DnsParts};
+use carob_image::{ImageStore, StoreConfig};
+use carob_kit::{Clock, Health, Part, PartContext, PartError};
+use carob_net::{NetConfig, PodNetwork};
+use carob_node::{Access, ClusterDns, KubeletApi, Node, NodeConfig, NodeIdentity, NodeParts};
+use carob_proxy::policy::{PolicyConfig, PolicyParts};
+use carob_proxy::{PodInterfaces, ProxyConfig, ProxyParts, TableConfig};
+use carob_runtime::{Runtime, RuntimeConfig};
+use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
+use tokio::net::TcpListener;
+
+use crate::config::Settings;
+use crate::pki::{KUBELET_CLIENT, Pki};
+use crate::{admin, memory, renewal, tls, virtual_nodes};
+
+/// The API, which every part needs that has something to say.
+pub(crate) const API: &str = "api";
+/// The shared watches: they end after those who read them, and before the API.
+pub(crate) const INFORMERS: &str = "informers";
+const CONTROLLERS: &str = "controllers";
+const SCHEDULER: &str = "scheduler";
+const VIRTUAL_NODES: &str = "virtual-nodes";
+const IMAGES: &str = "images";
+const NODE: &str = "node";
+const DNS: &str = "dns";
+const PROXY: &str = "proxy";
+const POLICIES: &str = "network-policies";
+const ADMIN: &str = "admin-socket";
+const CERTIFICATES: &str = "certificates";
+const MEMORY: &str = "memory";
+
+/// This machine's list of resolvers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// What parts are made of.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) api: ApiServer,
+    pub(crate) pki: Arc<Pki>,
+    pub(crate) shown: Arc<tls::Shown>,
+    pub(crate) informers: Arc<Informers>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) machine: Arc<Machine>,
+}
+
+/// What the node and its tools share, once it is open. It is opened once: a part that starts again goes on with it.
+#[derive(Default)]
+pub(crate) struct Machine {
+    images: OnceLock<ImageStore>,
+    runtime: Mutex<Option<Arc<Runtime>>>,
+}
+
+impl Machine {
+    /// `None` where no node runs, or none yet.
+    pub(crate) fn runtime(&self) -> Option<Arc<Runtime>> {
+        self.slot().clone()
+    }
+
+    pub(crate) fn take_runtime(&self) -> Option<Arc<Runtime>> {
+        self.slot().take()
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Runtime>>> {
+        self.runtime.lock().expect("no holder of the runtime panics")
+    }
+
+    pub(crate) fn images(&self) -> Result<ImageStore> {
+        self.images.get().cloned().context("the image store is not open")
+    }
+}
+
+impl Common {
+    fn client(&self, user: carob_apiserver::Identity) -> kube::Client {
+        carob_client::in_process(self.api.in_process(user))
+    }
+
+    fn component(&self, name: &str) -> kube::Client {
+        self.client(UserInfo::component(name))
+    }
+}
+
+fn plain(error: anyhow::Error) -> PartError {
+    error.into()
+}
+
+pub(crate) fn api(common: &Common, listener: TcpListener, tls: Tls) -> Part {
+    let (api, address) = (common.api.clone(), common.settings.listen);
+    let mut first = Some(listener);
+    Part::new(API, move |context| {
+        let (api, tls, bound) = (api.clone(), tls.clone(), first.take());
+        async move {
+            let listener = match bound {
+                Some(listener) => listener,
+                None => TcpListener::bind(address).await?,
+            };
+            context.ready();
+            api.serve(listener, tls, context.shutdown().cancelled_owned()).await;
+            Ok(())
+        }
+    })
+}
+
+pub(crate) fn informers(common: &Common) -> Part {
+    let informers = Arc::clone(&common.informers);
+    Part::new(INFORMERS, move |context| {
+        let informers = Arc::clone(&informers);
+        async move {
+            context.ready();
+            context.shutdown().cancelled().await;
+            // Whoever watches the API while it ends takes its end for a failure.
+            informers.end();
+            Ok(())
+        }
+    })
+    .needs(&[API])
+}
+
+pub(crate) fn controllers(common: &Common, keys: Arc<ServiceAccountKeys>, system_client: kube::Client) -> Part {
+    let common = common.clone();
+    Part::new(CONTROLLERS, move |context| {
+        let settings = &common.settings;
+        let config = carob_controllers::Config {
+            api_addresses: settings.node_ips.clone(),
+            api_port: settings.listen.port(),
+            cluster_cidrs: settings.cluster_cidrs.clone(),
+            service_cidrs: settings.service_cidrs.clone(),
+            kubelet_port: Some(settings.kubelet_port),
+            load_balancers: settings.load_balancers,
+            dns_addresses: if settings.dns { settings.cluster_dns.clone() } else { Vec::new() },
+            root_ca_pem: common.pki.ca_pem.clone(),
+            system_client: system_client.clone(),
+            token_signer: Some(Arc::new(SecretTokens(Arc::clone(&keys)))),
+        };
+        let client = common.component("system:kube-controller-manager");
+        let (informers, clock, health) =
+            (Arc::clone(&common.informers), Arc::clone(&common.clock), Arc::clone(&common.health));
+        async move {
+            let controllers = Controllers::start(client, informers, config, clock, context.shutdown());
+            let (counts, remarks) = (controllers.stats(), controllers.stats());
+            health.add_metrics(CONTROLLERS, move || work_metrics(&counts()));
+            health.add_remarks(CONTROLLERS, move || set_aside(&remarks()));
+            let begun = controllers.begun();
+            let tell = async {
+                begun.await;
+                context.ready();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = controllers.join() => Ok(()),
+                () = tell => Ok(()),
+            }
+        }
+    })
+    .needs(&[API, INFORMERS])
+}
+
+/// The counts of reconcilers in the Prometheus text format.
+fn work_metrics(stats: &DriverStats) -> String {
+    let mut text = String::new();
+    type Count = fn(&carob_client::WorkStats) -> u64;
+    let counts: [(&str, &str, Count); 5] = [
+        ("workqueue_depth", "gauge", |stats| stats.depth as u64),
+        ("carob_reconcile_success_total", "counter", |stats| stats.succeeded),
+        ("carob_reconcile_errors_total", "counter", |stats| stats.failed),
+        ("carob_reconcile_panics_total", "counter", |stats| stats.panicked),
+        ("carob_reconcile_set_aside", "gauge", |stats| stats.set_aside.len() as u64),
+    ];
+    for (name, kind, count) in counts {
+        text += &format!("# TYPE {name} {kind}\n");
+        for (controller, stats) in stats {
+            text += &format!("{name}{{name={controller:?}}} {}\n", count(stats));
+        }
+    }
+    text
+}
+
+fn set_aside(stats: &DriverStats) -> Vec<String> {
+    let of = |(name, stats): &(&'static str, carob_client::WorkStats)| {
+        let (count, first) = (stats.set_aside.len(), stats.set_aside.first()?);
+        Some(format!("the {name} controller leaves {count} objects alone that made it panic, {first} among them"))
+    };
+    stats.iter().filter_map(of).collect()
+}
+
+pub(crate) fn scheduler(common: &Common, explanations: Explanations) -> Part {
+    let common = common.clone();
+    Part::new(SCHEDULER, move |context| {
+        let config = SchedulerConfig { explanations: explanations.clone(), ..SchedulerConfig::default() };
+        let client = common.component("system:kube-scheduler");
+        let (informers, clock) = (Arc::clone(&common.informers), Arc::clone(&common.clock));
+        async move {
+            context.ready();
+            Ok(Scheduler::run(client, informers, config, clock, context.shutdown()).await?)
+        }
+    })
+    .needs(&[API, INFORMERS])
+}
+
+/// `None` where the settings ask for no virtual nodes.
+pub(crate) fn virtual_nodes(common: &Common) -> Option<Part> {
+    common.settings.virtual_nodes.as_ref()?;
+    let common = common.clone();
+    let part = Part::new(VIRTUAL_NODES, move |context| {
+        let nodes = virtual_nodes::make(&common.settings, &common.api, &common.informers, &common.clock);
+        async move {
+            let Some(nodes) = nodes else { return Ok(()) };
+            let mut ready = nodes.ready();
+            let tell = async {
+                if ready.wait_for(|ready| *ready).await.is_ok() {
+                    context.ready();
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                ended = nodes.run(context.shutdown()) => Ok(ended?),
+                () = tell => Ok(()),
+            }
+        }
+    });
+    Some(part.needs(&[API, INFORMERS]))
+}
+
+pub(crate) fn images(common: &Common) -> Part {
+    let common = common.clone();
+    Part::new(IMAGES, move |context| {
+        let common = common.clone();
+        async move {
+            if common.machine.images.get().is_none() {
+                let config = StoreConfig::new(&common.settings.images_dir, Arc::clone(&common.clock));
+                let images = ImageStore::open(config).await?;
+                // Nothing else sets it: one run of a part goes at a time.
+                common.machine.images.get_or_init(|| images);
+            }
+            context.ready();
+            context.shutdown().cancelled().await;
+            Ok(())
+        }
+    })
+}
+
+/// Opens the runtime, which takes up the Pods that an earlier server left running, and runs the node on it.
+pub(crate) fn node(common: &Common) -> Part {
+    let common = common.clone();
+    Part::new(NODE, move |context| {
+        let common = common.clone();
+        async move { run_node(&common, context).await.map_err(plain) }
+    })
+    .needs(&[API, INFORMERS, IMAGES])
+}
+
+async fn run_node(common: &Common, context: PartContext) -> Result<()> {
+    let settings = &common.settings;
+    let runtime = match common.machine.runtime() {
+        Some(runtime) => runtime,
+        None => {
+            let runtime = open_runtime(common).await?;
+            *common.machine.slot() = Some(Arc::clone(&runtime));
+            runtime
+        }
+    };
+    let address = SocketAddr::new(settings.listen.ip(), settings.kubelet_port);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address} (--kubelet-port)"))?;
+    let kubelet_port = listener.local_addr().context("the port of the kubelet API")?.port();
+    let access = Access { users: vec![KUBELET_CLIENT.to_owned()], groups: vec!["system:masters".to_owned()] };
+    let parts = NodeParts {
+        client: common.client(UserInfo::node(&settings.node_name)),
+        informers: Arc::clone(&common.informers),
+        cri: runtime,
+        clock: Arc::clone(&common.clock),
+        api: Some(KubeletApi { listener, tls: tls::kubelet_server(&common.pki, &common.shown)?, access }),
+        shutdown: context.shutdown(),
+    };
+    let node = Node::new(node_config(settings, kubelet_port), parts).context("make the node")?;
+    let mut ready = node.ready();
+    let tell = async {
+        // Whoever could say that it is ready has ended otherwise, which is seen below.
+        if ready.wait_for(|ready| *ready).await.is_ok() {
+            context.ready();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = node.run() => Ok(()),
+        () = tell => Ok(()),
+    }
+}
+
+async fn open_runtime(common: &Common) -> Result<Arc<Runtime>> {
+    let settings = &common.settings;
+    let network = NetConfig {
+        instance: settings.instance.clone(),
+        state_dir: settings.run_dir.join("net"),
+        pod_cidrs: Vec::new(),
+        cluster_cidrs: settings.cluster_cidrs.clone(),
+        clock: Arc::clone(&common.clock),
+    };
+    let network = PodNetwork::open(network).await.context("open the Pod network")?;
+    let runtime = Runtime::open(RuntimeConfig {
+        data_dir: settings.data_dir.clone(),
+        run_dir: settings.run_dir.clone(),
+        cgroup_root: settings.cgroup_root.clone().into(),
+        instance: settings.instance.clone(),
+        die_with_parent: settings.die_with_parent,
+        images: Arc::new(common.machine.images()?),
+        network: Arc::new(network),
+        clock: Arc::clone(&common.clock),
+    });
+    runtime.await.context("open the runtime")
+}
+
+fn node_config(settings: &Settings, kubelet_port: u16) -> NodeConfig {
+    NodeConfig {
+        identity: NodeIdentity {
+            name: settings.node_name.clone(),
+            addresses: settings.node_ips.clone(),
+            kubelet_port,
+            kubelet_version: crate::VERSION.to_owned(),
+            pods_max: settings.max_pods as usize,
+            ..NodeIdentity::default()
+        },
+        data_dir: settings.data_dir.clone(),
+        cgroup_root: settings.cgroup_root.clone(),
+        log_dir: settings.log_dir(),
+        log_link_dir: settings.log_link_dir(),
+        dns: ClusterDns { servers: settings.cluster_dns.clone(), domain: settings.cluster_domain.clone() },
+        seccomp_default: false,
+        resolv_conf: RESOLV_CONF.into(),
+        hosts: "/etc/hosts".into(),
+    }
+}
+
+pub(crate) fn dns(common: &Common, client: kube::Client) -> Part {
+    let common = common.clone();
+    Part::new(DNS, move |context| {
+        let settings = &common.settings;
+        let config = DnsConfig {
+            domain: settings.cluster_domain.clone(),
+            cluster_dns: settings.cluster_dns.clone(),
+            listen: settings.node_ips.clone(),
+            node_name: settings.node_name.clone(),
+            cluster_cidrs: settings.cluster_cidrs.clone(),
+            service_cidrs: settings.service_cidrs.clone(),
+            resolv_conf: RESOLV_CONF.into(),
+        };
+        let (client, informers) = (client.clone(), Arc::clone(&common.informers));
+        async move {
+            let dns = Dns::bind(config)
+                .await
+                .context("the cluster's DNS server (--node-ip, --disable dns)")
+                .map_err(plain)?;
+            context.ready();
+            dns.run(DnsParts { client, informers, shutdown: context.shutdown() }).await;
+            Ok(())
+        }
+    })
+    .needs(&[API, INFORMERS])
+}
+
+pub(crate) fn proxy(common: &Common) -> Part {
+    let common = common.clone();
+    Part::new(PROXY, move |context| {
+        let config = ProxyConfig {
+            table: service_table(&common.settings),
+            node_name: common.settings.node_name.clone(),
+            node_addresses: common.settings.node_ips.clone(),
+        };
+        let parts = ProxyParts {
+            client: common.component("system:kube-proxy"),
+            informers: Arc::clone(&common.informers),
+            clock: Arc::clone(&common.clock),
+            shutdown: context.shutdown(),
+        };
+        async move {
+            context.ready();
+            carob_proxy::run(config, parts).await;
+            Ok(())
+        }
+    })
+    .needs(&[API, INFORMERS])
+}
+
+pub(crate) fn policies(common: &Common) -> Part {
+    let common = common.clone();
+    Part::new(POLICIES, move |context| {
+        let settings = &common.settings;
+        let config = PolicyConfig { table: policy_table(settings), node_name: settings.node_name.clone() };
+        let parts = PolicyParts { informers: Arc::clone(&common.informers), shutdown: context.shutdown() };
+        async move {
+            context.ready();
+            carob_proxy::policy::run(config, parts).await;
+            Ok(())
+        }
+    })
+    .needs(&[API, INFORMERS])
+}
+
+/// Where no Pod runs on, takes back what Pods need of the machine.
+pub(crate) async fn leave(runtime: &Runtime, settings: &Settings) -> Result<()> {
+    let has_left = runtime.leave().await?;
+    if has_left && settings.proxy {
+        carob_proxy::remove(&service_table(settings).table).await?;
+        carob_proxy::remove(&policy_table(settings)).await?;
+    }
+    Ok(())
+}
+
+fn policy_table(settings: &Settings) -> String {
+    format!("carob-policies-{}", settings.instance)
+}
+
+fn service_table(settings: &Settings) -> TableConfig {
+    let [of_any_instance, of_this_instance] = carob_net::pod_interfaces(&settings.instance);
+    TableConfig {
+        table: format!("carob-services-{}", settings.instance),
+        cluster_cidrs: settings.cluster_cidrs.clone(),
+        service_cidrs: settings.service_cidrs.clone(),
+        pod_interfaces: Some(PodInterfaces { of_any_instance, of_this_instance }),
+    }
+}
+
+pub(crate) fn admin(common: &Common) -> Part {
+    let common = common.clone();
+    Part::new(ADMIN, move |context| {
+        let common = common.clone();
+        async move {
+            let subjects = admin::Subjects { machine: Arc::clone(&common.machine) };
+            context.ready();
+            admin::serve(&common.settings.run_dir, subjects, context.shutdown()).await.map_err(plain)
+        }
+    })
+    .needs(&[IMAGES])
+}
+
+pub(crate) fn certificates(common: &Common) -> Part {
+    let common = common.clone();
+    Part::new(CERTIFICATES, move |context| {
+        let common = common.clone();
+        async move {
+            context.ready();
+            renewal::keep(&common.settings, &common.pki, &common.shown, &*common.clock, context.shutdown())
+                .await
+                .map_err(plain)
+        }
+    })
+}
+
+pub(crate) fn memory() -> Part {
+    Part::new(MEMORY, |context| async move {
+        context.ready();
+        memory::keep_small(context.shutdown()).await.map_err(plain)
+    })
+}
+
+/// Signs the tokens that controllers put into Secrets.
+struct SecretTokens(Arc<ServiceAccountKeys>);
+
+impl TokenSigner for SecretTokens {
+    fn sign(&self, claims: &serde_json::Value) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.sign(claims)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carob_client::WorkStats;
+
+    use super::*;
+
+    #[test]
+    fn controllers_are_told_by_name() {
+        let sick = WorkStats { depth: 2, panicked: 3, set_aside: vec!["default/a".to_owned()], ..WorkStats::default() };
+        let stats = vec![("job", sick), ("cronjob", WorkStats::default())];
+        assert_eq!(
+            set_aside(&stats),
+            ["the job controller leaves 1 objects alone that made it panic, default/a among them"]
+        );
+        let text = work_metrics(&stats);
+        assert!(text.contains("# TYPE workqueue_depth gauge\nworkqueue_depth{name=\"job\"} 2\n"), "{text}");
+        assert!(text.contains("carob_reconcile_panics_total{name=\"cronjob\"} 0\n"), "{text}");
+    }
+}
