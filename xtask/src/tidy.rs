@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-shim", &["carob-kit", "carob-sys"]),
     ("carob-oneshot", &["carob-kit", "carob-sys", "carob-shim"]),
     ("carob-runtime", &["carob-kit", "carob-sys", "carob-cri", "carob-image", "carob-net", "carob-shim"]),
-    ("carob-apiserver", &["carob-kit", "carob-api", "carob-store"]),
+    ("carob-apiserver", &["carob-kit", "carob-api", "carob-cel", "carob-store"]),
     ("carob-scheduler", &["carob-kit", "carob-api", "carob-client"]),
     ("carob-controllers", &["carob-kit", "carob-api", "carob-client"]),
     ("carob-dns", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),

@@ -71,6 +71,10 @@ pub enum FieldProblem {
         value: Value,
         detail: String,
     },
+    /// The value is too large to be shown.
+    Unshown {
+        detail: String,
+    },
     NotSupported {
         value: Value,
         supported: Vec<String>,
@@ -118,6 +122,11 @@ impl FieldError {
         Self { path: path.clone(), problem: FieldProblem::Invalid { value: value.into(), detail: detail.into() } }
     }
 
+    /// As [`FieldError::invalid`], of an object or a list, which is not shown.
+    pub fn invalid_unshown(path: &FieldPath, detail: impl Into<String>) -> Self {
+        Self { path: path.clone(), problem: FieldProblem::Unshown { detail: detail.into() } }
+    }
+
     pub fn not_supported(path: &FieldPath, value: impl Into<Value>, supported: &[&str]) -> Self {
         let supported = supported.iter().map(|s| (*s).to_owned()).collect();
         Self { path: path.clone(), problem: FieldProblem::NotSupported { value: value.into(), supported } }
@@ -149,7 +158,7 @@ impl FieldError {
             FieldProblem::NotFound { .. } => "FieldValueNotFound",
             FieldProblem::Required { .. } => "FieldValueRequired",
             FieldProblem::Duplicate { .. } => "FieldValueDuplicate",
-            FieldProblem::Invalid { .. } => "FieldValueInvalid",
+            FieldProblem::Invalid { .. } | FieldProblem::Unshown { .. } => "FieldValueInvalid",
             FieldProblem::NotSupported { .. } => "FieldValueNotSupported",
             FieldProblem::Forbidden { .. } => "FieldValueForbidden",
             FieldProblem::TooLong { .. } => "FieldValueTooLong",
@@ -174,6 +183,7 @@ impl FieldError {
                 let quoted: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
                 format!("{text}: supported values: {}", quoted.join(", "))
             }
+            FieldProblem::Unshown { detail } => with_detail("Invalid value".to_owned(), detail),
             FieldProblem::Forbidden { detail } => with_detail("Forbidden".to_owned(), detail),
             FieldProblem::TooLong { max } => format!("Too long: may not be more than {max} bytes"),
             FieldProblem::TooMany { actual, max } => {

@@ -40,6 +40,7 @@ mod request;
 mod reserve;
 mod respond;
 mod reviews;
+mod rules;
 mod server;
 mod state;
 mod stored;

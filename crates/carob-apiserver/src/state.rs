@@ -17,6 +17,7 @@ use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::reserve::{Reservations, ResourceQuota};
+use crate::rules::Rules;
 use crate::server::{InFlight, Limits};
 
 /// An API server could not be made from its configuration.
@@ -36,6 +37,8 @@ pub(crate) struct State {
     pub(crate) tokens: Arc<ServiceAccountTokens>,
     pub(crate) admission: Pipeline,
     pub(crate) reservations: Reservations,
+    /// Rules in CEL of custom kinds.
+    pub(crate) rules: Rules,
     pub(crate) dialer: Arc<dyn crate::NodeDialer>,
     pub(crate) explainer: Option<Arc<dyn crate::Explainer>>,
     pub(crate) catalogue: Arc<Catalogue>,
@@ -71,6 +74,7 @@ impl State {
             authz: Authorization::new(lookup, config.authorizers),
             tokens,
             admission: Pipeline::new(store.clone(), config.mutators, config.validators),
+            rules: Rules::default(),
             reservations: Reservations::new(vec![Box::new(services), Box::new(quota)]),
             dialer: config.dialer,
             explainer: config.explainer,

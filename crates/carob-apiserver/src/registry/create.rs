@@ -119,6 +119,7 @@ async fn check_and_store(
     let mut held = Held::default();
     reservations.reserve(Stage::Completing, &write, &mut object, None, &mut held).await?;
     lifecycle::validate_create(&call.def, &object)?;
+    call.api.rules.validate(&call.def, &object, None, &call.notes)?;
     call.api.admission.validate(&write, Some(&object), None).await?;
     let key = call.def.storage_key(&call.namespace, &name);
     if call.api.store.get(&key).is_some() {

@@ -144,6 +144,7 @@ async fn attempt(
     let mut held = Held::default();
     reservations.reserve(Stage::Completing, &write, &mut new, Some(old), &mut held).await?;
     lifecycle::validate_update(&call.def, part, &new, old)?;
+    call.api.rules.validate(&call.def, &new, Some(old), &call.notes)?;
     pipeline::validate(call, &write, projection, &new, old).await?;
     call.notes.warn_all(call.def.strategy().warnings(&new, Some(old)));
     if same(&new, old) {

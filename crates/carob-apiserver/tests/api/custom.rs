@@ -402,3 +402,71 @@ async fn definitions_that_are_not_structural_are_refused() {
         assert!(refused.code == 422 && refused.message().contains(part), "{}", refused.message());
     }
 }
+
+/// A definition whose spec has these rules.
+fn with_rules(rules: &Value) -> Value {
+    let mut ruled = version("v1", true);
+    ruled["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] = rules.clone();
+    definition("widgets", "Widget", &[ruled])
+}
+
+#[tokio::test]
+async fn rules_hold_and_say_why_not() {
+    let rig = Rig::new().await;
+    let rules = json!([
+        { "rule": "self.size < 10", "message": "size must be small", "fieldPath": ".size" },
+        { "rule": "!has(self.replicas) || self.replicas <= self.size",
+          "messageExpression": "'at most as many as a ' + self.color + ' one has'", "reason": "FieldValueForbidden" },
+        { "rule": "self.size >= oldSelf.size", "message": "size never shrinks" },
+    ]);
+    define(&rig, &with_rules(&rules), "Established").await;
+    let path = format!("{WIDGETS}/a");
+    rig.post(WIDGETS, &widget("a")).await.expect(201);
+    let mut wrong = widget("b");
+    wrong["spec"] = json!({ "size": 12, "replicas": 13 });
+    let refused = rig.post(WIDGETS, &wrong).await;
+    assert_eq!(
+        refused.message(),
+        "Widget.example.com \"b\" is invalid: [spec.size: Invalid value: size must be small, spec: Forbidden: at most as many as a red one has]"
+    );
+    assert_eq!(refused.code, 422);
+    rig.patch(&path, MERGE, &json!({ "spec": { "size": 5 } })).await.expect(200);
+    let shrunk = rig.patch(&path, MERGE, &json!({ "spec": { "size": 4 } })).await;
+    assert_eq!(shrunk.message(), "Widget.example.com \"a\" is invalid: spec: Invalid value: size never shrinks");
+
+    // A rule that comes later warns as long as what it is about stays as it was.
+    let mut object = rig.get(&format!("{DEFINITIONS}/widgets.example.com")).await.expect(200);
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/x-kubernetes-validations";
+    let added = json!({ "rule": "self.color == 'blue'", "message": "blue only" });
+    object.pointer_mut(spec).and_then(Value::as_array_mut).expect("rules").push(added);
+    rig.put(&format!("{DEFINITIONS}/widgets.example.com"), &object).await.expect(200);
+    let warned = loop {
+        let patched = rig.patch(&path, MERGE, &json!({ "metadata": { "labels": { "a": "b" } } })).await;
+        if !patched.warnings().is_empty() {
+            break patched;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(warned.warnings(), [r#"299 - "spec: Invalid value: blue only""#]);
+    warned.expect(200);
+    rig.patch(&path, MERGE, &json!({ "spec": { "size": 6 } })).await.expect(422);
+}
+
+#[tokio::test]
+async fn rules_that_do_not_compile_or_cost_too_much_are_refused() {
+    let rig = Rig::new().await;
+    for (rule, part) in [
+        (
+            "self.nothing > 1",
+            "x-kubernetes-validations[0].rule: Invalid value: {\"rule\":\"self.nothing > 1\"}: compilation failed: ERROR: <input>:1:5: undefined field 'nothing'",
+        ),
+        ("self.size", "cel expression must evaluate to a bool"),
+        (
+            "self.parts.all(x, self.parts.all(y, x.name == y.name))",
+            "Forbidden: estimated rule cost exceeds budget by factor of more than 100x",
+        ),
+    ] {
+        let refused = rig.post(DEFINITIONS, &with_rules(&json!([{ "rule": rule }]))).await;
+        assert!(refused.code == 422 && refused.message().contains(part), "{}", refused.message());
+    }
+}
