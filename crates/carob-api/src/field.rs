@@ -1,6 +1,6 @@
 //! Field paths and field errors, worded as apimachinery's pkg/util/validation/field.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use serde_json::Value;
 
@@ -228,10 +228,11 @@ pub type FieldErrors = Vec<FieldError>;
 
 /// What upstream's `ErrorList.ToAggregate` prints: one error bare, several in brackets, repeated texts once.
 pub fn aggregate(errors: &[FieldError]) -> String {
+    let mut seen = HashSet::with_capacity(errors.len());
     let mut texts: Vec<String> = Vec::with_capacity(errors.len());
     for error in errors {
         let text = error.to_string();
-        if !texts.contains(&text) {
+        if seen.insert(text.clone()) {
             texts.push(text);
         }
     }

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, Node, Pod};
+use carob_api::pod::{self as rules, HostPort};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
 use crate::allocation::Pending;
-use crate::config::resources::{ResourceError, amount, amounts};
+use crate::config::resources::{self, ResourceError, amount, amounts};
 use crate::pod::{Member, PodView};
 
 /// Kernel settings that belong to a Pod's namespaces and cannot harm others (kubelet `pkg/kubelet/sysctl/safe_sysctls.go`).
@@ -151,39 +152,31 @@ fn check_apparmor(pod: &Pod, room: &Room) -> Result<(), Rejection> {
 fn check_selector(pod: &Pod, room: &Room) -> Result<(), Rejection> {
     let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
     let fits = selector.into_iter().flatten().all(|(key, value)| room.labels.get(key) == Some(value));
-    if fits {
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref()?.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    // The Pod is bound to this node, so its name is the node's.
+    let name = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let term_fits = |term: &NodeSelectorTerm| {
+        let label = |key: &str| room.labels.get(key).map(String::as_str);
+        let (expressions, fields) = (term.match_expressions.iter().flatten(), term.match_fields.iter().flatten());
+        rules::term_fits(expressions.map(requirement), fields.map(requirement), name, label)
+    };
+    if fits && required.is_none_or(|required| required.node_selector_terms.iter().any(term_fits)) {
         Ok(())
     } else {
         Err(rejected(NODE_AFFINITY, "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"))
     }
 }
 
-/// What a Pod asks for as a whole, init containers included where one of them needs more.
+fn requirement(requirement: &NodeSelectorRequirement) -> rules::Requirement<'_> {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    rules::Requirement { key: &requirement.key, operator: &requirement.operator, values }
+}
+
+/// CPU and memory that a Pod asks for in all.
 fn requests(pod: &Pod) -> Result<(i64, i64), ResourceError> {
-    let Some(spec) = &pod.spec else { return Ok((0, 0)) };
-    let (mut cpu, mut memory) = (0i64, 0i64);
-    let (mut side_cpu, mut side_memory) = (0i64, 0i64);
-    let (mut peak_cpu, mut peak_memory) = (0i64, 0i64);
-    for container in spec.init_containers.iter().flatten() {
-        let wanted = amounts(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))?;
-        let (more_cpu, more_memory) = (wanted.cpu_milli.unwrap_or(0), wanted.memory_bytes.unwrap_or(0));
-        if container.restart_policy.as_deref() == Some("Always") {
-            side_cpu = side_cpu.saturating_add(more_cpu);
-            side_memory = side_memory.saturating_add(more_memory);
-        } else {
-            peak_cpu = peak_cpu.max(side_cpu.saturating_add(more_cpu));
-            peak_memory = peak_memory.max(side_memory.saturating_add(more_memory));
-        }
-    }
-    for container in &spec.containers {
-        let wanted = amounts(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))?;
-        cpu = cpu.saturating_add(wanted.cpu_milli.unwrap_or(0));
-        memory = memory.saturating_add(wanted.memory_bytes.unwrap_or(0));
-    }
-    let overhead = amounts(spec.overhead.as_ref())?;
-    let (more_cpu, more_memory) = (overhead.cpu_milli.unwrap_or(0), overhead.memory_bytes.unwrap_or(0));
-    let whole = |apps: i64, side: i64, peak: i64, more: i64| apps.saturating_add(side).max(peak).saturating_add(more);
-    Ok((whole(cpu, side_cpu, peak_cpu, more_cpu), whole(memory, side_memory, peak_memory, more_memory)))
+    let asked = resources::requests(pod)?;
+    Ok((asked.cpu_milli.unwrap_or(0), asked.memory_bytes.unwrap_or(0)))
 }
 
 fn check_room(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> {
@@ -224,30 +217,25 @@ fn short(resource: &'static str, wanted: i64, used: i64, capacity: i64) -> Rejec
 fn check_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Rejection> {
     let mine = host_ports(pod);
     for other in others.iter().filter(|other| !PodView::new(other).is_terminal()) {
-        for (ip, protocol, port) in host_ports(other) {
-            let clash = |(my_ip, my_protocol, my_port): &(String, String, i32)| {
-                let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
-                *my_protocol == protocol && *my_port == port && (any(my_ip) || any(&ip) || *my_ip == ip)
-            };
-            if mine.iter().any(clash) {
-                let what = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
-                return Err(rejected("NodePorts", what));
-            }
+        if host_ports(other).iter().any(|port| mine.iter().any(|my_port| my_port.conflicts(port))) {
+            let what = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+            return Err(rejected("NodePorts", what));
         }
     }
     Ok(())
 }
 
-fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
-    let view = PodView::new(pod);
-    let host_network = view.host_network();
-    let members = view.members();
-    let ports = members.iter().flat_map(|member| member.spec.ports.iter().flatten());
+fn host_ports(pod: &Pod) -> Vec<HostPort<'_>> {
+    let host_network = PodView::new(pod).host_network();
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    // Init containers that end give their ports back; sidecars keep them.
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = sidecars.chain(&spec.containers).flat_map(|container| container.ports.iter().flatten());
     ports
         .filter_map(|port| {
             let number = port.host_port.or(host_network.then_some(port.container_port)).filter(|port| *port > 0)?;
-            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-            Some((port.host_ip.clone().unwrap_or_default(), protocol, number))
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            Some(HostPort { ip: port.host_ip.as_deref().unwrap_or_default(), protocol, port: number })
         })
         .collect()
 }
@@ -280,6 +268,12 @@ mod tests {
         json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080, "hostIP": ip}]}]})
     }
 
+    fn affine(operator: &str, disk: &str) -> serde_json::Value {
+        let terms = json!([{"matchExpressions": [{"key": "disk", "operator": operator, "values": [disk]}]}]);
+        let required = json!({"nodeSelectorTerms": terms});
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}})
+    }
+
     #[test]
     fn reasons_to_refuse() {
         let labels = [("disk".to_owned(), "ssd".to_owned())].into();
@@ -294,7 +288,10 @@ mod tests {
             (confined("RuntimeDefault"), json!({}), Some("AppArmor")),
             (json!({"nodeSelector": {"disk": "ssd"}}), json!({}), None),
             (json!({"nodeSelector": {"disk": "hdd"}}), json!({}), Some("NodeAffinity")),
+            (affine("In", "ssd"), json!({}), None),
+            (affine("NotIn", "ssd"), json!({}), Some("NodeAffinity")),
             (asking("600m"), asking("400m"), None),
+            (json!({"resources": {"requests": {"cpu": "600m"}}}), asking("500m"), Some("OutOfcpu")),
             (asking("600m"), asking("500m"), Some("OutOfcpu")),
             (json!({"os": {"name": "linux"}}), json!({}), None),
             (json!({"os": {"name": "windows"}}), json!({}), Some("PodOSNotSupported")),

@@ -10,7 +10,10 @@ pub trait Amounts: Clone + Default {
 
     /// Takes the larger amount of each resource.
     fn raise(&mut self, to: &Self);
+}
 
+/// Amounts that tell what is not there from what is zero.
+pub trait ListedAmounts: Amounts {
     /// Takes what is set in `own` of the resources that a Pod may ask for as a whole ([`is_pod_level`]).
     fn replace(&mut self, own: &Self);
 
@@ -47,9 +50,19 @@ impl<A: Amounts> Total<A> {
         self.starting.raise(&together);
     }
 
+    /// What the containers ask for at most at one time.
+    pub fn of_containers(self) -> A {
+        let mut total = self.running;
+        total.add(&self.sidecars);
+        total.raise(&self.starting);
+        total
+    }
+}
+
+impl<A: ListedAmounts> Total<A> {
     /// `own` is what the Pod says of itself, `overhead` what its RuntimeClass takes.
     pub fn requests(self, own: Option<&A>, overhead: Option<&A>) -> A {
-        let mut total = self.of_containers(own);
+        let mut total = self.of_pod(own);
         if let Some(overhead) = overhead {
             total.add(overhead);
         }
@@ -58,17 +71,15 @@ impl<A: Amounts> Total<A> {
 
     /// As [`Total::requests`], of limits.
     pub fn limits(self, own: Option<&A>, overhead: Option<&A>) -> A {
-        let mut total = self.of_containers(own);
+        let mut total = self.of_pod(own);
         if let Some(overhead) = overhead {
             total.add_to_set(overhead);
         }
         total
     }
 
-    fn of_containers(self, own: Option<&A>) -> A {
-        let mut total = self.running;
-        total.add(&self.sidecars);
-        total.raise(&self.starting);
+    fn of_pod(self, own: Option<&A>) -> A {
+        let mut total = self.of_containers();
         if let Some(own) = own {
             total.replace(own);
         }
@@ -90,7 +101,9 @@ impl Amounts for BTreeMap<String, Quantity> {
             *held = (*held).max(*amount);
         }
     }
+}
 
+impl ListedAmounts for BTreeMap<String, Quantity> {
     fn replace(&mut self, own: &Self) {
         let own = own.iter().filter(|(name, _)| is_pod_level(name));
         self.extend(own.map(|(name, amount)| (name.clone(), *amount)));

@@ -1,5 +1,6 @@
 //! Which Nodes a DaemonSet's Pods belong on (`pkg/controller/daemon/daemon_controller.go`, NodeShouldRunDaemonPod). Pure.
 
+use carob_api::pod::{self as rules, NODE_NAME_FIELD};
 use k8s_openapi::api::core::v1::{
     Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
 };
@@ -7,7 +8,6 @@ use k8s_openapi::api::core::v1::{
 use crate::node::taints::{self, NO_EXECUTE, NO_SCHEDULE};
 use crate::pods;
 
-const NODE_NAME_FIELD: &str = "metadata.name";
 /// Taints that a daemon bears on every Node: key and effect (`pkg/controller/daemon/util`, AddOrUpdateDaemonPodTolerations).
 const TOLERATED: [(&str, &str); 6] = [
     ("node.kubernetes.io/not-ready", NO_EXECUTE),
@@ -50,31 +50,15 @@ fn fits_affinity(spec: &PodSpec, node: &Node) -> bool {
     required.is_none_or(|required| required.node_selector_terms.iter().any(|term| fits_term(term, node)))
 }
 
-/// A term that asks for nothing matches no Node.
 fn fits_term(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    let by_label = |requirement: &NodeSelectorRequirement| fits_requirement(requirement, label(node, &requirement.key));
-    let by_field = |requirement: &NodeSelectorRequirement| {
-        requirement.key == NODE_NAME_FIELD && fits_requirement(requirement, node.metadata.name.as_deref())
-    };
-    !(expressions.is_empty() && fields.is_empty()) && expressions.iter().all(by_label) && fields.iter().all(by_field)
+    let (expressions, fields) = (term.match_expressions.iter().flatten(), term.match_fields.iter().flatten());
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    rules::term_fits(expressions.map(requirement), fields.map(requirement), name, |key| label(node, key))
 }
 
-fn fits_requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+fn requirement(requirement: &NodeSelectorRequirement) -> rules::Requirement<'_> {
     let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = || value.is_some_and(|value| values.iter().any(|listed| listed == value));
-    let number = |text: &str| text.parse::<i64>().ok();
-    let numbers = || Some((number(value?)?, number(values.first()?)?));
-    match requirement.operator.as_str() {
-        "In" => listed(),
-        "NotIn" => !listed(),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => numbers().is_some_and(|(value, bound)| value > bound),
-        "Lt" => numbers().is_some_and(|(value, bound)| value < bound),
-        _ => false,
-    }
+    rules::Requirement { key: &requirement.key, operator: &requirement.operator, values }
 }
 
 /// The tolerations of a daemon: its template's and those that every daemon has.

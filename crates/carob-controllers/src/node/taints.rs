@@ -1,5 +1,6 @@
 //! Taints that follow from a Node's conditions, and what Pods tolerate. Pure.
 
+use carob_api::pod as rules;
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -51,25 +52,15 @@ pub(crate) fn wanted(node: &Node, evict: bool, now: &Time) -> Option<Vec<Taint>>
     (taints != held).then_some(taints)
 }
 
-/// Whether a toleration bears a taint (apimachinery of `core/v1`, Toleration.ToleratesTaint).
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if !(effect.is_empty() || effect == taint.effect) || !(key.is_empty() || key == taint.key) {
-        return false;
-    }
-    let (wanted, value) = (toleration.value.as_deref().unwrap_or_default(), taint.value.as_deref().unwrap_or_default());
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => wanted == value,
-        "Exists" => true,
-        "Lt" => numbers(value, wanted).is_some_and(|(value, wanted)| value < wanted),
-        "Gt" => numbers(value, wanted).is_some_and(|(value, wanted)| value > wanted),
-        _ => false,
-    }
-}
-
-fn numbers(a: &str, b: &str) -> Option<(i64, i64)> {
-    Some((a.parse().ok()?, b.parse().ok()?))
+    let toleration = rules::Toleration {
+        key: toleration.key.as_deref().unwrap_or_default(),
+        operator: toleration.operator.as_deref().unwrap_or_default(),
+        value: toleration.value.as_deref().unwrap_or_default(),
+        effect: toleration.effect.as_deref().unwrap_or_default(),
+    };
+    let value = taint.value.as_deref().unwrap_or_default();
+    toleration.bears(rules::Taint { key: &taint.key, value, effect: &taint.effect })
 }
 
 /// How long a Pod may stay.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use carob_api::pod::{self as rules, Asked, ListedAmounts, Total};
 use carob_api::quantity::{Quantity, QuantityError};
 use carob_cri::v1::{HugepageLimit, LinuxContainerResources};
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+pub use rules::Qos;
 
 /// The least weight that cgroups know (`MinShares`).
 const SHARES_MIN: i64 = 2;
@@ -19,14 +21,6 @@ const OOM_GUARANTEED: i64 = -997;
 const OOM_BEST_EFFORT: i64 = 1_000;
 /// Pods of this priority and above are the node's own (`scheduling.SystemCriticalPriority`).
 const SYSTEM_PRIORITY: i32 = 2_000_000_000;
-
-/// How dear a Pod is to its node when memory runs out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Qos {
-    Guaranteed,
-    Burstable,
-    BestEffort,
-}
 
 #[derive(Debug, thiserror::Error)]
 #[error("parse the quantity {text:?} of {resource}")]
@@ -99,28 +93,25 @@ impl Limits {
 
 /// The class that the API computed, else the one that follows from the spec.
 pub fn qos(pod: &Pod) -> Result<Qos, ResourceError> {
-    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
-        Some("Guaranteed") => return Ok(Qos::Guaranteed),
-        Some("Burstable") => return Ok(Qos::Burstable),
-        Some("BestEffort") => return Ok(Qos::BestEffort),
-        _ => {}
+    let computed = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()).and_then(Qos::parse);
+    if let Some(class) = computed {
+        return Ok(class);
     }
     let Some(spec) = &pod.spec else { return Ok(Qos::BestEffort) };
-    let mut any = false;
-    let mut exact = true;
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        let (requests, limits) = both(container.resources.as_ref())?;
-        any |= requests != Amounts::default() || limits != Amounts::default();
-        let set = limits.cpu_milli.is_some() && limits.memory_bytes.is_some();
-        let equal = |request: Option<i64>, limit| request.is_none() || request == limit;
-        exact &=
-            set && equal(requests.cpu_milli, limits.cpu_milli) && equal(requests.memory_bytes, limits.memory_bytes);
-    }
-    Ok(match (any, exact) {
-        (false, _) => Qos::BestEffort,
-        (true, true) => Qos::Guaranteed,
-        (true, false) => Qos::Burstable,
-    })
+    let own = spec.resources.as_ref().map(asked).transpose()?;
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let nothing = || Ok([Asked::default(); 2]);
+    let containers: Result<Vec<_>, _> =
+        containers.map(|container| container.resources.as_ref().map_or_else(nothing, asked)).collect();
+    Ok(rules::qos(own, containers?))
+}
+
+fn asked(resources: &ResourceRequirements) -> Result<[Asked; 2], ResourceError> {
+    let of = |resource: &str| {
+        let (request, limit) = (resources.requests.as_ref(), resources.limits.as_ref());
+        Ok(Asked::new(amount(request, resource)?, amount(limit, resource)?))
+    };
+    Ok([of("cpu")?, of("memory")?])
 }
 
 fn both(resources: Option<&ResourceRequirements>) -> Result<(Amounts, Amounts), ResourceError> {
@@ -163,38 +154,49 @@ pub fn container(pod: &Pod, container: &Container, machine: Machine) -> Result<L
     Ok(settings)
 }
 
-/// The settings of a whole Pod: the sum of its containers, or what the Pod itself says; init containers count where one of
-/// them needs more than all that run later (KEP-753).
-pub fn pod(pod: &Pod) -> Result<LinuxContainerResources, ResourceError> {
-    let Some(spec) = &pod.spec else { return Ok(LinuxContainerResources::default()) };
-    let mut requests = Total::default();
-    let mut limits = Total::default();
+/// What a Pod requests in all.
+pub fn requests(pod: &Pod) -> Result<Amounts, ResourceError> {
+    let Some(spec) = &pod.spec else { return Ok(Amounts::default()) };
+    let own = both(spec.resources.as_ref())?.0;
+    Ok(total(spec, |(requests, _)| requests)?.requests(Some(&own), Some(&amounts(spec.overhead.as_ref())?)))
+}
+
+/// What a Pod may take in all. A container without a limit may use what it likes, so its Pod has none either, unless it says
+/// one itself (kubelet `pkg/kubelet/cm/helpers_linux.go`, `ResourceConfigForPod`).
+fn limits(pod: &Pod) -> Result<Amounts, ResourceError> {
+    let Some(spec) = &pod.spec else { return Ok(Amounts::default()) };
+    let own = both(spec.resources.as_ref())?.1;
+    let mut limits = total(spec, |(_, limits)| limits)?.of_containers();
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let limit = both(container.resources.as_ref())?.1;
+        limits.cpu_milli = limits.cpu_milli.filter(|_| limit.cpu_milli.is_some());
+        limits.memory_bytes = limits.memory_bytes.filter(|_| limit.memory_bytes.is_some());
+    }
+    limits.replace(&own);
+    limits.add_to_set(&amounts(spec.overhead.as_ref())?);
+    Ok(limits)
+}
+
+fn total(spec: &PodSpec, which: impl Fn((Amounts, Amounts)) -> Amounts) -> Result<Total<Amounts>, ResourceError> {
+    let mut total = Total::default();
     for container in &spec.containers {
-        let (request, limit) = both(container.resources.as_ref())?;
-        requests.add(request);
-        limits.add(limit);
+        total.container(&which(both(container.resources.as_ref())?));
     }
-    let (mut side_requests, mut side_limits) = (Total::default(), Total::default());
-    let (mut peak_requests, mut peak_limits) = (Total::default(), Total::default());
     for container in spec.init_containers.iter().flatten() {
-        let (request, limit) = both(container.resources.as_ref())?;
-        if container.restart_policy.as_deref() == Some("Always") {
-            for (total, amount) in [(&mut side_requests, request), (&mut requests, request)] {
-                total.add(amount);
-            }
-            for (total, amount) in [(&mut side_limits, limit), (&mut limits, limit)] {
-                total.add(amount);
-            }
-        } else {
-            peak_requests = peak_requests.max(side_requests.plus(request));
-            peak_limits = peak_limits.max(side_limits.plus(limit));
-        }
+        let is_sidecar = container.restart_policy.as_deref() == Some("Always");
+        total.init_container(&which(both(container.resources.as_ref())?), is_sidecar);
     }
-    let (own_requests, own_limits) = both(spec.resources.as_ref())?;
-    let overhead = amounts(spec.overhead.as_ref())?;
-    let requests = own_requests.or(requests.max(peak_requests).sum()).plus(overhead, true);
-    let limits = own_limits.or(limits.max(peak_limits).bound()).plus(overhead, false);
-    Ok(settings(requests, limits))
+    Ok(total)
+}
+
+/// The settings of a whole Pod.
+pub fn pod(pod: &Pod) -> Result<LinuxContainerResources, ResourceError> {
+    // Nothing but zeros is not asking.
+    let positive = |amounts: Amounts| Amounts {
+        cpu_milli: amounts.cpu_milli.filter(|milli| *milli > 0),
+        memory_bytes: amounts.memory_bytes.filter(|bytes| *bytes > 0),
+    };
+    Ok(settings(positive(requests(pod)?), positive(limits(pod)?)))
 }
 
 /// What the runtime itself takes for the Pod, by its RuntimeClass; `None` where the class says nothing.
@@ -205,65 +207,35 @@ pub fn overhead(pod: &Pod) -> Result<Option<LinuxContainerResources>, ResourceEr
     Ok(Some(settings(fixed, fixed)))
 }
 
-impl Amounts {
-    fn or(self, other: Self) -> Self {
-        Self { cpu_milli: self.cpu_milli.or(other.cpu_milli), memory_bytes: self.memory_bytes.or(other.memory_bytes) }
-    }
-
-    /// `from_nothing`: what is not set counts as zero; otherwise it stays unset, as a limit that is not there does.
-    fn plus(self, more: Self, from_nothing: bool) -> Self {
-        let sum = |own: Option<i64>, more: Option<i64>| match (own, more) {
-            (Some(own), Some(more)) => Some(own.saturating_add(more)),
-            (None, Some(more)) if from_nothing => Some(more),
-            (own, _) => own,
-        };
-        Self { cpu_milli: sum(self.cpu_milli, more.cpu_milli), memory_bytes: sum(self.memory_bytes, more.memory_bytes) }
+/// The sum of two amounts of which either may not be there.
+fn sum(own: Option<i64>, more: Option<i64>) -> Option<i64> {
+    match (own, more) {
+        (Some(own), Some(more)) => Some(own.saturating_add(more)),
+        (own, more) => own.or(more),
     }
 }
 
-/// A sum that knows whether a part of it was without bound.
-#[derive(Debug, Clone, Copy, Default)]
-struct Total {
-    cpu_milli: i64,
-    memory_bytes: i64,
-    cpu_open: bool,
-    memory_open: bool,
+impl rules::Amounts for Amounts {
+    fn add(&mut self, more: &Self) {
+        self.cpu_milli = sum(self.cpu_milli, more.cpu_milli);
+        self.memory_bytes = sum(self.memory_bytes, more.memory_bytes);
+    }
+
+    fn raise(&mut self, to: &Self) {
+        self.cpu_milli = self.cpu_milli.max(to.cpu_milli);
+        self.memory_bytes = self.memory_bytes.max(to.memory_bytes);
+    }
 }
 
-impl Total {
-    fn add(&mut self, amounts: Amounts) {
-        self.cpu_milli = self.cpu_milli.saturating_add(amounts.cpu_milli.unwrap_or(0));
-        self.memory_bytes = self.memory_bytes.saturating_add(amounts.memory_bytes.unwrap_or(0));
-        self.cpu_open |= amounts.cpu_milli.is_none();
-        self.memory_open |= amounts.memory_bytes.is_none();
+impl ListedAmounts for Amounts {
+    fn replace(&mut self, own: &Self) {
+        self.cpu_milli = own.cpu_milli.or(self.cpu_milli);
+        self.memory_bytes = own.memory_bytes.or(self.memory_bytes);
     }
 
-    fn plus(mut self, amounts: Amounts) -> Self {
-        self.add(amounts);
-        self
-    }
-
-    fn max(self, other: Self) -> Self {
-        Self {
-            cpu_milli: self.cpu_milli.max(other.cpu_milli),
-            memory_bytes: self.memory_bytes.max(other.memory_bytes),
-            cpu_open: self.cpu_open || other.cpu_open,
-            memory_open: self.memory_open || other.memory_open,
-        }
-    }
-
-    /// A container that asks for nothing counts as zero; nothing but zeros is not asking.
-    fn sum(self) -> Amounts {
-        let asked = |amount: i64| (amount > 0).then_some(amount);
-        Amounts { cpu_milli: asked(self.cpu_milli), memory_bytes: asked(self.memory_bytes) }
-    }
-
-    /// A container without a limit may use what it likes, so the Pod has none either.
-    fn bound(self) -> Amounts {
-        Amounts {
-            cpu_milli: (self.cpu_milli > 0 && !self.cpu_open).then_some(self.cpu_milli),
-            memory_bytes: (self.memory_bytes > 0 && !self.memory_open).then_some(self.memory_bytes),
-        }
+    fn add_to_set(&mut self, more: &Self) {
+        self.cpu_milli = self.cpu_milli.map(|own| own.saturating_add(more.cpu_milli.unwrap_or(0)));
+        self.memory_bytes = self.memory_bytes.map(|own| own.saturating_add(more.memory_bytes.unwrap_or(0)));
     }
 }
 

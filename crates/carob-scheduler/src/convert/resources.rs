@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use carob_api::pod::{Total, is_pod_level};
 use carob_api::quantity::Quantity as Exact;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -30,8 +31,7 @@ impl Converter {
         Ok(Requests { exact, scored: (assumed.cpu, assumed.memory) })
     }
 
-    /// Containers and sidecars together, or what an init container needs beside the sidecars before it, whichever is more;
-    /// what the Pod itself requests stands in for that; its overhead comes on top.
+    /// As [`carob_api::pod`] sums containers; what the Pod itself requests stands in for that; its overhead comes on top.
     fn total(&mut self, spec: &PodSpec, status: Option<&PodStatus>, assume: bool) -> Result<Resources, ConvertError> {
         let statuses = |status: Option<&PodStatus>| {
             let all = status.map(|status| (status.container_statuses.clone(), status.init_container_statuses.clone()));
@@ -40,23 +40,15 @@ impl Converter {
         };
         let statuses = statuses(status);
         let infeasible = status.is_some_and(resize_is_infeasible);
-        let mut sum = Resources::default();
+        let mut total = Total::default();
         for container in &spec.containers {
-            sum.add(&self.container(container, &statuses, infeasible, assume)?);
+            total.container(&self.container(container, &statuses, infeasible, assume)?);
         }
-        let mut sidecars = Resources::default();
-        let mut most = Resources::default();
         for container in spec.init_containers.iter().flatten() {
-            let own = self.container(container, &statuses, infeasible, assume)?;
-            let mut together = sidecars.clone();
-            together.add(&own);
-            if container.restart_policy.as_deref() == Some("Always") {
-                sidecars.add(&own);
-            }
-            most.raise_to(&together);
+            let is_sidecar = container.restart_policy.as_deref() == Some("Always");
+            total.init_container(&self.container(container, &statuses, infeasible, assume)?, is_sidecar);
         }
-        sum.add(&sidecars);
-        sum.raise_to(&most);
+        let mut sum = total.of_containers();
         if let Some(requests) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) {
             self.override_with(&mut sum, requests)?;
         }
@@ -102,7 +94,7 @@ impl Converter {
             match name.as_str() {
                 "cpu" => sum.cpu = MilliCpu(milli("spec.resources.requests.cpu", quantity)?),
                 "memory" => sum.memory = Bytes(value("spec.resources.requests.memory", quantity)?),
-                huge if huge.starts_with("hugepages-") => {
+                huge if is_pod_level(huge) => {
                     let name = self.text(huge);
                     sum.set_scalar(name, value("spec.resources.requests", quantity)?);
                 }

@@ -9,15 +9,7 @@ use super::{ConvertError, Converter};
 use crate::model::{NodeRequirement, NodeSelectorTerm, Operator, Requirement, Selector};
 
 fn operator(name: &str) -> Result<Operator, ConvertError> {
-    match name {
-        "In" => Ok(Operator::In),
-        "NotIn" => Ok(Operator::NotIn),
-        "Exists" => Ok(Operator::Exists),
-        "DoesNotExist" => Ok(Operator::DoesNotExist),
-        "Gt" => Ok(Operator::Gt),
-        "Lt" => Ok(Operator::Lt),
-        other => Err(ConvertError::Operator { operator: other.to_owned() }),
-    }
+    Operator::parse(name).ok_or_else(|| ConvertError::Operator { operator: name.to_owned() })
 }
 
 /// A label selector; an absent one matches nothing, an empty one everything.

@@ -1,5 +1,7 @@
 //! Labels, and the selectors that match them.
 
+pub use carob_api::pod::Operator;
+
 use super::Str;
 
 /// Labels sorted by key.
@@ -33,18 +35,6 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Labels {
     }
 }
 
-/// How a requirement compares a label's value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operator {
-    In,
-    NotIn,
-    Exists,
-    DoesNotExist,
-    /// The value as a whole number is greater than the one given.
-    Gt,
-    Lt,
-}
-
 /// One condition on one label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requirement {
@@ -62,22 +52,8 @@ impl Requirement {
         self.matches_value(labels.get(&self.key))
     }
 
-    /// As labels.Requirement.Matches: an absent label satisfies NotIn and DoesNotExist only.
     fn matches_value(&self, value: Option<&Str>) -> bool {
-        match (self.operator, value) {
-            (Operator::In, Some(value)) => self.values.contains(value),
-            (Operator::NotIn, Some(value)) => !self.values.contains(value),
-            (Operator::Exists, Some(_)) | (Operator::DoesNotExist | Operator::NotIn, None) => true,
-            (Operator::Gt, Some(value)) => self.compare(value).is_some_and(|(has, wants)| has > wants),
-            (Operator::Lt, Some(value)) => self.compare(value).is_some_and(|(has, wants)| has < wants),
-            (Operator::DoesNotExist, Some(_))
-            | (Operator::In | Operator::Exists | Operator::Gt | Operator::Lt, None) => false,
-        }
-    }
-
-    fn compare(&self, value: &str) -> Option<(i64, i64)> {
-        let [wants] = &*self.values else { return None };
-        Some((value.parse().ok()?, wants.parse().ok()?))
+        self.operator.holds(value.map(|value| &**value), &self.values[..])
     }
 }
 

@@ -137,13 +137,12 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    const ANY: &str = "0.0.0.0";
+    fn rule(&self) -> carob_api::pod::HostPort<'_> {
+        carob_api::pod::HostPort { ip: &self.ip, protocol: &self.protocol, port: self.port }
+    }
 
-    /// As HostPortInfo.CheckConflict (pkg/scheduler/framework/types.go).
     pub fn conflicts(&self, other: &Self) -> bool {
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (self.ip == other.ip || &*self.ip == Self::ANY || &*other.ip == Self::ANY)
+        self.rule().conflicts(&other.rule())
     }
 }
 

@@ -150,6 +150,16 @@ impl Resources {
     }
 }
 
+impl carob_api::pod::Amounts for Resources {
+    fn add(&mut self, more: &Self) {
+        Resources::add(self, more);
+    }
+
+    fn raise(&mut self, to: &Self) {
+        self.raise_to(to);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
