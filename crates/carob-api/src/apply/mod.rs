@@ -191,6 +191,27 @@ pub fn apply<'t>(
     Ok(merged)
 }
 
+/// Merges a configuration into an object as an apply does, without owners: what a mutating policy does. What is owned as a whole
+/// cannot be merged and is refused (apiserver pkg/admission/plugin/policy/mutating/patch/smd.go).
+pub fn merge<'t>(ty: impl Into<Option<Schema<'t>>>, object: &Value, config: &Value) -> Result<Value, String> {
+    let node = Node::root(ty.into());
+    let mut problems = Vec::new();
+    typed::check_lists(node, config, "", &mut problems);
+    let mut undeclared = Vec::new();
+    typed::find_undeclared(node, config, "", &mut undeclared);
+    problems.extend(undeclared.into_iter().map(|path| format!("{path}: field not declared in schema")));
+    if !problems.is_empty() {
+        return Err(format!("failed to convert patch object to typed object: {}", problems.join(", ")));
+    }
+    let mut atomics = Vec::new();
+    typed::find_atomics(node, config, "", &mut atomics);
+    if !atomics.is_empty() {
+        let atomics = atomics.join(", ");
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {atomics}"));
+    }
+    Ok(typed::merge(node, Some(object), config))
+}
+
 /// The manager whose client-side applies are taken over.
 const KUBECTL: &str = "kubectl";
 /// Where client-side apply keeps its last configuration.

@@ -356,6 +356,46 @@ pub(super) fn check_lists(node: Node<'_>, value: &Value, path: &str, problems: &
 /// The path element of an item that has none of its list's keys.
 const NO_KEYS: &str = "k:{}";
 
+/// The paths of fields in `value` that its built-in type does not have. A custom kind's are pruned when they are written.
+pub(super) fn find_undeclared(node: Node<'_>, value: &Value, path: &str, undeclared: &mut Vec<String>) {
+    match (node, value) {
+        (Node::Object(_) | Node::Map(_) | Node::Custom(..), Value::Object(map)) => {
+            for (key, value) in map {
+                let path = format!("{path}.{key}");
+                if matches!(node, Node::Object(_)) && !node.has_field(key) {
+                    undeclared.push(path);
+                } else {
+                    find_undeclared(node.key(key), value, &path, undeclared);
+                }
+            }
+        }
+        (Node::List(list), Value::Array(items)) => {
+            for (index, item) in items.iter().enumerate() {
+                find_undeclared(list.item(), item, &format!("{path}[{index}]"), undeclared);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The paths of objects and lists in `value` that are owned as a whole, as structured-merge-diff prints them.
+pub(super) fn find_atomics(node: Node<'_>, value: &Value, path: &str, atomics: &mut Vec<String>) {
+    match (node, value) {
+        (Node::Leaf, Value::Object(_) | Value::Array(_)) => atomics.push(path.to_owned()),
+        (Node::Object(_) | Node::Map(_) | Node::Custom(..), Value::Object(map)) => {
+            for (key, value) in map {
+                find_atomics(node.key(key), value, &format!("{path}.{key}"), atomics);
+            }
+        }
+        (Node::List(list), Value::Array(items)) => {
+            for (index, item) in items.iter().enumerate() {
+                find_atomics(list.item(), item, &format!("{path}[{index}]"), atomics);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Takes `dropped` out of a value, and the containers that this empties, but nothing that is in `kept`.
 pub(super) fn remove(node: Node<'_>, value: &mut Value, dropped: &FieldSet, kept: &FieldSet) {
     match (node, value) {

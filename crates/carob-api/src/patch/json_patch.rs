@@ -245,7 +245,7 @@ fn test(doc: &mut Value, op: &Operation<'_>) -> Result<(), PatchError> {
             .map_err(|error| error.within(|why| format!("error in test for path: '{path}': {why}")))?;
         found.unwrap_or(&Value::Null) == want
     };
-    if holds { Ok(()) } else { Err(refused(format!("testing value {path} failed: test failed"))) }
+    if holds { Ok(()) } else { Err(PatchError::TestFailed(format!("testing value {path} failed: test failed"))) }
 }
 
 /// The object or list that a path leads into, and the last segment. What stands before the first slash does not count.

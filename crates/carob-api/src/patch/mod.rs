@@ -33,6 +33,9 @@ pub enum PatchError {
     /// The patch cannot be applied to this object: 422.
     #[error("{0}")]
     Unprocessable(String),
+    /// A test in the patch does not hold: 422.
+    #[error("{0}")]
+    TestFailed(String),
     #[error("The allowed maximum operations in a JSON patch is {max}, got {actual}")]
     TooManyOperations { actual: usize, max: usize },
     #[error("The JSON patch takes more than {max} steps")]
@@ -46,7 +49,7 @@ impl PatchError {
             PatchError::TooManyOperations { .. } | PatchError::TooMuchWork { .. } => {
                 Status::request_entity_too_large(&self.to_string())
             }
-            PatchError::Unprocessable(text) => {
+            PatchError::Unprocessable(text) | PatchError::TestFailed(text) => {
                 let message = "the server rejected our request due to an error in our request";
                 let mut status = Status::unprocessable(message);
                 let cause =
