@@ -176,7 +176,10 @@ impl<'a> Evaluator<'_, 'a> {
         }
         let mut inner =
             Evaluator { activation: self.activation, budget: &mut *self.budget, depth: self.depth, locals: Vec::new() };
-        let value = inner.eval(composed.program.root());
+        let value = inner.eval(composed.program.root()).map_err(|error| match error {
+            EvalError::Value(why) => EvalError::new(format!("composited variable {name:?} fails to evaluate: {why}")),
+            end => end,
+        });
         // Nobody else can have set it: a variable reads only those before it.
         composed.value.get_or_init(|| value).clone()
     }

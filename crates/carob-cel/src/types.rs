@@ -98,6 +98,11 @@ impl Type {
         Self::Optional(Arc::new(value))
     }
 
+    /// Whether it is the type of mutations with this name: `Object`, `JSONPatch`.
+    pub fn is_message(&self, name: &str) -> bool {
+        matches!(self, Self::Message(message) if **message == *name)
+    }
+
     fn is_plain(&self) -> bool {
         matches!(
             self,

@@ -306,6 +306,14 @@ impl Value<'_> {
         }
     }
 
+    /// The text, if it is a string.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The name of its type, as `type()` and messages have it.
     pub fn type_name(&self) -> &str {
         match self {
@@ -417,6 +425,52 @@ impl Value<'_> {
             Self::Message(message) => message.fields.is_empty(),
             _ => false,
         }
+    }
+}
+
+impl<'a> Value<'a> {
+    /// The elements, if it is a list.
+    pub fn items(&self) -> Option<impl Iterator<Item = Result<Value<'a>, EvalError>> + '_> {
+        match self {
+            Self::List(list) => Some(list.iter()),
+            _ => None,
+        }
+    }
+
+    /// A field of an object that the expression made.
+    pub fn field(&self, name: &str) -> Option<&Value<'a>> {
+        match self {
+            Self::Message(message) => message.fields.iter().find(|(field, _)| **field == *name).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
+    /// Checks that objects are of the type that their place says: `Object.spec` where the field is `spec`
+    /// (apiserver pkg/cel/mutation/dynamic/objects.go, CheckTypeNamesMatchFieldPathNames).
+    pub fn check_message_names(&self) -> Result<(), String> {
+        let Self::Message(message) = self else { return Ok(()) };
+        let mut faults = Vec::new();
+        check_names(self, &message.name, &mut faults);
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+    }
+}
+
+fn check_names(value: &Value<'_>, path: &str, faults: &mut Vec<String>) {
+    match value {
+        Value::Message(message) => {
+            let name = &*message.name;
+            if name != path {
+                faults.push(format!(
+                    "unexpected type name {name:?}, expected {path:?}, which matches field name path from root Object type"
+                ));
+            }
+            for (field, value) in &message.fields {
+                check_names(value, &format!("{path}.{field}"), faults);
+            }
+        }
+        Value::List(List::Values(values)) => values.iter().for_each(|value| check_names(value, path, faults)),
+        Value::Map(Map::Entries(entries)) => entries.0.values().for_each(|value| check_names(value, path, faults)),
+        _ => {}
     }
 }
 

@@ -117,7 +117,10 @@ fn variables_of_policies_are_lazy_and_evaluated_once() {
     assert_eq!(value.as_deref(), Ok("true"));
     let (_, second) = evaluate("variables.count == 2 && has(variables.names)", &activation);
     assert!(second < first, "{second} < {first}: evaluated once");
-    assert_eq!(evaluate("variables.broken", &activate()).0, Err("no such key: nothing".to_owned()));
+    assert_eq!(
+        evaluate("variables.broken", &activate()).0,
+        Err("composited variable \"broken\" fails to evaluate: no such key: nothing".to_owned())
+    );
 }
 
 #[test]
