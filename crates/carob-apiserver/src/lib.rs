@@ -35,6 +35,7 @@ mod metrics;
 mod negotiate;
 mod nonresource;
 mod openapi;
+mod policy;
 mod registry;
 mod request;
 mod reserve;

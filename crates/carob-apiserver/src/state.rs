@@ -7,7 +7,7 @@ use carob_kit::Clock;
 use carob_store::Store;
 use tokio::sync::watch;
 
-use crate::admission::Pipeline;
+use crate::admission::{Mutator, Pipeline, Validator};
 use crate::allocate::{AllocateError, Services};
 use crate::authn::{Authentication, ServiceAccountTokens, StaticTokens};
 use crate::authz::Authorization;
@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
+use crate::policy::{MutatingPolicies, PolicyForm, Surroundings, ValidatingPolicies};
 use crate::reserve::{Reservations, ResourceQuota};
 use crate::rules::Rules;
 use crate::server::{InFlight, Limits};
@@ -69,16 +70,24 @@ impl State {
         let services =
             Services::restore(&store, &config.service_cidrs, config.node_ports).map_err(StartError::Services)?;
         let quota = ResourceQuota::new(store.clone(), Arc::clone(&config.clock));
+        let authz = Authorization::new(lookup, config.authorizers);
+        let catalogue = Arc::new(Catalogue::new(config.unstable_versions));
+        let around = Surroundings::new(&store, Arc::clone(&catalogue), authz.clone());
+        let mut mutators: Vec<Box<dyn Mutator>> = vec![Box::new(MutatingPolicies::new(&store, around.clone()))];
+        mutators.extend(config.mutators);
+        let mut validators: Vec<Box<dyn Validator>> =
+            vec![Box::new(PolicyForm), Box::new(ValidatingPolicies::new(&store, around))];
+        validators.extend(config.validators);
         Ok(Self {
             authn,
-            authz: Authorization::new(lookup, config.authorizers),
+            authz,
             tokens,
-            admission: Pipeline::new(store.clone(), config.mutators, config.validators),
+            admission: Pipeline::new(store.clone(), mutators, validators),
             rules: Rules::default(),
             reservations: Reservations::new(vec![Box::new(services), Box::new(quota)]),
             dialer: config.dialer,
             explainer: config.explainer,
-            catalogue: Arc::new(Catalogue::new(config.unstable_versions)),
+            catalogue,
             advertised: config.advertise_address,
             openapi: OpenApi::default(),
             metrics: Metrics::default(),

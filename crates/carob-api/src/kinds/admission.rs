@@ -13,14 +13,12 @@ pub(super) const RESOURCES: &[Row] = &[
         .cluster()
         .in_categories(EXTENSIONS)
         .columns(columns::MUTATING_ADMISSION_POLICY)
-        .strategy(&COUNTED)
-        .by(ActedOnBy::Nothing),
+        .strategy(&COUNTED),
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1", "v1beta1", "v1alpha1"] "MutatingAdmissionPolicyBinding" "mutatingadmissionpolicybindings")
         .cluster()
         .in_categories(EXTENSIONS)
         .columns(columns::ADMISSION_POLICY_BINDING)
-        .strategy(&COUNTED)
-        .by(ActedOnBy::Nothing),
+        .strategy(&COUNTED),
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1"] "MutatingWebhookConfiguration" "mutatingwebhookconfigurations")
         .cluster()
         .in_categories(EXTENSIONS)
@@ -32,14 +30,12 @@ pub(super) const RESOURCES: &[Row] = &[
         .in_categories(EXTENSIONS)
         .subresources(&[STATUS_PART])
         .columns(columns::VALIDATING_ADMISSION_POLICY)
-        .strategy(&WORKLOAD)
-        .by(ActedOnBy::Nothing),
+        .strategy(&WORKLOAD),
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1"] "ValidatingAdmissionPolicyBinding" "validatingadmissionpolicybindings")
         .cluster()
         .in_categories(EXTENSIONS)
         .columns(columns::ADMISSION_POLICY_BINDING)
-        .strategy(&COUNTED)
-        .by(ActedOnBy::Nothing),
+        .strategy(&COUNTED),
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1"] "ValidatingWebhookConfiguration" "validatingwebhookconfigurations")
         .cluster()
         .in_categories(EXTENSIONS)

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use carob_api::kinds;
+use carob_api::selector::LabelSelector;
+use carob_api::{ResourceDef, kinds, meta};
 use carob_store::{Entry, ListOptions, Store};
 use serde_json::Value;
 use tracing::warn;
@@ -51,6 +52,15 @@ impl Reader {
         let Some(def) = kinds::by_resource(group, "v1", resource) else { return Vec::new() };
         let page = self.store.list(&def.storage_prefix(Some(namespace)), ListOptions::default());
         page.map(|page| page.entries).unwrap_or_default()
+    }
+
+    /// The objects of any kind in a namespace, or of a cluster-scoped one, whose labels are selected.
+    pub(crate) fn selected(&self, def: &ResourceDef, namespace: &str, selector: &LabelSelector) -> Vec<Value> {
+        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let page = self.store.list(&def.storage_prefix(namespace), ListOptions::default());
+        let entries = page.map(|page| page.entries).unwrap_or_default();
+        let objects = entries.iter().filter_map(|entry| parse(&entry.key, &entry.value));
+        objects.filter(|object| selector.matches(meta::labels(object))).collect()
     }
 
     /// All objects of a cluster-scoped kind.

@@ -7,6 +7,7 @@ mod documents;
 mod groups;
 mod hostile;
 mod pki;
+mod policies;
 mod quotas;
 mod registry;
 mod support;
