@@ -5,11 +5,13 @@
 
 use std::io::{self, Read};
 
-use tar::{EntryType, Header};
+use tar::{EntryType, GnuExtSparseHeader, Header};
 
 const BLOCK_LEN: usize = 512;
 /// Longest pax header or GNU long name. Extended attributes are in pax headers, at most 64 KiB each (xattr(7)).
 const EXTENSION_LEN_MAX: u64 = 1 << 20;
+/// Parts of one sparse file: its map is at most as long as another extension, and a part takes four bytes of it.
+const PARTS_MAX: usize = 1 << 18;
 /// Characters of an entry's name that errors quote.
 const QUOTED_LEN_MAX: usize = 200;
 
@@ -36,6 +38,8 @@ pub enum TarError {
     ExtensionTooLong { entry: String, len: u64 },
     #[error("entry {entry:?} has a malformed pax header: {reason}")]
     Pax { entry: String, reason: &'static str },
+    #[error("entry {entry:?} is a sparse file with a malformed map: {reason}")]
+    Sparse { entry: String, reason: &'static str },
     #[error("entry {entry:?} is of type {kind:?}, which is not supported")]
     Kind { entry: String, kind: char },
 }
@@ -66,6 +70,22 @@ pub(crate) struct Entry {
     /// Seconds and nanoseconds since the epoch.
     pub(crate) mtime: (i64, u32),
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Of a file with holes: where its content belongs.
+    pub(crate) sparse: Option<Sparse>,
+}
+
+/// A file of which the archive holds the parts that are not zeros (GNU tar manual, "Storing Sparse Files").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sparse {
+    pub(crate) real_size: u64,
+    /// In order, without overlaps, within the size; together as long as the content.
+    pub(crate) parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
 }
 
 /// What pax and GNU headers said about the entry that follows them.
@@ -78,6 +98,17 @@ struct Extensions {
     gid: Option<u64>,
     mtime: Option<(i64, u32)>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: SparseRecords,
+}
+
+/// What pax headers say of a sparse file, in the formats 0.0, 0.1 and 1.0.
+#[derive(Debug, Default)]
+struct SparseRecords {
+    name: Option<Vec<u8>>,
+    real_size: Option<u64>,
+    /// Offsets and lengths in turn; in format 1.0 they are at the beginning of the content.
+    map: Vec<u64>,
+    in_content: bool,
 }
 
 /// Walks an archive once, front to back. Reading from it yields the current entry's content.
@@ -136,7 +167,8 @@ impl<R: Read> TarReader<R> {
     }
 
     fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Entry, TarError> {
-        let path = extensions.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let sparse_name = extensions.sparse.name.clone();
+        let path = sparse_name.or(extensions.path).unwrap_or_else(|| header.path_bytes().into_owned());
         let name = quoted(&path);
         let number = |value: io::Result<u64>, what| value.map_err(|source| field(&name, what, source));
         let link = || extensions.link.clone().or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
@@ -149,7 +181,7 @@ impl<R: Read> TarReader<R> {
         let kind = match header.entry_type() {
             // Archives older than POSIX mark a directory by its name alone.
             EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Kind::Directory,
-            EntryType::Regular | EntryType::Continuous => Kind::File,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
             EntryType::Directory => Kind::Directory,
             EntryType::Symlink => Kind::Symlink(link().unwrap_or_default()),
             EntryType::Link => Kind::HardLink(link().unwrap_or_default()),
@@ -166,9 +198,10 @@ impl<R: Read> TarReader<R> {
             Some(mtime) => mtime,
             None => (i64::try_from(number(header.mtime(), "time")?).unwrap_or(i64::MAX), 0),
         };
-        let entry = Entry {
+        let mut entry = Entry {
             kind,
             size,
+            sparse: None,
             mode: header.mode().map_err(|source| field(&name, "mode", source))?,
             uid: extensions.uid.map_or_else(|| number(header.uid(), "user id"), Ok)?,
             gid: extensions.gid.map_or_else(|| number(header.gid(), "group id"), Ok)?,
@@ -176,9 +209,117 @@ impl<R: Read> TarReader<R> {
             xattrs: extensions.xattrs,
             path,
         };
+        let old_map =
+            if header.entry_type() == EntryType::GNUSparse { Some(self.old_map(header, &name)?) } else { None };
         self.begin_content(size);
-        self.last = name;
+        self.last.clone_from(&name);
+        if entry.kind == Kind::File {
+            entry.sparse = self.sparse(extensions.sparse, old_map, &name)?;
+            entry.size = self.content_left;
+        }
         Ok(entry)
+    }
+
+    /// Where the content of a file belongs, if it has holes.
+    fn sparse(
+        &mut self,
+        records: SparseRecords,
+        old_map: Option<(u64, Vec<u64>)>,
+        name: &str,
+    ) -> Result<Option<Sparse>, TarError> {
+        let malformed = |reason| TarError::Sparse { entry: name.to_owned(), reason };
+        let (real_size, map) = match (old_map, records.real_size) {
+            (Some(map), _) => map,
+            (None, Some(size)) if records.in_content => (size, self.map_in_content(name)?),
+            (None, Some(size)) => (size, records.map),
+            (None, None) if records.map.is_empty() && !records.in_content => return Ok(None),
+            (None, None) => return Err(malformed("no size")),
+        };
+        let mut parts = Vec::with_capacity(map.len() / 2);
+        let (mut end, mut stored) = (0, 0u64);
+        for pair in map.chunks(2) {
+            let &[offset, len] = pair else { return Err(malformed("an offset without a length")) };
+            let after = offset.checked_add(len).filter(|after| offset >= end && *after <= real_size);
+            end = after.ok_or_else(|| malformed("a part out of place"))?;
+            stored = stored.saturating_add(len);
+            parts.push(Part { offset, len });
+        }
+        if stored != self.content_left {
+            return Err(malformed("its parts are not as long as its content"));
+        }
+        Ok(Some(Sparse { real_size, parts }))
+    }
+
+    /// Format 1.0: lines of decimal numbers before the content, the number of parts first, filled up to a block.
+    fn map_in_content(&mut self, name: &str) -> Result<Vec<u64>, TarError> {
+        let malformed = |reason| TarError::Sparse { entry: name.to_owned(), reason };
+        let (mut numbers, mut wanted, mut line) = (Vec::new(), None, Vec::new());
+        let mut block = [0; BLOCK_LEN];
+        while wanted.is_none_or(|wanted| numbers.len() < wanted) {
+            let mut filled = 0;
+            while filled < BLOCK_LEN {
+                match self.read_content(&mut block[filled..])? {
+                    0 => return Err(malformed("it does not end")),
+                    len => filled += len,
+                }
+            }
+            for byte in block {
+                match (byte, wanted) {
+                    (b'0'..=b'9', _) if line.len() < 20 => line.push(byte),
+                    (b'\n', None) => {
+                        let count: usize = text(&line)
+                            .and_then(|text| text.parse().ok())
+                            .ok_or_else(|| malformed("no number of parts"))?;
+                        if count > PARTS_MAX {
+                            return Err(malformed("too many parts"));
+                        }
+                        wanted = Some(count * 2);
+                        line.clear();
+                    }
+                    (b'\n', Some(wanted)) if numbers.len() < wanted => {
+                        let number = text(&line).and_then(|text| text.parse().ok());
+                        numbers.push(number.ok_or_else(|| malformed("a line that is not a number"))?);
+                        line.clear();
+                    }
+                    // What fills the last block.
+                    (_, Some(wanted)) if numbers.len() >= wanted => break,
+                    _ => return Err(malformed("a line that is not a number")),
+                }
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// GNU tar's format of before POSIX: the map is in the header and in blocks that follow it.
+    fn old_map(&mut self, header: &Header, name: &str) -> Result<(u64, Vec<u64>), TarError> {
+        let malformed = |reason| TarError::Sparse { entry: name.to_owned(), reason };
+        let gnu = header.as_gnu().ok_or_else(|| malformed("not a header of GNU tar"))?;
+        let real_size = gnu.real_size().map_err(|source| field(name, "real size", source))?;
+        let mut map = Vec::new();
+        let mut add = |parts: &[tar::GnuSparseHeader]| -> Result<(), TarError> {
+            for part in parts.iter().filter(|part| !part.is_empty()) {
+                map.push(part.offset().map_err(|source| field(name, "offset", source))?);
+                map.push(part.length().map_err(|source| field(name, "length", source))?);
+            }
+            if map.len() / 2 > PARTS_MAX { Err(malformed("too many parts")) } else { Ok(()) }
+        };
+        add(&gnu.sparse)?;
+        let mut more = gnu.is_extended();
+        while more {
+            let mut block = GnuExtSparseHeader::new();
+            let read = self.inner.read_exact(block.as_mut_bytes());
+            read.map_err(|source| {
+                if source.kind() == io::ErrorKind::UnexpectedEof {
+                    TarError::Truncated { entry: name.to_owned() }
+                } else {
+                    TarError::Read { after: name.to_owned(), source }
+                }
+            })?;
+            self.position += BLOCK_LEN as u64;
+            add(block.sparse())?;
+            more = block.is_extended();
+        }
+        Ok((real_size, map))
     }
 
     fn begin_content(&mut self, size: u64) {
@@ -312,6 +453,14 @@ impl Extensions {
             b"size" => self.size = Some(number()?),
             b"uid" => self.uid = Some(number()?),
             b"gid" => self.gid = Some(number()?),
+            b"GNU.sparse.name" => self.sparse.name = Some(value.to_vec()),
+            b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse.real_size = Some(number()?),
+            b"GNU.sparse.major" => self.sparse.in_content = number()? == 1u64,
+            b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => self.sparse.map.push(number()?),
+            b"GNU.sparse.map" => {
+                let numbers = value.split(|byte| *byte == b',').map(|part| text(part)?.parse().ok());
+                self.sparse.map = numbers.collect::<Option<_>>()?;
+            }
             b"mtime" => self.mtime = Some(time(text(value)?)?),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {

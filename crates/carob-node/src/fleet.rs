@@ -68,6 +68,8 @@ pub struct Fleet {
     machine: Room,
     /// By uid.
     workers: Mutex<HashMap<String, Assigned>>,
+    /// How many workers there are.
+    count: watch::Sender<usize>,
     /// Uids of Pods without a worker about which the API is being asked.
     undecided: Mutex<HashSet<String>>,
     tasks: TaskTracker,
@@ -89,6 +91,7 @@ impl Fleet {
             nodes,
             machine,
             workers: Mutex::default(),
+            count: watch::Sender::new(0),
             undecided: Mutex::default(),
             tasks: TaskTracker::new(),
             shutdown,
@@ -106,7 +109,7 @@ impl Fleet {
             self.deliver(pod);
         }
         self.end_strays().await;
-        if let Err(error) = self.sweep() {
+        if let Err(error) = self.sweep().await {
             tracing::warn!(%error, "cannot remove what is left of pods that are gone");
         }
         let fleet = Arc::clone(self);
@@ -124,6 +127,25 @@ impl Fleet {
         self.tasks.close();
         self.tasks.wait().await;
         events.abort();
+    }
+
+    /// How many Pods have something on this machine.
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// The Pods that have workers and are not over.
+    pub fn running_pods(&self) -> Vec<Arc<Pod>> {
+        let workers = self.workers();
+        let pods = workers.values().map(|worker| worker.orders.borrow()).filter(|order| !order.gone);
+        pods.map(|order| Arc::clone(&order.pod)).filter(|pod| !PodView::new(pod).is_terminal()).collect()
+    }
+
+    /// Ends a Pod for good, for the reason that its status and an event then show.
+    pub fn evict(&self, uid: &str, why: Rejection) {
+        if let Some(worker) = self.workers().get(uid) {
+            worker.orders.send_modify(|order| order.evicted = Some(why));
+        }
     }
 
     fn workers(&self) -> MutexGuard<'_, HashMap<String, Assigned>> {
@@ -187,7 +209,12 @@ impl Fleet {
         let given = if known { Allocation::remembered(pod) } else { Allocation::asked(pod) };
         let resized = !given.is_asked(pod);
         let uid = id.uid.clone();
-        self.start_worker(id, Order { pod: given.impose(pod), gone: false, pending: None }, given, rejection);
+        self.start_worker(
+            id,
+            Order { pod: given.impose(pod), gone: false, pending: None, evicted: None },
+            given,
+            rejection,
+        );
         if resized {
             self.pass_on(&uid, pod);
         }
@@ -334,7 +361,7 @@ impl Fleet {
         let (orders, inbox) = watch::channel(order);
         let wake = Arc::new(Notify::new());
         let uid = id.uid.clone();
-        self.workers().insert(uid.clone(), Assigned { id, orders, wake: Arc::clone(&wake), given });
+        self.assign(uid.clone(), Assigned { id, orders, wake: Arc::clone(&wake), given });
         let fleet = Arc::clone(self);
         self.tasks.spawn(async move {
             let mut wait = Backoff::new(RESTART_BASE, RESTART_MAX);
@@ -352,7 +379,12 @@ impl Fleet {
                     () = fleet.shutdown.cancelled() => break,
                 }
             }
-            fleet.workers().remove(&uid);
+            let left = {
+                let mut workers = fleet.workers();
+                workers.remove(&uid);
+                workers.len()
+            };
+            fleet.count.send_replace(left);
         });
     }
 
@@ -366,6 +398,15 @@ impl Fleet {
         );
     }
 
+    fn assign(&self, uid: String, worker: Assigned) {
+        let count = {
+            let mut workers = self.workers();
+            workers.insert(uid, worker);
+            workers.len()
+        };
+        self.count.send_replace(count);
+    }
+
     /// Ends what runs here of Pods that the API does not know: they were deleted while the node was away.
     async fn end_strays(self: &Arc<Self>) {
         let mut retry = Backoff::new(SUBSCRIBE_BASE, SUBSCRIBE_MAX);
@@ -377,7 +418,7 @@ impl Fleet {
                         tracing::info!(pod = %id, "ending a pod that the API no longer has");
                         self.start_worker(
                             id,
-                            Order { pod: Arc::new(pod), gone: true, pending: None },
+                            Order { pod: Arc::new(pod), gone: true, pending: None, evicted: None },
                             Allocation::default(),
                             None,
                         );
@@ -419,14 +460,19 @@ impl Fleet {
     }
 
     /// Removes the directories of Pods that neither the API nor the runtime knows: they ended while the machine was down.
-    fn sweep(&self) -> std::io::Result<()> {
+    async fn sweep(&self) -> std::io::Result<()> {
         for entry in fs_err::read_dir(self.tools.dirs.pods())? {
             let uid = entry?.file_name().to_string_lossy().into_owned();
-            if !self.workers().contains_key(&uid) {
-                tracing::info!(uid, "removing what is left of a pod that is gone");
-                self.tools.volumes.unmount(&uid)?;
-                crate::volumes::remove_dir(&self.tools.dirs.pod(&uid))?;
+            if self.workers().contains_key(&uid) {
+                continue;
             }
+            tracing::info!(uid, "removing what is left of a pod that is gone");
+            let (tools, of_pod) = (Arc::clone(&self.tools), uid.clone());
+            let removed = self.tools.files.run(&uid, "remove what is on disk", move || -> std::io::Result<()> {
+                tools.volumes.unmount(&of_pod)?;
+                crate::volumes::remove_dir(&tools.dirs.pod(&of_pod))
+            });
+            removed.await.map_err(std::io::Error::from)??;
         }
         Ok(())
     }

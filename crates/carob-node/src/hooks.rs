@@ -34,7 +34,7 @@ pub async fn run_post_start(cri: &Arc<dyn Cri>, handler: &LifecycleHandler, targ
     if let Some((host, port)) = reached {
         let (host, port) = address(host, port, target).map_err(HookError)?;
         let deadline = tokio::time::Instant::now() + LISTEN_PATIENCE;
-        while !matches!(tcp(&host, port, LISTEN_PATIENCE).await, Answer::Success)
+        while !matches!(tcp(&host, port, LISTEN_PATIENCE).await, Answer::Success | Answer::Warning(_))
             && tokio::time::Instant::now() < deadline
         {
             tokio::time::sleep(LISTEN_LOOK).await;
@@ -66,7 +66,7 @@ pub async fn run(cri: &Arc<dyn Cri>, handler: &LifecycleHandler, target: &Target
 
 fn answered(answer: Answer) -> Result<(), HookError> {
     match answer {
-        Answer::Success => Ok(()),
+        Answer::Success | Answer::Warning(_) => Ok(()),
         Answer::Failure(why) | Answer::NotAsked(why) => Err(HookError(why)),
     }
 }

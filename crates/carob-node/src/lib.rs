@@ -3,7 +3,7 @@
 //!
 //! Start at [`Node`]. Decisions are pure: [`plan::plan_pod`] says what to do for a Pod, [`status::status_for`] what to show
 //! of it; [`worker`] carries out and reports, one worker a Pod; [`fleet`] has the workers. [`volumes`], [`env`], [`image`],
-//! [`probe`] and [`hooks`] are what a container needs around it, [`config`] turns it into CRI's words, [`observe`] turns
+//! [`probe`] and [`hooks`] are what a container needs around it, [`files`] is where they touch disks, [`config`] turns it into CRI's words, [`observe`] turns
 //! CRI's words back. [`server`] is the kubelet API with its [`stream`]s and [`logs`]; [`machine`] is the Node object.
 //! [`virtual_nodes`] are Nodes whose Pods live without processes.
 //!
@@ -40,6 +40,8 @@ pub mod api;
 pub mod config;
 pub mod env;
 pub mod events;
+pub mod eviction;
+pub mod files;
 pub mod fleet;
 pub mod hooks;
 pub mod image;

@@ -22,6 +22,8 @@ use crate::api::ApiPods;
 use crate::config::network::ClusterDns;
 use crate::config::resources::{Machine, ResourceError, amounts};
 use crate::events::Events;
+use crate::eviction;
+use crate::files::Files;
 use crate::fleet::Fleet;
 use crate::image::Images;
 use crate::logs::rotate::Rotation;
@@ -89,6 +91,7 @@ pub enum NodeError {
 /// A node, ready to run.
 pub struct Node {
     fleet: Arc<Fleet>,
+    tools: Arc<Tools>,
     objects: Arc<ApiObjects>,
     registrar: Registrar,
     rotation: Rotation,
@@ -120,8 +123,10 @@ impl Node {
         let events: Arc<dyn Events> =
             Arc::new(EventRecorder::new(client.clone(), Arc::clone(&clock), source, shutdown.child_token()));
         let as_objects: Arc<dyn Objects> = objects.clone();
+        let files = Files::default();
         let tools = Arc::new(Tools {
-            volumes: Volumes::new(dirs.clone(), Arc::clone(&as_objects), Arc::clone(&clock)),
+            volumes: Volumes::new(files.clone(), dirs.clone(), Arc::clone(&as_objects), Arc::clone(&clock)),
+            files,
             images: Images::new(Arc::clone(&cri), Arc::clone(&as_objects), Arc::clone(&events), Arc::clone(&clock)),
             objects: as_objects,
             events,
@@ -150,14 +155,21 @@ impl Node {
             machine,
             data_dir: config.data_dir,
             nodes,
+            events: Arc::clone(&tools.events),
             ready: ready_sender,
         };
-        Ok(Self { fleet, objects, registrar, rotation: Rotation::new(tools), server, ready, shutdown })
+        let rotation = Rotation::new(Arc::clone(&tools));
+        Ok(Self { fleet, tools, objects, registrar, rotation, server, ready, shutdown })
     }
 
     /// Turns true once the API shows the node as ready.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.clone()
+    }
+
+    /// How many Pods have something on this machine: also those that the API has no more, until all of them is given back.
+    pub fn pods_left(&self) -> watch::Receiver<usize> {
+        self.fleet.count()
     }
 
     /// Runs until the shutdown, or until one of its tasks ends before. Pods run on.
@@ -172,6 +184,8 @@ impl Node {
         }
         tasks.spawn(self.registrar.run(shutdown.child_token()));
         tasks.spawn(self.rotation.run(shutdown.child_token()));
+        let (fleet, tools) = (Arc::clone(&self.fleet), Arc::clone(&self.tools));
+        tasks.spawn(eviction::keep_within_limits(fleet, tools, shutdown.child_token()));
         // Without the Services a container would miss variables for good.
         let pods = async {
             tokio::select! {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fs_err as fs;
 
-/// Bytes that are read of the file that the container wrote (`MaxContainerTerminationMessageLength`).
+/// Bytes that are read of the end of the file that the container wrote (`MaxContainerTerminationMessageLength`).
 const FILE_LEN_MAX: u64 = 4096;
 /// Bytes and lines that are read of the log instead (`MaxContainerTerminationMessageLogLength`, `..LogLines`).
 const LOG_LEN_MAX: usize = 2048;
@@ -18,11 +18,7 @@ const LOG_TAIL_LEN: u64 = 64 * 1024;
 /// What a container that ended with `code` left behind. `fallback`: the log stands in for a file that is empty.
 pub fn message(file: &Path, log: &Path, fallback: bool, code: i32) -> io::Result<String> {
     let text = match fs::File::open(file) {
-        Ok(open) => {
-            let mut bytes = Vec::new();
-            open.take(FILE_LEN_MAX).read_to_end(&mut bytes)?;
-            String::from_utf8_lossy(&bytes).into_owned()
-        }
+        Ok(open) => file_tail(open)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error),
     };
@@ -34,6 +30,14 @@ pub fn message(file: &Path, log: &Path, fallback: bool, code: i32) -> io::Result
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(error),
     }
+}
+
+fn file_tail(mut file: fs::File) -> io::Result<String> {
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(FILE_LEN_MAX)))?;
+    let mut bytes = Vec::new();
+    file.take(FILE_LEN_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn log_tail(mut log: fs::File) -> io::Result<String> {
@@ -91,8 +95,8 @@ mod tests {
         assert_eq!(read(false, 1), "");
         fs::write(&file, "said").expect("written");
         assert_eq!(read(true, 1), "said");
-        fs::write(&file, "x".repeat(5000)).expect("written");
-        assert_eq!(read(false, 0).len(), 4096);
+        fs::write(&file, format!("{}{}", "x".repeat(5000), "y".repeat(4096))).expect("written");
+        assert_eq!(read(false, 0), "y".repeat(4096), "the end of it");
     }
 
     #[test]

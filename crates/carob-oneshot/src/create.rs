@@ -14,11 +14,13 @@ use libcontainer::syscall::syscall::SyscallType;
 use rustix::thread::UnshareFlags;
 
 use crate::Started;
+use crate::causes::Causes;
 use crate::error::{Error, Result};
 use crate::groups::OwnGroups;
+use crate::inside::{self, Wanted};
 use crate::rootfs::{attach, overlay, read_image_file};
-use crate::tree;
 use crate::user::resolve;
+use crate::{staged, tree};
 
 /// The socket over which libcontainer hands out a container's terminal, in the bundle.
 const CONSOLE_SOCKET: &str = "console.sock";
@@ -30,16 +32,23 @@ pub(crate) fn create(params: &CreateParams) -> Result<Started> {
     let config = params.bundle.join("config.json");
     let mut spec = read_config(&config)?;
     let groups = OwnGroups::of(&params.shown_groups)?;
+    // Of the shim: the library sets the container's own, where it has one.
+    carob_sys::oom::unprotect().map_err(|source| Error::OomScore { score: 0, source })?;
+    process::begin_session_keyring(&params.id).map_err(Error::Keyring)?;
     let image = overlay(&params.layers, &params.rootfs)?;
+    let (staged, image) = staged::prepare(&params.staged, image, &params.rootfs)?;
     if params.own_groups_only {
         let volumes = spec.mounts().iter().flatten().filter(|mount| mount.typ().as_deref() == Some("bind"));
         let sources = volumes.filter_map(|mount| mount.source().as_deref());
+        let sources = sources.filter(|source| !source.starts_with(&params.rootfs));
         let needed: Vec<&Path> = sources.chain([params.directory.as_path()]).collect();
         tree::enter(&params.rootfs, &needed)?;
     }
-    attach(&image, &params.rootfs)?;
-    let passwd = read_image_file(&params.rootfs, Path::new("/etc/passwd"))?;
-    let group = read_image_file(&params.rootfs, Path::new("/etc/group"))?;
+    let root = staged::stage(&staged, &params.rootfs)?;
+    attach(&image, &root)?;
+    let passwd = read_image_file(&root, Path::new("/etc/passwd"))?;
+    let group = read_image_file(&root, Path::new("/etc/group"))?;
+    make_places(&spec, &root)?;
     let user = resolve(&params.user, &passwd, &group)?;
     complete(&mut spec, params, &user)?;
     let text = serde_json::to_vec(&spec).map_err(|source| Error::Config { path: config.clone(), source })?;
@@ -51,6 +60,41 @@ pub(crate) fn create(params: &CreateParams) -> Result<Started> {
     let (pid, console) = build(params)?;
     groups.show(pid)?;
     Ok(Started { pid, detail, console })
+}
+
+/// Makes what mounts and the working directory need and the container library does not make: the targets of links that dangle,
+/// as those of `/etc/resolv.conf` often do, and the working directory (runc `libcontainer/rootfs_linux.go`).
+fn make_places(spec: &Spec, root: &Path) -> Result<()> {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    for mount in mounts {
+        let Some(source) = mount.source().as_deref().filter(|_| mount.typ().as_deref() == Some("bind")) else {
+            continue;
+        };
+        let path = mount.destination();
+        let failed = |source| Error::Make { path: path.clone(), source };
+        if inside::is_link(root, path).map_err(failed)? {
+            let wanted = if source.is_dir() { Wanted::Directory } else { Wanted::File };
+            inside::make(root, path, wanted).map_err(failed)?;
+        }
+    }
+    let Some(cwd) = spec.process().as_ref().map(|process| process.cwd().clone()) else { return Ok(()) };
+    // The innermost mount that the path goes through; later ones hide earlier ones at the same place.
+    let over = mounts.iter().filter(|mount| cwd.starts_with(mount.destination()));
+    let over = over.max_by_key(|mount| mount.destination().components().count());
+    let failed = |source| Error::Make { path: cwd.clone(), source };
+    match over {
+        None => inside::make(root, &cwd, Wanted::Directory).map(drop).map_err(failed),
+        Some(mount) => {
+            let is_read_only = mount.options().iter().flatten().any(|option| option == "ro" || option == "rro");
+            let source = mount.source().as_deref().filter(|source| source.is_dir());
+            let rest = cwd.strip_prefix(mount.destination()).unwrap_or(Path::new(""));
+            match source.filter(|_| mount.typ().as_deref() == Some("bind") && !is_read_only) {
+                Some(source) => inside::make(source, rest, Wanted::Directory).map(drop).map_err(failed),
+                // Nothing can be made there; the library says so if it is missing.
+                None => Ok(()),
+            }
+        }
+    }
 }
 
 /// The user, for the container and for every exec.
@@ -88,6 +132,11 @@ pub(crate) fn give_streams_to(uid: u32) -> Result<()> {
 }
 
 fn build(params: &CreateParams) -> Result<(i32, Option<OwnedFd>)> {
+    let causes = Causes::collect().map_err(Error::Causes)?;
+    let failed = |source| match causes.first() {
+        Some(cause) => Error::Caused { cause, source },
+        None => Error::Create(source),
+    };
     let mut builder = ContainerBuilder::new(params.id.clone(), SyscallType::default())
         .with_root_path(&params.state_root)
         .and_then(ContainerBuilder::validate_id)
@@ -107,7 +156,7 @@ fn build(params: &CreateParams) -> Result<(i32, Option<OwnedFd>)> {
         .with_detach(true)
         .as_sibling(true)
         .build()
-        .map_err(Error::Create)?;
+        .map_err(failed)?;
     let pid = container.pid().ok_or(Error::NoProcess)?.as_raw();
     let console = console.map(|listener| receive_console(&listener)).transpose().map_err(Error::Console)?;
     Ok((pid, console))

@@ -52,6 +52,14 @@ pub(crate) enum Error {
     Streams { uid: u32, source: io::Error },
     #[error("create the container")]
     Create(#[source] LibcontainerError),
+    #[error("{cause}")]
+    Caused { cause: String, source: LibcontainerError },
+    #[error("collect what the container library reports")]
+    Causes(#[source] io::Error),
+    #[error("make {path} in the container", path = path.display())]
+    Make { path: PathBuf, source: io::Error },
+    #[error("begin a session keyring")]
+    Keyring(#[source] io::Error),
     #[error("the container library made no process")]
     NoProcess,
     #[error("take the container's terminal")]

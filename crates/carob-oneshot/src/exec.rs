@@ -32,8 +32,9 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
     let group = Cgroup::new(&params.layout, &params.cgroup);
     let born_in = group.open_unified()?;
     group.enter_controllers(&single)?;
-    if let Some(score) = process_spec.oom_score_adj() {
-        crate::infra::set_oom_score(score)?;
+    match process_spec.oom_score_adj() {
+        Some(score) => crate::infra::set_oom_score(score)?,
+        None => carob_sys::oom::unprotect().map_err(|source| Error::OomScore { score: 0, source })?,
     }
     // What protects a container's first process protects this one while it changes sides: nobody in there may trace it.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)

@@ -6,12 +6,15 @@
 //! arguments are numbers of inherited descriptors: parameters, the socket for the answer and, for `infra`, the program
 //! to become. It never outlives its answer and keeps nothing.
 
+mod causes;
 mod create;
 mod error;
 mod exec;
 mod groups;
 mod infra;
+mod inside;
 mod rootfs;
+mod staged;
 mod start;
 mod tree;
 mod user;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use carob_shim::params::Layers;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -21,7 +21,13 @@ const IMAGE_FILE_BYTES_MAX: u64 = 1 << 20;
 /// `volatile` spares the sync of all files when the container ends: its writable layer is never used again after a
 /// crash of the machine (kernel `Documentation/filesystems/overlayfs.rst`).
 pub(crate) fn overlay(layers: &Layers, spare: &Path) -> Result<OwnedFd> {
-    layer_by_layer(layers, spare).map_err(failed(spare))
+    merge(&layers.lower, Some((&layers.upper, &layers.work)), spare)
+}
+
+/// Lays directories over each other, the topmost first; what is written goes into the first of `own`, and without that nothing
+/// can be written.
+pub(crate) fn merge(lower: &[PathBuf], own: Option<(&Path, &Path)>, spare: &Path) -> Result<OwnedFd> {
+    layer_by_layer(lower, own, spare).map_err(failed(spare))
 }
 
 /// Attaches a root filesystem at `target`.
@@ -31,41 +37,46 @@ pub(crate) fn attach(image: &OwnedFd, target: &Path) -> Result<()> {
         .map_err(failed(target))
 }
 
-fn failed(target: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn failed(target: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Mount { what: "the image's layers", target: target.to_owned(), source }
 }
 
 /// One call a layer (`lowerdir+`, Linux 6.8), so no limit on the length of their paths; older kernels take all of them
 /// in one string of at most a page. Before 6.5 overlayfs collects options unread and refuses them when it is created.
-fn layer_by_layer(layers: &Layers, spare: &Path) -> io::Result<OwnedFd> {
+fn layer_by_layer(lower: &[PathBuf], own: Option<(&Path, &Path)>, spare: &Path) -> io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let add_each = || -> rustix::io::Result<()> {
-        layers.lower.iter().try_for_each(|lower| fsconfig_set_string(context.as_fd(), "lowerdir+", lower))?;
-        fsconfig_set_string(context.as_fd(), "upperdir", &layers.upper)?;
-        fsconfig_set_string(context.as_fd(), "workdir", &layers.work)?;
-        fsconfig_set_flag(context.as_fd(), "volatile")?;
+        lower.iter().try_for_each(|lower| fsconfig_set_string(context.as_fd(), "lowerdir+", lower))?;
+        if let Some((upper, work)) = own {
+            fsconfig_set_string(context.as_fd(), "upperdir", upper)?;
+            fsconfig_set_string(context.as_fd(), "workdir", work)?;
+            fsconfig_set_flag(context.as_fd(), "volatile")?;
+        }
         fsconfig_create(context.as_fd())
     };
     match add_each() {
         Ok(()) => {}
-        Err(rustix::io::Errno::INVAL) => return in_one_string(layers, spare),
+        Err(rustix::io::Errno::INVAL) => return in_one_string(lower, own, spare),
         Err(error) => return Err(error.into()),
     }
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
-fn in_one_string(layers: &Layers, spare: &Path) -> io::Result<OwnedFd> {
-    let lower: Vec<String> = layers.lower.iter().map(|path| path.display().to_string()).collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},volatile",
-        lower.join(":"),
-        layers.upper.display(),
-        layers.work.display()
-    );
+fn in_one_string(lower: &[PathBuf], own: Option<(&Path, &Path)>, spare: &Path) -> io::Result<OwnedFd> {
+    let lower: Vec<String> = lower.iter().map(|path| path.display().to_string()).collect();
+    let mut options = format!("lowerdir={}", lower.join(":"));
+    if let Some((upper, work)) = own {
+        options.push_str(&format!(",upperdir={},workdir={},volatile", upper.display(), work.display()));
+    }
     let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
     rustix::mount::mount("overlay", spare, "overlay", rustix::mount::MountFlags::empty(), options.as_c_str())?;
-    let mount = open_tree(CWD, spare, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-    unmount(spare, UnmountFlags::DETACH)?;
+    detach(spare)
+}
+
+/// Takes the mount at a directory away from there.
+pub(crate) fn detach(place: &Path) -> io::Result<OwnedFd> {
+    let mount = open_tree(CWD, place, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    unmount(place, UnmountFlags::DETACH)?;
     Ok(mount)
 }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use carob_cri::v1;
 use carob_image::ImageRecord;
 use carob_kit::fs::replace;
-use carob_shim::params::{CreateParams, Layers, ResolvedUser};
+use carob_shim::Exit;
+use carob_shim::params::{CreateParams, Layers, ResolvedUser, Staged};
 use carob_shim::protocol::{ProcessKind, Request, Spawn, StdinMode};
-use carob_shim::{Exit, ExitCause};
 use serde_json::Value;
 
 use crate::error::RuntimeError;
@@ -21,10 +21,17 @@ use crate::programs::in_memory;
 use crate::record::{ContainerPhase, ContainerRecord, SandboxPhase};
 use crate::runtime::{Container, Runtime, Sandbox};
 use crate::sandbox::{lost_exit, new_id};
-use crate::spec::{ContainerSpec, SandboxView, SpecInput, merged, oci_spec_for, resources_for};
+use crate::shim::ShimError;
+use crate::spec::{ContainerSpec, SandboxView, SpecInput, StagedMount, merged, oci_spec_for, resources_for};
 use crate::{devices, exec, mount_points};
 
 type Result<T> = std::result::Result<T, RuntimeError>;
+
+/// How a container that could not be started shows (containerd `container_start.go`).
+const START_ERROR: &str = "StartError";
+const NOT_STARTED: i32 = 128;
+/// In runc's words: the kernel ended what was making the container, within the container's limit.
+const OUT_OF_MEMORY: &str = "container init was OOM-killed (memory limit too low?)";
 
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
@@ -113,6 +120,7 @@ impl Runtime {
             shown_groups: spec.shown_groups,
             rootfs: self.paths.rootfs(),
             layers,
+            staged: self.staged(draft, &spec.staged),
             user: spec.user,
             terminal: draft.config.tty,
         };
@@ -131,9 +139,13 @@ impl Runtime {
             action: "create".to_owned(),
         };
         let fds = [self.programs.oneshot(), params.as_fd()];
-        let (pid, detail, _) = shim.spawn(spawn, &fds).await.map_err(draft.sandbox.shim_error())?;
+        let (pid, detail, _) = match shim.spawn(spawn, &fds).await {
+            Ok(answer) => answer,
+            Err(ShimError::Refused(why)) => return self.keep_failed(draft, why),
+            Err(error) => return Err(draft.sandbox.shim_error()(error)),
+        };
         let user: ResolvedUser = serde_json::from_str(&detail).map_err(RuntimeError::Answer)?;
-        let container = self.keep_container(draft, pid, user)?;
+        let container = self.keep_container(draft, user, ContainerPhase::Created { pid })?;
         let early = draft.sandbox.early_exits.lock().expect("no holder panics").remove(&draft.id);
         if let Some(exit) = early {
             self.container_exited(&container, exit).await?;
@@ -153,7 +165,35 @@ impl Runtime {
         Ok(Layers { lower, upper, work })
     }
 
-    fn keep_container(&self, draft: &Draft, pid: i32, user: ResolvedUser) -> Result<Arc<Container>> {
+    /// A container that could not be made is kept with its end: whoever starts it is told why, and finds it as one that has
+    /// failed to start (containerd `internal/cri/server/container_start.go`).
+    fn keep_failed(&self, draft: &Draft, why: String) -> Result<Arc<Container>> {
+        let out_of_memory = self.cgroup(&draft.cgroup).oom_kills()? > 0;
+        let message = if out_of_memory { OUT_OF_MEMORY.to_owned() } else { why };
+        let phase = ContainerPhase::Exited {
+            started_at_ns: 0,
+            finished_at_ns: self.now_ns(),
+            exit_code: NOT_STARTED,
+            reason: START_ERROR.to_owned(),
+            message: exec::cut(&message, MESSAGE_BYTES_MAX).to_owned(),
+        };
+        self.keep_container(draft, ResolvedUser::default(), phase)
+    }
+
+    /// What has to be laid together for the container's mounts, with a place for what is written to it.
+    fn staged(&self, draft: &Draft, staged: &[StagedMount]) -> Vec<Staged> {
+        let own = self.paths.container_layers(&draft.sandbox.id, &draft.id);
+        let place = |(number, staged): (usize, &StagedMount)| match staged {
+            StagedMount::Image(lower) => Staged::Image { lower: lower.clone() },
+            StagedMount::Volume(path) => {
+                let own = own.join(format!("volume-{number}"));
+                Staged::Volume { path: path.clone(), upper: own.join("upper"), work: own.join("work") }
+            }
+        };
+        staged.iter().enumerate().map(place).collect()
+    }
+
+    fn keep_container(&self, draft: &Draft, user: ResolvedUser, phase: ContainerPhase) -> Result<Arc<Container>> {
         let image_id = draft.image.id.to_string();
         let record = ContainerRecord {
             id: draft.id.clone(),
@@ -166,7 +206,7 @@ impl Runtime {
             stop_signal: stop_signal(&draft.config, &draft.image),
             user,
             created_at_ns: self.now_ns(),
-            phase: ContainerPhase::Created { pid },
+            phase,
         };
         crate::record::write(&self.paths.container_record(&draft.sandbox.id, &draft.id), &record)?;
         self.config.images.touch(&draft.image.id);
@@ -213,6 +253,12 @@ impl Runtime {
         }
         group.allow_devices(&spec.device_rules)?;
         let layers = self.make_layers(draft, &spec.config)?;
+        for staged in self.staged(draft, &spec.staged) {
+            if let Staged::Volume { upper, work, .. } = staged {
+                files::make_root_directory(&upper)?;
+                files::make_root_directory(&work)?;
+            }
+        }
         files::make_directory(&self.paths.container(&sandbox.id, &draft.id))?;
         if let Some(directory) = Path::new(&draft.log_path).parent().filter(|_| !draft.log_path.is_empty()) {
             fs_err::create_dir_all(directory).map_err(RuntimeError::file("make directory", directory))?;
@@ -230,6 +276,9 @@ impl Runtime {
         let pid = match container.record.borrow().phase {
             ContainerPhase::Created { pid } => pid,
             ContainerPhase::Running { .. } => return Err(state_error(id, "running already")),
+            ContainerPhase::Exited { ref reason, ref message, .. } if reason == START_ERROR => {
+                return Err(RuntimeError::NotStarted(message.clone()));
+            }
             ContainerPhase::Exited { .. } => return Err(state_error(id, "not there any more: it has ended")),
         };
         let socket = self.paths.start_socket(&container.sandbox.id, id);
@@ -318,7 +367,8 @@ impl Runtime {
             return Ok(());
         }
         let group = self.cgroup(&cgroup);
-        let out_of_memory = exit.cause == ExitCause::Signal(SIGKILL) && group.oom_kills()? > 0;
+        // On v1 the kernel may have killed a child of the first process only, which then gives up.
+        let out_of_memory = exit.cause.code() != 0 && group.oom_kills()? > 0;
         if !group.pids()?.is_empty() {
             group.kill()?;
         }
@@ -327,7 +377,8 @@ impl Runtime {
             (false, 0) => "Completed",
             (false, _) => "Error",
         };
-        self.end_container(container, &phase, exit, reason, "")?;
+        let message = if out_of_memory { out_of_memory_message(&cgroup) } else { String::new() };
+        self.end_container(container, &phase, exit, reason, &message)?;
         if let Some(shim) = container.sandbox.find_shim() {
             match shim.tell(&Request::Forget { id: container.id.clone() }).await {
                 Ok(()) | Err(crate::ShimError::Gone) => {}
@@ -397,6 +448,18 @@ impl Runtime {
         }
         let shim = container.sandbox.shim()?;
         shim.tell(&Request::ReopenLog { id: id.to_owned() }).await.map_err(container.sandbox.shim_error())
+    }
+}
+
+/// What the kernel killed, where its log says so.
+fn out_of_memory_message(cgroup: &Path) -> String {
+    match carob_sys::oom::last_victim(cgroup) {
+        Ok(Some(victim)) => format!("out of memory: the kernel killed {} (PID {})", victim.name, victim.pid),
+        Ok(None) => "out of memory".to_owned(),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel's log does not say what it killed");
+            "out of memory".to_owned()
+        }
     }
 }
 

@@ -64,6 +64,9 @@ pub enum RuntimeError {
     Answer(#[source] serde_json::Error),
     #[error("read the seccomp profile {path}", path = path.display())]
     SeccompFile { path: PathBuf, source: serde_json::Error },
+    /// As the container's maker put it.
+    #[error("{0}")]
+    NotStarted(String),
     #[error("start container {id}")]
     Start { id: String, source: io::Error },
     #[error("{port} in the network of sandbox {sandbox}")]
@@ -74,6 +77,8 @@ pub enum RuntimeError {
     Lost,
     #[error("no more than {0} events wait for a reader")]
     EventsMissed(u64),
+    #[error("collect images")]
+    Images(#[source] carob_image::StoreError),
     #[error("a task of the runtime was ended")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -107,6 +112,8 @@ impl RuntimeError {
             | Self::Descriptors(..)
             | Self::Exec { .. }
             | Self::Answer(_)
+            | Self::NotStarted(_)
+            | Self::Images(_)
             | Self::Start { .. }
             | Self::Task(_) => Code::Internal,
         }

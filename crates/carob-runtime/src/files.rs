@@ -77,7 +77,7 @@ pub(crate) fn prepare_rootfs_target(target: &Path) -> Result<()> {
 }
 
 /// Takes off the mount that a runtime keeps in its run directory for the next one to find. Without it there is nothing to do.
-pub fn release_run_dir(run_dir: &Path) -> Result<()> {
+pub(crate) fn release_run_dir(run_dir: &Path) -> Result<()> {
     let target = Paths::new(Path::new(""), run_dir).rootfs();
     match rustix::mount::unmount(&target, UnmountFlags::DETACH) {
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),

@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod exec;
 mod files;
+mod image_use;
 mod image_volume;
 mod images;
 mod mount_points;
@@ -22,6 +23,7 @@ mod paths;
 mod programs;
 mod reattach;
 mod record;
+mod remains;
 mod runtime;
 mod sandbox;
 mod service;
@@ -34,11 +36,14 @@ mod tree;
 
 pub use check::{Finding, Severity, check};
 pub use error::RuntimeError;
-pub use files::release_run_dir;
+pub use image_use::{collect_images, images_in_use};
 pub use images::Images;
 pub use network::Network;
 pub use record::RecordError;
+pub use remains::Remains;
 pub use runtime::{Runtime, RuntimeConfig};
 pub use shim::ShimError;
-pub use spec::{ContainerSpec, DeviceNode, GrantedDevice, HostFacts, SandboxView, SpecError, SpecInput, oci_spec_for};
+pub use spec::{
+    ContainerSpec, DeviceNode, GrantedDevice, HostFacts, SandboxView, SpecError, SpecInput, StagedMount, oci_spec_for,
+};
 pub use tree::{ContainerNode, Namespaces, ProcessNode, SandboxNode, Tree};

@@ -116,7 +116,12 @@ impl Runtime {
         }
         let removed = self.config.network.remove().await;
         removed.map_err(|source| RuntimeError::WholeNetwork { operation: "remove the network", source })?;
-        crate::files::release_run_dir(&self.config.run_dir).map(|()| true)
+        crate::files::release_run_dir(&self.config.run_dir)?;
+        // The shims have ended with their sandboxes; one that has not yet keeps the group until the next server stops.
+        match self.cgroup(&self.shims_cgroup()).remove() {
+            Err(error) if !error.is_busy() => Err(error.into()),
+            Ok(()) | Err(_) => Ok(true),
+        }
     }
 
     /// What this machine is, as far as containers see it.

@@ -9,6 +9,7 @@ use carob_net::{AttachRequest, HostPort, Protocol};
 use carob_shim::params::InfraParams;
 use carob_shim::protocol::{self, ProcessKind, Reply, Request, Spawn, StdinMode};
 use carob_shim::{EXITS_FILE, Exit, ExitCause, ExitRecord, read_exits};
+use carob_sys::cgroup::Cgroup;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::RuntimeError;
@@ -238,22 +239,7 @@ impl Runtime {
 
     /// Kills all processes of a group, and returns when none is left.
     pub(crate) async fn end_group(&self, cgroup: &Path) -> Result<()> {
-        let group = self.cgroup(cgroup);
-        loop {
-            let pids = group.pids()?;
-            if pids.is_empty() {
-                return Ok(());
-            }
-            group.kill()?;
-            for pid in pids.into_iter().filter_map(Pid::from_raw) {
-                let failed = |error| RuntimeError::file("wait for the processes of", cgroup)(error);
-                match pidfd_open(pid, PidfdFlags::NONBLOCK) {
-                    Ok(process) => shim::wait_for_exit(&process).await.map_err(failed)?,
-                    Err(rustix::io::Errno::SRCH) => {}
-                    Err(error) => return Err(failed(error.into())),
-                }
-            }
-        }
+        end_processes(&self.cgroup(cgroup), cgroup).await
     }
 
     /// Removes a sandbox with its containers. One that is not known is removed.
@@ -359,6 +345,24 @@ impl Runtime {
             }
         }
         self.infra_ended(sandbox)
+    }
+}
+
+pub(crate) async fn end_processes(group: &Cgroup, name: &Path) -> Result<()> {
+    loop {
+        let pids = group.pids()?;
+        if pids.is_empty() {
+            return Ok(());
+        }
+        group.kill()?;
+        for pid in pids.into_iter().filter_map(Pid::from_raw) {
+            let failed = |error| RuntimeError::file("wait for the processes of", name)(error);
+            match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+                Ok(process) => shim::wait_for_exit(&process).await.map_err(failed)?,
+                Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
     }
 }
 

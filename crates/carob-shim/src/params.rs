@@ -44,9 +44,13 @@ pub struct CreateParams {
     pub own_groups_only: bool,
     /// Groups that the container is shown below `/sys/fs/cgroup`, read-only: each by its name there and where it is.
     pub shown_groups: Vec<(String, PathBuf)>,
-    /// Where the root filesystem is mounted, in a mount namespace of its own.
+    /// Where the root filesystem is mounted, in a mount namespace of its own; below it at `root` where there is something
+    /// `staged`.
     pub rootfs: PathBuf,
     pub layers: Layers,
+    /// Mounts that are made for the container to bind: each is at `rootfs`, by its number in this list.
+    #[serde(default)]
+    pub staged: Vec<Staged>,
     pub user: UserParams,
     pub terminal: bool,
 }
@@ -58,6 +62,15 @@ pub struct Layers {
     pub lower: Vec<PathBuf>,
     pub upper: PathBuf,
     pub work: PathBuf,
+}
+
+/// A file system that is laid together for one mount of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Staged {
+    /// Directories of an image, two at least, topmost first. Nothing is written to them.
+    Image { lower: Vec<PathBuf> },
+    /// What the container's root has at `path`, its owner and mode included; what is written goes into `upper`.
+    Volume { path: PathBuf, upper: PathBuf, work: PathBuf },
 }
 
 /// Who a container's processes are, before names are looked up in its root filesystem.

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod mountinfo;
 pub mod netlink;
 pub mod nft;
+pub mod oom;
 pub mod packet;
 pub mod process;
 pub mod signal;

@@ -22,6 +22,25 @@ impl SingleThreaded {
     }
 }
 
+/// Gives the calling process a session keyring of its own, which its children share: keys of other containers, and of who
+/// started this process, are then out of reach (keyrings(7), session-keyring(7)). Kernels without keys, and sandboxes that do
+/// not let keyctl(2) through, have nothing to reach.
+pub fn begin_session_keyring(name: &str) -> io::Result<()> {
+    /// `KEYCTL_JOIN_SESSION_KEYRING` (linux/keyctl.h).
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    let name = std::ffi::CString::new(format!("_ses.{name}"))?;
+    // SAFETY: the name is a string that ends with a NUL and outlives the call, which reads it and changes no memory.
+    let rc = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) };
+    if rc >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP) => Ok(()),
+        _ => Err(error),
+    }
+}
+
 /// Makes a child process of the caller's parent (`CLONE_PARENT`), so that a short-lived program can hand a process over to
 /// the one that started it. The child runs `child` and ends with the code it returns.
 ///

@@ -271,7 +271,7 @@ fn wait(step: Duration) {
 }
 
 /// The carob program under test: `CAROB_BIN`, or the workspace's build beside the running test.
-fn program() -> Result<PathBuf> {
+pub fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("CAROB_BIN") {
         return Ok(path.into());
     }

@@ -91,6 +91,28 @@ impl Host {
         run(&mut command)
     }
 
+    /// Gives the host an uplink with a default route, as most machines have: what leaves by it goes nowhere.
+    pub fn add_default_route(&self) -> Result<()> {
+        let script = "ip link add uplink type veth peer name upstream && ip address add 192.0.2.2/24 dev uplink && \
+                      ip link set uplink up && ip link set upstream up && ip route add default via 192.0.2.1";
+        self.run("sh", ["-c", script]).map(drop)
+    }
+
+    /// Adds network interfaces, as a machine with many containers has them.
+    pub fn add_interfaces(&self, count: u32) -> Result<()> {
+        let script = format!("for n in $(seq {count}); do echo link add other$n type dummy; done | ip -batch -");
+        self.run("sh", ["-c", &script]).map(drop)
+    }
+
+    /// Mounts a disk of so many MiB at a directory, which is made.
+    pub fn add_disk(&self, at: &Path, mebibytes: u32) -> Result<()> {
+        fs::create_dir_all(at)?;
+        let options = format!("size={mebibytes}m,mode=0755");
+        let words: [&OsStr; 6] =
+            ["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), options.as_ref(), "tmpfs".as_ref(), at.as_os_str()];
+        self.run("mount", words).map(drop)
+    }
+
     /// Names of the processes that run in the host, by PID as this machine counts, without its PID 1.
     pub fn processes(&self) -> Result<BTreeMap<u32, String>> {
         let own = fs::read_link(format!("/proc/{}/ns/pid", self.init))?;

@@ -10,5 +10,5 @@
 mod cluster;
 mod host;
 
-pub use cluster::{Cluster, Process, images, manifest, until_none};
+pub use cluster::{Cluster, Process, images, manifest, program, until_none};
 pub use host::Host;

@@ -30,7 +30,13 @@ const PROGRESS_LINES_MAX: usize = 256;
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Request {
     Image(image::Request),
-    Tree { pod: Option<String>, json: bool },
+    Tree {
+        namespace: Option<String>,
+        pod: Option<String>,
+        json: bool,
+    },
+    /// Where the server keeps its images.
+    ImagesDir,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,6 +56,7 @@ pub(crate) fn socket_path(run_dir: &Path) -> PathBuf {
 #[derive(Clone)]
 pub(crate) struct Subjects {
     pub(crate) machine: Arc<Machine>,
+    pub(crate) run_dir: PathBuf,
 }
 
 /// Serves requests until `shutdown`.
@@ -97,10 +104,13 @@ async fn answer(stream: UnixStream, subjects: &Subjects) -> Result<()> {
     let (sender, mut receiver) = mpsc::channel(PROGRESS_LINES_MAX);
     let work = async {
         match serde_json::from_str(&text).context("read the request")? {
-            Request::Image(request) => image::execute(&subjects.machine.images()?, request, sender).await,
-            Request::Tree { pod, json } => {
+            Request::Image(request) => {
+                image::execute(&subjects.machine.images()?, &subjects.run_dir, request, sender).await
+            }
+            Request::ImagesDir => Ok(Value::from(subjects.machine.images()?.root().display().to_string())),
+            Request::Tree { namespace, pod, json } => {
                 let runtime = subjects.machine.runtime().context("this server runs no node now")?;
-                tree::answer(runtime.tree()?, pod.as_deref(), json)
+                tree::answer(runtime.tree()?, namespace, pod, json)
             }
         }
     };

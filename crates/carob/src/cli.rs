@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
@@ -43,14 +44,21 @@ pub(crate) enum Command {
     Image(ImageArgs),
     /// Show Pods as process groups: their containers, processes and shared namespaces
     Tree(TreeArgs),
-    /// Say why a Pod is pending, restarting or not ready
+    /// Say why a Pod is pending, restarting or not ready; without a name, all that are not as they should be
     Why(WhyArgs),
     /// Run the scheduler as a process of its own, against any Kubernetes API; several elect a leader
     Scheduler(SchedulerArgs),
     /// Compare schedulers on virtual nodes: Pods and gangs against Swarm, Mesos, Omega and Borg
     Simulate(SimulateArgs),
-    /// Say whether this machine has what carob needs, and what to do where it has not
-    Check(CheckArgs),
+    /// Say whether a server with these flags can run Pods on this machine, and what to do where it cannot
+    Check(Box<ServerArgs>),
+    /// Print a script with which a shell completes carob's commands and flags
+    Completion {
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
 }
 
 /// Where an instance keeps its state.
@@ -80,13 +88,13 @@ pub(crate) struct ServerArgs {
     /// Name of this node [default: the host's name, in lower case]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
-    /// Addresses of this node, at most one a family [default: the source of the default route]
+    /// Addresses of this node, at most one per address family [default: the source of the default route]
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub(crate) node_ip: Vec<IpAddr>,
-    /// Addresses of Pods, at most one CIDR a family [default: 10.244.0.0/16, or the next /16 where this machine uses that]
+    /// Addresses of Pods, at most one CIDR per address family [default: 10.244.0.0/16, or the next /16 where this machine uses that]
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     pub(crate) cluster_cidr: Vec<IpNet>,
-    /// Addresses of Services, at most one CIDR a family
+    /// Addresses of Services, at most one CIDR per address family
     #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub(crate) service_cidr: Vec<IpNet>,
     /// Address of the cluster's DNS server, for Pods' resolv.conf [default: the tenth address of --service-cidr]
@@ -119,6 +127,21 @@ pub(crate) struct ServerArgs {
     /// Where to write the administrator's kubeconfig [default: admin.kubeconfig in the data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) write_kubeconfig: Option<PathBuf>,
+    /// Mode of that file, in octal
+    #[arg(long, default_value = "600", value_parser = parse_mode, value_name = "MODE")]
+    pub(crate) write_kubeconfig_mode: u32,
+    /// What cluster, user and context are called in it [default: carob, or carob-ID where the data directory is not the usual one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context_name: Option<String>,
+    /// Share of the disk in use, in percent, from which images that nothing uses are removed
+    #[arg(long, default_value_t = 85, value_name = "PERCENT")]
+    pub(crate) image_gc_high_threshold: u8,
+    /// Share of the disk in use, in percent, until which they are removed
+    #[arg(long, default_value_t = 80, value_name = "PERCENT")]
+    pub(crate) image_gc_low_threshold: u8,
+    /// Remove images that nothing has used for so long, whatever the disk holds; 0s for never
+    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) image_maximum_gc_age: Duration,
     /// Keep all state in memory: nothing is found again after a restart
     #[arg(long, hide = true)]
     pub(crate) in_memory: bool,
@@ -147,15 +170,43 @@ pub(crate) struct RunArgs {
     /// Manifests: YAML or JSON files; `-` reads standard input
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Directory whose images and image cache are used
+    /// Directory whose images and image cache are used, also beside a server that uses them
     #[arg(long, env = "CAROB_DATA_DIR", default_value = "/var/lib/carob", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    /// How long it may take until all containers have started; 0s waits for ever
+    #[arg(long, default_value = "5m", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+    /// When to pull images [default: as the manifests say]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) pull: Option<PullWhen>,
     /// Cgroup below which the Pods live
     #[arg(long, default_value = "/", value_name = "PATH")]
     pub(crate) cgroup_root: String,
+    /// Directory below which the run has its sockets and records
+    #[arg(long, hide = true, default_value = "/run", value_name = "DIR")]
+    pub(crate) run_base: PathBuf,
     /// PID of the process in front of the run
     #[arg(long, hide = true, value_name = "PID")]
     pub(crate) guarded: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullWhen {
+    Always,
+    Missing,
+    Never,
+}
+
+/// The mode of a file, as chmod(1) takes it.
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| format!("`{text}` is not an octal mode of at most 777"))
+}
+
+/// `90s`, `5m`, `1h30m`: not negative.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    Duration::try_from(parsed).map_err(|_| "a duration is not negative".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -173,18 +224,37 @@ pub(crate) enum ImageCommand {
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
     },
-    /// Take images from docker-save archives or OCI layouts
+    /// Take images from docker-save archives or OCI layouts; `-` reads standard input
     Import {
         #[arg(required = true, value_name = "FILE")]
         archives: Vec<PathBuf>,
     },
     /// List images
-    Ls,
-    /// Remove images by name or ID
-    Rm {
+    Ls {
+        /// How to print
+        #[arg(long, short, default_value = "text", value_name = "FORMAT")]
+        output: Format,
+        /// Only the IDs
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// Print all that is known of images, as JSON
+    Inspect {
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
     },
+    /// Give an image another name
+    Tag { image: String, name: String },
+    /// Remove images by name or ID; those that are pinned or that containers use only with --force
+    Rm {
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+        /// Also those that are pinned, or that containers were made from
+        #[arg(long, short)]
+        force: bool,
+    },
+    /// Remove all images that no container uses and that are not pinned
+    Prune,
     /// Keep an image from being collected as garbage
     Pin {
         image: String,
@@ -198,8 +268,11 @@ pub(crate) enum ImageCommand {
 pub(crate) struct TreeArgs {
     #[command(flatten)]
     pub(crate) directories: Directories,
-    /// Only this Pod: `name` or `namespace/name`
+    /// Only this Pod: NAME, pod/NAME or NAMESPACE/NAME
     pub(crate) pod: Option<String>,
+    /// Only Pods of this namespace
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
     /// How to print
     #[arg(long, short, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: Format,
@@ -213,10 +286,10 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// The Pod: `pod/NAME` or `NAME`
+    /// The Pod: NAME, pod/NAME or NAMESPACE/NAME [default: all that are not as they should be]
     #[arg(value_name = "POD")]
-    pub(crate) pod: String,
-    /// Its namespace [default: that of the kubeconfig's context]
+    pub(crate) pod: Option<String>,
+    /// Its namespace [default: that of the kubeconfig's context; all where no Pod is named]
     #[arg(long, short, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
     /// How to reach the API [default: as kubectl, or the administrator's in the data directory]
@@ -257,12 +330,6 @@ pub(crate) struct SimulateArgs {
     /// Also draw how nodes fill over time
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CheckArgs {
-    #[command(flatten)]
-    pub(crate) directories: Directories,
 }
 
 #[cfg(test)]

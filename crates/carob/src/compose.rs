@@ -11,6 +11,7 @@ use carob_kit::{Clock, Health, Part, Supervisor};
 use carob_scheduler::Explanations;
 use carob_store::{Options, Store};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::explainer::Schedulers;
@@ -58,7 +59,7 @@ impl Server {
         config.health = Arc::clone(&health);
         let api = make_api(config, &settings, &pki, &shown)?;
         let client = carob_client::in_process(api.in_process(UserInfo::master("system:carob")));
-        kubeconfig::write(&settings.kubeconfig, settings.listen, &pki)?;
+        kubeconfig::write(&settings, &pki)?;
         kubeconfig::write_schedulers(&settings, &pki)?;
         let tls = Tls::new(shown.api.clone(), tls::roots(&pki)?)?;
         let common = Common {
@@ -77,6 +78,11 @@ impl Server {
         let supervisor = Supervisor::start(list, &health)?;
         let Common { settings, informers, machine, .. } = common;
         Ok(Self { settings, client, informers, health, supervisor, machine, store, _lock: lock })
+    }
+
+    /// How many Pods have something on this machine; `None` where no node has begun.
+    pub(crate) fn pods_left(&self) -> Option<watch::Receiver<usize>> {
+        self.machine.pods_left()
     }
 
     /// Waits until a part fails, and says which. It is started again; this is for who cannot do without any of them.
@@ -129,6 +135,9 @@ fn chosen(
     }
     if settings.proxy {
         list.extend([parts::proxy(common), parts::policies(common)]);
+    }
+    if settings.node {
+        list.push(parts::image_collection(common));
     }
     list.extend([parts::admin(common), parts::certificates(common), parts::memory()]);
     list

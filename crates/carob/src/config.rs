@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use carob_image::GcPolicy;
 use clap::Parser;
 use ipnet::IpNet;
 use ring::digest;
@@ -11,6 +12,9 @@ use serde_json::Value;
 
 use crate::cli::{Cli, Command, Part, ServerArgs};
 use crate::virtual_nodes;
+
+/// Where an instance is whose flags say nothing else.
+pub(crate) const USUAL_DATA_DIR: &str = "/var/lib/carob";
 
 /// Everything that the parts of a server are made from.
 #[derive(Debug, Clone)]
@@ -38,8 +42,13 @@ pub(crate) struct Settings {
     pub(crate) cgroup_root: String,
     pub(crate) virtual_nodes: Option<carob_node::virtual_nodes::Config>,
     pub(crate) kubeconfig: PathBuf,
+    /// Mode of that file.
+    pub(crate) kubeconfig_mode: u32,
+    /// What cluster, user and context are called in it.
+    pub(crate) context: String,
     pub(crate) in_memory: bool,
     pub(crate) images_dir: PathBuf,
+    pub(crate) image_gc: GcPolicy,
     /// Pods end with this process: `carob run`.
     pub(crate) die_with_parent: bool,
 }
@@ -73,6 +82,11 @@ impl Settings {
             "--cgroup-root {} does not begin with `/`",
             arguments.cgroup_root
         );
+        let (high, low) = (arguments.image_gc_high_threshold, arguments.image_gc_low_threshold);
+        ensure!(
+            low < high && high <= 100,
+            "--image-gc-low-threshold {low} has to be below --image-gc-high-threshold {high}, and that at most 100"
+        );
         let run_dir = std::path::absolute(&arguments.directories.run_dir)?;
         let virtual_nodes =
             virtual_nodes::config(arguments.virtual_nodes, arguments.virtual_nodes_config.as_deref(), &node_name)?;
@@ -102,9 +116,23 @@ impl Settings {
             kubeconfig: arguments.write_kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
             in_memory: arguments.in_memory,
             images_dir: arguments.images_dir.unwrap_or_else(|| data_dir.join("images")),
+            image_gc: GcPolicy {
+                high_threshold_percent: arguments.image_gc_high_threshold,
+                low_threshold_percent: arguments.image_gc_low_threshold,
+                maximum_age: Some(arguments.image_maximum_gc_age).filter(|age| !age.is_zero()),
+                ..GcPolicy::default()
+            },
+            kubeconfig_mode: arguments.write_kubeconfig_mode,
+            context: arguments.context_name.unwrap_or_else(|| context_name(&data_dir)),
             die_with_parent: arguments.die_with_parent,
             data_dir,
         })
+    }
+
+    /// Where the kubelet API listens: at all addresses where the API does, else at the one by which the API reaches the node.
+    pub(crate) fn kubelet_ip(&self) -> IpAddr {
+        let listen = self.listen.ip();
+        if listen.is_unspecified() { listen } else { self.node_ips.first().copied().unwrap_or(listen) }
     }
 
     /// Where containers' logs are: where log collectors look, for the instance in the usual place, and with its data otherwise.
@@ -118,7 +146,7 @@ impl Settings {
     }
 
     fn is_in_usual_place(&self) -> bool {
-        self.data_dir == Path::new("/var/lib/carob")
+        self.data_dir == Path::new(USUAL_DATA_DIR)
     }
 
     /// The first address of each Service CIDR, which is that of `default/kubernetes`.
@@ -135,16 +163,16 @@ pub(crate) fn with_config_file(arguments: ServerArgs) -> Result<ServerArgs> {
         serde_saphyr::from_str(&text).with_context(|| format!("read the configuration {}", path.display()))?;
     let from_file = flags(&value).with_context(|| format!("read the configuration {}", path.display()))?;
     let mut words: Vec<String> = std::env::args().collect();
-    // The flags of the file come right behind `carob server`, so that a later flag of the same name replaces them.
-    let position = words.iter().position(|word| word == "server").map_or(words.len(), |at| at + 1);
+    // The flags of the file come right behind the command, so that a later flag of the same name replaces them.
+    let position = words.iter().position(|word| word == "server" || word == "check").map_or(words.len(), |at| at + 1);
     let given: Vec<String> =
         words[position..].iter().map(|word| word.split('=').next().unwrap_or(word).to_owned()).collect();
     let kept = from_file.into_iter().filter(|flag| !given.iter().any(|word| flag.split('=').next() == Some(word)));
     let kept: Vec<String> = kept.collect();
     words.splice(position..position, kept);
     match Cli::try_parse_from(words).with_context(|| format!("the configuration {}", path.display()))?.command {
-        Command::Server(arguments) => Ok(*arguments),
-        _ => bail!("--config belongs to `carob server`"),
+        Command::Server(arguments) | Command::Check(arguments) => Ok(*arguments),
+        _ => bail!("--config belongs to `carob server` and `carob check`"),
     }
 }
 
@@ -187,11 +215,16 @@ pub(crate) fn instance_id(data_dir: &Path) -> String {
     digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
+/// `carob` for the instance in the usual place; others are told apart by it, so that kubeconfigs can be merged.
+fn context_name(data_dir: &Path) -> String {
+    if data_dir == Path::new(USUAL_DATA_DIR) { "carob".to_owned() } else { format!("carob-{}", instance_id(data_dir)) }
+}
+
 fn check_families(flag: &str, addresses: impl Iterator<Item = IpAddr>) -> Result<()> {
     let families: Vec<bool> = addresses.map(|address| address.is_ipv4()).collect();
     ensure!(
         families.len() < 2 || (families.len() == 2 && families[0] != families[1]),
-        "{flag} takes at most one value a family"
+        "{flag} takes at most one value per address family"
     );
     Ok(())
 }
@@ -268,6 +301,14 @@ mod tests {
     }
 
     #[test]
+    fn the_kubelet_listens_where_the_api_server_dials_it() {
+        let listens = |words: &[&str]| parse(words).expect("parsed").kubelet_ip().to_string();
+        assert_eq!(listens(&["--node-ip=192.0.2.7"]), "0.0.0.0");
+        assert_eq!(listens(&["--node-ip=192.0.2.7", "--bind-address=127.0.0.1"]), "192.0.2.7");
+        assert_eq!(listens(&["--node-ip=192.0.2.7", "--bind-address=192.0.2.8"]), "192.0.2.7");
+    }
+
+    #[test]
     fn mistakes_are_named() {
         #[track_caller]
         fn check(words: &[&str], expected: &str) {
@@ -275,10 +316,12 @@ mod tests {
             assert!(error.to_string().contains(expected), "{error}");
         }
         check(&["--cluster-cidr=10.96.0.0/12"], "--cluster-cidr 10.96.0.0/12 and --service-cidr 10.96.0.0/16 overlap");
-        check(&["--node-ip=1.2.3.4,1.2.3.5"], "--node-ip takes at most one value a family");
+        check(&["--node-ip=1.2.3.4,1.2.3.5"], "--node-ip takes at most one value per address family");
         check(&["--node-name=A_b"], "`A_b` is not an RFC 1123 subdomain");
         check(&["--service-cidr=10.1.0.0/30"], "10.1.0.0/30 has fewer than 10 addresses");
         check(&["--cgroup-root=x"], "--cgroup-root x");
+        check(&["--image-gc-low-threshold=85"], "--image-gc-low-threshold 85 has to be below");
+        check(&["--write-kubeconfig-mode=999"], "an octal mode");
         check(&["--data-dri=/x"], "--data-dri");
     }
 

@@ -1,6 +1,7 @@
 //! Kubeconfigs: the administrator's, and that of a scheduler that is a process of its own.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Result;
@@ -11,8 +12,14 @@ use crate::config::Settings;
 use crate::pki::{Pair, Pki, write_private};
 
 /// Writes the administrator's kubeconfig, unless the file says that already.
-pub(crate) fn write(path: &Path, listen: SocketAddr, pki: &Pki) -> Result<()> {
-    write_for(path, listen, pki, &pki.admin)
+pub(crate) fn write(settings: &Settings, pki: &Pki) -> Result<()> {
+    let path = &settings.kubeconfig;
+    write_for(path, settings, pki, &pki.admin)?;
+    let shown = fs_err::metadata(path)?.permissions();
+    if shown.mode() & 0o7777 != settings.kubeconfig_mode {
+        fs_err::set_permissions(path, PermissionsExt::from_mode(settings.kubeconfig_mode))?;
+    }
+    Ok(())
 }
 
 /// Writes the kubeconfig of `carob scheduler` or an upstream kube-scheduler, where this server runs no scheduler.
@@ -20,11 +27,11 @@ pub(crate) fn write_schedulers(settings: &Settings, pki: &Pki) -> Result<()> {
     if settings.scheduler {
         return Ok(());
     }
-    write_for(&settings.data_dir.join("scheduler.kubeconfig"), settings.listen, pki, &pki.scheduler)
+    write_for(&settings.data_dir.join("scheduler.kubeconfig"), settings, pki, &pki.scheduler)
 }
 
-fn write_for(path: &Path, listen: SocketAddr, pki: &Pki, user: &Pair) -> Result<()> {
-    let text = render(listen, pki, user);
+fn write_for(path: &Path, settings: &Settings, pki: &Pki, user: &Pair) -> Result<()> {
+    let text = render(settings.listen, &settings.context, pki, user);
     if path.exists() && fs_err::read_to_string(path)? == text {
         return Ok(());
     }
@@ -34,8 +41,8 @@ fn write_for(path: &Path, listen: SocketAddr, pki: &Pki, user: &Pair) -> Result<
     write_private(path, &text)
 }
 
-/// One cluster, one user and one context, all called `carob`.
-fn render(listen: SocketAddr, pki: &Pki, user: &Pair) -> String {
+/// One cluster, one user and one context, all called the same.
+fn render(listen: SocketAddr, name: &str, pki: &Pki, user: &Pair) -> String {
     let host = if listen.ip().is_unspecified() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { listen.ip() };
     let server = SocketAddr::new(host, listen.port());
     let encode = |pem: &str| BASE64_STANDARD.encode(pem);
@@ -43,18 +50,18 @@ fn render(listen: SocketAddr, pki: &Pki, user: &Pair) -> String {
         "apiVersion: v1\n\
          kind: Config\n\
          clusters:\n\
-         - name: carob\n\
+         - name: {name}\n\
          \x20 cluster:\n\
          \x20   server: https://{server}\n\
          \x20   certificate-authority-data: {ca}\n\
          contexts:\n\
-         - name: carob\n\
+         - name: {name}\n\
          \x20 context:\n\
-         \x20   cluster: carob\n\
-         \x20   user: carob\n\
-         current-context: carob\n\
+         \x20   cluster: {name}\n\
+         \x20   user: {name}\n\
+         current-context: {name}\n\
          users:\n\
-         - name: carob\n\
+         - name: {name}\n\
          \x20 user:\n\
          \x20   client-certificate-data: {certificate}\n\
          \x20   client-key-data: {key}\n",
@@ -79,10 +86,14 @@ mod tests {
             cluster_domain: "cluster.local".to_owned(),
         };
         let pki = Pki::open(dir.path(), &names, jiff::Timestamp::UNIX_EPOCH).expect("made");
-        let text = render("0.0.0.0:6443".parse().expect("an address"), &pki, &pki.admin);
+        let text = render("0.0.0.0:6443".parse().expect("an address"), "carob-7", &pki, &pki.admin);
         let parsed: serde_json::Value = serde_saphyr::from_str(&text).expect("YAML");
         assert_eq!(parsed["clusters"][0]["cluster"]["server"], "https://127.0.0.1:6443");
-        assert_eq!(parsed["current-context"], parsed["contexts"][0]["name"]);
+        assert_eq!(parsed["current-context"], "carob-7");
+        for (list, field) in [("clusters", "cluster"), ("users", "user")] {
+            assert_eq!(parsed[list][0]["name"], parsed["contexts"][0]["context"][field]);
+        }
+        assert_eq!(parsed["contexts"][0]["name"], "carob-7");
         assert!(parsed["users"][0]["user"]["client-key-data"].is_string());
     }
 }

@@ -64,7 +64,9 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Why(arguments) => commands::why::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Scheduler(arguments) => commands::scheduler::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Simulate(arguments) => commands::simulate::main(&arguments).map(|()| ExitCode::SUCCESS),
-            Command::Check(arguments) => commands::check::main(&arguments),
+            Command::Check(arguments) => commands::check::main(*arguments).await,
+            Command::Completion { shell } => commands::completion(shell),
+            Command::Version => commands::version(),
         }
     })
 }

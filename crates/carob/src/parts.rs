@@ -18,6 +18,7 @@ use carob_proxy::{PodInterfaces, ProxyConfig, ProxyParts, TableConfig};
 use carob_runtime::{Runtime, RuntimeConfig};
 use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::pki::{KUBELET_CLIENT, Pki};
@@ -35,6 +36,7 @@ const NODE: &str = "node";
 const DNS: &str = "dns";
 const PROXY: &str = "proxy";
 const POLICIES: &str = "network-policies";
+const IMAGE_COLLECTION: &str = "image-collection";
 const ADMIN: &str = "admin-socket";
 const CERTIFICATES: &str = "certificates";
 const MEMORY: &str = "memory";
@@ -60,6 +62,7 @@ pub(crate) struct Common {
 pub(crate) struct Machine {
     images: OnceLock<ImageStore>,
     runtime: Mutex<Option<Arc<Runtime>>>,
+    pods_left: Mutex<Option<watch::Receiver<usize>>>,
 }
 
 impl Machine {
@@ -74,6 +77,11 @@ impl Machine {
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Runtime>>> {
         self.runtime.lock().expect("no holder of the runtime panics")
+    }
+
+    /// How many Pods have something on this machine; `None` before the node has begun.
+    pub(crate) fn pods_left(&self) -> Option<watch::Receiver<usize>> {
+        self.pods_left.lock().expect("no holder of the count panics").clone()
     }
 
     pub(crate) fn images(&self) -> Result<ImageStore> {
@@ -250,6 +258,22 @@ pub(crate) fn images(common: &Common) -> Part {
     })
 }
 
+/// Removes images that nothing uses when the disk fills.
+pub(crate) fn image_collection(common: &Common) -> Part {
+    let common = common.clone();
+    Part::new(IMAGE_COLLECTION, move |context| {
+        let common = common.clone();
+        async move {
+            let (images, settings) = (common.machine.images()?, &common.settings);
+            context.ready();
+            let (run_dir, policy) = (settings.run_dir.clone(), settings.image_gc.clone());
+            carob_runtime::collect_images(images, run_dir, policy, context.shutdown().cancelled_owned()).await;
+            Ok(())
+        }
+    })
+    .needs(&[IMAGES])
+}
+
 /// Opens the runtime, which takes up the Pods that an earlier server left running, and runs the node on it.
 pub(crate) fn node(common: &Common) -> Part {
     let common = common.clone();
@@ -270,7 +294,7 @@ async fn run_node(common: &Common, context: PartContext) -> Result<()> {
             runtime
         }
     };
-    let address = SocketAddr::new(settings.listen.ip(), settings.kubelet_port);
+    let address = SocketAddr::new(settings.kubelet_ip(), settings.kubelet_port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address} (--kubelet-port)"))?;
     let kubelet_port = listener.local_addr().context("the port of the kubelet API")?.port();
     let access = Access { users: vec![KUBELET_CLIENT.to_owned()], groups: vec!["system:masters".to_owned()] };
@@ -283,6 +307,7 @@ async fn run_node(common: &Common, context: PartContext) -> Result<()> {
         shutdown: context.shutdown(),
     };
     let node = Node::new(node_config(settings, kubelet_port), parts).context("make the node")?;
+    *common.machine.pods_left.lock().expect("no holder of the count panics") = Some(node.pods_left());
     let mut ready = node.ready();
     let tell = async {
         // Whoever could say that it is ready has ended otherwise, which is seen below.
@@ -395,7 +420,7 @@ pub(crate) fn policies(common: &Common) -> Part {
     let common = common.clone();
     Part::new(POLICIES, move |context| {
         let settings = &common.settings;
-        let config = PolicyConfig { table: policy_table(settings), node_name: settings.node_name.clone() };
+        let config = PolicyConfig { table: policies_table(&settings.instance), node_name: settings.node_name.clone() };
         let parts = PolicyParts { informers: Arc::clone(&common.informers), shutdown: context.shutdown() };
         async move {
             context.ready();
@@ -410,20 +435,29 @@ pub(crate) fn policies(common: &Common) -> Part {
 pub(crate) async fn leave(runtime: &Runtime, settings: &Settings) -> Result<()> {
     let has_left = runtime.leave().await?;
     if has_left && settings.proxy {
-        carob_proxy::remove(&service_table(settings).table).await?;
-        carob_proxy::remove(&policy_table(settings)).await?;
+        remove_tables(&settings.instance).await?;
     }
     Ok(())
 }
 
-fn policy_table(settings: &Settings) -> String {
-    format!("carob-policies-{}", settings.instance)
+/// Removes the tables of Services and of policies that an instance has in the kernel.
+pub(crate) async fn remove_tables(instance: &str) -> Result<()> {
+    carob_proxy::remove(&services_table(instance)).await?;
+    Ok(carob_proxy::remove(&policies_table(instance)).await?)
+}
+
+fn services_table(instance: &str) -> String {
+    format!("carob-services-{instance}")
+}
+
+fn policies_table(instance: &str) -> String {
+    format!("carob-policies-{instance}")
 }
 
 fn service_table(settings: &Settings) -> TableConfig {
     let [of_any_instance, of_this_instance] = carob_net::pod_interfaces(&settings.instance);
     TableConfig {
-        table: format!("carob-services-{}", settings.instance),
+        table: services_table(&settings.instance),
         cluster_cidrs: settings.cluster_cidrs.clone(),
         service_cidrs: settings.service_cidrs.clone(),
         pod_interfaces: Some(PodInterfaces { of_any_instance, of_this_instance }),
@@ -435,7 +469,8 @@ pub(crate) fn admin(common: &Common) -> Part {
     Part::new(ADMIN, move |context| {
         let common = common.clone();
         async move {
-            let subjects = admin::Subjects { machine: Arc::clone(&common.machine) };
+            let run_dir = common.settings.run_dir.clone();
+            let subjects = admin::Subjects { machine: Arc::clone(&common.machine), run_dir };
             context.ready();
             admin::serve(&common.settings.run_dir, subjects, context.shutdown()).await.map_err(plain)
         }

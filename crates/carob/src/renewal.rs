@@ -33,7 +33,7 @@ pub(crate) async fn keep(
         }
         let pki = Pki::open(&dir, &names, clock.now()).context("renew the cluster's certificates")?;
         shown.replace(&pki)?;
-        kubeconfig::write(&settings.kubeconfig, settings.listen, &pki)?;
+        kubeconfig::write(settings, &pki)?;
         kubeconfig::write_schedulers(settings, &pki)?;
         renew = renew_at(&pki)?;
     }

@@ -132,7 +132,11 @@ impl LayerStore {
         if unpacked.diff_id != layer.diff_id {
             return Err(LayerError::Mismatch { expected: id(), found: unpacked.diff_id });
         }
-        fs_err::rename(&temporary.path, self.dir.join(layer.chain_id.hex())).map_err(create)?;
+        match fs_err::rename(&temporary.path, self.dir.join(layer.chain_id.hex())) {
+            // Another process that has the store open was faster: it is the same layer.
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}
+            moved => moved.map_err(create)?,
+        }
         let size = Size { bytes: unpacked.bytes, inodes: unpacked.inodes };
         self.present().insert(layer.chain_id.clone(), size);
         Ok(record(layer, size))
@@ -143,7 +147,7 @@ impl LayerStore {
         let mut freed = 0;
         let mut doomed = Vec::new();
         {
-            // Moved away under the lock, so that whoever makes such a layer anew finds its place free.
+            // Moved away under the lock, so that a job that makes such a layer again finds its place free.
             let mut present = self.present();
             let unused: Vec<Digest> =
                 present.keys().filter(|id| !keep(id) && !self.leases.is_held(id)).cloned().collect();

@@ -2,6 +2,7 @@
 
 mod install;
 mod layers;
+mod locks;
 
 use std::collections::HashMap;
 use std::io;
@@ -12,7 +13,6 @@ use std::time::Duration;
 use carob_kit::Clock;
 use carob_kit::fs::{RealFs, write_atomic};
 use oci_spec::image::ImageConfiguration;
-use rustix::fs::FlockOperation;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::gc::{self, Candidate, GcPolicy, GcReport};
@@ -27,6 +27,7 @@ pub(crate) use install::{ArchiveSource, Configured, LAYERS_MAX, Naming};
 pub use layers::LayerError;
 use layers::LayerStore;
 pub(crate) use layers::OpenArchive;
+use locks::Locks;
 
 /// What an [`ImageStore`] is opened with.
 #[derive(Debug, Clone)]
@@ -55,8 +56,6 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    #[error("image store {root} is in use by another process")]
-    Locked { root: PathBuf },
     #[error("image index {path} cannot be read")]
     Decode {
         path: PathBuf,
@@ -105,7 +104,8 @@ pub struct Usage {
     pub layers: usize,
 }
 
-/// The images of one data directory. Clones share one store; a second process on the same directory is refused.
+/// The images of one data directory. Clones share one store. Several processes may have it open: each sees what the others
+/// add and remove, and nothing leaves the disk while another one may be using it.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
     pub(crate) inner: Arc<Inner>,
@@ -123,17 +123,27 @@ pub(crate) struct Inner {
     pub(crate) jobs: Jobs,
     /// Never locked while the disk is written.
     state: Mutex<State>,
-    /// Held by the one who changes the index.
+    /// Held by the thread that changes the index.
     writer: Mutex<()>,
-    /// Locked for as long as it is open.
-    _lock: std::fs::File,
+    /// Held while the index is read, so that an older one never takes the place of a newer.
+    reader: Mutex<()>,
+    locks: Locks,
 }
 
 #[derive(Debug, Default)]
 struct State {
     index: Index,
+    /// Which index file that is.
+    file: Option<FileMark>,
     /// Monotonic time of the last use, since the store was opened.
     last_used: HashMap<ImageId, Duration>,
+}
+
+/// Tells one index file from those that replaced it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileMark {
+    inode: u64,
+    modified: (i64, i64),
 }
 
 const INDEX_FILE: &str = "images.json";
@@ -153,20 +163,22 @@ impl ImageStore {
         }
         // Layers have setuid files: no other user of the machine reaches them (CVE-2021-41103).
         carob_kit::fs::make_private(&root, 0o700).map_err(|source| io("create", source))?;
-        let lock = lock(&root)?;
-        for entry in fs_err::read_dir(&temporary).map_err(|source| io("clean", source))? {
-            let path = entry.map_err(|source| io("clean", source))?.path();
-            let removed = if path.is_dir() { fs_err::remove_dir_all(&path) } else { fs_err::remove_file(&path) };
-            removed.map_err(|source| io("clean", source))?;
+        let locks = Locks::open(&root).map_err(|source| io("lock", source))?;
+        let held = locks.index().map_err(|source| io("lock", source))?;
+        // What other processes are about to add is half done as well.
+        let alone = held.is_alone().map_err(|source| io("lock", source))?;
+        if alone {
+            remove_entries(&temporary).map_err(|source| io("clean", source))?;
         }
         let blobs = Blobs::new(blobs, temporary.clone());
-        let index = read_index(&root, &blobs)?;
+        let (index, file) = read_index(&root, &blobs)?;
         let layers = LayerStore::new(layers, temporary, config.limits.clone());
-        for layer in index.images.values().flat_map(|image| &image.layers) {
-            layers.mark(layer);
+        mark_layers(&layers, &index);
+        if alone {
+            layers.remove_unknown().map_err(|source| io("clean", source))?;
+            blobs.retain(|digest| index.uses_blob(digest)).map_err(|source| io("clean", source))?;
         }
-        layers.remove_unknown().map_err(|source| io("clean", source))?;
-        blobs.retain(|digest| index.uses_blob(digest)).map_err(|source| io("clean", source))?;
+        drop(held);
         let inner = Inner {
             clock: config.clock,
             limits: config.limits,
@@ -175,9 +187,10 @@ impl ImageStore {
             layers,
             registries: Registries::new(config.registries),
             jobs: Jobs::default(),
-            state: Mutex::new(State { index, last_used: HashMap::new() }),
+            state: Mutex::new(State { index, file, last_used: HashMap::new() }),
             writer: Mutex::default(),
-            _lock: lock,
+            reader: Mutex::default(),
+            locks,
             root,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -185,12 +198,17 @@ impl ImageStore {
 
     /// Finds an image by name in any spelling, by ID (`sha256:…`), or by the ID's bare hex digits.
     pub fn get(&self, name: &str) -> Option<Arc<ImageRecord>> {
-        find(&self.state().index, name).cloned()
+        find(&self.current().index, name).cloned()
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
     }
 
     /// All images, by ID.
     pub fn list(&self) -> Vec<Arc<ImageRecord>> {
-        self.state().index.images.values().cloned().collect()
+        self.current().index.images.values().cloned().collect()
     }
 
     /// Takes the name away, or by ID all names; the last name takes the image along. The caller has made sure that no
@@ -257,7 +275,7 @@ impl ImageStore {
 
     /// The image's unpacked layers, topmost first, ready for overlayfs' `lowerdir=`. `None` when there is no such image.
     pub fn layers(&self, id: &ImageId) -> Option<Vec<PathBuf>> {
-        let state = self.state();
+        let state = self.current();
         let image = state.index.images.get(id)?;
         Some(image.layers.iter().rev().map(|layer| self.inner.layers.path(&layer.chain_id)).collect())
     }
@@ -269,8 +287,9 @@ impl ImageStore {
     }
 
     pub fn usage(&self) -> Usage {
+        let images = self.current().index.images.len();
         let (layers, size) = self.inner.layers.total();
-        Usage { bytes: size.bytes, inodes: size.inodes, images: self.state().index.images.len(), layers }
+        Usage { bytes: size.bytes, inodes: size.inodes, images, layers }
     }
 
     /// Removes unused images by the policy. `in_use` are the images of existing containers.
@@ -292,7 +311,7 @@ impl ImageStore {
     ) -> Result<GcReport, StoreError> {
         let now = self.inner.clock.monotonic();
         let candidates: Vec<Candidate> = {
-            let state = self.state();
+            let state = self.current();
             let unused = state.index.images.values().filter(|image| !image.pinned && !in_use.contains(&image.id));
             unused
                 .map(|image| Candidate {
@@ -318,14 +337,47 @@ impl ImageStore {
         Ok(report)
     }
 
-    /// Removes layers and blobs that no image needs. Returns the bytes that became free.
+    /// Removes layers and blobs that no image needs. Returns the bytes that became free: none while another process has the
+    /// store open, which may be using them.
     fn collect_unused(&self) -> Result<u64, StoreError> {
         let io = |source| self.io("clean", source);
         // No record may appear between looking and removing; whoever is about to make one holds leases.
         let _writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.inner.locks.index().map_err(|source| self.io("lock", source))?;
+        if !held.is_alone().map_err(|source| self.io("lock", source))? {
+            return Ok(0);
+        }
+        let _reader = self.inner.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reload_locked()?;
         let index = self.state().index.clone();
         self.inner.blobs.retain(|digest| index.uses_blob(digest)).map_err(io)?;
         self.inner.layers.retain(|chain_id| index.uses_layer(chain_id)).map_err(io)
+    }
+
+    /// The state with what other processes have changed.
+    fn current(&self) -> MutexGuard<'_, State> {
+        if let Err(error) = self.reload() {
+            tracing::warn!(error = %carob_kit::chain(&error), "images that other processes added are not seen");
+        }
+        self.state()
+    }
+
+    /// Reads the index again if another process has written it.
+    fn reload(&self) -> Result<(), StoreError> {
+        let _reader = self.inner.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reload_locked()
+    }
+
+    fn reload_locked(&self) -> Result<(), StoreError> {
+        let mark = mark_of(&self.inner.root).map_err(|source| self.io("look at the index of", source))?;
+        if self.state().file == mark {
+            return Ok(());
+        }
+        let (index, file) = read_index(&self.inner.root, &self.inner.blobs)?;
+        mark_layers(&self.inner.layers, &index);
+        let mut state = self.state();
+        (state.index, state.file) = (index, file);
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -340,10 +392,14 @@ impl ImageStore {
     /// Changes the index: first a copy, then the file, then what everyone sees.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Result<T, StoreError> {
         let _writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _held = self.inner.locks.index().map_err(|source| self.io("lock", source))?;
+        let _reader = self.inner.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reload_locked()?;
         let mut next = self.state().index.clone();
         let result = change(&mut next);
-        write_index(&self.inner.root, &next).map_err(|source| self.io("write the index of", source))?;
-        self.state().index = next;
+        let file = write_index(&self.inner.root, &next).map_err(|source| self.io("write the index of", source))?;
+        let mut state = self.state();
+        (state.index, state.file) = (next, file);
         Ok(result)
     }
 
@@ -397,26 +453,42 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(StoreError::Worker)?
 }
 
-fn lock(root: &Path) -> Result<std::fs::File, StoreError> {
-    let open = || fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(root.join("lock"));
-    let io = |source| StoreError::Io { operation: "lock", root: root.to_owned(), source };
-    let file = open().map_err(io)?.into_file();
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { root: root.to_owned() }),
-        Err(errno) => Err(io(errno.into())),
+fn remove_entries(dir: &Path) -> io::Result<()> {
+    for entry in fs_err::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() { fs_err::remove_dir_all(&path)? } else { fs_err::remove_file(&path)? }
+    }
+    Ok(())
+}
+
+fn mark_layers(layers: &LayerStore, index: &Index) {
+    for layer in index.images.values().flat_map(|image| &image.layers) {
+        layers.mark(layer);
     }
 }
 
-fn read_index(root: &Path, blobs: &Blobs) -> Result<Index, StoreError> {
+/// `None` where there is no index yet.
+fn mark_of(root: &Path) -> io::Result<Option<FileMark>> {
+    use std::os::unix::fs::MetadataExt as _;
+    match fs_err::metadata(root.join(INDEX_FILE)) {
+        Ok(found) => Ok(Some(FileMark { inode: found.ino(), modified: (found.mtime(), found.mtime_nsec()) })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The index with the mark of its file, which may be older than the index: then it is read once more.
+fn read_index(root: &Path, blobs: &Blobs) -> Result<(Index, Option<FileMark>), StoreError> {
     #[derive(serde::Deserialize)]
     struct Versioned {
         version: u32,
     }
     let path = root.join(INDEX_FILE);
+    let look = |source| StoreError::Io { operation: "look at the index of", root: root.to_owned(), source };
+    let mark = mark_of(root).map_err(look)?;
     let bytes = match fs_err::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Index::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Index::default(), mark)),
         Err(source) => return Err(StoreError::Io { operation: "read", root: root.to_owned(), source }),
     };
     let decode = |source| StoreError::Decode { path: path.clone(), source };
@@ -433,11 +505,12 @@ fn read_index(root: &Path, blobs: &Blobs) -> Result<Index, StoreError> {
             .map_err(|source| StoreError::ConfigDecode { id: id.clone(), source })?;
         index.images.insert(id, Arc::new(image.with_config(config)));
     }
-    Ok(index)
+    Ok((index, mark))
 }
 
-fn write_index(root: &Path, index: &Index) -> io::Result<()> {
-    write_atomic(&RealFs, &root.join(INDEX_FILE), &serde_json::to_vec(&index.on_disk())?)
+fn write_index(root: &Path, index: &Index) -> io::Result<Option<FileMark>> {
+    write_atomic(&RealFs, &root.join(INDEX_FILE), &serde_json::to_vec(&index.on_disk())?)?;
+    mark_of(root)
 }
 
 #[cfg(test)]

@@ -68,10 +68,24 @@ async fn images_survive_a_restart_and_what_a_crash_left_does_not() {
 }
 
 #[tokio::test]
-async fn one_directory_has_one_process() {
+async fn processes_share_a_store() {
     let store = TestStore::new().await;
-    let error = ImageStore::open(config_of(&store)).await.unwrap_err();
-    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    let a = add(&store, &[base(), top("a")], "a:1").await;
+    let other = ImageStore::open(config_of(&store)).await.unwrap();
+    assert_eq!(other.get("a:1").unwrap().id, a);
+    let b = add(&store, &[base(), top("b")], "b:1").await;
+    assert_eq!(other.layers(&b).unwrap().len(), 2, "what one adds the others see");
+    other.tag(&b, &"c:1".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(store.images.get("c:1").unwrap().id, b, "also the other way");
+    assert_eq!(store.images.get("a:1").unwrap().id, a, "nothing that one wrote is lost");
+    let outcome = other.remove(&a.to_string()).await.unwrap();
+    assert!(matches!(outcome, RemoveOutcome::Removed { freed_bytes: 0, .. }), "the first may be using it: {outcome:?}");
+    assert!(store.images.get("a:1").is_none());
+    assert_eq!(store.files("layers").len(), 3);
+    drop(other);
+    let outcome = store.images.remove(&b.to_string()).await.unwrap();
+    assert!(matches!(outcome, RemoveOutcome::Removed { freed_bytes: 1.., .. }), "{outcome:?}");
+    assert_eq!(store.files("layers"), Vec::<String>::new(), "alone again, it removes what nothing needs");
 }
 
 #[tokio::test]

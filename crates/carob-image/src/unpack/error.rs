@@ -27,7 +27,7 @@ pub enum UnpackError {
     PathTooLong { entry: String, len: usize, max: usize },
     #[error("entry {entry:?} lies deeper than {max} directories")]
     TooDeep { entry: String, max: usize },
-    #[error("entry {entry:?} has a path with \"..\" in it")]
+    #[error("entry {entry:?} has a path with \"..\" that leads out of the layer")]
     ParentInPath { entry: String },
     #[error("entry {entry:?} has a path with a NUL in it")]
     NulInPath { entry: String },
@@ -39,8 +39,6 @@ pub enum UnpackError {
     NotADirectory { entry: String, component: String },
     #[error("entry {entry:?} lies behind more than {max} symbolic links")]
     SymlinkLoop { entry: String, max: usize },
-    #[error("entry {entry:?} is a hard link to {target:?}, which is an absolute path")]
-    AbsoluteLink { entry: String, target: String },
     #[error("entry {entry:?} is a hard link to {target:?}, which leads out of the layer")]
     EscapingLink { entry: String, target: String },
     #[error("entry {entry:?} is a hard link to {target:?}, which does not exist")]
@@ -49,10 +47,6 @@ pub enum UnpackError {
     EmptySymlink { entry: String },
     #[error("entry {entry:?} is a whiteout without a name")]
     EmptyWhiteout { entry: String },
-    #[error("entry {entry:?} is a character device 0:0, which overlayfs would take for a removed file")]
-    WhiteoutDevice { entry: String },
-    #[error("entry {entry:?} has attribute {attribute:?}, which would direct overlayfs")]
-    OverlayAttribute { entry: String, attribute: String },
     #[error("entry {entry:?} has {what} {id}, which is not a valid id")]
     Id { entry: String, what: &'static str, id: u64 },
     /// The file system refused it.

@@ -55,7 +55,8 @@ impl Tree {
     pub(super) fn place(&mut self, entry: &Entry, reader: &mut TarReader<impl Read>) -> Result<(), UnpackError> {
         self.count(entry)?;
         check(entry, &self.limits)?;
-        let components: Vec<&[u8]> = components_of(&entry.path).collect();
+        let components =
+            cleaned(&entry.path).ok_or_else(|| UnpackError::ParentInPath { entry: quoted(&entry.path) })?;
         let Some((name, parents)) = components.split_last() else { return self.place_root(entry) };
         self.levels.descend(parents).map_err(|error| walk_error(entry, parents, &self.limits, error))?;
         if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
@@ -101,17 +102,38 @@ impl Tree {
     }
 
     fn fill(&mut self, entry: &Entry, file: &OwnedFd, reader: &mut TarReader<impl Read>) -> Result<(), UnpackError> {
-        loop {
-            let len = reader.read_content(&mut self.buffer)?;
-            let mut rest = &self.buffer[..len];
-            if rest.is_empty() {
-                return Ok(());
-            }
+        let Some(sparse) = &entry.sparse else { return self.fill_part(entry, file, reader, 0, entry.size) };
+        if sparse.real_size > self.limits.bytes_max {
+            return Err(UnpackError::TooManyBytes { entry: quoted(&entry.path), max: self.limits.bytes_max });
+        }
+        for part in &sparse.parts {
+            self.fill_part(entry, file, reader, part.offset, part.len)?;
+        }
+        rustix::fs::ftruncate(file, sparse.real_size).map_err(|errno| write(entry, "set the size of")(errno.into()))
+    }
+
+    /// Writes the next `len` bytes of the entry's content at `offset`.
+    fn fill_part(
+        &mut self,
+        entry: &Entry,
+        file: &OwnedFd,
+        reader: &mut TarReader<impl Read>,
+        mut offset: u64,
+        mut len: u64,
+    ) -> Result<(), UnpackError> {
+        while len > 0 {
+            let wanted = usize::try_from(len).unwrap_or(usize::MAX).min(self.buffer.len());
+            let read = reader.read_content(&mut self.buffer[..wanted])?;
+            let mut rest = &self.buffer[..read];
+            len -= read as u64;
             while !rest.is_empty() {
-                let written = rustix::io::retry_on_intr(|| rustix::io::write(file, rest));
-                rest = &rest[written.map_err(|errno| write(entry, "write")(errno.into()))?..];
+                let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, rest, offset));
+                let written = written.map_err(|errno| write(entry, "write")(errno.into()))?;
+                offset += written as u64;
+                rest = &rest[written..];
             }
         }
+        Ok(())
     }
 
     /// Sets the directories' times. Returns bytes and inodes of the layer.
@@ -245,9 +267,6 @@ impl Tree {
         kind: FileType,
         device: u64,
     ) -> Result<(), UnpackError> {
-        if kind == FileType::CharacterDevice && device == 0 {
-            return Err(UnpackError::WhiteoutDevice { entry: quoted(&entry.path) });
-        }
         let level = self.descend_again(entry, parents)?;
         let mode = Mode::from_raw_mode(entry.mode & 0o7777);
         let make = || -> io::Result<()> {
@@ -297,16 +316,17 @@ impl Tree {
         name: &[u8],
         set: impl FnOnce(&[u8]) -> rustix::io::Result<()>,
     ) -> Result<(), UnpackError> {
+        // What overlayfs noted in the layers that an image was built in says nothing about ours, and would change what is seen.
         if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
-            return Err(UnpackError::OverlayAttribute { entry: quoted(&entry.path), attribute: quoted(name) });
+            return Ok(());
         }
         // Other security attributes are labels of the machine that built the image, for its policy.
         if name.starts_with(b"security.") && name != b"security.capability" {
             return Ok(());
         }
         match set(name) {
-            // File systems differ in what they hold; docker and containerd go on, too.
-            Err(Errno::NOTSUP) => {
+            // File systems differ in what they hold, and links and devices take none of the user's; docker goes on as well.
+            Err(Errno::NOTSUP | Errno::PERM) => {
                 if !std::mem::replace(&mut self.warned_of_attributes, true) {
                     let (entry, attribute) = (quoted(&entry.path), quoted(name));
                     tracing::warn!(entry, attribute, "the file system holds no such attribute; it is left out");
@@ -346,10 +366,6 @@ fn check(entry: &Entry, limits: &UnpackLimits) -> Result<(), UnpackError> {
     if entry.path.contains(&0) {
         return Err(UnpackError::NulInPath { entry: name() });
     }
-    // A leading slash is harmless, and some builders write one: every path is relative to the layer's root.
-    if components_of(&entry.path).any(|component| component == b"..") {
-        return Err(UnpackError::ParentInPath { entry: name() });
-    }
     if let Kind::Symlink(target) = &entry.kind {
         if target.is_empty() {
             return Err(UnpackError::EmptySymlink { entry: name() });
@@ -367,17 +383,24 @@ fn check(entry: &Entry, limits: &UnpackLimits) -> Result<(), UnpackError> {
 /// The components of a hard link's target, which is a path from the layer's root.
 fn link_source<'a>(entry: &Entry, target: &'a [u8]) -> Result<Vec<&'a [u8]>, UnpackError> {
     let (name, quoted_target) = (quoted(&entry.path), quoted(target));
-    if target.starts_with(b"/") {
-        return Err(UnpackError::AbsoluteLink { entry: name, target: quoted_target });
-    }
     if target.contains(&0) {
         return Err(UnpackError::NulInPath { entry: name });
     }
-    let components: Vec<&[u8]> = components_of(target).collect();
-    if components.contains(&&b".."[..]) {
-        return Err(UnpackError::EscapingLink { entry: name, target: quoted_target });
+    cleaned(target).ok_or(UnpackError::EscapingLink { entry: name, target: quoted_target })
+}
+
+/// The components of a path from the layer's root, as Go's `path.Clean` leaves them; `None` where it leads out of the root. A
+/// leading slash is harmless, and some builders write one.
+fn cleaned(path: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut components = Vec::new();
+    for component in components_of(path) {
+        if component == b".." {
+            components.pop()?;
+        } else {
+            components.push(component);
+        }
     }
-    Ok(components)
+    Some(components)
 }
 
 fn owner(entry: &Entry) -> Result<(Uid, Gid), UnpackError> {

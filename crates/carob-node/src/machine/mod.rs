@@ -2,5 +2,6 @@
 
 pub mod facts;
 pub mod lease;
+pub mod news;
 pub mod object;
 pub mod register;

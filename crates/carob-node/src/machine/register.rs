@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::facts::{self, MachineFacts};
 use super::lease::{self, RENEW_EVERY};
+use super::news::{self, News};
 use super::object::{self, NodeIdentity, Reading};
+use crate::events::{Events, Subject};
 
 /// A status that has not changed is written this often (kubelet `nodeStatusReportFrequency`).
 pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(300);
@@ -49,6 +51,7 @@ pub struct Registrar {
     pub data_dir: PathBuf,
     /// The node's own object.
     pub nodes: Informer<Node>,
+    pub events: Arc<dyn Events>,
     /// Set once the Node is in the API and shown ready.
     pub ready: watch::Sender<bool>,
 }
@@ -59,12 +62,15 @@ struct Told {
     /// Whether the lease is known to be there.
     lease: bool,
     pod_cidrs: Vec<String>,
+    /// Whether Pods are kept away from the node.
+    unschedulable: Option<bool>,
 }
 
 impl Registrar {
     /// Keeps the Node registered until the shutdown. The Node stays: its Pods run on.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut told = Told { status: None, at: None, lease: false, pod_cidrs: Vec::new() };
+        let mut told = Told { status: None, at: None, lease: false, pod_cidrs: Vec::new(), unschedulable: None };
+        self.announce(std::iter::once(news::starting()));
         let mut retry = Backoff::new(RETRY_BASE, RETRY_MAX);
         let changes = self.nodes.subscribe();
         loop {
@@ -106,11 +112,13 @@ impl Registrar {
         let node = match known {
             Some(node) => Node::clone(&node),
             None => {
-                *told = Told { status: None, at: None, lease: told.lease, pod_cidrs: Vec::new() };
+                *told = Told { status: None, at: None, lease: told.lease, pod_cidrs: Vec::new(), unschedulable: None };
                 self.register().await?
             }
         };
         self.pass_ranges_on(&node, told).await;
+        let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+        self.announce(news::schedulable(&self.identity.name, told.unschedulable.replace(unschedulable), unschedulable));
         self.write_status(&node, told).await?;
         self.renew(&node, told).await
     }
@@ -128,6 +136,18 @@ impl Registrar {
                 patched.map_err(|error| self.error("the registration", error))
             }
             Err(error) => Err(self.error("the registration", error)),
+        }
+    }
+
+    /// The kubelet names a node by its name in place of its uid, and people's tools look for that.
+    fn announce(&self, news: impl IntoIterator<Item = News>) {
+        let subject = Subject::node(&self.identity.name, &self.identity.name);
+        for News { warning, reason, message } in news {
+            if warning {
+                self.events.warning(&subject, reason, message);
+            } else {
+                self.events.normal(&subject, reason, message);
+            }
         }
     }
 
@@ -162,6 +182,7 @@ impl Registrar {
             let patched =
                 api.patch_status(&self.identity.name, &PatchParams::default(), &Patch::Strategic(&body)).await;
             patched.map_err(|error| self.error("the status update", error))?;
+            self.announce(news::news(&self.identity.name, old, &status));
             let ready = is_ready(&status);
             self.ready.send_if_modified(|shown| std::mem::replace(shown, ready) != ready);
             told.status = Some(status);

@@ -24,6 +24,7 @@ pub use restart::{Restart, next_delay, restart};
 pub(crate) use run::{needs_sandbox, next_run, spec_hash};
 
 use crate::config::resources::Limits;
+use crate::eviction::EVICTED;
 use crate::pod::PodView;
 
 /// The least time between the signal and the kill of a container that is told to end (kubelet
@@ -181,6 +182,12 @@ fn intent(view: &PodView<'_>, observed: &Observed, now: Timestamp) -> Intent {
         return stop(KillReason::DeadlineExceeded);
     }
     if view.is_terminal() {
+        let evicted = view.pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some(EVICTED);
+        if evicted {
+            // There is no time to lose (kubelet `immediateEvictionGracePeriodSeconds`).
+            let deadline = after(since, std::time::Duration::from_secs(1));
+            return Intent::Stop { deadline, reason: KillReason::PodFinished };
+        }
         return stop(KillReason::PodFinished);
     }
     Intent::Run

@@ -44,10 +44,14 @@ pub fn host_port(host: &str, port: u16) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Anything from 200 to 399 is a success; so is a redirect to another host, which is not followed.
+/// Anything from 200 to 399 is a success; so is a redirect to another host, which is not followed, but with a warning (kubelet
+/// `pkg/probe/http`, DoHTTPProbe).
 pub async fn get(request: &Request, timeout: Duration) -> Answer {
     match tokio::time::timeout(timeout, follow(request)).await {
-        Ok(Ok(status)) if (200..400).contains(&status) => Answer::Success,
+        Ok(Ok(status)) if (200..300).contains(&status) => Answer::Success,
+        Ok(Ok(status)) if (300..400).contains(&status) => {
+            Answer::Warning(format!("Probe terminated redirects, status code: {status}"))
+        }
         Ok(Ok(status)) => Answer::Failure(format!("HTTP probe failed with statuscode: {status}")),
         Ok(Err(why)) => Answer::Failure(format!("Get {:?}: {why}", request.url())),
         Err(_) => Answer::Failure(format!(
@@ -259,7 +263,7 @@ mod tests {
     async fn statuses_decide() {
         for (status, expect) in [
             ("200 OK", Answer::Success),
-            ("399 Odd", Answer::Success),
+            ("399 Odd", Answer::Warning("Probe terminated redirects, status code: 399".to_owned())),
             ("404 Not Found", Answer::Failure("HTTP probe failed with statuscode: 404".to_owned())),
             ("500 Bad", Answer::Failure("HTTP probe failed with statuscode: 500".to_owned())),
         ] {
@@ -278,7 +282,8 @@ mod tests {
         assert_eq!(got, Answer::Failure("HTTP probe failed with statuscode: 500".to_owned()));
         assert!(server.await.expect("the server ends")[1].starts_with("GET /next "));
         let (port, _server) = self::server(vec![answer("302 Found", "Location: http://other.example/\r\n")]).await;
-        assert_eq!(get(&request(port), Duration::from_secs(5)).await, Answer::Success);
+        let warned = Answer::Warning("Probe terminated redirects, status code: 302".to_owned());
+        assert_eq!(get(&request(port), Duration::from_secs(5)).await, warned);
     }
 
     #[tokio::test]

@@ -52,6 +52,8 @@ impl ProbeKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Success,
+    /// It is well, but answered in a way that its owner may not have meant.
+    Warning(String),
     Failure(String),
     /// The question could not be put; it does not count.
     NotAsked(String),

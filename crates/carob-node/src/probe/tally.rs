@@ -31,7 +31,7 @@ impl Tally {
     /// Counts one answer. Answers with the verdict if this one reached a threshold; it may be the same as before.
     pub fn count(&mut self, answer: &Answer) -> Option<bool> {
         let good = match answer {
-            Answer::Success => true,
+            Answer::Success | Answer::Warning(_) => true,
             Answer::Failure(_) => false,
             Answer::NotAsked(_) => return None,
         };

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::*;
 use crate::api::{PodApi, WriteError};
 use crate::events::{Events, Subject};
+use crate::files::Files;
 use crate::image::Images;
 use crate::objects::Objects;
 use crate::objects::testing::Shelf;
@@ -77,7 +78,8 @@ impl Bench {
         let events: Arc<dyn Events> = Arc::new(Silent);
         let dirs = PodDirs::new(dir.path().join("pods"), dir.path().join("logs"), None);
         let tools = Arc::new(Tools {
-            volumes: Volumes::new(dirs.clone(), Arc::clone(&objects), Arc::clone(&clock)),
+            files: Files::in_runtime(),
+            volumes: Volumes::new(Files::in_runtime(), dirs.clone(), Arc::clone(&objects), Arc::clone(&clock)),
             images: Images::new(Arc::clone(&cri), Arc::clone(&objects), Arc::clone(&events), Arc::clone(&clock)),
             objects,
             events,

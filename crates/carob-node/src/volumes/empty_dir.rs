@@ -14,8 +14,14 @@ const MODE: u32 = 0o777;
 /// With a group, new files belong to it.
 const MODE_GROUP: u32 = 0o2777;
 
-/// Makes the volume at `path` unless it is there: what containers have put into it stays.
-pub(super) fn prepare(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> io::Result<()> {
+/// Makes the volume at `path` unless it is there: what containers have put into it stays. One in memory holds no more than
+/// `memory_max`.
+pub(super) fn prepare(
+    path: &Path,
+    source: &EmptyDirVolumeSource,
+    group: Option<u32>,
+    memory_max: Option<i64>,
+) -> io::Result<()> {
     let memory = match source.medium.as_deref() {
         None | Some("") => false,
         Some("Memory") => true,
@@ -27,7 +33,7 @@ pub(super) fn prepare(path: &Path, source: &EmptyDirVolumeSource, group: Option<
     };
     let made = !path.exists();
     let fresh = if memory {
-        in_memory(path, size_limit)?
+        in_memory(path, [size_limit, memory_max].into_iter().flatten().min())?
     } else {
         fs::create_dir_all(path)?;
         made
@@ -78,11 +84,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("v");
         let source = EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: None };
-        prepare(&path, &source, None).expect("mounted");
+        prepare(&path, &source, None, Some(1 << 20)).expect("mounted");
+        let size = rustix::fs::statvfs(&path).expect("there");
+        assert_eq!(size.f_blocks * size.f_frsize, 1 << 20, "as much as the Pod may use");
         assert!(is_mount_point(&path).expect("there"));
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o777);
         fs::write(path.join("kept"), "x").expect("written");
-        prepare(&path, &source, None).expect("still mounted");
+        prepare(&path, &source, None, None).expect("still mounted");
         assert!(path.join("kept").exists());
         release(&path).expect("unmounted");
         assert!(!is_mount_point(&path).expect("there"));
@@ -93,7 +101,7 @@ mod tests {
     fn a_group_owns_what_is_put_into_the_directory() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("v");
-        prepare(&path, &EmptyDirVolumeSource::default(), Some(4242)).expect("made");
+        prepare(&path, &EmptyDirVolumeSource::default(), Some(4242), None).expect("made");
         let meta = fs::metadata(&path).expect("there");
         assert_eq!((meta.permissions().mode() & 0o7777, meta.gid()), (0o2777, 4242));
     }

@@ -11,12 +11,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use carob_api::quantity::Quantity;
 use carob_kit::{Clock, chain};
 use fs_err as fs;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
+use crate::config::resources;
 use crate::env::fields::FieldFacts;
+use crate::files::{Files, FilesError};
 use crate::objects::Objects;
 use crate::paths::PodDirs;
 use payload::{PayloadError, Sources, Tokens};
@@ -30,6 +33,8 @@ pub enum VolumeError {
     HostPath(#[from] host_path::HostPathError),
     #[error("prepare the directory")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Files(#[from] FilesError),
     // The words of the kubelet: no driver can be registered with this node.
     #[error(
         "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {0} not found in the list of registered \
@@ -69,6 +74,7 @@ pub struct Mounted {
 }
 
 pub struct Volumes {
+    files: Files,
     dirs: PodDirs,
     objects: Arc<dyn Objects>,
     clock: Arc<dyn Clock>,
@@ -76,8 +82,8 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    pub fn new(dirs: PodDirs, objects: Arc<dyn Objects>, clock: Arc<dyn Clock>) -> Self {
-        Self { dirs, objects, clock, tokens: Tokens::default() }
+    pub fn new(files: Files, dirs: PodDirs, objects: Arc<dyn Objects>, clock: Arc<dyn Clock>) -> Self {
+        Self { files, dirs, objects, clock, tokens: Tokens::default() }
     }
 
     /// Makes every volume of the Pod and brings its files up to date. Doing it again changes only what has changed.
@@ -109,12 +115,15 @@ impl Volumes {
         let group = fs_group(pod)?;
         if let Some(source) = &volume.host_path {
             let path = PathBuf::from(&source.path);
-            host_path::prepare(&path, source.type_.as_deref().unwrap_or_default())?;
+            let (place, type_) = (path.clone(), source.type_.clone().unwrap_or_default());
+            self.files.run(uid, "prepare a hostPath", move || host_path::prepare(&place, &type_)).await??;
             return Ok((path, None));
         }
         if let Some(source) = &volume.empty_dir {
             let path = self.dirs.volume(uid, "empty-dir", &volume.name);
-            empty_dir::prepare(&path, source, group)?;
+            let (place, source, memory_max) = (path.clone(), source.clone(), memory_max(pod, facts));
+            let made = move || empty_dir::prepare(&place, &source, group, memory_max);
+            self.files.run(uid, "prepare an emptyDir", made).await??;
             return Ok((path, None));
         }
         if let Some(source) = &volume.csi {
@@ -127,7 +136,7 @@ impl Volumes {
         let (dir, refresh_at) = (path.clone(), payload.refresh_at);
         // Secrets and tokens never reach a disk.
         let in_memory = volume.config_map.is_none();
-        let written = tokio::task::spawn_blocking(move || {
+        let written = self.files.run(uid, "write the files of a volume", move || {
             if in_memory {
                 empty_dir::in_memory(&dir, None)?;
             } else {
@@ -135,7 +144,7 @@ impl Volumes {
             }
             atomic::write(&dir, &payload, group, now)
         });
-        written.await.map_err(io::Error::other)??;
+        written.await??;
         Ok((path, refresh_at))
     }
 
@@ -150,6 +159,14 @@ impl Volumes {
         }
         remove_dir(&self.dirs.volumes(uid))
     }
+}
+
+/// The most that a volume in memory may hold: what the Pod's containers may use together, or what the node can give (kubelet
+/// `pkg/volume/emptydir`, calculateEmptyDirMemorySize).
+fn memory_max(pod: &Pod, facts: &FieldFacts) -> Option<i64> {
+    let of_pod = resources::pod(pod).ok().and_then(|made| resources::Limits::of(&made).memory_bytes);
+    let of_node = facts.allocatable.get("memory").and_then(|text| Quantity::parse(text).ok()).map(|all| all.value());
+    [of_pod, of_node].into_iter().flatten().filter(|bytes| *bytes > 0).min()
 }
 
 fn plugin(volume: &Volume) -> &'static str {

@@ -81,8 +81,20 @@ fn open(volume: &Path, sub_path: &str) -> Result<OwnedFd, SubPathError> {
     let root = rustix::fs::open(volume, flags | OFlags::DIRECTORY, Mode::empty()).map_err(error)?;
     match rustix::fs::openat2(&root, relative, flags, Mode::empty(), INSIDE) {
         Err(rustix::io::Errno::NOENT) => make_dirs(root, relative).map_err(error),
+        Err(rustix::io::Errno::XDEV) => match inside(volume, relative) {
+            // What the link led to may have changed since: this open stays inside all the same.
+            Some(inside) => rustix::fs::openat2(&root, inside, flags, Mode::empty(), INSIDE).map_err(error),
+            None => Err(error(rustix::io::Errno::XDEV)),
+        },
         opened => opened.map_err(error),
     }
+}
+
+/// The entry behind links that name it by its absolute path on this machine, if it is in the volume (kubelet
+/// `pkg/volume/util/subpath`, doBindSubPath).
+fn inside(volume: &Path, relative: &Path) -> Option<std::path::PathBuf> {
+    let (volume, entry) = (fs::canonicalize(volume).ok()?, fs::canonicalize(volume.join(relative)).ok()?);
+    entry.strip_prefix(volume).ok().filter(|inside| *inside != Path::new("")).map(Path::to_path_buf)
 }
 
 /// Makes the directories of `relative` one by one, each opened without leaving `root`.
@@ -124,11 +136,14 @@ mod tests {
         symlink("inner", volume.join("fine")).expect("linked");
         symlink("../secret", volume.join("relative")).expect("linked");
         symlink("/etc", volume.join("absolute")).expect("linked");
+        symlink(volume.join("inner"), volume.join("stays")).expect("linked");
         symlink("/proc/self/root", volume.join("magic")).expect("linked");
         for (sub_path, allowed) in [
             ("inner", true),
             ("inner/file", true),
             ("fine/file", true),
+            ("stays/file", true),
+            ("stays", true),
             ("made/on/demand", true),
             ("relative", false),
             ("relative/deeper", false),

@@ -51,6 +51,8 @@ pub struct Order {
     pub gone: bool,
     /// The Pod asks for other resources than those in `pod`, and does not get them for this reason.
     pub pending: Option<Pending>,
+    /// The Pod takes more than it may, and ends for that.
+    pub evicted: Option<Rejection>,
 }
 
 /// A kill under way.
@@ -89,6 +91,8 @@ pub struct Worker {
     hold_until: Option<Timestamp>,
     sandbox_retry: Backoff,
     announced_back_off: HashSet<String>,
+    /// Runs that ended for want of memory, of which an event was written.
+    announced_out_of_memory: HashSet<String>,
     /// A resize has been told of that is not through yet.
     resizing: bool,
     report: report::Report,
@@ -101,7 +105,7 @@ impl Worker {
         nudge: Arc<Notify>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Order { pod, gone, pending } = orders.borrow().clone();
+        let Order { pod, gone, pending, .. } = orders.borrow().clone();
         let id = PodId::of(&pod);
         let observer = Observer::new(Arc::clone(&tools.cri), tools.dirs.clone(), id.clone());
         let (probes, findings) = probes::Probes::new(Prober { cri: Arc::clone(&tools.cri) });
@@ -132,6 +136,7 @@ impl Worker {
             hold_until: None,
             sandbox_retry: Backoff::new(RETRY_BASE, RETRY_MAX),
             announced_back_off: HashSet::new(),
+            announced_out_of_memory: HashSet::new(),
             resizing: false,
             report,
         };
@@ -163,7 +168,7 @@ impl Worker {
         }
     }
 
-    /// Fails the Pod before anything of it has started.
+    /// Fails the Pod: before anything of it has started, or because it may not go on.
     pub fn reject(&mut self, rejection: Rejection) {
         let mut status = self.pod.status.clone().unwrap_or_default();
         self.tools.events.warning(&Subject::pod(&self.pod), rejection.reason, rejection.message.clone());
@@ -206,6 +211,7 @@ impl Worker {
                 self.observed.sandbox = seen.sandbox;
                 self.observed.older_sandboxes = seen.older_sandboxes;
                 self.observed.containers = seen.containers;
+                self.announce_out_of_memory();
                 let known = |id: &String| self.observed.containers.iter().any(|container| container.id == *id);
                 let forgotten: Vec<_> = self.observed.probes.keys().filter(|id| !known(id)).cloned().collect();
                 for id in forgotten {
@@ -270,7 +276,7 @@ impl Worker {
     }
 
     fn take_order(&mut self) {
-        let Order { pod, gone, pending } = self.orders.borrow_and_update().clone();
+        let Order { pod, gone, pending, evicted } = self.orders.borrow_and_update().clone();
         if PodId::of(&pod) != self.id {
             return;
         }
@@ -281,6 +287,9 @@ impl Worker {
         self.forget_other_images(&pod);
         self.adopt_object(&pod);
         self.mounted.refresh_at = if changed { Some(self.tools.clock.now()) } else { self.mounted.refresh_at };
+        if let Some(why) = evicted.filter(|_| !PodView::new(&self.pod).is_terminal()) {
+            self.reject(why);
+        }
         self.gone |= gone;
         if self.gone {
             self.mark_deleted();
@@ -334,6 +343,9 @@ impl Worker {
         let word = finding.kind.word();
         match &finding.answer {
             Answer::Success => {}
+            Answer::Warning(why) => {
+                self.tools.events.warning(&subject, "ProbeWarning", format!("{word} probe warning: {why}"));
+            }
             Answer::Failure(why) => {
                 self.tools.events.warning(&subject, "Unhealthy", format!("{word} probe failed: {why}"));
             }

@@ -14,7 +14,7 @@ use crate::events::Subject;
 use crate::plan::{Intent, after, spec_hash};
 use crate::pod::{PodId, PodView};
 use crate::status::patch::{is_owned, status_patch};
-use crate::status::status_for;
+use crate::status::{CONTAINER_ID_SCHEME, status_for};
 
 /// Waits between tries to write while the API does not answer.
 const WRITE_RETRY_BASE: Duration = Duration::from_millis(200);
@@ -195,7 +195,28 @@ impl Worker {
         }
     }
 
-    /// One event a run that waits for its next, when the waiting begins.
+    /// One event for each run that ended for want of memory, unless the API shows that end already.
+    pub(super) fn announce_out_of_memory(&mut self) {
+        let view = PodView::new(&self.pod);
+        for run in &self.observed.containers {
+            let Some(exit) = run.exit().filter(|exit| exit.reason == "OOMKilled") else { continue };
+            if !self.announced_out_of_memory.insert(run.id.clone()) {
+                continue;
+            }
+            let Some(member) = view.member(&run.name) else { continue };
+            let shown = view.last_status(&run.name).into_iter().flat_map(|status| [&status.state, &status.last_state]);
+            let id = format!("{CONTAINER_ID_SCHEME}{}", run.id);
+            let mut ends = shown.flatten().filter_map(|state| state.terminated.as_ref());
+            if ends.any(|end| end.container_id.as_ref() == Some(&id)) {
+                continue;
+            }
+            let message = format!("Container {} ran {}", run.name, exit.message);
+            self.tools.events.warning(&Subject::container(&self.pod, &member), "OOMKilled", message);
+        }
+        self.announced_out_of_memory.retain(|id| self.observed.containers.iter().any(|run| run.id == *id));
+    }
+
+    /// One event for each run that waits for its next, when the waiting begins.
     fn announce_back_off(&mut self, status: &PodStatus) {
         let lists = [&status.init_container_statuses, &status.container_statuses];
         for shown in lists.into_iter().flatten().flatten() {

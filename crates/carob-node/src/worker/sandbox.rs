@@ -1,6 +1,7 @@
 //! Making a Pod's sandbox and giving it back.
 
 use std::io;
+use std::sync::Arc;
 
 use carob_cri::CriError;
 use carob_cri::v1::{ListContainersRequest, ListPodSandboxRequest, PodSandboxFilter, StopPodSandboxRequest};
@@ -76,8 +77,9 @@ pub(super) async fn create(
 
 async fn run(tools: &Tools, pod: &Pod, attempt: u32) -> Result<(), SandboxError> {
     let id = PodId::of(pod);
-    fs::create_dir_all(tools.dirs.pod_logs(&id))?;
-    fs::create_dir_all(tools.dirs.pod(&id.uid))?;
+    let dirs = [tools.dirs.pod_logs(&id), tools.dirs.pod(&id.uid)];
+    let made = tools.files.run(&id.uid, "make the directories", move || dirs.iter().try_for_each(fs::create_dir_all));
+    made.await.map_err(io::Error::from)??;
     let config = sandbox_config(tools, pod, attempt)?;
     let runtime_handler = match pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()) {
         None | Some("") => String::new(),
@@ -129,7 +131,7 @@ pub(super) enum CleanError {
 }
 
 /// Removes every trace of a Pod that is gone from the API: containers, sandboxes, directories, logs.
-pub(super) async fn clean(tools: &Tools, id: &PodId) -> Result<(), CleanError> {
+pub(super) async fn clean(tools: &Arc<Tools>, id: &PodId) -> Result<(), CleanError> {
     let selector = std::collections::BTreeMap::from([(labels::POD_UID.to_owned(), id.uid.clone())]);
     let filter = carob_cri::v1::ContainerFilter { label_selector: selector.clone(), ..Default::default() };
     for container in tools.cri.list_containers(ListContainersRequest { filter: Some(filter) }).await?.containers {
@@ -144,10 +146,13 @@ pub(super) async fn clean(tools: &Tools, id: &PodId) -> Result<(), CleanError> {
         stop(tools, &sandbox.id).await?;
         remove(tools, &sandbox.id).await?;
     }
-    tools.volumes.unmount(&id.uid)?;
-    remove_dir(&tools.dirs.pod(&id.uid))?;
-    remove_dir(&tools.dirs.pod_logs(id))?;
-    Ok(())
+    let (work, of_pod) = (Arc::clone(tools), id.clone());
+    let removed = tools.files.run(&id.uid, "remove what is on disk", move || -> io::Result<()> {
+        work.volumes.unmount(&of_pod.uid)?;
+        remove_dir(&work.dirs.pod(&of_pod.uid))?;
+        remove_dir(&work.dirs.pod_logs(&of_pod))
+    });
+    Ok(removed.await.map_err(io::Error::from)??)
 }
 
 fn remove_link(link: &std::path::Path) -> io::Result<()> {

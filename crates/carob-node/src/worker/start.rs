@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -160,33 +160,59 @@ async fn prepare(
         seccomp_default: tools.settings.seccomp_default,
     };
     let prepared = container::config(&start.pod, member, run, &tools.dirs).map_err(|error| text(&error))?;
-    for entry in &prepared.sub_paths {
-        sub_path::bind(&entry.volume, &entry.sub_path, &entry.target).map_err(|error| text(&error))?;
-    }
-    let log = tools.dirs.log(&PodId::of(&start.pod), member.name(), start.attempt);
-    if let Some(dir) = log.parent() {
-        fs::create_dir_all(dir).map_err(|error| text(&error))?;
-    }
-    write_hosts(tools, start).map_err(|error| text(&error))?;
-    make_termination_log(&prepared.termination_log).map_err(|error| text(&error))?;
+    let id = PodId::of(&start.pod);
+    let log = tools.dirs.log(&id, member.name(), start.attempt);
+    let (sub_paths, termination_log, hosts) =
+        (prepared.sub_paths.clone(), prepared.termination_log.clone(), Hosts::of(tools, start));
+    let made = tools.files.run(&id.uid, "make the files of a container", move || -> Result<(), String> {
+        for entry in &sub_paths {
+            sub_path::bind(&entry.volume, &entry.sub_path, &entry.target).map_err(|error| text(&error))?;
+        }
+        if let Some(dir) = log.parent() {
+            fs::create_dir_all(dir).map_err(|error| text(&error))?;
+        }
+        hosts.write().map_err(|error| text(&error))?;
+        make_termination_log(&termination_log).map_err(|error| text(&error))
+    });
+    made.await.map_err(|error| text(&error))??;
     Ok(prepared)
 }
 
-/// Writes the Pod's /etc/hosts if it is not there yet: containers may have changed it since.
-fn write_hosts(tools: &Tools, start: &Start) -> std::io::Result<()> {
-    let id = PodId::of(&start.pod);
-    let view = PodView::new(&start.pod);
-    let host_file = if view.host_network() { Some(fs::read_to_string(&tools.settings.hosts)?) } else { None };
-    let host = network::host_name(&start.pod, &tools.settings.dns.domain);
-    let aliases = view.spec().and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
-    let text = network::hosts_file(&start.pod_ips, &host, aliases, host_file.as_deref());
-    let path = tools.dirs.hosts(&id.uid);
-    match fs::read_to_string(&path) {
-        Ok(current) if current == text => Ok(()),
-        // Written in place: containers that run have the file itself mounted, not its name.
-        Ok(_) => fs::write(path, text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::write(path, text),
-        Err(error) => Err(error),
+/// What the Pod's /etc/hosts is to say.
+struct Hosts {
+    pod: Arc<Pod>,
+    pod_ips: Vec<IpAddr>,
+    domain: String,
+    /// The machine's, which Pods in its network inherit from.
+    of_machine: PathBuf,
+    path: PathBuf,
+}
+
+impl Hosts {
+    fn of(tools: &Tools, start: &Start) -> Self {
+        Self {
+            pod: Arc::clone(&start.pod),
+            pod_ips: start.pod_ips.clone(),
+            domain: tools.settings.dns.domain.clone(),
+            of_machine: tools.settings.hosts.clone(),
+            path: tools.dirs.hosts(&PodId::of(&start.pod).uid),
+        }
+    }
+
+    /// Writes it unless it says that already.
+    fn write(&self) -> std::io::Result<()> {
+        let view = PodView::new(&self.pod);
+        let host_file = if view.host_network() { Some(fs::read_to_string(&self.of_machine)?) } else { None };
+        let host = network::host_name(&self.pod, &self.domain);
+        let aliases = view.spec().and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
+        let text = network::hosts_file(&self.pod_ips, &host, aliases, host_file.as_deref());
+        match fs::read_to_string(&self.path) {
+            Ok(current) if current == text => Ok(()),
+            // Written in place: containers that run have the file itself mounted, not its name.
+            Ok(_) => fs::write(&self.path, text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::write(&self.path, text),
+            Err(error) => Err(error),
+        }
     }
 }
 

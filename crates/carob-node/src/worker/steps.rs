@@ -170,7 +170,12 @@ impl Worker {
     fn finish(&mut self) {
         self.observed.busy.pod = true;
         let (tools, uid) = (Arc::clone(&self.tools), self.id.uid.clone());
-        self.steps.spawn_blocking(move || Done::Finished(tools.volumes.unmount(&uid)));
+        self.steps.spawn(async move {
+            let work = Arc::clone(&tools);
+            let of_pod = uid.clone();
+            let how = tools.files.run(&uid, "give the volumes back", move || work.volumes.unmount(&of_pod)).await;
+            Done::Finished(how.map_err(std::io::Error::from).and_then(|how| how))
+        });
     }
 
     /// Takes in the end of a step.

@@ -13,6 +13,7 @@ use crate::api::{PodApi, WriteError};
 use crate::config::network::ClusterDns;
 use crate::config::resources::Machine;
 use crate::events::Events;
+use crate::files::Files;
 use crate::image::Images;
 use crate::objects::testing::Shelf;
 use crate::paths::PodDirs;
@@ -131,7 +132,8 @@ impl Bench {
             ..Settings::default()
         };
         let tools = Arc::new(Tools {
-            volumes: Volumes::new(dirs.clone(), Arc::clone(&objects), Arc::clone(&clock)),
+            files: Files::in_runtime(),
+            volumes: Volumes::new(Files::in_runtime(), dirs.clone(), Arc::clone(&objects), Arc::clone(&clock)),
             images: Images::new(Arc::clone(&cri), Arc::clone(&objects), Arc::clone(&events), Arc::clone(&clock)),
             objects,
             events,
@@ -156,7 +158,7 @@ impl Bench {
 
     fn run(&self, pod: Arc<Pod>) -> Seat {
         use futures_util::StreamExt as _;
-        let (orders, inbox) = watch::channel(Order { pod, gone: false, pending: None });
+        let (orders, inbox) = watch::channel(Order { pod, gone: false, pending: None, evicted: None });
         let nudge = Arc::new(Notify::new());
         let shutdown = CancellationToken::new();
         let worker = Worker::new(Arc::clone(&self.tools), inbox, Arc::clone(&nudge), shutdown.clone());
@@ -499,7 +501,8 @@ async fn a_pod_that_is_deleted_before_its_first_container_has_failed() {
 #[tokio::test(start_paused = true)]
 async fn containers_of_a_refused_pod_are_shown_as_ended() {
     let bench = Bench::new();
-    let (orders, inbox) = watch::channel(Order { pod: Bench::pod(json!({}), json!({})), gone: false, pending: None });
+    let (orders, inbox) =
+        watch::channel(Order { pod: Bench::pod(json!({}), json!({})), gone: false, pending: None, evicted: None });
     let shutdown = CancellationToken::new();
     let mut worker = Worker::new(Arc::clone(&bench.tools), inbox, Arc::default(), shutdown.clone());
     worker.reject(Rejection { reason: "NodeAffinity", message: "Pod was rejected: no".to_owned() });
@@ -520,5 +523,23 @@ async fn a_conflict_does_not_end_the_reports() {
     bench.until("told", |bench| bench.status()["phase"] == "Running").await;
     bench.runtime.exit("app", 1);
     bench.until("told again", |bench| bench.app()["restartCount"] == 1).await;
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_takes_too_much_is_evicted() {
+    let bench = Bench::new();
+    bench.runtime.make_stubborn("app");
+    let seat = bench.run(Bench::pod(json!({}), json!({})));
+    bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
+    let began = bench.tools.clock.monotonic();
+    let why = Rejection { reason: "Evicted", message: "too much".to_owned() };
+    seat.orders.send_modify(|order| order.evicted = Some(why));
+    bench.until("ended", |bench| bench.runtime.running().is_empty()).await;
+    let took = bench.tools.clock.monotonic().saturating_sub(began);
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    bench.until("told", |bench| bench.status()["phase"] == "Failed").await;
+    assert_eq!((&bench.status()["reason"], &bench.status()["message"]), (&json!("Evicted"), &json!("too much")));
+    assert!(bench.events().contains(&"! Evicted: too much".to_owned()), "{:?}", bench.events());
     seat.shutdown.cancel();
 }

@@ -14,6 +14,7 @@ use crate::config::network::ClusterDns;
 use crate::config::resources::Machine;
 use crate::env::fields::FieldFacts;
 use crate::events::Events;
+use crate::files::Files;
 use crate::image::Images;
 use crate::objects::Objects;
 use crate::paths::PodDirs;
@@ -41,6 +42,7 @@ pub struct Settings {
 
 pub struct Tools {
     pub cri: Arc<dyn Cri>,
+    pub files: Files,
     pub volumes: Volumes,
     pub images: Images,
     pub objects: Arc<dyn Objects>,

@@ -81,8 +81,19 @@ pub struct ContainerSpec {
     pub own_groups_only: bool,
     /// Groups that the container is shown other than by a mount of the configuration: by name, where they are.
     pub shown_groups: Vec<(String, PathBuf)>,
+    /// File systems that are laid together for mounts of the configuration, which bind them by their number here.
+    pub staged: Vec<StagedMount>,
     /// Capabilities that the container asked for and this machine cannot give.
     pub capabilities_lost: Vec<String>,
+}
+
+/// What has to be laid together before a container can bind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StagedMount {
+    /// Directories of an image, topmost first.
+    Image(Vec<PathBuf>),
+    /// An anonymous volume of the image at this path: it begins with what the image has there.
+    Volume(PathBuf),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,11 +134,13 @@ pub fn oci_spec_for(input: &SpecInput<'_>) -> Result<ContainerSpec, SpecError> {
     )?;
     let ambient = capabilities::ambient(&wanted.add_ambient_capabilities, granted.bits)?;
     let process = process(input, security, granted.bits, ambient)?;
+    let (mounts, staged) = mounts::mounts(input, security)?;
+    let root = if staged.is_empty() { input.rootfs.to_owned() } else { format!("{}/{STAGED_ROOT}", input.rootfs) };
     let config = json!({
         "ociVersion": "1.0.2",
         "process": process,
-        "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
-        "mounts": mounts::mounts(input, security)?,
+        "root": {"path": root, "readonly": security.readonly_rootfs},
+        "mounts": mounts,
         "linux": linux_section(input, security, granted.bits)?,
     });
     Ok(ContainerSpec {
@@ -136,9 +149,13 @@ pub fn oci_spec_for(input: &SpecInput<'_>) -> Result<ContainerSpec, SpecError> {
         device_rules: devices::rules(security.privileged, input.devices)?,
         own_groups_only: mounts::own_groups_only(&input.config.mounts, security.privileged),
         shown_groups: mounts::shown_groups(input, security.privileged),
+        staged,
         capabilities_lost: granted.lost,
     })
 }
+
+/// The root's name beside the mounts that are staged for it.
+const STAGED_ROOT: &str = "root";
 
 type Security = v1::LinuxContainerSecurityContext;
 
@@ -153,7 +170,7 @@ fn process(input: &SpecInput<'_>, security: &Security, granted: u64, ambient: u6
         "user": {"uid": 0, "gid": 0},
         "args": arguments(input)?,
         "env": environment(input),
-        "cwd": directory.into_iter().find(|path| !path.is_empty()),
+        "cwd": directory.into_iter().find(|path| !path.is_empty()).map(absolute),
         "capabilities": {
             "bounding": held,
             "effective": held,
@@ -182,6 +199,11 @@ fn process(input: &SpecInput<'_>, security: &Security, granted: u64, ambient: u6
     Ok(process)
 }
 
+/// A working directory that an image gives without a slash is meant from the root, as docker has it.
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
 /// Kubernetes' rules for command and args against the image's entrypoint and cmd (`k8s.io/api/core/v1`, Container).
 fn arguments(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
     let image = input.image.config().as_ref();
@@ -204,8 +226,10 @@ fn environment(input: &SpecInput<'_>) -> Vec<String> {
         env.push("TERM=xterm".to_owned());
     }
     let image = input.image.config().as_ref().and_then(|image| image.env().clone()).unwrap_or_default();
+    // Some builders write entries that name nothing or have no value: no program can see them (environ(7)).
+    let image = image.into_iter().filter(|entry| entry.find('=').is_some_and(|at| at > 0));
     let own = input.config.envs.iter().map(|entry| format!("{}={}", entry.key, entry.value));
-    for entry in image.into_iter().chain(own) {
+    for entry in image.chain(own) {
         let name = entry.split('=').next().unwrap_or_default();
         let same = |known: &String| known.split('=').next() == Some(name);
         match env.iter().position(same) {

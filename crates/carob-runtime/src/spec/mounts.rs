@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 use carob_cri::v1;
 use serde_json::{Value, json};
 
-use super::{HostFacts, SandboxView, Security, SpecError, SpecInput};
+use super::{HostFacts, SandboxView, Security, SpecError, SpecInput, StagedMount};
+
+/// Anonymous volumes of one image.
+const VOLUMES_MAX: usize = 100;
 
 pub(super) const CGROUP_DIRECTORY: &str = "/sys/fs/cgroup";
 
-/// All mounts. One that the container asks for at the place of a standard one replaces it.
-pub(super) fn mounts(input: &SpecInput<'_>, security: &Security) -> Result<Vec<Value>, SpecError> {
+/// All mounts, and what has to be laid together for them. One that the container asks for at the place of a standard one
+/// replaces it.
+pub(super) fn mounts(input: &SpecInput<'_>, security: &Security) -> Result<(Vec<Value>, Vec<StagedMount>), SpecError> {
     let sandbox = input.sandbox;
-    let asked = ordered(&input.config.mounts)?;
+    let asked = checked(&input.config.mounts)?;
     let mut mounts: Vec<Value> = standard(sandbox, security.privileged);
     if shown_groups(input, security.privileged).is_empty() {
         mounts.extend(cgroups(input.host, sandbox, security.privileged));
@@ -26,13 +30,85 @@ pub(super) fn mounts(input: &SpecInput<'_>, security: &Security) -> Result<Vec<V
         }
     }
     mounts.retain(|mount| !asked.iter().any(|asked| mount["destination"] == *asked.container_path));
-    for mount in asked {
-        mounts.push(match input.images.get(&mount.container_path) {
-            Some(layers) => image(&mount.container_path, layers)?,
-            None => bind(mount),
-        });
+    let taken = mounts.iter().filter_map(|mount| mount["destination"].as_str());
+    let taken: Vec<PathBuf> =
+        taken.chain(asked.iter().map(|mount| mount.container_path.as_str())).map(cleaned).collect();
+    let mut staging = Staging { rootfs: input.rootfs, staged: Vec::new() };
+    let mut placed = Vec::new();
+    for path in volumes(input, &taken)? {
+        placed.push((depth(&path), staging.volume(path)));
     }
-    Ok(mounts)
+    for mount in asked {
+        let made = match input.images.get(&mount.container_path) {
+            Some(layers) => staging.image(&mount.container_path, layers),
+            None => bind(mount),
+        };
+        placed.push((depth(Path::new(&mount.container_path)), made));
+    }
+    // Those above come before those below; otherwise in the order asked for.
+    placed.sort_by_key(|(depth, _)| *depth);
+    mounts.extend(placed.into_iter().map(|(_, mount)| mount));
+    Ok((mounts, staging.staged))
+}
+
+/// The places of the image's anonymous volumes (`VOLUME` of a Dockerfile). A mount at the same place goes before one.
+fn volumes(input: &SpecInput<'_>, taken: &[PathBuf]) -> Result<Vec<PathBuf>, SpecError> {
+    let listed = input.image.config().as_ref().and_then(|image| image.volumes().clone()).unwrap_or_default();
+    let mut places: Vec<PathBuf> = Vec::new();
+    for path in listed.iter().map(|path| cleaned(path)) {
+        if path.parent().is_some() && !taken.contains(&path) && !places.contains(&path) {
+            places.push(path);
+        }
+    }
+    if places.len() > VOLUMES_MAX {
+        return Err(SpecError::Mount { path: listed[0].clone(), reason: "the image has more than 100 volumes" });
+    }
+    Ok(places)
+}
+
+/// An absolute path without empty parts, `.` and `..`.
+fn cleaned(path: &str) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(clean.pop()),
+            part => clean.push(part),
+        }
+    }
+    clean
+}
+
+fn depth(path: &Path) -> usize {
+    path.components().count()
+}
+
+/// File systems that are laid together before the container's root is: each gets a number, and is bound by it.
+struct Staging<'a> {
+    rootfs: &'a str,
+    staged: Vec<StagedMount>,
+}
+
+impl Staging<'_> {
+    fn add(&mut self, what: StagedMount) -> String {
+        self.staged.push(what);
+        format!("{}/{}", self.rootfs, self.staged.len() - 1)
+    }
+
+    fn volume(&mut self, path: PathBuf) -> Value {
+        let source = self.add(StagedMount::Volume(path.clone()));
+        json!({"destination": path, "type": "bind", "source": source, "options": ["rbind", "rprivate", "rw"]})
+    }
+
+    /// An image's files, to be read only (KEP-4639). A merge of one layer would be refused by overlayfs: it is bound as it is.
+    fn image(&mut self, place: &str, layers: &[PathBuf]) -> Value {
+        let source = match layers {
+            [only] => only.display().to_string(),
+            layers => self.add(StagedMount::Image(layers.to_vec())),
+        };
+        let options = ["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"];
+        json!({"destination": place, "type": "bind", "source": source, "options": options})
+    }
 }
 
 fn standard(sandbox: &SandboxView, privileged: bool) -> Vec<Value> {
@@ -107,8 +183,7 @@ pub(super) fn own_groups_only(asked: &[v1::Mount], privileged: bool) -> bool {
     !privileged && !asked.iter().any(holds_groups)
 }
 
-/// Those above come before those below; otherwise in the order asked for.
-fn ordered(asked: &[v1::Mount]) -> Result<Vec<&v1::Mount>, SpecError> {
+fn checked(asked: &[v1::Mount]) -> Result<&[v1::Mount], SpecError> {
     for mount in asked {
         let refused = |reason| Err(SpecError::Mount { path: mount.container_path.clone(), reason });
         if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
@@ -126,26 +201,7 @@ fn ordered(asked: &[v1::Mount]) -> Result<Vec<&v1::Mount>, SpecError> {
             return refused("a mount that is read-only in depth must be read-only and private");
         }
     }
-    let mut sorted: Vec<&v1::Mount> = asked.iter().collect();
-    sorted.sort_by_key(|mount| mount.container_path.split('/').filter(|part| !part.is_empty()).count());
-    Ok(sorted)
-}
-
-/// An image's files, to be read only (KEP-4639). A merge of one layer would be refused by overlayfs: it is bound as it is.
-fn image(place: &str, layers: &[PathBuf]) -> Result<Value, SpecError> {
-    /// Options of one mount(2) have to fit a page, bytes.
-    const OPTIONS_LEN_MAX: usize = 4095;
-    if let [only] = layers {
-        let options = ["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"];
-        return Ok(json!({"destination": place, "type": "bind", "source": only, "options": options}));
-    }
-    let paths: Vec<String> = layers.iter().map(|layer| layer.display().to_string()).collect();
-    let lower = format!("lowerdir={}", paths.join(":"));
-    if lower.len() > OPTIONS_LEN_MAX {
-        return Err(SpecError::Mount { path: place.to_owned(), reason: "the image has too many layers" });
-    }
-    let options = ["ro", "noexec", "nosuid", "nodev", &lower];
-    Ok(json!({"destination": place, "type": "overlay", "source": "overlay", "options": options}))
+    Ok(asked)
 }
 
 fn bind(mount: &v1::Mount) -> Value {

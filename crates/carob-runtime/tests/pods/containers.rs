@@ -1,6 +1,6 @@
 //! Containers: what they are given, what they may not do, how they end.
 
-use crate::support::{Host, script, secured};
+use crate::support::{Host, ODD_IMAGE, script, secured};
 use carob_cri::{RuntimeService, v1};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,13 +128,10 @@ async fn rights_that_are_asked_for_are_given_or_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn containers_that_cannot_be_made_leave_nothing() {
+async fn containers_that_ask_for_nonsense_leave_nothing() {
     let host = Host::new().await;
     let sandbox = host.run_sandbox("web").await;
-    let no_program = v1::ContainerConfig { command: vec!["nonsense".to_owned()], ..script("a", "") };
-    let no_file = v1::ContainerConfig { command: vec!["/bin/nonsense".to_owned()], ..script("a", "") };
     let no_image = v1::ContainerConfig { image: None, ..script("b", "") };
-    let no_user = secured(script("c", ""), |security| security.run_as_username = "ghost".to_owned());
     let no_capability = secured(script("d", ""), |security| {
         security.capabilities =
             Some(v1::Capability { add_capabilities: vec!["FLY".to_owned()], ..v1::Capability::default() });
@@ -144,10 +141,7 @@ async fn containers_that_cannot_be_made_leave_nothing() {
         ..script("e", "")
     };
     let cases = [
-        (no_program, "exec: \"nonsense\": executable file not found in $PATH"),
-        (no_file, "exec: \"/bin/nonsense\": stat /bin/nonsense: no such file or directory"),
         (no_image, "image \"\" is not present"),
-        (no_user, "no user \"ghost\" in the image's /etc/passwd"),
         (no_capability, "no capability is called \"FLY\""),
         (no_path, "mount relative: the path is not absolute"),
     ];
@@ -159,6 +153,80 @@ async fn containers_that_cannot_be_made_leave_nothing() {
     }
     let list = host.runtime.list_containers(v1::ListContainersRequest::default()).await.expect("a list");
     assert_eq!(list.containers, []);
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_that_cannot_start_say_why_and_have_failed() {
+    let host = Host::new().await;
+    let sandbox = host.run_sandbox("web").await;
+    let command = |command: &str| v1::ContainerConfig { command: vec![command.to_owned()], ..script("a", "") };
+    let no_user = secured(script("a", ""), |security| security.run_as_username = "ghost".to_owned());
+    let no_directory = v1::ContainerConfig { working_dir: "/etc/passwd".to_owned(), ..script("a", "") };
+    let no_range = secured(script("a", ""), |security| security.run_as_username = "4294967295".to_owned());
+    let mut no_memory = script("a", "");
+    no_memory.linux.get_or_insert_default().resources =
+        Some(v1::LinuxContainerResources { memory_limit_in_bytes: 100 << 10, ..Default::default() });
+    let cases = [
+        (command("nonsense"), "exec: \"nonsense\": executable file not found in $PATH"),
+        (command("/bin/nonsense"), "exec: \"/bin/nonsense\": stat /bin/nonsense: no such file or directory"),
+        (no_user, "no user \"ghost\" in the image's /etc/passwd"),
+        (no_range, "uids and gids must be in range 0-2147483647"),
+        (no_directory, "make /etc/passwd in the container: Not a directory"),
+        (no_memory, "container init was OOM-killed (memory limit too low?)"),
+    ];
+    for (config, expected) in cases {
+        let request =
+            v1::CreateContainerRequest { pod_sandbox_id: sandbox.clone(), config: Some(config), sandbox_config: None };
+        let id = host.runtime.create_container(request).await.expect("kept with its end").container_id;
+        let started = host.runtime.start_container(v1::StartContainerRequest { container_id: id.clone() }).await;
+        let error = started.expect_err(expected);
+        assert!(error.message.contains(expected), "{error} lacks {expected:?}");
+        let request = v1::ContainerStatusRequest { container_id: id.clone(), verbose: false };
+        let status = host.runtime.container_status(request).await.expect("known").status.expect("a status");
+        assert_eq!(
+            (status.state(), status.exit_code, status.reason.as_str()),
+            (v1::ContainerState::ContainerExited, 128, "StartError")
+        );
+        assert!(status.message.contains(expected), "{}", status.message);
+        host.runtime.remove_container(v1::RemoveContainerRequest { container_id: id }).await.expect("removed");
+    }
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_are_run_as_people_have_them() {
+    let host = Host::new().await;
+    let sandbox = host.run_sandbox("web").await;
+    let volume = host.directory().join("volume");
+    fs_err::create_dir_all(&volume).expect("a directory");
+    let mount = v1::Mount {
+        container_path: "/mnt/deep".into(),
+        host_path: volume.display().to_string(),
+        ..v1::Mount::default()
+    };
+    let odd = |name: &str, text: &str, cwd: &str| {
+        let config = v1::ContainerConfig { working_dir: cwd.into(), mounts: vec![mount.clone()], ..script(name, text) };
+        let image = v1::ImageSpec { image: ODD_IMAGE.into(), ..v1::ImageSpec::default() };
+        secured(v1::ContainerConfig { image: Some(image), ..config }, |security| security.readonly_rootfs = true)
+    };
+    for (name, text, cwd, expected) in [
+        ("cwd", "pwd", "/srv/app/../data", "/srv/data"),
+        ("below", "pwd; ls -ld .", "/mnt/deep/er", "/mnt/deep/er"),
+        (
+            "volume",
+            "cat /data/kept && echo new >/data/new && cat /data/new && ls -ldn /data",
+            "",
+            "from the image\nnew\ndrwxr-x---",
+        ),
+        ("link", "ls -d /run/resolve; cat /etc/hostname", "", "/run/resolve"),
+        ("read-only", "echo x 2>&1 >/elsewhere || echo refused", "", "refused"),
+    ] {
+        let container = host.run(&sandbox, odd(name, text, cwd)).await;
+        host.wait(&container).await;
+        let output = host.log(&container, "stdout").await;
+        assert!(output.starts_with(expected), "{name}: {output:?} does not begin with {expected:?}");
+    }
     host.close().await;
 }
 

@@ -19,23 +19,30 @@ use ipnet::IpNet;
 use oci_spec::image::ImageConfiguration;
 
 pub(crate) const IMAGE: &str = "busybox";
+/// The same with a second layer and what images in the wild have: a VOLUME with content, a link that dangles.
+pub(crate) const ODD_IMAGE: &str = "odd";
 
 static HOSTS: AtomicU32 = AtomicU32::new(0);
 
-/// One image, whose only layer is a directory.
+/// One image, whose only layer is a directory; and an odd one on top of it, which no list shows.
 struct OneImage {
     record: Arc<ImageRecord>,
     layer: PathBuf,
+    odd: Arc<ImageRecord>,
+    odd_layer: PathBuf,
 }
 
 #[async_trait]
 impl Images for OneImage {
     fn find(&self, name: &str) -> Option<Arc<ImageRecord>> {
-        (name == IMAGE || name == self.record.id.to_string()).then(|| Arc::clone(&self.record))
+        let records = [(IMAGE, &self.record), (ODD_IMAGE, &self.odd)];
+        let found = records.into_iter().find(|(own, record)| name == *own || name == record.id.to_string());
+        found.map(|(_, record)| Arc::clone(record))
     }
 
-    fn layers(&self, _id: &ImageId) -> Option<Vec<PathBuf>> {
-        Some(vec![self.layer.clone()])
+    fn layers(&self, id: &ImageId) -> Option<Vec<PathBuf>> {
+        let base = vec![self.layer.clone()];
+        Some(if *id == self.odd.id { [vec![self.odd_layer.clone()], base].concat() } else { base })
     }
 
     fn touch(&self, _id: &ImageId) {}
@@ -116,11 +123,30 @@ pub(crate) fn one_image(directory: &Path) -> Arc<dyn Images> {
     if !layer.exists() {
         make_layer(&layer);
     }
-    let config = r#"{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []},
-        "config": {"Env": ["PATH=/bin"]}}"#;
-    let record = ImageRecord {
-        id: format!("sha256:{:064x}", 1).parse().expect("an id"),
-        tags: vec![IMAGE.to_owned()],
+    let odd_layer = directory.join("odd-layer");
+    if !odd_layer.exists() {
+        make_odd_layer(&odd_layer);
+    }
+    let odd = record(2, ODD_IMAGE, r#"{"Env": ["PATH=/bin", "", "NOVALUE"], "Volumes": {"/data": {}}}"#);
+    let record = record(1, IMAGE, r#"{"Env": ["PATH=/bin"]}"#);
+    Arc::new(OneImage { record: Arc::new(record), layer, odd: Arc::new(odd), odd_layer })
+}
+
+fn make_odd_layer(directory: &Path) {
+    let data = directory.join("data");
+    fs_err::create_dir_all(&data).expect("a directory");
+    fs_err::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o750)).expect("a mode");
+    fs_err::write(data.join("kept"), "from the image\n").expect("a file");
+    fs_err::create_dir(directory.join("etc")).expect("a directory");
+    std::os::unix::fs::symlink("/run/resolve/hostname", directory.join("etc/hostname")).expect("a link");
+}
+
+fn record(number: u32, name: &str, config: &str) -> ImageRecord {
+    let rootfs = r#""rootfs": {"type": "layers", "diff_ids": []}"#;
+    let config = format!(r#"{{"architecture": "amd64", "os": "linux", {rootfs}, "config": {config}}}"#);
+    ImageRecord {
+        id: format!("sha256:{number:064x}").parse().expect("an id"),
+        tags: vec![name.to_owned()],
         digests: Vec::new(),
         manifests: BTreeSet::new(),
         size_bytes: 1,
@@ -128,8 +154,7 @@ pub(crate) fn one_image(directory: &Path) -> Arc<dyn Images> {
         config: Arc::new(ImageConfiguration::from_reader(config.as_bytes()).expect("a configuration")),
         pinned: false,
         fetched: jiff::Timestamp::UNIX_EPOCH,
-    };
-    Arc::new(OneImage { record: Arc::new(record), layer })
+    }
 }
 
 /// A runtime whose Pods are joined to no network.

@@ -45,10 +45,15 @@ pub struct ShimOptions {
     pub remove_with_parent: Vec<PathBuf>,
 }
 
+/// How likely the kernel is to kill a shim for want of memory, of -1000 to 1000.
+const OOM_SCORE: i32 = -998;
+
 /// Serves until it is told to end. Standard input is the runtime's first connection.
 pub fn run_shim(options: ShimOptions, layout: Layout) -> io::Result<()> {
     rustix::thread::set_name(c"carob-shim")?;
     rustix::process::setsid()?;
+    // A Pod's keeper goes after the server and before all that it keeps (containerd, whose shims have the same).
+    carob_sys::oom::protect(OOM_SCORE)?;
     set_child_subreaper(Some(getpid()))?;
     let signals = SignalFd::new(&[SIGCHLD, SIGTERM])?;
     let listener = packet::listen(&options.directory.join(SOCKET_FILE))?;

@@ -43,6 +43,13 @@ pub enum CgroupError {
     Remove { path: PathBuf, source: io::Error },
 }
 
+impl CgroupError {
+    /// The group has processes, or groups below it.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Remove { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
+    }
+}
+
 type Result<T> = std::result::Result<T, CgroupError>;
 
 const SWAP_FILES: [&str; 2] = ["memory.memsw.limit_in_bytes", "memory.swap.max"];

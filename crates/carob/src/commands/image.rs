@@ -1,19 +1,23 @@
 //! `carob image`: through the running server, or on the data directory itself when none runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
-use carob_image::{ImageRecord, ImageStore, ImportSource, Reference, RemoveOutcome, StoreConfig};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use carob_image::{ImageId, ImageRecord, ImageStore, ImportSource, Reference, RemoveOutcome, StoreConfig};
 use carob_kit::SystemClock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::admin;
-use crate::cli::{ImageArgs, ImageCommand};
+use crate::cli::{Directories, Format, ImageArgs, ImageCommand};
+use crate::config::USUAL_DATA_DIR;
+
+/// The name of a file that stands for standard input.
+const STANDARD_INPUT: &str = "-";
 
 /// What can be asked of the images.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,7 +26,10 @@ pub(crate) enum Request {
     Pull { images: Vec<String> },
     Import { archives: Vec<PathBuf> },
     List,
-    Remove { images: Vec<String> },
+    Inspect { images: Vec<String> },
+    Tag { image: String, name: String },
+    Remove { images: Vec<String>, force: bool },
+    Prune,
     Pin { image: String, pinned: bool },
 }
 
@@ -69,7 +76,12 @@ impl Sender {
 }
 
 /// Does what `request` says and returns what there is to show.
-pub(crate) async fn execute(images: &ImageStore, request: Request, progress: mpsc::Sender<Progress>) -> Result<Value> {
+pub(crate) async fn execute(
+    images: &ImageStore,
+    run_dir: &Path,
+    request: Request,
+    progress: mpsc::Sender<Progress>,
+) -> Result<Value> {
     let progress = Arc::new(Sender(progress));
     match request {
         Request::Pull { images: names } => {
@@ -85,17 +97,45 @@ pub(crate) async fn execute(images: &ImageStore, request: Request, progress: mps
         Request::Import { archives } => {
             let mut imported = Vec::new();
             for archive in archives {
-                let source = ImportSource::Path(archive.clone());
+                let (source, shown) = if archive == Path::new(STANDARD_INPUT) {
+                    (ImportSource::Reader(Box::new(std::io::stdin())), "standard input".to_owned())
+                } else {
+                    (ImportSource::Path(archive.clone()), archive.display().to_string())
+                };
                 let records = images.import(source, progress.clone()).await;
-                let records = records.with_context(|| format!("import {}", archive.display()))?;
+                let records = records.with_context(|| format!("import {shown}"))?;
                 imported.extend(records.iter().map(|record| row(record)));
             }
             Ok(Value::from(imported))
         }
         Request::List => Ok(images.list().iter().map(|record| row(record)).collect()),
-        Request::Remove { images: names } => {
+        Request::Inspect { images: names } => {
+            let found = names.iter().map(|name| {
+                let record = images.get(name).ok_or_else(|| anyhow!("there is no image {name}"))?;
+                inspected(images, &record)
+            });
+            Ok(Value::from(found.collect::<Result<Vec<_>>>()?))
+        }
+        Request::Tag { image, name } => {
+            let record = images.get(&image).ok_or_else(|| anyhow!("there is no image {image}"))?;
+            let reference: Reference = name.parse().with_context(|| format!("read the image's name `{name}`"))?;
+            ensure!(reference.tagged().is_some(), "`{name}` has a digest, which is not given but computed");
+            let tagged = images.tag(&record.id, &reference).await.with_context(|| format!("tag {image}"))?;
+            let tagged = tagged.ok_or_else(|| anyhow!("the image {image} was removed meanwhile"))?;
+            Ok(Value::from(vec![row(&tagged)]))
+        }
+        Request::Prune => prune(images, &in_use(run_dir).await?).await,
+        Request::Remove { images: names, force } => {
+            let used = in_use(run_dir).await?;
             let mut removed = Vec::new();
             for name in names {
+                if let Some(record) = images.get(&name).filter(|_| !force) {
+                    ensure!(!record.pinned, "the image {name} is pinned: `carob image pin --off` it, or give --force");
+                    ensure!(
+                        !used.contains(&record.id),
+                        "containers were made from the image {name}: give --force to remove it"
+                    );
+                }
                 removed.push(match images.remove(&name).await.with_context(|| format!("remove {name}"))? {
                     RemoveOutcome::Absent => bail!("there is no image {name}"),
                     RemoveOutcome::Untagged => format!("untagged {name}"),
@@ -112,19 +152,64 @@ pub(crate) async fn execute(images: &ImageStore, request: Request, progress: mps
     }
 }
 
+/// Removes what nothing uses.
+async fn prune(images: &ImageStore, used: &BTreeSet<ImageId>) -> Result<Value> {
+    let mut removed = Vec::new();
+    for record in images.list().iter().filter(|record| !record.pinned && !used.contains(&record.id)) {
+        let outcome = images.remove(&record.id.to_string()).await.with_context(|| format!("remove {}", record.id))?;
+        if let RemoveOutcome::Removed { id, freed_bytes } = outcome {
+            removed.push(format!("removed {id}, {}", bytes(freed_bytes)));
+        }
+    }
+    Ok(Value::from(removed))
+}
+
+async fn in_use(run_dir: &Path) -> Result<BTreeSet<ImageId>> {
+    let run_dir = run_dir.to_owned();
+    let look = move || carob_runtime::images_in_use(&run_dir).context("look at the images of containers");
+    tokio::task::spawn_blocking(look).await?
+}
+
+/// All that is known of an image.
+fn inspected(images: &ImageStore, record: &ImageRecord) -> Result<Value> {
+    let layers = images.layers(&record.id).unwrap_or_default();
+    let layers: Vec<Value> = record
+        .layers
+        .iter()
+        .zip(layers.iter().rev())
+        .map(|(layer, path)| {
+            json!({ "diffId": layer.diff_id.to_string(), "bytes": layer.unpacked_bytes, "inodes": layer.inodes,
+                    "path": path })
+        })
+        .collect();
+    Ok(json!({
+        "id": record.id.to_string(), "tags": record.tags, "digests": record.digests, "bytes": record.size_bytes,
+        "pinned": record.pinned, "fetched": record.fetched.to_string(), "layers": layers,
+        "config": serde_json::to_value(&*record.config)?,
+    }))
+}
+
 fn row(record: &ImageRecord) -> Value {
     json!({ "tags": record.tags, "id": record.id.to_string(), "bytes": record.size_bytes, "pinned": record.pinned })
 }
 
 /// `carob image …`.
 pub(crate) async fn main(arguments: ImageArgs) -> Result<()> {
+    let shape = Shape::of(&arguments.command);
     let request = request(arguments.command)?;
     let mut bars = Bars::new();
+    let (run_dir, root) = (&arguments.directories.run_dir, images_dir(&arguments.directories).await?);
+    let from_here = matches!(&request, Request::Import { archives } if archives.iter().any(|path| path == Path::new(STANDARD_INPUT)));
     let through_server = admin::Request::Image(request.clone());
-    let answer = match admin::ask(&arguments.directories.run_dir, &through_server, |event| bars.show(event)).await? {
+    let answer = match root {
+        // The server has the images and the progress; standard input is this process's.
+        ImagesDir::OfServer(_) if !from_here => admin::ask(run_dir, &through_server, |event| bars.show(event)).await?,
+        ImagesDir::OfServer(_) | ImagesDir::Own(_) => None,
+    };
+    let answer = match answer {
         Some(answer) => answer,
         None => {
-            let root = arguments.directories.data_dir.join("images");
+            let (ImagesDir::OfServer(root) | ImagesDir::Own(root)) = root;
             let store = ImageStore::open(StoreConfig::new(root, Arc::new(SystemClock::new()))).await?;
             let (sender, mut receiver) = mpsc::channel(64);
             let show = async {
@@ -132,39 +217,111 @@ pub(crate) async fn main(arguments: ImageArgs) -> Result<()> {
                     bars.show(event);
                 }
             };
-            let (outcome, ()) = tokio::join!(execute(&store, request, sender), show);
+            let (outcome, ()) = tokio::join!(execute(&store, run_dir, request, sender), show);
             outcome?
         }
     };
-    print(&answer)
+    shape.print(&answer)
+}
+
+/// Which images are meant.
+enum ImagesDir {
+    /// Those of the server that runs with the run directory.
+    OfServer(PathBuf),
+    /// Those of a data directory that no such server has.
+    Own(PathBuf),
+}
+
+/// The server's images, unless another data directory was asked for.
+async fn images_dir(directories: &Directories) -> Result<ImagesDir> {
+    let own = std::path::absolute(directories.data_dir.join("images"))?;
+    let answer = admin::ask(&directories.run_dir, &admin::Request::ImagesDir, |_| {}).await?;
+    let servers = answer.as_ref().and_then(Value::as_str).map(PathBuf::from);
+    Ok(match servers {
+        Some(servers) if servers == own || directories.data_dir == Path::new(USUAL_DATA_DIR) => {
+            ImagesDir::OfServer(servers)
+        }
+        Some(_) | None => ImagesDir::Own(own),
+    })
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Table,
+    Lines,
+    Json,
+    Ids,
+}
+
+impl Shape {
+    fn of(command: &ImageCommand) -> Self {
+        match command {
+            ImageCommand::Ls { quiet: true, .. } => Self::Ids,
+            ImageCommand::Ls { output: Format::Json, .. } | ImageCommand::Inspect { .. } => Self::Json,
+            ImageCommand::Ls { .. }
+            | ImageCommand::Pull { .. }
+            | ImageCommand::Import { .. }
+            | ImageCommand::Tag { .. }
+            | ImageCommand::Pin { .. } => Self::Table,
+            ImageCommand::Rm { .. } | ImageCommand::Prune => Self::Lines,
+        }
+    }
+
+    fn print(self, answer: &Value) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        match self {
+            Self::Table => {
+                drop(out);
+                return print(answer);
+            }
+            Self::Lines => {
+                for line in answer.as_array().context("the answer is a list")?.iter().filter_map(Value::as_str) {
+                    writeln!(out, "{line}")?;
+                }
+            }
+            Self::Json => writeln!(out, "{answer:#}")?,
+            Self::Ids => {
+                for row in answer.as_array().context("the answer is a list")? {
+                    writeln!(out, "{}", row["id"].as_str().unwrap_or_default())?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn request(command: ImageCommand) -> Result<Request> {
     Ok(match command {
         ImageCommand::Pull { images } => Request::Pull { images },
         // The server has another working directory.
-        ImageCommand::Import { archives } => Request::Import {
-            archives: archives
-                .iter()
-                .map(|path| fs_err::canonicalize(path).map_err(Into::into))
-                .collect::<Result<_>>()?,
-        },
-        ImageCommand::Ls => Request::List,
-        ImageCommand::Rm { images } => Request::Remove { images },
+        ImageCommand::Import { archives } => {
+            Request::Import {
+                archives: archives
+                    .iter()
+                    .map(|path| {
+                        if path == Path::new(STANDARD_INPUT) {
+                            Ok(path.clone())
+                        } else {
+                            Ok(fs_err::canonicalize(path)?)
+                        }
+                    })
+                    .collect::<Result<_>>()?,
+            }
+        }
+        ImageCommand::Ls { .. } => Request::List,
+        ImageCommand::Inspect { images } => Request::Inspect { images },
+        ImageCommand::Tag { image, name } => Request::Tag { image, name },
+        ImageCommand::Rm { images, force } => Request::Remove { images, force },
+        ImageCommand::Prune => Request::Prune,
         ImageCommand::Pin { image, off } => Request::Pin { image, pinned: !off },
     })
 }
 
-/// Prints images as a table and messages as lines.
+/// Prints images as a table.
 fn print(answer: &Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let rows = answer.as_array().context("the answer is a list")?;
-    if rows.iter().all(Value::is_string) && !rows.is_empty() {
-        for line in rows.iter().filter_map(Value::as_str) {
-            writeln!(out, "{line}")?;
-        }
-        return Ok(());
-    }
     writeln!(out, "{:<48} {:<14} {:>10} PINNED", "IMAGE", "ID", "SIZE")?;
     for row in rows {
         let id = row["id"].as_str().unwrap_or_default();

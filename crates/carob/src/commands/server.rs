@@ -10,12 +10,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::cli::ServerArgs;
+use crate::commands::run;
 use crate::compose::Server;
 use crate::config::{Settings, with_config_file};
 use crate::{notify, ready};
 
 /// How long a start may take before it is said what is missing. The server goes on: an API without a ready node is an API.
 const START_LATE: Duration = Duration::from_secs(60);
+
+/// How likely the kernel is to kill the server for want of memory, of -1000 to 1000.
+const OOM_SCORE: i32 = -999;
 
 /// Runs a server until it is told to end.
 pub(crate) async fn main(arguments: ServerArgs) -> Result<()> {
@@ -31,6 +35,9 @@ pub(crate) async fn main(arguments: ServerArgs) -> Result<()> {
     );
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    run::remove_leftovers(&settings.data_dir).await;
+    // The API and the Pods' keeper go last (kubelet `oomScoreAdj`, -999).
+    carob_sys::oom::protect(OOM_SCORE).context("protect the server from the want of memory")?;
     let server = Server::start(settings, Arc::clone(&clock)).await?;
     let (informers, settings, health) =
         (Arc::clone(&server.informers), Arc::clone(&server.settings), Arc::clone(&server.health));

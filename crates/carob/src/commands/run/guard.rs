@@ -7,7 +7,7 @@ use rustix::process::{Signal, getpid, getppid, kill_process, set_parent_process_
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::private::Private;
+use super::private::{Private, remove_leftovers};
 use crate::cli::RunArgs;
 
 /// Starts the cluster's process and waits for it.
@@ -15,20 +15,24 @@ pub(crate) async fn main(arguments: &RunArgs) -> Result<ExitCode> {
     let guard = u32::try_from(getpid().as_raw_nonzero().get()).context("a PID is positive")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    remove_leftovers(&arguments.data_dir).await;
+    let arguments = RunArgs { guarded: Some(guard), ..arguments.clone() };
+    let private = Private::new(&arguments)?;
+    let _marker = private.mark(&arguments)?;
     let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).arg(format!("--guarded={guard}")).stdin(Stdio::inherit());
     let mut child = command.spawn().context("start the run")?;
     let status = loop {
+        // A terminal sends Ctrl-C to both processes, `kill` to this one alone: the other one listens to what is passed on.
         tokio::select! {
             status = child.wait() => break status.context("wait for the run")?,
-            // A terminal sends Ctrl-C to both processes; a signal that is sent to this one alone is passed on.
-            _ = interrupt.recv() => {}
+            _ = interrupt.recv() => pass_on(&child)?,
             _ = terminate.recv() => pass_on(&child)?,
         }
     };
-    if status.code().is_none() {
-        let arguments = RunArgs { guarded: Some(guard), ..arguments.clone() };
-        Private::new(&arguments)?.remove().await.context("remove what the killed run left")?;
+    // The other process has removed it all, unless it was killed. The exit code is that of the containers either way.
+    if let Err(error) = private.remove().await {
+        tracing::warn!(error = format!("{error:#}"), "something of the run stays on this machine until the next one");
     }
     Ok(code_of(status))
 }

@@ -7,6 +7,7 @@ mod follow;
 mod guard;
 mod manifests;
 mod private;
+mod stuck;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,9 +29,13 @@ use crate::ready;
 use follow::{Failure, Logs, first_failure, has_ended};
 use manifests::Manifest;
 use private::Private;
+pub(crate) use private::remove_leftovers;
 
 /// Exit code of a run whose Pods failed without a container that says why.
 const FAILED: u8 = 1;
+/// Exit code of a run whose containers did not all start: an image that cannot be had, a Pod that fits nowhere, a time-out. It is
+/// that of timeout(1), and no code that a shell or docker gives another meaning.
+const NOT_STARTED: u8 = 124;
 /// How long Pods may take to end after they were told to, beyond their own grace periods.
 const END_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,43 +45,67 @@ pub(crate) async fn main(arguments: RunArgs) -> Result<ExitCode> {
         return guard::main(&arguments).await;
     }
     guard::end_with_parent()?;
-    let manifests = manifests::read(&arguments.files)?;
-    let private = Private::new(&arguments)?;
     let mut signals = Signals::new()?;
+    let manifests = manifests::read(&arguments.files, arguments.pull)?;
+    let private = Private::new(&arguments)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let mut server = Server::start(private.settings().await?, clock).await?;
-    let outcome = run(&mut server, manifests, &mut signals).await;
-    let ended = end_pods(&server, &mut signals).await;
-    server.stop().await?;
-    private.remove().await?;
-    ended?;
+    let server = match private.settings().await {
+        Ok(settings) => Server::start(settings, clock).await,
+        Err(error) => Err(error),
+    };
+    let outcome = match server {
+        Ok(server) => run_and_stop(server, manifests, arguments.timeout, &mut signals).await,
+        Err(error) => Err(error),
+    };
+    // The guard does it once more where this fails, and says so.
+    if let Err(error) = private.remove().await {
+        tracing::debug!(error = format!("{error:#}"), "the run could not remove all that it had");
+    }
     outcome
 }
 
-/// SIGINT and SIGTERM, which both ask for an end.
+/// The exit code is that of the containers, whatever the end of the cluster is like.
+async fn run_and_stop(
+    mut server: Server,
+    manifests: Vec<Manifest>,
+    timeout: Duration,
+    signals: &mut Signals,
+) -> Result<ExitCode> {
+    let outcome = run(&mut server, manifests, timeout, signals).await;
+    let ended = end_pods(&mut server, signals).await;
+    let stopped = server.stop().await;
+    if let Err(error) = ended.and(stopped) {
+        tracing::warn!(error = format!("{error:#}"), "the end of the run went wrong");
+    }
+    outcome
+}
+
+/// What asks for an end. SIGINT is only caught: a terminal sends Ctrl-C to the guard too, which passes it on as SIGTERM.
 struct Signals {
-    interrupt: Signal,
+    _interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self> {
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+            _interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
             terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
         })
     }
 
     /// Cancel safe.
     async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+        self.terminate.recv().await;
     }
 }
 
-async fn run(server: &mut Server, manifests: Vec<Manifest>, signals: &mut Signals) -> Result<ExitCode> {
+async fn run(
+    server: &mut Server,
+    manifests: Vec<Manifest>,
+    timeout: Duration,
+    signals: &mut Signals,
+) -> Result<ExitCode> {
     let (client, settings) = (server.client.clone(), server.settings.clone());
     let informers = Arc::clone(&server.informers);
     // All branches of these selections are cancel safe: they wait, and what they change is made again or removed in the end.
@@ -92,22 +121,22 @@ async fn run(server: &mut Server, manifests: Vec<Manifest>, signals: &mut Signal
         if let Some(event) = change.new
             && event.type_.as_deref() == Some("Warning")
         {
-            complain(event);
+            let object = event.involved_object.name.as_deref().unwrap_or_default();
+            let reason = event.reason.as_deref().unwrap_or_default();
+            complain(&format!("{object}: {reason}: {}", event.message.as_deref().unwrap_or_default()));
         }
     });
     create(&client, manifests).await?;
     tokio::select! {
-        outcome = watch(&client, &pods, &changes) => outcome,
+        outcome = watch(&client, &pods, &changes, timeout) => outcome,
         failure = server.failure() => Err(failure),
         () = signals.any() => Ok(ExitCode::from(FAILED)),
     }
 }
 
 #[expect(clippy::print_stderr, reason = "a person watches a run, and warnings say why it does not go on")]
-fn complain(event: &Event) {
-    let object = event.involved_object.name.as_deref().unwrap_or_default();
-    let (reason, message) = (event.reason.as_deref().unwrap_or_default(), event.message.as_deref().unwrap_or_default());
-    eprintln!("carob: {object}: {reason}: {message}");
+fn complain(text: &str) {
+    eprintln!("carob: {text}");
 }
 
 /// Creates the objects, in their order.
@@ -131,9 +160,19 @@ async fn create(client: &kube::Client, manifests: Vec<Manifest>) -> Result<()> {
     Ok(())
 }
 
-/// Follows the Pods until all have ended, and returns the first failure's code.
-async fn watch(client: &kube::Client, pods: &Informer<Pod>, changes: &Subscription) -> Result<ExitCode> {
+/// Follows the Pods until all have ended, and returns the first failure's code. Containers that have not started in time, or never
+/// will, end it as well.
+async fn watch(
+    client: &kube::Client,
+    pods: &Informer<Pod>,
+    changes: &Subscription,
+    timeout: Duration,
+) -> Result<ExitCode> {
     let mut logs = Logs::new(client.clone());
+    let mut is_late = std::pin::pin!(async move {
+        if timeout.is_zero() { std::future::pending().await } else { tokio::time::sleep(timeout).await }
+    });
+    let mut late = false;
     loop {
         let all = pods.list();
         for pod in &all {
@@ -143,8 +182,17 @@ async fn watch(client: &kube::Client, pods: &Informer<Pod>, changes: &Subscripti
             logs.finish().await;
             return Ok(exit_code(&all));
         }
-        // Which Pod changed does not matter: a run is small, and all of it is looked at.
-        let (Changed::Key(_) | Changed::Everything) = changes.next().await;
+        let hopeless: Vec<String> = all.iter().flat_map(|pod| stuck::for_ever(pod)).collect();
+        let unstarted = if late { stuck::unstarted(&all, timeout) } else { Vec::new() };
+        if !hopeless.is_empty() || !unstarted.is_empty() {
+            hopeless.iter().chain(&unstarted).for_each(|why| complain(why));
+            return Ok(ExitCode::from(NOT_STARTED));
+        }
+        // Which Pod changed does not matter: a run is small, and all of it is looked at. Both arms are cancel safe.
+        tokio::select! {
+            Changed::Key(_) | Changed::Everything = changes.next() => {}
+            () = &mut is_late, if !late => late = true,
+        }
     }
 }
 
@@ -159,8 +207,8 @@ fn exit_code(pods: &[Arc<Pod>]) -> ExitCode {
     }
 }
 
-/// Deletes all Pods and waits until they are gone; a second signal takes their grace away.
-async fn end_pods(server: &Server, signals: &mut Signals) -> Result<()> {
+/// Deletes all Pods and waits until this machine has nothing of them; a second signal takes their grace away.
+async fn end_pods(server: &mut Server, signals: &mut Signals) -> Result<()> {
     let api = Api::<Pod>::all(server.client.clone());
     let mut longest = Duration::ZERO;
     for pod in api.list(&ListParams::default()).await.context("list the Pods")? {
@@ -174,12 +222,16 @@ async fn end_pods(server: &Server, signals: &mut Signals) -> Result<()> {
         while !pods.is_empty() {
             let (Changed::Key(_) | Changed::Everything) = changes.next().await;
         }
+        match server.pods_left() {
+            Some(mut left) => left.wait_for(|left| *left == 0).await.map(drop),
+            None => Ok(()),
+        }
     };
     tokio::pin!(gone);
     tokio::select! {
-        () = &mut gone => return Ok(()),
+        gone = &mut gone => return gone.context("the node ended before its Pods"),
         () = signals.any() => {}
-        () = tokio::time::sleep(longest + END_PATIENCE) => {}
+        () = tokio::time::sleep(longest.saturating_add(END_PATIENCE)) => {}
     }
     for pod in pods.list() {
         delete(server, &pod, &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use carob_api::meta;
+use carob_api::quantity::Quantity;
 use carob_api::table::human_duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -15,13 +16,98 @@ const REASONS_SHOWN_MAX: usize = 32;
 const EVENTS_SHOWN_MAX: usize = 10;
 
 /// What the API says.
-pub(super) struct Facts {
-    pub(super) pod: Value,
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub pod: Value,
     /// The answer of pods/why; absent where the server has no such thing.
-    pub(super) why: Option<Value>,
-    pub(super) events: Vec<Value>,
+    pub why: Option<Value>,
+    pub events: Vec<Value>,
+    /// The nodes that the Pod could be on, where it has none for want of something.
+    pub nodes: Vec<NodeRoom>,
+    /// Pull secrets that the Pod names and that are not there.
+    pub missing_secrets: Vec<String>,
     /// What could not be read.
-    pub(super) notes: Vec<String>,
+    pub notes: Vec<String>,
+}
+
+/// What one node has, and what the Pods on it ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRoom {
+    pub name: String,
+    /// Resource, free, in all: as quantities.
+    pub resources: Vec<(String, String, String)>,
+}
+
+/// Whether a Pod is as it should be: it runs and is ready, or has ended well.
+pub fn is_well(pod: &Value) -> bool {
+    let conditions = meta::items_at(pod, &["status", "conditions"]);
+    let ready = conditions.iter().any(|one| text(one, &["type"]) == "Ready" && text(one, &["status"]) == "True");
+    match text(pod, &["status", "phase"]) {
+        "Succeeded" => true,
+        "Running" => ready && !meta::is_being_deleted(pod),
+        _ => false,
+    }
+}
+
+/// The CPU and memory that a Pod's containers ask for, as the scheduler counts them where nothing else is said.
+fn asked(pod: &Value) -> Vec<(String, i128)> {
+    let lists = ["containers"].map(|list| meta::items_at(pod, &["spec", list]));
+    let mut sums: BTreeMap<String, i128> = BTreeMap::new();
+    for container in lists.into_iter().flatten() {
+        let requests = meta::at(container, &["resources", "requests"]).and_then(Value::as_object);
+        for (resource, amount) in requests.into_iter().flatten() {
+            let sum = sums.entry(resource.clone()).or_default();
+            *sum = sum.saturating_add(milli(amount.as_str().unwrap_or_default()));
+        }
+    }
+    sums.into_iter().collect()
+}
+
+/// In thousandths; what cannot be read counts nothing here, and is refused by the API.
+fn milli(text: &str) -> i128 {
+    Quantity::parse(text).map_or(0, |quantity| i128::from(quantity.milli()))
+}
+
+/// What is left of each node's CPU, memory and the like beside the Pods that are on it.
+pub fn rooms(nodes: &[Value], pods: &[Value]) -> Vec<NodeRoom> {
+    let of_node = |node: &Value| {
+        let name = meta::name(node).to_owned();
+        let ended = |pod: &Value| matches!(text(pod, &["status", "phase"]), "Succeeded" | "Failed");
+        let here = pods.iter().filter(|pod| text(pod, &["spec", "nodeName"]) == name && !ended(pod));
+        let mut used: BTreeMap<String, i128> = BTreeMap::new();
+        for (resource, amount) in here.flat_map(asked) {
+            let sum = used.entry(resource).or_default();
+            *sum = sum.saturating_add(amount);
+        }
+        let allocatable = meta::at(node, &["status", "allocatable"]).and_then(Value::as_object);
+        let resources = allocatable.into_iter().flatten().map(|(resource, all)| {
+            let all = all.as_str().unwrap_or_default();
+            let free = milli(all).saturating_sub(used.get(resource).copied().unwrap_or_default());
+            (resource.clone(), amount(resource, free), amount(resource, milli(all)))
+        });
+        NodeRoom { name, resources: resources.collect() }
+    };
+    nodes.iter().map(of_node).collect()
+}
+
+/// An amount for people: CPUs in thousandths where they are no whole number, bytes in binary units.
+fn amount(resource: &str, milli: i128) -> String {
+    let whole = milli / 1000;
+    let is_bytes = matches!(resource, "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
+    if is_bytes {
+        for (unit, bytes) in [("Gi", 1i128 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)] {
+            if whole.abs() >= bytes {
+                let tenths = whole * 10 / bytes;
+                return if tenths % 10 == 0 {
+                    format!("{}{unit}", tenths / 10)
+                } else {
+                    format!("{}.{}{unit}", tenths / 10, (tenths % 10).abs())
+                };
+            }
+        }
+        return whole.to_string();
+    }
+    if milli % 1000 == 0 { whole.to_string() } else { format!("{milli}m") }
 }
 
 fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
@@ -46,7 +132,7 @@ fn reason_and_message(reason: &str, message: &str) -> String {
 
 impl Facts {
     /// All of it as one document.
-    pub(super) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         json!({
             "namespace": meta::namespace(&self.pod),
             "name": meta::name(&self.pod),
@@ -54,16 +140,20 @@ impl Facts {
             "scheduling": self.why.as_ref().and_then(|why| why.get("scheduling")),
             "containers": self.containers(),
             "conditions": self.conditions(),
+            "asked": self.asked_amounts(),
+            "nodes": self.nodes.iter().map(room_json).collect::<Vec<_>>(),
+            "missingPullSecrets": self.missing_secrets,
             "warnings": self.warnings(),
             "notes": self.notes,
         })
     }
 
     /// For a person to read.
-    pub(super) fn text(&self, now: Timestamp) -> String {
+    pub fn text(&self, now: Timestamp) -> String {
         let mut lines =
             vec![format!("pod {}/{} {}", meta::namespace(&self.pod), meta::name(&self.pod), self.summary())];
         lines.extend(self.node_lines(now));
+        lines.extend(self.shortage());
         for container in self.containers() {
             lines.push(format!(
                 "  {} {}: {}",
@@ -76,6 +166,9 @@ impl Facts {
             let why = reason_and_message(text(&condition, &["reason"]), text(&condition, &["message"]));
             let why = if why.is_empty() { why } else { format!(" ({why})") };
             lines.push(format!("  {} is {}{why}", text(&condition, &["type"]), text(&condition, &["status"])));
+        }
+        for secret in &self.missing_secrets {
+            lines.push(format!("  the pull secret {secret} does not exist: images are pulled without it"));
         }
         lines.extend(self.warnings().iter().map(|event| warning_line(event, now)));
         lines.extend(self.notes.iter().map(|note| format!("  note: {note}")));
@@ -158,6 +251,32 @@ impl Facts {
         lines
     }
 
+    fn asked_amounts(&self) -> BTreeMap<String, String> {
+        asked(&self.pod).into_iter().map(|(resource, milli)| (resource.clone(), amount(&resource, milli))).collect()
+    }
+
+    /// What the Pod asks for and what there is, of the resources of which some node has too little.
+    fn shortage(&self) -> Vec<String> {
+        let asked = asked(&self.pod);
+        let mut lines = Vec::new();
+        for room in self.nodes.iter().take(NODES_SHOWN_MAX) {
+            let of = |resource: &str| room.resources.iter().find(|(name, ..)| name == resource);
+            let short = asked.iter().filter_map(|(resource, wanted)| match of(resource) {
+                Some((_, free, all)) if milli(free) < *wanted => Some(format!(
+                    "{resource}: asks for {}, node {} has {free} of {all} free",
+                    amount(resource, *wanted),
+                    room.name
+                )),
+                None if *wanted > 0 => {
+                    Some(format!("{resource}: asks for {}, node {} has none", amount(resource, *wanted), room.name))
+                }
+                Some(_) | None => None,
+            });
+            lines.extend(short.map(|line| format!("  {line}")));
+        }
+        lines
+    }
+
     /// The containers that have something to say, with what they say.
     fn containers(&self) -> Vec<Value> {
         let lists = [
@@ -219,6 +338,15 @@ impl Facts {
     }
 }
 
+fn room_json(room: &NodeRoom) -> Value {
+    let resources: BTreeMap<&str, Value> = room
+        .resources
+        .iter()
+        .map(|(name, free, all)| (name.as_str(), json!({"free": free, "allocatable": all})))
+        .collect();
+    json!({"name": room.name, "resources": resources})
+}
+
 fn nodes_count(count: usize) -> String {
     if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
 }
@@ -248,6 +376,7 @@ fn says(container: &Value, now: Timestamp) -> String {
     }
     if let Some(last) = meta::at(container, &["lastState", "terminated"]) {
         parts.push(format!("last ended {}", how_it_ended(last, now)));
+        parts.extend(next_try(state, last, now));
     }
     match meta::i64_at(container, &["restarts"]) {
         Some(1) => parts.push("restarted once".to_owned()),
@@ -255,6 +384,18 @@ fn says(container: &Value, now: Timestamp) -> String {
         _ => {}
     }
     parts.join("; ")
+}
+
+/// When a container that backs off runs again: its message says how long it waits from its end on.
+fn next_try(state: &Value, last: &Value, now: Timestamp) -> Option<String> {
+    if text(state, &["waiting", "reason"]) != "CrashLoopBackOff" {
+        return None;
+    }
+    let message = text(state, &["waiting", "message"]).strip_prefix("back-off ")?;
+    let delay: jiff::SignedDuration = message.split(' ').next()?.parse().ok()?;
+    let ended: Timestamp = text(last, &["finishedAt"]).parse().ok()?;
+    let left = ended.checked_add(delay).ok()?.as_second() - now.as_second();
+    Some(if left > 0 { format!("tried again in {}", human_duration(left)) } else { "tried again now".to_owned() })
 }
 
 fn how_it_ended(ended: &Value, now: Timestamp) -> String {
@@ -275,7 +416,7 @@ mod tests {
 
     fn facts(spec: Value, status: Value) -> Facts {
         let pod = json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": spec, "status": status});
-        Facts { pod, why: None, events: Vec::new(), notes: Vec::new() }
+        Facts { pod, ..Facts::default() }
     }
 
     fn told(facts: &Facts) -> String {
@@ -311,7 +452,7 @@ mod tests {
             event("Warning", "Unhealthy", "2026-01-02T03:08:00Z"),
             event("Warning", "BackOff", "2026-01-02T03:09:55Z"),
         ];
-        let expected = "pod ns/p runs on node n1 and is not ready\n  container app: waits: CrashLoopBackOff: back-off 40s restarting failed container; last ended 10s ago with exit code 3 (Error); restarted 4 times\n  Ready is False (ContainersNotReady: containers with unready status: [app])\n  warning 5s ago, 3 times: BackOff: m\n  warning 2m ago, 3 times: Unhealthy: m\n";
+        let expected = "pod ns/p runs on node n1 and is not ready\n  container app: waits: CrashLoopBackOff: back-off 40s restarting failed container; last ended 10s ago with exit code 3 (Error); tried again in 30s; restarted 4 times\n  Ready is False (ContainersNotReady: containers with unready status: [app])\n  warning 5s ago, 3 times: BackOff: m\n  warning 2m ago, 3 times: Unhealthy: m\n";
         assert_eq!(told(&crashing), expected);
         assert_eq!(crashing.json()["containers"][0]["restarts"], 4);
     }
@@ -328,6 +469,36 @@ mod tests {
             told(&facts(json!({"nodeName": "n"}), evicted)),
             "pod ns/p has failed: Evicted: the node was low on memory\n"
         );
+    }
+
+    #[test]
+    fn a_shortage_is_told_with_numbers() {
+        let requests = |cpu: &str, memory: &str| json!([{"resources": {"requests": {"cpu": cpu, "memory": memory}}}]);
+        let node = json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "memory": "4Gi"}}});
+        let there = json!({"spec": {"nodeName": "n", "containers": requests("500m", "1536Mi")}, "status": {"phase": "Running"}});
+        let ended =
+            json!({"spec": {"nodeName": "n", "containers": requests("2", "4Gi")}, "status": {"phase": "Failed"}});
+        let mut pending = facts(json!({"containers": requests("1750m", "1Gi")}), json!({"phase": "Pending"}));
+        pending.nodes = rooms(&[node], &[there, ended]);
+        let expected = "pod ns/p has no node: no scheduler has looked at it yet\n  cpu: asks for 1750m, node n has 1500m of 2 free\n";
+        assert_eq!(told(&pending), expected);
+        assert_eq!(pending.json()["nodes"][0]["resources"]["memory"]["free"], "2.5Gi");
+        pending.missing_secrets = vec!["registry".to_owned()];
+        assert!(told(&pending).contains("the pull secret registry does not exist"));
+    }
+
+    #[test]
+    fn pods_that_are_well_need_no_explanation() {
+        let pod = |phase: &str, ready: &str| json!({"status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]}});
+        for (phase, ready, well) in [
+            ("Running", "True", true),
+            ("Running", "False", false),
+            ("Succeeded", "False", true),
+            ("Failed", "False", false),
+            ("Pending", "False", false),
+        ] {
+            assert_eq!(is_well(&pod(phase, ready)), well, "{phase} {ready}");
+        }
     }
 
     #[test]
