@@ -1,6 +1,5 @@
 //! What an API server is made of, as the composition root hands it over.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use crate::authz::Authorizer;
 use crate::dialer::{DirectDialer, NodeDialer};
 use crate::explainer::Explainer;
 use crate::server::Limits;
+use crate::system::SystemConfig;
 
 /// The issuer of service account tokens when none is configured.
 pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -40,8 +40,8 @@ pub struct Config {
     pub explainer: Option<Arc<dyn Explainer>>,
     /// What `/readyz` and `/metrics` tell of the other parts of the process.
     pub health: Arc<Health>,
-    /// The address that legacy discovery names.
-    pub advertise_address: Option<SocketAddr>,
+    /// What the server says of itself in the objects that it makes.
+    pub system: SystemConfig,
     /// Serve alpha and beta versions too (kube-apiserver `--runtime-config=api/all=true`).
     pub unstable_versions: bool,
     /// Asked after the built-in ones.
@@ -66,7 +66,7 @@ impl Config {
             dialer: Arc::new(DirectDialer::without_tls()),
             explainer: None,
             health: Health::new(),
-            advertise_address: None,
+            system: SystemConfig::default(),
             unstable_versions: false,
             authorizers: Vec::new(),
             mutators: Vec::new(),

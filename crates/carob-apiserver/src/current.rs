@@ -4,7 +4,6 @@
 //! Nothing here waits, and no task runs: whoever looks takes in the events since the last look first. The store publishes a
 //! change before it answers the writer, so a decision always follows every write that anybody has been told of. A look that
 //! finds no event costs one shared lock and one atomic load per prefix.
-#![cfg_attr(not(test), expect(dead_code, reason = "its users are the commits that follow"))]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -118,6 +117,10 @@ struct Objects<T> {
     snapshot: Arc<[Arc<T>]>,
 }
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "webhooks, policies and custom resources are the commits that follow")
+)]
 impl<T: Send + Sync> Current<T> {
     /// An object that `decode` refuses is logged and left out.
     pub(crate) fn new<E>(

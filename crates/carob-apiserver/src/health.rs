@@ -49,6 +49,9 @@ fn checks(api: &State, endpoint: &str) -> Vec<Check> {
     // Named as upstream names its store.
     let mut checks = vec![Check::new("ping", None), Check::new("etcd", failure)];
     if endpoint == "readyz" {
+        // The objects that the server makes itself, under the name of upstream's check of RBAC's.
+        let missing = (!api.is_bootstrapped()).then(|| "the API server's own objects are not complete".to_owned());
+        checks.push(Check::new("poststarthook/rbac/bootstrap-roles", missing));
         let full = api.store.full().map(|error| format!("writes are refused: {}", chain(&*error)));
         checks.push(Check::new("store-writes", full));
         let closing = *api.closing().borrow();

@@ -48,6 +48,11 @@ impl UserInfo {
         Arc::new(Self::new(name, [GROUP_MASTERS.to_owned()]))
     }
 
+    /// The API server itself, which may do everything, as upstream's loopback client may.
+    pub(crate) fn api_server() -> Identity {
+        Self::master("system:apiserver")
+    }
+
     /// The agent of the node `node`.
     pub fn node(node: &str) -> Identity {
         Arc::new(Self::new(format!("{NODE_USER_PREFIX}{node}"), [GROUP_NODES.to_owned()]))

@@ -151,12 +151,12 @@ fn access(call: &Call<'_>, review: Review, object: &Value, user: &UserInfo) -> A
                 name,
                 field_equals: Vec::new(),
             };
-            call.api.authz.decide(user, &Attributes { verb, resource: Some(attributes), path: "" })
+            decide(call.api, user, &Attributes { verb, resource: Some(attributes), path: "" })
         }
         (None, Some(other)) => {
             let verb = meta::str_at(other, &["verb"]).unwrap_or_default();
             let path = meta::str_at(other, &["path"]).unwrap_or_default();
-            call.api.authz.decide(user, &Attributes { verb, resource: None, path })
+            decide(call.api, user, &Attributes { verb, resource: None, path })
         }
         (Some(_), Some(_)) => {
             let detail = "cannot be specified in combination with resourceAttributes";
@@ -169,12 +169,20 @@ fn access(call: &Call<'_>, review: Review, object: &Value, user: &UserInfo) -> A
             return Err(invalid(call, review, error));
         }
     };
-    Ok(match decision {
-        Decision::Allow => json!({ "allowed": true }),
-        Decision::Deny(reason) => json!({ "allowed": false, "denied": true, "reason": reason }),
-        Decision::NoOpinion(reason) if reason.is_empty() => json!({ "allowed": false }),
-        Decision::NoOpinion(reason) => json!({ "allowed": false, "reason": reason }),
-    })
+    Ok(decision)
+}
+
+/// The decision as `status` shows it.
+fn decide(api: &State, user: &UserInfo, attributes: &Attributes<'_>) -> Value {
+    let (mut status, reason) = match api.authz.decide(user, attributes) {
+        Decision::Allow => (json!({ "allowed": true }), api.authz.explain(user, attributes).unwrap_or_default()),
+        Decision::Deny(reason) => (json!({ "allowed": false, "denied": true }), reason),
+        Decision::NoOpinion(reason) => (json!({ "allowed": false }), reason),
+    };
+    if !reason.is_empty() {
+        status["reason"] = reason.into();
+    }
+    status
 }
 
 fn rules(api: &State, object: &Value, user: &UserInfo) -> ApiResult<Value> {

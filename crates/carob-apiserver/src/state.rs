@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use carob_kit::Clock;
 use carob_store::Store;
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 use crate::admission::{Mutator, Pipeline, Validator};
 use crate::allocate::{AllocateError, Services};
 use crate::authn::{Authentication, ServiceAccountTokens, StaticTokens};
-use crate::authz::Authorization;
+use crate::authz::{Authorization, Rbac};
 use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::lookup::Lookup;
@@ -20,6 +21,7 @@ use crate::policy::{MutatingPolicies, PolicyForm, Surroundings, ValidatingPolici
 use crate::reserve::{Reservations, ResourceQuota};
 use crate::rules::Rules;
 use crate::server::{InFlight, Limits};
+use crate::system::SystemConfig;
 
 /// An API server could not be made from its configuration.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,9 @@ pub(crate) struct State {
     pub(crate) metrics: Metrics,
     pub(crate) health: Arc<carob_kit::Health>,
     pub(crate) in_flight: InFlight,
+    pub(crate) system: SystemConfig,
+    /// True once the objects that the server makes itself are there.
+    bootstrapped: AtomicBool,
     /// True once the server has begun to shut down: streams end.
     closing: watch::Sender<bool>,
 }
@@ -70,7 +75,8 @@ impl State {
         let services =
             Services::restore(&store, &config.service_cidrs, config.node_ports).map_err(StartError::Services)?;
         let quota = ResourceQuota::new(store.clone(), Arc::clone(&config.clock));
-        let authz = Authorization::new(lookup, config.authorizers);
+        let rbac = Rbac::new(&store);
+        let authz = Authorization::new(&store, rbac.clone(), config.authorizers);
         let catalogue = Arc::new(Catalogue::new(config.unstable_versions));
         let around = Surroundings::new(&store, Arc::clone(&catalogue), authz.clone());
         let mut mutators: Vec<Box<dyn Mutator>> = vec![Box::new(MutatingPolicies::new(&store, around.clone()))];
@@ -80,15 +86,17 @@ impl State {
         validators.extend(config.validators);
         Ok(Self {
             authn,
+            admission: Pipeline::new(store.clone(), &authz, rbac, mutators, validators),
             authz,
             tokens,
-            admission: Pipeline::new(store.clone(), mutators, validators),
             rules: Rules::default(),
             reservations: Reservations::new(vec![Box::new(services), Box::new(quota)]),
             dialer: config.dialer,
             explainer: config.explainer,
             catalogue,
-            advertised: config.advertise_address,
+            advertised: config.system.addresses.first().copied(),
+            system: SystemConfig { service_cidrs: config.service_cidrs, ..config.system },
+            bootstrapped: AtomicBool::new(false),
             openapi: OpenApi::default(),
             metrics: Metrics::default(),
             health: config.health,
@@ -103,6 +111,14 @@ impl State {
     /// Turns true when streams should end.
     pub(crate) fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
+    }
+
+    pub(crate) fn is_bootstrapped(&self) -> bool {
+        self.bootstrapped.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn mark_bootstrapped(&self) {
+        self.bootstrapped.store(true, Ordering::Release);
     }
 
     pub(crate) fn begin_shutdown(&self) {

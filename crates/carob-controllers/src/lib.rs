@@ -31,12 +31,12 @@ mod pods;
 mod quota;
 mod replicas;
 mod revisions;
+mod role_aggregation;
 mod root_ca;
 mod service_account;
 mod start;
 mod stateful;
 mod statuses;
-mod system;
 mod token;
 mod versions;
 

@@ -1,6 +1,5 @@
 //! Puts the controllers together: which changes ask which of them to look.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use carob_client::{Driver, DriverStats, Informer, Informers, ObjectKey, WorkOptions};
@@ -27,33 +26,24 @@ use crate::node::ipam::NodeIpam;
 use crate::pod_gc::{PodGc, PodGcKey};
 use crate::quota::QuotaController;
 use crate::replicas::{ReplicaController, Replicated};
+use crate::role_aggregation::{self, RoleAggregation};
 use crate::root_ca::RootCaPublisher;
 use crate::service_account::DefaultServiceAccount;
 use crate::stateful::StatefulController;
-use crate::system::{SystemConfig, SystemObject, SystemObjects};
 use crate::token::{TokenSecrets, TokenSigner};
 
 /// What the controllers have to know of the cluster.
 #[derive(Clone)]
 pub struct Config {
-    /// Where the API answers, for the endpoints of `default/kubernetes`.
-    pub api_addresses: Vec<IpAddr>,
-    pub api_port: u16,
     /// Ranges of Pod addresses, one a family; none leaves Nodes without.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Ranges of Service addresses, one a family.
-    pub service_cidrs: Vec<IpNet>,
-    /// The kubelets' port, which no load balancer is given.
+    /// The ports of the API and of the kubelets, which no load balancer is given.
+    pub api_port: u16,
     pub kubelet_port: Option<u16>,
     /// Whether Services of type LoadBalancer are given the nodes' addresses.
     pub load_balancers: bool,
-    /// Addresses of cluster DNS, for its Service; none where it has none.
-    pub dns_addresses: Vec<IpAddr>,
     /// What Pods verify the API with.
     pub root_ca_pem: String,
-    /// The API under an identity that may make what the API server itself keeps: system namespaces, priority classes, the
-    /// Service of the API (upstream: `system:apiserver`, in `system:masters`).
-    pub system_client: kube::Client,
     /// Signs the tokens of Secrets; without one they are left empty.
     pub token_signer: Option<Arc<dyn TokenSigner>>,
 }
@@ -78,7 +68,6 @@ impl Controllers {
         let context = Context { client, informers, indexes, clock, shutdown };
         let of_events = context.clone();
         driver.tell_in_events(move |name| of_events.recorder(name));
-        start_system(&mut driver, &context, &config);
         start_namespaces(&mut driver, &context, &config);
         start_nodes(&mut driver, &context, &config);
         start_pods(&mut driver, &context);
@@ -95,6 +84,7 @@ impl Controllers {
         start_stateful(&mut driver, &context);
         start_disruption(&mut driver, &context);
         start_quotas(&mut driver, &context);
+        start_roles(&mut driver, &context);
         Self { driver }
     }
 
@@ -119,20 +109,6 @@ const ONE_WORKER: usize = 1;
 
 fn options(workers: usize) -> WorkOptions {
     WorkOptions { workers, ..WorkOptions::default() }
-}
-
-fn start_system(driver: &mut Driver, context: &Context, config: &Config) {
-    let system = SystemConfig {
-        service_cidrs: config.service_cidrs.clone(),
-        api_addresses: config.api_addresses.clone(),
-        api_port: config.api_port,
-        dns_addresses: config.dns_addresses.clone(),
-    };
-    let context = Context { client: config.system_client.clone(), ..context.clone() };
-    let system = SystemObjects::new(context, system);
-    let namespaces = system.namespaces().clone();
-    let work = driver.work(system, WorkOptions::default()).always(SystemObject::all());
-    work.on(&namespaces, |change| SystemObjects::of_namespace(&change.key())).start();
 }
 
 fn start_namespaces(driver: &mut Driver, context: &Context, config: &Config) {
@@ -342,4 +318,11 @@ fn start_quotas(driver: &mut Driver, context: &Context) {
     let of_claims = quotas.clone();
     let work = work.on(&informers.of(), move |change| QuotaController::quotas_of_claim(&of_claims, change));
     work.on(&informers.of(), move |change| QuotaController::quotas_of_service(&quotas, change)).start();
+}
+
+fn start_roles(driver: &mut Driver, context: &Context) {
+    let controller = RoleAggregation::new(context.clone());
+    let roles = controller.roles().clone();
+    let all = roles.clone();
+    driver.work(controller, options(ONE_WORKER)).on(&roles, move |_| role_aggregation::aggregated(&all)).start();
 }

@@ -61,6 +61,10 @@ impl Server {
         let client = carob_client::in_process(api.in_process(UserInfo::master("system:carob")));
         kubeconfig::write(&settings, &pki)?;
         kubeconfig::write_schedulers(&settings, &pki)?;
+        // What the other parts are allowed to do is among what this makes. Where it fails, its part tries again.
+        if let Err(error) = api.bootstrap().await {
+            tracing::error!(error = %carob_kit::chain(&error), "the API server could not make its own objects yet");
+        }
         let tls = Tls::new(shown.api.clone(), tls::roots(&pki)?)?;
         let common = Common {
             settings: Arc::new(settings),
@@ -73,7 +77,8 @@ impl Server {
             health: Arc::clone(&health),
             machine: Arc::default(),
         };
-        let mut list = vec![parts::api(&common, listener, tls), parts::informers(&common)];
+        let mut list =
+            vec![parts::api(&common, listener, tls), parts::system_objects(&common), parts::informers(&common)];
         list.extend(chosen(&common, keys, explanations, &client));
         let supervisor = Supervisor::start(list, &health)?;
         let Common { settings, informers, machine, .. } = common;
@@ -120,7 +125,7 @@ fn chosen(
     let settings = &common.settings;
     let mut list = Vec::new();
     if settings.controllers {
-        list.push(parts::controllers(common, keys, system_client.clone()));
+        list.push(parts::controllers(common, keys));
     }
     if settings.scheduler {
         list.push(parts::scheduler(common, explanations));
@@ -195,6 +200,9 @@ fn make_api(mut config: Config, settings: &Settings, pki: &Pki, shown: &tls::Sho
     config.audiences = vec![config.issuer.clone()];
     config.service_cidrs.clone_from(&settings.service_cidrs);
     config.dialer = virtual_nodes::dialer(settings, DirectDialer::new(tls::kubelet_client(pki, shown)?));
-    config.advertise_address = settings.node_ips.first().map(|ip| (*ip, settings.listen.port()).into());
+    config.system.addresses = settings.node_ips.iter().map(|ip| (*ip, settings.listen.port()).into()).collect();
+    config.system.hostname.clone_from(&settings.node_name);
+    config.system.dns_addresses = if settings.dns { settings.cluster_dns.clone() } else { Vec::new() };
+    config.system.client_ca_pem.clone_from(&pki.ca_pem);
     ApiServer::new(config).context("make the API server")
 }

@@ -28,6 +28,7 @@ use crate::{admin, memory, renewal, tls, virtual_nodes};
 pub(crate) const API: &str = "api";
 /// The shared watches: they end after those who read them, and before the API.
 pub(crate) const INFORMERS: &str = "informers";
+const SYSTEM_OBJECTS: &str = "system-objects";
 const CONTROLLERS: &str = "controllers";
 const SCHEDULER: &str = "scheduler";
 const VIRTUAL_NODES: &str = "virtual-nodes";
@@ -135,20 +136,30 @@ pub(crate) fn informers(common: &Common) -> Part {
     .needs(&[API])
 }
 
-pub(crate) fn controllers(common: &Common, keys: Arc<ServiceAccountKeys>, system_client: kube::Client) -> Part {
+/// Keeps the objects that the API server makes itself as they have to be.
+pub(crate) fn system_objects(common: &Common) -> Part {
+    let api = common.api.clone();
+    Part::new(SYSTEM_OBJECTS, move |context| {
+        let api = api.clone();
+        async move {
+            context.ready();
+            api.keep_system(context.shutdown().cancelled_owned()).await;
+            Ok(())
+        }
+    })
+    .needs(&[API])
+}
+
+pub(crate) fn controllers(common: &Common, keys: Arc<ServiceAccountKeys>) -> Part {
     let common = common.clone();
     Part::new(CONTROLLERS, move |context| {
         let settings = &common.settings;
         let config = carob_controllers::Config {
-            api_addresses: settings.node_ips.clone(),
             api_port: settings.listen.port(),
             cluster_cidrs: settings.cluster_cidrs.clone(),
-            service_cidrs: settings.service_cidrs.clone(),
             kubelet_port: Some(settings.kubelet_port),
             load_balancers: settings.load_balancers,
-            dns_addresses: if settings.dns { settings.cluster_dns.clone() } else { Vec::new() },
             root_ca_pem: common.pki.ca_pem.clone(),
-            system_client: system_client.clone(),
             token_signer: Some(Arc::new(SecretTokens(Arc::clone(&keys)))),
         };
         let client = common.component("system:kube-controller-manager");

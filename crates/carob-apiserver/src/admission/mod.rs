@@ -6,19 +6,23 @@
 //! a request (the Pod's node at a binding, a budget's count at an eviction) does not pass them again, as upstream's does not.
 
 mod attributes;
+mod certificates;
 mod limit_range;
 mod namespace;
 mod node;
 mod pod_defaults;
 mod pod_group;
 mod reader;
+mod roles;
 mod service_account;
 
 use async_trait::async_trait;
 use carob_api::Status;
 use serde_json::Value;
 
+use crate::authz::{Authorization, Rbac};
 pub use attributes::{Admission, Chain, Operation};
+use certificates::{Certificates, Requester};
 use limit_range::LimitRanger;
 use namespace::NamespaceLifecycle;
 use node::{NodeRestriction, NotReadyTaint};
@@ -26,6 +30,7 @@ pub(crate) use pod_defaults::SYSTEM_CLASSES;
 use pod_defaults::{DefaultTolerations, Priority, RuntimeClass};
 use pod_group::WorkloadExists;
 pub(crate) use reader::{Reader, parse};
+use roles::NoEscalation;
 use service_account::ServiceAccount;
 
 /// May change the object.
@@ -68,6 +73,8 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(
         store: carob_store::Store,
+        authz: &Authorization,
+        rbac: Rbac,
         mutators: Vec<Box<dyn Mutator>>,
         validators: Vec<Box<dyn Validator>>,
     ) -> Self {
@@ -80,13 +87,16 @@ impl Pipeline {
             Box::new(Priority { reader: reader.clone() }),
             Box::new(RuntimeClass { reader: reader.clone() }),
             Box::new(NotReadyTaint),
+            Box::new(Requester),
         ];
         all.extend(mutators);
         let mut checks: Vec<Box<dyn Validator>> = vec![
             Box::new(NamespaceLifecycle { reader: reader.clone() }),
             Box::new(Priority { reader: reader.clone() }),
             Box::new(WorkloadExists { reader: reader.clone() }),
-            Box::new(NodeRestriction),
+            Box::new(NodeRestriction { reader: reader.clone() }),
+            Box::new(Certificates { authz: authz.clone() }),
+            Box::new(NoEscalation { authz: authz.clone(), rbac }),
             Box::new(LimitRanger { reader }),
         ];
         checks.extend(validators);

@@ -1,16 +1,20 @@
 //! Nodes: what their agents may write (plugin/pkg/admission/noderestriction), and how a new one begins.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use carob_api::status::GroupResource;
 use carob_api::{Status, meta};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::certificates::{self, signers};
+use super::reader::Reader;
 use super::{Admission, Mutator, Operation, Validator};
+use crate::identity::NODE_USER_PREFIX;
+use crate::references;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
-/// Labels that isolate workloads: agents may not set them on their own Node.
-const RESTRICTED_LABELS: &str = "node-restriction.kubernetes.io/";
 
 /// TaintNodesByCondition: nothing is scheduled to a Node before it has said that it is ready
 /// (plugin/pkg/admission/nodetaint). The node lifecycle controller takes the taint away.
@@ -35,21 +39,39 @@ impl Mutator for NotReadyTaint {
     }
 }
 
-pub(super) struct NodeRestriction;
+/// NodeRestriction: what a node's agent may write is about its own Node and the Pods bound to it.
+pub(super) struct NodeRestriction {
+    pub(super) reader: Reader,
+}
 
 #[async_trait]
 impl Validator for NodeRestriction {
     fn handles(&self, write: &Admission<'_>) -> bool {
-        write.user.as_node().is_some()
+        write.user.as_node().is_some() && write.operation != Operation::Connect
     }
 
     async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
-        let (Some(node), Some(object)) = (write.user.as_node(), object) else { return Ok(()) };
-        let why = match (write.def.group(), write.def.plural(), write.operation) {
-            ("", "pods", Operation::Create) if write.subresource.is_empty() => pod(node, object),
-            ("", "nodes", _) => own_node(node, object, old),
-            ("coordination.k8s.io", "leases", Operation::Create)
-            | ("storage.k8s.io", "csinodes", Operation::Create) => named(node, write.def.plural(), object),
+        let Some(node) = write.user.as_node() else { return Ok(()) };
+        let request = Request {
+            node,
+            operation: write.operation,
+            subresource: write.subresource,
+            namespace: write.namespace,
+            name: write.name,
+            object: object.unwrap_or(&Value::Null),
+            old: old.unwrap_or(&Value::Null),
+        };
+        let why = match (write.def.group(), write.def.plural()) {
+            ("", "pods") => request.pod(&self.reader),
+            ("", "nodes") => request.own_node(),
+            ("", "persistentvolumeclaims") => request.claim(),
+            ("coordination.k8s.io", "leases") => request.lease(),
+            ("storage.k8s.io", "csinodes") => request.named("CSINode"),
+            ("resource.k8s.io", "resourceslices") => request.slice(),
+            ("certificates.k8s.io", "certificatesigningrequests") => request.certificate(),
+            ("certificates.k8s.io", "podcertificaterequests") => {
+                Err("PodCertificateRequest feature gate is disabled".to_owned())
+            }
             _ => Ok(()),
         };
         why.map_err(|why| {
@@ -58,43 +80,389 @@ impl Validator for NodeRestriction {
     }
 }
 
-fn pod(node: &str, pod: &Value) -> Result<(), String> {
-    if meta::annotation(pod, MIRROR_ANNOTATION).is_none() {
-        return Err(format!(
-            "pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"
-        ));
+fn node_of(pod: &Value) -> Option<&str> {
+    meta::str_at(pod, &["spec", "nodeName"])
+}
+
+/// One write of a node's agent.
+struct Request<'a> {
+    node: &'a str,
+    operation: Operation,
+    subresource: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+    /// Null where there is none.
+    object: &'a Value,
+    old: &'a Value,
+}
+
+type Outcome = Result<(), String>;
+
+impl Request<'_> {
+    fn pod(&self, reader: &Reader) -> Outcome {
+        let node = self.node;
+        match (self.subresource, self.operation) {
+            ("", Operation::Create) => {
+                let uid = reader.get("", "nodes", "", node).map(|node| meta::uid(&node).to_owned());
+                self.mirror_pod(uid.as_deref())
+            }
+            ("", Operation::Delete) if node_of(self.old) == Some(node) => Ok(()),
+            ("", Operation::Delete) => {
+                Err(format!("node {node:?} can only delete pods with spec.nodeName set to itself"))
+            }
+            ("", operation) => {
+                Err(format!("unexpected operation {operation:?}, node {node:?} can only create and delete mirror pods"))
+            }
+            ("status", Operation::Update) => self.pod_status(),
+            ("eviction", Operation::Create) => match reader.get("", "pods", self.namespace, self.name) {
+                Some(pod) if node_of(&pod) != Some(node) => {
+                    Err(format!("node {node} can only evict pods with spec.nodeName set to itself"))
+                }
+                _ => Ok(()),
+            },
+            ("status" | "eviction", operation) => Err(format!("unexpected operation {operation:?}")),
+            (other, _) => {
+                Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
+            }
+        }
     }
-    if meta::str_at(pod, &["spec", "nodeName"]) != Some(node) {
-        return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+
+    fn mirror_pod(&self, node_uid: Option<&str>) -> Outcome {
+        let (node, pod) = (self.node, self.object);
+        if meta::annotation(pod, MIRROR_ANNOTATION).is_none() {
+            return Err(format!(
+                "pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"
+            ));
+        }
+        if node_of(pod) != Some(node) {
+            return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+        }
+        let owner = match meta::owner_references(pod) {
+            [owner] => owner,
+            [] => return Err(format!("node {node:?} can only create pods with an owner reference set to itself")),
+            _ => {
+                return Err(format!("node {node:?} can only create pods with a single owner reference set to itself"));
+            }
+        };
+        if owner["apiVersion"] != "v1" || owner["kind"] != "Node" || owner["name"] != node {
+            return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
+        }
+        if owner["controller"] != true {
+            return Err(format!("node {node:?} can only create pods with a controller owner reference set to itself"));
+        }
+        if owner["blockOwnerDeletion"] == true {
+            return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
+        }
+        let Some(uid) = node_uid else { return Err(format!("node {node} is not there to verify its uid")) };
+        if owner["uid"] != uid {
+            let expected = owner["uid"].as_str().unwrap_or_default();
+            return Err(format!("node {node} UID mismatch: expected {expected} got {uid}"));
+        }
+        match references::first_of_pod(pod) {
+            None => Ok(()),
+            Some(what) => Err(format!("node {node:?} can not create pods that reference {what}")),
+        }
     }
-    match meta::owner_references(pod) {
-        [owner] if owner["kind"] == "Node" && owner["name"] == node => Ok(()),
-        [] => Err(format!("node {node:?} can only create pods with an owner reference set to itself")),
-        _ => Err(format!("node {node:?} can only create pods with a single owner reference set to itself")),
+
+    fn pod_status(&self) -> Outcome {
+        let node = self.node;
+        if node_of(self.old) != Some(node) {
+            return Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
+        }
+        if !same_map(meta::labels(self.object), meta::labels(self.old)) {
+            return Err(format!("node {node:?} cannot update labels through pod status"));
+        }
+        let claims = |pod: &Value| {
+            let claims = meta::items_at(pod, &["status", "resourceClaimStatuses"]).iter();
+            claims.map(|claim| (claim["name"].clone(), claim["resourceClaimName"].clone())).collect::<Vec<_>>()
+        };
+        if claims(self.object) != claims(self.old) {
+            return Err(format!("node {node:?} cannot update resource claim statues"));
+        }
+        if self.object["status"]["extendedResourceClaimStatus"] != self.old["status"]["extendedResourceClaimStatus"] {
+            return Err(format!("node {node:?} cannot update extended resource claim status"));
+        }
+        Ok(())
+    }
+
+    fn own_node(&self) -> Outcome {
+        let node = self.node;
+        let name = if self.name.is_empty() { meta::name(self.object) } else { self.name };
+        if name != node {
+            return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
+        }
+        match self.operation {
+            Operation::Create => self.new_node(),
+            Operation::Update => self.changed_node(),
+            Operation::Delete | Operation::Connect => Ok(()),
+        }
+    }
+
+    fn new_node(&self) -> Outcome {
+        let node = self.node;
+        if !self.object["spec"]["configSource"].is_null() {
+            return Err(format!("node {node:?} is not allowed to create pods with a non-nil configSource"));
+        }
+        let labels = forbidden_labels(self.object, &Value::Null);
+        if !labels.is_empty() {
+            return Err(format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")));
+        }
+        Ok(())
+    }
+
+    fn changed_node(&self) -> Outcome {
+        let (node, new, old) = (self.node, self.object, self.old);
+        let source = &new["spec"]["configSource"];
+        if !source.is_null() && *source != old["spec"]["configSource"] {
+            return Err(format!("node {node:?} is not allowed to update configSource to a new non-nil configSource"));
+        }
+        if meta::items_at(new, &["spec", "taints"]) != meta::items_at(old, &["spec", "taints"]) {
+            return Err(format!("node {node:?} is not allowed to modify taints"));
+        }
+        // With an owner that does not exist, a node could have itself deleted (CVE-2025-5187).
+        if meta::owner_references(new) != meta::owner_references(old) {
+            return Err(format!("node {node:?} is not allowed to modify ownerReferences"));
+        }
+        let labels = forbidden_labels(new, old);
+        if !labels.is_empty() {
+            return Err(format!("is not allowed to modify labels: {}", labels.join(", ")));
+        }
+        Ok(())
+    }
+
+    /// Of a claim's status, a node reports the size and how a resize goes.
+    fn claim(&self) -> Outcome {
+        if self.subresource != "status" {
+            return Err("may only update PVC status".to_owned());
+        }
+        if self.operation != Operation::Update {
+            return Err(format!("unexpected operation {:?}", self.operation));
+        }
+        let rest = |claim: &Value| {
+            let mut claim = claim.clone();
+            meta::remove(&mut claim, &["metadata", "resourceVersion"]);
+            meta::remove(&mut claim, &["metadata", "managedFields"]);
+            for field in ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"] {
+                meta::remove(&mut claim, &["status", field]);
+            }
+            claim
+        };
+        if rest(self.object) == rest(self.old) {
+            return Ok(());
+        }
+        let node = self.node;
+        Err(format!("node {node:?} is not allowed to update fields other than status.quantity and status.conditions"))
+    }
+
+    fn lease(&self) -> Outcome {
+        if self.namespace != "kube-node-lease" {
+            return Err("can only access leases in the \"kube-node-lease\" system namespace".to_owned());
+        }
+        self.named("node lease")
+    }
+
+    fn named(&self, what: &str) -> Outcome {
+        let name = if self.operation == Operation::Create { meta::name(self.object) } else { self.name };
+        if name == self.node {
+            return Ok(());
+        }
+        Err(format!("can only access {what} with the same name as the requesting node"))
+    }
+
+    fn slice(&self) -> Outcome {
+        let (slice, verb) = match self.operation {
+            Operation::Create => (self.object, "create"),
+            Operation::Delete => (self.old, "delete"),
+            Operation::Update | Operation::Connect => return Ok(()),
+        };
+        if meta::str_at(slice, &["spec", "nodeName"]) == Some(self.node) {
+            return Ok(());
+        }
+        Err(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"))
+    }
+
+    /// A node asks for its own certificates only.
+    fn certificate(&self) -> Outcome {
+        let signer = meta::str_at(self.object, &["spec", "signerName"]).unwrap_or_default();
+        if self.operation != Operation::Create || !matches!(signer, signers::KUBELET_SERVING | signers::KUBELET_CLIENT)
+        {
+            return Ok(());
+        }
+        let request = certificates::parse(self.object).map_err(|error| format!("unable to parse csr: {error}"))?;
+        let wanted = format!("{NODE_USER_PREFIX}{}", self.node);
+        if request.common_name == wanted { Ok(()) } else { Err(format!("can only create a node CSR with CN={wanted}")) }
     }
 }
 
-fn named(node: &str, resource: &str, object: &Value) -> Result<(), String> {
-    if meta::name(object) == node {
-        return Ok(());
-    }
-    Err(format!("can only access {resource} with the same name as the requesting node"))
+fn same_map(new: Option<&Map<String, Value>>, old: Option<&Map<String, Value>>) -> bool {
+    let empty = Map::new();
+    new.unwrap_or(&empty) == old.unwrap_or(&empty)
 }
 
-fn own_node(node: &str, object: &Value, old: Option<&Value>) -> Result<(), String> {
-    if meta::name(object) != node {
-        return Err(format!("node {node:?} is not allowed to modify node {:?}", meta::name(object)));
+/// The labels that differ and that a node may not set, sorted.
+fn forbidden_labels(new: &Value, old: &Value) -> Vec<String> {
+    let keys = [new, old].into_iter().filter_map(meta::labels).flat_map(Map::keys);
+    let changed = keys.filter(|key| meta::label(new, key) != meta::label(old, key));
+    let forbidden: BTreeSet<&String> = changed.filter(|key| is_forbidden(key)).collect();
+    forbidden.into_iter().cloned().collect()
+}
+
+/// Labels that agents may set on their own Node (k8s.io/kubelet `pkg/apis/well_known_labels.go`).
+const KUBELET_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "beta.kubernetes.io/instance-type",
+    "node.kubernetes.io/instance-type",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
+/// Prefixes of labels that agents may set too.
+const KUBELET_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+/// Labels that isolate workloads: agents may not set them on their own Node.
+const RESTRICTED_DOMAIN: &str = "node-restriction.kubernetes.io";
+
+fn is_forbidden(label: &str) -> bool {
+    let Some((domain, _)) = label.split_once('/') else { return false };
+    let within = |of: &str| domain == of || domain.strip_suffix(of).is_some_and(|rest| rest.ends_with('.'));
+    let kubelets = KUBELET_LABELS.contains(&label) || KUBELET_LABEL_DOMAINS.into_iter().any(within);
+    let reserved = within("kubernetes.io") || within("k8s.io");
+    within(RESTRICTED_DOMAIN) || (reserved && !kubelets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request<'a>(operation: Operation, subresource: &'a str, object: &'a Value, old: &'a Value) -> Request<'a> {
+        Request { node: "n1", operation, subresource, namespace: "ns", name: "n1", object, old }
     }
-    let labels =
-        |object: Option<&Value>, key: &str| object.and_then(|object| meta::label(object, key).map(str::to_owned));
-    let keys = [Some(object), old].into_iter().flatten().filter_map(meta::labels).flat_map(|labels| labels.keys());
-    let changed = keys.filter(|key| key.contains(RESTRICTED_LABELS) && labels(Some(object), key) != labels(old, key));
-    if let Some(key) = changed.into_iter().next() {
-        return Err(format!("is not allowed to modify labels: {key}"));
+
+    #[test]
+    fn a_node_labels_itself_with_what_it_knows() {
+        for label in [
+            "kubernetes.io/hostname",
+            "topology.kubernetes.io/zone",
+            "node.kubernetes.io/x",
+            "a.kubelet.kubernetes.io/x",
+            "example.com/x",
+            "plain",
+            "notkubernetes.io/x",
+        ] {
+            assert!(!is_forbidden(label), "{label}");
+        }
+        for label in [
+            "node-role.kubernetes.io/control-plane",
+            "node-restriction.kubernetes.io/x",
+            "a.node-restriction.kubernetes.io/x",
+            "kubernetes.io/x",
+            "k8s.io/x",
+            "x.k8s.io/y",
+            "beta.kubernetes.io/fluentd",
+        ] {
+            assert!(is_forbidden(label), "{label}");
+        }
     }
-    let taints = |object: &Value| meta::items_at(object, &["spec", "taints"]).to_vec();
-    if old.is_some_and(|old| taints(old) != taints(object)) {
-        return Err(format!("node {node:?} is not allowed to modify taints"));
+
+    #[test]
+    fn a_node_changes_of_itself_what_cannot_steer_workloads() {
+        let old = json!({
+            "metadata": { "name": "n1", "labels": { "kubernetes.io/hostname": "n1" } },
+            "spec": { "taints": [{ "key": "a", "effect": "NoSchedule" }] },
+        });
+        let change = |path: &[&str], value: Value| {
+            let mut new = old.clone();
+            meta::set(&mut new, path, value);
+            request(Operation::Update, "", &new, &old).own_node()
+        };
+        assert_eq!(
+            change(&["metadata", "labels"], json!({ "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux" })),
+            Ok(())
+        );
+        assert_eq!(change(&["metadata", "annotations"], json!({ "a": "b" })), Ok(()));
+        let refused = [
+            (&["spec", "taints"][..], json!([]), "node \"n1\" is not allowed to modify taints"),
+            (
+                &["metadata", "ownerReferences"],
+                json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "y" }]),
+                "node \"n1\" is not allowed to modify ownerReferences",
+            ),
+            (
+                &["spec", "configSource"],
+                json!({ "configMap": {} }),
+                "node \"n1\" is not allowed to update configSource to a new non-nil configSource",
+            ),
+            (
+                &["metadata", "labels"],
+                json!({ "node-role.kubernetes.io/control-plane": "", "k8s.io/x": "y" }),
+                "is not allowed to modify labels: k8s.io/x, node-role.kubernetes.io/control-plane",
+            ),
+        ];
+        for (path, value, why) in refused {
+            assert_eq!(change(path, value), Err(why.to_owned()));
+        }
+        let other = json!({ "metadata": { "name": "n2" } });
+        let request = Request { name: "n2", ..request(Operation::Update, "status", &other, &other) };
+        assert_eq!(request.own_node(), Err("node \"n1\" is not allowed to modify node \"n2\"".to_owned()));
     }
-    Ok(())
+
+    #[test]
+    fn a_mirror_pod_is_its_nodes_and_names_nothing() {
+        let good = json!({
+            "metadata": {
+                "name": "p-n1", "annotations": { MIRROR_ANNOTATION: "hash" },
+                "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u1", "controller": true }],
+            },
+            "spec": { "nodeName": "n1", "containers": [{ "name": "c", "image": "i" }] },
+        });
+        let check = |pod: &Value| request(Operation::Create, "", pod, &Value::Null).mirror_pod(Some("u1"));
+        assert_eq!(check(&good), Ok(()));
+        let owner = |key: &str, value: Value| {
+            let mut pod = good.clone();
+            pod["metadata"]["ownerReferences"][0][key] = value;
+            check(&pod).expect_err("it is refused")
+        };
+        assert_eq!(owner("uid", json!("u2")), "node n1 UID mismatch: expected u2 got u1");
+        assert!(owner("controller", json!(false)).contains("controller owner reference"));
+        assert!(owner("blockOwnerDeletion", json!(true)).contains("must not set blockOwnerDeletion"));
+        assert!(owner("name", json!("n2")).contains("owner reference set to itself"));
+        assert!(owner("apiVersion", json!("apps/v1")).contains("owner reference set to itself"));
+        let mut pod = good.clone();
+        pod["spec"]["containers"][0]["env"] =
+            json!([{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }]);
+        assert_eq!(check(&pod), Err("node \"n1\" can not create pods that reference secrets".to_owned()));
+        assert!(request(Operation::Create, "", &good, &Value::Null).mirror_pod(None).is_err(), "no such Node");
+    }
+
+    #[test]
+    fn a_pods_status_is_all_that_changes_through_it() {
+        let old = json!({ "metadata": { "labels": { "app": "web" } }, "spec": { "nodeName": "n1" }, "status": {} });
+        let mut new = old.clone();
+        new["status"]["phase"] = json!("Running");
+        assert_eq!(request(Operation::Update, "status", &new, &old).pod_status(), Ok(()));
+        new["metadata"]["labels"]["app"] = json!("other");
+        assert!(request(Operation::Update, "status", &new, &old).pod_status().is_err());
+        new = old.clone();
+        new["status"]["resourceClaimStatuses"] = json!([{ "name": "a", "resourceClaimName": "b" }]);
+        assert!(request(Operation::Update, "status", &new, &old).pod_status().is_err());
+        let elsewhere = json!({ "spec": { "nodeName": "n2" } });
+        assert!(request(Operation::Update, "status", &elsewhere, &elsewhere).pod_status().is_err());
+    }
+
+    #[test]
+    fn a_claims_size_is_all_that_a_node_reports_of_it() {
+        let old =
+            json!({ "metadata": { "name": "c", "resourceVersion": "1" }, "spec": {}, "status": { "phase": "Bound" } });
+        let mut new = old.clone();
+        new["status"]["capacity"] = json!({ "storage": "2Gi" });
+        new["metadata"]["resourceVersion"] = json!("");
+        assert_eq!(request(Operation::Update, "status", &new, &old).claim(), Ok(()));
+        assert!(request(Operation::Update, "", &new, &old).claim().is_err());
+        new["metadata"]["finalizers"] = json!(["x"]);
+        assert!(request(Operation::Update, "status", &new, &old).claim().is_err());
+    }
 }

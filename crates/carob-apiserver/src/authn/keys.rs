@@ -73,7 +73,8 @@ impl ServiceAccountKeys {
         let (header, claims) = message.split_once('.')?;
         let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
         let header: Value = serde_json::from_slice(&decode(header)?).ok()?;
-        if header["alg"] != "ES256" {
+        // `crit` names extensions that must be understood (RFC 7515, section 4.1.11), and none is.
+        if header["alg"] != "ES256" || !header["crit"].is_null() {
             return None;
         }
         let signature = decode(signature)?;

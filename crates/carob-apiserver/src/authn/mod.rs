@@ -9,9 +9,10 @@ mod static_tokens;
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderName, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderMap, HeaderValue};
 
+use crate::authz::IMPERSONATION_PREFIX;
 use crate::identity::{Identity, UserInfo};
 
 pub(crate) use certificate::user_of_certificate;
@@ -84,7 +85,7 @@ impl Authentication {
         if let Peer::Certified(user) = peer {
             return Ok(Arc::clone(user));
         }
-        if let Some(token) = bearer_token(headers) {
+        if let Some(token) = bearer_token(headers)? {
             return self.token(&token, &[]).map(|found| found.user).map_err(|reason| Unauthenticated { reason });
         }
         match peer {
@@ -106,22 +107,72 @@ impl Authentication {
     }
 }
 
+/// What a WebSocket subprotocol that is a token begins with.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
 /// The token of `Authorization: Bearer ...`, or of a WebSocket subprotocol, where browsers can put no header
-/// (apiserver `pkg/authentication/request/websocket`).
-fn bearer_token(headers: &HeaderMap) -> Option<String> {
+/// (apiserver `pkg/authentication/request/websocket`). What carries one that cannot be read is no anonymous request.
+fn bearer_token(headers: &HeaderMap) -> Result<Option<String>, Unauthenticated> {
     use base64::Engine;
-    if let Some(value) = headers.get(AUTHORIZATION) {
-        let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
+    let refused = |reason: &str| Unauthenticated { reason: reason.to_owned() };
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    if let Some(value) = given.next() {
+        if given.next().is_some() {
+            return Err(refused("more than one Authorization header"));
+        }
+        let value = value.to_str().map_err(|_| refused("the Authorization header is not plain ASCII"))?;
+        let Some((scheme, token)) = value.trim().split_once(' ') else { return Ok(None) };
         let token = token.trim();
-        return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
+        return Ok((scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned()));
     }
-    let protocols =
-        headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    let encoded = protocols
-        .flat_map(|line| line.split(','))
-        .find_map(|protocol| protocol.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
-    String::from_utf8(bytes).ok().filter(|token| !token.is_empty())
+    let mut token = None;
+    let mut others = 0;
+    for line in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+        let line = line.to_str().map_err(|_| refused("the WebSocket subprotocols are not plain ASCII"))?;
+        for protocol in line.split(',').map(str::trim) {
+            let Some(encoded) = protocol.strip_prefix(TOKEN_PROTOCOL) else {
+                others += 1;
+                continue;
+            };
+            let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded);
+            let bytes = bytes.map_err(|_| refused("invalid base64.bearer.authorization token encoding"))?;
+            let text = String::from_utf8(bytes).map_err(|_| refused("invalid base64.bearer.authorization token"))?;
+            if token.replace(text).is_some() {
+                return Err(refused("multiple base64.bearer.authorization tokens specified"));
+            }
+        }
+    }
+    let token = token.filter(|token| !token.is_empty());
+    if token.is_some() && others == 0 {
+        return Err(refused("missing additional subprotocol"));
+    }
+    Ok(token)
+}
+
+/// Takes out of a request what says who sent it, so that it reaches nobody behind this server.
+pub(crate) fn forget_credentials(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_credential(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+    let protocols: Vec<HeaderValue> = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect();
+    let lines = protocols.iter().filter_map(|value| value.to_str().ok());
+    if !lines.clone().any(|line| line.contains(TOKEN_PROTOCOL)) {
+        return;
+    }
+    let kept: Vec<&str> =
+        lines.flat_map(|line| line.split(',')).map(str::trim).filter(|one| !one.starts_with(TOKEN_PROTOCOL)).collect();
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if let Ok(value) = HeaderValue::from_str(&kept.join(", "))
+        && !kept.is_empty()
+    {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
+    }
+}
+
+/// Headers that say who asks: a token, whom to act as, or whom an authenticating proxy vouches for.
+fn is_credential(name: &str) -> bool {
+    name == "authorization" || name.starts_with(IMPERSONATION_PREFIX) || name.starts_with("x-remote-")
 }
 
 /// Compares two secrets in a time that tells nothing of where they differ.
@@ -160,12 +211,55 @@ mod tests {
         assert_eq!(name(&Peer::Unknown, &headers("Basic czNjcmV0")).as_deref(), Ok("system:anonymous"));
     }
 
+    fn protocols(lines: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(SEC_WEBSOCKET_PROTOCOL, line.parse().expect("a test's header is valid"));
+        }
+        headers
+    }
+
     #[test]
     fn a_websocket_may_carry_its_token_as_a_subprotocol() {
-        let mut headers = HeaderMap::new();
-        let value = "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.czNjcmV0";
-        headers.insert(http::header::SEC_WEBSOCKET_PROTOCOL, value.parse().expect("valid"));
+        let headers = protocols(&["v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.czNjcmV0"]);
         let user = chain().identify(&Peer::Unknown, &headers).expect("the token is good");
         assert_eq!(user.name, "alice");
+    }
+
+    #[test]
+    fn credentials_that_cannot_be_read_are_not_anonymous() {
+        let good = "base64url.bearer.authorization.k8s.io.czNjcmV0";
+        let mut twice = headers("Bearer s3cret");
+        twice.append(AUTHORIZATION, HeaderValue::from_static("Bearer other"));
+        let mut bytes = HeaderMap::new();
+        bytes.insert(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer s3cr\xe9t").expect("it can be sent"));
+        let cases = [
+            twice,
+            bytes,
+            headers("Bearer s3cret more"),
+            protocols(&[good]),
+            protocols(&["v5.channel.k8s.io", good, good]),
+            protocols(&["v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.???"]),
+            protocols(&["v5.channel.k8s.io, base64url.bearer.authorization.k8s.io._w"]),
+        ];
+        for headers in cases {
+            assert!(chain().identify(&Peer::Unknown, &headers).is_err(), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_not_handed_on() {
+        let mut headers = headers("Bearer s3cret");
+        for name in ["impersonate-user", "impersonate-extra-scopes", "x-remote-user", "x-remote-extra-a", "accept"] {
+            headers.insert(name, HeaderValue::from_static("x"));
+        }
+        headers.append(
+            SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static("a, base64url.bearer.authorization.k8s.io.czNjcmV0,b"),
+        );
+        forget_credentials(&mut headers);
+        let left: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("ASCII"))).collect();
+        assert_eq!(left, [("accept", "x"), ("sec-websocket-protocol", "a, b")]);
     }
 }

@@ -128,12 +128,15 @@ impl ServiceAccountTokens {
 
     fn check_times(&self, claims: &Value) -> Result<(), String> {
         let now_s = self.clock.now().as_second();
-        let time = |name: &str| claims[name].as_i64();
-        let expires_s = time("exp").ok_or("service account token has no expiry")?;
+        let time = |name: &str| match &claims[name] {
+            Value::Null => Ok(None),
+            value => value.as_i64().map(Some).ok_or_else(|| format!("the service account token's {name:?} is no time")),
+        };
+        let expires_s = time("exp")?.ok_or("service account token has no expiry")?;
         if now_s > expires_s.saturating_add(LEEWAY_S) {
             return Err("service account token has expired".to_owned());
         }
-        if time("nbf").is_some_and(|nbf_s| now_s < nbf_s.saturating_sub(LEEWAY_S)) {
+        if time("nbf")?.is_some_and(|nbf_s| now_s < nbf_s.saturating_sub(LEEWAY_S)) {
             return Err("service account token is not valid yet".to_owned());
         }
         Ok(())
@@ -143,7 +146,10 @@ impl ServiceAccountTokens {
     fn common_audiences(&self, claims: &Value, wanted: &[String]) -> Result<Vec<String>, String> {
         let named: Vec<&str> = match &claims["aud"] {
             Value::String(one) => vec![one],
-            Value::Array(many) => many.iter().filter_map(Value::as_str).collect(),
+            Value::Array(many) => many
+                .iter()
+                .map(|one| one.as_str().ok_or_else(|| "token audiences are not all text".to_owned()))
+                .collect::<Result<_, _>>()?,
             _ => Vec::new(),
         };
         let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
@@ -361,6 +367,37 @@ mod tests {
             "the serviceaccounts \"sa\" that the token is bound to was replaced by another",
         );
         check(&|_| {}, &["vault"], "token audiences [\"api\"] is invalid for the target audiences [\"vault\"]");
+    }
+
+    /// Signed by us, as no issuer would write them: each is refused for what cannot be read.
+    #[test]
+    fn a_claim_that_cannot_be_read_is_not_passed_over() {
+        let claims = |change: &dyn Fn(&mut Value)| {
+            let mut claims = json!({
+                "iss": "https://issuer", "sub": "system:serviceaccount:ns:sa", "aud": ["api"], "exp": 600,
+                "kubernetes.io": { "namespace": "ns", "serviceaccount": { "name": "sa", "uid": "u1" } },
+            });
+            change(&mut claims);
+            let rig = rig();
+            let token = rig.tokens.keys.sign(&claims).expect("it can be signed");
+            rig.tokens.authenticate(&token, &[]).is_ok()
+        };
+        assert!(claims(&|_| {}));
+        let bad: [(&str, &[&str], Value); 10] = [
+            ("exp as text", &["exp"], json!("600")),
+            ("no exp", &["exp"], json!(null)),
+            ("nbf as text", &["nbf"], json!("0")),
+            ("aud with a number", &["aud"], json!(["api", 1])),
+            ("aud as an object", &["aud"], json!({ "api": true })),
+            ("another sub", &["sub"], json!("system:serviceaccount:ns:other")),
+            ("sub as a list", &["sub"], json!(["system:serviceaccount:ns:sa"])),
+            ("an empty namespace", &["kubernetes.io", "namespace"], json!("")),
+            ("a pod as text", &["kubernetes.io", "pod"], json!("p")),
+            ("another uid", &["kubernetes.io", "serviceaccount", "uid"], json!("u9")),
+        ];
+        for (what, path, value) in bad {
+            assert!(!claims(&|claims| carob_api::meta::set(claims, path, value.clone())), "{what}");
+        }
     }
 
     #[test]

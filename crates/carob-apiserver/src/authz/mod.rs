@@ -1,24 +1,28 @@
 //! May this user do this? A chain of authorizers, each of which allows, denies or has no opinion; nobody's opinion is a no.
 
 mod components;
-mod everyone;
+mod default_roles;
+mod graph;
 mod impersonate;
 mod node;
+mod rbac;
 mod rules;
 
 use std::sync::Arc;
 
 use carob_api::Status;
 use carob_api::status::GroupResource;
+use carob_store::Store;
 
 use crate::error::ApiResult;
 use crate::identity::{GROUP_MASTERS, UserInfo};
 
 pub(crate) use components::Components;
-pub(crate) use everyone::{Everyone, is_public};
-pub(crate) use impersonate::impersonated;
-pub use node::NodeReach;
+pub(crate) use default_roles::{AUTOUPDATE, all as default_objects};
+pub(crate) use graph::NodeGraph;
+pub(crate) use impersonate::{HEADER_PREFIX as IMPERSONATION_PREFIX, impersonated};
 pub(crate) use node::Nodes;
+pub(crate) use rbac::{GROUP as RBAC_GROUP, Rbac, RoleKey, missing};
 pub use rules::Rule;
 
 /// One action, as authorization sees it (apiserver `pkg/authorization/authorizer`, `Attributes`).
@@ -69,6 +73,11 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync {
     fn authorize(&self, user: &UserInfo, attributes: &Attributes<'_>) -> Decision;
 
+    /// Why the action is allowed, for access reviews; `None` where there is nothing to say, or it is not allowed.
+    fn explain(&self, _user: &UserInfo, _attributes: &Attributes<'_>) -> Option<String> {
+        None
+    }
+
     /// What the user may do in `namespace`, for SelfSubjectRulesReview; never more than [`Authorizer::authorize`] allows.
     fn rules(&self, user: &UserInfo, namespace: &str) -> Vec<Rule>;
 }
@@ -81,9 +90,15 @@ impl Authorizer for Masters {
         if user.in_group(GROUP_MASTERS) { Decision::Allow } else { Decision::NoOpinion(String::new()) }
     }
 
-    fn rules(&self, user: &UserInfo, _namespace: &str) -> Vec<Rule> {
-        if user.in_group(GROUP_MASTERS) { vec![Rule::everything()] } else { Vec::new() }
+    /// Upstream lists what RBAC grants to the group, which is `cluster-admin`.
+    fn rules(&self, _user: &UserInfo, _namespace: &str) -> Vec<Rule> {
+        Vec::new()
     }
+}
+
+/// The authorizers that know everything from the start.
+fn fixed() -> Vec<Box<dyn Authorizer>> {
+    vec![Box::new(Masters), Box::new(Components)]
 }
 
 /// The chain itself.
@@ -93,12 +108,20 @@ pub(crate) struct Authorization {
 }
 
 impl Authorization {
-    /// The built-in authorizers, then `more`: where RBAC and webhooks come in.
-    pub(crate) fn new(reach: Arc<dyn NodeReach>, more: Vec<Box<dyn Authorizer>>) -> Self {
-        let mut chain: Vec<Box<dyn Authorizer>> =
-            vec![Box::new(Masters), Box::new(Components), Box::new(Nodes::new(reach)), Box::new(Everyone)];
+    /// The built-in authorizers over what is stored, then `more`: where webhooks come in.
+    pub(crate) fn new(store: &Store, rbac: Rbac, more: Vec<Box<dyn Authorizer>>) -> Self {
+        let graph = Arc::new(NodeGraph::new(store));
+        let mut chain = fixed();
+        chain.push(Box::new(Nodes::new(graph)));
+        chain.push(Box::new(rbac));
         chain.extend(more);
         Self { chain: chain.into() }
+    }
+
+    /// What needs no store.
+    #[cfg(test)]
+    pub(crate) fn builtin() -> Self {
+        Self { chain: fixed().into() }
     }
 
     pub(crate) fn decide(&self, user: &UserInfo, attributes: &Attributes<'_>) -> Decision {
@@ -111,6 +134,18 @@ impl Authorization {
             }
         }
         Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    /// Why the authorizer that allows the action allows it, if it says.
+    pub(crate) fn explain(&self, user: &UserInfo, attributes: &Attributes<'_>) -> Option<String> {
+        for authorizer in self.chain.iter() {
+            match authorizer.authorize(user, attributes) {
+                Decision::Allow => return authorizer.explain(user, attributes),
+                Decision::Deny(_) => return None,
+                Decision::NoOpinion(_) => {}
+            }
+        }
+        None
     }
 
     /// The 403 that upstream would answer, unless the action is allowed.
@@ -151,11 +186,10 @@ fn with_reason(text: String, reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::node::tests::NoReach;
     use super::*;
 
     fn ask(user: &UserInfo, verb: &str, resource: ResourceAttributes<'_>) -> Result<(), String> {
-        let chain = Authorization::new(Arc::new(NoReach), Vec::new());
+        let chain = Authorization::builtin();
         let attributes = Attributes { verb, resource: Some(resource), path: "" };
         chain.check(user, &attributes).map_err(|error| error.to_string())
     }

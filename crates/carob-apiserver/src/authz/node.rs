@@ -1,137 +1,185 @@
 //! What a node's agent may do: what concerns its own Node and the Pods bound to it
-//! (plugin/pkg/auth/authorizer/node).
+//! (plugin/pkg/auth/authorizer/node). Where upstream leaves it to the NodeRestriction admission plugin which object a write
+//! may name, so does this.
 
 use std::sync::Arc;
 
-use super::{Attributes, Authorizer, Decision, ResourceAttributes, Rule};
+use super::graph::{NodeGraph, OfNode};
+use super::rules::Question;
+use super::{Attributes, Authorizer, Decision, ResourceAttributes, Rule, default_roles};
 use crate::identity::UserInfo;
-
-/// Which objects a node's Pods lead to; answered from the store.
-pub trait NodeReach: Send + Sync {
-    /// Whether a Pod bound to `node` names this `secrets`, `configmaps`, `persistentvolumeclaims`, `serviceaccounts` or
-    /// `resourceclaims` object.
-    fn reaches(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool;
-
-    /// Whether the Pod is bound to `node`; `None` when there is no such Pod.
-    fn runs(&self, node: &str, namespace: &str, pod: &str) -> Option<bool>;
-}
+use crate::references::Referred;
 
 /// See the module.
 pub(crate) struct Nodes {
-    reach: Arc<dyn NodeReach>,
+    graph: Arc<NodeGraph>,
+    /// The rules of the ClusterRole `system:node`, for all that is not decided object by object.
+    rules: Vec<Rule>,
 }
+
+/// Why not; empty where upstream says nothing.
+type Refusal = Result<(), String>;
 
 impl Nodes {
-    pub(crate) fn new(reach: Arc<dyn NodeReach>) -> Self {
-        Self { reach }
+    pub(crate) fn new(graph: Arc<NodeGraph>) -> Self {
+        Self { graph, rules: default_roles::rules_of("system:node") }
     }
 
-    fn decide(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Result<(), String> {
+    fn decide(&self, node: &str, attributes: &Attributes<'_>, at: &ResourceAttributes<'_>) -> Refusal {
+        let verb = attributes.verb;
         match (at.group, at.resource) {
-            ("", "nodes") => own_node(node, verb, at),
-            ("", "pods") => self.pods(node, verb, at),
-            ("", "secrets" | "configmaps" | "persistentvolumeclaims") => self.referenced(node, verb, at),
+            ("", "secrets") => self.read(node, verb, at, Referred::Secret),
+            ("", "configmaps") => self.read(node, verb, at, Referred::ConfigMap),
+            ("", "persistentvolumeclaims") if at.subresource == "status" => match verb {
+                "update" | "patch" => self.reached(node, at, Referred::Claim),
+                _ => Err("can only get/update/patch this type".to_owned()),
+            },
+            ("", "persistentvolumeclaims") => self.get(node, verb, at, Referred::Claim),
+            ("", "persistentvolumes") => {
+                only_get(verb, at)?;
+                related(node, at, self.graph.reaches_volume(node, at.name))
+            }
+            ("resource.k8s.io", "resourceclaims") => self.get(node, verb, at, Referred::ResourceClaim),
+            ("storage.k8s.io", "volumeattachments") => {
+                only_get(verb, at)?;
+                related(node, at, self.graph.owns(node, OfNode::VolumeAttachment, at.name))
+            }
             ("", "serviceaccounts") => self.service_account(node, verb, at),
-            ("resource.k8s.io", "resourceclaims") => self.referenced(node, verb, at),
-            ("", "events") | ("events.k8s.io", "events") => allow_verbs(verb, "create patch update"),
             ("coordination.k8s.io", "leases") => lease(node, verb, at),
-            ("storage.k8s.io", "csinodes") => named_after_node(node, verb, at),
-            ("", "services") | ("node.k8s.io", "runtimeclasses") | ("storage.k8s.io", "csidrivers") => {
-                allow_verbs(verb, "get list watch")
+            ("storage.k8s.io", "csinodes") => csi_node(node, verb, at),
+            ("resource.k8s.io", "resourceslices") => self.slice(node, verb, at),
+            ("", "nodes") => own_node(node, verb, at),
+            ("", "pods") => self.pod(node, verb, at),
+            _ => {
+                let question = Question::new(attributes);
+                let allowed = self.rules.iter().any(|rule| rule.allows(&question));
+                if allowed { Ok(()) } else { Err(String::new()) }
             }
-            ("", "persistentvolumes") | ("storage.k8s.io", "volumeattachments") => allow_verbs(verb, "get"),
-            ("authentication.k8s.io", "tokenreviews") => allow_verbs(verb, "create"),
-            ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews") => {
-                allow_verbs(verb, "create")
-            }
-            ("certificates.k8s.io", "certificatesigningrequests") => allow_verbs(verb, "create get list watch"),
-            _ => Err(String::new()),
         }
     }
 
-    fn pods(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Result<(), String> {
-        match (verb, at.subresource) {
-            // Admission sees to it that the new Pod is a mirror Pod of this node.
-            ("create", "") => Ok(()),
-            ("list" | "watch", "") if at.requires("spec.nodeName", node) => Ok(()),
-            ("list" | "watch", "") => Err("can only list/watch pods with spec.nodeName field selector".to_owned()),
-            ("get" | "delete", "") | ("update" | "patch", "status") | ("create", "eviction") => {
-                match self.reach.runs(node, at.namespace, at.name) {
-                    // A Pod that is gone may be asked for: the answer is that it is gone.
-                    Some(true) | None => Ok(()),
-                    Some(false) => Err(no_relationship(node, at)),
-                }
-            }
-            _ => Err(String::new()),
-        }
+    fn reached(&self, node: &str, at: &ResourceAttributes<'_>, kind: Referred) -> Refusal {
+        related(node, at, self.graph.reaches(node, kind, at.namespace, at.name))
     }
 
-    fn referenced(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Result<(), String> {
-        let allowed = if at.resource == "persistentvolumeclaims" && at.subresource == "status" {
-            matches!(verb, "get" | "update" | "patch")
-        } else {
-            at.subresource.is_empty() && matches!(verb, "get" | "list" | "watch")
-        };
-        if !allowed {
-            return Err(format!("can only read resources of this type: {}", at.full_resource()));
+    fn get(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>, kind: Referred) -> Refusal {
+        only_get(verb, at)?;
+        self.reached(node, at, kind)
+    }
+
+    fn read(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>, kind: Referred) -> Refusal {
+        if !matches!(verb, "get" | "list" | "watch") {
+            return Err("can only read resources of this type".to_owned());
         }
-        if at.name.is_empty() || at.namespace.is_empty() {
+        if !at.subresource.is_empty() {
+            return Err("cannot read subresource".to_owned());
+        }
+        if at.namespace.is_empty() {
             return Err("can only read namespaced object of this type".to_owned());
         }
-        self.reachable(node, at)
+        self.reached(node, at, kind)
     }
 
-    fn reachable(&self, node: &str, at: &ResourceAttributes<'_>) -> Result<(), String> {
-        if self.reach.reaches(node, at.resource, at.namespace, at.name) {
-            return Ok(());
+    fn service_account(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
+        if verb == "get" && at.subresource.is_empty() {
+            return self.read(node, verb, at, Referred::ServiceAccount);
         }
-        Err(no_relationship(node, at))
+        if verb != "create" || at.name.is_empty() {
+            return Err("can only create tokens for individual service accounts".to_owned());
+        }
+        if at.subresource != "token" {
+            return Err("can only create token subresource of serviceaccount".to_owned());
+        }
+        self.reached(node, at, Referred::ServiceAccount)
     }
 
-    fn service_account(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Result<(), String> {
+    fn slice(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
+        if !at.subresource.is_empty() {
+            return Err("cannot authorize ResourceSlice subresources".to_owned());
+        }
+        match verb {
+            "create" => Ok(()),
+            "get" | "update" | "patch" | "delete" => {
+                related(node, at, self.graph.owns(node, OfNode::ResourceSlice, at.name))
+            }
+            "watch" | "list" | "deletecollection" if at.requires("spec.nodeName", node) => Ok(()),
+            "watch" | "list" | "deletecollection" => {
+                Err("can only list/watch/deletecollection resourceslices with nodeName field selector".to_owned())
+            }
+            _ => Err("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection".to_owned()),
+        }
+    }
+
+    fn pod(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
         match (verb, at.subresource) {
-            ("get", "") | ("create", "token") => self.reachable(node, at),
+            ("get", "") => related(node, at, self.graph.runs(node, at.namespace, at.name)),
+            ("list" | "watch", "") if at.requires("spec.nodeName", node) => Ok(()),
+            ("list" | "watch", "") if !at.name.is_empty() => {
+                related(node, at, self.graph.runs(node, at.namespace, at.name))
+            }
+            ("list" | "watch", "") => Err("can only list/watch pods with spec.nodeName field selector".to_owned()),
+            ("create" | "delete", "") | ("update" | "patch", "status") | ("create", "eviction") => Ok(()),
             _ => Err(String::new()),
         }
     }
 }
 
-fn no_relationship(node: &str, at: &ResourceAttributes<'_>) -> String {
-    format!("no relationship found between node '{node}' and this object")
-        + if at.subresource.is_empty() { "" } else { " (subresource)" }
+fn related(node: &str, at: &ResourceAttributes<'_>, related: bool) -> Refusal {
+    if at.name.is_empty() {
+        return Err("No Object name found".to_owned());
+    }
+    if related { Ok(()) } else { Err(format!("no relationship found between node '{node}' and this object")) }
 }
 
-fn allow_verbs(verb: &str, allowed: &str) -> Result<(), String> {
-    if allowed.split(' ').any(|one| one == verb) { Ok(()) } else { Err(String::new()) }
+fn only_get(verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
+    if verb != "get" {
+        return Err("can only get individual resources of this type".to_owned());
+    }
+    if !at.subresource.is_empty() {
+        return Err("cannot get subresource".to_owned());
+    }
+    Ok(())
 }
 
-fn own_node(node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Result<(), String> {
+fn own_node(node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
     match (verb, at.subresource) {
-        // The name is in the body: admission compares it.
-        ("create", "") => Ok(()),
-        ("get" | "update" | "patch" | "list" | "watch", "") | ("get" | "update" | "patch", "status") => {
-            if at.name == node {
-                return Ok(());
-            }
+        ("create" | "update" | "patch", "") | ("update" | "patch", "status") => Ok(()),
+        ("get" | "list" | "watch", "") if at.name == node => Ok(()),
+        ("get" | "list" | "watch", "") if at.name.is_empty() => {
+            Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
+        }
+        ("get" | "list" | "watch", "") => {
             Err(format!("node '{node}' cannot read '{}', only its own Node object", at.name))
         }
         _ => Err(String::new()),
     }
 }
 
-fn named_after_node(node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Result<(), String> {
-    if verb == "create" || (at.name == node && matches!(verb, "get" | "update" | "patch" | "delete")) {
-        return Ok(());
+/// A node's heartbeat is the Lease with its name in `kube-node-lease`. What a new one is called, admission sees.
+fn lease(node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
+    if !matches!(verb, "get" | "create" | "update" | "patch" | "delete") {
+        return Err("can only get, create, update, patch, or delete a node lease".to_owned());
     }
-    Err(format!("can only access {} with the same name as the requesting node", at.resource))
-}
-
-/// A node's heartbeat is the Lease with its name in `kube-node-lease` (`corev1.NamespaceNodeLease`).
-fn lease(node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Result<(), String> {
     if at.namespace != "kube-node-lease" {
         return Err("can only access leases in the \"kube-node-lease\" system namespace".to_owned());
     }
-    named_after_node(node, verb, at)
+    if verb != "create" && at.name != node {
+        return Err("can only access node lease with the same name as the requesting node".to_owned());
+    }
+    Ok(())
+}
+
+fn csi_node(node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
+    if !matches!(verb, "get" | "create" | "update" | "patch" | "delete") {
+        return Err("can only get, create, update, patch, or delete a CSINode".to_owned());
+    }
+    if !at.subresource.is_empty() {
+        return Err("cannot authorize CSINode subresources".to_owned());
+    }
+    if verb != "create" && at.name != node {
+        return Err("can only access CSINode with the same name as the requesting node".to_owned());
+    }
+    Ok(())
 }
 
 impl Authorizer for Nodes {
@@ -139,77 +187,91 @@ impl Authorizer for Nodes {
         let (Some(node), Some(resource)) = (user.as_node(), &attributes.resource) else {
             return Decision::NoOpinion(String::new());
         };
-        match self.decide(node, attributes.verb, resource) {
+        match self.decide(node, attributes, resource) {
             Ok(()) => Decision::Allow,
             Err(reason) => Decision::NoOpinion(reason),
         }
     }
 
-    /// What depends on single objects cannot be put as a rule and is left out, as upstream leaves it out.
-    fn rules(&self, user: &UserInfo, _namespace: &str) -> Vec<Rule> {
-        if user.as_node().is_none() {
-            return Vec::new();
-        }
-        vec![
-            Rule::on("get list watch", "core", "services"),
-            Rule::on("create patch update", "core", "events"),
-            Rule::on("get list watch", "node.k8s.io", "runtimeclasses"),
-        ]
+    /// Most depends on single objects, so upstream lists nothing and says that the list is incomplete.
+    fn rules(&self, _user: &UserInfo, _namespace: &str) -> Vec<Rule> {
+        Vec::new()
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use carob_store::{Expect, Options, Store, Txn};
+    use serde_json::json;
+
     use super::*;
 
-    pub(in super::super) struct NoReach;
-
-    impl NodeReach for NoReach {
-        fn reaches(&self, _node: &str, _resource: &str, _namespace: &str, _name: &str) -> bool {
-            false
+    /// Node `n1` runs Pod `ns/mine`, which mounts Secret `ns/used` and runs as `ns/sa`; `n2` runs `ns/other`.
+    async fn nodes() -> Nodes {
+        let store = Store::in_memory(Options::default());
+        for (pod, node) in [("mine", "n1"), ("other", "n2")] {
+            let object = json!({
+                "metadata": { "namespace": "ns", "name": pod },
+                "spec": {
+                    "nodeName": node, "serviceAccountName": format!("sa-{pod}"),
+                    "volumes": [{ "name": "v", "secret": { "secretName": format!("used-by-{pod}") } }],
+                },
+            });
+            let txn = Txn::put(format!("/registry/pods/ns/{pod}"), Expect::Any, object.to_string());
+            store.txn(txn).await.expect("the store takes it");
         }
-
-        fn runs(&self, _node: &str, _namespace: &str, _pod: &str) -> Option<bool> {
-            Some(false)
-        }
+        Nodes::new(Arc::new(NodeGraph::new(&store)))
     }
 
-    /// Node `n1` runs Pod `ns/mine`, which mounts Secret `ns/used`.
-    struct OnePod;
-
-    impl NodeReach for OnePod {
-        fn reaches(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
-            (node, resource, namespace, name) == ("n1", "secrets", "ns", "used")
-        }
-
-        fn runs(&self, node: &str, namespace: &str, pod: &str) -> Option<bool> {
-            (namespace == "ns").then_some(node == "n1" && pod == "mine")
-        }
-    }
-
-    #[test]
-    fn a_node_reaches_its_own_objects_only() {
-        let nodes = Nodes::new(Arc::new(OnePod));
+    #[tokio::test]
+    async fn a_node_reaches_its_own_objects_only() {
+        let nodes = nodes().await;
         let user = UserInfo::node("n1");
         let cases = [
             ("get", "", "pods", "", "ns", "mine", true),
-            ("patch", "", "pods", "status", "ns", "mine", true),
-            ("patch", "", "pods", "status", "ns", "other", false),
+            ("get", "", "pods", "", "ns", "other", false),
+            ("list", "", "pods", "", "ns", "mine", true),
+            ("list", "", "pods", "", "", "", false),
+            // These are for admission to look at.
+            ("patch", "", "pods", "status", "ns", "other", true),
+            ("create", "", "pods", "", "ns", "", true),
+            ("create", "", "pods", "eviction", "ns", "mine", true),
             ("update", "", "pods", "", "ns", "mine", false),
+            ("deletecollection", "", "pods", "", "ns", "", false),
             ("create", "", "pods", "exec", "ns", "mine", false),
-            ("get", "", "secrets", "", "ns", "used", true),
-            ("get", "", "secrets", "", "ns", "unused", false),
+            ("create", "", "pods", "binding", "ns", "mine", false),
+            ("get", "", "secrets", "", "ns", "used-by-mine", true),
+            ("watch", "", "secrets", "", "ns", "used-by-mine", true),
+            ("get", "", "secrets", "", "ns", "used-by-other", false),
             ("list", "", "secrets", "", "ns", "", false),
-            ("update", "", "secrets", "", "ns", "used", false),
+            ("list", "", "secrets", "", "", "used-by-mine", false),
+            ("update", "", "secrets", "", "ns", "used-by-mine", false),
+            ("get", "", "serviceaccounts", "", "ns", "sa-mine", true),
+            ("create", "", "serviceaccounts", "token", "ns", "sa-mine", true),
+            ("create", "", "serviceaccounts", "token", "ns", "sa-other", false),
+            ("create", "", "serviceaccounts", "", "ns", "", false),
+            ("list", "", "serviceaccounts", "", "ns", "", false),
+            ("get", "", "persistentvolumes", "", "", "pv", false),
+            ("list", "", "persistentvolumes", "", "", "", false),
             ("get", "", "nodes", "", "", "n1", true),
             ("patch", "", "nodes", "status", "", "n1", true),
             ("get", "", "nodes", "", "", "n2", false),
+            ("list", "", "nodes", "", "", "", false),
             ("delete", "", "nodes", "", "", "n1", false),
+            ("get", "", "nodes", "proxy", "", "n1", false),
             ("update", "coordination.k8s.io", "leases", "", "kube-node-lease", "n1", true),
+            ("list", "coordination.k8s.io", "leases", "", "kube-node-lease", "", false),
             ("update", "coordination.k8s.io", "leases", "", "kube-node-lease", "n2", false),
             ("update", "coordination.k8s.io", "leases", "", "default", "n1", false),
+            ("get", "storage.k8s.io", "csinodes", "", "", "n1", true),
+            ("get", "storage.k8s.io", "csinodes", "", "", "n2", false),
+            ("create", "resource.k8s.io", "resourceslices", "", "", "", true),
+            ("get", "resource.k8s.io", "resourceslices", "", "", "s", false),
             ("create", "", "events", "", "ns", "", true),
-            ("list", "", "pods", "", "", "", false),
+            ("get", "", "endpoints", "", "ns", "e", true),
+            ("list", "", "services", "", "", "", true),
+            ("create", "certificates.k8s.io", "certificatesigningrequests", "", "", "", true),
+            ("update", "certificates.k8s.io", "certificatesigningrequests", "approval", "", "c", false),
             ("create", "apps", "deployments", "", "ns", "", false),
         ];
         for (verb, group, resource, subresource, namespace, name, allowed) in cases {
@@ -223,9 +285,9 @@ pub(super) mod tests {
         }
     }
 
-    #[test]
-    fn a_node_lists_pods_by_its_own_name_only() {
-        let nodes = Nodes::new(Arc::new(OnePod));
+    #[tokio::test]
+    async fn a_node_lists_pods_by_its_own_name_only() {
+        let nodes = nodes().await;
         let ask = |name: &str| {
             let field_equals = vec![("spec.nodeName".to_owned(), name.to_owned())];
             let at = ResourceAttributes { resource: "pods", field_equals, ..Default::default() };

@@ -27,9 +27,6 @@ use crate::catalogue::Catalogue;
 use crate::identity::UserInfo;
 use crate::state::State;
 
-/// The user under which the API server acts itself.
-const SELF_USER: &str = "system:apiserver";
-
 /// The stored definitions, and the stream of their changes.
 pub(crate) struct Definitions {
     known: BTreeMap<String, Known>,
@@ -257,7 +254,7 @@ async fn patch(server: &ApiServer, path: &str, patch: &Value) -> Result<Response
         .header("content-type", "application/merge-patch+json")
         .header("user-agent", "kube-apiserver")
         .body(Full::new(Bytes::from(patch.to_string())))?;
-    Ok(server.handle(request, UserInfo::component(SELF_USER)).await)
+    Ok(server.handle(request, UserInfo::api_server()).await)
 }
 
 /// A conflict means that a newer state of the definition is on its way here; anything else is said.

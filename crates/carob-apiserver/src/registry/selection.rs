@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::sparse::Fields;
 use crate::error::ApiResult;
-use crate::lookup::contains;
 use crate::request::Query;
 use crate::stored::stored_head;
 
@@ -91,7 +90,7 @@ impl Selection {
         if self.is_everything() {
             return true;
         }
-        if self.needle.as_ref().is_some_and(|needle| !contains(&entry.value, needle)) {
+        if self.needle.as_ref().is_some_and(|needle| memchr::memmem::find(&entry.value, needle).is_none()) {
             return false;
         }
         if !self.has_key(&entry.key) {

@@ -8,4 +8,4 @@ mod query;
 pub(crate) use asked::Asked;
 pub(crate) use info::{RequestInfo, ResourceRequest, Verb};
 pub use notes::Notes;
-pub(crate) use query::{NotAnInteger, Query};
+pub(crate) use query::{NotAnInteger, Query, percent_decode};

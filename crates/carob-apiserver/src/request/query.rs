@@ -57,7 +57,7 @@ impl Query {
 }
 
 /// Undoes percent-encoding; `None` when an escape is broken or the result is not UTF-8.
-pub(super) fn percent_decode(text: &str, plus_is_space: bool) -> Option<String> {
+pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> Option<String> {
     if !text.contains(['%', '+']) {
         return Some(text.to_owned());
     }

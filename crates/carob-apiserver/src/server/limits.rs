@@ -39,6 +39,9 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Time for the header of a request on an HTTP/1 connection.
     pub header_timeout: Duration,
+    /// Time for which an HTTP/2 connection may have no request under way (apiserver `secure_serving.go`, `IdleTimeout`). The
+    /// first request, and with it the connection's preface, has [`Limits::header_timeout`].
+    pub idle_timeout: Duration,
     /// Header of a request, bytes; beyond it 431.
     pub header_len_max: usize,
     /// Streams of one HTTP/2 connection (`--http2-max-streams-per-connection`, Go's default).
@@ -61,6 +64,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(32),
+            idle_timeout: Duration::from_secs(90),
             header_len_max: 64 * 1024,
             streams_per_connection_max: 250,
             shutdown_grace: Duration::from_secs(10),
@@ -85,6 +89,8 @@ pub(crate) fn is_heavy(is_patch: bool, body_len: usize) -> bool {
 /// Who has which places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
+    /// Masters in this process, the API server itself among them: nothing holds them up (upstream's flow schema `exempt`).
+    Exempt,
     InProcess,
     /// Nodes, the cluster's own parts and administrators, by a socket.
     System,
@@ -126,6 +132,7 @@ impl Places {
     fn take(&self, class: Class, count: u32) -> Option<Taken> {
         let of = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).try_acquire_many_owned(count).ok();
         Some(Taken(match class {
+            Class::Exempt => Vec::new(),
             Class::InProcess => vec![of(&self.in_process)?],
             Class::System => vec![of(&self.outside)?],
             Class::Other => vec![of(&self.other)?, of(&self.outside)?],

@@ -1,5 +1,6 @@
 //! Sockets: accept, TLS, HTTP/1 and HTTP/2, shutdown. What a request means is decided in [`crate::ApiServer`].
 
+mod activity;
 mod cork;
 mod limits;
 mod tls;
@@ -26,6 +27,7 @@ use tracing::{debug, warn};
 use crate::ApiServer;
 use crate::authn::Peer;
 
+use activity::{Activity, Counted};
 use cork::Cork;
 pub use limits::Limits;
 pub(crate) use limits::{Class, InFlight, RETRY_AFTER_S, Refused, is_heavy};
@@ -33,6 +35,8 @@ pub use tls::{Tls, TlsError};
 
 /// Wait after accept(2) failed for want of descriptors or memory, where the listener stays readable and would spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// Time in which the end of an idle connection has to be done, however its peer behaves.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 flow control window of one stream, bytes (apiserver `secure_serving.go`, `resourceBody99Percentile`).
 const STREAM_WINDOW_LEN: u32 = 256 * 1024;
 /// HTTP/2 flow control window of one connection, bytes: four streams' worth.
@@ -125,20 +129,27 @@ impl Connection {
 
     fn serve(self, stream: TlsStream<TcpStream>, peer: Peer) -> BoxFuture<'static, Result<(), ConnectionError>> {
         let api = self.api.clone();
+        let activity = Activity::new();
+        let counting = Arc::clone(&activity);
         let service = service_fn(move |request: Request<Incoming>| {
+            let under_way = counting.begin();
             let answer = api.handle_peer(request, peer.clone());
-            async move { Ok::<_, Infallible>(answer.await) }
+            async move { Ok::<_, Infallible>(answer.await.map(|body| Counted { body, _under_way: under_way })) }
         });
         // Over TLS a client speaks HTTP/2 only if that was agreed upon (RFC 9113, section 3.2).
         if stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_HTTP2) {
             let cork = Cork::new(stream);
+            let limits = self.api.limits().clone();
             let connection = Box::pin(self.http2().serve_connection(TokioIo::new(cork.share()), service));
-            let connection = run(connection, self.closing, http2::Connection::graceful_shutdown).boxed();
+            let silence = async move { activity.ceases(limits.header_timeout, limits.idle_timeout).await };
+            let connection = run(connection, self.closing, silence, http2::Connection::graceful_shutdown).boxed();
             async move { cork.drive(connection).await.map_err(ConnectionError::Flush)?.map_err(ConnectionError::Http) }
                 .boxed()
         } else {
+            // hyper's time for a head counts between requests too, so an idle one ends by itself.
             let connection = self.http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
-            run(Box::pin(connection), self.closing, http1::UpgradeableConnection::graceful_shutdown)
+            let never = std::future::pending();
+            run(Box::pin(connection), self.closing, never, http1::UpgradeableConnection::graceful_shutdown)
                 .map_err(ConnectionError::Http)
                 .boxed()
         }
@@ -173,17 +184,24 @@ enum ConnectionError {
     Flush(#[source] std::io::Error),
 }
 
-/// Runs a connection to its end; once the server closes, `shut_down` lets only requests under way end.
-async fn run<C: Future>(
+/// Runs a connection to its end. Once the server closes, or `silence` is over, `shut_down` lets only requests under way end;
+/// after a silence there are none, so the peer has a moment to hear of the end and no more.
+async fn run<C: Future<Output = Result<(), hyper::Error>>>(
     mut connection: Pin<Box<C>>,
     closing: watch::Receiver<bool>,
+    silence: impl Future<Output = ()>,
     shut_down: impl FnOnce(Pin<&mut C>),
-) -> C::Output {
+) -> Result<(), hyper::Error> {
     tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = told(closing) => {
             shut_down(connection.as_mut());
             connection.await
+        }
+        () = silence => {
+            debug!("an idle connection is closed");
+            shut_down(connection.as_mut());
+            tokio::time::timeout(FAREWELL_TIMEOUT, connection).await.unwrap_or(Ok(()))
         }
     }
 }

@@ -32,7 +32,9 @@ pub(crate) async fn answer(
     rest: Vec<String>,
     body: RequestBody,
 ) -> ApiResult<Response<Body>> {
-    let allowed = call.subresource.is_some_and(|subresource| subresource.verbs.contains(&verb.as_str()));
+    // A proxy hands on any method.
+    let any_verb = role == SubresourceRole::Connect && call.subresource_name() == "proxy";
+    let allowed = any_verb || call.subresource.is_some_and(|subresource| subresource.verbs.contains(&verb.as_str()));
     if !allowed {
         return Err(Status::method_not_supported(call.resource(), verb.as_str()).into());
     }

@@ -11,14 +11,16 @@ use hyper_util::rt::TokioIo;
 use tracing::debug;
 
 use crate::body::{Body, RequestBody};
-use crate::dialer::NodeAddress;
+use crate::dialer::{self, DialError, NodeAddress, NodeStream};
 use crate::error::{ApiError, ApiResult};
 use crate::state::State;
 
 /// Where a stream leads.
 pub(super) enum Target {
+    /// A kubelet, whose certificate is verified.
     Node(NodeAddress),
-    Pod(SocketAddr),
+    /// A port of a Pod, or of a node. TLS proves nothing there, since nobody says which certificate is right.
+    Port { address: SocketAddr, tls: bool },
 }
 
 /// The request to send there.
@@ -32,9 +34,18 @@ pub(super) struct Outbound {
     pub(super) host: Option<String>,
 }
 
-/// Headers that are not passed on: hop by hop (RFC 9110 7.6.1), or credentials that are the API server's alone.
-const KEPT_BACK: [&str; 8] =
-    ["authorization", "connection", "host", "keep-alive", "proxy-authorization", "te", "transfer-encoding", "upgrade"];
+/// Headers that are not passed on: hop by hop (RFC 9110 7.6.1). Credentials have been taken out before.
+const KEPT_BACK: [&str; 9] = [
+    "connection",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 fn unavailable(error: &(dyn std::error::Error + 'static)) -> ApiError {
     Status::service_unavailable(&carob_kit::chain(error).to_string()).into()
@@ -50,7 +61,8 @@ pub(super) async fn forward(
 ) -> ApiResult<Response<Body>> {
     let (stream, host) = match &target {
         Target::Node(address) => (api.dialer.dial_node(address).await, address.node.clone()),
-        Target::Pod(address) => (api.dialer.dial_pod(*address).await, address.to_string()),
+        Target::Port { address, tls: false } => (api.dialer.dial_pod(*address).await, address.to_string()),
+        Target::Port { address, tls: true } => (dial_unverified(api, *address).await, address.to_string()),
     };
     let stream = stream.map_err(|error| unavailable(&error))?;
     let (mut sender, connection) =
@@ -73,6 +85,11 @@ pub(super) async fn forward(
     Ok(pass_back(response))
 }
 
+async fn dial_unverified(api: &State, address: SocketAddr) -> Result<Box<dyn NodeStream>, DialError> {
+    let stream = api.dialer.dial_pod(address).await?;
+    dialer::tls_unverified(address, stream).await
+}
+
 fn request(
     outbound: Outbound,
     host: &str,
@@ -85,8 +102,11 @@ fn request(
     *request.uri_mut() =
         outbound.path.parse().map_err(|_| ApiError::from(Status::bad_request("the path cannot be passed on")))?;
     let headers = request.headers_mut();
+    let named = outbound.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let of_connection: Vec<&str> = named.flat_map(|value| value.split(',')).map(str::trim).collect();
     for (name, value) in &outbound.headers {
-        if !KEPT_BACK.contains(&name.as_str()) {
+        let name_text = name.as_str();
+        if !KEPT_BACK.contains(&name_text) && !of_connection.iter().any(|one| one.eq_ignore_ascii_case(name_text)) {
             headers.append(name.clone(), value.clone());
         }
     }

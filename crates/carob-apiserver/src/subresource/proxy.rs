@@ -39,13 +39,15 @@ pub(super) async fn proxy(
     if let Some(query) = call.parts.uri.query() {
         path = format!("{path}?{query}");
     }
-    let (target, host) = match call.def.plural() {
-        "nodes" => (Target::Node(address_of(call, &call.name)?), None),
-        plural => {
-            let wanted = Wanted::parse(&call.name, plural)?;
-            let address = if plural == "pods" { pod_address(call, wanted)? } else { service_address(call, wanted)? };
-            (Target::Pod(address), Some(address.to_string()))
-        }
+    let wanted = Wanted::parse(&call.name, call.def.plural())?;
+    let target = match call.def.plural() {
+        "nodes" => node_target(call, wanted)?,
+        "pods" => Target::Port { address: pod_address(call, wanted)?, tls: wanted.tls },
+        _ => Target::Port { address: service_address(call, wanted)?, tls: wanted.tls },
+    };
+    let host = match &target {
+        Target::Node(_) => None,
+        Target::Port { address, .. } => Some(address.to_string()),
     };
     let place = Place::of(&call.parts, host.clone().unwrap_or_default());
     let headers = rewrite::headers(&call.parts.headers);
@@ -53,29 +55,58 @@ pub(super) async fn proxy(
     rewrite::pass_back(forward(call.api, target, outbound, Some(body), upgrade).await?, &place).await
 }
 
-/// `[scheme:]name[:port]`, as the path names a Pod or a Service (apimachinery `pkg/util/net`, `SplitSchemeNamePort`).
+/// `[scheme:]name[:port]`, as the path names a node, a Pod or a Service (apimachinery `pkg/util/net`,
+/// `SplitSchemeNamePort`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Wanted<'a> {
     name: &'a str,
     /// A number, or a port's name.
     port: Option<&'a str>,
+    tls: bool,
 }
 
 impl<'a> Wanted<'a> {
     fn parse(text: &'a str, plural: &str) -> ApiResult<Self> {
+        let invalid = || bad(format!("invalid {} request {text:?}", plural.trim_end_matches('s')));
         let parts: Vec<&str> = text.split(':').collect();
-        let (name, port) = match parts.as_slice() {
-            [name] => (*name, None),
-            [name, port] => (*name, Some(*port)),
-            ["http" | "", name, port] => (*name, Some(*port)),
-            ["https", ..] => {
-                let message = format!("proxying to {plural} over TLS is not supported");
-                return Err(Status::service_unavailable(&message).into());
-            }
-            _ => return Err(bad(format!("invalid {} request {text:?}", plural.trim_end_matches('s')))),
+        let (tls, name, port) = match parts.as_slice() {
+            [name] => (false, *name, None),
+            [name, port] => (false, *name, Some(*port)),
+            ["http" | "", name, port] => (false, *name, Some(*port)),
+            ["https", name, port] => (true, *name, Some(*port)),
+            _ => return Err(invalid()),
         };
-        Ok(Self { name, port: port.filter(|port| !port.is_empty()) })
+        if name.is_empty() {
+            return Err(invalid());
+        }
+        Ok(Self { name, port: port.filter(|port| !port.is_empty()), tls })
     }
+}
+
+/// Whether an address may be a Pod's or a node's. What a status says must not make this server talk to itself, its own
+/// machine's link or a group (Go's `net.IP.IsGlobalUnicast`, which upstream asks).
+fn may_be_dialled(ip: IpAddr) -> bool {
+    let link_local = match ip.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let ip = ip.to_canonical();
+    !(link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+}
+
+fn allowed(address: SocketAddr) -> ApiResult<SocketAddr> {
+    if may_be_dialled(address.ip()) { Ok(address) } else { Err(bad("address not allowed")) }
+}
+
+/// The kubelet, or another port of its node.
+fn node_target(call: &Call<'_>, wanted: Wanted<'_>) -> ApiResult<Target> {
+    let kubelet = address_of(call, wanted.name)?;
+    let port = match wanted.port {
+        None => kubelet.port,
+        Some(text) => text.parse().map_err(|_| bad(format!("invalid node request {:?}", call.name)))?,
+    };
+    let address = allowed(SocketAddr::new(kubelet.ip, port))?;
+    if port == kubelet.port { Ok(Target::Node(kubelet)) } else { Ok(Target::Port { address, tls: wanted.tls }) }
 }
 
 fn stored(call: &Call<'_>, name: &str) -> ApiResult<Value> {
@@ -101,7 +132,7 @@ fn pod_address(call: &Call<'_>, wanted: Wanted<'_>) -> ApiResult<SocketAddr> {
     };
     let port = port.ok_or_else(|| bad(format!("pod {:?} has no such port", wanted.name)))?;
     let ip = meta::str_at(&pod, &["status", "podIP"]).and_then(|ip| ip.parse().ok());
-    Ok(SocketAddr::new(ip.ok_or_else(|| bad("address not allowed"))?, port))
+    allowed(SocketAddr::new(ip.ok_or_else(|| bad("address not allowed"))?, port))
 }
 
 /// One of the Service's ready endpoints, by chance.
@@ -127,7 +158,7 @@ fn service_address(call: &Call<'_>, wanted: Wanted<'_>) -> ApiResult<SocketAddr>
         }
     }
     let chance = usize::try_from(carob_kit::random_u64() % (addresses.len().max(1) as u64)).unwrap_or(0);
-    addresses.get(chance).copied().ok_or_else(none)
+    allowed(addresses.get(chance).copied().ok_or_else(none)?)
 }
 
 /// The ready endpoints of a slice at its port of that name.
@@ -149,12 +180,39 @@ mod tests {
 
     #[test]
     fn names_may_bear_a_scheme_and_a_port() {
-        let parse = |text: &'static str| Wanted::parse(text, "pods").map(|wanted| (wanted.name, wanted.port));
-        assert_eq!(parse("web"), Ok(("web", None)));
-        assert_eq!(parse("web:80"), Ok(("web", Some("80"))));
-        assert_eq!(parse("http:web:"), Ok(("web", None)));
-        assert_eq!(parse("https:web:443").unwrap_err().status().code, 503);
-        assert_eq!(parse("a:b:c:d").unwrap_err().status().code, 400);
+        let parse =
+            |text: &'static str| Wanted::parse(text, "pods").map(|wanted| (wanted.name, wanted.port, wanted.tls));
+        assert_eq!(parse("web"), Ok(("web", None, false)));
+        assert_eq!(parse("web:80"), Ok(("web", Some("80"), false)));
+        assert_eq!(parse("http:web:"), Ok(("web", None, false)));
+        assert_eq!(parse("https:web:443"), Ok(("web", Some("443"), true)));
+        for text in ["a:b:c:d", "ftp:web:21", ":80", "https::443", "https:web:443:"] {
+            assert_eq!(parse(text).map_err(|error| error.status().code), Err(400), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_status_cannot_lead_to_this_machine_or_its_link() {
+        let may = |text: &str| may_be_dialled(text.parse().expect("an address"));
+        for text in ["10.244.0.7", "192.168.1.4", "240.0.0.9", "2001:db8::7", "fd00::1", "::ffff:10.0.0.1"] {
+            assert!(may(text), "{text}");
+        }
+        for text in [
+            "127.0.0.1",
+            "127.8.0.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.1.1",
+        ] {
+            assert!(!may(text), "{text}");
+        }
     }
 
     #[test]

@@ -175,7 +175,7 @@ async fn a_node_is_held_to_its_own_objects() {
     let mut object = pod("p");
     object["spec"]["nodeName"] = json!("n1");
     object["spec"]["volumes"] = json!([{ "name": "s", "secret": { "secretName": "used" } }]);
-    rig.post(PODS, &object).await.expect(201);
+    let uid = rig.post(PODS, &object).await.expect(201)["metadata"]["uid"].clone();
     node.get("/api/v1/namespaces/default/secrets/used").await.expect(200);
     let refused = node.get("/api/v1/namespaces/default/secrets/unused").await;
     assert!(
@@ -184,8 +184,29 @@ async fn a_node_is_held_to_its_own_objects() {
         refused.message()
     );
     let token = "/api/v1/namespaces/default/serviceaccounts/default/token";
-    let bound = json!({ "spec": { "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": "p" } } });
-    node.post(token, &bound).await.expect(201);
+    let bound = |uid: &Value, audience: &str| {
+        json!({ "spec": {
+            "audiences": [audience],
+            "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": "p", "uid": uid },
+        } })
+    };
+    let volume = |audience: &str| json!({ "name": "t", "projected": { "sources": [{ "serviceAccountToken": { "path": "t", "audience": audience } }] } });
+    let mut vault = pod("vault");
+    vault["spec"]["nodeName"] = json!("n1");
+    vault["spec"]["volumes"] = json!([volume("vault")]);
+    let vault_uid = rig.post(PODS, &vault).await.expect(201)["metadata"]["uid"].clone();
+    let mut of_vault = bound(&vault_uid, "vault");
+    of_vault["spec"]["boundObjectRef"]["name"] = json!("vault");
+    node.post(token, &of_vault).await.expect(201);
+    let refused = [
+        (bound(&json!(""), ""), "node requested token with a pod binding without a uid"),
+        (bound(&json!("other"), ""), "does not match the UID in record"),
+        (bound(&uid, "vault"), "audience \"vault\" not found in pod spec volume"),
+    ];
+    for (request, why) in refused {
+        let answer = node.post(token, &request).await;
+        assert!(answer.code == 403 && answer.message().contains(why), "{why}: {}", answer.body);
+    }
     let unbound = node.post(token, &json!({ "spec": {} })).await;
     assert!(unbound.message().contains("node requested token not bound to a pod"), "{}", unbound.message());
     node.get("/api/v1/pods").await.expect(403);

@@ -82,11 +82,8 @@ async fn certificates_and_tokens_say_who_asks() {
     assert_eq!(code(server.ask(server.admin(), &get("/api/v1/pods", "")).await), "200");
     assert_eq!(code(server.ask(server.stranger(), &get("/livez", "")).await), "200");
     let anonymous = server.ask(server.stranger(), &get("/api/v1/pods", "")).await;
-    assert!(
-        anonymous.contains("\"message\":\"Unauthorized\"") && anonymous.contains("\"reason\":\"Unauthorized\""),
-        "{anonymous}"
-    );
-    assert_eq!(code(anonymous), "401");
+    assert!(anonymous.contains("User \\\"system:anonymous\\\" cannot list resource"), "{anonymous}");
+    assert_eq!(code(anonymous), "403");
     let forged = Authority::new().expect("another authority");
     let forged = server.authority.client(Some(&forged), "admin", "system:masters").expect("a certificate can be made");
     assert_eq!(code(server.ask(forged, &get("/api/v1/pods", "")).await), "401", "of an authority that is not ours");
@@ -97,13 +94,23 @@ async fn certificates_and_tokens_say_who_asks() {
     );
     let refused = server.ask(server.stranger(), &get("/api/v1/secrets", &bearer("s3cret"))).await;
     assert!(refused.contains("User \\\"system:kube-proxy\\\" cannot list resource \\\"secrets\\\""), "{refused}");
-    assert_eq!(code(server.ask(server.stranger(), &get("/livez", &bearer("wrong"))).await), "401");
+    let wrong = server.ask(server.stranger(), &get("/livez", &bearer("wrong"))).await;
+    assert!(wrong.contains("\"message\":\"Unauthorized\"") && wrong.contains("\"reason\":\"Unauthorized\""), "{wrong}");
+    assert_eq!(code(wrong), "401");
     let pretended = "X-Remote-User: admin\r\nX-Remote-Group: system:masters\r\n";
     assert_eq!(
         code(server.ask(server.stranger(), &get("/api/v1/pods", pretended)).await),
-        "401",
+        "403",
         "headers say nothing"
     );
+    let whoami = "POST /apis/authentication.k8s.io/v1/selfsubjectreviews HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                  Content-Type: application/json\r\nContent-Length: 2\r\n";
+    let bob = server.ask(server.admin(), &format!("{whoami}Impersonate-User: bob\r\n\r\n{{}}")).await;
+    assert!(bob.contains("\"username\":\"bob\"") && !bob.contains("system:masters"), "{bob}");
+    for header in ["Impersonate-User: jürgen", "Impersonate-User:", "Impersonate-Uid: 7", "Impersonate-Group: dev"] {
+        let refused = server.ask(server.admin(), &format!("{whoami}{header}\r\n\r\n{{}}")).await;
+        assert_eq!(code(refused), "400", "{header}");
+    }
 }
 
 #[tokio::test]
@@ -187,7 +194,9 @@ impl NodeDialer for EchoNode {
                 head.push(theirs.read_u8().await.expect("the head comes"));
             }
             let head = String::from_utf8_lossy(&head).into_owned();
-            assert!(!head.to_lowercase().contains("authorization"), "credentials stay with the API server");
+            for kept in ["authorization", "impersonate-", "x-remote-", "base64url.bearer", "x-hop"] {
+                assert!(!head.to_lowercase().contains(kept), "{kept} stays with the API server");
+            }
             let line = head.lines().next().unwrap_or_default().to_owned();
             if head.to_lowercase().contains("upgrade: websocket") {
                 let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n";
@@ -230,8 +239,10 @@ async fn exec_joins_the_client_and_the_node() {
     let mut stream = server.connect(server.admin()).await;
     let request = format!(
         "GET {pods}/p/exec?command=echo&command=a%20b&stdin=true&stdout=true&tty=true HTTP/1.1\r\nHost: x\r\n\
-         Authorization: Bearer leaked\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"
+         Authorization: Bearer leaked\r\nImpersonate-User: bob\r\nImpersonate-Group: system:masters\r\n\
+         X-Remote-User: eve\r\nX-Hop: 1\r\nConnection: Upgrade, X-Hop\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.bGVha2Vk\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.expect("taken");
     let mut head = Vec::new();

@@ -42,18 +42,15 @@ impl Cluster {
         let store = Store::in_memory(Options::new(Arc::clone(&clock)));
         let key = ServiceAccountKeys::generate_pkcs8().expect("a key can be made");
         let keys = Arc::new(ServiceAccountKeys::from_pkcs8(&key, &[]).expect("the key is one"));
-        let config = carob_apiserver::Config::new(store, Arc::clone(&clock), keys);
+        let mut config = carob_apiserver::Config::new(store, Arc::clone(&clock), keys);
+        config.system.addresses = vec!["192.0.2.1:6443".parse().expect("an address")];
         let api = ApiServer::new(config).expect("the API server starts");
+        api.bootstrap().await.expect("the system's objects can be made");
         let shutdown = CancellationToken::new();
         let client = in_process(api.in_process(UserInfo::master("test")));
         let own = in_process(api.in_process(UserInfo::component("system:kube-controller-manager")));
-        let controllers = Controllers::start(
-            own.clone(),
-            Informers::new(own),
-            config_of_controllers(client.clone()),
-            clock,
-            shutdown.clone(),
-        );
+        let controllers =
+            Controllers::start(own.clone(), Informers::new(own), config_of_controllers(), clock, shutdown.clone());
         let informers = Informers::new(client.clone());
         let cluster = Self { client, informers, _controllers: controllers, _end: shutdown.clone().drop_guard() };
         cluster.wait_for_namespace("default").await;
@@ -135,17 +132,13 @@ impl TokenSigner for Signer {
     }
 }
 
-fn config_of_controllers(system_client: Client) -> Config {
+fn config_of_controllers() -> Config {
     Config {
-        api_addresses: vec!["192.0.2.1".parse().expect("an address")],
         api_port: 6443,
         kubelet_port: None,
         load_balancers: false,
-        dns_addresses: Vec::new(),
         cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a range")],
-        service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
         root_ca_pem: "not really a certificate".to_owned(),
-        system_client,
         token_signer: Some(Arc::new(Signer)),
     }
 }

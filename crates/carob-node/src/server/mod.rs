@@ -45,11 +45,14 @@ impl Access {
     fn admits(&self, certificate: &[u8]) -> bool {
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
         let subject = certificate.subject();
-        let names = |list: &[String], value: &str| list.iter().any(|known| known == value);
-        let user =
-            subject.iter_common_name().filter_map(|name| name.as_str().ok()).any(|name| names(&self.users, name));
-        let group =
-            subject.iter_organization().filter_map(|name| name.as_str().ok()).any(|name| names(&self.groups, name));
+        // A subject that can be read in two ways names nobody.
+        let mut names = subject.iter_common_name().map(|name| name.as_str());
+        let (Some(Ok(name)), None) = (names.next(), names.next()) else { return false };
+        let Ok(groups) = subject.iter_organization().map(|group| group.as_str()).collect::<Result<Vec<_>, _>>() else {
+            return false;
+        };
+        let user = !name.is_empty() && self.users.iter().any(|known| known == name);
+        let group = !name.is_empty() && self.groups.iter().any(|known| groups.contains(&known.as_str()));
         user || group
     }
 }

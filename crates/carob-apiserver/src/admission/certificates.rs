@@ -1,0 +1,213 @@
+//! CertificateSigningRequests: who asks is who sent the request, and only who may, approves and signs
+//! (pkg/registry/certificates/certificates/strategy.go; plugin/pkg/admission/certificates).
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use carob_api::status::GroupResource;
+use carob_api::{Status, meta};
+use serde_json::{Value, json};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
+
+use super::{Admission, Mutator, Operation, Validator};
+use crate::authz::{Attributes, Authorization, Decision, ResourceAttributes};
+use crate::identity::{GROUP_MASTERS, UserInfo};
+
+/// The signers that are Kubernetes' own (k8s.io/api/certificates/v1).
+pub(super) mod signers {
+    pub(in super::super) const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+    pub(in super::super) const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+    pub(in super::super) const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+}
+
+/// The subject that a certificate is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Subject {
+    /// Empty when there is none.
+    pub(super) common_name: String,
+    pub(super) organisations: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(super) enum RequestError {
+    #[error("PEM block type must be CERTIFICATE REQUEST")]
+    Pem,
+    #[error("asn1: structure error")]
+    Der,
+    #[error("the subject holds a name that is not text")]
+    NotText,
+    #[error("the subject holds more than one common name")]
+    Names,
+}
+
+/// Reads `spec.request`.
+pub(super) fn parse(object: &Value) -> Result<Subject, RequestError> {
+    let encoded = meta::str_at(object, &["spec", "request"]).unwrap_or_default();
+    let pem = STANDARD.decode(encoded).map_err(|_| RequestError::Pem)?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).map_err(|_| RequestError::Pem)?;
+    if pem.label != "CERTIFICATE REQUEST" {
+        return Err(RequestError::Pem);
+    }
+    let (_, request) = X509CertificationRequest::from_der(&pem.contents).map_err(|_| RequestError::Der)?;
+    let subject = &request.certification_request_info.subject;
+    let text = |value: Result<&str, _>| {
+        value.map(str::to_owned).map_err(|_: x509_parser::error::X509Error| RequestError::NotText)
+    };
+    let names = subject.iter_common_name().map(|name| text(name.as_str())).collect::<Result<Vec<_>, _>>()?;
+    let organisations = subject.iter_organization().map(|name| text(name.as_str())).collect::<Result<_, _>>()?;
+    match names.as_slice() {
+        [] => Ok(Subject { common_name: String::new(), organisations }),
+        [name] => Ok(Subject { common_name: name.clone(), organisations }),
+        _ => Err(RequestError::Names),
+    }
+}
+
+fn is_request(write: &Admission<'_>) -> bool {
+    write.def.group() == "certificates.k8s.io" && write.def.plural() == "certificatesigningrequests"
+}
+
+/// Writes into a new request who sent it, and that nobody has approved it.
+pub(super) struct Requester;
+
+#[async_trait]
+impl Mutator for Requester {
+    fn handles(&self, write: &Admission<'_>) -> bool {
+        is_request(write) && write.operation == Operation::Create && write.subresource.is_empty()
+    }
+
+    async fn mutate(&self, write: &Admission<'_>, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+        identify(object, write.user);
+        Ok(())
+    }
+}
+
+fn identify(object: &mut Value, user: &UserInfo) {
+    for field in ["username", "uid", "groups", "extra"] {
+        meta::remove(object, &["spec", field]);
+    }
+    meta::set(object, &["spec", "username"], user.name.clone());
+    if !user.uid.is_empty() {
+        meta::set(object, &["spec", "uid"], user.uid.clone());
+    }
+    if !user.groups.is_empty() {
+        meta::set(object, &["spec", "groups"], user.groups.clone());
+    }
+    if !user.extra.is_empty() {
+        meta::set(object, &["spec", "extra"], json!(user.extra));
+    }
+    meta::set(object, &["status"], json!({}));
+}
+
+/// CertificateSubjectRestriction, CertificateApproval and CertificateSigning.
+pub(super) struct Certificates {
+    pub(super) authz: Authorization,
+}
+
+#[async_trait]
+impl Validator for Certificates {
+    fn handles(&self, write: &Admission<'_>) -> bool {
+        is_request(write)
+    }
+
+    async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
+        let why = match (write.operation, write.subresource, object, old) {
+            (Operation::Create, "", Some(object), _) => check_subject(object),
+            (Operation::Update, "approval", _, Some(old)) => self.check_signer(write.user, "approve", old),
+            (Operation::Update, "status", Some(object), Some(old)) if signs(object, old) => {
+                self.check_signer(write.user, "sign", old)
+            }
+            _ => Ok(()),
+        };
+        why.map_err(|why| {
+            Status::forbidden(GroupResource::new(write.def.group(), write.def.plural()), write.name, &why)
+        })
+    }
+}
+
+impl Certificates {
+    /// Asked of the signer as it was, since the new object may name another.
+    fn check_signer(&self, user: &UserInfo, verb: &str, old: &Value) -> Result<(), String> {
+        let signer = meta::str_at(old, &["spec", "signerName"]).unwrap_or_default();
+        let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+        let may = |name: &str| {
+            let resource = ResourceAttributes {
+                group: "certificates.k8s.io",
+                version: "*",
+                resource: "signers",
+                name,
+                ..ResourceAttributes::default()
+            };
+            self.authz.decide(user, &Attributes { verb, resource: Some(resource), path: "" }) == Decision::Allow
+        };
+        if may(signer) || may(&format!("{domain}/*")) {
+            return Ok(());
+        }
+        Err(format!("user not permitted to {verb} requests with signerName {signer:?}"))
+    }
+}
+
+fn check_subject(object: &Value) -> Result<(), String> {
+    if meta::str_at(object, &["spec", "signerName"]) != Some(signers::CLIENT) {
+        return Ok(());
+    }
+    let subject = parse(object).map_err(|error| format!("failed to parse CSR: {error}"))?;
+    if subject.organisations.iter().any(|group| group == GROUP_MASTERS) {
+        return Err(format!("use of {} signer with {GROUP_MASTERS} group is not allowed", signers::CLIENT));
+    }
+    Ok(())
+}
+
+fn signs(object: &Value, old: &Value) -> bool {
+    let conditions = |object: &Value| meta::items_at(object, &["status", "conditions"]).to_vec();
+    let certificate = |object: &Value| meta::str_at(object, &["status", "certificate"]).unwrap_or_default().to_owned();
+    certificate(object) != certificate(old) || conditions(object) != conditions(old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(signer: &str, name: &str, organisations: &[&str]) -> Value {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names to parse");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        for organisation in organisations {
+            params.distinguished_name.push(rcgen::DnType::OrganizationName, *organisation);
+        }
+        let key = rcgen::KeyPair::generate().expect("ring makes keys");
+        let pem = params.serialize_request(&key).and_then(|request| request.pem()).expect("a request can be made");
+        json!({ "spec": { "signerName": signer, "request": STANDARD.encode(pem) } })
+    }
+
+    #[test]
+    fn a_subject_is_read_from_its_request() {
+        let subject = parse(&request(signers::CLIENT, "jane", &["dev"])).expect("it is a request");
+        assert_eq!((subject.common_name.as_str(), subject.organisations.as_slice()), ("jane", &["dev".to_owned()][..]));
+        for bad in ["", "bm90IHBlbQ==", "?"] {
+            assert_eq!(parse(&json!({ "spec": { "request": bad } })), Err(RequestError::Pem), "{bad}");
+        }
+    }
+
+    #[test]
+    fn nobody_becomes_a_master_by_a_certificate() {
+        assert_eq!(check_subject(&request(signers::CLIENT, "jane", &["dev"])), Ok(()));
+        assert_eq!(
+            check_subject(&request(signers::CLIENT, "jane", &["system:masters"])),
+            Err("use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed".to_owned())
+        );
+        assert_eq!(check_subject(&request("example.com/own", "jane", &["system:masters"])), Ok(()));
+        assert!(check_subject(&json!({ "spec": { "signerName": signers::CLIENT, "request": "?" } })).is_err());
+    }
+
+    #[test]
+    fn a_request_says_who_sent_it() {
+        let mut object = json!({
+            "spec": { "username": "admin", "uid": "0", "groups": ["system:masters"], "extra": { "a": ["b"] } },
+            "status": { "conditions": [{ "type": "Approved" }], "certificate": "x" },
+        });
+        identify(&mut object, &UserInfo::new("jane", ["dev".to_owned()]));
+        assert_eq!(object["spec"], json!({ "username": "jane", "groups": ["dev", "system:authenticated"] }));
+        assert_eq!(object["status"], json!({}));
+    }
+}
