@@ -33,7 +33,7 @@ async fn a_mirror_pod_opens_no_secret() {
         (&["spec", "imagePullSecrets"], json!([{ "name": "s" }])),
         (&["spec", "volumes"], json!([{ "name": "v", "secret": { "secretName": "s" } }])),
         (&["spec", "volumes"], json!([{ "name": "v", "configMap": { "name": "s" } }])),
-        (&["spec", "volumes"], json!([{ "name": "v", "persistentVolumeClaim": { "claimName": "c" } }])),
+        (&["spec", "volumes"], json!([{ "name": "v", "projected": { "sources": [{ "secret": { "name": "s" } }] } }])),
         (&["spec", "containers"], json!([{ "name": "c", "image": "i", "env": env }])),
     ];
     for (path, value) in changes {
