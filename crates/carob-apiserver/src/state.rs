@@ -8,7 +8,7 @@ use carob_kit::Clock;
 use carob_store::Store;
 use tokio::sync::watch;
 
-use crate::admission::{Mutator, Pipeline, Validator};
+use crate::admission::{ConditionsCompile, MutatingWebhooks, Mutator, Pipeline, ValidatingWebhooks, Validator};
 use crate::allocate::{AllocateError, Services};
 use crate::authn::{Authentication, ServiceAccountTokens, StaticTokens};
 use crate::authz::{Authorization, Rbac};
@@ -22,6 +22,7 @@ use crate::reserve::{Reservations, ResourceQuota};
 use crate::rules::Rules;
 use crate::server::{InFlight, Limits};
 use crate::system::SystemConfig;
+use crate::webhook::WebhookClient;
 
 /// An API server could not be made from its configuration.
 #[derive(Debug, thiserror::Error)]
@@ -74,15 +75,23 @@ impl State {
             Authentication::new(vec![Box::new(StaticTokens::new(config.static_tokens)), Box::new(Arc::clone(&tokens))]);
         let services =
             Services::restore(&store, &config.service_cidrs, config.node_ports).map_err(StartError::Services)?;
+        let hooks = WebhookClient::new(store.clone(), Arc::clone(&config.dialer));
         let quota = ResourceQuota::new(store.clone(), Arc::clone(&config.clock));
         let rbac = Rbac::new(&store);
         let authz = Authorization::new(&store, rbac.clone(), config.authorizers);
         let catalogue = Arc::new(Catalogue::new(config.unstable_versions));
         let around = Surroundings::new(&store, Arc::clone(&catalogue), authz.clone());
-        let mut mutators: Vec<Box<dyn Mutator>> = vec![Box::new(MutatingPolicies::new(&store, around.clone()))];
+        let mut mutators: Vec<Box<dyn Mutator>> = vec![
+            Box::new(MutatingPolicies::new(&store, around.clone())),
+            Box::new(MutatingWebhooks::new(&hooks, &store)),
+        ];
         mutators.extend(config.mutators);
-        let mut validators: Vec<Box<dyn Validator>> =
-            vec![Box::new(PolicyForm), Box::new(ValidatingPolicies::new(&store, around))];
+        let mut validators: Vec<Box<dyn Validator>> = vec![
+            Box::new(PolicyForm),
+            Box::new(ConditionsCompile),
+            Box::new(ValidatingPolicies::new(&store, around)),
+            Box::new(ValidatingWebhooks::new(&hooks, &store)),
+        ];
         validators.extend(config.validators);
         Ok(Self {
             authn,

@@ -4,6 +4,7 @@
 //!
 //! Start at [`Clock`]. This crate never names a Kubernetes concept, and spawns no task but those of a [`Supervisor`].
 
+mod authorities;
 mod backoff;
 mod boot;
 mod clock;
@@ -15,6 +16,7 @@ mod queue;
 mod supervise;
 mod turns;
 
+pub use authorities::SYSTEM_CA_BUNDLES;
 pub use backoff::Backoff;
 pub use boot::forget_other_boots;
 pub use clock::{Clock, ManualClock, SystemClock, moment_after};

@@ -23,8 +23,8 @@ pub(super) const RESOURCES: &[Row] = &[
         .cluster()
         .in_categories(EXTENSIONS)
         .columns(columns::WEBHOOK_CONFIGURATION)
-        .strategy(&COUNTED)
-        .by(ActedOnBy::Nothing),
+        .strategy(strategies::WEBHOOK_CONFIGURATION)
+        .by(ActedOnBy::ApiServer),
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1"] "ValidatingAdmissionPolicy" "validatingadmissionpolicies")
         .cluster()
         .in_categories(EXTENSIONS)
@@ -40,8 +40,8 @@ pub(super) const RESOURCES: &[Row] = &[
         .cluster()
         .in_categories(EXTENSIONS)
         .columns(columns::WEBHOOK_CONFIGURATION)
-        .strategy(&COUNTED)
-        .by(ActedOnBy::Nothing),
+        .strategy(strategies::WEBHOOK_CONFIGURATION)
+        .by(ActedOnBy::ApiServer),
     resource!("apiextensions.k8s.io" / "apiextensions" ["v1"] "CustomResourceDefinition" "customresourcedefinitions")
         .cluster()
         .short(&["crd", "crds"])

@@ -2,7 +2,7 @@
 
 use super::{
     Generic, Rules, Strategy, access, cluster, config, definition, job, network, pod, policy, scheduling, storage,
-    workload,
+    webhook, workload,
 };
 
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &access::CertificateSigningRequest;
@@ -43,4 +43,5 @@ pub(crate) const STATEFUL_SET: &dyn Strategy = &workload::Replicated { kind: wor
 pub(crate) const STORAGE_CLASS: &dyn Strategy = &storage::StorageClass;
 pub(crate) const VOLUME_ATTACHMENT: &dyn Strategy = &storage::VolumeAttachment;
 pub(crate) const VOLUME_ATTRIBUTES_CLASS: &dyn Strategy = &storage::VolumeAttributesClass;
+pub(crate) const WEBHOOK_CONFIGURATION: &dyn Strategy = &webhook::WebhookConfiguration;
 pub(crate) const WORKLOAD: &dyn Strategy = &scheduling::Workload;

@@ -22,6 +22,7 @@ mod scheduling;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod webhook;
 mod workload;
 
 /// Which part of an object a write may change.

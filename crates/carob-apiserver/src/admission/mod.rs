@@ -8,6 +8,7 @@
 mod attributes;
 mod certificates;
 mod limit_range;
+pub(crate) mod matching;
 mod namespace;
 mod node;
 mod pod_defaults;
@@ -15,6 +16,7 @@ mod pod_group;
 mod reader;
 mod roles;
 mod service_account;
+mod webhook;
 
 use async_trait::async_trait;
 use carob_api::Status;
@@ -32,6 +34,7 @@ use pod_group::WorkloadExists;
 pub(crate) use reader::{Reader, parse};
 use roles::NoEscalation;
 use service_account::ServiceAccount;
+pub(crate) use webhook::{ConditionsCompile, MutatingWebhooks, ValidatingWebhooks};
 
 /// May change the object.
 ///

@@ -6,7 +6,7 @@ use carob_api::meta;
 use carob_cel::{DeclType, Environment, ListKind, Named, ObjectType, Program, Type};
 use serde_json::Value;
 
-use super::matching::MatchResources;
+use crate::admission::matching::MatchResources;
 
 /// What the compiler says of an expression that does not compile, or of its type.
 pub(super) type Compiled = Result<Program, String>;
@@ -324,7 +324,9 @@ impl Base {
             name: meta::name(object).to_owned(),
             fails_open: meta::str_at(spec, &["failurePolicy"]) == Some("Ignore"),
             constraints: match constraints {
-                Some(constraints) => MatchResources::of(constraints).map_err(|error| error.to_string()),
+                Some(constraints) => {
+                    MatchResources::of(constraints, "resourceRules").map_err(|error| error.to_string())
+                }
                 None => Err("policy contained no match constraints, a required field".to_owned()),
             },
             param_kind,
@@ -402,7 +404,7 @@ impl Binding {
             name: meta::name(object).to_owned(),
             policy: string(spec, "policyName"),
             constraints: constraints
-                .map(|constraints| MatchResources::of(constraints).map_err(|error| error.to_string())),
+                .map(|constraints| MatchResources::of(constraints, "resourceRules").map_err(|error| error.to_string())),
             param_ref: meta::at(spec, &["paramRef"]).cloned().unwrap_or_default(),
             actions: actions.map(str::to_owned).collect(),
         }

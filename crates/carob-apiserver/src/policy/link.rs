@@ -13,8 +13,8 @@ use super::decide::{Denial, Input, Outcome, decide};
 use super::definition::{Binding, Policy};
 use super::input::{Asker, request, request_resource};
 use super::known::{Bound, Policies};
-use super::matching::{Matched, is_exempt};
 use super::scope::{Concern, Scope, Surroundings};
+use crate::admission::matching::{Matched, is_exempt};
 use crate::admission::{Admission, Validator};
 
 /// The longest value of an audit annotation, in bytes (maxAuditAnnotationValueLength).

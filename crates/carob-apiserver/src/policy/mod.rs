@@ -10,7 +10,6 @@ mod form;
 mod input;
 mod known;
 mod link;
-mod matching;
 mod mutate;
 mod mutating;
 mod params;

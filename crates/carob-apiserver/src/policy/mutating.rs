@@ -14,9 +14,9 @@ use super::decide::{Input, activation, matches};
 use super::definition::{Binding, MutatingPolicy};
 use super::input::{Asker, request, request_resource};
 use super::known::{Bound, Policies};
-use super::matching::{Matched, is_exempt};
 use super::mutate::mutate;
 use super::scope::{Concern, Scope, Surroundings};
+use crate::admission::matching::{Matched, is_exempt};
 use crate::admission::{Admission, Mutator, Operation};
 
 /// Asks the policies that are bound.

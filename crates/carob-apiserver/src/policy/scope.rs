@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::definition::{Base, Binding};
 use super::input::namespace_object;
-use super::matching::{MatchResources, Matched};
 use super::params::collect;
+use crate::admission::matching::{MatchResources, Matched};
 use crate::admission::{Admission, Reader};
 use crate::authz::Authorization;
 use crate::catalogue::Catalogue;

@@ -11,6 +11,7 @@ use super::node_client::{Outbound, Target, forward};
 use crate::body::{Body, RequestBody};
 use crate::dialer::NodeAddress;
 use crate::error::{ApiError, ApiResult};
+use crate::refusal::refusal;
 use crate::registry::{Call, admit_connection};
 use crate::stored::decode;
 
@@ -67,21 +68,7 @@ async fn refused(pod: &str, log: Response<Body>) -> Status {
     let (reason, message) = match code {
         StatusCode::INTERNAL_SERVER_ERROR => return Status::internal(said),
         StatusCode::BAD_REQUEST => return Status::bad_request(said),
-        StatusCode::NOT_FOUND => ("NotFound", "the server could not find the requested resource".to_owned()),
-        StatusCode::UNAUTHORIZED => {
-            ("Unauthorized", "the server has asked for the client to provide credentials".to_owned())
-        }
-        StatusCode::FORBIDDEN => ("Forbidden", said),
-        StatusCode::SERVICE_UNAVAILABLE => {
-            ("ServiceUnavailable", "the server is currently unable to handle the request".to_owned())
-        }
-        code if code.is_server_error() => {
-            ("InternalError", format!("an error on the server ({said:?}) has prevented the request from succeeding"))
-        }
-        code => (
-            "",
-            format!("the server responded with the status code {} but did not return more information", code.as_u16()),
-        ),
+        code => refusal(code, &said),
     };
     Status::other(code.as_u16(), reason, format!("{message} ( pods/log {pod})"))
 }

@@ -3,8 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use carob_api::status::GroupResource;
-use carob_api::{Status, kinds, meta};
-use carob_store::ListOptions;
+use carob_api::{Status, meta};
 use http::Response;
 use hyper::upgrade::OnUpgrade;
 use serde_json::Value;
@@ -13,12 +12,10 @@ use super::connect::{address_of, bad, escape};
 use super::node_client::{Outbound, Target, forward};
 use super::rewrite::{self, Place};
 use crate::body::{Body, RequestBody};
+use crate::endpoints::{EndpointError, Reach, ServicePort, choose, port_number};
 use crate::error::{ApiError, ApiResult};
 use crate::registry::Call;
 use crate::stored::decode;
-
-/// The label that ties an EndpointSlice to its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 pub(super) async fn proxy(
     call: &Call<'_>,
@@ -115,10 +112,6 @@ fn stored(call: &Call<'_>, name: &str) -> ApiResult<Value> {
     decode(&*entry.ok_or_else(missing)?)
 }
 
-fn port_number(value: &Value) -> Option<u16> {
-    u16::try_from(value.as_i64()?).ok()
-}
-
 /// The Pod's address and the port: by number, by a container port's name, or its first.
 fn pod_address(call: &Call<'_>, wanted: Wanted<'_>) -> ApiResult<SocketAddr> {
     let pod = stored(call, wanted.name)?;
@@ -137,45 +130,22 @@ fn pod_address(call: &Call<'_>, wanted: Wanted<'_>) -> ApiResult<SocketAddr> {
 
 /// One of the Service's ready endpoints, by chance.
 fn service_address(call: &Call<'_>, wanted: Wanted<'_>) -> ApiResult<SocketAddr> {
-    let service = stored(call, wanted.name)?;
-    let none = || {
-        let message = format!("no endpoints available for service {:?}", call.name);
-        ApiError::from(Status::service_unavailable(&message))
-    };
-    let ports = meta::items_at(&service, &["spec", "ports"]);
-    let port = match wanted.port {
-        Some(text) => ports.iter().find(|port| port["name"] == text || port_number(&port["port"]) == text.parse().ok()),
-        None => ports.first().filter(|_| ports.len() == 1),
-    };
-    let port = port.ok_or_else(none)?;
-    let slices = kinds::by_resource("discovery.k8s.io", "v1", "endpointslices").ok_or_else(none)?;
-    let page = call.api.store.list(&slices.storage_prefix(Some(&call.namespace)), ListOptions::default());
-    let mut addresses = Vec::new();
-    for entry in page.map_err(|error| ApiError::from(Status::internal(error)))?.entries {
-        let slice = decode(&entry)?;
-        if meta::label(&slice, SERVICE_NAME) == Some(wanted.name) {
-            addresses.extend(ready_addresses(&slice, meta::str_at(port, &["name"]).unwrap_or_default()));
+    let port = wanted.port.map_or(ServicePort::Only, ServicePort::Text);
+    match choose(&call.api.store, &call.namespace, wanted.name, port) {
+        Ok(Reach::Endpoint(address)) => allowed(address),
+        Ok(Reach::Name(..)) | Err(EndpointError::NoPort { .. } | EndpointError::NoEndpoints { .. }) => {
+            let message = format!("no endpoints available for service {:?}", call.name);
+            Err(Status::service_unavailable(&message).into())
         }
+        Err(EndpointError::NoService { name }) => {
+            Err(Status::not_found(GroupResource::new("", call.def.plural()), &name).into())
+        }
+        Err(error) => Err(Status::internal(carob_kit::chain(&error)).into()),
     }
-    let chance = usize::try_from(carob_kit::random_u64() % (addresses.len().max(1) as u64)).unwrap_or(0);
-    allowed(addresses.get(chance).copied().ok_or_else(none)?)
-}
-
-/// The ready endpoints of a slice at its port of that name.
-fn ready_addresses(slice: &Value, port: &str) -> Vec<SocketAddr> {
-    let ports = meta::items_at(slice, &["ports"]);
-    let named = ports.iter().find(|own| meta::str_at(own, &["name"]).unwrap_or_default() == port);
-    let Some(number) = named.and_then(|own| port_number(&own["port"])) else { return Vec::new() };
-    let endpoints = meta::items_at(slice, &["endpoints"]);
-    let ready = endpoints.iter().filter(|endpoint| meta::bool_at(endpoint, &["conditions", "ready"]) != Some(false));
-    let texts = ready.flat_map(|endpoint| meta::items_at(endpoint, &["addresses"])).filter_map(Value::as_str);
-    texts.filter_map(|text| text.parse::<IpAddr>().ok()).map(|ip| SocketAddr::new(ip, number)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -213,20 +183,5 @@ mod tests {
         ] {
             assert!(!may(text), "{text}");
         }
-    }
-
-    #[test]
-    fn only_ready_endpoints_are_chosen() {
-        let slice = json!({
-            "ports": [{ "name": "web", "port": 8080 }],
-            "endpoints": [
-                { "addresses": ["10.0.0.1"], "conditions": { "ready": true } },
-                { "addresses": ["10.0.0.2"], "conditions": { "ready": false } },
-                { "addresses": ["10.0.0.3"] },
-            ],
-        });
-        let found: Vec<String> = ready_addresses(&slice, "web").iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["10.0.0.1:8080", "10.0.0.3:8080"]);
-        assert!(ready_addresses(&slice, "other").is_empty());
     }
 }

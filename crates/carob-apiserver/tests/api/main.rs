@@ -14,3 +14,4 @@ mod quotas;
 mod registry;
 mod support;
 mod tls;
+mod webhooks;

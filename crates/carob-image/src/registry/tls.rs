@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use carob_kit::SYSTEM_CA_BUNDLES;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -13,16 +14,6 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use super::RegistryError;
 use super::endpoint::names_of;
 use crate::registries::{RegistriesConfig, RegistryTls};
-
-/// Where distributions keep their bundle (Go's crypto/x509 looks at the same files, root_linux.go).
-const SYSTEM_BUNDLES: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/cacert.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// The TLS settings of hosts, made when they are first needed.
 #[derive(Debug)]
@@ -82,13 +73,13 @@ fn authorities(settings: &RegistryTls) -> Result<RootCertStore, RegistryError> {
         store.add_parsable_certificates(certificates(path)?);
         return Ok(store);
     }
-    for path in SYSTEM_BUNDLES.iter().map(Path::new).filter(|path| path.exists()) {
+    for path in SYSTEM_CA_BUNDLES.iter().map(Path::new).filter(|path| path.exists()) {
         store.add_parsable_certificates(certificates(path)?);
         if !store.is_empty() {
             return Ok(store);
         }
     }
-    Err(RegistryError::NoAuthorities { looked_at: SYSTEM_BUNDLES.join(", ") })
+    Err(RegistryError::NoAuthorities { looked_at: SYSTEM_CA_BUNDLES.join(", ") })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {

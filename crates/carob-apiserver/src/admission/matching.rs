@@ -1,11 +1,11 @@
-//! Which writes a policy or a binding is about: rules, selectors, match policy (apiserver pkg/admission/plugin/policy/matching,
-//! plugin/webhook/predicates).
+//! Which writes a webhook, a policy or a binding is about: rules, selectors, match policy (apiserver
+//! pkg/admission/plugin/policy/matching, plugin/webhook/predicates).
 
 use carob_api::meta;
 use carob_api::selector::{LabelSelector, SelectorError};
 use serde_json::Value;
 
-use crate::admission::{Admission, Operation, Reader};
+use super::{Admission, Operation, Reader};
 
 /// The group whose policies and webhooks are never subject to any.
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -20,18 +20,20 @@ const EXEMPT_KINDS: [&str; 6] = [
 
 /// `MatchResources` of `admissionregistration.k8s.io`.
 #[derive(Debug)]
-pub(super) struct MatchResources {
+pub(crate) struct MatchResources {
     namespaces: LabelSelector,
     objects: LabelSelector,
     rules: Vec<Rule>,
     excluded: Vec<Rule>,
     exact: bool,
+    /// Without a rule a policy is about everything, a webhook about nothing.
+    all_without_rules: bool,
 }
 
 /// The version of the resource by which a write was matched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Matched {
-    pub(super) version: String,
+pub(crate) struct Matched {
+    pub(crate) version: String,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ struct Rule {
 }
 
 /// Whether a write is of a kind that no policy is asked about: else a policy could lock everybody out.
-pub(super) fn is_exempt(write: &Admission<'_>) -> bool {
+pub(crate) fn is_exempt(write: &Admission<'_>) -> bool {
     write.def.group() == GROUP && EXEMPT_KINDS.contains(&write.kind)
 }
 
@@ -98,24 +100,26 @@ fn has(list: &[String], value: &str) -> bool {
 }
 
 impl MatchResources {
-    pub(super) fn of(json: &Value) -> Result<Self, SelectorError> {
+    /// `rules` is the field of the rules: `resourceRules` of policies, `rules` of webhooks.
+    pub(crate) fn of(json: &Value, rules: &str) -> Result<Self, SelectorError> {
         let selector = |field: &str| match meta::at(json, &[field]) {
             Some(selector) => LabelSelector::from_json(selector),
             None => LabelSelector::from_json(&Value::Object(serde_json::Map::new())),
         };
-        let rules = |field: &str| meta::items_at(json, &[field]).iter().map(Rule::of).collect();
+        let of_field = |field: &str| meta::items_at(json, &[field]).iter().map(Rule::of).collect();
         Ok(Self {
             namespaces: selector("namespaceSelector")?,
             objects: selector("objectSelector")?,
-            rules: rules("resourceRules"),
-            excluded: rules("excludeResourceRules"),
+            rules: of_field(rules),
+            excluded: of_field("excludeResourceRules"),
+            all_without_rules: rules == "resourceRules",
             exact: meta::str_at(json, &["matchPolicy"]) == Some("Exact"),
         })
     }
 
     /// By which version the write is matched, if it is. A namespace that is not there is an error only for what matches
     /// otherwise.
-    pub(super) fn matches(
+    pub(crate) fn matches(
         &self,
         write: &Admission<'_>,
         object: Option<&Value>,
@@ -127,7 +131,7 @@ impl MatchResources {
         {
             return Ok(None);
         }
-        let matched = if self.rules.is_empty() {
+        let matched = if self.rules.is_empty() && self.all_without_rules {
             Some(Matched { version: write.version.to_owned() })
         } else {
             self.by_rules(&self.rules, write)
