@@ -133,6 +133,10 @@ pub(crate) struct ServerArgs {
     /// What cluster, user and context are called in it [default: carob, or carob-ID where the data directory is not the usual one]
     #[arg(long, value_name = "NAME")]
     pub(crate) context_name: Option<String>,
+    /// Mirrors, credentials and TLS of image registries, in the format of k3s's registries.yaml
+    /// [default: /etc/carob/registries.yaml, where it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) private_registry: Option<PathBuf>,
     /// Share of the disk in use, in percent, from which images that nothing uses are removed
     #[arg(long, default_value_t = 85, value_name = "PERCENT")]
     pub(crate) image_gc_high_threshold: u8,
@@ -213,6 +217,9 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 pub(crate) struct ImageArgs {
     #[command(flatten)]
     pub(crate) directories: Directories,
+    /// Mirrors, credentials and TLS of image registries, where no server runs [default: /etc/carob/registries.yaml, where it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) private_registry: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: ImageCommand,
 }

@@ -4,14 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use carob_image::GcPolicy;
+use carob_image::{GcPolicy, RegistriesConfig};
 use clap::Parser;
 use ipnet::IpNet;
 use ring::digest;
 use serde_json::Value;
 
 use crate::cli::{Cli, Command, Part, ServerArgs};
-use crate::virtual_nodes;
+use crate::{registries, virtual_nodes};
 
 /// Where an instance is whose flags say nothing else.
 pub(crate) const USUAL_DATA_DIR: &str = "/var/lib/carob";
@@ -48,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) context: String,
     pub(crate) in_memory: bool,
     pub(crate) images_dir: PathBuf,
+    pub(crate) registries: RegistriesConfig,
     pub(crate) image_gc: GcPolicy,
     /// Pods end with this process: `carob run`.
     pub(crate) die_with_parent: bool,
@@ -116,6 +117,7 @@ impl Settings {
             kubeconfig: arguments.write_kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
             in_memory: arguments.in_memory,
             images_dir: arguments.images_dir.unwrap_or_else(|| data_dir.join("images")),
+            registries: registries::read(arguments.private_registry.as_deref())?,
             image_gc: GcPolicy {
                 high_threshold_percent: arguments.image_gc_high_threshold,
                 low_threshold_percent: arguments.image_gc_low_threshold,

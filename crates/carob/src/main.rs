@@ -17,6 +17,7 @@ mod notify;
 mod parts;
 mod pki;
 mod ready;
+mod registries;
 mod renewal;
 mod state;
 mod tls;

@@ -257,7 +257,8 @@ pub(crate) fn images(common: &Common) -> Part {
         let common = common.clone();
         async move {
             if common.machine.images.get().is_none() {
-                let config = StoreConfig::new(&common.settings.images_dir, Arc::clone(&common.clock));
+                let mut config = StoreConfig::new(&common.settings.images_dir, Arc::clone(&common.clock));
+                config.registries = common.settings.registries.clone();
                 let images = ImageStore::open(config).await?;
                 // Nothing else sets it: one run of a part goes at a time.
                 common.machine.images.get_or_init(|| images);

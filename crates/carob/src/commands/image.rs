@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::admin;
 use crate::cli::{Directories, Format, ImageArgs, ImageCommand};
 use crate::config::USUAL_DATA_DIR;
+use crate::registries;
 
 /// The name of a file that stands for standard input.
 const STANDARD_INPUT: &str = "-";
@@ -210,7 +211,9 @@ pub(crate) async fn main(arguments: ImageArgs) -> Result<()> {
         Some(answer) => answer,
         None => {
             let (ImagesDir::OfServer(root) | ImagesDir::Own(root)) = root;
-            let store = ImageStore::open(StoreConfig::new(root, Arc::new(SystemClock::new()))).await?;
+            let mut config = StoreConfig::new(root, Arc::new(SystemClock::new()));
+            config.registries = registries::read(arguments.private_registry.as_deref())?;
+            let store = ImageStore::open(config).await?;
             let (sender, mut receiver) = mpsc::channel(64);
             let show = async {
                 while let Some(event) = receiver.recv().await {
