@@ -162,6 +162,15 @@ pub(crate) fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
 
 /// Chooses the form of the response; 406 when nothing that the client accepts can be made.
 pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
+    negotiate_among(&ENCODINGS, headers, offer)
+}
+
+/// As [`negotiate`], for objects of custom kinds, which have no protobuf form.
+pub(crate) fn negotiate_custom(headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
+    negotiate_among(&ENCODINGS[..2], headers, offer)
+}
+
+fn negotiate_among(encodings: &[(&'static str, Encoding)], headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
     let Some(accept) = headers.get(ACCEPT) else { return Ok(Form::JSON) };
     if matches!(accept.as_bytes(), b"" | b"*/*" | b"application/json") {
         return Ok(Form::JSON);
@@ -170,12 +179,13 @@ pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
         let Some(shape) = clause.shape(offer) else { continue };
         // What is not an object of its own type has no protobuf form here.
         let offered =
-            ENCODINGS.iter().filter(|(_, encoding)| shape == Shape::Object || *encoding != Encoding::Protobuf);
+            encodings.iter().filter(|(_, encoding)| shape == Shape::Object || *encoding != Encoding::Protobuf);
         if let Some((_, encoding)) = offered.into_iter().find(|(media_type, _)| clause.covers(media_type)) {
             return Ok(Form { encoding: *encoding, shape });
         }
     }
-    Err(Status::not_acceptable(&ENCODINGS.map(|(media_type, _)| media_type)).into())
+    let media_types: Vec<&str> = encodings.iter().map(|(media_type, _)| *media_type).collect();
+    Err(Status::not_acceptable(&media_types).into())
 }
 
 /// The encoding of a request's body; JSON when the client does not say; 415 for what carob cannot read.
@@ -236,6 +246,17 @@ mod tests {
         for (accept, offer, expected) in cases {
             assert_eq!(form(accept, offer), expected, "{accept} {offer:?}");
         }
+    }
+
+    #[test]
+    fn custom_kinds_have_no_protobuf_form() {
+        let form = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accept.parse().expect("a test's header is valid"));
+            negotiate_custom(&headers, Offer::Item).map_err(|error| error.status().code)
+        };
+        assert_eq!(form("application/vnd.kubernetes.protobuf, application/json"), Ok(Form::JSON));
+        assert_eq!(form("application/vnd.kubernetes.protobuf"), Err(406));
     }
 
     #[test]

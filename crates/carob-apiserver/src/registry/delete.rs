@@ -18,7 +18,7 @@ use super::write::{ATTEMPTS_MAX, WriteError, delete as delete_key, overtaken, pu
 use crate::admission::Operation;
 use crate::body::{Body, RequestBody, read};
 use crate::error::ApiResult;
-use crate::negotiate::{Offer, negotiate};
+use crate::negotiate::Offer;
 use crate::request::Query;
 use crate::respond;
 use crate::stored::decode_hub;
@@ -156,7 +156,7 @@ async fn admit(call: &Call<'_>, options: &Value, old: &Value, dry_run: bool) -> 
 
 /// Deletes what the selectors leave of the collection and answers with what was there.
 pub(crate) async fn delete_collection(call: &mut Call<'_>, body: RequestBody) -> ApiResult<Response<Body>> {
-    let form = negotiate(&call.parts.headers, Offer::Collection)?;
+    let form = call.negotiate(Offer::Collection)?;
     let removal = parse_options(call, body).await?;
     let selection = Selection::parse(&call.def, &call.query)?;
     let listing = read_page(call, &selection, &ListQuery::parse(&call.query)?)?;

@@ -20,7 +20,7 @@ use crate::stored::{Splice, decode_hub, is_stored_form};
 const FRESHNESS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 
 pub(crate) async fn get(call: &Call<'_>) -> ApiResult<Response<Body>> {
-    let form = negotiate(&call.parts.headers, Offer::Item)?;
+    let form = call.negotiate(Offer::Item)?;
     if let Some(revision) = parse_revision(call.query.text("resourceVersion"))? {
         wait_for(call.api, revision).await?;
     }

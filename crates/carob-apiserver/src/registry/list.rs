@@ -15,7 +15,7 @@ use super::render::{list_metadata, render_list};
 use super::selection::Selection;
 use crate::body::Body;
 use crate::error::{ApiError, ApiResult};
-use crate::negotiate::{Offer, negotiate};
+use crate::negotiate::Offer;
 use crate::request::Query;
 use crate::respond;
 use crate::stored::{Splice, decode_hub, is_stored_form};
@@ -119,7 +119,7 @@ impl ListQuery {
 }
 
 pub(crate) async fn list(call: &Call<'_>) -> ApiResult<Response<Body>> {
-    let form = negotiate(&call.parts.headers, Offer::Collection)?;
+    let form = call.negotiate(Offer::Collection)?;
     let selection = Selection::parse(&call.def, &call.query)?;
     let query = ListQuery::parse(&call.query)?;
     if let Some(revision) = query.revision {

@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use crate::error::{ApiError, ApiResult};
 use crate::identity::Identity;
+use crate::negotiate::{Form, Offer, negotiate, negotiate_custom};
 use crate::request::{Notes, Query};
 use crate::state::State;
 
@@ -67,6 +68,12 @@ impl Call<'_> {
 
     pub(crate) fn api_version(&self) -> String {
         self.def.api_version(self.version.name())
+    }
+
+    /// The form of an answer with objects of the kind.
+    pub(crate) fn negotiate(&self, offer: Offer) -> ApiResult<Form> {
+        let choose = if self.def.custom().is_some() { negotiate_custom } else { negotiate };
+        choose(&self.parts.headers, offer)
     }
 
     /// The key of the named object.

@@ -11,13 +11,13 @@ use serde_json::{Map, Value, json};
 use super::Call;
 use crate::body::Body;
 use crate::error::{ApiError, ApiResult};
-use crate::negotiate::{Encoding, Form, MetaVersion, Offer, Shape, negotiate};
+use crate::negotiate::{Encoding, Form, MetaVersion, Offer, Shape};
 use crate::respond;
 use crate::stored::{Splice, decode_hub, is_stored_form, to_version};
 
 /// A response of one stored object.
 pub(crate) fn render_entry(call: &Call<'_>, code: StatusCode, entry: &Entry) -> ApiResult<Response<Body>> {
-    let form = negotiate(&call.parts.headers, Offer::Item)?;
+    let form = call.negotiate(Offer::Item)?;
     if form.is_plain_json() && is_stored_form(&call.def, &call.version) {
         let bytes = Splice::object(&call.def).bytes(entry, entry.mod_revision)?;
         return Ok(respond::json_bytes(code, bytes));
@@ -27,7 +27,7 @@ pub(crate) fn render_entry(call: &Call<'_>, code: StatusCode, entry: &Entry) -> 
 
 /// A response of one object in the storage version.
 pub(crate) fn render_object(call: &Call<'_>, code: StatusCode, mut object: Value) -> ApiResult<Response<Body>> {
-    let form = negotiate(&call.parts.headers, Offer::Item)?;
+    let form = call.negotiate(Offer::Item)?;
     let bytes = match form.shape {
         Shape::Object => {
             to_version(&call.def, &call.version, &mut object)?;

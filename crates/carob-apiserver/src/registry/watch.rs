@@ -18,7 +18,7 @@ use super::list::validate;
 use super::selection::Selection;
 use crate::body::{Body, BoxError};
 use crate::error::{ApiError, ApiResult};
-use crate::negotiate::{Offer, negotiate};
+use crate::negotiate::Offer;
 
 /// Time between bookmarks (apiserver `pkg/storage/cacher`, `bookmarkFrequency`).
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -89,7 +89,7 @@ enum Wake {
 }
 
 pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
-    let form = negotiate(&call.parts.headers, Offer::Collection)?;
+    let form = call.negotiate(Offer::Collection)?;
     let mut selection = Selection::parse(&call.def, &call.query)?;
     if !call.name.is_empty() {
         // The old path /watch/.../name.
