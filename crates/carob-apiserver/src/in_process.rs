@@ -6,12 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response};
 use tower::Service;
 
 use crate::ApiServer;
 use crate::body::{Body, BoxError};
-use crate::identity::Identity;
+use crate::identity::{Identity, UserInfo};
 
 /// What `kube::Client::new` takes; made by [`ApiServer::in_process`].
 #[derive(Clone)]
@@ -33,8 +34,34 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Some(agent) = agent(&self.user) {
+            request.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static(agent));
+        }
         let answer = self.api.handle(request, self.user.clone());
         Box::pin(async move { Ok(answer.await) })
+    }
+}
+
+/// The name that managedFields show for one of the cluster's own parts: that of upstream's program in its place.
+fn agent(user: &UserInfo) -> Option<&'static str> {
+    if user.as_node().is_some() {
+        return Some("kubelet");
+    }
+    ["kube-scheduler", "kube-controller-manager"]
+        .into_iter()
+        .find(|program| user.name.strip_prefix("system:") == Some(*program))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_bear_the_names_of_upstreams_programs() {
+        assert_eq!(agent(&UserInfo::node("n")), Some("kubelet"));
+        assert_eq!(agent(&UserInfo::component("system:kube-scheduler")), Some("kube-scheduler"));
+        assert_eq!(agent(&UserInfo::component("system:kube-controller-manager")), Some("kube-controller-manager"));
+        assert_eq!(agent(&UserInfo::master("admin")), None);
     }
 }

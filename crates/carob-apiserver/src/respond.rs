@@ -51,7 +51,10 @@ pub(crate) fn error(error: ApiError) -> Response<Body> {
 
 pub(crate) fn status(status: &Status) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(code, &status.to_json());
+    // Clients compare the text: keys in the order of upstream's struct, and a newline behind.
+    let mut bytes = serde_json::to_vec(status).expect("a Status holds only strings and numbers");
+    bytes.push(b'\n');
+    let mut response = json_bytes(code, bytes);
     if let Some(seconds) = status.details.as_ref().and_then(|details| details.retry_after_seconds) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -110,6 +113,20 @@ fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_status_is_written_as_upstream_writes_it() {
+        use http_body_util::BodyExt;
+        let pods = carob_api::status::GroupResource::new("", "pods");
+        let response = status(&Status::not_found(pods, "p"));
+        let bytes = response.into_body().collect().await.expect("a whole body").to_bytes();
+        assert_eq!(
+            String::from_utf8_lossy(&bytes),
+            "{\"kind\":\"Status\",\"apiVersion\":\"v1\",\"metadata\":{},\"status\":\"Failure\",\
+             \"message\":\"pods \\\"p\\\" not found\",\"reason\":\"NotFound\",\
+             \"details\":{\"name\":\"p\",\"kind\":\"pods\"},\"code\":404}\n"
+        );
+    }
 
     #[test]
     fn warnings_are_quoted_and_sent_once() {
