@@ -83,7 +83,7 @@ fn run(cluster: &Cluster, line: &str) -> Result<String> {
 }
 
 #[test]
-fn kubectl_prints_what_it_prints_with_upstream() -> Result<()> {
+fn kubectl_prints_what_the_golden_file_holds() -> Result<()> {
     let cluster = Cluster::start()?;
     cluster.import(&["busybox", "debian"])?;
     let expected = fs_err::read_to_string(golden())?;

@@ -29,10 +29,9 @@ impl Machine {
         Ok(Self { host, data_dir })
     }
 
-    /// With an uplink, and the busybox image in its data directory.
+    /// With the busybox image in its data directory.
     fn usual() -> Result<Self> {
         let machine = Self::new()?;
-        machine.host.add_default_route()?;
         machine.import("busybox")?;
         Ok(machine)
     }
@@ -84,7 +83,7 @@ impl Machine {
     /// Everything that a run may leave: interfaces, mounts, groups, processes, directories, nftables tables.
     fn leftovers(&self) -> Result<Vec<String>> {
         let mut left: Vec<String> = Vec::new();
-        let usual = |link: &&String| *link == "lo" || link.starts_with("up") || link.starts_with("other");
+        let usual = |link: &&String| matches!(link.as_str(), "lo" | "uplink" | "world") || link.starts_with("other");
         left.extend(self.host.links()?.iter().filter(|link| !usual(link)).map(|link| format!("interface {link}")));
         let below = |mount: &&String| mount.contains("carob-run-") || mount.contains("/runs/");
         left.extend(self.host.mounts()?.iter().filter(below).map(|mount| format!("mount {mount}")));

@@ -104,7 +104,12 @@ fn every_client_reaches_a_pod_by_every_kind_of_service() -> Result<()> {
         (Client::Pod("web"), "the Pod itself"),
         (Client::Host, "the host"),
     ] {
-        let by_name = names.iter().filter(|_| !matches!(client, Client::Host));
+        // A Pod's own name is in its hosts file and leads to itself, past the Service of that name.
+        let is_named = |name: &str| match client {
+            Client::Host => false,
+            Client::Pod(own) => own != name,
+        };
+        let by_name = names.iter().filter(|(name, _)| is_named(name));
         for (target, port) in addresses.iter().chain(by_name) {
             let answer = client.run(&cluster, &format!("nc -w 10 {target} {port} </dev/null"));
             let answer = answer.with_context(|| format!("{who} to {target}:{port}"))?;
@@ -165,7 +170,7 @@ fn names_in_pods_follow_their_objects() -> Result<()> {
     assert!(ask("headless.default.svc.cluster.local")?.contains(&pod_ip));
     assert!(ask(&format!("{}.default.pod.cluster.local", pod_ip.replace('.', "-")))?.contains(&pod_ip));
     assert!(ask("kubernetes.default.svc.cluster.local")?.contains("10.96.0.1"));
-    assert!(pod.run(&cluster, "nslookup -type=ptr 10.96.0.1")?.contains("kubernetes.default.svc.cluster.local"));
+    assert!(pod.run(&cluster, "nslookup 10.96.0.1")?.contains("kubernetes.default.svc.cluster.local"));
     let srv = pod.run(&cluster, "nslookup -type=srv _https._tcp.kubernetes.default.svc.cluster.local")?;
     assert!(srv.contains("443"), "{srv}");
     assert!(ask("nothing.default.svc.cluster.local").is_err(), "a name that is not there");
@@ -229,7 +234,8 @@ fn a_rolling_update_fails_no_request() -> Result<()> {
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"])?;
     cluster.wait("condition=Ready", "pod/client")?;
     let script = "ok=0; while [ ! -e /tmp/end ]; do \
-                  if wget -q -T 5 -O- http://web.default.svc.cluster.local/index.html >/tmp/answer; then ok=$((ok+1)); else echo FAILED; fi; \
+                  printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | nc -w 5 web.default.svc.cluster.local 80 | tail -n 1 >/tmp/answer; \
+                  if grep -q -E '^(one|two)$' /tmp/answer; then ok=$((ok+1)); else echo FAILED; fi; \
                   done; echo requests $ok; cat /tmp/answer";
     let load = cluster
         .kubectl_command(&["exec", "client", "--", "sh", "-c", script])

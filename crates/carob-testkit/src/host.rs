@@ -91,13 +91,6 @@ impl Host {
         run(&mut command)
     }
 
-    /// Gives the host an uplink with a default route, as most machines have: what leaves by it goes nowhere.
-    pub fn add_default_route(&self) -> Result<()> {
-        let script = "ip link add uplink type veth peer name upstream && ip address add 192.0.2.2/24 dev uplink && \
-                      ip link set uplink up && ip link set upstream up && ip route add default via 192.0.2.1";
-        self.run("sh", ["-c", script]).map(drop)
-    }
-
     /// Adds network interfaces, as a machine with many containers has them.
     pub fn add_interfaces(&self, count: u32) -> Result<()> {
         let script = format!("for n in $(seq {count}); do echo link add other$n type dummy; done | ip -batch -");
@@ -313,7 +306,7 @@ mod tests {
     fn a_host_has_its_own_network_and_processes_and_leaves_nothing() {
         let host = Host::new().expect("made");
         let (name, dir) = (host.name().to_owned(), host.dir().to_owned());
-        assert_eq!(host.links().expect("listed"), BTreeSet::from(["lo".to_owned()]));
+        assert_eq!(host.links().expect("listed"), BTreeSet::from(["lo", "uplink", "world"].map(str::to_owned)));
         assert_eq!(host.processes().expect("listed"), BTreeMap::new());
         assert_eq!(host.run("hostname", [""; 0]).expect("named").trim(), name);
         let mut sleeper = host.command("sh");

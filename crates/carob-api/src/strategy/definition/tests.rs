@@ -162,6 +162,19 @@ fn specs_are_checked_in_upstreams_words() {
         ),
         (
             |d| {
+                let mut second = d["spec"]["versions"][0].clone();
+                second["name"] = json!("v2");
+                second["storage"] = json!(false);
+                d["spec"]["versions"].as_array_mut().expect("a list").push(second);
+                d["spec"]["conversion"] = json!({
+                    "strategy": "Webhook",
+                    "webhook": {"clientConfig": {"url": "https://converter.example/"}, "conversionReviewVersions": ["v1"]},
+                });
+            },
+            "spec.conversion.strategy: Forbidden: conversion by webhook is not supported by this server: objects of several versions need the strategy None",
+        ),
+        (
+            |d| {
                 d["spec"]["versions"][0]["additionalPrinterColumns"] =
                     json!([{"name": "A", "type": "text", "jsonPath": ".a"}])
             },

@@ -70,11 +70,18 @@ impl Private {
         // Nobody may find it before it is locked, and what it says has to be whole by then.
         let unfinished = self.marker.with_extension("new");
         let file = fs_err::File::create(&unfinished)?.into_file();
-        lock(&file).context("lock the marker of the run")?;
         let (run_base, cgroup_root) = (std::path::absolute(&arguments.run_base)?, arguments.cgroup_root.clone());
         let marker = Marker { guard, run_base, cgroup_root };
-        serde_json::to_writer(&file, &marker).with_context(|| format!("write {}", unfinished.display()))?;
-        fs_err::rename(&unfinished, &self.marker)?;
+        let written = lock(&file)
+            .context("lock the marker of the run")
+            .and_then(|_| {
+                serde_json::to_writer(&file, &marker).with_context(|| format!("write {}", unfinished.display()))
+            })
+            .and_then(|()| Ok(fs_err::rename(&unfinished, &self.marker)?));
+        if let Err(error) = written {
+            fs_err::remove_file(&unfinished)?;
+            return Err(error);
+        }
         Ok(file)
     }
 
