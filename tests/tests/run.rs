@@ -115,7 +115,7 @@ fn pod(script: &str) -> Value {
 #[test]
 fn logs_are_printed_and_the_code_is_the_containers() -> Result<()> {
     let machine = Machine::usual()?;
-    machine.host.add_interfaces(300)?;
+    machine.host.add_interface_pairs(150)?;
     let manifest = machine.manifest("p", &pod("echo hello; exit 7"))?;
     let said = machine.run(&manifest, "")?;
     assert_eq!(said.code, Some(7), "{said:?}");

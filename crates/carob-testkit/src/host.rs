@@ -91,9 +91,11 @@ impl Host {
         run(&mut command)
     }
 
-    /// Adds network interfaces, as a machine with many containers has them.
-    pub fn add_interfaces(&self, count: u32) -> Result<()> {
-        let script = format!("for n in $(seq {count}); do echo link add other$n type dummy; done | ip -batch -");
+    /// Adds pairs of network interfaces, as a machine with many containers has them.
+    pub fn add_interface_pairs(&self, count: u32) -> Result<()> {
+        let script = format!(
+            "for n in $(seq {count}); do echo link add other$n type veth peer name other${{n}}p; done | ip -batch -"
+        );
         self.run("sh", ["-c", &script]).map(drop)
     }
 
