@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn a_mistake_is_named_with_its_file() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), "mirors: {}").expect("written");
+        fs_err::write(file.path(), "mirors: {}").expect("written");
         let error = format!("{:#}", read(Some(file.path())).expect_err("refused"));
         assert!(error.contains("mirors") && error.contains(&file.path().display().to_string()), "{error}");
         let error = format!("{:#}", read(Some(Path::new("/nowhere/registries.yaml"))).expect_err("refused"));
