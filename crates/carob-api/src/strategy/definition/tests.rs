@@ -128,7 +128,7 @@ fn fields_are_checked_in_upstreams_words() {
 #[test]
 fn specs_are_checked_in_upstreams_words() {
     type Change = fn(&mut Value);
-    let cases: [(Change, &str); 9] = [
+    let cases: [(Change, &str); 10] = [
         (
             |d| d["metadata"]["name"] = json!("x"),
             "metadata.name: Invalid value: \"x\": must be spec.names.plural+\".\"+spec.group",
