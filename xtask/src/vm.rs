@@ -22,6 +22,7 @@ const MODULES: &[&str] = &[
     "br_netfilter",
     "nf_tables",
     "nf_conntrack",
+    "nf_conntrack_netlink",
     "nf_nat",
     "nft_chain_nat",
     "nft_nat",
