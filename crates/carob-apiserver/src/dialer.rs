@@ -93,12 +93,12 @@ pub(crate) async fn tls_unverified(
     stream: Box<dyn NodeStream>,
 ) -> Result<Box<dyn NodeStream>, DialError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let verifier = AnyCertificate::new(&provider);
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(DialError::Tls)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes }))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     let server = ServerName::IpAddress(address.ip().into());
     let stream = within(address, TlsConnector::from(Arc::new(config)).connect(server, stream)).await?;
@@ -107,8 +107,14 @@ pub(crate) async fn tls_unverified(
 
 /// Takes every certificate and every signature.
 #[derive(Debug)]
-struct AnyCertificate {
+pub(crate) struct AnyCertificate {
     schemes: Vec<SignatureScheme>,
+}
+
+impl AnyCertificate {
+    pub(crate) fn new(provider: &rustls::crypto::CryptoProvider) -> Self {
+        Self { schemes: provider.signature_verification_algorithms.supported_schemes() }
+    }
 }
 
 impl ServerCertVerifier for AnyCertificate {

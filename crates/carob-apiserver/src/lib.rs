@@ -17,6 +17,7 @@ pub mod authz;
 mod body;
 mod catalogue;
 mod config;
+mod conversion;
 mod current;
 mod definitions;
 mod dialer;

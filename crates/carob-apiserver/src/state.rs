@@ -14,6 +14,7 @@ use crate::authn::{Authentication, ServiceAccountTokens, StaticTokens};
 use crate::authz::{Authorization, Rbac};
 use crate::catalogue::Catalogue;
 use crate::config::Config;
+use crate::conversion::Converters;
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -46,6 +47,7 @@ pub(crate) struct State {
     pub(crate) dialer: Arc<dyn crate::NodeDialer>,
     pub(crate) explainer: Option<Arc<dyn crate::Explainer>>,
     pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) converters: Arc<Converters>,
     /// The address that legacy discovery names.
     pub(crate) advertised: Option<SocketAddr>,
     pub(crate) openapi: OpenApi,
@@ -80,7 +82,8 @@ impl State {
         let rbac = Rbac::new(&store);
         let authz = Authorization::new(&store, rbac.clone(), config.authorizers);
         let catalogue = Arc::new(Catalogue::new(config.unstable_versions));
-        let around = Surroundings::new(&store, Arc::clone(&catalogue), authz.clone());
+        let converters = Arc::new(Converters::new(hooks.clone()));
+        let around = Surroundings::new(&store, Arc::clone(&catalogue), Arc::clone(&converters), authz.clone());
         let mut mutators: Vec<Box<dyn Mutator>> = vec![
             Box::new(MutatingPolicies::new(&store, around.clone())),
             Box::new(MutatingWebhooks::new(&hooks, &store)),
@@ -103,6 +106,7 @@ impl State {
             dialer: config.dialer,
             explainer: config.explainer,
             catalogue,
+            converters,
             advertised: config.system.addresses.first().copied(),
             system: SystemConfig { service_cidrs: config.service_cidrs, ..config.system },
             bootstrapped: AtomicBool::new(false),

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use carob_api::kinds::{CustomKind, VersionDef};
+use carob_api::kinds::{Conversion, CustomKind, VersionDef};
 use carob_api::schema::{self, Schema};
 use carob_api::{ResourceDef, Status, depth, kinds, meta};
 use carob_store::{Entry, Revision};
@@ -91,11 +91,16 @@ pub(crate) fn decode_hub_at(def: &ResourceDef, entry: &Entry, revision: Revision
     if meta::api_version(&object) == def.hub_api_version() && is_fresh(custom, entry) {
         return Ok(object);
     }
-    convert(&mut object, def.hub_api_version())?;
+    convert(def, &mut object, def.hub_api_version())?;
     if let Some(Schema::Custom(schema)) = def.hub_schema() {
         schema::refresh(schema, &mut object);
     }
     Ok(object)
+}
+
+/// Whether an entry lies in the store in the hub version.
+pub(crate) fn has_api_version(def: &ResourceDef, entry: &Entry) -> bool {
+    Splice::tail_of(def, &entry.value).is_some()
 }
 
 /// Whether an object was written under the schema that there is now: then it is pruned by it and has its defaults.
@@ -110,15 +115,21 @@ pub(crate) fn is_stored_form(def: &ResourceDef, version: &VersionDef) -> bool {
 
 /// Turns an object of the stored form into one of `version`.
 pub(crate) fn to_version(def: &ResourceDef, version: &VersionDef, object: &mut Value) -> ApiResult<()> {
-    if is_stored_form(def, version) { Ok(()) } else { convert(object, &def.api_version(version.name())) }
+    if is_stored_form(def, version) { Ok(()) } else { convert(def, object, &def.api_version(version.name())) }
 }
 
 /// Turns an object of any version into the stored form.
 pub(crate) fn to_storage(def: &ResourceDef, object: &mut Value) -> ApiResult<()> {
-    convert(object, def.hub_api_version())
+    convert(def, object, def.hub_api_version())
 }
 
-fn convert(object: &mut Value, api_version: &str) -> ApiResult<()> {
+fn convert(def: &ResourceDef, object: &mut Value, api_version: &str) -> ApiResult<()> {
+    let by_webhook = def.custom().is_some_and(|custom| custom.conversion != Conversion::None);
+    if by_webhook && meta::api_version(object) != api_version {
+        // `crate::conversion` comes first: here its fields would stay those of the other version.
+        let text = format!("an object of {} was not converted to {api_version} by its webhook", def.kind());
+        return Err(Status::internal(text).into());
+    }
     kinds::convert(object, api_version).map_err(|error| Status::internal(error).into())
 }
 
@@ -155,8 +166,12 @@ impl Splice {
 
     /// Undoes [`write_head`]. Neither a kind nor a version has anything to escape.
     fn tail<'e>(&self, value: &'e [u8]) -> Option<&'e [u8]> {
-        let rest = value.strip_prefix(b"{\"kind\":\"")?.strip_prefix(self.def.kind().as_bytes())?;
-        let rest = rest.strip_prefix(b"\",\"apiVersion\":\"")?.strip_prefix(self.def.hub_api_version().as_bytes())?;
+        Self::tail_of(&self.def, value)
+    }
+
+    fn tail_of<'e>(def: &ResourceDef, value: &'e [u8]) -> Option<&'e [u8]> {
+        let rest = value.strip_prefix(b"{\"kind\":\"")?.strip_prefix(def.kind().as_bytes())?;
+        let rest = rest.strip_prefix(b"\",\"apiVersion\":\"")?.strip_prefix(def.hub_api_version().as_bytes())?;
         rest.strip_prefix(b"\",\"metadata\":{")
     }
 

@@ -101,6 +101,13 @@ fn validate_namespace(def: &ResourceDef, obj: &Value, path: &FieldPath, errors: 
     }
 }
 
+/// Labels, annotations, owners and finalizers of an object that came from elsewhere than a request.
+pub fn validate_changeable_metadata(obj: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::new();
+    validate_changeable(obj, &FieldPath::new("metadata"), &mut errors);
+    errors
+}
+
 /// What is checked at create and at update.
 fn validate_changeable(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     validate_labels(meta::labels(obj), &path.child("labels"), errors);

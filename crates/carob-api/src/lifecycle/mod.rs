@@ -3,8 +3,8 @@
 
 mod deletion;
 mod metadata;
-pub use metadata::check_namespace;
 pub(crate) use metadata::validate_labels;
+pub use metadata::{check_namespace, validate_changeable_metadata};
 #[cfg(test)]
 mod tests;
 

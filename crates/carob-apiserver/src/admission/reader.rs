@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use carob_api::selector::LabelSelector;
-use carob_api::{ResourceDef, kinds, meta};
+use carob_api::{ResourceDef, kinds};
 use carob_store::{Entry, ListOptions, Store};
 use serde_json::Value;
 use tracing::warn;
@@ -54,13 +53,11 @@ impl Reader {
         page.map(|page| page.entries).unwrap_or_default()
     }
 
-    /// The objects of any kind in a namespace, or of a cluster-scoped one, whose labels are selected.
-    pub(crate) fn selected(&self, def: &ResourceDef, namespace: &str, selector: &LabelSelector) -> Vec<Value> {
+    /// The objects of any kind in a namespace, or of a cluster-scoped one, as they are stored.
+    pub(crate) fn entries_of(&self, def: &ResourceDef, namespace: &str) -> Vec<Arc<Entry>> {
         let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
         let page = self.store.list(&def.storage_prefix(namespace), ListOptions::default());
-        let entries = page.map(|page| page.entries).unwrap_or_default();
-        let objects = entries.iter().filter_map(|entry| parse(&entry.key, &entry.value));
-        objects.filter(|object| selector.matches(meta::labels(object))).collect()
+        page.map(|page| page.entries).unwrap_or_default()
     }
 
     /// All objects of a cluster-scoped kind.

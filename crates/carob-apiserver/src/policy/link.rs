@@ -51,7 +51,7 @@ impl Validator for ValidatingPolicies {
     async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         let mut run = Run { scope: Scope { around: &self.around, write, object, old }, denied: None };
         for bound in self.policies.bound().iter() {
-            run.policy(bound)?;
+            run.policy(bound).await?;
         }
         match run.denied {
             None => Ok(()),
@@ -75,7 +75,7 @@ fn refusal(write: &Admission<'_>, object: Option<&Value>, message: String, reaso
 }
 
 impl Run<'_> {
-    fn policy(&mut self, bound: &Bound<Policy>) -> Result<(), Status> {
+    async fn policy(&mut self, bound: &Bound<Policy>) -> Result<(), Status> {
         let policy = &*bound.policy;
         let Concern { matched, params: def } = match self.scope.of_policy(&policy.base) {
             Ok(None) => return Ok(()),
@@ -87,7 +87,7 @@ impl Run<'_> {
         };
         let mut annotations = BTreeMap::new();
         for binding in &bound.bindings {
-            let params = match self.scope.params(&policy.base, def.as_ref(), binding) {
+            let params = match self.scope.params(&policy.base, def.as_ref(), binding).await {
                 Ok(params) => params,
                 Err(why) => {
                     self.misconfigured(policy, Some(binding), &why);

@@ -76,7 +76,7 @@ impl Mutator for MutatingPolicies {
             run.invoked.require_again();
         }
         for bound in self.policies.bound().iter() {
-            run.policy(bound, object)?;
+            run.policy(bound, object).await?;
         }
         let Run { mut invoked, faults, .. } = run;
         invoked.output = Some(object.clone());
@@ -119,7 +119,7 @@ impl Run<'_> {
         ));
     }
 
-    fn policy(&mut self, bound: &Bound<MutatingPolicy>, object: &mut Value) -> Result<(), Status> {
+    async fn policy(&mut self, bound: &Bound<MutatingPolicy>, object: &mut Value) -> Result<(), Status> {
         let policy = &*bound.policy;
         let Concern { matched, params: def } = match self.scope(object).of_policy(&policy.base) {
             Ok(None) => return Ok(()),
@@ -130,7 +130,8 @@ impl Run<'_> {
             }
         };
         for binding in &bound.bindings {
-            match self.scope(object).params(&policy.base, def.as_ref(), binding) {
+            let params = self.scope(object).params(&policy.base, def.as_ref(), binding).await;
+            match params {
                 Ok(params) => {
                     for params in params {
                         self.invoke(policy, binding, &matched, params, object)?;

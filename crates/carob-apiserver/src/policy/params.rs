@@ -10,13 +10,15 @@ use serde_json::Value;
 
 use super::definition::ParamKind;
 use crate::admission::{Reader, parse};
+use crate::conversion::Converters;
 
 /// The parameters of a binding: each is a run of the policy; `None` is a run without one.
-pub(super) fn collect(
+pub(super) async fn collect(
     kind: Option<(&ParamKind, &Arc<ResourceDef>)>,
     param_ref: &Value,
     namespace: &str,
     reader: &Reader,
+    converters: &Converters,
 ) -> Result<Vec<Option<Value>>, String> {
     let (Some((kind, def)), true) = (kind, param_ref.is_object()) else { return Ok(vec![None]) };
     let text = |field: &str| meta::str_at(param_ref, &[field]).unwrap_or_default();
@@ -32,18 +34,21 @@ pub(super) fn collect(
         (true, place) => place,
     };
     let selector = meta::at(param_ref, &["selector"]).filter(|selector| selector.is_object());
-    let mut found = match (text("name"), selector) {
+    let (entries, selector) = match (text("name"), selector) {
         ("", None) => return Err("one of name or selector must be provided".to_owned()),
         ("", Some(selector)) => {
             let selector = LabelSelector::from_json(selector).map_err(|error| error.to_string())?;
-            reader.selected(def, place, &selector)
+            (reader.entries_of(def, place), selector)
         }
         (_, Some(_)) => return Err("paramRef.name and paramRef.selector are mutually exclusive".to_owned()),
         (name, None) => {
-            let key = def.storage_key(place, name);
-            reader.store().get(&key).and_then(|entry| parse(&key, &entry.value)).into_iter().collect()
+            let entry = reader.store().get(&def.storage_key(place, name));
+            (entry.into_iter().collect(), LabelSelector::default())
         }
     };
+    let entries = converters.hubs(def, entries).await.map_err(|error| error.to_string())?;
+    let objects = entries.iter().filter_map(|entry| parse(&entry.key, &entry.value));
+    let mut found: Vec<Value> = objects.filter(|object| selector.matches(meta::labels(object))).collect();
     if found.is_empty() && text("parameterNotFoundAction") == "Deny" {
         return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
     }

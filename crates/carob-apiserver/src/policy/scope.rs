@@ -15,12 +15,14 @@ use crate::admission::matching::{MatchResources, Matched};
 use crate::admission::{Admission, Reader};
 use crate::authz::Authorization;
 use crate::catalogue::Catalogue;
+use crate::conversion::Converters;
 
 /// What policies look things up in.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     reader: Reader,
     catalogue: Arc<Catalogue>,
+    converters: Arc<Converters>,
     pub(super) authorization: Authorization,
 }
 
@@ -41,8 +43,13 @@ pub(super) struct Concern {
 }
 
 impl Surroundings {
-    pub(crate) fn new(store: &Store, catalogue: Arc<Catalogue>, authorization: Authorization) -> Self {
-        Self { reader: Reader::new(store.clone()), catalogue, authorization }
+    pub(crate) fn new(
+        store: &Store,
+        catalogue: Arc<Catalogue>,
+        converters: Arc<Converters>,
+        authorization: Authorization,
+    ) -> Self {
+        Self { reader: Reader::new(store.clone()), catalogue, converters, authorization }
     }
 }
 
@@ -69,7 +76,7 @@ impl Scope<'_> {
     }
 
     /// The parameters that a binding gives, each for a run of the policy; none if it is not about the write.
-    pub(super) fn params(
+    pub(super) async fn params(
         &self,
         policy: &Base,
         def: Option<&Arc<ResourceDef>>,
@@ -81,7 +88,8 @@ impl Scope<'_> {
             return Ok(Vec::new());
         }
         let kind = policy.param_kind.as_ref().zip(def);
-        collect(kind, &binding.param_ref, self.write.namespace, &self.around.reader)
+        let Surroundings { reader, converters, .. } = self.around;
+        collect(kind, &binding.param_ref, self.write.namespace, reader, converters).await
     }
 
     /// The namespace of the write, as expressions see it; null for what is in none.

@@ -130,8 +130,8 @@ async fn check_and_store(
     if options.dry_run {
         return Ok(Written::Gone(object));
     }
-    match held.commit(put(&call.api.store, &call.def, &key, Expect::Absent, &object, None)).await {
-        Ok(entry) => Ok(Written::Stored(entry)),
+    match held.commit(put(call.api, &call.def, &key, Expect::Absent, &object, None)).await {
+        Ok(entry) => Ok(Written::Stored(call.hub(entry).await?)),
         Err(WriteError::Overtaken) => Err(Refused::Taken(name)),
         Err(WriteError::Failed(error)) => Err(Refused::Other(error)),
     }

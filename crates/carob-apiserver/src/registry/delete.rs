@@ -111,7 +111,7 @@ fn options_of_query(query: &Query) -> ApiResult<Value> {
 /// Deletes the named object, or marks it where it has to wait.
 pub(crate) async fn remove(call: &Call<'_>, removal: &Removal) -> ApiResult<Removed> {
     for _ in 0..ATTEMPTS_MAX {
-        let entry = call.stored()?;
+        let entry = call.stored().await?;
         let old = decode_hub(&call.def, &entry)?;
         removal.options.check_preconditions(&call.def, &old, meta::resource_version(&old))?;
         if let Some(options) = &removal.admission {
@@ -133,9 +133,11 @@ pub(crate) async fn remove(call: &Call<'_>, removal: &Removal) -> ApiResult<Remo
                 Removed::Gone(old)
             }),
             Deletion::Mark(marked) => {
-                put(store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &marked, Some(&old))
-                    .await
-                    .and_then(|entry| Ok(Removed::Waiting(decode_hub(&call.def, &entry)?)))
+                let expect = Expect::Revision(entry.mod_revision);
+                match put(call.api, &call.def, &entry.key, expect, &marked, Some(&old)).await {
+                    Ok(entry) => Ok(Removed::Waiting(decode_hub(&call.def, &*call.hub(entry).await?)?)),
+                    Err(error) => Err(error),
+                }
             }
         };
         match outcome {
@@ -159,7 +161,7 @@ pub(crate) async fn delete_collection(call: &mut Call<'_>, body: RequestBody) ->
     let form = call.negotiate(Offer::Collection)?;
     let removal = parse_options(call, body).await?;
     let selection = Selection::parse(&call.def, &call.query)?;
-    let listing = read_page(call, &selection, &ListQuery::parse(&call.query)?)?;
+    let listing = read_page(call, &selection, &ListQuery::parse(&call.query)?).await?;
     let mut objects = Vec::with_capacity(listing.entries.len());
     for entry in &listing.entries {
         let object = decode_hub(&call.def, entry)?;

@@ -24,7 +24,7 @@ pub(crate) async fn get(call: &Call<'_>) -> ApiResult<Response<Body>> {
     if let Some(revision) = parse_revision(call.query.text("resourceVersion"))? {
         wait_for(call.api, revision).await?;
     }
-    let entry = call.stored()?;
+    let entry = call.stored().await?;
     if form.is_plain_json() && is_stored_form(&call.def, &call.version) {
         let bytes = Splice::object(&call.def).bytes(&entry, entry.mod_revision)?;
         return Ok(respond::json_bytes(StatusCode::OK, bytes));

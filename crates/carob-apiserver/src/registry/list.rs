@@ -125,7 +125,7 @@ pub(crate) async fn list(call: &Call<'_>) -> ApiResult<Response<Body>> {
     if let Some(revision) = query.revision {
         wait_for(call.api, revision).await?;
     }
-    let listing = read(call, &selection, &query)?;
+    let listing = read(call, &selection, &query).await?;
     let metadata = list_metadata(&listing.revision.to_string(), listing.next);
     if form.is_plain_json() && is_stored_form(&call.def, &call.version) {
         return join(call, &metadata, listing.entries);
@@ -137,9 +137,9 @@ pub(crate) async fn list(call: &Call<'_>) -> ApiResult<Response<Body>> {
 }
 
 /// One page of the collection, filtered.
-pub(crate) fn read(call: &Call<'_>, selection: &Selection, query: &ListQuery) -> ApiResult<Listing> {
+pub(crate) async fn read(call: &Call<'_>, selection: &Selection, query: &ListQuery) -> ApiResult<Listing> {
     if let Some(key) = selection.only_key(&call.namespace) {
-        return read_one(call, selection, query, &key);
+        return read_one(call, selection, query, &key).await;
     }
     let prefix = call.prefix();
     let limit = query.limit.unwrap_or(usize::MAX);
@@ -154,7 +154,7 @@ pub(crate) fn read(call: &Call<'_>, selection: &Selection, query: &ListQuery) ->
         at = Some(page.revision);
         let total = page.entries.len();
         let mut scanned = 0;
-        for entry in page.entries {
+        for entry in call.api.converters.hubs(&call.def, page.entries).await? {
             scanned += 1;
             after = Some(entry.key.to_string());
             if selection.matches(&entry) {
@@ -178,7 +178,7 @@ pub(crate) fn read(call: &Call<'_>, selection: &Selection, query: &ListQuery) ->
     }
 }
 
-fn read_one(call: &Call<'_>, selection: &Selection, query: &ListQuery, key: &str) -> ApiResult<Listing> {
+async fn read_one(call: &Call<'_>, selection: &Selection, query: &ListQuery, key: &str) -> ApiResult<Listing> {
     let store = &call.api.store;
     let revision = query.at().unwrap_or_else(|| store.current());
     let entry = match query.at() {
@@ -187,7 +187,8 @@ fn read_one(call: &Call<'_>, selection: &Selection, query: &ListQuery, key: &str
     };
     // Read after the revision was: the object may be newer than the list claims, never older.
     let revision = entry.as_ref().map_or(revision, |entry| revision.max(entry.mod_revision));
-    let entries = entry.into_iter().filter(|entry| selection.matches(entry)).collect();
+    let entries = call.api.converters.hubs(&call.def, entry.into_iter().collect()).await?;
+    let entries = entries.into_iter().filter(|entry| selection.matches(entry)).collect();
     Ok(Listing { entries, revision, next: None })
 }
 

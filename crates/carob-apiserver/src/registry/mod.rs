@@ -118,8 +118,14 @@ impl Call<'_> {
         }
     }
 
-    /// The stored object that the path names.
-    pub(crate) fn stored(&self) -> ApiResult<Arc<Entry>> {
-        self.api.store.get(&self.key()).ok_or_else(|| self.not_found())
+    /// The stored object that the path names, in the hub form.
+    pub(crate) async fn stored(&self) -> ApiResult<Arc<Entry>> {
+        let entry = self.api.store.get(&self.key()).ok_or_else(|| self.not_found())?;
+        self.hub(entry).await
+    }
+
+    /// An entry as it was written, in the hub form.
+    pub(crate) async fn hub(&self, entry: Arc<Entry>) -> ApiResult<Arc<Entry>> {
+        self.api.converters.hub(&self.def, entry).await
     }
 }

@@ -17,7 +17,7 @@ use crate::admission::Operation;
 use crate::body::{Body, RequestBody, read};
 use crate::error::ApiResult;
 use crate::reserve::{Held, Stage};
-use crate::stored::{decode_hub, to_storage};
+use crate::stored::{decode_hub, stored_head, to_storage};
 
 /// What a change makes of an object.
 pub(crate) enum Change {
@@ -79,7 +79,7 @@ pub(crate) async fn write_changed(
     mut change: impl FnMut(&Value) -> ApiResult<Change>,
 ) -> ApiResult<Written> {
     for _ in 0..ATTEMPTS_MAX {
-        let entry = call.stored()?;
+        let entry = call.stored().await?;
         let old = decode_hub(&call.def, &entry)?;
         let change = change(&old)?;
         match attempt(call, options, projection, &entry, &old, change).await {
@@ -99,15 +99,14 @@ pub(crate) async fn rewrite(
     mut change: impl FnMut(&Value) -> ApiResult<Value>,
 ) -> ApiResult<Value> {
     for _ in 0..ATTEMPTS_MAX {
-        let entry = call.stored()?;
+        let entry = call.stored().await?;
         let old = decode_hub(&call.def, &entry)?;
         let new = change(&old)?;
         if dry_run || new == old {
             return Ok(new);
         }
-        match put(&call.api.store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(&old)).await
-        {
-            Ok(entry) => return decode_hub(&call.def, &entry),
+        match put(call.api, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(&old)).await {
+            Ok(entry) => return decode_hub(&call.def, &*call.hub(entry).await?),
             Err(WriteError::Overtaken) => {}
             Err(WriteError::Failed(error)) => return Err(error),
         }
@@ -147,7 +146,7 @@ async fn attempt(
     call.api.rules.validate(&call.def, &new, Some(old), &call.notes)?;
     pipeline::validate(call, &write, projection, &new, old).await?;
     call.notes.warn_all(call.def.strategy().warnings(&new, Some(old)));
-    if same(&new, old) {
+    if same(&new, old) && is_stored_as_now(call, entry) {
         return Ok(Written::Stored(Arc::clone(entry)));
     }
     reservations.reserve(Stage::Counting, &write, &mut new, Some(old), &mut held).await?;
@@ -160,10 +159,17 @@ async fn attempt(
         reservations.release(&call.def, old, None);
         return Ok(Written::Gone(new));
     }
-    let put = put(store, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old));
+    let put = put(call.api, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old));
     let stored = held.commit(put).await?;
     reservations.release(&call.def, old, Some(&new));
-    Ok(Written::Stored(stored))
+    Ok(Written::Stored(call.hub(stored).await?))
+}
+
+/// Whether the object lies in the version that its kind is stored in now. A write that changes nothing else brings it into that one:
+/// so objects are migrated (apiserver `pkg/storage/etcd3/store.go`, `GuaranteedUpdate` compares the stored bytes).
+fn is_stored_as_now(call: &Call<'_>, entry: &Entry) -> bool {
+    call.def.custom().is_none()
+        || call.api.store.get(&entry.key).is_none_or(|stored| stored.value.starts_with(&stored_head(&call.def)))
 }
 
 impl<E: Into<crate::error::ApiError>> From<E> for WriteError {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use carob_api::Status;
+use carob_api::{ResourceDef, Status};
 use carob_store::{Entry, Event, EventKind, ListOptions, ReadError, Revision, Watch, WatchItem};
 use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
@@ -17,6 +17,7 @@ use super::get::{parse_revision, wait_for};
 use super::list::validate;
 use super::selection::Selection;
 use crate::body::{Body, BoxError};
+use crate::conversion::Converters;
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::Offer;
 
@@ -67,6 +68,8 @@ impl WatchQuery {
 
 /// Everything that one open watch holds.
 struct Stream {
+    def: Arc<ResourceDef>,
+    converters: Arc<Converters>,
     watch: Watch,
     selection: Selection,
     encoder: Encoder,
@@ -101,7 +104,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
     }
     let encoder = Encoder::new(call, form)?;
     let content_type = encoder.content_type();
-    let body = match open(call, selection, &query, encoder) {
+    let body = match open(call, selection, &query, encoder).await? {
         Ok(stream) => Body::stream(futures_util::stream::unfold(Box::new(stream), next_piece)),
         Err(mut expired) => Body::from(expired.encoder.error(&expired.status)?),
     };
@@ -117,32 +120,39 @@ struct Expired {
     status: Status,
 }
 
-fn open(call: &Call<'_>, selection: Selection, query: &WatchQuery, encoder: Encoder) -> Result<Stream, Box<Expired>> {
+async fn open(
+    call: &Call<'_>,
+    selection: Selection,
+    query: &WatchQuery,
+    encoder: Encoder,
+) -> ApiResult<Result<Stream, Box<Expired>>> {
     let store = &call.api.store;
     // A watch of one object is not woken for others. Its key may begin those of others; the selection knows better.
     let prefix = selection.only_key(&call.namespace).unwrap_or_else(|| call.prefix());
     let opened = if query.initial {
-        store.list(&prefix, ListOptions::default()).and_then(|page| {
-            let mut entries = page.entries;
-            entries.retain(|entry| selection.matches(entry));
-            entries.reverse();
-            Ok((store.watch(&prefix, page.revision)?, entries, page.revision))
-        })
+        store
+            .list(&prefix, ListOptions::default())
+            .and_then(|page| Ok((store.watch(&prefix, page.revision)?, page.entries, page.revision)))
     } else {
         let after = query.revision.unwrap_or_else(|| store.current());
         store.watch(&prefix, after).map(|watch| (watch, Vec::new(), after))
     };
     let (watch, initial, revision) = match opened {
         Ok(opened) => opened,
-        Err(error) => return Err(Box::new(Expired { encoder, status: too_old(error) })),
+        Err(error) => return Ok(Err(Box::new(Expired { encoder, status: too_old(error) }))),
     };
+    let mut initial = call.api.converters.hubs(&call.def, initial).await?;
+    initial.retain(|entry| selection.matches(entry));
+    initial.reverse();
     let now = Instant::now();
     let bookmarks = query.bookmarks.then(|| {
         let mut interval = tokio::time::interval_at(now + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         interval
     });
-    Ok(Stream {
+    Ok(Ok(Stream {
+        def: Arc::clone(&call.def),
+        converters: Arc::clone(&call.api.converters),
         watch,
         selection,
         encoder,
@@ -151,7 +161,7 @@ fn open(call: &Call<'_>, selection: Selection, query: &WatchQuery, encoder: Enco
         bookmarks,
         end: Box::pin(end(carob_kit::moment_after(now, query.timeout), call.api.closing())),
         done: false,
-    })
+    }))
 }
 
 /// Waits until `deadline` or until the server shuts down.
@@ -195,7 +205,7 @@ impl Stream {
         self.initial_events(&mut out)?;
         while out.is_empty() && !self.done {
             match self.wake().await {
-                Wake::Item(item) => self.item(&item, &mut out)?,
+                Wake::Item(item) => self.item(&item, &mut out).await?,
                 Wake::Bookmark => {
                     let revision = self.watch.progress();
                     self.encoder.bookmark(&mut out, revision, false)?;
@@ -206,7 +216,7 @@ impl Stream {
         // What has come meanwhile goes along.
         while !self.done && self.initial.is_empty() && out.len() < PIECE_LEN {
             let Some(item) = self.watch.try_next() else { break };
-            self.item(&item, &mut out)?;
+            self.item(&item, &mut out).await?;
         }
         Ok(out)
     }
@@ -241,15 +251,15 @@ impl Stream {
         }
     }
 
-    fn item(&mut self, item: &WatchItem, out: &mut Vec<u8>) -> ApiResult<()> {
+    async fn item(&mut self, item: &WatchItem, out: &mut Vec<u8>) -> ApiResult<()> {
         match item {
-            WatchItem::Event(event) => self.event(event, out),
+            WatchItem::Event(event) => match self.event(event, out).await {
+                Ok(()) => Ok(()),
+                Err(error) => self.fail(error.status(), out),
+            },
             WatchItem::Lagged => {
-                self.done = true;
-                let status =
-                    Status::expired("too old resource version: the watch fell behind what is kept of the past");
-                out.extend_from_slice(&self.encoder.error(&status)?);
-                Ok(())
+                let text = "too old resource version: the watch fell behind what is kept of the past";
+                self.fail(&Status::expired(text), out)
             }
             WatchItem::Closed => {
                 self.done = true;
@@ -258,16 +268,31 @@ impl Stream {
         }
     }
 
+    /// Tells the client why its watch ends.
+    fn fail(&mut self, status: &Status, out: &mut Vec<u8>) -> ApiResult<()> {
+        self.done = true;
+        out.extend_from_slice(&self.encoder.error(status)?);
+        Ok(())
+    }
+
     /// An object that a change brings into the selection is ADDED, one that it takes out is DELETED.
-    fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> ApiResult<()> {
-        let before = event.previous.as_ref().filter(|previous| self.selection.matches(previous));
-        let after = event.kind == EventKind::Put && self.selection.matches(&event.entry);
+    async fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> ApiResult<()> {
+        let before = match &event.previous {
+            Some(previous) => Some(self.converters.shared_hub(&self.def, previous).await?),
+            None => None,
+        };
+        let before = before.filter(|previous| self.selection.matches(previous));
+        let after = match event.kind {
+            EventKind::Put => Some(self.converters.shared_hub(&self.def, &event.entry).await?),
+            EventKind::Delete => None,
+        };
+        let after = after.filter(|entry| self.selection.matches(entry));
         let revision = event.revision();
         match (before, after) {
-            (None, false) => Ok(()),
-            (None, true) => self.encoder.event(out, EventType::Added, &event.entry, revision),
-            (Some(_), true) => self.encoder.event(out, EventType::Modified, &event.entry, revision),
-            (Some(previous), false) => self.encoder.event(out, EventType::Deleted, previous, revision),
+            (None, None) => Ok(()),
+            (None, Some(entry)) => self.encoder.event(out, EventType::Added, &entry, revision),
+            (Some(_), Some(entry)) => self.encoder.event(out, EventType::Modified, &entry, revision),
+            (Some(previous), None) => self.encoder.event(out, EventType::Deleted, &previous, revision),
         }
     }
 }

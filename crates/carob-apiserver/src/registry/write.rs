@@ -9,6 +9,7 @@ use carob_store::{Durability, Entry, Expect, Op, Revision, Store, Txn, TxnError,
 use serde_json::Value;
 
 use crate::error::ApiError;
+use crate::state::State;
 use crate::stored::encode_as;
 
 /// The life time of kinds that have one.
@@ -24,21 +25,22 @@ pub(crate) enum WriteError {
     Failed(ApiError),
 }
 
-/// Stores `object` under `key`. `old` is what it replaces.
+/// Stores `object`, which is in the hub form, under `key`. `old` is what it replaces. The entry is as it is stored.
 pub(crate) async fn put(
-    store: &Store,
+    api: &State,
     def: &ResourceDef,
     key: &str,
     expect: Expect,
     object: &Value,
     old: Option<&Value>,
 ) -> Result<Arc<Entry>, WriteError> {
+    let stored = api.converters.stored(def, object).await.map_err(WriteError::Failed)?;
     let op = Op::Put {
-        value: encode_as(object, def.stored_api_version()),
+        value: encode_as(&stored, def.stored_api_version()),
         ttl: (def.persistence == Persistence::Hour).then_some(HOUR),
         durability: durability(def.persistence, object, old),
     };
-    txn(store, Txn { key: key.into(), expect, op }).await.map(|done| done.entry)
+    txn(&api.store, Txn { key: key.into(), expect, op }).await.map(|done| done.entry)
 }
 
 /// Removes `key` if it is still at `revision`; the entry bears the deletion's revision.

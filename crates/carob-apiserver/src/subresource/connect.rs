@@ -38,7 +38,7 @@ pub(super) async fn log(mut call: Call<'_>) -> ApiResult<Response<Body>> {
 }
 
 async fn read_log(call: &Call<'_>) -> ApiResult<Response<Body>> {
-    let pod = decode(&*call.stored()?)?;
+    let pod = decode(&*call.stored().await?)?;
     let container = container_of(call, &pod)?;
     check_log_query(call)?;
     let Some(target) = node_of(call, &pod)? else {
@@ -109,7 +109,7 @@ pub(super) async fn connect(mut call: Call<'_>, rest: Vec<String>, body: Request
     if subresource == "proxy" {
         return super::proxy::proxy(&call, &rest, body, upgrade).await;
     }
-    let pod = decode(&*call.stored()?)?;
+    let pod = decode(&*call.stored().await?)?;
     let path = match subresource {
         "portforward" => {
             let mut query = QueryText::default();

@@ -34,7 +34,7 @@ pub(super) async fn evict(call: &mut Call<'_>, body: RequestBody) -> ApiResult<R
     let delete_options = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
     let delete_options = DeleteOptions::from_json(&delete_options)?;
     let dry_run = options.dry_run || delete_options.dry_run;
-    let pod = decode(&*call.stored()?)?;
+    let pod = decode(&*call.stored().await?)?;
     if !may_ignore_budgets(&pod) {
         check_budget(call, &pod, dry_run).await?;
     }

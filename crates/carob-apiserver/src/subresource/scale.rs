@@ -36,7 +36,7 @@ pub(super) async fn answer(call: &mut Call<'_>, verb: &Verb, body: RequestBody) 
             write(call, &options, |live| apply(live, &content_type, &patch)).await
         }
         _ => {
-            let scale = of(&call.def, &decode_hub(&call.def, &call.stored()?.clone())?);
+            let scale = of(&call.def, &decode_hub(&call.def, &*call.stored().await?)?);
             answer_value(call, StatusCode::OK, &scale)
         }
     }

@@ -22,7 +22,7 @@ pub(super) async fn issue(call: &mut Call<'_>, body: RequestBody) -> ApiResult<R
     let options = WriteOptions::parse(&call.query, &call.parts.headers, "CreateOptions")?;
     let mut request = action_body(call, &options, body).await?;
     admit_action(call, &options, &mut request).await?;
-    let account = decode(&*call.stored()?)?;
+    let account = decode(&*call.stored().await?)?;
     let expiration_s = meta::i64_at(&request, &["spec", "expirationSeconds"]).unwrap_or(EXPIRATION_DEFAULT_S);
     validate(expiration_s)?;
     let mut spec = TokenSpec {

@@ -24,7 +24,7 @@ enum Asked {
 }
 
 pub(super) async fn tell(call: &Call<'_>) -> ApiResult<Response<Body>> {
-    let pod = decode(&*call.stored()?)?;
+    let pod = decode(&*call.stored().await?)?;
     let asked = match &call.api.explainer {
         Some(explainer) if node(&pod).is_none() => match explainer.explain(&call.namespace, &call.name).await {
             Ok(Some(explanation)) => Asked::Told(explanation),

@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::Value;
 
 use super::connect::{ConnectError, Connector, Server, Shared};
-use super::tls::{TlsError, client_config, roots_of};
+use super::tls::{Identity, TlsError, Trust, client_config, roots_of, system_roots};
 use crate::dialer::NodeDialer;
 use crate::refusal::refusal;
 
@@ -66,8 +66,8 @@ pub(crate) enum CallError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("the reply is longer than {REPLY_LEN_MAX} bytes")]
-    TooLong,
+    #[error("the reply is longer than {max} bytes")]
+    TooLong { max: usize },
     /// Worded as client-go words a refusal.
     #[error("{message}")]
     Refused { message: String },
@@ -106,17 +106,40 @@ impl WebhookClient {
         };
         check_path(&path)?;
         let tls = match roots {
-            Some(roots) => client_config(roots)?,
+            Some(roots) => client_config(Trust::Roots(roots), None)?,
             None => self.shared.system_tls()?,
         };
         let connector = Connector::new(Arc::clone(&self.shared), server, tls);
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .build(connector);
-        Ok(Hook { authority, path, http })
+        Ok(Hook { authority, path, http: pooled(connector) })
     }
+
+    /// Makes connections to a Service's server, to whom they show `identity`. The system's authorities are trusted where `trust`
+    /// names nobody.
+    pub(crate) fn connector(
+        &self,
+        server: Server,
+        trust: Option<Trust>,
+        identity: Option<Identity>,
+    ) -> Result<Connector, TlsError> {
+        let trust = match trust {
+            Some(trust) => trust,
+            None => Trust::Roots(system_roots()?),
+        };
+        Ok(Connector::new(Arc::clone(&self.shared), server, client_config(trust, identity)?))
+    }
+}
+
+/// A client that keeps connections for as long as they are of use.
+pub(crate) fn pooled<B>(connector: Connector) -> legacy::Client<Connector, B>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+{
+    legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        .build(connector)
 }
 
 fn of_url(url: &str) -> Result<(Authority, String, Server), HookError> {
@@ -147,19 +170,27 @@ impl Hook {
     /// Sends `body` and answers with the reply, which has to come within `timeout`. The webhook is told the time-out in whole
     /// seconds.
     pub(crate) async fn post(&self, body: Bytes, timeout: Duration) -> Result<Value, CallError> {
-        let url = self.url(timeout);
-        match tokio::time::timeout(timeout, self.exchange(&url, body)).await {
+        let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+        self.within(format!("{}?timeout={seconds}s", self.url()), body, timeout, REPLY_LEN_MAX).await
+    }
+
+    /// As [`Hook::post`] for a webhook that is not told the time-out, and may answer with `reply_len_max` bytes.
+    pub(crate) async fn ask(&self, body: Bytes, timeout: Duration, reply_len_max: usize) -> Result<Value, CallError> {
+        self.within(self.url(), body, timeout, reply_len_max).await
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}{}", self.authority, self.path)
+    }
+
+    async fn within(&self, url: String, body: Bytes, timeout: Duration, max: usize) -> Result<Value, CallError> {
+        match tokio::time::timeout(timeout, self.exchange(&url, body, max)).await {
             Ok(reply) => reply,
             Err(_) => Err(CallError::Timeout { url }),
         }
     }
 
-    fn url(&self, timeout: Duration) -> String {
-        let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
-        format!("https://{}{}?timeout={seconds}s", self.authority, self.path)
-    }
-
-    async fn exchange(&self, url: &str, body: Bytes) -> Result<Value, CallError> {
+    async fn exchange(&self, url: &str, body: Bytes, max: usize) -> Result<Value, CallError> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| CallError::Http { url: url.to_owned(), source };
         let request = Request::builder()
             .method(Method::POST)
@@ -175,10 +206,10 @@ impl Hook {
             None => failed(error.into()),
         })?;
         let code = response.status();
-        let body = Limited::new(response.into_body(), REPLY_LEN_MAX)
+        let body = Limited::new(response.into_body(), max)
             .collect()
             .await
-            .map_err(|error| if error.is::<LengthLimitError>() { CallError::TooLong } else { failed(error) })?;
+            .map_err(|error| if error.is::<LengthLimitError>() { CallError::TooLong { max } } else { failed(error) })?;
         let body = body.to_bytes();
         if !code.is_success() {
             return Err(CallError::Refused { message: refused(code, &body) });
@@ -188,7 +219,7 @@ impl Hook {
 }
 
 /// The text of a connection that could not be made.
-fn connect_error(error: &legacy::Error) -> Option<String> {
+pub(crate) fn connect_error(error: &legacy::Error) -> Option<String> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         if let Some(found) = error.downcast_ref::<ConnectError>() {
@@ -228,16 +259,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn urls_tell_the_time_out_in_whole_seconds() {
+    async fn hooks_have_the_url_of_their_configuration() {
         let client = client();
         let ca = rcgen::generate_simple_self_signed(["a".to_owned()]).expect("ring makes keys").cert.pem();
         let bundle = STANDARD.encode(ca);
         let service = json!({ "service": { "name": "s", "namespace": "n", "path": "/p" }, "caBundle": bundle });
         let hook = client.hook(&service).expect("it can be called");
-        assert_eq!(hook.url(Duration::from_millis(1500)), "https://s.n.svc:443/p?timeout=2s");
+        assert_eq!(hook.url(), "https://s.n.svc:443/p");
         let url = json!({ "url": "https://[::1]:8443/x", "caBundle": bundle });
         let hook = client.hook(&url).expect("it can be called");
-        assert_eq!(hook.url(Duration::from_secs(30)), "https://[::1]:8443/x?timeout=30s");
+        assert_eq!(hook.url(), "https://[::1]:8443/x");
     }
 
     #[tokio::test]

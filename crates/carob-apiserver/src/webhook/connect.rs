@@ -1,4 +1,4 @@
-//! Connections to webhooks: an endpoint of a Service, or a host by its name (a static binary has no
+//! Connections to webhooks and to servers of aggregated APIs: an endpoint of a Service, or a host by its name (a static binary has no
 //! getaddrinfo), then TLS.
 
 use std::io;
@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::tls::{TlsError, client_config, system_roots};
+use super::tls::{TlsError, Trust, client_config, system_roots};
 use crate::dialer::{DialError, NodeDialer, NodeStream};
 use crate::endpoints::{EndpointError, Reach, ServicePort, choose};
 
@@ -114,7 +114,7 @@ impl Shared {
         if let Some(made) = self.system_tls.get() {
             return Ok(Arc::clone(made));
         }
-        let made = client_config(system_roots()?)?;
+        let made = client_config(Trust::Roots(system_roots()?), None)?;
         Ok(Arc::clone(self.system_tls.get_or_init(|| made)))
     }
 

@@ -1,14 +1,16 @@
-//! TLS to webhooks.
+//! TLS to webhooks, and to the servers of aggregated APIs.
 
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::dialer::AnyCertificate;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
@@ -26,7 +28,7 @@ pub(crate) enum TlsError {
 }
 
 /// The certificates of a PEM bundle; at least one.
-pub(super) fn roots_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn roots_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(pem).collect();
     found.ok().filter(|found| !found.is_empty()).ok_or(TlsError::NotPem)
 }
@@ -47,16 +49,32 @@ pub(super) fn system_roots() -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Err(TlsError::NoSystemRoots)
 }
 
-/// A client that trusts `roots` and shows no certificate.
-pub(super) fn client_config(roots: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, TlsError> {
+/// Whom a client trusts.
+pub(crate) enum Trust {
+    Roots(Vec<CertificateDer<'static>>),
+    /// Whoever answers: what `insecureSkipTLSVerify` asks for.
+    Anyone,
+}
+
+/// The certificate that a client shows, which may be replaced meanwhile.
+pub(crate) type Identity = Arc<dyn ResolvesClientCert>;
+
+/// A client that shows `identity`, if it has one.
+pub(super) fn client_config(trust: Trust, identity: Option<Identity>) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Verifier::new(roots, Arc::clone(&provider))?;
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        Trust::Roots(roots) => Arc::new(Verifier::new(roots, Arc::clone(&provider))?),
+        Trust::Anyone => Arc::new(AnyCertificate::new(&provider)),
+    };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Config)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
-    Ok(Arc::new(builder.with_no_client_auth()))
+        .with_custom_certificate_verifier(verifier);
+    Ok(Arc::new(match identity {
+        Some(identity) => builder.with_client_cert_resolver(identity),
+        None => builder.with_no_client_auth(),
+    }))
 }
 
 /// Verifies as webpki does, and beside that takes a certificate that is itself among the roots, though it says that it is an

@@ -3,7 +3,7 @@
 use crate::support::Rig;
 use serde_json::{Value, json};
 
-const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub(crate) const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
 const MERGE: &str = "merge-patch+json";
 
@@ -69,13 +69,13 @@ fn condition(definition: &Value, ty: &str) -> Option<String> {
 }
 
 /// Makes a definition and waits, by a watch, until it says what it waits for.
-async fn define(rig: &Rig, object: &Value, ty: &str) -> Value {
+pub(crate) async fn define(rig: &Rig, object: &Value, ty: &str) -> Value {
     let created = rig.post(DEFINITIONS, object).await.expect(201);
     let name = created["metadata"]["name"].as_str().expect("a name").to_owned();
     until(rig, &name, |object| condition(object, ty).is_some()).await
 }
 
-async fn until(rig: &Rig, name: &str, done: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until(rig: &Rig, name: &str, done: impl Fn(&Value) -> bool) -> Value {
     let mut events = rig.watch(&format!("{DEFINITIONS}?watch=1&fieldSelector=metadata.name%3D{name}")).await;
     loop {
         let event = events.next().await.expect("the watch goes on");

@@ -2,10 +2,12 @@
 
 mod actions;
 mod admission;
+mod conversion;
 mod custom;
 mod documents;
 mod grants;
 mod groups;
+mod hook_server;
 mod hostile;
 mod nodes;
 mod pki;

@@ -73,12 +73,7 @@ impl Strategy for CustomResourceDefinition {
             let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
             errors.push(FieldError::invalid(&spec.child("preserveUnknownFields"), true, detail));
         }
-        check_conversion(
-            meta::at(obj, &["spec", "conversion"]),
-            versions.len(),
-            &spec.child("conversion"),
-            &mut errors,
-        );
+        check_conversion(meta::at(obj, &["spec", "conversion"]), &spec.child("conversion"), &mut errors);
         check_stored_versions(obj, versions, &mut errors);
         check_approval(obj, &mut errors);
         errors
@@ -358,7 +353,7 @@ fn check_names(value: Option<&Value>, path: &FieldPath, required: bool, errors: 
     }
 }
 
-fn check_conversion(conversion: Option<&Value>, versions: usize, path: &FieldPath, errors: &mut FieldErrors) {
+fn check_conversion(conversion: Option<&Value>, path: &FieldPath, errors: &mut FieldErrors) {
     let Some(conversion) = conversion else { return };
     let webhook = meta::at(conversion, &["webhook"]);
     match text(conversion, &["strategy"]) {
@@ -371,11 +366,6 @@ fn check_conversion(conversion: Option<&Value>, versions: usize, path: &FieldPat
         }
         "Webhook" => {
             check_webhook(webhook.unwrap_or(&Value::Null), path, errors);
-            // Objects would change their apiVersion and keep the other version's fields. With one version nothing is converted.
-            if versions > 1 {
-                let detail = "conversion by webhook is not supported by this server: objects of several versions need the strategy None";
-                errors.push(FieldError::forbidden(&path.child("strategy"), detail));
-            }
         }
         other => errors.push(FieldError::not_supported(&path.child("strategy"), other, &["None", "Webhook"])),
     }
