@@ -24,7 +24,7 @@ use crate::request::{Asked, Notes, Query, RequestInfo, Verb};
 use crate::server::{Class, Limits, RETRY_AFTER_S, Refused, is_heavy};
 use crate::state::{StartError, State};
 use crate::system::SystemConfig;
-use crate::{dispatch, nonresource, respond};
+use crate::{aggregation, dispatch, nonresource, respond};
 
 /// The API server. Clones share everything.
 #[derive(Clone)]
@@ -32,12 +32,13 @@ pub struct ApiServer(Arc<State>);
 
 impl ApiServer {
     /// Reads Services out of the store, so that no address is given away twice, and CustomResourceDefinitions, so that their
-    /// kinds are served from the first request on. Spawns one task, which follows the definitions; so it has to be called
-    /// within a runtime.
+    /// kinds are served from the first request on. Spawns two tasks, which follow the definitions and the APIServices; so it has to
+    /// be called within a runtime.
     pub fn new(config: Config) -> Result<Self, StartError> {
         let state = Arc::new(State::new(config)?);
         let definitions = Definitions::load(&state.store, &state.catalogue);
         tokio::spawn(definitions.follow(Arc::downgrade(&state), state.store.clone()));
+        tokio::spawn(aggregation::follow(Arc::downgrade(&state), state.store.clone()));
         Ok(Self(state))
     }
 
@@ -203,7 +204,7 @@ impl ApiServer {
 
     async fn answer(
         self,
-        parts: Parts,
+        mut parts: Parts,
         body: RequestBody,
         query: Query,
         info: RequestInfo,
@@ -211,8 +212,17 @@ impl ApiServer {
         notes: Arc<Notes>,
     ) -> Result<Response<Body>, ApiError> {
         let inner = &self.0;
+        let body = match aggregation::answer(inner, &mut parts, body, &user).await {
+            Ok(answer) => return answer,
+            Err(body) => body,
+        };
         match info.resource {
-            None => nonresource::answer(inner, &parts, &info.path, &query, &user),
+            None => {
+                if let Some(answer) = aggregation::openapi_v3(inner, &parts, &user).await {
+                    return answer;
+                }
+                nonresource::answer(inner, &parts, &info.path, &query, &user)
+            }
             Some(resource) => {
                 let asked = Asked { parts, query, verb: info.verb, resource, user, notes };
                 dispatch::answer(inner, asked, body).await

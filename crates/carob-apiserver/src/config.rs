@@ -42,6 +42,8 @@ pub struct Config {
     pub health: Arc<Health>,
     /// What the server says of itself in the objects that it makes.
     pub system: SystemConfig,
+    /// The certificate by which the servers of aggregated APIs know this one (kube-apiserver `--proxy-client-cert-file`).
+    pub proxy_client: Option<Arc<dyn rustls::client::ResolvesClientCert>>,
     /// Serve alpha and beta versions too (kube-apiserver `--runtime-config=api/all=true`).
     pub unstable_versions: bool,
     /// Asked after the built-in ones.
@@ -67,6 +69,7 @@ impl Config {
             explainer: None,
             health: Health::new(),
             system: SystemConfig::default(),
+            proxy_client: None,
             unstable_versions: false,
             authorizers: Vec::new(),
             mutators: Vec::new(),

@@ -4,12 +4,13 @@
 //! Start reading at [`ApiServer`] (the pipeline that a request passes), then `dispatch` (from a classified request to a
 //! verb), `registry` (the verbs) and `subresource`. What differs between kinds is data in `carob_api::kinds`; nothing in
 //! this crate is per kind but what upstream gives endpoints of their own. [`ApiServer::serve`] spawns one task per connection, [`ApiServer::new`]
-//! one that follows CustomResourceDefinitions;
+//! one that follows CustomResourceDefinitions and one that follows APIServices;
 //! [`ApiServer::handle`] and [`ApiServer::in_process`] spawn none but for streams that outlive their request.
 //!
 //! Invariant: the store is reached through this crate's pipeline only, and nobody calls this crate but over its API.
 
 pub mod admission;
+mod aggregation;
 mod allocate;
 mod api;
 pub mod authn;
@@ -36,6 +37,7 @@ mod metrics;
 mod negotiate;
 mod nonresource;
 mod openapi;
+mod own_requests;
 mod policy;
 mod references;
 mod refusal;

@@ -28,21 +28,23 @@ pub(crate) fn answer(
     }
     let headers = &parts.headers;
     let served = api.catalogue.snapshot();
+    let merged = api.aggregator.merged(&served);
+    let merged = merged.as_deref();
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     match segments.as_slice() {
         [""] => Ok(respond::json(StatusCode::OK, &json!({ "paths": root_paths() }))),
-        ["api"] => Ok(discovery::collection(&served, api.advertised, headers, Scope::Core)),
-        ["apis"] => Ok(discovery::collection(&served, api.advertised, headers, Scope::Groups)),
+        ["api"] => Ok(discovery::collection(&served, merged, api.advertised, headers, Scope::Core)),
+        ["apis"] => Ok(discovery::collection(&served, merged, api.advertised, headers, Scope::Groups)),
         ["api", version] => discovery::resources(&served, "", version),
-        ["apis", group] => discovery::group(&served, group),
+        ["apis", group] => discovery::group(&served, merged, group),
         ["apis", group, version] => discovery::resources(&served, group, version),
         ["version"] => Ok(respond::json(StatusCode::OK, &version::info())),
         [endpoint @ ("livez" | "readyz" | "healthz"), rest @ ..] => {
             health::answer(api, endpoint, rest, query, health::Detail::of(user))
         }
         ["metrics"] => Ok(metrics(api)),
-        ["openapi", "v2"] => openapi::v2(&served, headers),
-        ["openapi", "v3"] => openapi::v3_index(&api.openapi, &served, headers),
+        ["openapi", "v2"] => openapi::v2(&served, merged, headers),
+        ["openapi", "v3"] => openapi::v3_index(&api.openapi, &served, merged, headers),
         ["openapi", "v3", rest @ ..] => openapi::v3_document(&api.openapi, &served, headers, &rest.join("/"), query),
         [".well-known", "openid-configuration"] => {
             Ok(respond::json(StatusCode::OK, &api.tokens.openid_configuration()))

@@ -9,6 +9,7 @@ use carob_store::Store;
 use tokio::sync::watch;
 
 use crate::admission::{ConditionsCompile, MutatingWebhooks, Mutator, Pipeline, ValidatingWebhooks, Validator};
+use crate::aggregation::Aggregator;
 use crate::allocate::{AllocateError, Services};
 use crate::authn::{Authentication, ServiceAccountTokens, StaticTokens};
 use crate::authz::{Authorization, Rbac};
@@ -46,6 +47,7 @@ pub(crate) struct State {
     pub(crate) rules: Rules,
     pub(crate) dialer: Arc<dyn crate::NodeDialer>,
     pub(crate) explainer: Option<Arc<dyn crate::Explainer>>,
+    pub(crate) aggregator: Aggregator,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) converters: Arc<Converters>,
     /// The address that legacy discovery names.
@@ -105,6 +107,7 @@ impl State {
             reservations: Reservations::new(vec![Box::new(services), Box::new(quota)]),
             dialer: config.dialer,
             explainer: config.explainer,
+            aggregator: Aggregator::new(&store, &hooks, config.proxy_client),
             catalogue,
             converters,
             advertised: config.system.addresses.first().copied(),

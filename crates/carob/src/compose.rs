@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::config::Settings;
 use crate::explainer::Schedulers;
 use crate::parts::{self, Common, Machine};
-use crate::pki::{Names, Pki};
+use crate::pki::{FRONT_PROXY_CLIENT, Names, Pki};
 use crate::state::State;
 use crate::{addresses, kubeconfig, tls, virtual_nodes};
 
@@ -204,5 +204,8 @@ fn make_api(mut config: Config, settings: &Settings, pki: &Pki, shown: &tls::Sho
     config.system.hostname.clone_from(&settings.node_name);
     config.system.dns_addresses = if settings.dns { settings.cluster_dns.clone() } else { Vec::new() };
     config.system.client_ca_pem.clone_from(&pki.ca_pem);
+    config.proxy_client = Some(shown.front_proxy_client.clone());
+    config.system.proxy_ca_pem.clone_from(&pki.front_proxy_ca_pem);
+    FRONT_PROXY_CLIENT.clone_into(&mut config.system.proxy_client_name);
     ApiServer::new(config).context("make the API server")
 }

@@ -2,7 +2,8 @@
 //!
 //! `<data-dir>/pki` holds `ca`, `apiserver`, `kubelet`, `apiserver-kubelet-client` and `admin` as `.crt` and `.key`, and the
 //! ServiceAccount signing key `sa.key`. What is missing, close to its end, signed by another CA or made for other names
-//! is made anew by [`Pki::open`]; the CA and the ServiceAccount key, which others trust, are never replaced.
+//! is made again by [`Pki::open`]; the CAs and the ServiceAccount key, which others trust, are never replaced.
+//! `front-proxy-ca` is an authority of its own: its one certificate lets its holder say who asks, which no other may.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -30,6 +31,8 @@ const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How far in the past a certificate begins, for clients whose clock is behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
+/// The API server's name towards the servers of aggregated APIs, as kubeadm has it.
+pub(crate) const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 /// The API server's name towards nodes.
 pub(crate) const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 
@@ -92,6 +95,9 @@ pub(crate) struct Pki {
     pub(crate) apiserver: Pair,
     pub(crate) kubelet: Pair,
     pub(crate) apiserver_kubelet_client: Pair,
+    /// Shown to the servers of aggregated APIs, and the authority that they verify it with.
+    pub(crate) front_proxy_client: Pair,
+    pub(crate) front_proxy_ca_pem: String,
     pub(crate) admin: Pair,
     /// For a scheduler that is a process of its own.
     pub(crate) scheduler: Pair,
@@ -117,12 +123,19 @@ impl Pki {
     pub(crate) fn open(dir: &Path, names: &Names, now: Timestamp) -> Result<Self> {
         fs::create_dir_all(dir)?;
         fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-        let authority = Authority::open(dir, now)?;
+        let authority = Authority::open(dir, "ca", now)?;
+        let front_proxy = Authority::open(dir, "front-proxy-ca", now)?;
         let [apiserver, kubelet, client, admin, scheduler] = leaves(names).map(|leaf| authority.leaf(dir, &leaf, now));
         Ok(Self {
             apiserver: apiserver?,
             kubelet: kubelet?,
             apiserver_kubelet_client: client?,
+            front_proxy_client: front_proxy.leaf(
+                dir,
+                &client_leaf("front-proxy-client", FRONT_PROXY_CLIENT, None),
+                now,
+            )?,
+            front_proxy_ca_pem: front_proxy.certificate_pem,
             admin: admin?,
             scheduler: scheduler?,
             service_account_key_pem: signing_key(dir)?,
@@ -134,21 +147,33 @@ impl Pki {
 /// The earliest time at which one of the certificates under `dir` has to be renewed.
 pub(crate) fn renew_at(pki: &Pki) -> Result<Timestamp> {
     let mut earliest = Timestamp::MAX;
-    for pair in [&pki.apiserver, &pki.kubelet, &pki.apiserver_kubelet_client, &pki.admin, &pki.scheduler] {
+    let all = [
+        &pki.apiserver,
+        &pki.kubelet,
+        &pki.apiserver_kubelet_client,
+        &pki.front_proxy_client,
+        &pki.admin,
+        &pki.scheduler,
+    ];
+    for pair in all {
         earliest = earliest.min(not_after(&pair.certificate_pem)?);
     }
     Ok(earliest.checked_sub(RENEW_BEFORE)?)
 }
 
-fn leaves(names: &Names) -> [Leaf; 5] {
-    let client = |file, common_name: &str, organization| Leaf {
+/// A certificate of a client.
+fn client_leaf(file: &'static str, common_name: &str, organization: Option<&'static str>) -> Leaf {
+    Leaf {
         file,
         common_name: common_name.to_owned(),
         organization,
         dns_names: Vec::new(),
         addresses: Vec::new(),
         server: false,
-    };
+    }
+}
+
+fn leaves(names: &Names) -> [Leaf; 5] {
     let loopback: [IpAddr; 2] = [std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
     let mut addresses: Vec<IpAddr> = names.node_addresses.clone();
     addresses.extend(loopback);
@@ -181,9 +206,9 @@ fn leaves(names: &Names) -> [Leaf; 5] {
             addresses,
             server: true,
         },
-        client("apiserver-kubelet-client", KUBELET_CLIENT, Some("system:masters")),
-        client("admin", "kubernetes-admin", Some("system:masters")),
-        client("scheduler", "system:kube-scheduler", None),
+        client_leaf("apiserver-kubelet-client", KUBELET_CLIENT, Some("system:masters")),
+        client_leaf("admin", "kubernetes-admin", Some("system:masters")),
+        client_leaf("scheduler", "system:kube-scheduler", None),
     ]
 }
 
@@ -193,11 +218,11 @@ struct Authority {
 }
 
 impl Authority {
-    fn open(dir: &Path, now: Timestamp) -> Result<Self> {
-        let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+    fn open(dir: &Path, file: &str, now: Timestamp) -> Result<Self> {
+        let (certificate, key) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
         match (certificate.exists(), key.exists()) {
             (true, true) => {}
-            (false, false) => create_authority(&certificate, &key, now)?,
+            (false, false) => create_authority(file, &certificate, &key, now)?,
             (true, false) => bail!("{} is there but {} is not", certificate.display(), key.display()),
             (false, true) => bail!("{} is there but {} is not", key.display(), certificate.display()),
         }
@@ -305,11 +330,11 @@ fn not_after(certificate_pem: &str) -> Result<Timestamp> {
     Ok(Timestamp::from_second(certificate.validity().not_after.timestamp())?)
 }
 
-fn create_authority(certificate: &Path, key: &Path, now: Timestamp) -> Result<()> {
+fn create_authority(file: &str, certificate: &Path, key: &Path, now: Timestamp) -> Result<()> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     // Two CAs of one name cannot be told apart by a client that trusts both, so each has a number.
-    params.distinguished_name.push(DnType::CommonName, format!("carob-ca@{}", now.as_second()));
+    params.distinguished_name.push(DnType::CommonName, format!("carob-{file}@{}", now.as_second()));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     valid_from(&mut params, now, CA_VALIDITY)?;

@@ -46,6 +46,7 @@ pub(crate) struct Shown {
     pub(crate) api: Arc<Current>,
     pub(crate) kubelet: Arc<Current>,
     pub(crate) kubelet_client: Arc<Current>,
+    pub(crate) front_proxy_client: Arc<Current>,
 }
 
 impl Shown {
@@ -54,6 +55,7 @@ impl Shown {
             api: Current::new(&pki.apiserver)?,
             kubelet: Current::new(&pki.kubelet)?,
             kubelet_client: Current::new(&pki.apiserver_kubelet_client)?,
+            front_proxy_client: Current::new(&pki.front_proxy_client)?,
         })
     }
 
@@ -61,6 +63,7 @@ impl Shown {
     pub(crate) fn replace(&self, pki: &Pki) -> Result<()> {
         self.api.replace(&pki.apiserver)?;
         self.kubelet.replace(&pki.kubelet)?;
+        self.front_proxy_client.replace(&pki.front_proxy_client)?;
         self.kubelet_client.replace(&pki.apiserver_kubelet_client)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     ActedOnBy,
-    builder::{COUNTED, Row, STATUS, STATUS_PART, WORKLOAD, resource},
+    builder::{COUNTED, Row, STATUS_PART, WORKLOAD, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
@@ -56,6 +56,6 @@ pub(super) const RESOURCES: &[Row] = &[
         .key("apiregistration.k8s.io/apiservices")
         .subresources(&[STATUS_PART])
         .columns(columns::API_SERVICE)
-        .strategy(&STATUS)
-        .by(ActedOnBy::Nothing),
+        .strategy(strategies::API_SERVICE)
+        .by(ActedOnBy::ApiServer),
 ];

@@ -11,30 +11,52 @@ use std::{
 
 use super::{GROUPS, ResourceDef};
 
-/// Upstream's order of groups in discovery (cmd/kube-apiserver/app/aggregator.go, `apiVersionPriorities`). The core group comes
-/// first; groups that are not listed follow by name, as those of custom resources do.
-const GROUP_ORDER: [&str; 20] = [
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "resource.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
+/// A group, its priority and those of its versions.
+type GroupPriorities = (&'static str, i32, &'static [(&'static str, i32)]);
+
+/// Priorities of the built-in groups, and of their versions within them, as upstream's API server registers them
+/// (pkg/controlplane/apiserver/aggregator.go and cmd/kube-apiserver/app/aggregator.go, `apiVersionPriorities`).
+const PRIORITIES: [GroupPriorities; 23] = [
+    ("", 18_000, &[("v1", 1)]),
+    ("apiregistration.k8s.io", 20_000, &[("v1", 1)]),
+    ("apps", 17_800, &[("v1", 15)]),
+    ("events.k8s.io", 17_750, &[("v1", 15), ("v1beta1", 5)]),
+    ("authentication.k8s.io", 17_700, &[("v1", 15), ("v1beta1", 9), ("v1alpha1", 1)]),
+    ("authorization.k8s.io", 17_600, &[("v1", 15)]),
+    ("autoscaling", 17_500, &[("v2", 30), ("v1", 15), ("v2beta1", 9), ("v2beta2", 1)]),
+    ("batch", 17_400, &[("v1", 15), ("v1beta1", 9), ("v2alpha1", 9)]),
+    ("certificates.k8s.io", 17_300, &[("v1", 15), ("v1beta1", 9), ("v1alpha1", 1)]),
+    ("networking.k8s.io", 17_200, &[("v1", 15), ("v1beta1", 9)]),
+    ("policy", 17_100, &[("v1", 15), ("v1beta1", 9)]),
+    ("rbac.authorization.k8s.io", 17_000, &[("v1", 15)]),
+    ("storage.k8s.io", 16_800, &[("v1", 15), ("v1beta1", 9), ("v1alpha1", 1)]),
+    ("admissionregistration.k8s.io", 16_700, &[("v1", 15), ("v1beta1", 12), ("v1alpha1", 9)]),
+    ("apiextensions.k8s.io", 16_700, &[("v1", 15)]),
+    ("scheduling.k8s.io", 16_600, &[("v1", 15), ("v1alpha2", 2)]),
+    ("coordination.k8s.io", 16_500, &[("v1", 15), ("v1beta1", 13), ("v1alpha2", 12)]),
+    ("node.k8s.io", 16_300, &[("v1", 15), ("v1beta1", 9), ("v1alpha1", 1)]),
+    ("discovery.k8s.io", 16_200, &[("v1", 15), ("v1beta1", 12)]),
+    ("resource.k8s.io", 16_200, &[("v1", 21), ("v1beta2", 15), ("v1beta1", 9), ("v1alpha3", 1)]),
+    (
+        "flowcontrol.apiserver.k8s.io",
+        16_100,
+        &[("v1", 21), ("v1beta3", 18), ("v1beta2", 15), ("v1beta1", 12), ("v1alpha1", 9)],
+    ),
+    ("internal.apiserver.k8s.io", 16_000, &[("v1alpha1", 9)]),
+    ("storagemigration.k8s.io", 15_800, &[("v1beta1", 9)]),
 ];
+/// Priorities of the groups and versions of custom resources (pkg/controlplane/controller/crdregistration).
+const CUSTOM_PRIORITIES: (i32, i32) = (1000, 100);
+
+/// The priority of a group, and of one of its versions within it, in the APIService that stands for them.
+pub fn api_service_priorities(group: &str, version: &str) -> (i32, i32) {
+    let Some((_, of_group, versions)) = PRIORITIES.iter().find(|(own, ..)| *own == group) else {
+        return CUSTOM_PRIORITIES;
+    };
+    // A version that upstream does not list is served for those who asked for it, behind all others.
+    let listed = versions.iter().find(|(own, _)| *own == version);
+    (*of_group, listed.map_or(1, |(_, priority)| *priority))
+}
 
 /// All kinds, by group.
 #[derive(Debug, Clone, Default)]
@@ -78,9 +100,9 @@ impl Group {
         self.by_plural.get(plural).into_iter().flatten().map(|at| &self.defs[*at])
     }
 
-    fn rank(&self) -> (bool, usize, &str) {
-        let place = GROUP_ORDER.iter().position(|own| *own == &*self.name).unwrap_or(GROUP_ORDER.len());
-        (!self.name.is_empty(), place, &self.name)
+    /// The core group comes first, then those of higher priority, then by name.
+    fn rank(&self) -> (bool, Reverse<i32>, &str) {
+        (!self.name.is_empty(), Reverse(api_service_priorities(&self.name, "").0), &self.name)
     }
 
     /// Names of the versions that any of the kinds has and that `served` accepts, the preferred first.
@@ -237,6 +259,8 @@ mod tests {
     fn the_core_group_and_upstreams_order_come_first() {
         let names: Vec<&str> = Kinds::builtin().groups().iter().map(|group| group.name()).collect();
         assert_eq!(names[..3], ["", "apiregistration.k8s.io", "apps"]);
-        assert_eq!(names.last(), Some(&"storagemigration.k8s.io"));
+        assert_eq!(names[names.len() - 2..], ["storagemigration.k8s.io", "scheduling.x-k8s.io"]);
+        assert_eq!(api_service_priorities("apps", "v1"), (17_800, 15));
+        assert_eq!(api_service_priorities("example.com", "v1"), (1000, 100));
     }
 }

@@ -18,7 +18,7 @@ mod workloads;
 
 use std::sync::Arc;
 
-pub use catalogue::{Group, Kinds, version_priority};
+pub use catalogue::{Group, Kinds, api_service_priorities, version_priority};
 pub use convert::{ConversionError, convert};
 pub use custom::{Condition, Conversion, CustomKind, Definition, DefinitionError, Names, Scale};
 pub use def::{Columns, ResourceDef, SelectableField, VersionDef};

@@ -1,10 +1,11 @@
 //! The strategies that the table of kinds names.
 
 use super::{
-    Generic, Rules, Strategy, access, cluster, config, definition, job, network, pod, policy, scheduling, storage,
-    webhook, workload,
+    Generic, Rules, Strategy, access, aggregation, cluster, config, definition, job, network, pod, policy, scheduling,
+    storage, webhook, workload,
 };
 
+pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &access::CertificateSigningRequest;
 pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };
 pub(crate) const CONFIG_MAP: &dyn Strategy = &config::ConfigMap;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{field::FieldErrors, names};
 
 mod access;
+pub mod aggregation;
 mod cluster;
 mod config;
 pub(crate) mod custom;

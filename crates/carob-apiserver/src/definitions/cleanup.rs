@@ -43,7 +43,7 @@ async fn clean(server: &ApiServer, mut definition: Definition, entry: &Entry) {
         names::condition("Terminating", true, "InstanceDeletionInProgress", "CustomResource deletion is in progress");
     names::set(&mut definition.status.conditions, under_way, &now);
     let status = status_patch(&definition, &entry.mod_revision.to_string());
-    report(&name, patch(server, &format!("{name}/status"), &status).await).await;
+    report(&name, patch(server, &format!("{name}/status"), &status).await);
 
     if let Some(def) = definition.stored_resource(&source(&store, &entry.key), entry.mod_revision.0) {
         let prefix = def.storage_prefix(None);
@@ -119,10 +119,10 @@ async fn remove_finalizer(server: &ApiServer, store: &Store, key: &str, name: &s
         let rest: Vec<&str> = meta::finalizers(&object).filter(|one| *one != CLEANUP_FINALIZER).collect();
         let change = json!({ "metadata": { "finalizers": rest, "resourceVersion": entry.mod_revision.to_string() } });
         let answer = patch(server, name, &change).await;
-        if answer.as_ref().is_ok_and(|response| response.status() == http::StatusCode::CONFLICT) {
+        if answer.as_ref().is_ok_and(|sent| sent.code == http::StatusCode::CONFLICT) {
             continue;
         }
-        return report(name, answer).await;
+        return report(name, answer);
     }
     warn!(definition = name, "the finalizer of a definition could not be removed: it is written all the time");
 }

@@ -16,15 +16,13 @@ use carob_api::kinds::{Definition, Names, by_resource};
 use carob_api::schema::Source;
 use carob_api::{meta, strategy};
 use carob_store::{Entry, EventKind, Store, Watch, WatchItem};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::StatusCode;
 use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use crate::ApiServer;
-use crate::body::Body;
 use crate::catalogue::Catalogue;
-use crate::identity::UserInfo;
+use crate::own_requests::{self, Sent};
 use crate::state::State;
 
 /// The stored definitions, and the stream of their changes.
@@ -193,6 +191,7 @@ impl Definitions {
     async fn delete(&mut self, server: &ApiServer, name: &str) {
         let Some(known) = self.known.remove(name) else { return };
         server.state().catalogue.replace(name, &known.definition.spec.group, Vec::new());
+        server.state().converters.forget(name);
         // Its names are free: who waited for one of them gets it.
         let group = &known.definition.spec.group;
         let waiting = self.known.values().filter(|other| other.definition.spec.group == *group);
@@ -224,7 +223,7 @@ impl Definitions {
         }
         if changed {
             let status = status_patch(&known.definition, &revision);
-            report(name, patch(server, &format!("{name}/status"), &status).await).await;
+            report(name, patch(server, &format!("{name}/status"), &status).await);
         }
         if known.definition.metadata.deletion_timestamp.is_some() {
             cleanup::begin(server, known);
@@ -246,28 +245,22 @@ fn status_patch(definition: &Definition, revision: &str) -> Value {
     })
 }
 
+const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
 /// A merge patch of a definition, in the name of the server itself.
-async fn patch(server: &ApiServer, path: &str, patch: &Value) -> Result<Response<Body>, http::Error> {
-    let request = Request::builder()
-        .method(Method::PATCH)
-        .uri(format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{path}"))
-        .header("content-type", "application/merge-patch+json")
-        .header("user-agent", "kube-apiserver")
-        .body(Full::new(Bytes::from(patch.to_string())))?;
-    Ok(server.handle(request, UserInfo::api_server()).await)
+async fn patch(server: &ApiServer, path: &str, patch: &Value) -> Result<Sent, http::Error> {
+    own_requests::merge_patch(server, &format!("{PATH}/{path}"), patch).await
 }
 
 /// A conflict means that a newer state of the definition is on its way here; anything else is said.
-async fn report(name: &str, answer: Result<Response<Body>, http::Error>) {
+fn report(name: &str, answer: Result<Sent, http::Error>) {
     match answer {
-        Ok(response) if response.status().is_success() => {}
-        Ok(response) if matches!(response.status(), StatusCode::CONFLICT | StatusCode::NOT_FOUND) => {
-            debug!(definition = name, status = %response.status(), "a definition changed meanwhile");
+        Ok(sent) if sent.code.is_success() => {}
+        Ok(sent) if matches!(sent.code, StatusCode::CONFLICT | StatusCode::NOT_FOUND) => {
+            debug!(definition = name, status = %sent.code, "a definition changed meanwhile");
         }
-        Ok(response) => {
-            let status = response.status();
-            let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            warn!(definition = name, %status, answer = %String::from_utf8_lossy(&body), "a definition could not be written");
+        Ok(sent) => {
+            warn!(definition = name, status = %sent.code, answer = sent.text(), "a definition could not be written");
         }
         Err(error) => warn!(definition = name, %error, "a request to the server itself could not be built"),
     }

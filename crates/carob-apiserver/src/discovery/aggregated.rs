@@ -4,25 +4,29 @@ use carob_api::{ResourceDef, meta};
 use serde_json::{Value, json};
 
 use super::Scope;
-use crate::catalogue::{Served, ServedGroup};
+use super::groups::{self, Version};
+use crate::aggregation::RemoteVersion;
+use crate::catalogue::Served;
 
-pub(super) fn list(served: &Served, scope: Scope, api_version: &str) -> Value {
+pub(super) fn list(served: &Served, remote: &[RemoteVersion], scope: Scope, api_version: &str) -> Value {
     let items: Vec<Value> = match scope {
-        Scope::Core => served.core().map(|one| group(served, one)).collect(),
-        Scope::Groups => served.named().map(|one| group(served, one)).collect(),
+        Scope::Core => served.core().map(|one| group("", served.versions_of(one).map(Version::Local))).collect(),
+        Scope::Groups => {
+            groups::named(served, remote).into_iter().map(|one| group(one.name, one.versions.into_iter())).collect()
+        }
     };
     json!({ "kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items })
 }
 
-fn group(served: &Served, one: &ServedGroup) -> Value {
-    let name = one.group.name();
-    let versions: Vec<Value> = served
-        .versions_of(one)
-        .map(|gv| {
+fn group<'a>(name: &str, versions: impl Iterator<Item = Version<'a>>) -> Value {
+    let entries = versions.map(|version| match version {
+        Version::Local(gv) => {
             let resources: Vec<Value> = gv.resources().map(|def| resource(def, gv.version)).collect();
             json!({ "version": gv.version, "resources": resources, "freshness": "Current" })
-        })
-        .collect();
+        }
+        Version::Remote(remote) => remote.discovery.clone(),
+    });
+    let versions: Vec<Value> = entries.collect();
     let mut metadata = json!({ "creationTimestamp": null });
     if !name.is_empty() {
         metadata["name"] = name.into();

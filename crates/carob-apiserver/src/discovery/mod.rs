@@ -1,7 +1,8 @@
 //! Discovery: which groups, versions and resources there are, in the legacy and in the aggregated form. All of it follows
-//! from the catalogue of kinds.
+//! from the catalogue of kinds, and from what the servers of aggregated APIs say of themselves.
 
 mod aggregated;
+mod groups;
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -11,8 +12,10 @@ use carob_api::{ResourceDef, Status};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 
+use self::groups::{Group, Version};
+use crate::aggregation::{Merged, RemoteVersion};
 use crate::body::Body;
-use crate::catalogue::{Served, ServedGroup};
+use crate::catalogue::Served;
 use crate::error::ApiResult;
 use crate::negotiate::clauses;
 use crate::nonresource::{cached, hash};
@@ -35,15 +38,15 @@ struct Document {
     body: Bytes,
 }
 
-/// The aggregated documents that were asked for, by scope and version.
+/// The aggregated documents that were asked for, by scope and version. Those of one state of what is served.
 #[derive(Default)]
 pub(crate) struct Documents([OnceLock<Document>; 4]);
 
 impl Documents {
-    fn aggregated(&self, served: &Served, scope: Scope, api_version: &str) -> &Document {
+    fn aggregated(&self, served: &Served, remote: &[RemoteVersion], scope: Scope, api_version: &str) -> &Document {
         let index = usize::from(scope == Scope::Groups) * 2 + usize::from(api_version.ends_with("beta1"));
         self.0[index].get_or_init(|| {
-            let body = Bytes::from(aggregated::list(served, scope, api_version).to_string());
+            let body = Bytes::from(aggregated::list(served, remote, scope, api_version).to_string());
             Document { hash: hash(&body), body }
         })
     }
@@ -52,6 +55,7 @@ impl Documents {
 /// `/api` and `/apis`.
 pub(crate) fn collection(
     served: &Served,
+    merged: Option<&Merged>,
     advertised: Option<SocketAddr>,
     headers: &HeaderMap,
     scope: Scope,
@@ -69,7 +73,8 @@ pub(crate) fn collection(
             _ => continue,
         };
         if clause.covers("application/json") {
-            let document = served.documents.aggregated(served, scope, api_version);
+            let documents = merged.map_or(&served.documents, |merged| &merged.documents);
+            let document = documents.aggregated(served, remote_of(merged), scope, api_version);
             return cached(headers, content_type, &document.hash, document.body.clone());
         }
     }
@@ -83,23 +88,31 @@ pub(crate) fn collection(
             json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": addresses })
         }
         Scope::Groups => {
-            let groups: Vec<Value> = served.named().map(group_value).collect();
+            let groups: Vec<Value> = groups::named(served, remote_of(merged)).iter().map(group_value).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
     };
     respond::json(StatusCode::OK, &value)
 }
 
-fn group_value(served: &ServedGroup) -> Value {
-    let name = served.group.name();
-    let version = |version: &String| json!({ "groupVersion": format!("{name}/{version}"), "version": version });
-    let all: Vec<Value> = served.versions.iter().map(version).collect();
+fn remote_of(merged: Option<&Merged>) -> &[RemoteVersion] {
+    merged.map(|merged| merged.remote.as_slice()).unwrap_or_default()
+}
+
+fn group_value(group: &Group<'_>) -> Value {
+    let name = group.name;
+    let value = |version: &Version<'_>| {
+        let version = version.name();
+        json!({ "groupVersion": format!("{name}/{version}"), "version": version })
+    };
+    let all: Vec<Value> = group.versions.iter().map(value).collect();
     json!({ "name": name, "preferredVersion": all.first(), "versions": all })
 }
 
 /// `/apis/{group}`.
-pub(crate) fn group(served: &Served, name: &str) -> ApiResult<Response<Body>> {
-    let group = served.named().find(|served| served.group.name() == name).ok_or_else(Status::path_not_found)?;
+pub(crate) fn group(served: &Served, merged: Option<&Merged>, name: &str) -> ApiResult<Response<Body>> {
+    let groups = groups::named(served, remote_of(merged));
+    let group = groups.iter().find(|group| group.name == name).ok_or_else(Status::path_not_found)?;
     let mut value = group_value(group);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();

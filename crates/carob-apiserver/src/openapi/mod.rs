@@ -22,6 +22,7 @@ use http::header::{CACHE_CONTROL, CONTENT_ENCODING, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::aggregation::{Merged, merge_v2};
 use crate::body::Body;
 use crate::catalogue::{GroupVersion, Served};
 use crate::error::{ApiError, ApiResult};
@@ -147,7 +148,12 @@ fn wants_protobuf(headers: &HeaderMap) -> ApiResult<bool> {
 }
 
 /// `/openapi/v3`: where the documents are, with a hash that lets clients keep them for ever.
-pub(crate) fn v3_index(api: &OpenApi, served: &Served, headers: &HeaderMap) -> ApiResult<Response<Body>> {
+pub(crate) fn v3_index(
+    api: &OpenApi,
+    served: &Served,
+    merged: Option<&Merged>,
+    headers: &HeaderMap,
+) -> ApiResult<Response<Body>> {
     check_json(headers)?;
     let mut paths = BTreeMap::new();
     api.make(served.all())?;
@@ -156,6 +162,12 @@ pub(crate) fn v3_index(api: &OpenApi, served: &Served, headers: &HeaderMap) -> A
         let path = gv.path();
         let url = format!("/openapi/v3/{path}?hash={}", api.v3(gv)?.hash);
         paths.insert(path, json!({ "serverRelativeURL": url }));
+    }
+    for other in merged.into_iter().flat_map(|merged| &merged.remote) {
+        match &other.v3_url {
+            Some(url) => paths.insert(other.path(), json!({ "serverRelativeURL": url })),
+            None => paths.remove(&other.path()),
+        };
     }
     let text = json!({ "paths": paths }).to_string();
     Ok(cached(headers, "application/json", &hash(text.as_bytes()), Bytes::from(text)))
@@ -193,13 +205,19 @@ pub(crate) fn v3_document(
 }
 
 /// `/openapi/v2`.
-pub(crate) fn v2(served: &Served, headers: &HeaderMap) -> ApiResult<Response<Body>> {
+pub(crate) fn v2(served: &Served, merged: Option<&Merged>, headers: &HeaderMap) -> ApiResult<Response<Body>> {
     let protobuf = wants_protobuf(headers)?;
-    let slot = if protobuf { &served.openapi.protobuf } else { &served.openapi.json };
+    let whole = merged.map_or(&served.openapi, |merged| &merged.openapi);
+    let slot = if protobuf { &whole.protobuf } else { &whole.json };
     let document = match slot.get() {
         Some(document) => document,
         None => {
-            let value = v2_value(served, &unpack()?);
+            let mut value = v2_value(served, &unpack()?);
+            for other in merged.into_iter().flat_map(|merged| &merged.remote) {
+                if let Some(document) = other.v2.as_ref().and_then(|document| document.parse()) {
+                    merge_v2(&mut value, &document, &format!("/{}", other.path()));
+                }
+            }
             let document = if protobuf {
                 let bytes = protobuf::document(&value).map_err(|error| ApiError::from(Status::internal(error)))?;
                 Document::of_bytes(PROTOBUF, &bytes)?

@@ -4,7 +4,7 @@ mod binding;
 mod connect;
 mod eviction;
 mod log_socket;
-mod node_client;
+pub(crate) mod node_client;
 mod proxy;
 mod rewrite;
 mod scale;

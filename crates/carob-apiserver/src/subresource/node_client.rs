@@ -24,14 +24,14 @@ pub(super) enum Target {
 }
 
 /// The request to send there.
-pub(super) struct Outbound {
-    pub(super) method: Method,
+pub(crate) struct Outbound {
+    pub(crate) method: Method,
     /// Path and query.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// The client's headers; what concerns its own connection or its credentials is left out.
-    pub(super) headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// The Host header; a kubelet gets its node's name.
-    pub(super) host: Option<String>,
+    pub(crate) host: Option<String>,
 }
 
 /// Headers that are not passed on: hop by hop (RFC 9110 7.6.1). Credentials have been taken out before.
@@ -65,15 +65,29 @@ pub(super) async fn forward(
         Target::Port { address, tls: true } => (dial_unverified(api, *address).await, address.to_string()),
     };
     let stream = stream.map_err(|error| unavailable(&error))?;
+    over(TokioIo::new(stream), &host, outbound, body, upgrade).await
+}
+
+/// As [`forward`], on a connection that is there.
+pub(crate) async fn over<S>(
+    stream: S,
+    host: &str,
+    outbound: Outbound,
+    body: Option<RequestBody>,
+    upgrade: Option<OnUpgrade>,
+) -> ApiResult<Response<Body>>
+where
+    S: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+{
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| unavailable(&error))?;
+        hyper::client::conn::http1::handshake(stream).await.map_err(|error| unavailable(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             debug!(%error, "connection to a node ended");
         }
     });
     let wants_upgrade = upgrade.is_some() && outbound.headers.contains_key(UPGRADE);
-    let request = request(outbound, &host, wants_upgrade, body)?;
+    let request = request(outbound, host, wants_upgrade, body)?;
     let mut response = sender.send_request(request).await.map_err(|error| unavailable(&error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(client) = upgrade
@@ -90,7 +104,7 @@ async fn dial_unverified(api: &State, address: SocketAddr) -> Result<Box<dyn Nod
     dialer::tls_unverified(address, stream).await
 }
 
-fn request(
+pub(crate) fn request(
     outbound: Outbound,
     host: &str,
     upgrade: bool,
@@ -128,7 +142,7 @@ fn switching(node: &Response<hyper::body::Incoming>) -> Response<Body> {
     response
 }
 
-fn pass_back(response: Response<hyper::body::Incoming>) -> Response<Body> {
+pub(crate) fn pass_back(response: Response<hyper::body::Incoming>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     for name in [CONNECTION, TRANSFER_ENCODING, HeaderName::from_static("keep-alive")] {
         parts.headers.remove(name);

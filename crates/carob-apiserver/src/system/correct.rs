@@ -4,6 +4,7 @@ use carob_api::meta;
 use serde_json::Value;
 
 use super::objects::Keep;
+use crate::aggregation::AUTOMANAGED;
 use crate::authz::{AUTOUPDATE, Rule};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,12 @@ pub(super) fn correct(keep: &Keep, wanted: &Value, mut held: Value) -> Correctio
         Keep::Fields(paths) => copy(wanted, &mut held, paths),
         Keep::AutoUpdated { annotation, always } => {
             if !always && meta::annotation(&held, annotation) == Some("false") {
+                return Correction::None;
+            }
+            copy(wanted, &mut held, &[&["spec"]]);
+        }
+        Keep::Automanaged => {
+            if meta::label(&held, AUTOMANAGED) != meta::label(wanted, AUTOMANAGED) {
                 return Correction::None;
             }
             copy(wanted, &mut held, &[&["spec"]]);

@@ -64,7 +64,7 @@ impl ApiServer {
     /// Makes what is missing and puts right what is not as it has to be. Everything is tried; the error is the first.
     pub async fn bootstrap(&self) -> Result<(), SystemError> {
         let now = self.now();
-        let all = objects::all(self.system_config(), now);
+        let all = objects::all(self.system_config(), self.built_in_versions(), now);
         // What lives in a namespace needs it first.
         let (namespaces, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|object| object.kind() == "Namespace");
         let (bindings, rest): (Vec<_>, Vec<_>) =
@@ -96,7 +96,8 @@ impl ApiServer {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_LONGEST);
             }
-            for object in objects::all(self.system_config(), self.now()).into_iter().filter(|object| object.stays) {
+            let all = objects::all(self.system_config(), self.built_in_versions(), self.now());
+            for object in all.into_iter().filter(|object| object.stays) {
                 keepers.spawn(self.clone().keep(object));
             }
             keepers.spawn(self.clone().renew_lease());
@@ -106,6 +107,14 @@ impl ApiServer {
             () = work => {}
             () = shutdown => {}
         }
+    }
+
+    /// The built-in groups and versions that are served. A custom kind's are its definition's.
+    fn built_in_versions(&self) -> impl Iterator<Item = (String, String)> + use<> {
+        let served = self.state().catalogue.snapshot();
+        let built_in = served.all().filter(|gv| gv.resources().any(|def| def.custom().is_none()));
+        let versions: Vec<_> = built_in.map(|gv| (gv.group().to_owned(), gv.version.to_owned())).collect();
+        versions.into_iter()
     }
 
     /// Follows one object and puts it right whenever it changes.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::flow;
 use crate::admission::SYSTEM_CLASSES;
+use crate::aggregation::local_services;
 use crate::authz::default_objects;
 
 /// `pkg/controlplane/controller/systemnamespaces`.
@@ -31,6 +32,10 @@ pub struct SystemConfig {
     pub hostname: String,
     /// The authority of client certificates, which other API servers trust too.
     pub client_ca_pem: String,
+    /// The authority of [`Config::proxy_client`](crate::Config::proxy_client): who shows a certificate of it may say in headers who asks.
+    pub proxy_ca_pem: String,
+    /// The common name of that certificate.
+    pub proxy_client_name: String,
     /// Addresses of cluster DNS, for its Service; none where this cluster has none of its own.
     pub dns_addresses: Vec<IpAddr>,
     /// Ranges of Service addresses, the primary first.
@@ -48,6 +53,8 @@ pub(super) enum Keep {
     Fields(&'static [&'static [&'static str]]),
     /// The spec is as it should be, unless the annotation says "false" and it is not `always` so.
     AutoUpdated { annotation: &'static str, always: bool },
+    /// The spec is as it should be as long as its label says that this server keeps it.
+    Automanaged,
     /// It has at least these rules.
     Role,
     /// It has at least these subjects.
@@ -99,8 +106,12 @@ impl SystemObject {
     }
 }
 
-/// Everything.
-pub(super) fn all(config: &SystemConfig, now: Timestamp) -> Vec<SystemObject> {
+/// Everything. `served` are the built-in groups and versions that are served.
+pub(super) fn all(
+    config: &SystemConfig,
+    served: impl Iterator<Item = (String, String)>,
+    now: Timestamp,
+) -> Vec<SystemObject> {
     let mut all: Vec<SystemObject> = NAMESPACES.into_iter().map(namespace).collect();
     all.extend(SYSTEM_CLASSES.iter().map(|class| priority_class(*class)));
     all.push(service_cidr(config));
@@ -111,6 +122,9 @@ pub(super) fn all(config: &SystemConfig, now: Timestamp) -> Vec<SystemObject> {
     all.extend(authentication(config));
     all.push(identity_lease(config, now));
     all.extend(flow::all());
+    all.extend(local_services(served).into_iter().map(|object| {
+        SystemObject::new(("apiregistration.k8s.io", "v1", "apiservices"), "", object, Keep::Automanaged)
+    }));
     all.extend(default_objects().into_iter().map(|(plural, namespace, object)| {
         let keep = if plural.ends_with("bindings") { Keep::Binding } else { Keep::Role };
         SystemObject::new((crate::authz::RBAC_GROUP, "v1", plural), &namespace, object, keep)
@@ -248,16 +262,40 @@ fn dns_service(config: &SystemConfig) -> Option<SystemObject> {
     Some(SystemObject::new(("", "v1", "services"), "kube-system", object, Keep::Present).staying())
 }
 
+/// The headers that say who asks, as `crate::aggregation` sends them, by the keys that name them to other servers.
+const REQUEST_HEADERS: [(&str, &str); 4] = [
+    ("requestheader-username-headers", "X-Remote-User"),
+    ("requestheader-uid-headers", "X-Remote-Uid"),
+    ("requestheader-group-headers", "X-Remote-Group"),
+    ("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
+];
+
 /// What other API servers verify clients with (`pkg/controlplane/controller/clusterauthenticationtrust`).
 fn authentication(config: &SystemConfig) -> Option<SystemObject> {
     if config.client_ca_pem.is_empty() {
         return None;
     }
-    let object = json!({
+    let mut object = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "extension-apiserver-authentication" },
         "data": { "client-ca-file": config.client_ca_pem },
     });
-    let keep = Keep::Fields(&[&["data", "client-ca-file"]]);
+    if !config.proxy_ca_pem.is_empty() {
+        let data = &mut object["data"];
+        data["requestheader-client-ca-file"] = config.proxy_ca_pem.as_str().into();
+        data["requestheader-allowed-names"] = json!([config.proxy_client_name]).to_string().into();
+        for (key, header) in REQUEST_HEADERS {
+            data[key] = json!([header]).to_string().into();
+        }
+    }
+    let keep = Keep::Fields(&[
+        &["data", "client-ca-file"],
+        &["data", "requestheader-client-ca-file"],
+        &["data", "requestheader-allowed-names"],
+        &["data", "requestheader-username-headers"],
+        &["data", "requestheader-uid-headers"],
+        &["data", "requestheader-group-headers"],
+        &["data", "requestheader-extra-headers-prefix"],
+    ]);
     Some(SystemObject::new(("", "v1", "configmaps"), "kube-system", object, keep).staying())
 }
 
@@ -306,6 +344,8 @@ mod tests {
             addresses: vec!["192.0.2.1:6443".parse().expect("valid"), "[2001:db8::1]:6443".parse().expect("valid")],
             hostname: "vm".to_owned(),
             client_ca_pem: "a certificate".to_owned(),
+            proxy_ca_pem: "another".to_owned(),
+            proxy_client_name: "front-proxy-client".to_owned(),
             dns_addresses: vec!["10.96.0.10".parse().expect("valid"), "192.0.2.53".parse().expect("valid")],
             service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
         }
@@ -332,11 +372,13 @@ mod tests {
 
     #[test]
     fn every_object_has_a_place_of_its_own() {
-        let all = all(&config(), Timestamp::UNIX_EPOCH);
+        let served = [(String::new(), "v1".to_owned()), ("apps".to_owned(), "v1".to_owned())];
+        let all = all(&config(), served.into_iter(), Timestamp::UNIX_EPOCH);
         let keys: BTreeSet<&str> = all.iter().map(|object| object.key.as_str()).collect();
         assert_eq!(keys.len(), all.len());
         assert!(keys.iter().all(|key| key.starts_with("/registry/")));
         assert!(keys.contains("/registry/configmaps/kube-system/extension-apiserver-authentication"));
+        assert!(keys.contains("/registry/apiregistration.k8s.io/apiservices/v1."));
     }
 
     #[test]
