@@ -10,11 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use carob_kit::fs::{RealFs, write_atomic};
+use carob_kit::fs::{RealFs, replace, write_atomic};
 use fs_err as fs;
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
     SanType,
 };
 use rustls_pki_types::pem::PemObject;
@@ -238,13 +238,17 @@ impl Authority {
         let (certificate, key) = (dir.join(format!("{}.crt", leaf.file)), dir.join(format!("{}.key", leaf.file)));
         if certificate.exists() && key.exists() {
             let pair = Pair { certificate_pem: fs::read_to_string(&certificate)?, key_pem: fs::read_to_string(&key)? };
-            if self.serves(&pair.certificate_pem, leaf, now)? {
-                return Ok(pair);
+            match self.serves(&pair, leaf, now) {
+                Ok(true) => return Ok(pair),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(file = leaf.file, "a certificate is issued again: {error:#}"),
             }
         }
         let pair = self.issue(leaf, now).with_context(|| format!("issue the certificate {}", leaf.file))?;
-        write_private(&key, &pair.key_pem)?;
-        write_private(&certificate, &pair.certificate_pem)?;
+        // Not synced: what a power failure takes or tears is issued again, and ten files would cost twenty flushes at the
+        // first start.
+        replace(&key, pair.key_pem.as_bytes())?;
+        replace(&certificate, pair.certificate_pem.as_bytes())?;
         Ok(pair)
     }
 
@@ -267,16 +271,18 @@ impl Authority {
         Ok(Pair { certificate_pem: params.signed_by(&key, &self.issuer)?.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// Whether a certificate on disk is ours, says what `leaf` has to say and lasts for a while.
-    fn serves(&self, certificate_pem: &str, leaf: &Leaf, now: Timestamp) -> Result<bool> {
-        let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
+    /// Whether a certificate on disk is ours and its key's, says what `leaf` has to say and lasts for a while.
+    fn serves(&self, pair: &Pair, leaf: &Leaf, now: Timestamp) -> Result<bool> {
+        let key = KeyPair::from_pem(&pair.key_pem).with_context(|| format!("parse the key {}", leaf.file))?;
+        let der = CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes())
             .with_context(|| format!("parse the certificate {}", leaf.file))?;
         let (_, certificate) = x509_parser::parse_x509_certificate(&der)
             .with_context(|| format!("parse the certificate {}", leaf.file))?;
         let authority_der = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())?;
         let (_, authority) = x509_parser::parse_x509_certificate(&authority_der)?;
-        let lasts = not_after(certificate_pem)? > now.checked_add(RENEW_BEFORE)?;
-        let ours = certificate.tbs_certificate.issuer == authority.tbs_certificate.subject
+        let lasts = not_after(&pair.certificate_pem)? > now.checked_add(RENEW_BEFORE)?;
+        let ours = certificate.public_key().raw == key.subject_public_key_info()
+            && certificate.tbs_certificate.issuer == authority.tbs_certificate.subject
             && authority_key_id(&certificate) == subject_key_id(&authority);
         Ok(lasts && ours && alternative_names(&certificate)? == wanted_names(leaf))
     }
@@ -418,6 +424,22 @@ mod tests {
         }
         let second = Pki::open(dir.path(), &names(), day(0)).expect("made");
         assert_ne!(first.apiserver.certificate_pem, second.apiserver.certificate_pem);
+    }
+
+    #[test]
+    fn a_pair_that_a_power_failure_tore_is_issued_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = Pki::open(dir.path(), &names(), day(0)).expect("made");
+        fs::write(dir.path().join("kubelet.crt"), "").expect("emptied");
+        fs::write(dir.path().join("admin.key"), "-----BEGIN").expect("cut");
+        fs::write(dir.path().join("scheduler.key"), &first.apiserver.key_pem).expect("another pair's key");
+        let second = Pki::open(dir.path(), &names(), day(0)).expect("issued again");
+        assert_eq!(first.apiserver.certificate_pem, second.apiserver.certificate_pem);
+        for (old, new) in
+            [(first.kubelet, second.kubelet), (first.admin, second.admin), (first.scheduler, second.scheduler)]
+        {
+            assert_ne!(old.certificate_pem, new.certificate_pem);
+        }
     }
 
     #[test]
