@@ -8,6 +8,7 @@
 
 pub mod apply;
 pub mod cron;
+pub mod csr;
 pub mod depth;
 pub mod field;
 pub mod kinds;

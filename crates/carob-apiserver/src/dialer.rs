@@ -92,17 +92,21 @@ pub(crate) async fn tls_unverified(
     address: SocketAddr,
     stream: Box<dyn NodeStream>,
 ) -> Result<Box<dyn NodeStream>, DialError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = AnyCertificate::new(&provider);
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(DialError::Tls)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+    let config = unverified_tls().map_err(DialError::Tls)?;
     let server = ServerName::IpAddress(address.ip().into());
     let stream = within(address, TlsConnector::from(Arc::new(config)).connect(server, stream)).await?;
     Ok(Box::new(stream))
+}
+
+/// TLS with whoever answers, for what needs no secrecy and is verified by other means.
+pub fn unverified_tls() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = AnyCertificate::new(&provider);
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth())
 }
 
 /// Takes every certificate and every signature.

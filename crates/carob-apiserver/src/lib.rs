@@ -59,7 +59,7 @@ pub use allocate::AllocateError;
 pub use api::ApiServer;
 pub use body::{Body, BoxError};
 pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
-pub use dialer::{DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream};
+pub use dialer::{DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream, unverified_tls};
 pub use explainer::Explainer;
 pub use identity::{
     GROUP_AUTHENTICATED, GROUP_MASTERS, GROUP_NODES, GROUP_SERVICE_ACCOUNTS, GROUP_UNAUTHENTICATED, Identity,
@@ -69,5 +69,5 @@ pub use in_process::InProcess;
 pub use request::Notes;
 pub use server::{Limits, Tls, TlsError};
 pub use state::StartError;
-pub use system::{SystemConfig, SystemError};
+pub use system::{Joining, SystemConfig, SystemError};
 pub use version::GIT_VERSION;

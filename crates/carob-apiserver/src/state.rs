@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::admission::{ConditionsCompile, MutatingWebhooks, Mutator, Pipeline, ValidatingWebhooks, Validator};
 use crate::aggregation::Aggregator;
 use crate::allocate::{AllocateError, Services};
-use crate::authn::{Authentication, ServiceAccountTokens, StaticTokens};
+use crate::authn::{Authentication, BootstrapTokens, ServiceAccountTokens, StaticTokens};
 use crate::authz::{Authorization, Rbac};
 use crate::catalogue::Catalogue;
 use crate::config::Config;
@@ -75,8 +75,11 @@ impl State {
             Arc::clone(&config.clock),
             Arc::clone(&lookup) as _,
         ));
-        let authn =
-            Authentication::new(vec![Box::new(StaticTokens::new(config.static_tokens)), Box::new(Arc::clone(&tokens))]);
+        let authn = Authentication::new(vec![
+            Box::new(StaticTokens::new(config.static_tokens)),
+            Box::new(Arc::clone(&tokens)),
+            Box::new(BootstrapTokens::new(store.clone(), Arc::clone(&config.clock))),
+        ]);
         let services =
             Services::restore(&store, &config.service_cidrs, config.node_ports).map_err(StartError::Services)?;
         let hooks = WebhookClient::new(store.clone(), Arc::clone(&config.dialer));

@@ -21,4 +21,4 @@ pub use election::{ElectionConfig, ElectionError, Ended, LeaderElector};
 pub use error::{During, ReconcileError, RequestError, sentence};
 pub use events::{EventKind, EventRecorder, EventSource, RecorderStats, reference};
 pub use informer::{Change, Changed, Grouped, Informer, InformerStats, Informers, ObjectKey, Selection, Subscription};
-pub use transport::{ConnectError, in_process, over_tls};
+pub use transport::{ConnectError, in_process, over_tls, remote};

@@ -7,6 +7,8 @@
 //! Tasks it spawns: those of [`carob_client::Driver`] and of its event recorders. They end with the token given to `start`.
 
 mod availability;
+mod bootstrap;
+mod certificates;
 mod condition;
 mod context;
 mod cronjob;
@@ -40,5 +42,7 @@ mod statuses;
 mod token;
 mod versions;
 
+pub use certificates::{CertificateOrder, CertificateSigner};
+pub use node::health::NodeGrace;
 pub use start::{Config, Controllers};
 pub use token::TokenSigner;

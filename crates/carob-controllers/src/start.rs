@@ -9,6 +9,8 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, ReplicationController, ResourceQuota};
 use tokio_util::sync::CancellationToken;
 
+use crate::bootstrap::{self, Bootstrap, BootstrapKey};
+use crate::certificates::{self, CertificateSigner, Certificates};
 use crate::context::Context;
 use crate::cronjob::CronJobController;
 use crate::daemon::DaemonController;
@@ -22,6 +24,7 @@ use crate::load_balancer::LoadBalancers;
 use crate::namespace::{self, NamespaceController};
 use crate::node::NodeLifecycle;
 use crate::node::eviction::TaintEviction;
+use crate::node::health::NodeGrace;
 use crate::node::ipam::NodeIpam;
 use crate::pod_gc::{PodGc, PodGcKey};
 use crate::quota::QuotaController;
@@ -46,6 +49,12 @@ pub struct Config {
     pub root_ca_pem: String,
     /// Signs the tokens of Secrets; without one they are left empty.
     pub token_signer: Option<Arc<dyn TokenSigner>>,
+    /// Signs approved certificate requests; without one they wait.
+    pub certificate_signer: Option<Arc<dyn CertificateSigner>>,
+    /// Where machines outside the cluster reach the API, such as `https://192.0.2.1:6443`.
+    pub server_url: String,
+    /// How long Nodes may be silent.
+    pub node_grace: NodeGrace,
 }
 
 /// The running controllers. Dropping it breaks them off; [`Controllers::join`] lets them finish what they do.
@@ -85,6 +94,7 @@ impl Controllers {
         start_disruption(&mut driver, &context);
         start_quotas(&mut driver, &context);
         start_roles(&mut driver, &context);
+        start_certificates(&mut driver, &context, &config);
         Self { driver }
     }
 
@@ -147,7 +157,7 @@ fn start_nodes(driver: &mut Driver, context: &Context, config: &Config) {
         driver.work_asking(make, options(10)).on(&nodes, |change| [change.key()]).start();
     }
 
-    let lifecycle = NodeLifecycle::new(context.clone());
+    let lifecycle = NodeLifecycle::new(context.clone(), config.node_grace);
     let (nodes, leases, pods) = (lifecycle.nodes().clone(), lifecycle.leases().clone(), lifecycle.pods().clone());
     let (all, ready) = (nodes.clone(), Arc::clone(lifecycle.ready()));
     let work = driver.work(lifecycle, WorkOptions::default()).on(&nodes, move |change| {
@@ -325,4 +335,18 @@ fn start_roles(driver: &mut Driver, context: &Context) {
     let roles = controller.roles().clone();
     let all = roles.clone();
     driver.work(controller, options(ONE_WORKER)).on(&roles, move |_| role_aggregation::aggregated(&all)).start();
+}
+
+fn start_certificates(driver: &mut Driver, context: &Context, config: &Config) {
+    let controller = Certificates::new(context.clone(), config.certificate_signer.clone());
+    let (requests, nodes) = (controller.requests().clone(), controller.nodes().clone());
+    let work = driver.work(controller, WorkOptions::default()).on(&requests, |change| [change.key()]);
+    work.on(&nodes, move |change| certificates::waiting_for(&requests, change)).start();
+
+    let kubeconfig = bootstrap::kubeconfig(&config.server_url, &config.root_ca_pem);
+    let controller = Bootstrap::new(context.clone(), kubeconfig);
+    let (tokens, info) = (controller.tokens().clone(), controller.info().clone());
+    let work = driver.work(controller, options(ONE_WORKER));
+    let work = work.on(&tokens, |change| [BootstrapKey::Token(change.key()), BootstrapKey::Info]);
+    work.on(&info, |_| [BootstrapKey::Info]).start();
 }

@@ -132,6 +132,11 @@ impl Reconcile for Publisher {
         let Some(address) = self.addresses.iter().find(|address| self.key(**address) == key) else {
             return Ok(Requeue::No);
         };
+        // Where the API lets a node publish what is its own only, the Node has to say first that the address is.
+        let said = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        if !said.into_iter().any(|one| one.address.parse() == Ok(address.ip())) {
+            return Ok(Requeue::No);
+        }
         let mut wanted = self.slice(&key, *address, &node);
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
         let parameters = PostParams::default();
@@ -142,9 +147,11 @@ impl Reconcile for Publisher {
                 wanted.metadata.resource_version = held.metadata.resource_version.clone();
                 api.replace(&key.name, &parameters, &wanted).await.during(operation)?;
             }
-            None => {
-                api.create(&parameters, &wanted).await.during(operation)?;
-            }
+            None => match api.create(&parameters, &wanted).await.during(operation) {
+                // The informer is behind, and asks again.
+                Err(error) if error.is_already_exists() => {}
+                created => drop(created?),
+            },
         }
         Ok(Requeue::No)
     }

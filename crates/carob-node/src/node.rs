@@ -97,6 +97,7 @@ pub struct Node {
     rotation: Rotation,
     server: Option<(KubeletServer, KubeletApi)>,
     ready: watch::Receiver<bool>,
+    ours: watch::Receiver<bool>,
     shutdown: CancellationToken,
 }
 
@@ -141,6 +142,7 @@ impl Node {
         let pods = informers.of_selected::<Pod>(fields(format!("spec.nodeName={name}")));
         let nodes = informers.of_selected::<NodeObject>(fields(format!("metadata.name={name}")));
         let (ready_sender, ready) = watch::channel(false);
+        let (ours_sender, ours) = watch::channel(false);
         let fleet = Fleet::new(Arc::clone(&tools), pods, nodes.clone(), room, shutdown.child_token());
         let server = api.map(|api| {
             let source: Arc<dyn PodSource> = fleet.clone();
@@ -157,9 +159,10 @@ impl Node {
             nodes,
             events: Arc::clone(&tools.events),
             ready: ready_sender,
+            ours: ours_sender,
         };
         let rotation = Rotation::new(Arc::clone(&tools));
-        Ok(Self { fleet, tools, objects, registrar, rotation, server, ready, shutdown })
+        Ok(Self { fleet, tools, objects, registrar, rotation, server, ready, ours, shutdown })
     }
 
     /// Turns true once the API shows the node as ready.
@@ -186,10 +189,19 @@ impl Node {
         tasks.spawn(self.rotation.run(shutdown.child_token()));
         let (fleet, tools) = (Arc::clone(&self.fleet), Arc::clone(&self.tools));
         tasks.spawn(eviction::keep_within_limits(fleet, tools, shutdown.child_token()));
-        // Without the Services a container would miss variables for good.
+        // Without the Services a container would miss variables for good, and Pods of a Node that is another machine's are that
+        // machine's.
+        let mut ours = self.ours;
+        let may_begin = async {
+            if ours.wait_for(|ours| *ours).await.is_err() {
+                // The registrar has ended, which is seen below.
+                std::future::pending::<()>().await;
+            }
+            self.objects.synced().await;
+        };
         let pods = async {
             tokio::select! {
-                () = self.objects.synced() => self.fleet.run().await,
+                () = may_begin => self.fleet.run().await,
                 () = shutdown.cancelled() => {}
             }
         };

@@ -38,6 +38,10 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Run everything on this machine: the API, the scheduler, the controllers and the node
     Server(Box<ServerArgs>),
+    /// Join a cluster as a node: run the Pods that its server gives this machine
+    Agent(Box<AgentArgs>),
+    /// Make, list or revoke the tokens with which machines join
+    Token(TokenArgs),
     /// Run manifests in a private, in-memory cluster: follow their logs, exit with the first failing container's code
     Run(RunArgs),
     /// Work with this machine's images
@@ -72,10 +76,48 @@ pub(crate) struct Directories {
     pub(crate) run_dir: PathBuf,
 }
 
+/// What a machine that runs Pods is asked, be it a server or an agent.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NodeArgs {
+    /// Name of this node [default: the host's name, in lower case]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Addresses of this node, at most one per address family [default: the source of the default route]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub(crate) node_ip: Vec<IpAddr>,
+    /// Port of the node's kubelet API
+    #[arg(long, default_value_t = 10250, value_name = "PORT")]
+    pub(crate) kubelet_port: u16,
+    /// Pods that this node takes at most
+    #[arg(long, default_value_t = 110, value_name = "N")]
+    pub(crate) max_pods: u32,
+    /// Cgroup below which Pods live
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    pub(crate) cgroup_root: String,
+    /// Mirrors, credentials and TLS of image registries, in the format of k3s's registries.yaml
+    /// [default: /etc/carob/registries.yaml, where it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) private_registry: Option<PathBuf>,
+    /// Share of the disk in use, in percent, from which images that nothing uses are removed
+    #[arg(long, default_value_t = 85, value_name = "PERCENT")]
+    pub(crate) image_gc_high_threshold: u8,
+    /// Share of the disk in use, in percent, until which they are removed
+    #[arg(long, default_value_t = 80, value_name = "PERCENT")]
+    pub(crate) image_gc_low_threshold: u8,
+    /// Remove images that nothing has used for so long, whatever the disk holds; 0s for never
+    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) image_maximum_gc_age: Duration,
+    /// Where images are kept [default: images in the data directory]
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub(crate) images_dir: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
     #[command(flatten)]
     pub(crate) directories: Directories,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
     /// Read flags from a YAML file: the same names, lists for flags that repeat; the command line wins
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -85,12 +127,6 @@ pub(crate) struct ServerArgs {
     /// Address on which the API listens [default: all addresses]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) bind_address: Option<IpAddr>,
-    /// Name of this node [default: the host's name, in lower case]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) node_name: Option<String>,
-    /// Addresses of this node, at most one per address family [default: the source of the default route]
-    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
-    pub(crate) node_ip: Vec<IpAddr>,
     /// Addresses of Pods, at most one CIDR per address family [default: 10.244.0.0/16, or the next /16 where this machine uses that]
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     pub(crate) cluster_cidr: Vec<IpNet>,
@@ -103,21 +139,15 @@ pub(crate) struct ServerArgs {
     /// Domain of the cluster's DNS names
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     pub(crate) cluster_domain: String,
-    /// Port of the node's kubelet API
-    #[arg(long, default_value_t = 10250, value_name = "PORT")]
-    pub(crate) kubelet_port: u16,
     /// Run no node on this machine
     #[arg(long)]
     pub(crate) disable_agent: bool,
     /// Parts not to run
     #[arg(long, value_delimiter = ',', value_name = "PART")]
     pub(crate) disable: Vec<Part>,
-    /// Pods that this node takes at most
-    #[arg(long, default_value_t = 110, value_name = "N")]
-    pub(crate) max_pods: u32,
-    /// Cgroup below which Pods live
-    #[arg(long, default_value = "/", value_name = "PATH")]
-    pub(crate) cgroup_root: String,
+    /// How long a node may be silent until its state counts as unknown; longer than 10s, since nodes speak every 10s
+    #[arg(long, default_value = "50s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) node_monitor_grace_period: Duration,
     /// Besides this machine, play so many nodes whose Pods live without processes
     #[arg(long, value_name = "N")]
     pub(crate) virtual_nodes: Option<usize>,
@@ -133,28 +163,76 @@ pub(crate) struct ServerArgs {
     /// What cluster, user and context are called in it [default: carob, or carob-ID where the data directory is not the usual one]
     #[arg(long, value_name = "NAME")]
     pub(crate) context_name: Option<String>,
-    /// Mirrors, credentials and TLS of image registries, in the format of k3s's registries.yaml
-    /// [default: /etc/carob/registries.yaml, where it exists]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) private_registry: Option<PathBuf>,
-    /// Share of the disk in use, in percent, from which images that nothing uses are removed
-    #[arg(long, default_value_t = 85, value_name = "PERCENT")]
-    pub(crate) image_gc_high_threshold: u8,
-    /// Share of the disk in use, in percent, until which they are removed
-    #[arg(long, default_value_t = 80, value_name = "PERCENT")]
-    pub(crate) image_gc_low_threshold: u8,
-    /// Remove images that nothing has used for so long, whatever the disk holds; 0s for never
-    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
-    pub(crate) image_maximum_gc_age: Duration,
     /// Keep all state in memory: nothing is found again after a restart
     #[arg(long, hide = true)]
     pub(crate) in_memory: bool,
-    /// Where images are kept [default: images in the data directory]
-    #[arg(long, hide = true, value_name = "DIR")]
-    pub(crate) images_dir: Option<PathBuf>,
     /// End all Pods with this process, however it ends
     #[arg(long, hide = true)]
     pub(crate) die_with_parent: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    pub(crate) directories: Directories,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// The cluster's API: https://HOST:PORT
+    #[arg(long, env = "CAROB_URL", value_name = "URL")]
+    pub(crate) server: http::Uri,
+    /// What `carob token create` printed; needed once, to join
+    #[arg(long, env = "CAROB_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// Read the token from a file instead
+    #[arg(long, env = "CAROB_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Address on which the kubelet API listens [default: all addresses]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) bind_address: Option<IpAddr>,
+    /// Parts not to run
+    #[arg(long, value_delimiter = ',', value_name = "PART")]
+    pub(crate) disable: Vec<AgentPart>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AgentPart {
+    /// What leads packets for Services to their endpoints, and keeps to network policies
+    Proxy,
+    /// What answers for names of the cluster
+    Dns,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// How to reach the API [default: as kubectl, or the administrator's in the data directory]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Directory of the server's state, for its kubeconfig
+    #[arg(long, env = "CAROB_DATA_DIR", default_value = "/var/lib/carob", value_name = "DIR", global = true)]
+    pub(crate) data_dir: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it
+    Create {
+        /// How long it is good for; 0s for ever
+        #[arg(long, default_value = "24h", value_parser = parse_duration, value_name = "DURATION")]
+        ttl: Duration,
+        /// What people read of it in the list
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// List tokens, without their secrets
+    List,
+    /// Make tokens worthless; machines that have joined stay
+    Revoke {
+        /// The first six characters of a token's last part, or all of it
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,11 +1,12 @@
 //! The composition root: makes what the parts of a server have in common, lists the parts, and ends them in order.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use carob_apiserver::authn::ServiceAccountKeys;
-use carob_apiserver::{ApiServer, Config, DirectDialer, Tls, UserInfo};
+use carob_apiserver::{ApiServer, Config, DirectDialer, Joining, Tls, UserInfo};
 use carob_client::Informers;
 use carob_kit::{Clock, Health, Part, Supervisor};
 use carob_scheduler::Explanations;
@@ -15,10 +16,11 @@ use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::explainer::Schedulers;
-use crate::parts::{self, Common, Machine};
+use crate::parts::{self, Clients, Common, Control, Machine};
 use crate::pki::{FRONT_PROXY_CLIENT, Names, Pki};
+use crate::signer::ClusterSigner;
 use crate::state::State;
-use crate::{addresses, kubeconfig, tls, virtual_nodes};
+use crate::{addresses, identity, kubeconfig, tls, virtual_nodes};
 
 /// A server whose parts run.
 pub(crate) struct Server {
@@ -38,13 +40,14 @@ impl Server {
     /// Makes and starts all parts. They are not ready yet when this returns: see [`crate::ready`]. An error is of what no part
     /// could do without: the directories, the certificates, the store, the API's port.
     pub(crate) async fn start(mut settings: Settings, clock: Arc<dyn Clock>) -> Result<Self> {
-        let lock = prepare_directories(&settings)?;
+        let lock = prepare_directories(&settings.data_dir, &settings.run_dir)?;
         let state = State::check(&settings)?;
         settings.cluster_cidrs = addresses::of_server(&settings).await?;
         warn_of_few_addresses(&settings);
         let names = Names::of(&settings)?;
         let pki =
             Pki::open(&settings.data_dir.join("pki"), &names, clock.now()).context("the cluster's certificates")?;
+        let signer = ClusterSigner::open(&settings.data_dir.join("pki"), clock.now())?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("listen on {} (--bind-address, --https-listen-port)", settings.listen))?;
@@ -67,21 +70,25 @@ impl Server {
         }
         let tls = Tls::new(shown.api.clone(), tls::roots(&pki)?)?;
         let common = Common {
+            clients: Clients::InProcess(api.clone()),
+            kubelet_tls: tls::kubelet_server(tls::roots(&pki)?, Arc::clone(&shown.kubelet))?,
+            machine_id: identity::of_machine(&settings)?,
             settings: Arc::new(settings),
-            api,
-            pki: Arc::new(pki),
-            shown: Arc::new(shown),
             // One set of informers for all parts: each kind is watched, decoded and held once. Parts write under their own names.
             informers: Informers::new(client.clone()),
             clock,
             health: Arc::clone(&health),
             machine: Arc::default(),
         };
-        let mut list =
-            vec![parts::api(&common, listener, tls), parts::system_objects(&common), parts::informers(&common)];
-        list.extend(chosen(&common, keys, explanations, &client));
+        let control = Control { common, api, pki: Arc::new(pki), shown: Arc::new(shown), signer: Arc::new(signer) };
+        let mut list = vec![
+            parts::api(&control, listener, tls),
+            parts::system_objects(&control),
+            parts::informers(&control.common),
+        ];
+        list.extend(chosen(&control, keys, explanations, &client));
         let supervisor = Supervisor::start(list, &health)?;
-        let Common { settings, informers, machine, .. } = common;
+        let Common { settings, informers, machine, .. } = control.common;
         Ok(Self { settings, client, informers, health, supervisor, machine, store, _lock: lock })
     }
 
@@ -117,26 +124,35 @@ impl Server {
 
 /// The parts that the settings ask for, each after those it needs.
 fn chosen(
-    common: &Common,
+    control: &Control,
     keys: Arc<ServiceAccountKeys>,
     explanations: Explanations,
     system_client: &kube::Client,
 ) -> Vec<Part> {
+    let common = &control.common;
     let settings = &common.settings;
     let mut list = Vec::new();
     if settings.controllers {
-        list.push(parts::controllers(common, keys));
+        list.push(parts::controllers(control, keys));
     }
     if settings.scheduler {
         list.push(parts::scheduler(common, explanations));
     }
-    list.extend(parts::virtual_nodes(common));
-    list.push(parts::images(common));
+    list.extend(parts::virtual_nodes(control));
+    list.extend(of_machine(common, system_client));
+    list.push(parts::certificates(control));
+    list
+}
+
+/// The parts of a machine that runs Pods, be it a server's or an agent's.
+pub(crate) fn of_machine(common: &Common, dns_client: &kube::Client) -> Vec<Part> {
+    let settings = &common.settings;
+    let mut list = vec![parts::images(common)];
     if settings.node {
         list.push(parts::node(common));
     }
     if settings.dns {
-        list.push(parts::dns(common, system_client.clone()));
+        list.push(parts::dns(common, dns_client.clone()));
     }
     if settings.proxy {
         list.extend([parts::proxy(common), parts::policies(common)]);
@@ -144,7 +160,7 @@ fn chosen(
     if settings.node {
         list.push(parts::image_collection(common));
     }
-    list.extend([parts::admin(common), parts::certificates(common), parts::memory()]);
+    list.extend([parts::admin(common), parts::memory()]);
     list
 }
 
@@ -168,15 +184,15 @@ fn warn_of_few_addresses(settings: &Settings) {
 }
 
 /// Makes the directories and locks the run directory.
-fn prepare_directories(settings: &Settings) -> Result<std::fs::File> {
-    for dir in [&settings.data_dir, &settings.run_dir] {
+pub(crate) fn prepare_directories(data_dir: &Path, run_dir: &Path) -> Result<std::fs::File> {
+    for dir in [data_dir, run_dir] {
         fs_err::create_dir_all(dir)?;
         fs_err::set_permissions(dir, PermissionsExt::from_mode(0o711))?;
     }
-    let path = settings.run_dir.join("lock");
+    let path = run_dir.join("lock");
     let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("another carob runs with {}", settings.run_dir.display()))?;
+        .with_context(|| format!("another carob runs with {}", run_dir.display()))?;
     Ok(file.into_parts().0)
 }
 
@@ -207,5 +223,10 @@ fn make_api(mut config: Config, settings: &Settings, pki: &Pki, shown: &tls::Sho
     config.proxy_client = Some(shown.front_proxy_client.clone());
     config.system.proxy_ca_pem.clone_from(&pki.front_proxy_ca_pem);
     FRONT_PROXY_CLIENT.clone_into(&mut config.system.proxy_client_name);
+    config.system.joining = Some(Joining {
+        cluster_domain: settings.cluster_domain.clone(),
+        cluster_dns: settings.cluster_dns.clone(),
+        cluster_cidrs: settings.cluster_cidrs.clone(),
+    });
     ApiServer::new(config).context("make the API server")
 }

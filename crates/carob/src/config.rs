@@ -2,21 +2,37 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use carob_controllers::NodeGrace;
 use carob_image::{GcPolicy, RegistriesConfig};
 use clap::Parser;
 use ipnet::IpNet;
 use ring::digest;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cli::{Cli, Command, Part, ServerArgs};
+use crate::cli::{AgentArgs, AgentPart, Cli, Command, NodeArgs, Part, ServerArgs};
 use crate::{registries, virtual_nodes};
 
 /// Where an instance is whose flags say nothing else.
 pub(crate) const USUAL_DATA_DIR: &str = "/var/lib/carob";
 
-/// Everything that the parts of a server are made from.
+/// How often a node renews its lease (kubelet `nodeLeaseDurationSeconds` / 4).
+const NODE_SPEAKS_EVERY: Duration = Duration::from_secs(10);
+
+/// What all machines of a cluster have to agree on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OfCluster {
+    pub(crate) cluster_cidrs: Vec<IpNet>,
+    pub(crate) service_cidrs: Vec<IpNet>,
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    pub(crate) cluster_domain: String,
+}
+
+/// Everything that the parts of a server or of an agent are made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
@@ -38,6 +54,7 @@ pub(crate) struct Settings {
     pub(crate) proxy: bool,
     pub(crate) dns: bool,
     pub(crate) load_balancers: bool,
+    pub(crate) node_grace: NodeGrace,
     pub(crate) max_pods: u32,
     pub(crate) cgroup_root: String,
     pub(crate) virtual_nodes: Option<carob_node::virtual_nodes::Config>,
@@ -58,7 +75,6 @@ impl Settings {
     /// Completes and checks what the flags say.
     pub(crate) fn new(arguments: ServerArgs) -> Result<Self> {
         let data_dir = std::path::absolute(&arguments.directories.data_dir)?;
-        check_families("--node-ip", arguments.node_ip.iter().copied())?;
         check_families("--cluster-cidr", arguments.cluster_cidr.iter().map(IpNet::addr))?;
         check_families("--service-cidr", arguments.service_cidr.iter().map(IpNet::addr))?;
         for pods in &arguments.cluster_cidr {
@@ -67,17 +83,69 @@ impl Settings {
                 ensure!(!overlap, "--cluster-cidr {pods} and --service-cidr {services} overlap");
             }
         }
-        let node_name = match arguments.node_name {
-            Some(name) => name,
-            None => host_name()?,
-        };
-        check_node_name(&node_name)?;
-        let node_ips = if arguments.node_ip.is_empty() { vec![default_address()] } else { arguments.node_ip };
         let cluster_dns = if arguments.cluster_dns.is_empty() {
             arguments.service_cidr.iter().map(|cidr| nth_address(cidr, 10)).collect::<Result<_>>()?
         } else {
             arguments.cluster_dns
         };
+        let monitor = arguments.node_monitor_grace_period;
+        ensure!(
+            monitor > NODE_SPEAKS_EVERY,
+            "--node-monitor-grace-period has to be longer than {} s, since nodes speak that often",
+            NODE_SPEAKS_EVERY.as_secs()
+        );
+        let of_cluster = OfCluster {
+            cluster_cidrs: arguments.cluster_cidr,
+            service_cidrs: arguments.service_cidr,
+            cluster_dns,
+            cluster_domain: arguments.cluster_domain,
+        };
+        let bind = SocketAddr::new(
+            arguments.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+            arguments.https_listen_port,
+        );
+        let node = Self::of_node(data_dir, &arguments.directories.run_dir, bind, arguments.node, of_cluster)?;
+        let virtual_nodes =
+            virtual_nodes::config(arguments.virtual_nodes, arguments.virtual_nodes_config.as_deref(), &node.node_name)?;
+        Ok(Self {
+            node: !arguments.disable_agent,
+            scheduler: !arguments.disable.contains(&Part::Scheduler),
+            controllers: !arguments.disable.contains(&Part::Controllers),
+            proxy: !arguments.disable_agent && !arguments.disable.contains(&Part::Proxy),
+            load_balancers: !arguments.disable.contains(&Part::Servicelb),
+            dns: !arguments.disable_agent && !arguments.disable.contains(&Part::Dns),
+            node_grace: NodeGrace { monitor, ..NodeGrace::default() },
+            virtual_nodes,
+            kubeconfig: arguments.write_kubeconfig.unwrap_or(node.kubeconfig),
+            kubeconfig_mode: arguments.write_kubeconfig_mode,
+            context: arguments.context_name.unwrap_or(node.context),
+            in_memory: arguments.in_memory,
+            die_with_parent: arguments.die_with_parent,
+            ..node
+        })
+    }
+
+    /// The settings of a machine that joins a cluster, of which it was told `of_cluster`.
+    pub(crate) fn of_agent(arguments: AgentArgs, of_cluster: OfCluster) -> Result<Self> {
+        let data_dir = std::path::absolute(&arguments.directories.data_dir)?;
+        let bind = SocketAddr::new(arguments.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), 0);
+        let node = Self::of_node(data_dir, &arguments.directories.run_dir, bind, arguments.node, of_cluster)?;
+        Ok(Self {
+            proxy: !arguments.disable.contains(&AgentPart::Proxy),
+            dns: !arguments.disable.contains(&AgentPart::Dns),
+            ..node
+        })
+    }
+
+    /// A node and no control plane.
+    fn of_node(
+        data_dir: PathBuf,
+        run_dir: &Path,
+        listen: SocketAddr,
+        arguments: NodeArgs,
+        of_cluster: OfCluster,
+    ) -> Result<Self> {
+        check_families("--node-ip", arguments.node_ip.iter().copied())?;
         ensure!(
             arguments.cgroup_root.starts_with('/'),
             "--cgroup-root {} does not begin with `/`",
@@ -88,45 +156,41 @@ impl Settings {
             low < high && high <= 100,
             "--image-gc-low-threshold {low} has to be below --image-gc-high-threshold {high}, and that at most 100"
         );
-        let run_dir = std::path::absolute(&arguments.directories.run_dir)?;
-        let virtual_nodes =
-            virtual_nodes::config(arguments.virtual_nodes, arguments.virtual_nodes_config.as_deref(), &node_name)?;
+        let node_name = node_name(arguments.node_name)?;
         Ok(Self {
             instance: instance_id(&data_dir),
-            run_dir,
-            listen: SocketAddr::new(
-                arguments.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
-                arguments.https_listen_port,
-            ),
+            run_dir: std::path::absolute(run_dir)?,
+            listen,
             node_name,
-            node_ips,
-            cluster_cidrs: arguments.cluster_cidr,
-            service_cidrs: arguments.service_cidr,
-            cluster_dns,
-            cluster_domain: arguments.cluster_domain,
+            node_ips: if arguments.node_ip.is_empty() { vec![default_address()] } else { arguments.node_ip },
+            cluster_cidrs: of_cluster.cluster_cidrs,
+            service_cidrs: of_cluster.service_cidrs,
+            cluster_dns: of_cluster.cluster_dns,
+            cluster_domain: of_cluster.cluster_domain,
             kubelet_port: arguments.kubelet_port,
-            node: !arguments.disable_agent,
-            scheduler: !arguments.disable.contains(&Part::Scheduler),
-            controllers: !arguments.disable.contains(&Part::Controllers),
-            proxy: !arguments.disable_agent && !arguments.disable.contains(&Part::Proxy),
-            load_balancers: !arguments.disable.contains(&Part::Servicelb),
-            dns: !arguments.disable_agent && !arguments.disable.contains(&Part::Dns),
+            node: true,
+            scheduler: false,
+            controllers: false,
+            proxy: true,
+            dns: true,
+            load_balancers: false,
+            node_grace: NodeGrace::default(),
             max_pods: arguments.max_pods,
             cgroup_root: arguments.cgroup_root,
-            virtual_nodes,
-            kubeconfig: arguments.write_kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
-            in_memory: arguments.in_memory,
+            virtual_nodes: None,
+            kubeconfig: data_dir.join("admin.kubeconfig"),
+            kubeconfig_mode: 0o600,
+            context: context_name(&data_dir),
+            in_memory: false,
             images_dir: arguments.images_dir.unwrap_or_else(|| data_dir.join("images")),
             registries: registries::read(arguments.private_registry.as_deref())?,
             image_gc: GcPolicy {
-                high_threshold_percent: arguments.image_gc_high_threshold,
-                low_threshold_percent: arguments.image_gc_low_threshold,
+                high_threshold_percent: high,
+                low_threshold_percent: low,
                 maximum_age: Some(arguments.image_maximum_gc_age).filter(|age| !age.is_zero()),
                 ..GcPolicy::default()
             },
-            kubeconfig_mode: arguments.write_kubeconfig_mode,
-            context: arguments.context_name.unwrap_or_else(|| context_name(&data_dir)),
-            die_with_parent: arguments.die_with_parent,
+            die_with_parent: false,
             data_dir,
         })
     }
@@ -246,6 +310,16 @@ fn check_node_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The name of the flag, or the host's.
+pub(crate) fn node_name(given: Option<String>) -> Result<String> {
+    let name = match given {
+        Some(name) => name,
+        None => host_name()?,
+    };
+    check_node_name(&name)?;
+    Ok(name)
+}
+
 fn host_name() -> Result<String> {
     let name =
         rustix::system::uname().nodename().to_str().context("the host's name is not UTF-8")?.to_ascii_lowercase();
@@ -264,7 +338,7 @@ fn default_address() -> IpAddr {
     probe.map_or(loopback, |address| address.ip())
 }
 
-fn nth_address(cidr: &IpNet, n: usize) -> Result<IpAddr> {
+pub(crate) fn nth_address(cidr: &IpNet, n: usize) -> Result<IpAddr> {
     let network = cidr.trunc();
     let address = match network.network() {
         IpAddr::V4(first) => IpAddr::from(Ipv4Addr::from(u32::from(first) + u32::try_from(n)?)),

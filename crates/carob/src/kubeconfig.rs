@@ -4,12 +4,28 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use kube::config::{Kubeconfig, KubeconfigError};
 
 use crate::config::Settings;
 use crate::pki::{Pair, Pki, write_private};
+
+/// The file that was named, or what kubectl would use, or the administrator's of the server on this machine.
+pub(crate) fn find(named: Option<&Path>, data_dir: &Path) -> Result<Kubeconfig> {
+    let read =
+        |path: &Path| Kubeconfig::read_from(path).with_context(|| format!("read the kubeconfig {}", path.display()));
+    if let Some(path) = named {
+        return read(path);
+    }
+    match Kubeconfig::read() {
+        Ok(found) => Ok(found),
+        Err(KubeconfigError::FindPath | KubeconfigError::ReadConfig(..)) => read(&data_dir.join("admin.kubeconfig"))
+            .context("no kubeconfig is given or found (--kubeconfig, KUBECONFIG)"),
+        Err(error) => Err(error).context("read the kubeconfig"),
+    }
+}
 
 /// Writes the administrator's kubeconfig, unless the file says that already.
 pub(crate) fn write(settings: &Settings, pki: &Pki) -> Result<()> {
@@ -39,6 +55,12 @@ fn write_for(path: &Path, settings: &Settings, pki: &Pki, user: &Pair) -> Result
         fs_err::create_dir_all(parent)?;
     }
     write_private(path, &text)
+}
+
+/// Where machines beside this one reach the API: the address it listens on, or the node's where it listens on all.
+pub(crate) fn server_url(listen: SocketAddr, node_ips: &[IpAddr]) -> String {
+    let own = if listen.ip().is_unspecified() { node_ips.first().copied() } else { None };
+    format!("https://{}", SocketAddr::new(own.unwrap_or(listen.ip()), listen.port()))
 }
 
 /// One cluster, one user and one context, all called the same.

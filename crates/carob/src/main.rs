@@ -5,11 +5,13 @@
 
 mod addresses;
 mod admin;
+mod agent;
 mod cli;
 mod commands;
 mod compose;
 mod config;
 mod explainer;
+mod identity;
 mod kubeconfig;
 mod logs;
 mod memory;
@@ -19,6 +21,7 @@ mod pki;
 mod ready;
 mod registries;
 mod renewal;
+mod signer;
 mod state;
 mod tls;
 mod virtual_nodes;
@@ -59,6 +62,8 @@ fn run(command: Command) -> Result<ExitCode> {
     runtime.block_on(async {
         match command {
             Command::Server(arguments) => commands::server::main(*arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Agent(arguments) => commands::agent::main(*arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Token(arguments) => commands::token::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Run(arguments) => commands::run::main(arguments).await,
             Command::Image(arguments) => commands::image::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Tree(arguments) => commands::tree::main(arguments).await.map(|()| ExitCode::SUCCESS),

@@ -1,4 +1,4 @@
-//! The parts of a server, each a function that makes a [`Part`]: what it needs, how it starts, what is told of it.
+//! The parts of a server and of an agent, each a function that makes a [`Part`]: what it needs, how it starts, what is told of it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -22,7 +22,8 @@ use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::pki::{KUBELET_CLIENT, Pki};
-use crate::{admin, memory, renewal, tls, virtual_nodes};
+use crate::signer::ClusterSigner;
+use crate::{admin, kubeconfig, memory, renewal, tls, virtual_nodes};
 
 /// The API, which every part needs that has something to say.
 pub(crate) const API: &str = "api";
@@ -39,7 +40,7 @@ const PROXY: &str = "proxy";
 const POLICIES: &str = "network-policies";
 const IMAGE_COLLECTION: &str = "image-collection";
 const ADMIN: &str = "admin-socket";
-const CERTIFICATES: &str = "certificates";
+pub(crate) const CERTIFICATES: &str = "certificates";
 const MEMORY: &str = "memory";
 
 /// This machine's list of resolvers.
@@ -49,13 +50,34 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 #[derive(Clone)]
 pub(crate) struct Common {
     pub(crate) settings: Arc<Settings>,
-    pub(crate) api: ApiServer,
-    pub(crate) pki: Arc<Pki>,
-    pub(crate) shown: Arc<tls::Shown>,
+    pub(crate) clients: Clients,
+    /// How this node's kubelet API serves.
+    pub(crate) kubelet_tls: Arc<rustls::ServerConfig>,
+    /// Tells this machine's Node from one that another machine has registered under the name.
+    pub(crate) machine_id: String,
     pub(crate) informers: Arc<Informers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) health: Arc<Health>,
     pub(crate) machine: Arc<Machine>,
+}
+
+/// What the parts of a control plane are made of besides.
+#[derive(Clone)]
+pub(crate) struct Control {
+    pub(crate) common: Common,
+    pub(crate) api: ApiServer,
+    pub(crate) pki: Arc<Pki>,
+    pub(crate) shown: Arc<tls::Shown>,
+    pub(crate) signer: Arc<ClusterSigner>,
+}
+
+/// How parts reach the API.
+#[derive(Clone)]
+pub(crate) enum Clients {
+    /// In this process, each under its own name.
+    InProcess(ApiServer),
+    /// On another machine, all in the name of this node.
+    OfNode(kube::Client),
 }
 
 /// What the node and its tools share, once it is open. It is opened once: a part that starts again goes on with it.
@@ -92,7 +114,10 @@ impl Machine {
 
 impl Common {
     fn client(&self, user: carob_apiserver::Identity) -> kube::Client {
-        carob_client::in_process(self.api.in_process(user))
+        match &self.clients {
+            Clients::InProcess(api) => carob_client::in_process(api.in_process(user)),
+            Clients::OfNode(client) => client.clone(),
+        }
     }
 
     fn component(&self, name: &str) -> kube::Client {
@@ -104,8 +129,8 @@ fn plain(error: anyhow::Error) -> PartError {
     error.into()
 }
 
-pub(crate) fn api(common: &Common, listener: TcpListener, tls: Tls) -> Part {
-    let (api, address) = (common.api.clone(), common.settings.listen);
+pub(crate) fn api(control: &Control, listener: TcpListener, tls: Tls) -> Part {
+    let (api, address) = (control.api.clone(), control.common.settings.listen);
     let mut first = Some(listener);
     Part::new(API, move |context| {
         let (api, tls, bound) = (api.clone(), tls.clone(), first.take());
@@ -137,8 +162,8 @@ pub(crate) fn informers(common: &Common) -> Part {
 }
 
 /// Keeps the objects that the API server makes itself as they have to be.
-pub(crate) fn system_objects(common: &Common) -> Part {
-    let api = common.api.clone();
+pub(crate) fn system_objects(control: &Control) -> Part {
+    let api = control.api.clone();
     Part::new(SYSTEM_OBJECTS, move |context| {
         let api = api.clone();
         async move {
@@ -150,17 +175,21 @@ pub(crate) fn system_objects(common: &Common) -> Part {
     .needs(&[API])
 }
 
-pub(crate) fn controllers(common: &Common, keys: Arc<ServiceAccountKeys>) -> Part {
-    let common = common.clone();
+pub(crate) fn controllers(control: &Control, keys: Arc<ServiceAccountKeys>) -> Part {
+    let control = control.clone();
     Part::new(CONTROLLERS, move |context| {
+        let common = &control.common;
         let settings = &common.settings;
         let config = carob_controllers::Config {
             api_port: settings.listen.port(),
             cluster_cidrs: settings.cluster_cidrs.clone(),
             kubelet_port: Some(settings.kubelet_port),
             load_balancers: settings.load_balancers,
-            root_ca_pem: common.pki.ca_pem.clone(),
+            root_ca_pem: control.pki.ca_pem.clone(),
             token_signer: Some(Arc::new(SecretTokens(Arc::clone(&keys)))),
+            certificate_signer: Some(control.signer.clone()),
+            server_url: kubeconfig::server_url(settings.listen, &settings.node_ips),
+            node_grace: settings.node_grace,
         };
         let client = common.component("system:kube-controller-manager");
         let (informers, clock, health) =
@@ -228,11 +257,12 @@ pub(crate) fn scheduler(common: &Common, explanations: Explanations) -> Part {
 }
 
 /// `None` where the settings ask for no virtual nodes.
-pub(crate) fn virtual_nodes(common: &Common) -> Option<Part> {
-    common.settings.virtual_nodes.as_ref()?;
-    let common = common.clone();
+pub(crate) fn virtual_nodes(control: &Control) -> Option<Part> {
+    control.common.settings.virtual_nodes.as_ref()?;
+    let control = control.clone();
     let part = Part::new(VIRTUAL_NODES, move |context| {
-        let nodes = virtual_nodes::make(&common.settings, &common.api, &common.informers, &common.clock);
+        let common = &control.common;
+        let nodes = virtual_nodes::make(&common.settings, &control.api, &common.informers, &common.clock);
         async move {
             let Some(nodes) = nodes else { return Ok(()) };
             let mut ready = nodes.ready();
@@ -315,10 +345,10 @@ async fn run_node(common: &Common, context: PartContext) -> Result<()> {
         informers: Arc::clone(&common.informers),
         cri: runtime,
         clock: Arc::clone(&common.clock),
-        api: Some(KubeletApi { listener, tls: tls::kubelet_server(&common.pki, &common.shown)?, access }),
+        api: Some(KubeletApi { listener, tls: Arc::clone(&common.kubelet_tls), access }),
         shutdown: context.shutdown(),
     };
-    let node = Node::new(node_config(settings, kubelet_port), parts).context("make the node")?;
+    let node = Node::new(node_config(common, kubelet_port), parts).context("make the node")?;
     *common.machine.pods_left.lock().expect("no holder of the count panics") = Some(node.pods_left());
     let mut ready = node.ready();
     let tell = async {
@@ -357,7 +387,8 @@ async fn open_runtime(common: &Common) -> Result<Arc<Runtime>> {
     runtime.await.context("open the runtime")
 }
 
-fn node_config(settings: &Settings, kubelet_port: u16) -> NodeConfig {
+fn node_config(common: &Common, kubelet_port: u16) -> NodeConfig {
+    let settings = &common.settings;
     NodeConfig {
         identity: NodeIdentity {
             name: settings.node_name.clone(),
@@ -365,6 +396,9 @@ fn node_config(settings: &Settings, kubelet_port: u16) -> NodeConfig {
             kubelet_port,
             kubelet_version: crate::VERSION.to_owned(),
             pods_max: settings.max_pods as usize,
+            machine_id: Some(common.machine_id.clone()),
+            // Whoever deletes the Node of a machine that has joined wants it to leave.
+            stays_deleted: matches!(common.clients, Clients::OfNode(_)),
             ..NodeIdentity::default()
         },
         data_dir: settings.data_dir.clone(),
@@ -490,13 +524,14 @@ pub(crate) fn admin(common: &Common) -> Part {
     .needs(&[IMAGES])
 }
 
-pub(crate) fn certificates(common: &Common) -> Part {
-    let common = common.clone();
+pub(crate) fn certificates(control: &Control) -> Part {
+    let control = control.clone();
     Part::new(CERTIFICATES, move |context| {
-        let common = common.clone();
+        let control = control.clone();
         async move {
             context.ready();
-            renewal::keep(&common.settings, &common.pki, &common.shown, &*common.clock, context.shutdown())
+            let common = &control.common;
+            renewal::keep(&common.settings, &control.pki, &control.shown, &*common.clock, context.shutdown())
                 .await
                 .map_err(plain)
         }

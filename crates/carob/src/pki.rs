@@ -26,7 +26,7 @@ use crate::config::Settings;
 const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// kubeadm's validity of a certificate that the CA signs.
 const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
-/// A certificate that ends sooner than this is made anew.
+/// A certificate that ends sooner than this is renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How far in the past a certificate begins, for clients whose clock is behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
@@ -212,13 +212,13 @@ fn leaves(names: &Names) -> [Leaf; 5] {
     ]
 }
 
-struct Authority {
-    certificate_pem: String,
-    issuer: Issuer<'static, KeyPair>,
+pub(crate) struct Authority {
+    pub(crate) certificate_pem: String,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn open(dir: &Path, file: &str, now: Timestamp) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, file: &str, now: Timestamp) -> Result<Self> {
         let (certificate, key) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
         match (certificate.exists(), key.exists()) {
             (true, true) => {}
@@ -330,10 +330,24 @@ fn alternative_names(certificate: &x509_parser::certificate::X509Certificate<'_>
     Ok(names)
 }
 
-fn not_after(certificate_pem: &str) -> Result<Timestamp> {
+pub(crate) fn not_after(certificate_pem: &str) -> Result<Timestamp> {
+    Ok(validity(certificate_pem)?.1)
+}
+
+/// From when to when a certificate counts.
+pub(crate) fn validity(certificate_pem: &str) -> Result<(Timestamp, Timestamp)> {
     let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).context("parse a certificate")?;
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).context("parse a certificate")?;
-    Ok(Timestamp::from_second(certificate.validity().not_after.timestamp())?)
+    let validity = certificate.validity();
+    let time = |at: x509_parser::time::ASN1Time| Timestamp::from_second(at.timestamp());
+    Ok((time(validity.not_before)?, time(validity.not_after)?))
+}
+
+/// The names and addresses that a certificate is for, sorted.
+pub(crate) fn names_in(certificate_pem: &str) -> Result<Vec<String>> {
+    let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).context("parse a certificate")?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).context("parse a certificate")?;
+    alternative_names(&certificate)
 }
 
 fn create_authority(file: &str, certificate: &Path, key: &Path, now: Timestamp) -> Result<()> {

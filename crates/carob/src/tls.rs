@@ -7,6 +7,7 @@ use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use rustls_pki_types::CertificateDer;
 
 use crate::pki::{Pair, Pki};
 
@@ -15,11 +16,12 @@ use crate::pki::{Pair, Pki};
 pub(crate) struct Current(RwLock<Arc<CertifiedKey>>);
 
 impl Current {
-    fn new(pair: &Pair) -> Result<Arc<Self>> {
+    pub(crate) fn new(pair: &Pair) -> Result<Arc<Self>> {
         Ok(Arc::new(Self(RwLock::new(certified(pair)?))))
     }
 
-    fn replace(&self, pair: &Pair) -> Result<()> {
+    /// New connections are shown this one from now on.
+    pub(crate) fn replace(&self, pair: &Pair) -> Result<()> {
         *self.0.write().expect("no holder of the certificate panics") = certified(pair)?;
         Ok(())
     }
@@ -76,8 +78,12 @@ fn certified(pair: &Pair) -> Result<Arc<CertifiedKey>> {
 
 /// The cluster's authority, as the one to trust.
 pub(crate) fn roots(pki: &Pki) -> Result<RootCertStore> {
+    roots_of(pki.authority()?)
+}
+
+pub(crate) fn roots_of(authority: Vec<CertificateDer<'static>>) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in pki.authority()? {
+    for certificate in authority {
         roots.add(certificate).context("trust the cluster's authority")?;
     }
     Ok(roots)
@@ -85,23 +91,27 @@ pub(crate) fn roots(pki: &Pki) -> Result<RootCertStore> {
 
 /// How the API server speaks to nodes.
 pub(crate) fn kubelet_client(pki: &Pki, shown: &Shown) -> Result<Arc<ClientConfig>> {
+    Ok(Arc::new(client(roots(pki)?, shown.kubelet_client.clone())?))
+}
+
+/// A client that trusts `roots` and shows a certificate that may change.
+pub(crate) fn client(roots: RootCertStore, shown: Arc<Current>) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots(pki)?)
-        .with_client_cert_resolver(shown.kubelet_client.clone());
-    Ok(Arc::new(config))
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(shown))
 }
 
 /// How the kubelet API serves: to clients with a certificate of the cluster's authority.
-pub(crate) fn kubelet_server(pki: &Pki, shown: &Shown) -> Result<Arc<ServerConfig>> {
+pub(crate) fn kubelet_server(roots: RootCertStore, shown: Arc<Current>) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pki)?), Arc::clone(&provider))
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
         .context("prepare the verification of client certificates")?;
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(shown.kubelet.clone());
+        .with_cert_resolver(shown);
     Ok(Arc::new(config))
 }

@@ -29,7 +29,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .selectable(&[field("spec.signerName")])
         .columns(columns::CERTIFICATE_SIGNING_REQUEST)
         .strategy(strategies::CERTIFICATE_SIGNING_REQUEST)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Controllers),
     resource!("certificates.k8s.io" / "certificates" ["v1beta1", "v1alpha1"] "ClusterTrustBundle" "clustertrustbundles")
         .cluster()
         .selectable(&[field("spec.signerName")])

@@ -2,65 +2,18 @@
 //! (pkg/registry/certificates/certificates/strategy.go; plugin/pkg/admission/certificates).
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use carob_api::csr::{CertificateRequest, CertificateRequestError, SIGNER_CLIENT};
 use carob_api::status::GroupResource;
 use carob_api::{Status, meta};
 use serde_json::{Value, json};
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
 
 use super::{Admission, Mutator, Operation, Validator};
 use crate::authz::{Attributes, Authorization, Decision, ResourceAttributes};
 use crate::identity::{GROUP_MASTERS, UserInfo};
 
-/// The signers that are Kubernetes' own (k8s.io/api/certificates/v1).
-pub(super) mod signers {
-    pub(in super::super) const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
-    pub(in super::super) const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-    pub(in super::super) const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
-}
-
-/// The subject that a certificate is asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Subject {
-    /// Empty when there is none.
-    pub(super) common_name: String,
-    pub(super) organisations: Vec<String>,
-}
-
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum RequestError {
-    #[error("PEM block type must be CERTIFICATE REQUEST")]
-    Pem,
-    #[error("asn1: structure error")]
-    Der,
-    #[error("the subject holds a name that is not text")]
-    NotText,
-    #[error("the subject holds more than one common name")]
-    Names,
-}
-
 /// Reads `spec.request`.
-pub(super) fn parse(object: &Value) -> Result<Subject, RequestError> {
-    let encoded = meta::str_at(object, &["spec", "request"]).unwrap_or_default();
-    let pem = STANDARD.decode(encoded).map_err(|_| RequestError::Pem)?;
-    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).map_err(|_| RequestError::Pem)?;
-    if pem.label != "CERTIFICATE REQUEST" {
-        return Err(RequestError::Pem);
-    }
-    let (_, request) = X509CertificationRequest::from_der(&pem.contents).map_err(|_| RequestError::Der)?;
-    let subject = &request.certification_request_info.subject;
-    let text = |value: Result<&str, _>| {
-        value.map(str::to_owned).map_err(|_: x509_parser::error::X509Error| RequestError::NotText)
-    };
-    let names = subject.iter_common_name().map(|name| text(name.as_str())).collect::<Result<Vec<_>, _>>()?;
-    let organisations = subject.iter_organization().map(|name| text(name.as_str())).collect::<Result<_, _>>()?;
-    match names.as_slice() {
-        [] => Ok(Subject { common_name: String::new(), organisations }),
-        [name] => Ok(Subject { common_name: name.clone(), organisations }),
-        _ => Err(RequestError::Names),
-    }
+pub(super) fn parse(object: &Value) -> Result<CertificateRequest, CertificateRequestError> {
+    CertificateRequest::from_base64(meta::str_at(object, &["spec", "request"]).unwrap_or_default())
 }
 
 fn is_request(write: &Admission<'_>) -> bool {
@@ -148,12 +101,12 @@ impl Certificates {
 }
 
 fn check_subject(object: &Value) -> Result<(), String> {
-    if meta::str_at(object, &["spec", "signerName"]) != Some(signers::CLIENT) {
+    if meta::str_at(object, &["spec", "signerName"]) != Some(SIGNER_CLIENT) {
         return Ok(());
     }
     let subject = parse(object).map_err(|error| format!("failed to parse CSR: {error}"))?;
     if subject.organisations.iter().any(|group| group == GROUP_MASTERS) {
-        return Err(format!("use of {} signer with {GROUP_MASTERS} group is not allowed", signers::CLIENT));
+        return Err(format!("use of {} signer with {GROUP_MASTERS} group is not allowed", SIGNER_CLIENT));
     }
     Ok(())
 }
@@ -166,6 +119,9 @@ fn signs(object: &Value, old: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     fn request(signer: &str, name: &str, organisations: &[&str]) -> Value {
@@ -182,22 +138,22 @@ mod tests {
 
     #[test]
     fn a_subject_is_read_from_its_request() {
-        let subject = parse(&request(signers::CLIENT, "jane", &["dev"])).expect("it is a request");
+        let subject = parse(&request(SIGNER_CLIENT, "jane", &["dev"])).expect("it is a request");
         assert_eq!((subject.common_name.as_str(), subject.organisations.as_slice()), ("jane", &["dev".to_owned()][..]));
         for bad in ["", "bm90IHBlbQ==", "?"] {
-            assert_eq!(parse(&json!({ "spec": { "request": bad } })), Err(RequestError::Pem), "{bad}");
+            assert_eq!(parse(&json!({ "spec": { "request": bad } })), Err(CertificateRequestError::Pem), "{bad}");
         }
     }
 
     #[test]
     fn nobody_becomes_a_master_by_a_certificate() {
-        assert_eq!(check_subject(&request(signers::CLIENT, "jane", &["dev"])), Ok(()));
+        assert_eq!(check_subject(&request(SIGNER_CLIENT, "jane", &["dev"])), Ok(()));
         assert_eq!(
-            check_subject(&request(signers::CLIENT, "jane", &["system:masters"])),
+            check_subject(&request(SIGNER_CLIENT, "jane", &["system:masters"])),
             Err("use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed".to_owned())
         );
         assert_eq!(check_subject(&request("example.com/own", "jane", &["system:masters"])), Ok(()));
-        assert!(check_subject(&json!({ "spec": { "signerName": signers::CLIENT, "request": "?" } })).is_err());
+        assert!(check_subject(&json!({ "spec": { "signerName": SIGNER_CLIENT, "request": "?" } })).is_err());
     }
 
     #[test]

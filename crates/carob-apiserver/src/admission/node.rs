@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use carob_api::csr::{SIGNER_KUBELET_CLIENT, SIGNER_KUBELET_SERVING};
 use carob_api::status::GroupResource;
 use carob_api::{Status, meta};
 use serde_json::{Map, Value, json};
 
-use super::certificates::{self, signers};
+use super::certificates;
 use super::reader::Reader;
 use super::{Admission, Mutator, Operation, Validator};
 use crate::identity::NODE_USER_PREFIX;
@@ -69,6 +70,7 @@ impl Validator for NodeRestriction {
             ("storage.k8s.io", "csinodes") => request.named("CSINode"),
             ("resource.k8s.io", "resourceslices") => request.slice(),
             ("certificates.k8s.io", "certificatesigningrequests") => request.certificate(),
+            ("discovery.k8s.io", "endpointslices") => request.endpoint_slice(&self.reader),
             ("certificates.k8s.io", "podcertificaterequests") => {
                 Err("PodCertificateRequest feature gate is disabled".to_owned())
             }
@@ -281,17 +283,44 @@ impl Request<'_> {
         Err(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"))
     }
 
+    /// A node publishes its own DNS server and nothing else (upstream's nodes write no EndpointSlices).
+    fn endpoint_slice(&self, reader: &Reader) -> Outcome {
+        let node = self.node;
+        if self.operation == Operation::Update {
+            dns_slice_of(self.old, node)?;
+        }
+        let slice = if self.operation == Operation::Delete { self.old } else { self.object };
+        dns_slice_of(slice, node)?;
+        let own = reader.get("", "nodes", "", node).unwrap_or(Value::Null);
+        let own = meta::items_at(&own, &["status", "addresses"]);
+        let addresses =
+            meta::items_at(slice, &["endpoints"]).iter().flat_map(|one| meta::items_at(one, &["addresses"]));
+        for address in addresses {
+            if !own.iter().any(|known| known["type"] == "InternalIP" && known["address"] == *address) {
+                return Err(format!("node {node:?} can only publish its own addresses, not {address}"));
+            }
+        }
+        Ok(())
+    }
+
     /// A node asks for its own certificates only.
     fn certificate(&self) -> Outcome {
         let signer = meta::str_at(self.object, &["spec", "signerName"]).unwrap_or_default();
-        if self.operation != Operation::Create || !matches!(signer, signers::KUBELET_SERVING | signers::KUBELET_CLIENT)
-        {
+        if self.operation != Operation::Create || !matches!(signer, SIGNER_KUBELET_SERVING | SIGNER_KUBELET_CLIENT) {
             return Ok(());
         }
         let request = certificates::parse(self.object).map_err(|error| format!("unable to parse csr: {error}"))?;
         let wanted = format!("{NODE_USER_PREFIX}{}", self.node);
         if request.common_name == wanted { Ok(()) } else { Err(format!("can only create a node CSR with CN={wanted}")) }
     }
+}
+
+/// Whether an EndpointSlice is of the cluster's DNS server on `node`.
+fn dns_slice_of(slice: &Value, node: &str) -> Outcome {
+    let is_dns = meta::namespace(slice) == "kube-system"
+        && meta::label(slice, "kubernetes.io/service-name") == Some("kube-dns")
+        && meta::items_at(slice, &["endpoints"]).iter().all(|endpoint| endpoint["nodeName"] == node);
+    if is_dns { Ok(()) } else { Err(format!("node {node:?} can only write endpoint slices of its own DNS server")) }
 }
 
 fn same_map(new: Option<&Map<String, Value>>, old: Option<&Map<String, Value>>) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! Anonymous requests reach only what a load balancer or a version check needs; everything else answers 401.
 
+mod bootstrap_token;
 mod certificate;
 mod keys;
 mod service_account;
@@ -15,6 +16,7 @@ use http::{HeaderMap, HeaderValue};
 use crate::authz::IMPERSONATION_PREFIX;
 use crate::identity::{Identity, UserInfo};
 
+pub(crate) use bootstrap_token::BootstrapTokens;
 pub(crate) use certificate::user_of_certificate;
 pub use keys::{KeyError, ServiceAccountKeys};
 pub use service_account::{BoundObject, ObjectFacts, ObjectLookup, ServiceAccountTokens, TokenGrant, TokenSpec};

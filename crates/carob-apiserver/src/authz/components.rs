@@ -39,6 +39,11 @@ fn controllers() -> Vec<Rule> {
     vec![
         // A node's Pods are evicted for its taints.
         Rule::on("create", "core", "pods/eviction"),
+        // What upstream leaves to an administrator: nodes' own serving certificates.
+        Rule {
+            resource_names: vec!["kubernetes.io/kubelet-serving".to_owned()],
+            ..Rule::on("approve", "certificates.k8s.io", "signers")
+        },
         Rule::on("create", "core", "secrets serviceaccounts configmaps endpoints"),
         Rule::on("create", "networking.k8s.io", "servicecidrs ipaddresses"),
     ]

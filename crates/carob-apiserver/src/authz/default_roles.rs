@@ -1,6 +1,8 @@
 //! The roles and bindings that every cluster has, from `default_roles.txt`: names and rules are those of v1.36
 //! (plugin/pkg/auth/authorizer/rbac/bootstrappolicy), with the rules on PodGroups and Workloads that upstream adds with the
-//! feature gate GenericWorkload, since those kinds are always served here.
+//! feature gate GenericWorkload, since those kinds are always served here, what kubeadm adds for machines that join
+//! (cmd/kubeadm/app/phases/bootstraptoken), and what a node's proxy, DNS server and serving certificate need, since they act as
+//! the node (`carob:`).
 //!
 //! In the file a line names an object, and the indented lines below a role are its rules: verbs, API groups (`core` is the
 //! empty one), resources, names; or verbs, `url`, paths. `to=` and `from=` are labels and selectors of aggregation. Every
@@ -201,8 +203,8 @@ mod tests {
         }
         let all = all();
         let count = |kind: &str| all.iter().filter(|one| meta::kind(&one.2) == kind).count();
-        assert_eq!((count("ClusterRole"), count("ClusterRoleBinding")), (71, 52));
-        assert_eq!((count("Role"), count("RoleBinding")), (7, 7));
+        assert_eq!((count("ClusterRole"), count("ClusterRoleBinding")), (73, 57));
+        assert_eq!((count("Role"), count("RoleBinding")), (11, 11));
         let named: BTreeSet<(&str, &str, &str)> = all
             .iter()
             .map(|(_, namespace, object)| (meta::kind(object), namespace.as_str(), meta::name(object)))

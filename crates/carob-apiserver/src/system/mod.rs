@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 use crate::ApiServer;
 use crate::identity::UserInfo;
 use correct::{Correction, correct};
-pub use objects::SystemConfig;
+pub use objects::{Joining, SystemConfig};
 use objects::{Keep, SystemObject};
 
 /// Objects that are made at once, so that they share commits of the store.

@@ -38,8 +38,18 @@ pub struct SystemConfig {
     pub proxy_client_name: String,
     /// Addresses of cluster DNS, for its Service; none where this cluster has none of its own.
     pub dns_addresses: Vec<IpAddr>,
+    /// What nodes that join have to know of the cluster; without it they are not told.
+    pub joining: Option<Joining>,
     /// Ranges of Service addresses, the primary first.
     pub(crate) service_cidrs: Vec<IpNet>,
+}
+
+/// What nodes that join have to know of the cluster beside its Services' addresses.
+#[derive(Debug, Clone)]
+pub struct Joining {
+    pub cluster_domain: String,
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_cidrs: Vec<IpNet>,
 }
 
 /// How far an object is kept as it has to be.
@@ -120,6 +130,7 @@ pub(super) fn all(
     all.push(endpoint_slice(config));
     all.extend(dns_service(config));
     all.extend(authentication(config));
+    all.extend(config.joining.iter().flat_map(|joining| joining_config(joining, &config.service_cidrs)));
     all.push(identity_lease(config, now));
     all.extend(flow::all());
     all.extend(local_services(served).into_iter().map(|object| {
@@ -299,6 +310,40 @@ fn authentication(config: &SystemConfig) -> Option<SystemObject> {
     Some(SystemObject::new(("", "v1", "configmaps"), "kube-system", object, keep).staying())
 }
 
+/// What kubeadm leaves for nodes that join, under its names and in its formats (cmd/kubeadm/app/phases/{uploadconfig,kubelet}).
+fn joining_config(joining: &Joining, service_cidrs: &[IpNet]) -> [SystemObject; 2] {
+    let list = |cidrs: &[IpNet]| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let networking = json!({
+        "dnsDomain": joining.cluster_domain,
+        "podSubnet": list(&joining.cluster_cidrs),
+        "serviceSubnet": list(service_cidrs),
+    });
+    let cluster = json!({
+        "apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "ClusterConfiguration", "networking": networking,
+    });
+    let kubelet = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "clusterDNS": joining.cluster_dns, "clusterDomain": joining.cluster_domain,
+    });
+    let config_map = |name: &str, key: &str, value: &Value, keep| {
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name },
+            // JSON is YAML.
+            "data": { key: format!("{value:#}\n") },
+        });
+        SystemObject::new(("", "v1", "configmaps"), "kube-system", object, keep)
+    };
+    [
+        config_map(
+            "kubeadm-config",
+            "ClusterConfiguration",
+            &cluster,
+            Keep::Fields(&[&["data", "ClusterConfiguration"]]),
+        ),
+        config_map("kubelet-config", "kubelet", &kubelet, Keep::Fields(&[&["data", "kubelet"]])),
+    ]
+}
+
 /// The Lease by which other API servers know of this one; renewed by whoever calls this with a later time.
 pub(super) fn identity_lease(config: &SystemConfig, now: Timestamp) -> SystemObject {
     let digest = ring::digest::digest(&ring::digest::SHA256, config.hostname.as_bytes());
@@ -341,6 +386,7 @@ mod tests {
 
     fn config() -> SystemConfig {
         SystemConfig {
+            joining: None,
             addresses: vec!["192.0.2.1:6443".parse().expect("valid"), "[2001:db8::1]:6443".parse().expect("valid")],
             hostname: "vm".to_owned(),
             client_ca_pem: "a certificate".to_owned(),

@@ -9,10 +9,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::condition::{self, Condition, UNKNOWN};
 
-/// Silence after which a Node counts as gone (--node-monitor-grace-period).
-pub(crate) const GRACE: Duration = Duration::from_secs(50);
-/// The same for one that has not spoken yet (--node-startup-grace-period).
-pub(crate) const STARTUP_GRACE: Duration = Duration::from_secs(60);
+/// The longest silence after which a Node does not count as gone yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeGrace {
+    /// `--node-monitor-grace-period`.
+    pub monitor: Duration,
+    /// For one that has not spoken yet (`--node-startup-grace-period`).
+    pub startup: Duration,
+}
+
+impl Default for NodeGrace {
+    fn default() -> Self {
+        Self { monitor: Duration::from_secs(50), startup: Duration::from_secs(60) }
+    }
+}
 
 /// Conditions that are no longer known of a silent Node.
 const KEPT_BY_NODE: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
@@ -45,8 +55,8 @@ impl Sign {
     }
 
     /// When the Node counts as silent, on the clock that `now` was read from.
-    pub(crate) fn deadline(&self) -> Duration {
-        self.seen_at + if self.spoke { GRACE } else { STARTUP_GRACE }
+    pub(crate) fn deadline(&self, grace: NodeGrace) -> Duration {
+        self.seen_at + if self.spoke { grace.monitor } else { grace.startup }
     }
 }
 
@@ -117,12 +127,12 @@ mod tests {
     fn a_node_is_silent_fifty_seconds_after_its_last_renewal_was_seen() {
         let node = node(vec![]);
         let first = Sign::next(None, &node, Some(&lease(1000)), secs(5));
-        assert_eq!(first.deadline(), secs(55));
+        assert_eq!(first.deadline(NodeGrace::default()), secs(55));
         let unchanged = Sign::next(Some(&first), &node, Some(&lease(1000)), secs(40));
-        assert_eq!(unchanged.deadline(), secs(55));
+        assert_eq!(unchanged.deadline(NodeGrace::default()), secs(55));
         // The clock of the node jumped back: it speaks all the same.
         let renewed = Sign::next(Some(&unchanged), &node, Some(&lease(10)), secs(45));
-        assert_eq!(renewed.deadline(), secs(95));
+        assert_eq!(renewed.deadline(NodeGrace::default()), secs(95));
     }
 
     #[test]
@@ -130,7 +140,7 @@ mod tests {
         let silent = node(silent_conditions(&node(vec![]), &Time(Timestamp::UNIX_EPOCH)));
         let sign = Sign::next(None, &silent, None, secs(0));
         assert!(!sign.spoke);
-        assert_eq!(sign.deadline(), secs(60));
+        assert_eq!(sign.deadline(NodeGrace::default()), secs(60));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tracing::info;
 
-use super::health::{self, Sign};
+use super::health::{self, NodeGrace, Sign};
 use super::taints;
 use crate::condition::{Condition, FALSE, TRUE};
 use crate::context::Context;
@@ -57,6 +57,7 @@ impl ReadyNodes {
 
 pub(crate) struct NodeLifecycle {
     context: Context,
+    grace: NodeGrace,
     nodes: Informer<Node>,
     ready: Arc<ReadyNodes>,
     leases: Informer<Lease>,
@@ -83,13 +84,14 @@ struct Look {
 }
 
 impl NodeLifecycle {
-    pub(crate) fn new(context: Context) -> Self {
+    pub(crate) fn new(context: Context, grace: NodeGrace) -> Self {
         let selection = Selection { namespace: Some(LEASE_NAMESPACE.to_owned()), ..Selection::default() };
         let nodes: Informer<Node> = context.informers.of();
         let ready = Arc::new(ReadyNodes::default());
         let counter = Arc::clone(&ready);
         nodes.on_change(move |change| counter.count(change));
         Self {
+            grace,
             nodes,
             ready,
             leases: context.informers.of_selected(selection),
@@ -214,7 +216,7 @@ impl Reconcile for NodeLifecycle {
             self.announce(&node, "RegisteredNode", &format!("Registered Node {key} in Controller"));
         }
         let now = self.context.clock.monotonic();
-        if now >= sign.deadline() && self.mark_silent(&key, &node).await? {
+        if now >= sign.deadline(self.grace) && self.mark_silent(&key, &node).await? {
             // The change comes back as an event, and with it the taints that follow from it.
             return Ok(Requeue::No);
         }
@@ -222,7 +224,7 @@ impl Reconcile for NodeLifecycle {
         if !health::is_ready(&node) {
             self.mark_pods_not_ready(&key).await?;
         }
-        match sign.deadline().checked_sub(now) {
+        match sign.deadline(self.grace).checked_sub(now) {
             Some(left) if !left.is_zero() => Ok(Requeue::After(left)),
             _ => Ok(Requeue::No),
         }

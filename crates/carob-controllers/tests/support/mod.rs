@@ -140,6 +140,9 @@ fn config_of_controllers() -> Config {
         cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a range")],
         root_ca_pem: "not really a certificate".to_owned(),
         token_signer: Some(Arc::new(Signer)),
+        certificate_signer: None,
+        server_url: "https://192.0.2.1:6443".to_owned(),
+        node_grace: carob_controllers::NodeGrace::default(),
     }
 }
 

@@ -24,6 +24,9 @@ const INODES_RESERVED_PERCENT: u64 = 5;
 const IMAGES_MAX: usize = 50;
 const IMAGE_NAMES_MAX: usize = 5;
 
+/// Which machine a Node is of: two never share one.
+pub const MACHINE_ANNOTATION: &str = "carob.io/machine";
+
 /// What the operator says of the node.
 #[derive(Debug, Clone, Default)]
 pub struct NodeIdentity {
@@ -35,6 +38,32 @@ pub struct NodeIdentity {
     pub labels: BTreeMap<String, String>,
     /// Address ranges for its Pods, where the node decides them itself.
     pub pod_cidrs: Vec<String>,
+    /// Tells this machine from others of its name; `None` for one that has no rival.
+    pub machine_id: Option<String>,
+    /// A Node that was deleted is not registered again before the next start.
+    pub stays_deleted: bool,
+}
+
+/// Whose a Node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Ours,
+    /// Nobody's, or of a machine that is silent, which is named: it may be taken.
+    Free(Option<String>),
+    /// Another machine is the node, and lives.
+    Other,
+}
+
+pub(crate) fn owner(identity: &NodeIdentity, node: &Node) -> Owner {
+    let Some(own) = &identity.machine_id else { return Owner::Ours };
+    let held = node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MACHINE_ANNOTATION));
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    match held {
+        Some(held) if held == own => Owner::Ours,
+        Some(_) if ready => Owner::Other,
+        held => Owner::Free(held.cloned()),
+    }
 }
 
 /// What is known of the machine and its runtime at a moment.
@@ -66,8 +95,19 @@ pub fn node(identity: &NodeIdentity, architecture: &str) -> Node {
         pod_cidrs: Some(identity.pod_cidrs.clone()).filter(|cidrs| !cidrs.is_empty()),
         ..NodeSpec::default()
     };
-    let metadata = ObjectMeta { name: Some(identity.name.clone()), labels: Some(labels), ..ObjectMeta::default() };
+    let annotations = identity.machine_id.clone().map(|id| BTreeMap::from([(MACHINE_ANNOTATION.to_owned(), id)]));
+    let metadata =
+        ObjectMeta { name: Some(identity.name.clone()), labels: Some(labels), annotations, ..ObjectMeta::default() };
     Node { metadata, spec: Some(spec), status: None }
+}
+
+/// Whether others have written that nothing is known of a node that has said `shown` of itself.
+pub(crate) fn is_overwritten(node: &Node, shown: &NodeStatus) -> bool {
+    let unknown = |condition: &&NodeCondition| condition.status == "Unknown";
+    let held = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    held.into_iter()
+        .filter(unknown)
+        .any(|held| shown.conditions.iter().flatten().any(|own| own.type_ == held.type_ && own.status != held.status))
 }
 
 /// What Pods may ask for, by resource.
@@ -274,6 +314,37 @@ mod tests {
         let each = status.conditions.iter().flatten();
         let words = each.map(|condition| format!("{}={}", condition.type_, condition.status));
         words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_node_takes_back_what_was_said_of_its_silence() {
+        let identity = NodeIdentity { name: "n".to_owned(), ..NodeIdentity::default() };
+        let shown = status(&identity, &reading(true), None, Timestamp::UNIX_EPOCH);
+        let mut node = Node { status: Some(shown.clone()), ..Node::default() };
+        assert!(!is_overwritten(&node, &shown));
+        let conditions = node.status.as_mut().and_then(|status| status.conditions.as_mut()).expect("conditions");
+        conditions[3].status = "Unknown".to_owned();
+        assert!(is_overwritten(&node, &shown));
+        assert!(!is_overwritten(&Node::default(), &shown));
+    }
+
+    #[test]
+    fn a_node_is_taken_from_a_silent_machine_only() {
+        let identity = NodeIdentity { machine_id: Some("own".to_owned()), ..NodeIdentity::default() };
+        let node = |machine: Option<&str>, ready: &str| -> Node {
+            let annotations = machine.map(|machine| serde_json::json!({ MACHINE_ANNOTATION: machine }));
+            serde_json::from_value(serde_json::json!({
+                "metadata": { "annotations": annotations },
+                "status": { "conditions": [{ "type": "Ready", "status": ready }] },
+            }))
+            .expect("a Node")
+        };
+        assert_eq!(owner(&identity, &node(Some("own"), "True")), Owner::Ours);
+        assert_eq!(owner(&identity, &node(Some("own"), "Unknown")), Owner::Ours);
+        assert_eq!(owner(&identity, &node(Some("other"), "True")), Owner::Other);
+        assert_eq!(owner(&identity, &node(Some("other"), "Unknown")), Owner::Free(Some("other".to_owned())));
+        assert_eq!(owner(&identity, &node(None, "True")), Owner::Free(None));
+        assert_eq!(owner(&NodeIdentity::default(), &node(Some("other"), "True")), Owner::Ours, "it has no rival");
     }
 
     #[test]

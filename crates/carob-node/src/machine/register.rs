@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::facts::{self, MachineFacts};
 use super::lease::{self, RENEW_EVERY};
 use super::news::{self, News};
-use super::object::{self, NodeIdentity, Reading};
+use super::object::{self, MACHINE_ANNOTATION, NodeIdentity, Owner, Reading};
 use crate::events::{Events, Subject};
 
 /// A status that has not changed is written this often (kubelet `nodeStatusReportFrequency`).
@@ -40,6 +40,8 @@ pub enum RegisterError {
     },
     #[error("look at the machine")]
     Machine(#[source] std::io::Error),
+    #[error("another machine is the node {0}: delete that Node, or choose another name with --node-name")]
+    Taken(String),
 }
 
 pub struct Registrar {
@@ -54,8 +56,11 @@ pub struct Registrar {
     pub events: Arc<dyn Events>,
     /// Set once the Node is in the API and shown ready.
     pub ready: watch::Sender<bool>,
+    /// Set once the Node is known to be this machine's: nothing is done for it before.
+    pub ours: watch::Sender<bool>,
 }
 
+#[derive(Default)]
 struct Told {
     status: Option<NodeStatus>,
     at: Option<Timestamp>,
@@ -64,12 +69,16 @@ struct Told {
     pod_cidrs: Vec<String>,
     /// Whether Pods are kept away from the node.
     unschedulable: Option<bool>,
+    /// The silent machine, or none, whose Node this was when it was taken.
+    taken_from: Option<Option<String>>,
+    /// The Node was deleted, and that was logged.
+    left: bool,
 }
 
 impl Registrar {
-    /// Keeps the Node registered until the shutdown. The Node stays: its Pods run on.
+    /// Keeps the Node registered until the shutdown, or until it is another machine's. The Node stays: its Pods run on.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut told = Told { status: None, at: None, lease: false, pod_cidrs: Vec::new(), unschedulable: None };
+        let mut told = Told::default();
         self.announce(std::iter::once(news::starting()));
         let mut retry = Backoff::new(RETRY_BASE, RETRY_MAX);
         let changes = self.nodes.subscribe();
@@ -80,8 +89,12 @@ impl Registrar {
                     RENEW_EVERY
                 }
                 Err(error) => {
+                    let lost = matches!(error, RegisterError::Taken(_)) && *self.ours.borrow();
                     let delay = retry.fail();
                     tracing::warn!(error = %chain(&error), ?delay, "the node could not tell the API how it is");
+                    if lost {
+                        return;
+                    }
                     delay
                 }
             };
@@ -94,14 +107,19 @@ impl Registrar {
         }
     }
 
-    /// Ready when the Node got address ranges that the runtime does not know yet, or was deleted.
+    /// Ready when the Node got address ranges that the runtime does not know yet, was deleted, is another machine's, or counts as
+    /// silent.
     async fn until_changed(&self, changes: &carob_client::Subscription, told: &Told) {
         loop {
             let _changed = changes.next().await;
             let node = self.nodes.list().into_iter().next();
             let ranges = node.as_deref().map(pod_cidrs);
             let deleted = node.is_none() && told.status.is_some() && self.nodes.is_synced();
-            if deleted || ranges.is_some_and(|ranges| !ranges.is_empty() && ranges != told.pod_cidrs) {
+            let lost = node.as_deref().is_some_and(|node| {
+                let overwritten = told.status.as_ref().is_some_and(|shown| object::is_overwritten(node, shown));
+                overwritten || object::owner(&self.identity, node) == Owner::Other
+            });
+            if deleted || lost || ranges.is_some_and(|ranges| !ranges.is_empty() && ranges != told.pod_cidrs) {
                 return;
             }
         }
@@ -110,12 +128,23 @@ impl Registrar {
     async fn round(&mut self, told: &mut Told) -> Result<(), RegisterError> {
         let known = self.nodes.list().into_iter().next().filter(|_| self.nodes.is_synced());
         let node = match known {
-            Some(node) => Node::clone(&node),
+            Some(node) => self.claim(Node::clone(&node), told).await?,
+            None if self.identity.stays_deleted && (told.left || told.status.is_some()) => {
+                if !std::mem::replace(&mut told.left, true) {
+                    tracing::warn!(
+                        node = self.identity.name,
+                        "the Node was deleted: this machine has left the cluster"
+                    );
+                }
+                return Ok(());
+            }
             None => {
-                *told = Told { status: None, at: None, lease: told.lease, pod_cidrs: Vec::new(), unschedulable: None };
-                self.register().await?
+                *told = Told { lease: told.lease, ..Told::default() };
+                self.register(told).await?
             }
         };
+        told.left = false;
+        self.ours.send_if_modified(|ours| !std::mem::replace(ours, true));
         self.pass_ranges_on(&node, told).await;
         let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
         self.announce(news::schedulable(&self.identity.name, told.unschedulable.replace(unschedulable), unschedulable));
@@ -123,19 +152,46 @@ impl Registrar {
         self.renew(&node, told).await
     }
 
-    async fn register(&self) -> Result<Node, RegisterError> {
+    async fn register(&self, told: &mut Told) -> Result<Node, RegisterError> {
         let api: Api<Node> = Api::all(self.client.clone());
         let node = object::node(&self.identity, self.machine.architecture);
         let name = &self.identity.name;
+        let failed = |error| self.error("the registration", error);
         match api.create(&PostParams::default(), &node).await {
             Ok(node) => Ok(node),
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                // It is there from an earlier life: its labels may be old, the rest is the cluster's.
-                let body = json!({"metadata": {"labels": node.metadata.labels}});
+                let held = self.claim(api.get(name).await.map_err(failed)?, told).await?;
+                // It is there from an earlier run: its labels may be old, the rest is the cluster's.
+                let labels = node.metadata.labels;
+                if labels.iter().flatten().all(|label| held.metadata.labels.iter().flatten().any(|own| own == label)) {
+                    return Ok(held);
+                }
+                let body = json!({"metadata": {"labels": labels}});
                 let patched = api.patch(name, &PatchParams::default(), &Patch::Strategic(&body)).await;
-                patched.map_err(|error| self.error("the registration", error))
+                patched.map_err(failed)
             }
-            Err(error) => Err(self.error("the registration", error)),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Makes sure that the Node is this machine's. One whose machine is silent is taken, by whoever is the first.
+    async fn claim(&self, node: Node, told: &mut Told) -> Result<Node, RegisterError> {
+        match object::owner(&self.identity, &node) {
+            Owner::Ours => Ok(node),
+            // The informer shows it as it was before it was taken.
+            Owner::Free(held) if told.taken_from.as_ref() == Some(&held) => Ok(node),
+            Owner::Other => Err(RegisterError::Taken(self.identity.name.clone())),
+            Owner::Free(held) => {
+                let body = json!({"metadata": {
+                    "resourceVersion": node.metadata.resource_version,
+                    "annotations": {MACHINE_ANNOTATION: self.identity.machine_id},
+                }});
+                let api: Api<Node> = Api::all(self.client.clone());
+                let patched = api.patch(&self.identity.name, &PatchParams::default(), &Patch::Strategic(&body)).await;
+                let patched = patched.map_err(|error| self.error("the registration", error))?;
+                told.taken_from = Some(held);
+                Ok(patched)
+            }
         }
     }
 
@@ -172,9 +228,11 @@ impl Registrar {
     async fn write_status(&self, node: &Node, told: &mut Told) -> Result<(), RegisterError> {
         let now = self.clock.now();
         let reading = self.read().await?;
-        let old = told.status.as_ref().or(node.status.as_ref());
+        // While the node was silent, others have written that nothing is known of it.
+        let overwritten = told.status.as_ref().is_some_and(|shown| object::is_overwritten(node, shown));
+        let old = told.status.as_ref().filter(|_| !overwritten).or(node.status.as_ref());
         let status = object::status(&self.identity, &reading, old, now);
-        let changed = told.status.as_ref().is_none_or(|shown| object::differs(shown, &status));
+        let changed = overwritten || told.status.as_ref().is_none_or(|shown| object::differs(shown, &status));
         let overdue = told.at.is_none_or(|at| crate::plan::after(at, REPORT_EVERY) <= now);
         if changed || overdue {
             let api: Api<Node> = Api::all(self.client.clone());

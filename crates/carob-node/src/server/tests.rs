@@ -224,6 +224,24 @@ async fn whoever_is_not_admitted_gets_nothing() {
     let access = Access { users: vec!["kube-apiserver-kubelet-client".to_owned()], groups: Vec::new() };
     assert!(!access.admits(b"not a certificate"));
     assert!(!access.admits(&[]));
+    // rcgen keeps one attribute of each kind, so another common name goes under its number.
+    let certificate = |names: &[(rcgen::DnType, &str)]| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for (kind, text) in names {
+            params.distinguished_name.push(kind.clone(), *text);
+        }
+        let key = rcgen::KeyPair::generate().expect("ring makes keys");
+        params.self_signed(&key).expect("a certificate can be signed").der().to_vec()
+    };
+    let own = (rcgen::DnType::CommonName, "kube-apiserver-kubelet-client");
+    let second = (rcgen::DnType::CustomDnType(vec![2, 5, 4, 3]), "eve");
+    let masters = (rcgen::DnType::OrganizationName, "system:masters");
+    let access = Access { groups: vec!["system:masters".to_owned()], ..access };
+    assert!(access.admits(&certificate(std::slice::from_ref(&own))));
+    assert!(!access.admits(&certificate(&[own, second])), "which of two names counts would depend on the reader");
+    assert!(!access.admits(&certificate(std::slice::from_ref(&masters))), "nobody is no member of a group");
+    assert!(access.admits(&certificate(&[(rcgen::DnType::CommonName, "admin"), masters])));
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! The commands.
 
+pub(crate) mod agent;
 pub(crate) mod check;
 pub(crate) mod image;
 pub(crate) mod run;
 pub(crate) mod scheduler;
 pub(crate) mod server;
 pub(crate) mod simulate;
+pub(crate) mod token;
 pub(crate) mod tree;
 pub(crate) mod why;
 

@@ -19,7 +19,7 @@ use crate::{notify, ready};
 const START_LATE: Duration = Duration::from_secs(60);
 
 /// How likely the kernel is to kill the server for want of memory, of -1000 to 1000.
-const OOM_SCORE: i32 = -999;
+pub(crate) const OOM_SCORE: i32 = -999;
 
 /// Runs a server until it is told to end.
 pub(crate) async fn main(arguments: ServerArgs) -> Result<()> {

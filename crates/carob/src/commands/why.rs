@@ -1,17 +1,16 @@
 //! `carob why`: what keeps a Pod from running, gathered from the Pod, its events and the scheduler.
 
 use std::io::Write;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use carob_explain::name::{self, PodName};
 use carob_explain::pod::{Facts, NodeRoom, is_well, rooms};
 use carob_kit::{Clock, SystemClock};
 use http::Request;
-use kube::config::{Kubeconfig, KubeconfigError};
 use serde_json::Value;
 
 use crate::cli::{Format, WhyArgs};
+use crate::kubeconfig;
 
 /// Pods that one call without a name explains; it says how many more there are.
 const PODS_SHOWN_MAX: usize = 50;
@@ -20,7 +19,7 @@ const PODS_SHOWN_MAX: usize = 50;
 pub(crate) async fn main(arguments: WhyArgs) -> Result<()> {
     let namespace = arguments.namespace.as_deref();
     let pod = arguments.pod.as_deref().map(|pod| name::parse(pod, namespace)).transpose()?;
-    let kubeconfig = kubeconfig(arguments.kubeconfig.as_deref(), &arguments.data_dir)?;
+    let kubeconfig = kubeconfig::find(arguments.kubeconfig.as_deref(), &arguments.data_dir)?;
     let client = carob_client::over_tls(kubeconfig).await?;
     let mut out = std::io::stdout().lock();
     let now = SystemClock::new().now();
@@ -58,21 +57,6 @@ async fn unwell(client: &kube::Client, namespace: Option<&str>) -> Result<Vec<(S
     let pods = carob_api::meta::items_at(&list, &["items"]).iter().filter(|pod| !is_well(pod));
     let name = |pod: &Value| (carob_api::meta::namespace(pod).to_owned(), carob_api::meta::name(pod).to_owned());
     Ok(pods.map(name).collect())
-}
-
-/// The file that was named, or what kubectl would use, or the administrator's of the server on this machine.
-fn kubeconfig(named: Option<&Path>, data_dir: &Path) -> Result<Kubeconfig> {
-    let read =
-        |path: &Path| Kubeconfig::read_from(path).with_context(|| format!("read the kubeconfig {}", path.display()));
-    if let Some(path) = named {
-        return read(path);
-    }
-    match Kubeconfig::read() {
-        Ok(found) => Ok(found),
-        Err(KubeconfigError::FindPath | KubeconfigError::ReadConfig(..)) => read(&data_dir.join("admin.kubeconfig"))
-            .context("no kubeconfig is given or found (--kubeconfig, KUBECONFIG)"),
-        Err(error) => Err(error).context("read the kubeconfig"),
-    }
 }
 
 async fn gather(client: &kube::Client, namespace: &str, name: &str) -> Result<Facts> {

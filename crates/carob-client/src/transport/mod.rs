@@ -1,4 +1,9 @@
-//! The two ways to an API server: straight into the one of this process, or over TLS.
+//! The ways to an API server: straight into the one of this process, or over TLS, by a kubeconfig or with TLS of the caller's own.
+
+mod dial;
+mod remote;
+
+pub use remote::remote;
 
 use http::{Request, Response};
 use kube::client::Body;
@@ -15,6 +20,10 @@ pub enum ConnectError {
     Kubeconfig(#[source] Box<kube::config::KubeconfigError>),
     #[error("set up TLS to the API server")]
     Tls(#[source] Box<kube::Error>),
+    #[error("{0} is not of the form https://HOST:PORT")]
+    Url(String),
+    #[error("the token holds a character that no header can carry")]
+    Token,
 }
 
 /// A client of the API server in this process: no socket, no TLS, the same pipeline.
