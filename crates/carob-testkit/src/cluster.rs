@@ -61,7 +61,7 @@ impl Cluster {
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(self.log_file()?);
+            .stderr(log_file(&self.log_path())?);
         let mut server = command.spawn().context("start carob server")?;
         let stdout = server.stdout.take().context("the server's output is piped")?;
         let (sender, receiver) = mpsc::sync_channel(LOG_LINES_MAX);
@@ -99,7 +99,7 @@ impl Cluster {
 
     /// What the server said on its standard error.
     pub fn log(&self) -> Result<String> {
-        Ok(fs_err::read_to_string(self.host.dir().join("server.log"))?)
+        Ok(fs_err::read_to_string(self.log_path())?)
     }
 
     /// Runs `carob ARGUMENTS` in the host.
@@ -112,21 +112,9 @@ impl Cluster {
     /// Starts `carob ARGUMENTS` in the host and waits for its first line of output.
     pub fn start_carob(&self, arguments: &[&str]) -> Result<Process> {
         let mut command = self.host.command(program()?);
-        command
-            .args(arguments)
-            .env("CAROB_DATA_DIR", self.data_dir())
-            .env("CAROB_RUN_DIR", self.host.run_dir())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(self.log_file()?);
-        let mut child = command.spawn().with_context(|| format!("start carob {}", arguments.join(" ")))?;
-        let mut lines = BufReader::new(child.stdout.take().context("the output is piped")?);
-        let mut first_line = String::new();
-        lines.read_line(&mut first_line)?;
-        if first_line.is_empty() {
-            bail!("carob {} ended without a word ({}):\n{}", arguments.join(" "), child.wait()?, self.log()?);
-        }
-        Ok(Process { first_line, child: Some(child), _lines: lines })
+        command.args(arguments).env("CAROB_DATA_DIR", self.data_dir()).env("CAROB_RUN_DIR", self.host.run_dir());
+        spawn_and_read(command, &self.log_path())
+            .with_context(|| format!("carob {}:\n{}", arguments.join(" "), self.log().unwrap_or_default()))
     }
 
     /// Imports images made by `cargo xtask images`.
@@ -184,9 +172,8 @@ impl Cluster {
         format!("{described}\n--- end of the server's log\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
     }
 
-    fn log_file(&self) -> Result<std::fs::File> {
-        let path = self.host.dir().join("server.log");
-        Ok(fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_parts().0)
+    fn log_path(&self) -> PathBuf {
+        self.host.dir().join("server.log")
     }
 }
 
@@ -200,6 +187,23 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+fn log_file(path: &Path) -> Result<std::fs::File> {
+    Ok(fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_parts().0)
+}
+
+/// Starts a program, its errors going to `log`, and waits for its first line of output.
+pub(crate) fn spawn_and_read(mut command: Command, log: &Path) -> Result<Process> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file(log)?);
+    let mut child = command.spawn().context("start it")?;
+    let mut lines = BufReader::new(child.stdout.take().context("the output is piped")?);
+    let mut first_line = String::new();
+    lines.read_line(&mut first_line)?;
+    if first_line.is_empty() {
+        bail!("it ended without a word ({})", child.wait()?);
+    }
+    Ok(Process { first_line, child: Some(child), _lines: lines })
 }
 
 /// A program that runs in a host beside the server, and goes with this value.

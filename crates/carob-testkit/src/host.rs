@@ -99,6 +99,26 @@ impl Host {
         self.run("sh", ["-c", &script]).map(drop)
     }
 
+    /// Lays a cable to another host: each has an address of one /24 at its end, on an interface named after the other host.
+    pub fn link(&self, other: &Self, own_address: &str, other_address: &str) -> Result<()> {
+        let (own, others) = (link_name(&other.name), link_name(&self.name));
+        let pid = other.init.to_string();
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.init)).args(["--net", "--", "ip", "link", "add", &own, "type", "veth"]);
+        run(command.args(["peer", "name", &others, "netns", &pid]))?;
+        for (host, interface, address) in [(self, &own, own_address), (other, &others, other_address)] {
+            host.run("ip", ["addr", "add", &format!("{address}/24"), "dev", interface])?;
+            host.run("ip", ["link", "set", interface, "up"])?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the cable to another host, or mends it.
+    pub fn set_link(&self, other: &Self, up: bool) -> Result<()> {
+        let state = if up { "up" } else { "down" };
+        self.run("ip", ["link", "set", &link_name(&other.name), state]).map(drop)
+    }
+
     /// Mounts a disk of so many MiB at a directory, which is made.
     pub fn add_disk(&self, at: &Path, mebibytes: u32) -> Result<()> {
         fs::create_dir_all(at)?;
@@ -154,6 +174,11 @@ impl Host {
         let table = self.run("cat", ["/proc/net/dev"])?;
         Ok(table.lines().skip(2).filter_map(|line| line.split(':').next()).map(|name| name.trim().to_owned()).collect())
     }
+}
+
+/// Names of interfaces have at most 15 characters (netdevice(7)).
+fn link_name(host: &str) -> String {
+    format!("to-{}", host.trim_start_matches("carob-"))
 }
 
 impl Drop for Host {

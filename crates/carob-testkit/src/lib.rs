@@ -7,8 +7,10 @@
 //!
 //! This crate never mocks: what runs in a host is the real program on the real kernel.
 
+mod agent;
 mod cluster;
 mod host;
 
+pub use agent::Agent;
 pub use cluster::{Cluster, Process, images, manifest, program, until_none};
 pub use host::Host;

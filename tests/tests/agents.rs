@@ -1,0 +1,179 @@
+//! Two machines and a cable: one joins the other's cluster, runs Pods, is cut off, comes back, leaves.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use carob_testkit::{Agent, Cluster, until_none};
+use serde_json::{Value, json};
+
+const SERVER: &str = "203.0.113.1";
+const AGENT: &str = "203.0.113.2";
+const URL: &str = "https://203.0.113.1:6443";
+
+/// A server on a host of its own, which another host will be able to reach.
+fn server(flags: &[&str]) -> Result<Cluster> {
+    let node_ip = format!("--node-ip={SERVER}");
+    let mut all = vec!["--node-name=server", node_ip.as_str()];
+    all.extend(flags);
+    Cluster::start_prepared(|_| Ok(all.iter().map(|flag| (*flag).to_owned()).collect()))
+}
+
+fn token(cluster: &Cluster) -> Result<String> {
+    Ok(cluster.carob(&["token", "create"])?.trim().to_owned())
+}
+
+/// A server and an agent that has joined it as `worker`.
+fn joined(flags: &[&str]) -> Result<(Cluster, Agent)> {
+    let cluster = server(flags)?;
+    let mut agent = Agent::linked(&cluster.host, SERVER, AGENT)?;
+    agent.start(&["--node-name=worker", "--server", URL, "--token", &token(&cluster)?])?;
+    cluster.wait("condition=Ready", "node/worker")?;
+    Ok((cluster, agent))
+}
+
+fn create(cluster: &Cluster, object: &Value) -> Result<()> {
+    let path = cluster.host.dir().join("object.json");
+    fs_err::write(&path, object.to_string())?;
+    cluster.kubectl(&["apply", "-f", path.to_str().context("a UTF-8 path")?]).map(drop)
+}
+
+fn pod(name: &str, node: &str, script: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": {
+        "nodeName": node, "terminationGracePeriodSeconds": 0,
+        "tolerations": [{"operator": "Exists"}],
+        "containers": [{"name": "main", "image": "busybox", "command": ["sh", "-c", script]}]}})
+}
+
+fn ready_condition(cluster: &Cluster, node: &str) -> Result<Value> {
+    let node = cluster.get(&["node", node])?;
+    let conditions = node["status"]["conditions"].as_array().context("a Node has conditions")?;
+    conditions.iter().find(|condition| condition["type"] == "Ready").cloned().context("a Node has Ready")
+}
+
+#[test]
+fn a_machine_joins_with_one_command_and_runs_pods() -> Result<()> {
+    let (cluster, agent) = joined(&[])?;
+    agent.import(&["busybox"])?;
+    let cidr = |node: &str| -> Result<String> {
+        let node = cluster.get(&["node", node])?;
+        Ok(node["spec"]["podCIDR"].as_str().context("a range of Pod addresses")?.to_owned())
+    };
+    assert_ne!(cidr("server")?, cidr("worker")?, "each node has a range of its own");
+    create(&cluster, &pod("there", "worker", "echo hello from $HOSTNAME; exec sleep 1000000"))?;
+    cluster.wait("condition=Ready", "pod/there")?;
+    assert_eq!(cluster.kubectl(&["logs", "there"])?.trim(), "hello from there", "by the worker's kubelet API");
+    assert_eq!(cluster.kubectl(&["exec", "there", "--", "cat", "/etc/hostname"])?.trim(), "there");
+    // Services and names, as on the server's own node: the API is a Service too.
+    let answer = cluster.kubectl(&["exec", "there", "--", "nslookup", "kubernetes.default.svc.cluster.local"])?;
+    assert!(answer.contains("10.96.0.1"), "{answer}");
+    let connect = "nc -w 5 10.96.0.1 443 </dev/null && echo connected";
+    assert_eq!(cluster.kubectl(&["exec", "there", "--", "sh", "-c", connect])?.trim(), "connected");
+    // Its certificates are its own, and no more than its own.
+    let requests = cluster.get(&["certificatesigningrequests"])?;
+    let mut signers = BTreeSet::new();
+    for request in requests["items"].as_array().context("a list")? {
+        let issued = request["status"]["certificate"].is_string();
+        signers.insert((request["spec"]["signerName"].as_str().unwrap_or_default().to_owned(), issued));
+    }
+    let expected = ["kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"];
+    assert_eq!(signers, expected.map(|signer| (signer.to_owned(), true)).into());
+    Ok(())
+}
+
+#[test]
+fn a_machine_that_may_not_join_is_told_why() -> Result<()> {
+    let cluster = server(&[])?;
+    let agent = Agent::linked(&cluster.host, SERVER, AGENT)?;
+    let good = token(&cluster)?;
+    let fails = |token: &str, name: &str| agent.fails(&["--server", URL, "--token", token, "--node-name", name]);
+    let (head, _) = good.split_once("::").context("a token has two parts")?;
+    let wrong = format!("{head}::abcdef.0123456789abcdef");
+    let said = fails(&wrong, "worker")?;
+    assert!(said.contains("wrong, was revoked or has expired"), "{said}");
+    let other = good.replace(head, &format!("K10{}", "0".repeat(64)));
+    let said = fails(&other, "worker")?;
+    assert!(said.contains("not the cluster of the token"), "{said}");
+    let said = fails("abcdef.0123456789abcdef", "worker")?;
+    assert!(said.contains("put K10<hash>:: before it"), "{said}");
+    let said = fails(&good, "server")?;
+    assert!(said.contains("is ready already"), "two machines of one name: {said}");
+    let short = cluster.carob(&["token", "create", "--ttl=1s", "--description=short"])?;
+    let id = short.trim().rsplit("::").next().and_then(|last| last.split('.').next()).context("an id")?.to_owned();
+    cluster.kubectl(&[
+        "wait",
+        "--for=delete",
+        &format!("secret/bootstrap-token-{id}"),
+        "-n=kube-system",
+        "--timeout=60s",
+    ])?;
+    let said = fails(short.trim(), "worker")?;
+    assert!(said.contains("wrong, was revoked or has expired"), "{said}");
+    cluster.carob(&["token", "revoke", &good])?;
+    let said = fails(&good, "worker")?;
+    assert!(said.contains("wrong, was revoked or has expired"), "{said}");
+    let list = cluster.carob(&["token", "list"])?;
+    assert_eq!(list.lines().count(), 1, "only the head is left: {list}");
+    let said = agent.fails(&["--server", URL])?;
+    assert!(said.contains("has not joined a cluster yet"), "{said}");
+    assert!(cluster.get(&["nodes"])?["items"].as_array().is_some_and(|nodes| nodes.len() == 1));
+    Ok(())
+}
+
+#[test]
+fn a_machine_that_is_cut_off_goes_on_and_comes_back() -> Result<()> {
+    let (cluster, agent) = joined(&["--node-monitor-grace-period=15s"])?;
+    agent.import(&["busybox"])?;
+    // It ends once after it was cut off, and has to run again without the API.
+    let shared = agent.host.dir().join("shared");
+    let script = "echo >> /shared/starts; while [ ! -e /shared/stop ]; do sleep 0.2; done; rm /shared/stop; exit 1";
+    let mut stubborn = pod("stubborn", "worker", script);
+    stubborn["spec"]["volumes"] =
+        json!([{"name": "shared", "hostPath": {"path": shared, "type": "DirectoryOrCreate"}}]);
+    stubborn["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "shared", "mountPath": "/shared"}]);
+    create(&cluster, &stubborn)?;
+    cluster.wait("condition=Ready", "pod/stubborn")?;
+    let before = cluster.get(&["pod", "stubborn"])?;
+    agent.host.set_link(&cluster.host, false)?;
+    cluster.wait("condition=Ready=Unknown", "node/worker")?;
+    fs_err::write(shared.join("stop"), "")?;
+    until_none("a second run of the container", || {
+        let starts = fs_err::read_to_string(shared.join("starts"))?.lines().count();
+        Ok(if starts == 2 { vec![] } else { vec![starts] })
+    })?;
+    let pod = cluster.get(&["pod", "stubborn"])?;
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "the API knows nothing of it yet");
+    agent.host.set_link(&cluster.host, true)?;
+    cluster.wait("condition=Ready=True", "node/worker")?;
+    cluster.wait("jsonpath={.status.containerStatuses[0].restartCount}=1", "pod/stubborn")?;
+    cluster.wait("condition=Ready=True", "pod/stubborn")?;
+    let after = cluster.get(&["pod", "stubborn"])?;
+    assert_eq!(before["metadata"]["uid"], after["metadata"]["uid"], "it is the same Pod");
+    assert_eq!(before["status"]["podIP"], after["status"]["podIP"]);
+    assert_eq!(ready_condition(&cluster, "worker")?["status"], "True");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_killed_leaves_its_pods_and_a_node_that_is_deleted_leaves_nothing() -> Result<()> {
+    let (cluster, mut agent) = joined(&[])?;
+    agent.import(&["busybox"])?;
+    create(&cluster, &pod("kept", "worker", "exec sleep 1000000"))?;
+    cluster.wait("condition=Ready", "pod/kept")?;
+    let before = cluster.get(&["pod", "kept"])?;
+    agent.kill()?;
+    // Without a token: it has joined.
+    agent.start(&["--node-name=worker", "--server", URL])?;
+    cluster.kubectl(&["exec", "kept", "--", "true"])?;
+    let after = cluster.get(&["pod", "kept"])?;
+    assert_eq!(before["status"]["containerStatuses"], after["status"]["containerStatuses"], "nothing was restarted");
+    cluster.kubectl(&["delete", "node", "worker"])?;
+    cluster.kubectl(&["wait", "--for=delete", "pod/kept", "--timeout=120s"])?;
+    until_none("cgroups of Pods", || {
+        let pods = agent.host.cgroups()?.into_iter().filter(|path| path.to_string_lossy().contains("pod"));
+        Ok(pods.filter(|path| !path.ends_with("kubepods")).collect())
+    })?;
+    agent.terminate()?;
+    until_none("processes", || Ok(agent.host.processes()?.into_values().collect()))?;
+    assert!(cluster.kubectl_fails(&["get", "node", "worker"])?.contains("NotFound"), "it is not registered again");
+    Ok(())
+}
