@@ -4,6 +4,7 @@
 //!
 //! Start at [`Clock`]. This crate never names a Kubernetes concept, and spawns no task but those of a [`Supervisor`].
 
+mod activity;
 mod authorities;
 mod backoff;
 mod boot;
@@ -16,6 +17,7 @@ mod queue;
 mod supervise;
 mod turns;
 
+pub use activity::{Activity, UnderWay};
 pub use authorities::SYSTEM_CA_BUNDLES;
 pub use backoff::Backoff;
 pub use boot::forget_other_boots;

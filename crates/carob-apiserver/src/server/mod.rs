@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carob_kit::Activity;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryFutureExt};
 use http::Request;
@@ -27,7 +28,7 @@ use tracing::{debug, warn};
 use crate::ApiServer;
 use crate::authn::Peer;
 
-use activity::{Activity, Counted};
+use activity::Counted;
 use cork::Cork;
 pub use limits::Limits;
 pub(crate) use limits::{Class, InFlight, RETRY_AFTER_S, Refused, is_heavy};
