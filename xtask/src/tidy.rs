@@ -31,6 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-controllers", &["carob-kit", "carob-api", "carob-client"]),
     ("carob-dns", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
     ("carob-proxy", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
+    ("carob-ingress", &["carob-kit", "carob-client"]),
     ("carob-node", &["carob-kit", "carob-api", "carob-sys", "carob-cri", "carob-client"]),
     (
         "carob",
@@ -45,6 +46,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "carob-image",
             "carob-net",
             "carob-dns",
+            "carob-ingress",
             "carob-proxy",
             "carob-runtime",
             "carob-apiserver",

@@ -139,6 +139,12 @@ pub(crate) struct ServerArgs {
     /// Domain of the cluster's DNS names
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     pub(crate) cluster_domain: String,
+    /// Port on which Ingresses are served, once there is any; 0 for none
+    #[arg(long, default_value_t = 80, value_name = "PORT")]
+    pub(crate) ingress_http_port: u16,
+    /// The same for TLS
+    #[arg(long, default_value_t = 443, value_name = "PORT")]
+    pub(crate) ingress_https_port: u16,
     /// Run no node on this machine
     #[arg(long)]
     pub(crate) disable_agent: bool,
@@ -245,6 +251,8 @@ pub(crate) enum Part {
     Dns,
     /// What gives Services of type LoadBalancer the nodes' addresses
     Servicelb,
+    /// What serves Ingresses
+    Ingress,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -140,6 +140,9 @@ fn chosen(
     }
     list.extend(parts::virtual_nodes(control));
     list.extend(of_machine(common, system_client));
+    if settings.ingress {
+        list.push(parts::ingress(common, system_client.clone()));
+    }
     list.push(parts::certificates(control));
     list
 }

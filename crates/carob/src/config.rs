@@ -55,6 +55,10 @@ pub(crate) struct Settings {
     pub(crate) dns: bool,
     pub(crate) load_balancers: bool,
     pub(crate) node_grace: NodeGrace,
+    pub(crate) ingress: bool,
+    /// `None`: not served.
+    pub(crate) ingress_http_port: Option<u16>,
+    pub(crate) ingress_https_port: Option<u16>,
     pub(crate) max_pods: u32,
     pub(crate) cgroup_root: String,
     pub(crate) virtual_nodes: Option<carob_node::virtual_nodes::Config>,
@@ -75,6 +79,7 @@ impl Settings {
     /// Completes and checks what the flags say.
     pub(crate) fn new(arguments: ServerArgs) -> Result<Self> {
         let data_dir = std::path::absolute(&arguments.directories.data_dir)?;
+        check_ingress_ports(&arguments)?;
         check_families("--cluster-cidr", arguments.cluster_cidr.iter().map(IpNet::addr))?;
         check_families("--service-cidr", arguments.service_cidr.iter().map(IpNet::addr))?;
         for pods in &arguments.cluster_cidr {
@@ -115,6 +120,9 @@ impl Settings {
             load_balancers: !arguments.disable.contains(&Part::Servicelb),
             dns: !arguments.disable_agent && !arguments.disable.contains(&Part::Dns),
             node_grace: NodeGrace { monitor, ..NodeGrace::default() },
+            ingress: !arguments.disable_agent && !arguments.disable.contains(&Part::Ingress),
+            ingress_http_port: Some(arguments.ingress_http_port).filter(|port| *port != 0),
+            ingress_https_port: Some(arguments.ingress_https_port).filter(|port| *port != 0),
             virtual_nodes,
             kubeconfig: arguments.write_kubeconfig.unwrap_or(node.kubeconfig),
             kubeconfig_mode: arguments.write_kubeconfig_mode,
@@ -175,6 +183,10 @@ impl Settings {
             dns: true,
             load_balancers: false,
             node_grace: NodeGrace::default(),
+            // It reads Secrets of all namespaces, which a node may not.
+            ingress: false,
+            ingress_http_port: None,
+            ingress_https_port: None,
             max_pods: arguments.max_pods,
             cgroup_root: arguments.cgroup_root,
             virtual_nodes: None,
@@ -295,6 +307,16 @@ fn check_families(flag: &str, addresses: impl Iterator<Item = IpAddr>) -> Result
     Ok(())
 }
 
+fn check_ingress_ports(arguments: &ServerArgs) -> Result<()> {
+    let (http, https) = (arguments.ingress_http_port, arguments.ingress_https_port);
+    ensure!(http == 0 || http != https, "--ingress-http-port and --ingress-https-port are both {http}");
+    for (flag, port) in [("--ingress-http-port", http), ("--ingress-https-port", https)] {
+        let is_taken = port != 0 && [arguments.https_listen_port, arguments.node.kubelet_port].contains(&port);
+        ensure!(!is_taken, "{flag} {port} is the port of the API or of the kubelet");
+    }
+    Ok(())
+}
+
 /// A node's name is an RFC 1123 subdomain (apimachinery `pkg/util/validation`).
 fn check_node_name(name: &str) -> Result<()> {
     let label_is_fine = |label: &str| {
@@ -399,6 +421,8 @@ mod tests {
         check(&["--image-gc-low-threshold=85"], "--image-gc-low-threshold 85 has to be below");
         check(&["--write-kubeconfig-mode=999"], "an octal mode");
         check(&["--data-dri=/x"], "--data-dri");
+        check(&["--ingress-https-port=80"], "are both 80");
+        check(&["--ingress-http-port=6443"], "--ingress-http-port 6443 is the port of the API");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use carob_client::{DriverStats, Informers};
 use carob_controllers::{Controllers, TokenSigner};
 use carob_dns::{Dns, DnsConfig, DnsParts};
 use carob_image::{ImageStore, StoreConfig};
+use carob_ingress::{Ingress, IngressConfig, IngressParts};
 use carob_kit::{Clock, Health, Part, PartContext, PartError};
 use carob_net::{NetConfig, PodNetwork};
 use carob_node::{Access, ClusterDns, KubeletApi, Node, NodeConfig, NodeIdentity, NodeParts};
@@ -36,6 +37,7 @@ const VIRTUAL_NODES: &str = "virtual-nodes";
 const IMAGES: &str = "images";
 const NODE: &str = "node";
 const DNS: &str = "dns";
+const INGRESS: &str = "ingress";
 const PROXY: &str = "proxy";
 const POLICIES: &str = "network-policies";
 const IMAGE_COLLECTION: &str = "image-collection";
@@ -433,6 +435,35 @@ pub(crate) fn dns(common: &Common, client: kube::Client) -> Part {
                 .map_err(plain)?;
             context.ready();
             dns.run(DnsParts { client, informers, shutdown: context.shutdown() }).await;
+            Ok(())
+        }
+    })
+    .needs(&[API, INFORMERS])
+}
+
+pub(crate) fn ingress(common: &Common, client: kube::Client) -> Part {
+    let common = common.clone();
+    Part::new(INGRESS, move |context| {
+        let settings = &common.settings;
+        let config = IngressConfig {
+            http_port: settings.ingress_http_port,
+            https_port: settings.ingress_https_port,
+            node_name: settings.node_name.clone(),
+            addresses: settings.node_ips.clone(),
+        };
+        let parts = IngressParts {
+            client: client.clone(),
+            informers: Arc::clone(&common.informers),
+            clock: Arc::clone(&common.clock),
+            shutdown: context.shutdown(),
+        };
+        let health = Arc::clone(&common.health);
+        async move {
+            let ingress = Ingress::new(config, parts)?;
+            health.add_remarks(INGRESS, ingress.remarks());
+            health.add_metrics(INGRESS, ingress.metrics());
+            context.ready();
+            ingress.run().await;
             Ok(())
         }
     })

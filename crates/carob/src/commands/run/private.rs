@@ -99,6 +99,8 @@ impl Private {
             format!("--cluster-cidr={pods}"),
             format!("--https-listen-port={}", free_port()?),
             "--kubelet-port=0".to_owned(),
+            // A run takes no port of the machine.
+            "--disable=ingress".to_owned(),
             format!("--bind-address={}", Ipv4Addr::LOCALHOST),
             "--node-name=carob-run".to_owned(),
             "--die-with-parent".to_owned(),
