@@ -1,5 +1,6 @@
 //! Load balancers without a cloud: a Service of that type is given the nodes' own addresses, where every node's proxy takes
-//! its ports. The same port can be given once.
+//! its ports. The same port can be given once, and not while an older Ingress is served on it: a Service's rule on a node's
+//! address comes before any socket there.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,6 +11,8 @@ use carob_client::{
 };
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Node, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
@@ -26,6 +29,7 @@ pub(crate) struct LoadBalancers {
     services: Informer<Service>,
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
+    ingresses: Informer<Ingress>,
     recorder: EventRecorder,
     /// The API's own port on the nodes, and the kubelets'.
     reserved: Vec<u16>,
@@ -35,6 +39,7 @@ pub(crate) struct LoadBalancers {
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
     Taken { port: String, holder: ObjectKey },
+    Ingress { port: String, holder: ObjectKey },
     Reserved { port: String },
 }
 
@@ -44,6 +49,7 @@ impl LoadBalancers {
             services: context.informers.of(),
             nodes: context.informers.of(),
             slices: context.informers.of(),
+            ingresses: context.informers.of(),
             recorder: context.recorder("service-controller"),
             context,
             reserved,
@@ -60,6 +66,16 @@ impl LoadBalancers {
 
     pub(crate) fn slices(&self) -> &Informer<EndpointSlice> {
         &self.slices
+    }
+
+    pub(crate) fn ingresses(&self) -> &Informer<Ingress> {
+        &self.ingresses
+    }
+
+    /// All load balancers, where an Ingress has or had other ports.
+    pub(crate) fn beside(services: &Informer<Service>, change: Change<'_, Ingress>) -> Vec<ObjectKey> {
+        let ports = |ingress: Option<&Arc<Ingress>>| ingress.map(|ingress| served(ingress)).unwrap_or_default();
+        if ports(change.old) == ports(change.new) { Vec::new() } else { Self::all(services) }
     }
 
     /// The Service that changed, and where it is or was a load balancer all others: a port may be free now.
@@ -90,7 +106,7 @@ impl LoadBalancers {
     }
 
     fn wanted(&self, service: &Service) -> Result<Vec<LoadBalancerIngress>, Refusal> {
-        check(service, &self.services.list(), &self.reserved)?;
+        check(service, &self.services.list(), &self.ingresses.list(), &self.reserved)?;
         let key = ObjectKey::of(service);
         let mut nodes = self.nodes.list();
         if is_local(service) {
@@ -128,10 +144,17 @@ fn ports(service: &Service) -> impl Iterator<Item = (&str, i32)> {
     ports.map(|port: &ServicePort| (port.protocol.as_deref().unwrap_or("TCP"), port.port))
 }
 
-/// The older Service keeps a port that two want.
-fn check(service: &Service, all: &[Arc<Service>], reserved: &[u16]) -> Result<(), Refusal> {
-    let age =
-        |service: &Service| (service.metadata.creation_timestamp.as_ref().map(|time| time.0), ObjectKey::of(service));
+/// The ports on which an Ingress is served, as its status says.
+fn served(ingress: &Ingress) -> BTreeSet<i32> {
+    let balancer = ingress.status.iter().filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    let ports = balancer.flatten().flat_map(|entry| entry.ports.iter().flatten());
+    ports.filter(|port| port.protocol == "TCP").map(|port| port.port).collect()
+}
+
+/// Who is older keeps a port that two want.
+fn check(service: &Service, all: &[Arc<Service>], ingresses: &[Arc<Ingress>], reserved: &[u16]) -> Result<(), Refusal> {
+    let created = |metadata: &ObjectMeta| metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let age = |service: &Service| (created(&service.metadata), ObjectKey::of(service));
     let own = age(service);
     let shown = |(protocol, port): (&str, i32)| format!("{port}/{protocol}");
     if let Some(port) = ports(service).find(|(_, port)| reserved.iter().any(|reserved| i32::from(*reserved) == *port)) {
@@ -140,6 +163,12 @@ fn check(service: &Service, all: &[Arc<Service>], reserved: &[u16]) -> Result<()
     for other in all.iter().filter(|other| is_ours(other) && age(other) < own) {
         if let Some(port) = ports(service).find(|port| ports(other).any(|taken| taken == *port)) {
             return Err(Refusal::Taken { port: shown(port), holder: ObjectKey::of(&**other) });
+        }
+    }
+    for ingress in ingresses.iter().filter(|ingress| created(&ingress.metadata) < own.0) {
+        let served = served(ingress);
+        if let Some(port) = ports(service).find(|(protocol, port)| *protocol == "TCP" && served.contains(port)) {
+            return Err(Refusal::Ingress { port: shown(port), holder: ObjectKey::of(&**ingress) });
         }
     }
     Ok(())
@@ -191,6 +220,9 @@ impl Reconcile for LoadBalancers {
             Err(refusal) => {
                 let message = match &refusal {
                     Refusal::Taken { port, holder } => format!("port {port} of the nodes is taken by Service {holder}"),
+                    Refusal::Ingress { port, holder } => {
+                        format!("port {port} of the nodes serves Ingress {holder} and others")
+                    }
                     Refusal::Reserved { port } => format!("port {port} of the nodes is the cluster's own"),
                 };
                 self.recorder.record(reference(&*service), EventKind::Warning, "SyncLoadBalancerFailed", message);
@@ -229,11 +261,30 @@ mod tests {
     fn the_older_service_keeps_the_port() {
         let (old, new) = (service("b", "2026-01-01T00:00:00Z", 80), service("a", "2026-01-02T00:00:00Z", 80));
         let all = [Arc::clone(&old), Arc::clone(&new), service("c", "2025-01-01T00:00:00Z", 81)];
-        assert_eq!(check(&old, &all, &[]), Ok(()));
+        assert_eq!(check(&old, &all, &[], &[]), Ok(()));
         let taken = Refusal::Taken { port: "80/TCP".to_owned(), holder: ObjectKey::new("default", "b") };
-        assert_eq!(check(&new, &all, &[]), Err(taken));
+        assert_eq!(check(&new, &all, &[], &[]), Err(taken));
         let own = service("d", "2025-01-01T00:00:00Z", 6443);
-        assert_eq!(check(&own, &all, &[6443]), Err(Refusal::Reserved { port: "6443/TCP".to_owned() }));
+        assert_eq!(check(&own, &all, &[], &[6443]), Err(Refusal::Reserved { port: "6443/TCP".to_owned() }));
+    }
+
+    #[test]
+    fn an_older_ingress_keeps_its_ports() {
+        let ingress = |created: &str| -> Arc<Ingress> {
+            let entry = json!({"ip": "192.0.2.1", "ports": [{"port": 80, "protocol": "TCP"}]});
+            let value = json!({
+                "metadata": {"name": "i", "namespace": "default", "creationTimestamp": created},
+                "status": {"loadBalancer": {"ingress": [entry]}},
+            });
+            Arc::new(serde_json::from_value(value).expect("an Ingress"))
+        };
+        let (old, new) = (ingress("2026-01-01T00:00:00Z"), ingress("2026-01-03T00:00:00Z"));
+        let service = |port: i32| service("a", "2026-01-02T00:00:00Z", port);
+        let holder = ObjectKey::new("default", "i");
+        let taken = Err(Refusal::Ingress { port: "80/TCP".to_owned(), holder });
+        assert_eq!(check(&service(80), &[], &[Arc::clone(&old)], &[]), taken);
+        assert_eq!(check(&service(81), &[], &[old], &[]), Ok(()));
+        assert_eq!(check(&service(80), &[], &[new], &[]), Ok(()));
     }
 
     #[test]

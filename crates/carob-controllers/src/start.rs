@@ -213,8 +213,10 @@ fn start_load_balancers(driver: &mut Driver, context: &Context, config: &Config)
     let controller = LoadBalancers::new(context.clone(), reserved);
     let (services, nodes, slices) =
         (controller.services().clone(), controller.nodes().clone(), controller.slices().clone());
-    let all = services.clone();
+    let (ingresses, all) = (controller.ingresses().clone(), services.clone());
     let work = driver.work(controller, options(ONE_WORKER));
+    let work = work.on(&ingresses, move |change| LoadBalancers::beside(&all, change));
+    let all = services.clone();
     let work = work.on(&services, move |change| LoadBalancers::concerned(&all, change));
     let all = services.clone();
     let work = work.on(&nodes, move |change| {
