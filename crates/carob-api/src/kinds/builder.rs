@@ -74,6 +74,8 @@ pub(super) struct RowField {
     pub(super) name: &'static str,
     /// Path in the stored form, with dots.
     pub(super) path: &'static str,
+    /// Path of the field that stands in for an empty one; empty where none does.
+    pub(super) stand_in: &'static str,
     /// Value when the field is unset.
     pub(super) unset: &'static str,
 }
@@ -200,15 +202,15 @@ impl Row {
 
 /// A field whose selector name is its path and whose unset value is empty.
 pub(super) const fn field(name: &'static str) -> RowField {
-    RowField { name, path: name, unset: "" }
+    RowField { name, path: name, stand_in: "", unset: "" }
 }
 
 pub(super) const fn field_unset(name: &'static str, unset: &'static str) -> RowField {
-    RowField { name, path: name, unset }
+    RowField { name, path: name, stand_in: "", unset }
 }
 
 pub(super) const fn field_at(name: &'static str, path: &'static str, unset: &'static str) -> RowField {
-    RowField { name, path, unset }
+    RowField { name, path, stand_in: "", unset }
 }
 
 const fn part(name: &'static str, part: Part) -> SubresourceDef {

@@ -48,7 +48,8 @@ const EVENT_FIELDS: &[RowField] = &[
     field("involvedObject.fieldPath"),
     field("reason"),
     field("reportingComponent"),
-    field_at("source", "source.component", ""),
+    // pkg/registry/core/event/strategy.go, ToSelectableFields.
+    RowField { stand_in: "reportingComponent", ..field_at("source", "source.component", "") },
     field("type"),
 ];
 

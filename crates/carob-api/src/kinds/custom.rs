@@ -294,7 +294,7 @@ fn subresources(status: bool, scale: bool) -> &'static [SubresourceDef] {
 fn selectable(field: &Selectable) -> Option<SelectableField> {
     let keys = JsonPath::parse(&field.json_path).ok()?.keys()?.join(".");
     let name = field.json_path.trim_start_matches('.').to_owned();
-    Some(SelectableField { name: name.into(), path: keys.into(), unset: "".into() })
+    Some(SelectableField { name: name.into(), path: keys.into(), stand_in: "".into(), unset: "".into() })
 }
 
 /// A kind without columns shows its age.

@@ -104,6 +104,8 @@ pub struct SelectableField {
     pub name: Text,
     /// Path in the hub form, with dots.
     pub path: Text,
+    /// Path of the field that stands in for an empty one; empty where none does.
+    pub stand_in: Text,
     /// Value when the field is unset.
     pub unset: Text,
 }
@@ -181,6 +183,7 @@ impl ResourceDef {
                 .map(|field| SelectableField {
                     name: field.name.into(),
                     path: field.path.into(),
+                    stand_in: field.stand_in.into(),
                     unset: field.unset.into(),
                 })
                 .collect(),
@@ -355,16 +358,17 @@ impl ResourceDef {
 
     /// Value of a selectable field in an object of the hub form; `None` if field selectors may not name it.
     pub fn selectable_value<'a>(&'a self, obj: &'a Value, field: &str) -> Option<Cow<'a, str>> {
-        let (path, unset): (&str, &'a str) = match field {
-            "metadata.name" => (field, ""),
-            "metadata.namespace" if self.namespaced => (field, ""),
+        let (path, stand_in, unset): (&str, &str, &'a str) = match field {
+            "metadata.name" => (field, "", ""),
+            "metadata.namespace" if self.namespaced => (field, "", ""),
             _ => {
                 let selectable = self.selectable.iter().find(|s| s.name == field)?;
-                (&*selectable.path, &*selectable.unset)
+                (&*selectable.path, &*selectable.stand_in, &*selectable.unset)
             }
         };
-        let value = path.split('.').try_fold(obj, |value, key| value.get(key));
-        Some(match value {
+        let at = |path: &str| path.split('.').try_fold(obj, |value, key| value.get(key));
+        let is_set = |value: &&Value| value.as_str() != Some("");
+        Some(match at(path).filter(is_set).or_else(|| at(stand_in)) {
             Some(Value::String(text)) => Cow::Borrowed(text),
             None | Some(Value::Null) => Cow::Borrowed(unset),
             Some(other) => Cow::Owned(other.to_string()),

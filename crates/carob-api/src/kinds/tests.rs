@@ -172,6 +172,19 @@ fn field_selectors_name_what_upstream_lets_them() {
 }
 
 #[test]
+fn the_source_of_an_event_is_its_component_or_else_who_reported_it() {
+    let events = by_resource("", "v1", "events").expect("events");
+    for (event, expect) in [
+        (json!({"source": {"component": "c"}, "reportingComponent": "r"}), "c"),
+        (json!({"source": {"component": ""}, "reportingComponent": "r"}), "r"),
+        (json!({"source": {}, "reportingComponent": "r"}), "r"),
+        (json!({}), ""),
+    ] {
+        assert_eq!(events.selectable_value(&event, "source").as_deref(), Some(expect), "{event}");
+    }
+}
+
+#[test]
 fn events_and_autoscalers_convert_there_and_back() {
     let event = json!({"apiVersion": "v1", "kind": "Event", "involvedObject": {"name": "p"}, "message": "m", "count": 2, "source": {"component": "c"}, "reportingComponent": "r"});
     let mut converted = event.clone();

@@ -140,7 +140,7 @@ impl Applier<'_> {
         let mut object = old.clone();
         to_version(def, version, &mut object)?;
         let patched = match &self.patch {
-            Patch::Json(patch) => patches::json_patch(&mut object, patch),
+            Patch::Json(patch) => with_parts(self.schema, &mut object, |object| patches::json_patch(object, patch)),
             Patch::Merge(patch) => patches::merge_patch(&mut object, patch),
             Patch::Strategic(patch) => match self.schema {
                 Schema::Table(ty) => patches::strategic_merge(ty, &mut object, patch),
@@ -182,6 +182,26 @@ impl Applier<'_> {
         let path = FieldPath::new("patch");
         Status::invalid("", "", "", &[FieldError::invalid(&path, QUOTED, error.to_string())]).into()
     }
+}
+
+/// Runs a JSON patch on an object that has its spec and its status, empty where they are not stored: upstream patches what
+/// its Go structs print, which always have both, and clients add to a status that nobody has written yet.
+fn with_parts<T>(schema: Schema<'_>, object: &mut Value, patch: impl FnOnce(&mut Value) -> T) -> T {
+    let declared = |part: &&str| matches!(schema, Schema::Table(ty) if ty.field(part).is_some());
+    let missing: Vec<&str> =
+        ["spec", "status"].into_iter().filter(declared).filter(|part| object.get(part).is_none()).collect();
+    if let Some(fields) = object.as_object_mut() {
+        fields.extend(missing.iter().map(|part| ((*part).to_owned(), Value::Object(serde_json::Map::new()))));
+    }
+    let outcome = patch(object);
+    if let Some(fields) = object.as_object_mut() {
+        for part in missing {
+            if fields.get(part).and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+                fields.remove(part);
+            }
+        }
+    }
+    outcome
 }
 
 /// What stands for the outcome of a patch: the object may be megabytes, and hold a Secret's data.

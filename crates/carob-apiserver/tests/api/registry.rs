@@ -111,6 +111,23 @@ async fn the_patch_types_do_what_they_are_for() {
 }
 
 #[tokio::test]
+async fn a_json_patch_finds_a_status_that_nobody_has_written() {
+    let rig = Rig::new().await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let claim =
+        json!({ "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": { "name": "c" }, "spec": {} });
+    rig.post(claims, &claim).await.expect(201);
+    let status = format!("{claims}/c/status");
+    let nothing = json!([{ "op": "test", "path": "/status", "value": {} }]);
+    rig.patch(&status, "json-patch+json", &nothing).await.expect(200);
+    let allocated = json!([{ "op": "add", "path": "/status/allocation", "value": {} }]);
+    let patched = rig.patch(&status, "json-patch+json", &allocated).await.expect(200);
+    assert_eq!(patched["status"], json!({ "allocation": {} }));
+    let deep = json!([{ "op": "add", "path": "/status/allocation/devices/results", "value": [] }]);
+    rig.patch(&status, "json-patch+json", &deep).await.expect(422);
+}
+
+#[tokio::test]
 async fn an_apply_owns_what_it_says_and_argues_about_the_rest() {
     let rig = Rig::new().await;
     let apply = async |manager: &str, query: &str, data: Value| {
