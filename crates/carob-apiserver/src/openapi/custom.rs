@@ -48,21 +48,59 @@ impl Schemas<'_> {
         self.pointer(&name_of_list)
     }
 
-    /// Adds apiVersion, kind and metadata, which a definition does not describe. An object whose unknown fields are kept is
-    /// described by nothing else: kubectl would take fields that are described for all there are.
+    /// Adds apiVersion, kind and metadata, which a definition does not describe, to the object and to those embedded in it.
+    ///
+    /// In OpenAPI v2 an object whose unknown fields are kept is described by nothing: kubectl would take fields that are
+    /// described for all there are.
     fn complete(&mut self, schema: &mut Map<String, Value>) {
-        if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) && self.dialect == Dialect::V2
-        {
+        if self.dialect == Dialect::V2 && keeps_unknown(schema) {
+            *schema = Map::from_iter([("type".to_owned(), "object".into())]);
             return;
         }
-        let metadata = self.named("meta.v1.ObjectMeta");
-        let properties = schema.entry("properties").or_insert_with(|| json!({}));
-        if let Some(properties) = properties.as_object_mut() {
-            properties.insert("apiVersion".to_owned(), json!({ "type": "string" }));
-            properties.insert("kind".to_owned(), json!({ "type": "string" }));
-            properties.insert("metadata".to_owned(), metadata);
+        self.embed(schema);
+        self.add_identity(schema);
+    }
+
+    /// Describes what every object that is embedded has.
+    fn embed(&mut self, schema: &mut Map<String, Value>) {
+        for (name, below) in schema.iter_mut() {
+            match (name.as_str(), below) {
+                ("items" | "additionalProperties", Value::Object(schema)) => self.embed(schema),
+                ("properties", Value::Object(all)) => {
+                    all.values_mut().filter_map(Value::as_object_mut).for_each(|schema| self.embed(schema));
+                }
+                _ => {}
+            }
+        }
+        let embedded = schema.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true));
+        if !embedded || (self.dialect == Dialect::V2 && keeps_unknown(schema)) {
+            return;
+        }
+        self.add_identity(schema);
+        let required = schema.entry("required").or_insert_with(|| json!([]));
+        if let Some(required) = required.as_array_mut() {
+            for name in ["kind", "apiVersion"] {
+                if !required.iter().any(|known| known == name) {
+                    required.push(name.into());
+                }
+            }
         }
     }
+
+    /// The three fields as a kind of the core group has them, with what it says of them.
+    fn add_identity(&mut self, schema: &mut Map<String, Value>) {
+        let Some(ty) = carob_api::schema::builtin().get("core.v1.ConfigMap") else { return };
+        let properties = schema.entry("properties").or_insert_with(|| json!({}));
+        for name in ["apiVersion", "kind", "metadata"] {
+            if let (Some(properties), Some(field)) = (properties.as_object_mut(), ty.field(name)) {
+                properties.insert(name.to_owned(), self.described(ty, field));
+            }
+        }
+    }
+}
+
+fn keeps_unknown(schema: &Map<String, Value>) -> bool {
+    schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true))
 }
 
 /// `com.example.v1.Widget`: the group turned round.
@@ -88,7 +126,7 @@ fn simplify(schema: &mut Value, depth: usize) {
             map.remove(name);
         }
     }
-    let preserves = is(map, "x-kubernetes-preserve-unknown-fields");
+    let preserves = keeps_unknown(map);
     if preserves {
         map.remove("items");
         map.remove("properties");

@@ -63,8 +63,7 @@ impl<'a> Schemas<'a> {
         let mut properties = Map::new();
         let mut required = Vec::new();
         for field in ty.fields() {
-            let text = self.descriptions.of(&name, field.name());
-            properties.insert(field.name().to_owned(), self.field(field, text));
+            properties.insert(field.name().to_owned(), self.described(ty, field));
             if field.is_required() {
                 required.push(field.name());
             }
@@ -84,6 +83,12 @@ impl<'a> Schemas<'a> {
             schema["x-kubernetes-group-version-kind"] = json!(gvks);
         }
         schema
+    }
+
+    /// A field of `ty`, with what is known of its meaning.
+    pub(super) fn described(&mut self, ty: TypeRef<'_>, field: FieldRef<'_>) -> Value {
+        let text = self.descriptions.of(&definition(ty), field.name());
+        self.field(field, text)
     }
 
     fn field(&mut self, field: FieldRef<'_>, description: Option<&str>) -> Value {

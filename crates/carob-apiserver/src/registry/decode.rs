@@ -50,7 +50,12 @@ pub(crate) fn decode_body(headers: &HeaderMap, body: &[u8], expected: Expected<'
 pub(crate) fn decode_as(encoding: Encoding, body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
     let mut decoded = match encoding {
         Encoding::Json => decode_json(body, expected)?,
-        Encoding::Yaml => decode_json(&yaml_to_json(body, expected)?, expected)?,
+        Encoding::Yaml => {
+            let (json, duplicate) = yaml_to_json(body, expected)?;
+            let mut decoded = decode_json(&json, expected)?;
+            decoded.problems.extend(duplicate);
+            decoded
+        }
         Encoding::Protobuf => decode_protobuf(body, expected)?,
     };
     meta::set(&mut decoded.value, &["apiVersion"], expected.api_version());
@@ -68,15 +73,42 @@ fn decode_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
     decoded.map_err(|error| error.to_status(expected.version, expected.kind).into())
 }
 
-fn yaml_to_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Vec<u8>> {
+/// The document as JSON, and the first field that it has twice, worded as upstream's parser does (sigs.k8s.io/yaml). The last of
+/// such fields counts.
+fn yaml_to_json(body: &[u8], expected: Expected<'_>) -> ApiResult<(Vec<u8>, Option<String>)> {
+    use serde_saphyr::options::DuplicateKeyPolicy;
     // kubectl sends JSON under YAML's name, which is ten times faster to read.
     if body.trim_ascii_start().starts_with(b"{") && schema::type_meta(body).is_ok() {
-        return Ok(body.to_vec());
+        return Ok((body.to_vec(), None));
     }
-    let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_depth: DEPTH_MAX } };
-    let value: Value = serde_saphyr::from_slice_with_options(body, options)
+    let parse = |duplicate_keys: DuplicateKeyPolicy| -> Result<Value, serde_saphyr::Error> {
+        let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_depth: DEPTH_MAX }, duplicate_keys: duplicate_keys };
+        serde_saphyr::from_slice_with_options(body, options)
+    };
+    let (value, duplicate) = match parse(DuplicateKeyPolicy::Error) {
+        Err(error) => match duplicate_of(&error) {
+            Some(duplicate) => (parse(DuplicateKeyPolicy::LastWins), Some(duplicate)),
+            None => (Err(error), None),
+        },
+        value => (value, None),
+    };
+    let value = value
         .map_err(|error| unrecognized(&format_args!("error converting YAML to JSON: yaml: {error}"), body, expected))?;
-    Ok(value.to_string().into_bytes())
+    Ok((value.to_string().into_bytes(), duplicate))
+}
+
+fn duplicate_of(error: &serde_saphyr::Error) -> Option<String> {
+    match error {
+        serde_saphyr::Error::WithSnippet { error, .. } => duplicate_of(error),
+        serde_saphyr::Error::DuplicateMappingKey { key, location } => {
+            let key = key.as_deref().unwrap_or_default();
+            let line = location.line();
+            Some(format!(
+                "error converting YAML to JSON: yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map"
+            ))
+        }
+        _ => None,
+    }
 }
 
 fn decode_protobuf(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {

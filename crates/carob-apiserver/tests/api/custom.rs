@@ -358,6 +358,8 @@ async fn documents_follow_the_kinds() {
     let schema = &document["components"]["schemas"]["com.example.v1.Widget"];
     assert_eq!(schema["properties"]["spec"]["properties"]["size"]["minimum"], 1);
     assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+    let described = schema["properties"]["apiVersion"]["description"].as_str().expect("described");
+    assert!(described.starts_with("APIVersion defines"), "{described}");
     let index = rig.get("/openapi/v3").await.expect(200);
     let url = index["paths"]["apis/example.com/v1"]["serverRelativeURL"].as_str().expect("listed").to_owned();
     let v2 = rig.get("/openapi/v2").await.expect(200);
@@ -379,6 +381,29 @@ async fn documents_follow_the_kinds() {
     }
     assert!(rig.get("/openapi/v3").await.expect(200)["paths"].get("apis/example.com/v1").is_none());
     assert!(rig.get("/openapi/v2").await.expect(200)["definitions"].get("com.example.v1.Widget").is_none());
+}
+
+#[tokio::test]
+async fn what_keeps_unknown_fields_is_described_by_nothing_in_the_older_document() {
+    let rig = Rig::new().await;
+    let mut open = version("v1", true);
+    let embedded = json!({ "type": "object", "x-kubernetes-embedded-resource": true, "properties": { "spec": { "type": "object" } } });
+    open.as_object_mut()
+        .expect("an object")
+        .retain(|name, _| ["name", "served", "storage", "schema"].contains(&name.as_str()));
+    open["schema"]["openAPIV3Schema"] = json!({
+        "type": "object", "description": "Anything", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": { "template": embedded },
+    });
+    define(&rig, &definition("widgets", "Widget", &[open]), "Established").await;
+    let v2 = rig.get("/openapi/v2").await.expect(200);
+    let mut described = v2["definitions"]["com.example.v1.Widget"].clone();
+    described.as_object_mut().expect("an object").remove("x-kubernetes-group-version-kind");
+    assert_eq!(described, json!({ "type": "object" }));
+    let v3 = rig.get("/openapi/v3/apis/example.com/v1").await.expect(200);
+    let template = &v3["components"]["schemas"]["com.example.v1.Widget"]["properties"]["template"];
+    assert_eq!(template["required"], json!(["kind", "apiVersion"]));
+    assert!(template["properties"]["metadata"]["description"].as_str().is_some(), "{template}");
 }
 
 #[tokio::test]

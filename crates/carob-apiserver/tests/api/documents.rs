@@ -171,6 +171,24 @@ async fn yaml_goes_both_ways() {
 }
 
 #[tokio::test]
+async fn a_field_that_yaml_has_twice_is_a_fault_of_strict_requests_only() {
+    let rig = Rig::new().await;
+    let manifest = "\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: twice\ndata:\n  k: first\n  k: last\n";
+    let yaml = [("content-type", "application/yaml")];
+    let refused = rig.send("POST", &format!("{CMS}?fieldValidation=Strict"), &yaml, manifest).await.expect(400);
+    let message = refused["message"].as_str().expect("a message");
+    assert!(message.contains("line 8: key \"k\" already set in map"), "{message}");
+    let warned = rig.send("POST", &format!("{CMS}?fieldValidation=Warn"), &yaml, manifest).await;
+    assert!(warned.headers["warning"].to_str().expect("text").contains("already set in map"), "{:?}", warned.headers);
+    assert_eq!(warned.expect(201)["data"]["k"], "last");
+    let applied = format!("{CMS}/twice?fieldManager=m&force=true&fieldValidation=Ignore");
+    let yaml = [("content-type", "application/apply-patch+yaml")];
+    assert_eq!(rig.send("PATCH", &applied, &yaml, manifest).await.expect(200)["data"]["k"], "last");
+    let applied = applied.replace("Ignore", "Strict");
+    rig.send("PATCH", &applied, &yaml, manifest).await.expect(400);
+}
+
+#[tokio::test]
 async fn large_answers_are_compressed_for_those_who_take_it() {
     use std::io::Read;
     let rig = Rig::new().await;
