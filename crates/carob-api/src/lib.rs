@@ -21,6 +21,7 @@ pub mod pod_support;
 pub mod proto;
 pub mod quantity;
 pub mod quota;
+pub mod references;
 pub mod schema;
 pub mod selector;
 pub mod status;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use carob_api::csr::{SIGNER_KUBELET_CLIENT, SIGNER_KUBELET_SERVING};
+use carob_api::references;
 use carob_api::status::GroupResource;
 use carob_api::{Status, meta};
 use serde_json::{Map, Value, json};
@@ -12,7 +13,6 @@ use super::certificates;
 use super::reader::Reader;
 use super::{Admission, Mutator, Operation, Validator};
 use crate::identity::NODE_USER_PREFIX;
-use crate::references;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use carob_api::meta;
+use carob_api::references::{self, Referred};
 use carob_store::{Entry, Store};
 use memchr::memmem;
 use serde_json::Value;
 use tracing::warn;
 
 use crate::current::{Follower, View, prefix_of};
-use crate::references::{self, Referred};
 
 /// Answers for the node authorizer; always up to date with the store.
 #[derive(Debug)]

@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
+use carob_api::references::Referred;
+
 use super::graph::{NodeGraph, OfNode};
 use super::rules::Question;
 use super::{Attributes, Authorizer, Decision, ResourceAttributes, Rule, default_roles};
 use crate::identity::UserInfo;
-use crate::references::Referred;
 
 /// See the module.
 pub(crate) struct Nodes {

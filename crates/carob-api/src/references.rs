@@ -1,11 +1,11 @@
 //! Which other objects a Pod or a volume names (pkg/api/v1/pod/util.go, pkg/api/v1/persistentvolume/util.go). Pure.
 
-use carob_api::meta;
+use crate::meta;
 use serde_json::Value;
 
 /// The kinds of objects that a node reaches through its Pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Referred {
+pub enum Referred {
     Secret,
     ConfigMap,
     Claim,
@@ -29,7 +29,7 @@ const SECRETS: Fields = &[
 const CONFIG_MAPS: Fields = &[("configMapRef", "name"), ("configMapKeyRef", "name"), ("configMap", "name")];
 
 /// What a Pod names in its own namespace. A name may come more than once.
-pub(crate) fn of_pod(pod: &Value) -> Vec<(Referred, String)> {
+pub fn of_pod(pod: &Value) -> Vec<(Referred, String)> {
     let mut found = Vec::new();
     if let Some(account) = meta::str_at(pod, &["spec", "serviceAccountName"]) {
         add(&mut found, Referred::ServiceAccount, account);
@@ -87,7 +87,7 @@ fn resource_claims(pod: &Value, found: &mut Vec<(Referred, String)>) {
 }
 
 /// The Secrets, by namespace and name, that a node needs for a PersistentVolume.
-pub(crate) fn secrets_of_volume(volume: &Value) -> Vec<(String, String)> {
+pub fn secrets_of_volume(volume: &Value) -> Vec<(String, String)> {
     let spec = &volume["spec"];
     let claim_namespace = meta::str_at(volume, &["spec", "claimRef", "namespace"]).unwrap_or_default();
     let mut found = Vec::new();
@@ -161,7 +161,7 @@ const REFERRING_PROJECTIONS: &[(&str, &str)] = &[
 ];
 
 /// The first kind of API object that a Pod refers to, if it refers to any; what is not known counts as a reference.
-pub(crate) fn first_of_pod(pod: &Value) -> Option<String> {
+pub fn first_of_pod(pod: &Value) -> Option<String> {
     let found = of_pod(pod);
     let has = |kind: Referred| found.iter().any(|(found, _)| *found == kind);
     for (kind, words) in [
