@@ -13,7 +13,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::registry::{self, Call};
 use crate::request::{Asked, Verb};
 use crate::state::State;
-use crate::{reviews, subresource};
+use crate::{resource_metrics, reviews, subresource};
 
 pub(crate) async fn answer(api: &State, asked: Asked, body: RequestBody) -> ApiResult<Response<Body>> {
     let review = reviews::find(&asked.resource);
@@ -92,6 +92,9 @@ fn method_not_supported(call: &Call<'_>, verb: &Verb) -> ApiError {
 
 /// Kinds that are answered and not stored, beside the reviews.
 async fn unstored(call: Call<'_>, verb: &Verb, body: RequestBody) -> ApiResult<Response<Body>> {
+    if call.def.group() == resource_metrics::GROUP {
+        return resource_metrics::answer(&call, verb).await;
+    }
     match (call.def.plural(), verb) {
         ("bindings", Verb::Create) if !call.namespace.is_empty() && call.name.is_empty() => {
             subresource::bind_by_body(call, body).await

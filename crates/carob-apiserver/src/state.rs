@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::policy::{MutatingPolicies, PolicyForm, Surroundings, ValidatingPolicies};
 use crate::reserve::{Reservations, ResourceQuota};
+use crate::resource_metrics::ResourceMetrics;
 use crate::rules::Rules;
 use crate::server::{InFlight, Limits};
 use crate::system::SystemConfig;
@@ -48,6 +49,7 @@ pub(crate) struct State {
     pub(crate) dialer: Arc<dyn crate::NodeDialer>,
     pub(crate) explainer: Option<Arc<dyn crate::Explainer>>,
     pub(crate) aggregator: Aggregator,
+    pub(crate) resource_metrics: ResourceMetrics,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) converters: Arc<Converters>,
     /// The address that legacy discovery names.
@@ -111,6 +113,7 @@ impl State {
             dialer: config.dialer,
             explainer: config.explainer,
             aggregator: Aggregator::new(&store, &hooks, config.proxy_client),
+            resource_metrics: ResourceMetrics::default(),
             catalogue,
             converters,
             advertised: config.system.addresses.first().copied(),

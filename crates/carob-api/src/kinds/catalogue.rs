@@ -16,7 +16,7 @@ type GroupPriorities = (&'static str, i32, &'static [(&'static str, i32)]);
 
 /// Priorities of the built-in groups, and of their versions within them, as upstream's API server registers them
 /// (pkg/controlplane/apiserver/aggregator.go and cmd/kube-apiserver/app/aggregator.go, `apiVersionPriorities`).
-const PRIORITIES: [GroupPriorities; 23] = [
+const PRIORITIES: [GroupPriorities; 24] = [
     ("", 18_000, &[("v1", 1)]),
     ("apiregistration.k8s.io", 20_000, &[("v1", 1)]),
     ("apps", 17_800, &[("v1", 15)]),
@@ -44,6 +44,8 @@ const PRIORITIES: [GroupPriorities; 23] = [
     ),
     ("internal.apiserver.k8s.io", 16_000, &[("v1alpha1", 9)]),
     ("storagemigration.k8s.io", 15_800, &[("v1beta1", 9)]),
+    // As metrics-server registers it.
+    ("metrics.k8s.io", 100, &[("v1beta1", 100)]),
 ];
 /// Priorities of the groups and versions of custom resources (pkg/controlplane/controller/crdregistration).
 const CUSTOM_PRIORITIES: (i32, i32) = (1000, 100);
@@ -259,7 +261,8 @@ mod tests {
     fn the_core_group_and_upstreams_order_come_first() {
         let names: Vec<&str> = Kinds::builtin().groups().iter().map(|group| group.name()).collect();
         assert_eq!(names[..3], ["", "apiregistration.k8s.io", "apps"]);
-        assert_eq!(names[names.len() - 2..], ["storagemigration.k8s.io", "scheduling.x-k8s.io"]);
+        let last = ["storagemigration.k8s.io", "scheduling.x-k8s.io", "metrics.k8s.io"];
+        assert_eq!(names[names.len() - 3..], last);
         assert_eq!(api_service_priorities("apps", "v1"), (17_800, 15));
         assert_eq!(api_service_priorities("example.com", "v1"), (1000, 100));
     }

@@ -75,6 +75,16 @@ pub(super) const RESOURCES: &[Row] = &[
         .always_served()
         .columns(columns::WORKLOAD)
         .strategy(strategies::WORKLOAD),
+    // metrics-server's; upstream it is an aggregated API.
+    resource!("metrics.k8s.io" / "metrics" ["v1beta1"] "NodeMetrics" "nodes")
+        .always_served()
+        .cluster()
+        .answered()
+        .verbs(&["get", "list"]),
+    resource!("metrics.k8s.io" / "metrics" ["v1beta1"] "PodMetrics" "pods")
+        .always_served()
+        .answered()
+        .verbs(&["get", "list"]),
     // The coscheduling plugin's; upstream it is a custom resource.
     resource!("scheduling.x-k8s.io" / "coscheduling" ["v1alpha1"] "PodGroup" "podgroups")
         .always_served()

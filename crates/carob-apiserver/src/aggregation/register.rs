@@ -7,6 +7,8 @@ use carob_api::kinds::{Definition, api_service_priorities};
 use carob_api::meta;
 use serde_json::{Value, json};
 
+use crate::resource_metrics;
+
 /// Who keeps an APIService: this server, at its start or all the time. Without it an APIService is its user's.
 pub(crate) const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 const AT_START: &str = "onstart";
@@ -24,9 +26,11 @@ fn service(group: &str, version: &str, managed: &str) -> Value {
     })
 }
 
-/// Those of built-in groups, which are put right when the server starts. The group of APIServices has none itself.
+/// Those of built-in groups, which are put right when the server starts. The group of APIServices has none itself; nor has that
+/// of metrics, which is its user's to register: a server of the user's is to answer then, also after a start.
 pub(crate) fn local_services(versions: impl Iterator<Item = (String, String)>) -> Vec<Value> {
-    let others = versions.filter(|(group, _)| group != "apiregistration.k8s.io");
+    let others =
+        versions.filter(|(group, _)| !matches!(group.as_str(), "apiregistration.k8s.io" | resource_metrics::GROUP));
     others.map(|(group, version)| service(&group, &version, AT_START)).collect()
 }
 

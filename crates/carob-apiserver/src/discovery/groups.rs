@@ -113,7 +113,7 @@ mod tests {
         let groups = named(&served, &others);
         let names: Vec<&str> = groups.iter().map(|group| group.name).collect();
         assert_eq!(names[..4], ["apiregistration.k8s.io", "apps", "aaa.example.com", "events.k8s.io"]);
-        assert_eq!(names[names.len() - 2..], ["wardle.example.com", "scheduling.x-k8s.io"]);
+        assert_eq!(names[names.len() - 3..], ["wardle.example.com", "scheduling.x-k8s.io", "metrics.k8s.io"]);
         let versions = |name: &str| -> Vec<String> {
             let group = groups.iter().find(|group| group.name == name).expect("it is there");
             group.versions.iter().map(|version| version.name().to_owned()).collect()

@@ -14,6 +14,7 @@ fn package(short: &str) -> String {
         "version" => "io.k8s.apimachinery.pkg.version".to_owned(),
         "apiextensions" => format!("io.k8s.apiextensions-apiserver.pkg.apis.{short}"),
         "apiregistration" => format!("io.k8s.kube-aggregator.pkg.apis.{short}"),
+        "metrics" => format!("io.k8s.metrics.pkg.apis.{short}"),
         "coscheduling" => format!("io.x-k8s.{}", short.trim_start_matches("co")),
         _ => format!("io.k8s.api.{short}"),
     }

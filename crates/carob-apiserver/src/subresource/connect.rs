@@ -223,7 +223,7 @@ fn node_of(call: &Call<'_>, pod: &Value) -> ApiResult<Option<NodeAddress>> {
 }
 
 /// Where a node's kubelet listens: its InternalIP, and the port that it reports.
-pub(super) fn address_of(call: &Call<'_>, name: &str) -> ApiResult<NodeAddress> {
+pub(crate) fn address_of(call: &Call<'_>, name: &str) -> ApiResult<NodeAddress> {
     let subject = carob_api::status::GroupResource::new("", "nodes");
     let def = carob_api::kinds::by_resource("", "v1", "nodes")
         .ok_or_else(|| ApiError::from(Status::internal("the table has no nodes")))?;

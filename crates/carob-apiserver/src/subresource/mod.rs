@@ -23,6 +23,8 @@ use crate::registry::{Call, Expected, WriteOptions, decode_body, strict_problems
 use crate::request::Verb;
 
 pub(crate) use binding::bind_by_body;
+pub(crate) use connect::address_of;
+pub(crate) use node_client::read_from_node;
 
 /// `rest` is the path behind the subresource.
 pub(crate) async fn answer(

@@ -99,6 +99,25 @@ where
     Ok(pass_back(response))
 }
 
+/// What a kubelet answers to a GET of `path`, if it is 200 and not longer than `len_max`.
+pub(crate) async fn read_from_node(
+    api: &State,
+    address: NodeAddress,
+    path: &str,
+    len_max: usize,
+) -> ApiResult<bytes::Bytes> {
+    let node = address.node.clone();
+    let outbound = Outbound { method: Method::GET, path: path.to_owned(), headers: HeaderMap::new(), host: None };
+    let response = forward(api, Target::Node(address), outbound, None, None).await?;
+    if response.status() != StatusCode::OK {
+        let why = format!("node {node} answers {} to {path}", response.status());
+        return Err(Status::service_unavailable(&why).into());
+    }
+    let body = http_body_util::Limited::new(response.into_body(), len_max).collect().await;
+    let body = body.map_err(|error| Status::service_unavailable(&format!("node {node}: {error}")))?;
+    Ok(body.to_bytes())
+}
+
 async fn dial_unverified(api: &State, address: SocketAddr) -> Result<Box<dyn NodeStream>, DialError> {
     let stream = api.dialer.dial_pod(address).await?;
     dialer::tls_unverified(address, stream).await
