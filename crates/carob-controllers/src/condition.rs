@@ -1,6 +1,7 @@
 //! Conditions in a status: one meaning for the many types that Kubernetes has of them.
 
 use k8s_openapi::api::apps::v1::{DeploymentCondition, ReplicaSetCondition};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition;
 use k8s_openapi::api::batch::v1::JobCondition;
 use k8s_openapi::api::core::v1::{NamespaceCondition, NodeCondition, PodCondition, ReplicationControllerCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -53,6 +54,7 @@ macro_rules! conditions {
 
 conditions!(
     DeploymentCondition,
+    HorizontalPodAutoscalerCondition,
     JobCondition,
     NamespaceCondition,
     NodeCondition,

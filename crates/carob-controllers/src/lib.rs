@@ -6,6 +6,7 @@
 //!
 //! Tasks it spawns: those of [`carob_client::Driver`] and of its event recorders. They end with the token given to `start`.
 
+mod autoscaler;
 mod availability;
 mod bootstrap;
 mod certificates;

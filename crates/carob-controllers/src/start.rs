@@ -6,9 +6,11 @@ use carob_client::{Driver, DriverStats, Informer, Informers, ObjectKey, WorkOpti
 use carob_kit::Clock;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, ReplicationController, ResourceQuota};
 use tokio_util::sync::CancellationToken;
 
+use crate::autoscaler::AutoscalerController;
 use crate::bootstrap::{self, Bootstrap, BootstrapKey};
 use crate::certificates::{self, CertificateSigner, Certificates};
 use crate::context::Context;
@@ -95,6 +97,7 @@ impl Controllers {
         start_quotas(&mut driver, &context);
         start_roles(&mut driver, &context);
         start_certificates(&mut driver, &context, &config);
+        start_autoscalers(&mut driver, &context);
         Self { driver }
     }
 
@@ -351,4 +354,15 @@ fn start_certificates(driver: &mut Driver, context: &Context, config: &Config) {
     let work = driver.work(controller, options(ONE_WORKER));
     let work = work.on(&tokens, |change| [BootstrapKey::Token(change.key()), BootstrapKey::Info]);
     work.on(&info, |_| [BootstrapKey::Info]).start();
+}
+
+fn start_autoscalers(driver: &mut Driver, context: &Context) {
+    let controller = AutoscalerController::new(context.clone());
+    let (autoscalers, pods) = (controller.autoscalers().clone(), controller.pods().clone());
+    // A change of the spec is looked at at once; what it wrote itself is not a reason to look again.
+    let changed = |change: carob_client::Change<'_, HorizontalPodAutoscaler>| {
+        let spec = |version: Option<&Arc<HorizontalPodAutoscaler>>| version.map(|autoscaler| autoscaler.spec.clone());
+        if change.old.is_some() && spec(change.old) == spec(change.new) { Vec::new() } else { vec![change.key()] }
+    };
+    driver.work(controller, WorkOptions::default()).on(&autoscalers, changed).after(&pods).start();
 }

@@ -47,7 +47,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .subresources(&[STATUS_PART])
         .columns(columns::HORIZONTAL_POD_AUTOSCALER)
         .strategy(strategies::HORIZONTAL_POD_AUTOSCALER)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Controllers),
     resource!("batch" / "batch" ["v1"] "CronJob" "cronjobs")
         .short(&["cj"])
         .in_all()
