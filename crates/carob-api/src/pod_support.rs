@@ -23,7 +23,6 @@ enum When {
     Present,
     False,
     Is(&'static str),
-    IsNot(&'static str),
 }
 
 /// Where a rule looks.
@@ -32,8 +31,6 @@ enum In {
     Pod,
     /// Containers of all three lists.
     Container,
-    App,
-    Init,
 }
 
 /// Place, path, condition and why it is refused.
@@ -48,10 +45,7 @@ const REFUSED: &[(In, &[&str], When, &str)] = &[
         When::Is("Localhost"),
         "AppArmor profiles are not loaded",
     ),
-    (In::App, &["restartPolicy"], When::Present, "restart policies of single containers are not supported"),
-    (In::Init, &["restartPolicy"], When::IsNot("Always"), "restart policies of single containers are not supported"),
     (In::Container, &["volumeDevices"], When::Present, "block volumes are not supported"),
-    (In::Container, &["restartPolicyRules"], When::Present, "restart rules are not supported"),
     (In::Container, &["resources", "claims"], When::Present, "dynamic resource allocation is not supported"),
     (In::Container, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
     (
@@ -66,13 +60,11 @@ const REFUSED: &[(In, &[&str], When, &str)] = &[
 pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors {
     let mut errors = FieldErrors::new();
     check(In::Pod, spec, path, &mut errors);
-    for (list, own) in [("initContainers", In::Init), ("containers", In::App), ("ephemeralContainers", In::Container)] {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
         for (index, container) in meta::items_at(spec, &[list]).iter().enumerate() {
             let path = path.child(list).index(index);
             check(In::Container, container, &path, &mut errors);
-            if own != In::Container {
-                check(own, container, &path, &mut errors);
-            }
+            refuse_restart_of_all(container, &path, &mut errors);
             refuse_files_as_environment(container, &path, &mut errors);
         }
     }
@@ -101,11 +93,19 @@ fn check(place: In, holder: &Value, path: &FieldPath, errors: &mut FieldErrors) 
             When::Present => value.is_some(),
             When::False => value.and_then(Value::as_bool) == Some(false),
             When::Is(text) => value.and_then(Value::as_str) == Some(text),
-            When::IsNot(text) => value.and_then(Value::as_str).is_some_and(|given| given != *text),
         };
         if refused {
             let path = field.iter().fold(path.clone(), |path, part| path.child(part));
             errors.push(FieldError::forbidden(&path, *why));
+        }
+    }
+}
+
+fn refuse_restart_of_all(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    for (index, rule) in meta::items_at(container, &["restartPolicyRules"]).iter().enumerate() {
+        if meta::str_at(rule, &["action"]) == Some("RestartAllContainers") {
+            let path = path.child("restartPolicyRules").index(index).child("action");
+            errors.push(FieldError::forbidden(&path, "restarting all containers in place is not supported"));
         }
     }
 }
@@ -140,7 +140,7 @@ mod tests {
             "hostUsers": false, "os": {"name": "windows"}, "resourceClaims": [{"name": "x"}],
             "initContainers": [
                 {"restartPolicy": "Always", "env": [{"name": "a"}, {"name": "b", "valueFrom": {"fileKeyRef": {}}}]},
-                {"restartPolicy": "Never"}
+                {"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart"}, {"action": "RestartAllContainers"}]}
             ],
             "containers": [{"name": "a", "restartPolicy": "Never", "volumeDevices": [{}], "securityContext": {"appArmorProfile": {"type": "Localhost"}}}],
             "volumes": [{"name": "v", "nfs": {}}, {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
@@ -153,10 +153,9 @@ mod tests {
                 "spec.hostUsers",
                 "spec.resourceClaims",
                 "spec.initContainers[0].env[1].valueFrom.fileKeyRef",
-                "spec.initContainers[1].restartPolicy",
+                "spec.initContainers[1].restartPolicyRules[1].action",
                 "spec.containers[0].volumeDevices",
                 "spec.containers[0].securityContext.appArmorProfile.type",
-                "spec.containers[0].restartPolicy",
                 "spec.volumes[0].nfs",
                 "spec.volumes[1].emptyDir.medium",
                 "spec.volumes[2].projected.sources[0].clusterTrustBundle",
@@ -174,5 +173,80 @@ mod tests {
             "volumes": VOLUME_SOURCES.iter().map(|source| json!({"name": "v", *source: {}})).collect::<Vec<_>>(),
         });
         assert_eq!(refuse_unsupported(&spec, &FieldPath::new("spec")), []);
+    }
+
+    /// Types and where their fields are in a Pod, as far as a rule looks there.
+    const TYPES: &[(&str, Option<In>, &[&str])] = &[
+        ("PodSpec", Some(In::Pod), &[]),
+        ("PodSecurityContext", Some(In::Pod), &["securityContext"]),
+        ("Container", Some(In::Container), &[]),
+        ("ContainerRestartRule", None, &[]),
+        ("EnvVarSource", None, &[]),
+        ("Lifecycle", None, &[]),
+        ("Probe", None, &[]),
+        ("ResourceRequirements", Some(In::Container), &["resources"]),
+        ("SecurityContext", Some(In::Container), &["securityContext"]),
+        ("VolumeMount", None, &[]),
+        ("Volume", None, &[]),
+        ("EmptyDirVolumeSource", None, &[]),
+        ("VolumeProjection", None, &[]),
+    ];
+
+    /// What becomes of a field.
+    fn verdict(ty: &str, place: Option<In>, above: &[&str], field: &str) -> String {
+        let path: Vec<&str> = above.iter().copied().chain([field]).collect();
+        let rule = REFUSED.iter().find(|(of, at, ..)| Some(*of) == place && at.starts_with(&path));
+        if let Some((_, at, when, why)) = rule {
+            let rest = at[path.len()..].join(".");
+            let what = if rest.is_empty() { String::new() } else { format!(" `{rest}`") };
+            return match when {
+                When::Present => format!("refused{what}: {why}"),
+                When::False => format!("acts; refused{what} when `false`: {why}"),
+                When::Is(text) => format!("acts; refused{what} when `{text}`: {why}"),
+            };
+        }
+        match (ty, field) {
+            ("Volume", "name") => "acts".to_owned(),
+            ("Volume", "csi") => "the Pod waits for a driver of that name".to_owned(),
+            ("Volume", source) if !VOLUME_SOURCES.contains(&source) => {
+                "refused: this volume source is not supported".to_owned()
+            }
+            ("VolumeProjection", source) if !PROJECTED_SOURCES.contains(&source) => {
+                "refused: this volume source is not supported".to_owned()
+            }
+            ("EmptyDirVolumeSource", "medium") => {
+                "acts; refused when `HugePages…`: volumes of huge pages are not supported".to_owned()
+            }
+            ("EnvVarSource", "fileKeyRef") => "refused: variables from files are not supported".to_owned(),
+            ("ContainerRestartRule", "action") => {
+                "acts; refused when `RestartAllContainers`: restarting all containers in place is not supported"
+                    .to_owned()
+            }
+            _ => "acts".to_owned(),
+        }
+    }
+
+    /// `docs/pod-fields.md` is made of the table of types and the rules above: set `CAROB_UPDATE_GOLDEN` to write it.
+    #[test]
+    fn the_page_of_fields_says_what_the_rules_say() {
+        let mut page = "# What acts of a Pod\n\nEvery field of v1.36 is known. What the node does not act on is refused with the field's \
+            path, never\nstored and ignored. This page is made by a test of `carob-api/src/pod_support.rs`.\n"
+            .to_owned();
+        for (ty, place, above) in TYPES {
+            page += &format!("\n## {ty}\n\n| field | what becomes of it |\n|---|---|\n");
+            let table = crate::schema::builtin().get(&format!("core.v1.{ty}")).expect("a type of the table");
+            for field in table.fields() {
+                page += &format!("| `{}` | {} |\n", field.name(), verdict(ty, *place, above, field.name()));
+            }
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/pod-fields.md");
+        if std::env::var_os("CAROB_UPDATE_GOLDEN").is_some() {
+            fs_err::write(path, &page).expect("written");
+        }
+        let written = fs_err::read_to_string(path).expect("the page is there");
+        assert!(
+            written == page,
+            "docs/pod-fields.md is old: CAROB_UPDATE_GOLDEN=1 cargo test -p carob-api pod_support"
+        );
     }
 }

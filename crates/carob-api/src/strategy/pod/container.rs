@@ -70,7 +70,10 @@ pub(super) fn validate(
         validate_security_context(context, around.host_users, &path.child("securityContext"), errors);
     }
     match sort {
-        Sort::App => validate_probes(container, around, path, errors),
+        Sort::App => {
+            validate_restart(container, path, errors);
+            validate_probes(container, around, path, errors);
+        }
         Sort::Init => validate_init(container, around, path, errors),
         Sort::Ephemeral => {
             for field in NOT_FOR_EPHEMERAL {
@@ -102,11 +105,8 @@ fn validate_name_and_image(container: &Value, path: &FieldPath, errors: &mut Fie
 
 /// An init container runs to its end before the next starts, unless it is a sidecar.
 fn validate_init(container: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
-    let policy = text(container, "restartPolicy");
-    if !policy.is_empty() && !matches!(policy, "Always" | "Never" | "OnFailure") {
-        errors.push(FieldError::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
-    }
-    if policy == "Always" {
+    validate_restart(container, path, errors);
+    if text(container, "restartPolicy") == "Always" {
         validate_probes(container, around, path, errors);
         return;
     }
@@ -114,6 +114,45 @@ fn validate_init(container: &Value, around: &Surroundings<'_>, path: &FieldPath,
         if meta::at(container, &[field]).is_some() {
             let message = "may not be set for init containers without restartPolicy=Always";
             errors.push(FieldError::forbidden(&path.child(field), message));
+        }
+    }
+}
+
+/// What follows the end of one container, whatever its Pod's policy is.
+fn validate_restart(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    /// Rules of one container, and exit codes of one rule.
+    const RULES_MAX: usize = 20;
+    const CODES_MAX: usize = 255;
+    let (policy, rules) = (text(container, "restartPolicy"), meta::items_at(container, &["restartPolicyRules"]));
+    let policy_path = path.child("restartPolicy");
+    if policy.is_empty() && !rules.is_empty() {
+        errors.push(FieldError::required(&policy_path, "must specify restartPolicy when restart rules are used"));
+    }
+    if !policy.is_empty() && !matches!(policy, "Always" | "Never" | "OnFailure") {
+        errors.push(FieldError::not_supported(&policy_path, policy, &["Always", "Never", "OnFailure"]));
+    }
+    if rules.len() > RULES_MAX {
+        errors.push(FieldError::too_many(&path.child("restartPolicyRules"), Some(rules.len()), RULES_MAX));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let path = path.child("restartPolicyRules").index(index);
+        let action = text(rule, "action");
+        if !matches!(action, "Restart" | "RestartAllContainers") {
+            let known = &["Restart", "RestartAllContainers"];
+            errors.push(FieldError::not_supported(&path.child("action"), action, known));
+        }
+        let Some(codes) = meta::at(rule, &["exitCodes"]) else {
+            errors.push(FieldError::required(&path.child("exitCodes"), "must be specified"));
+            continue;
+        };
+        let path = path.child("exitCodes");
+        let operator = text(codes, "operator");
+        if !matches!(operator, "In" | "NotIn") {
+            errors.push(FieldError::not_supported(&path.child("operator"), operator, &["In", "NotIn"]));
+        }
+        let count = meta::items_at(codes, &["values"]).len();
+        if count > CODES_MAX {
+            errors.push(FieldError::too_many(&path.child("values"), Some(count), CODES_MAX));
         }
     }
 }
