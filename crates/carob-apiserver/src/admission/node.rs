@@ -285,14 +285,18 @@ impl Request<'_> {
 
     /// A node publishes its own DNS server and nothing else (upstream's nodes write no EndpointSlices).
     fn endpoint_slice(&self, reader: &Reader) -> Outcome {
+        let own = reader.get("", "nodes", "", self.node).unwrap_or(Value::Null);
+        self.dns_endpoints(meta::items_at(&own, &["status", "addresses"]))
+    }
+
+    /// `own` are the addresses that the Node says it has.
+    fn dns_endpoints(&self, own: &[Value]) -> Outcome {
         let node = self.node;
         if self.operation == Operation::Update {
             dns_slice_of(self.old, node)?;
         }
         let slice = if self.operation == Operation::Delete { self.old } else { self.object };
         dns_slice_of(slice, node)?;
-        let own = reader.get("", "nodes", "", node).unwrap_or(Value::Null);
-        let own = meta::items_at(&own, &["status", "addresses"]);
         let addresses =
             meta::items_at(slice, &["endpoints"]).iter().flat_map(|one| meta::items_at(one, &["addresses"]));
         for address in addresses {
@@ -437,6 +441,33 @@ mod tests {
         let other = json!({ "metadata": { "name": "n2" } });
         let request = Request { name: "n2", ..request(Operation::Update, "status", &other, &other) };
         assert_eq!(request.own_node(), Err("node \"n1\" is not allowed to modify node \"n2\"".to_owned()));
+    }
+
+    #[test]
+    fn a_node_publishes_its_own_dns_server_only() {
+        let slice = json!({
+            "metadata": {
+                "namespace": "kube-system", "name": "kube-dns-n1-ipv4",
+                "labels": { "kubernetes.io/service-name": "kube-dns" },
+            },
+            "endpoints": [{ "addresses": ["192.0.2.1"], "nodeName": "n1" }],
+        });
+        let own = [json!({ "type": "InternalIP", "address": "192.0.2.1" })];
+        let create = |slice: &Value| request(Operation::Create, "", slice, &Value::Null).dns_endpoints(&own);
+        assert_eq!(create(&slice), Ok(()));
+        for (path, value) in [
+            (&["metadata", "namespace"][..], json!("default")),
+            (&["metadata", "labels"], json!({ "kubernetes.io/service-name": "metrics-server" })),
+            (&["endpoints"], json!([{ "addresses": ["192.0.2.1"], "nodeName": "n2" }])),
+            (&["endpoints"], json!([{ "addresses": ["192.0.2.1"] }])),
+            (&["endpoints"], json!([{ "addresses": ["192.0.2.2"], "nodeName": "n1" }])),
+        ] {
+            let mut other = slice.clone();
+            meta::set(&mut other, path, value);
+            assert!(create(&other).is_err(), "{other}");
+            assert!(request(Operation::Delete, "", &Value::Null, &other).dns_endpoints(&own).is_err(), "{other}");
+        }
+        assert!(request(Operation::Create, "", &slice, &Value::Null).dns_endpoints(&[]).is_err(), "it says no address");
     }
 
     #[test]

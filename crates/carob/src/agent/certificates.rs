@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use carob_api::csr::{NODE_USER_PREFIX, SIGNER_KUBELET_CLIENT, SIGNER_KUBELET_SERVING, certificate_end};
 use carob_client::{Informer, Informers, Selection};
 use carob_kit::{Backoff, Clock};
@@ -189,6 +189,8 @@ impl Renewal {
             Kind::Serving => self.shown_by_kubelet.replace(&pair)?,
         }
         tracing::info!(?kind, ends = ends.map(tracing::field::display), "this machine has a new certificate");
+        // Otherwise the next round would ask again at once, and so on.
+        ensure!(!self.until_due(kind)?.is_zero(), "by this machine's clock the new certificate is as good as over");
         Ok(())
     }
 
