@@ -24,11 +24,20 @@ fn token(cluster: &Cluster) -> Result<String> {
 
 /// A server and an agent that has joined it as `worker`.
 fn joined(flags: &[&str]) -> Result<(Cluster, Agent)> {
-    let cluster = server(flags)?;
-    let mut agent = Agent::linked(&cluster.host, SERVER, AGENT)?;
-    agent.start(&["--node-name=worker", "--server", URL, "--token", &token(&cluster)?])?;
-    cluster.wait("condition=Ready", "node/worker")?;
+    let (cluster, mut agent) = machines(flags)?;
+    join(&cluster, &mut agent)?;
     Ok((cluster, agent))
+}
+
+fn machines(flags: &[&str]) -> Result<(Cluster, Agent)> {
+    let cluster = server(flags)?;
+    let agent = Agent::linked(&cluster.host, SERVER, AGENT)?;
+    Ok((cluster, agent))
+}
+
+fn join(cluster: &Cluster, agent: &mut Agent) -> Result<()> {
+    agent.start(&["--node-name=worker", "--server", URL, "--token", &token(cluster)?])?;
+    cluster.wait("condition=Ready", "node/worker")
 }
 
 fn create(cluster: &Cluster, object: &Value) -> Result<()> {
@@ -155,7 +164,9 @@ fn a_machine_that_is_cut_off_goes_on_and_comes_back() -> Result<()> {
 
 #[test]
 fn an_agent_that_is_killed_leaves_its_pods_and_a_node_that_is_deleted_leaves_nothing() -> Result<()> {
-    let (cluster, mut agent) = joined(&[])?;
+    let (cluster, mut agent) = machines(&[])?;
+    let (mounts, links) = (agent.host.mounts()?, agent.host.links()?);
+    join(&cluster, &mut agent)?;
     agent.import(&["busybox"])?;
     create(&cluster, &pod("kept", "worker", "exec sleep 1000000"))?;
     cluster.wait("condition=Ready", "pod/kept")?;
@@ -175,5 +186,9 @@ fn an_agent_that_is_killed_leaves_its_pods_and_a_node_that_is_deleted_leaves_not
     agent.terminate()?;
     until_none("processes", || Ok(agent.host.processes()?.into_values().collect()))?;
     assert!(cluster.kubectl_fails(&["get", "node", "worker"])?.contains("NotFound"), "it is not registered again");
+    agent.uninstall()?;
+    assert!(!agent.host.dir().join("data").exists());
+    assert_eq!(agent.host.mounts()?, mounts, "no mount is left");
+    assert_eq!(agent.host.links()?, links, "no interface is left");
     Ok(())
 }

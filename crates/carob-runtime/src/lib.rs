@@ -40,7 +40,7 @@ pub use image_use::{collect_images, images_in_use};
 pub use images::Images;
 pub use network::Network;
 pub use record::RecordError;
-pub use remains::Remains;
+pub use remains::{Remains, remove_directories};
 pub use runtime::{Runtime, RuntimeConfig};
 pub use shim::ShimError;
 pub use spec::{

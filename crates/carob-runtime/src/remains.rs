@@ -27,12 +27,7 @@ impl Remains {
         let (this, layout) = (self.clone(), Layout::detect()?);
         let removed = tokio::task::spawn_blocking(move || {
             let groups = Cgroup::new(&layout, &this.cgroup).remove().map_err(RuntimeError::from);
-            let mut outcome = groups;
-            for dir in &this.dirs {
-                let (unmounted, removed) = (unmount_below(dir), files::remove_directory(dir));
-                outcome = outcome.and(unmounted).and(removed);
-            }
-            outcome
+            groups.and(remove_all(&this.dirs))
         });
         ended.and(removed.await?)
     }
@@ -41,6 +36,21 @@ impl Remains {
         let group = Cgroup::new(&Layout::detect()?, &self.cgroup);
         crate::sandbox::end_processes(&group, &self.cgroup).await
     }
+}
+
+/// Removes directories with whatever is mounted below them. What is gone already is no error, and one that cannot be removed
+/// keeps no other one: the error is the first.
+pub async fn remove_directories(dirs: Vec<PathBuf>) -> Result<()> {
+    tokio::task::spawn_blocking(move || remove_all(&dirs)).await?
+}
+
+fn remove_all(dirs: &[PathBuf]) -> Result<()> {
+    let mut outcome = Ok(());
+    for dir in dirs {
+        let (unmounted, removed) = (unmount_below(dir), files::remove_directory(dir));
+        outcome = outcome.and(unmounted).and(removed);
+    }
+    outcome
 }
 
 /// Takes off every mount at the directory and below it, the last one first.

@@ -37,11 +37,15 @@ impl Agent {
         spawn_and_read(command, &log).with_context(|| self.log().unwrap_or_default())
     }
 
+    fn run_dir(&self) -> PathBuf {
+        self.host.run_dir().join("carob")
+    }
+
     fn usual(&self) -> Result<Vec<String>> {
         let path = |path: PathBuf| path.into_os_string().into_string().ok().context("a UTF-8 path");
         Ok(vec![
             format!("--data-dir={}", path(self.host.dir().join("data"))?),
-            format!("--run-dir={}", path(self.host.run_dir())?),
+            format!("--run-dir={}", path(self.run_dir())?),
             format!("--cgroup-root={}", self.host.cgroup_root()),
             format!("--node-ip={}", self.address),
         ])
@@ -67,6 +71,13 @@ impl Agent {
         self.process.take().context("the agent runs")?.terminate()
     }
 
+    /// Takes carob off the machine.
+    pub fn uninstall(&self) -> Result<()> {
+        let mut command = self.host.command(program()?);
+        command.args(["uninstall", "--yes"]).args(self.usual()?.iter().filter(|flag| !flag.starts_with("--node-ip")));
+        run(&mut command).map(drop)
+    }
+
     /// What the agent said on its standard error.
     pub fn log(&self) -> Result<String> {
         Ok(fs_err::read_to_string(self.host.dir().join("agent.log"))?)
@@ -77,7 +88,7 @@ impl Agent {
         for name in names {
             let mut command = self.host.command(program()?);
             command.args(["image", "import"]).arg(images()?.join(format!("{name}.tar")));
-            command.env("CAROB_DATA_DIR", self.host.dir().join("data")).env("CAROB_RUN_DIR", self.host.run_dir());
+            command.env("CAROB_DATA_DIR", self.host.dir().join("data")).env("CAROB_RUN_DIR", self.run_dir());
             run(&mut command).with_context(|| format!("import the image {name}"))?;
         }
         Ok(())

@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Agent(Box<AgentArgs>),
     /// Make, list or revoke the tokens with which machines join
     Token(TokenArgs),
+    /// Take an instance off this machine: its Pods, its network, its images and, on a server, its cluster
+    Uninstall(UninstallArgs),
     /// Run manifests in a private, in-memory cluster: follow their logs, exit with the first failing container's code
     Run(RunArgs),
     /// Work with this machine's images
@@ -206,6 +208,18 @@ pub(crate) enum AgentPart {
     Proxy,
     /// What answers for names of the cluster
     Dns,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UninstallArgs {
+    #[command(flatten)]
+    pub(crate) directories: Directories,
+    /// Cgroup below which its Pods live
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    pub(crate) cgroup_root: String,
+    /// Yes, all of it
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -64,6 +64,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Server(arguments) => commands::server::main(*arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Agent(arguments) => commands::agent::main(*arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Token(arguments) => commands::token::main(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Uninstall(arguments) => commands::uninstall::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Run(arguments) => commands::run::main(arguments).await,
             Command::Image(arguments) => commands::image::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Tree(arguments) => commands::tree::main(arguments).await.map(|()| ExitCode::SUCCESS),

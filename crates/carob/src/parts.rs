@@ -333,7 +333,8 @@ async fn run_node(common: &Common, context: PartContext) -> Result<()> {
     let runtime = match common.machine.runtime() {
         Some(runtime) => runtime,
         None => {
-            let runtime = open_runtime(common).await?;
+            let (images, clock) = (common.machine.images()?, Arc::clone(&common.clock));
+            let runtime = open_runtime(settings, images, clock).await?;
             *common.machine.slot() = Some(Arc::clone(&runtime));
             runtime
         }
@@ -366,14 +367,18 @@ async fn run_node(common: &Common, context: PartContext) -> Result<()> {
     }
 }
 
-async fn open_runtime(common: &Common) -> Result<Arc<Runtime>> {
-    let settings = &common.settings;
+/// Opens the runtime, which takes up what an earlier process has left running.
+pub(crate) async fn open_runtime(
+    settings: &Settings,
+    images: ImageStore,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Runtime>> {
     let network = NetConfig {
         instance: settings.instance.clone(),
         state_dir: settings.run_dir.join("net"),
         pod_cidrs: Vec::new(),
         cluster_cidrs: settings.cluster_cidrs.clone(),
-        clock: Arc::clone(&common.clock),
+        clock: Arc::clone(&clock),
     };
     let network = PodNetwork::open(network).await.context("open the Pod network")?;
     let runtime = Runtime::open(RuntimeConfig {
@@ -382,9 +387,9 @@ async fn open_runtime(common: &Common) -> Result<Arc<Runtime>> {
         cgroup_root: settings.cgroup_root.clone().into(),
         instance: settings.instance.clone(),
         die_with_parent: settings.die_with_parent,
-        images: Arc::new(common.machine.images()?),
+        images: Arc::new(images),
         network: Arc::new(network),
-        clock: Arc::clone(&common.clock),
+        clock,
     });
     runtime.await.context("open the runtime")
 }

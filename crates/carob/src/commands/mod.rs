@@ -9,6 +9,7 @@ pub(crate) mod server;
 pub(crate) mod simulate;
 pub(crate) mod token;
 pub(crate) mod tree;
+pub(crate) mod uninstall;
 pub(crate) mod why;
 
 use std::io::Write;
