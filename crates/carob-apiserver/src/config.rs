@@ -7,7 +7,7 @@ use carob_kit::{Clock, Health};
 use carob_store::Store;
 use ipnet::IpNet;
 
-use crate::admission::{Mutator, Validator};
+use crate::admission::{Mutator, PodSecurityConfig, Validator};
 use crate::authn::{ServiceAccountKeys, StaticToken};
 use crate::authz::Authorizer;
 use crate::dialer::{DirectDialer, NodeDialer};
@@ -42,6 +42,8 @@ pub struct Config {
     pub health: Arc<Health>,
     /// What the server says of itself in the objects that it makes.
     pub system: SystemConfig,
+    /// Which Pod Security Standards hold where namespaces do not say, and what is exempt.
+    pub pod_security: PodSecurityConfig,
     /// The certificate by which the servers of aggregated APIs know this one (kube-apiserver `--proxy-client-cert-file`).
     pub proxy_client: Option<Arc<dyn rustls::client::ResolvesClientCert>>,
     /// Serve alpha and beta versions too (kube-apiserver `--runtime-config=api/all=true`).
@@ -69,6 +71,7 @@ impl Config {
             explainer: None,
             health: Health::new(),
             system: SystemConfig::default(),
+            pod_security: PodSecurityConfig::default(),
             proxy_client: None,
             unstable_versions: false,
             authorizers: Vec::new(),

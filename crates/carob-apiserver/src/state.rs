@@ -105,7 +105,7 @@ impl State {
         validators.extend(config.validators);
         Ok(Self {
             authn,
-            admission: Pipeline::new(store.clone(), &authz, rbac, mutators, validators),
+            admission: Pipeline::new(store.clone(), &authz, rbac, config.pod_security, mutators, validators),
             authz,
             tokens,
             rules: Rules::default(),

@@ -7,6 +7,7 @@ use carob_api::status::GroupResource;
 use carob_api::{Status, meta};
 use serde_json::{Value, json};
 
+use super::roles::only_collected;
 use super::{Admission, Mutator, Operation, Validator};
 use crate::authz::{Attributes, Authorization, Decision, ResourceAttributes};
 use crate::identity::{GROUP_MASTERS, UserInfo};
@@ -78,22 +79,51 @@ impl Validator for Certificates {
     }
 }
 
+/// Whether a user may do something in the name of a signer, or of all of its domain.
+fn may_sign(authz: &Authorization, user: &UserInfo, verb: &str, signer: &str) -> bool {
+    let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+    let may = |name: &str| {
+        let resource = ResourceAttributes {
+            group: "certificates.k8s.io",
+            version: "*",
+            resource: "signers",
+            name,
+            ..ResourceAttributes::default()
+        };
+        authz.decide(user, &Attributes { verb, resource: Some(resource), path: "" }) == Decision::Allow
+    };
+    may(signer) || may(&format!("{domain}/*"))
+}
+
+/// ClusterTrustBundleAttest: who may, says which authorities a signer has (plugin/pkg/admission/certificates/ctbattest).
+pub(super) struct Attest {
+    pub(super) authz: Authorization,
+}
+
+#[async_trait]
+impl Validator for Attest {
+    fn handles(&self, write: &Admission<'_>) -> bool {
+        matches!(write.operation, Operation::Create | Operation::Update)
+            && write.is("certificates.k8s.io", "clustertrustbundles")
+    }
+
+    async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
+        let Some(object) = object else { return Ok(()) };
+        let signer = meta::str_at(object, &["spec", "signerName"]).unwrap_or_default();
+        let is_unchanged = old.is_some_and(|old| only_collected(object, old));
+        if signer.is_empty() || is_unchanged || may_sign(&self.authz, write.user, "attest", signer) {
+            return Ok(());
+        }
+        let why = format!("user not permitted to attest for signerName {signer:?}");
+        Err(write.forbidden(Some(object), &why))
+    }
+}
+
 impl Certificates {
     /// Asked of the signer as it was, since the new object may name another.
     fn check_signer(&self, user: &UserInfo, verb: &str, old: &Value) -> Result<(), String> {
         let signer = meta::str_at(old, &["spec", "signerName"]).unwrap_or_default();
-        let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
-        let may = |name: &str| {
-            let resource = ResourceAttributes {
-                group: "certificates.k8s.io",
-                version: "*",
-                resource: "signers",
-                name,
-                ..ResourceAttributes::default()
-            };
-            self.authz.decide(user, &Attributes { verb, resource: Some(resource), path: "" }) == Decision::Allow
-        };
-        if may(signer) || may(&format!("{domain}/*")) {
+        if may_sign(&self.authz, user, verb, signer) {
             return Ok(());
         }
         Err(format!("user not permitted to {verb} requests with signerName {signer:?}"))

@@ -7,15 +7,18 @@
 
 mod attributes;
 mod certificates;
+mod ingress;
 mod limit_range;
 pub(crate) mod matching;
 mod namespace;
 mod node;
 mod pod_defaults;
 mod pod_group;
+mod pod_security;
 mod reader;
 mod roles;
 mod service_account;
+mod topology;
 mod webhook;
 
 use async_trait::async_trait;
@@ -24,16 +27,20 @@ use serde_json::Value;
 
 use crate::authz::{Authorization, Rbac};
 pub use attributes::{Admission, Chain, Operation};
-use certificates::{Certificates, Requester};
+use certificates::{Attest, Certificates, Requester};
+use ingress::DefaultIngressClass;
 use limit_range::LimitRanger;
 use namespace::NamespaceLifecycle;
 use node::{NodeRestriction, NotReadyTaint};
 pub(crate) use pod_defaults::SYSTEM_CLASSES;
 use pod_defaults::{DefaultTolerations, Priority, RuntimeClass};
 use pod_group::WorkloadExists;
+use pod_security::PodSecurity;
+pub use pod_security::{PodSecurityConfig, PodSecurityError};
 pub(crate) use reader::{Reader, parse};
 use roles::NoEscalation;
 use service_account::ServiceAccount;
+use topology::PodTopologyLabels;
 pub(crate) use webhook::{ConditionsCompile, MutatingWebhooks, ValidatingWebhooks};
 
 /// May change the object.
@@ -78,6 +85,7 @@ impl Pipeline {
         store: carob_store::Store,
         authz: &Authorization,
         rbac: Rbac,
+        pod_security: PodSecurityConfig,
         mutators: Vec<Box<dyn Mutator>>,
         validators: Vec<Box<dyn Validator>>,
     ) -> Self {
@@ -91,14 +99,18 @@ impl Pipeline {
             Box::new(RuntimeClass { reader: reader.clone() }),
             Box::new(NotReadyTaint),
             Box::new(Requester),
+            Box::new(DefaultIngressClass { reader: reader.clone() }),
+            Box::new(PodTopologyLabels { reader: reader.clone() }),
         ];
         all.extend(mutators);
         let mut checks: Vec<Box<dyn Validator>> = vec![
             Box::new(NamespaceLifecycle { reader: reader.clone() }),
+            Box::new(PodSecurity { reader: reader.clone(), config: pod_security }),
             Box::new(Priority { reader: reader.clone() }),
             Box::new(WorkloadExists { reader: reader.clone() }),
             Box::new(NodeRestriction { reader: reader.clone() }),
             Box::new(Certificates { authz: authz.clone() }),
+            Box::new(Attest { authz: authz.clone() }),
             Box::new(NoEscalation { authz: authz.clone(), rbac }),
             Box::new(LimitRanger { reader }),
         ];

@@ -98,7 +98,7 @@ fn rules_in(object: &Value) -> Result<Vec<Rule>, Status> {
 }
 
 /// Whether an update changes nothing but finalizers and owners (`IsOnlyMutatingGCFields`).
-fn only_collected(new: &Value, old: &Value) -> bool {
+pub(super) fn only_collected(new: &Value, old: &Value) -> bool {
     let rest = |object: &Value| {
         let mut object = object.clone();
         for field in ["finalizers", "ownerReferences", "managedFields", "resourceVersion"] {

@@ -11,6 +11,7 @@ mod hook_server;
 mod hostile;
 mod nodes;
 mod pki;
+mod pod_security;
 mod policies;
 mod quotas;
 mod registry;
