@@ -2,6 +2,7 @@
 
 mod actions;
 mod admission;
+mod aggregation;
 mod conversion;
 mod custom;
 mod documents;
@@ -17,4 +18,5 @@ mod quotas;
 mod registry;
 mod support;
 mod tls;
+mod upstream_api;
 mod webhooks;
