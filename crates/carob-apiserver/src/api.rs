@@ -6,12 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tracing::error;
 
+use crate::audit::{Level, Stage, Trail};
 use crate::authn::{Peer, forget_credentials};
 use crate::authz::impersonated;
 use crate::body::{Body, BoxError, RequestBody, whole};
@@ -21,10 +23,10 @@ use crate::error::ApiError;
 use crate::identity::{GROUP_MASTERS, Identity};
 use crate::in_process::InProcess;
 use crate::request::{Asked, Notes, Query, RequestInfo, Verb};
-use crate::server::{Class, Limits, RETRY_AFTER_S, Refused, is_heavy};
+use crate::server::{Class, Limits, RETRY_AFTER_S, Refused, Remote, is_heavy};
 use crate::state::{StartError, State};
 use crate::system::SystemConfig;
-use crate::{aggregation, dispatch, nonresource, respond};
+use crate::{aggregation, audit, dispatch, nonresource, respond};
 
 /// The API server. Clones share everything.
 #[derive(Clone)]
@@ -121,7 +123,7 @@ impl ApiServer {
         response
     }
 
-    /// Reads the body before the request takes a place, which it then holds for no longer than its answer takes.
+    /// Who asks, and whether they may; what is recorded of it.
     async fn limited(
         self,
         mut parts: Parts,
@@ -131,13 +133,44 @@ impl ApiServer {
         caller: Caller,
         notes: &Arc<Notes>,
     ) -> Response<Body> {
-        let admitted = catch_unwind(AssertUnwindSafe(|| self.admit(&parts, &query, &info, caller)));
-        let (user, class) = match admitted {
-            Ok(Ok(admitted)) => admitted,
-            Ok(Err(error)) => return respond::error(error),
+        let who = match catch_unwind(AssertUnwindSafe(|| self.identify(&parts, caller))) {
+            Ok(Ok(who)) => who,
+            Ok(Err(error)) => {
+                let trail = self.audited(&parts, &query, &info, &Who::nobody(), notes);
+                return recorded(trail, respond::error(error), false).await;
+            }
             Err(panic) => return panicked(&info.path, panic.as_ref()),
         };
-        forget_credentials(&mut parts.headers);
+        let mut trail = self.audited(&parts, &query, &info, &who, notes);
+        if let Some(trail) = &trail {
+            trail.record(Stage::RequestReceived, None, None).await;
+        }
+        let is_long = info.is_long_running();
+        let may = catch_unwind(AssertUnwindSafe(|| self.authorize(&who.user, &query, &info, trail.is_some(), notes)));
+        let response = match may {
+            Ok(Ok(())) => {
+                forget_credentials(&mut parts.headers);
+                self.within_limits(parts, body, query, info, who, notes, &mut trail).await
+            }
+            Ok(Err(error)) => respond::error(error),
+            Err(panic) => panicked(&info.path, panic.as_ref()),
+        };
+        recorded(trail, response, is_long).await
+    }
+
+    /// Reads the body before the request takes a place, which it then holds for no longer than its answer takes.
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of one request")]
+    async fn within_limits(
+        self,
+        parts: Parts,
+        body: RequestBody,
+        query: Query,
+        info: RequestInfo,
+        who: Who,
+        notes: &Arc<Notes>,
+        trail: &mut Option<Trail>,
+    ) -> Response<Body> {
+        let Who { user, class, .. } = who;
         let path = info.path.clone();
         if info.is_long_running() {
             // It answers at once and streams afterwards; dialling a node has its own time-out.
@@ -152,6 +185,12 @@ impl ApiServer {
             Err(Refused::Full) => return too_many_requests(),
             Err(Refused::Error(error)) => return respond::error(error),
         };
+        if let Some(trail) = trail
+            && info.verb.is_mutating()
+            && let Some(object) = audit::decode(text_of(&parts, &CONTENT_TYPE), &body)
+        {
+            trail.sent(object);
+        }
         let Some(_place) = in_flight.enter(class, info.verb.is_mutating()) else { return too_many_requests() };
         let request_timeout = self.0.limits.request_timeout;
         let is_heavy = is_heavy(info.verb == Verb::Patch, body.len());
@@ -175,31 +214,67 @@ impl ApiServer {
         }
     }
 
-    /// Who asks, and whether they may.
-    fn admit(
+    fn identify(&self, parts: &Parts, caller: Caller) -> Result<Who, ApiError> {
+        let inner = &self.0;
+        match caller {
+            Caller::Known(user) => {
+                let class = if user.in_group(GROUP_MASTERS) { Class::Exempt } else { Class::InProcess };
+                Ok(Who { user, class, impersonator: None })
+            }
+            Caller::Peer(peer) => {
+                let found = inner.authn.identify(&peer, &parts.headers).map_err(|error| {
+                    tracing::debug!(%error, path = parts.uri.path(), "unauthenticated request");
+                    unauthorized()
+                })?;
+                // Only here: the identity of an in-process client is fixed.
+                let user = impersonated(&inner.authz, Arc::clone(&found), &parts.headers)?;
+                let class = Class::of(&user);
+                let impersonator = Some(found).filter(|found| !Arc::ptr_eq(found, &user));
+                Ok(Who { user, class, impersonator })
+            }
+        }
+    }
+
+    /// The record of the request, if the policy wants one.
+    fn audited(
         &self,
         parts: &Parts,
         query: &Query,
         info: &RequestInfo,
-        caller: Caller,
-    ) -> Result<(Identity, Class), ApiError> {
-        let inner = &self.0;
-        let (user, class) = match caller {
-            Caller::Known(user) if user.in_group(GROUP_MASTERS) => (user, Class::Exempt),
-            Caller::Known(user) => (user, Class::InProcess),
-            Caller::Peer(peer) => {
-                let found = inner.authn.identify(&peer, &parts.headers).map_err(|error| {
-                    tracing::debug!(%error, path = info.path, "unauthenticated request");
-                    unauthorized()
-                })?;
-                // Only here: the identity of an in-process client is fixed.
-                let user = impersonated(&inner.authz, found, &parts.headers)?;
-                let class = Class::of(&user);
-                (user, class)
-            }
+        who: &Who,
+        notes: &Arc<Notes>,
+    ) -> Option<Trail> {
+        let auditor = self.0.auditor.as_ref()?;
+        let remote = parts.extensions.get::<Remote>().map(|remote| remote.0.ip().to_canonical().to_string());
+        let forwarded = text_of(parts, &FORWARDED_FOR).split(',').map(|one| one.trim().to_owned());
+        let asked = audit::Asked {
+            id: Some(text_of(parts, &AUDIT_ID)).filter(|id| !id.is_empty()).map_or_else(carob_kit::uid, str::to_owned),
+            uri: parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned(),
+            headers: &parts.headers,
+            attributes: &info.attributes(query),
+            user: who.impersonator.as_ref().unwrap_or(&who.user),
+            impersonated: who.impersonator.as_ref().map(|_| &*who.user),
+            sources: forwarded.filter(|one| !one.is_empty()).chain(remote).collect(),
         };
-        inner.authz.check(&user, &info.attributes(query))?;
-        Ok((user, class))
+        auditor.begin(asked, notes)
+    }
+
+    fn authorize(
+        &self,
+        user: &Identity,
+        query: &Query,
+        info: &RequestInfo,
+        is_audited: bool,
+        notes: &Notes,
+    ) -> Result<(), ApiError> {
+        let attributes = info.attributes(query);
+        let outcome = self.0.authz.check(user, &attributes);
+        if is_audited {
+            notes.annotate("authorization.k8s.io/decision", if outcome.is_ok() { "allow" } else { "forbid" });
+            let reason = self.0.authz.explain(user, &attributes).unwrap_or_default();
+            notes.annotate("authorization.k8s.io/reason", reason);
+        }
+        outcome
     }
 
     async fn answer(
@@ -251,6 +326,69 @@ fn answered(path: &str, answer: Result<Result<Response<Body>, ApiError>, Panic>)
     }
 }
 
+/// Who asks.
+struct Who {
+    user: Identity,
+    class: Class,
+    /// Who has asked to act as the user.
+    impersonator: Option<Identity>,
+}
+
+impl Who {
+    /// Of a request whose sender could not be told.
+    fn nobody() -> Self {
+        Self { user: Arc::default(), class: Class::Other, impersonator: None }
+    }
+}
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// A header's text, empty where it is none.
+fn text_of<'p>(parts: &'p Parts, name: &HeaderName) -> &'p str {
+    parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Marks the response of a handler that panicked.
+#[derive(Clone, Copy)]
+struct Panicked;
+
+/// Records what came of a request.
+async fn recorded(trail: Option<Trail>, mut response: Response<Body>, is_long: bool) -> Response<Body> {
+    let Some(trail) = trail else { return response };
+    let code = response.status();
+    if let Ok(id) = HeaderValue::from_str(trail.id()) {
+        response.headers_mut().insert(AUDIT_ID, id);
+    }
+    if response.extensions_mut().remove::<Panicked>().is_some() {
+        trail.record(Stage::Panic, Some(code), None).await;
+        return response;
+    }
+    if is_long && !code.is_client_error() && !code.is_server_error() {
+        trail.record(Stage::ResponseStarted, Some(code), None).await;
+        return response.map(|body| body.holding(audit::StreamEnd { trail, code }));
+    }
+    // What a refusal says is part of every event; other objects are for the highest level.
+    let wants_object = trail.level() >= Level::RequestResponse || !code.is_success();
+    let is_readable = response.body().size_hint().exact().is_some_and(|len| len <= audit::RESPONSE_LEN_MAX)
+        && !response.headers().contains_key(CONTENT_ENCODING);
+    let mut answer = None;
+    if wants_object && is_readable {
+        let (parts, body) = response.into_parts();
+        let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        response = match body.collect().await {
+            Ok(whole) => {
+                let bytes = whole.to_bytes();
+                answer = audit::decode(content_type, &bytes);
+                Response::from_parts(parts, Body::from(bytes))
+            }
+            Err(error) => respond::error(carob_api::Status::internal(error).into()),
+        };
+    }
+    trail.record(Stage::ResponseComplete, Some(code), answer).await;
+    response
+}
+
 enum Caller {
     Known(Identity),
     Peer(Peer),
@@ -277,7 +415,9 @@ fn timed_out() -> ApiError {
 fn panicked(path: &str, panic: &(dyn std::any::Any + Send)) -> Response<Body> {
     error!(path, panic = panic_text(panic), "a request handler panicked");
     let text = "This request caused apiserver to panic. Look in the logs for details.";
-    respond::error(carob_api::Status::internal(text).into())
+    let mut response = respond::error(carob_api::Status::internal(text).into());
+    response.extensions_mut().insert(Panicked);
+    response
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -52,6 +52,21 @@ impl Body {
         Self(Inner::Stream { pieces: Box::pin(pieces), left: None })
     }
 
+    /// This body with something that lives as long as it does.
+    pub(crate) fn holding(self, guard: impl Send + 'static) -> Self {
+        match self.0 {
+            // It is written at once.
+            Inner::Full(bytes) => Self(Inner::Full(bytes)),
+            Inner::Stream { pieces, left } => {
+                let pieces = futures_util::StreamExt::map(pieces, move |piece| {
+                    let _held = &guard;
+                    piece
+                });
+                Self(Inner::Stream { pieces: Box::pin(pieces), left })
+            }
+        }
+    }
+
     /// A stream that is known to hold `len` bytes.
     pub(crate) fn sized(pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static, len: u64) -> Self {
         Self(Inner::Stream { pieces: Box::pin(pieces), left: Some(len) })

@@ -8,6 +8,7 @@ use carob_store::Store;
 use ipnet::IpNet;
 
 use crate::admission::{Mutator, PodSecurityConfig, Validator};
+use crate::audit::{AuditLogConfig, AuditPolicy};
 use crate::authn::{ServiceAccountKeys, StaticToken};
 use crate::authz::Authorizer;
 use crate::dialer::{DirectDialer, NodeDialer};
@@ -44,6 +45,8 @@ pub struct Config {
     pub system: SystemConfig,
     /// Which Pod Security Standards hold where namespaces do not say, and what is exempt.
     pub pod_security: PodSecurityConfig,
+    /// What of requests is recorded, and where; nothing without it.
+    pub audit: Option<(AuditPolicy, AuditLogConfig)>,
     /// The certificate by which the servers of aggregated APIs know this one (kube-apiserver `--proxy-client-cert-file`).
     pub proxy_client: Option<Arc<dyn rustls::client::ResolvesClientCert>>,
     /// Serve alpha and beta versions too (kube-apiserver `--runtime-config=api/all=true`).
@@ -72,6 +75,7 @@ impl Config {
             health: Health::new(),
             system: SystemConfig::default(),
             pod_security: PodSecurityConfig::default(),
+            audit: None,
             proxy_client: None,
             unstable_versions: false,
             authorizers: Vec::new(),

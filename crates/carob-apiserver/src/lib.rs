@@ -13,6 +13,7 @@ pub mod admission;
 mod aggregation;
 mod allocate;
 mod api;
+mod audit;
 pub mod authn;
 pub mod authz;
 mod body;
@@ -57,6 +58,7 @@ mod webhook;
 
 pub use allocate::AllocateError;
 pub use api::ApiServer;
+pub use audit::{AuditLogConfig, AuditLogError, AuditPolicy, AuditPolicyError};
 pub use body::{Body, BoxError};
 pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
 pub use dialer::{DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream, unverified_tls};

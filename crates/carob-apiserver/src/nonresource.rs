@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
+use crate::audit::Auditor;
 use crate::body::Body;
 use crate::discovery::{self, Scope};
 use crate::error::{ApiError, ApiResult};
@@ -76,7 +77,9 @@ fn root_paths() -> Vec<&'static str> {
 }
 
 fn metrics(api: &State) -> Response<Body> {
-    let mut response = respond::text(StatusCode::OK, api.metrics.render(api.store.stats()) + &api.health.metrics());
+    let mut text = api.metrics.render(api.store.stats()) + &api.health.metrics();
+    text.push_str(&api.auditor.as_ref().map(Auditor::metrics).unwrap_or_default());
+    let mut response = respond::text(StatusCode::OK, text);
     let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, exposition);
     response

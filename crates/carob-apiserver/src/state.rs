@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::admission::{ConditionsCompile, MutatingWebhooks, Mutator, Pipeline, ValidatingWebhooks, Validator};
 use crate::aggregation::Aggregator;
 use crate::allocate::{AllocateError, Services};
+use crate::audit::{AuditLog, AuditLogError, Auditor};
 use crate::authn::{Authentication, BootstrapTokens, ServiceAccountTokens, StaticTokens};
 use crate::authz::{Authorization, Rbac};
 use crate::catalogue::Catalogue;
@@ -32,6 +33,8 @@ use crate::webhook::WebhookClient;
 pub enum StartError {
     #[error("prepare the addresses of Services")]
     Services(#[source] AllocateError),
+    #[error("prepare the audit log")]
+    Audit(#[source] AuditLogError),
 }
 
 /// What handlers work with.
@@ -43,6 +46,7 @@ pub(crate) struct State {
     pub(crate) authz: Authorization,
     pub(crate) tokens: Arc<ServiceAccountTokens>,
     pub(crate) admission: Pipeline,
+    pub(crate) auditor: Option<Auditor>,
     pub(crate) reservations: Reservations,
     /// Rules in CEL of custom kinds.
     pub(crate) rules: Rules,
@@ -103,8 +107,13 @@ impl State {
             Box::new(ValidatingWebhooks::new(&hooks, &store)),
         ];
         validators.extend(config.validators);
+        let auditor = config.audit.map(|(policy, log)| {
+            let log = AuditLog::open(log, Arc::clone(&config.clock))?;
+            Ok(Auditor::new(policy, log, Arc::clone(&config.clock)))
+        });
         Ok(Self {
             authn,
+            auditor: auditor.transpose().map_err(StartError::Audit)?,
             admission: Pipeline::new(store.clone(), &authz, rbac, config.pod_security, mutators, validators),
             authz,
             tokens,

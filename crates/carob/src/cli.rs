@@ -171,6 +171,24 @@ pub(crate) struct ServerArgs {
     /// What cluster, user and context are called in it [default: carob, or carob-ID where the data directory is not the usual one]
     #[arg(long, value_name = "NAME")]
     pub(crate) context_name: Option<String>,
+    /// Pod Security Standards where namespaces do not say, and what is exempt: an AdmissionConfiguration, apiserver.config.k8s.io/v1
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admission_control_config_file: Option<PathBuf>,
+    /// What of requests is recorded: a Policy, audit.k8s.io/v1; needs --audit-log-path
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_policy_file: Option<PathBuf>,
+    /// Where it is recorded, as lines of JSON; `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_log_path: Option<PathBuf>,
+    /// Megabytes after which the audit log is renamed and begun again [default: 100]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "MB")]
+    pub(crate) audit_log_maxsize: u64,
+    /// Renamed audit logs that are kept [default: all]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub(crate) audit_log_maxbackup: usize,
+    /// Days that renamed audit logs are kept [default: for ever]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "DAYS")]
+    pub(crate) audit_log_maxage: u32,
     /// Keep all state in memory: nothing is found again after a restart
     #[arg(long, hide = true)]
     pub(crate) in_memory: bool,

@@ -223,6 +223,8 @@ fn make_api(mut config: Config, settings: &Settings, pki: &Pki, shown: &tls::Sho
     config.system.hostname.clone_from(&settings.node_name);
     config.system.dns_addresses = if settings.dns { settings.cluster_dns.clone() } else { Vec::new() };
     config.system.client_ca_pem.clone_from(&pki.ca_pem);
+    config.pod_security = settings.api_files.pod_security.clone();
+    config.audit.clone_from(&settings.api_files.audit);
     config.proxy_client = Some(shown.front_proxy_client.clone());
     config.system.proxy_ca_pem.clone_from(&pki.front_proxy_ca_pem);
     FRONT_PROXY_CLIENT.clone_into(&mut config.system.proxy_client_name);

@@ -13,6 +13,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::api_files::ApiFiles;
 use crate::cli::{AgentArgs, AgentPart, Cli, Command, NodeArgs, Part, ServerArgs};
 use crate::{registries, virtual_nodes};
 
@@ -71,6 +72,8 @@ pub(crate) struct Settings {
     pub(crate) images_dir: PathBuf,
     pub(crate) registries: RegistriesConfig,
     pub(crate) image_gc: GcPolicy,
+    /// Files that configure the API server.
+    pub(crate) api_files: ApiFiles,
     /// Pods end with this process: `carob run`.
     pub(crate) die_with_parent: bool,
 }
@@ -80,6 +83,7 @@ impl Settings {
     pub(crate) fn new(arguments: ServerArgs) -> Result<Self> {
         let data_dir = std::path::absolute(&arguments.directories.data_dir)?;
         check_ingress_ports(&arguments)?;
+        let api_files = ApiFiles::read(&arguments)?;
         check_families("--cluster-cidr", arguments.cluster_cidr.iter().map(IpNet::addr))?;
         check_families("--service-cidr", arguments.service_cidr.iter().map(IpNet::addr))?;
         for pods in &arguments.cluster_cidr {
@@ -113,6 +117,7 @@ impl Settings {
         let virtual_nodes =
             virtual_nodes::config(arguments.virtual_nodes, arguments.virtual_nodes_config.as_deref(), &node.node_name)?;
         Ok(Self {
+            api_files,
             node: !arguments.disable_agent,
             scheduler: !arguments.disable.contains(&Part::Scheduler),
             controllers: !arguments.disable.contains(&Part::Controllers),
@@ -166,6 +171,7 @@ impl Settings {
         );
         let node_name = node_name(arguments.node_name)?;
         Ok(Self {
+            api_files: ApiFiles::default(),
             instance: instance_id(&data_dir),
             run_dir: std::path::absolute(run_dir)?,
             listen,

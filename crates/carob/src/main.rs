@@ -6,6 +6,7 @@
 mod addresses;
 mod admin;
 mod agent;
+mod api_files;
 mod cli;
 mod commands;
 mod compose;

@@ -87,6 +87,10 @@ impl ApiServer {
     }
 }
 
+/// Where a request came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remote(pub(crate) std::net::SocketAddr);
+
 /// What one accepted connection needs.
 struct Connection {
     api: ApiServer,
@@ -132,8 +136,12 @@ impl Connection {
         let api = self.api.clone();
         let activity = Activity::new();
         let counting = Arc::clone(&activity);
-        let service = service_fn(move |request: Request<Incoming>| {
+        let remote = stream.get_ref().0.peer_addr().ok();
+        let service = service_fn(move |mut request: Request<Incoming>| {
             let under_way = counting.begin();
+            if let Some(remote) = remote {
+                request.extensions_mut().insert(Remote(remote));
+            }
             let answer = api.handle_peer(request, peer.clone());
             async move { Ok::<_, Infallible>(answer.await.map(|body| Counted { body, _under_way: under_way })) }
         });

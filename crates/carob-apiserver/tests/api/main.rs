@@ -3,6 +3,7 @@
 mod actions;
 mod admission;
 mod aggregation;
+mod audit;
 mod conversion;
 mod custom;
 mod documents;
