@@ -23,7 +23,7 @@ use crate::error::ApiError;
 use crate::identity::{GROUP_MASTERS, Identity};
 use crate::in_process::InProcess;
 use crate::request::{Asked, Notes, Query, RequestInfo, Verb};
-use crate::server::{Class, Limits, RETRY_AFTER_S, Refused, Remote, is_heavy};
+use crate::server::{Class, Classified, Limits, RETRY_AFTER_S, Refused, Remote, is_heavy, seats_of_list};
 use crate::state::{StartError, State};
 use crate::system::SystemConfig;
 use crate::{aggregation, audit, dispatch, nonresource, respond};
@@ -150,7 +150,11 @@ impl ApiServer {
         let response = match may {
             Ok(Ok(())) => {
                 forget_credentials(&mut parts.headers);
-                self.within_limits(parts, body, query, info, who, notes, &mut trail).await
+                let flow = self.0.flow_control.classify(&who.user, &info.attributes(&query));
+                let flow = flow.as_ref();
+                let mut response = self.within_limits(parts, body, query, info, who, notes, flow, &mut trail).await;
+                name_flow(&mut response, flow);
+                response
             }
             Ok(Err(error)) => respond::error(error),
             Err(panic) => panicked(&info.path, panic.as_ref()),
@@ -168,6 +172,7 @@ impl ApiServer {
         info: RequestInfo,
         who: Who,
         notes: &Arc<Notes>,
+        flow: Option<&Classified>,
         trail: &mut Option<Trail>,
     ) -> Response<Body> {
         let Who { user, class, .. } = who;
@@ -191,7 +196,13 @@ impl ApiServer {
         {
             trail.sent(object);
         }
-        let Some(_place) = in_flight.enter(class, info.verb.is_mutating()) else { return too_many_requests() };
+        let _seat = match flow {
+            None => None,
+            Some(flow) => match self.0.flow_control.enter(flow, self.seats(flow, &info, &query)).await {
+                Ok(seat) => seat,
+                Err(_) => return too_many_requests(),
+            },
+        };
         let request_timeout = self.0.limits.request_timeout;
         let is_heavy = is_heavy(info.verb == Verb::Patch, body.len());
         let answer = self.clone().answer(parts, whole(body), query, info, user, Arc::clone(notes));
@@ -212,6 +223,18 @@ impl ApiServer {
             Ok(answer) => answered(&path, answer),
             Err(_) => respond::error(timed_out()),
         }
+    }
+
+    /// How many seats a request takes: one, or more for a long list.
+    fn seats(&self, flow: &Classified, info: &RequestInfo, query: &Query) -> u32 {
+        let list = info.resource.as_ref().filter(|_| flow.is_limited() && info.verb == Verb::List);
+        let Some(at) = list else { return 1 };
+        let served = self.0.catalogue.snapshot();
+        let Some(def) = served.kinds.resource(&at.group, &at.version, &at.resource) else { return 1 };
+        let namespace = (!at.namespace.is_empty()).then_some(at.namespace.as_str());
+        let limit = query.integer("limit").ok().flatten().and_then(|limit| usize::try_from(limit).ok());
+        let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        seats_of_list(self.0.store.count(&def.storage_prefix(namespace)).min(limit))
     }
 
     fn identify(&self, parts: &Parts, caller: Caller) -> Result<Who, ApiError> {
@@ -348,6 +371,19 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 fn text_of<'p>(parts: &'p Parts, name: &HeaderName) -> &'p str {
     parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
+
+/// Says by which objects the request was held up or not (apiserver `pkg/server/filters/priority-and-fairness.go`).
+fn name_flow(response: &mut Response<Body>, flow: Option<&Classified>) {
+    let Some(flow) = flow else { return };
+    for (name, uid) in [(FLOW_SCHEMA, flow.schema_uid()), (PRIORITY_LEVEL, flow.level_uid())] {
+        if let Ok(uid) = HeaderValue::from_str(uid) {
+            response.headers_mut().insert(name, uid);
+        }
+    }
+}
+
+const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const PRIORITY_LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
 /// Marks the response of a handler that panicked.
 #[derive(Clone, Copy)]

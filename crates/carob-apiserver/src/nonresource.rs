@@ -78,6 +78,7 @@ fn root_paths() -> Vec<&'static str> {
 
 fn metrics(api: &State) -> Response<Body> {
     let mut text = api.metrics.render(api.store.stats()) + &api.health.metrics();
+    text.push_str(&api.flow_control.metrics());
     text.push_str(&api.auditor.as_ref().map(Auditor::metrics).unwrap_or_default());
     let mut response = respond::text(StatusCode::OK, text);
     let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

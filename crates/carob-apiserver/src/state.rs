@@ -24,7 +24,7 @@ use crate::policy::{MutatingPolicies, PolicyForm, Surroundings, ValidatingPolici
 use crate::reserve::{Reservations, ResourceQuota};
 use crate::resource_metrics::ResourceMetrics;
 use crate::rules::Rules;
-use crate::server::{InFlight, Limits};
+use crate::server::{FlowControl, InFlight, Limits};
 use crate::system::SystemConfig;
 use crate::webhook::WebhookClient;
 
@@ -61,6 +61,7 @@ pub(crate) struct State {
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
     pub(crate) health: Arc<carob_kit::Health>,
+    pub(crate) flow_control: FlowControl,
     pub(crate) in_flight: InFlight,
     pub(crate) system: SystemConfig,
     /// True once the objects that the server makes itself are there.
@@ -131,6 +132,7 @@ impl State {
             openapi: OpenApi::default(),
             metrics: Metrics::default(),
             health: config.health,
+            flow_control: FlowControl::new(&store, config.limits.seats, config.limits.request_timeout),
             in_flight: InFlight::new(&config.limits),
             closing: watch::channel(false).0,
             limits: config.limits,

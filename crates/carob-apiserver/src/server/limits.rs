@@ -13,16 +13,16 @@ use crate::identity::{GROUP_MASTERS, GROUP_NODES, UserInfo};
 
 /// Limits of one server. The defaults are upstream's where upstream has one.
 ///
-/// Of the places for requests from outside a quarter is kept for nodes, the cluster's own parts and administrators, so that
-/// no other user can take them all. Callers in process have as many places again, for themselves.
+/// How many requests are answered at once is divided by priority levels ([`super::FlowControl`]). Of the places for bodies that are
+/// being read a quarter is kept for nodes, the cluster's own parts and administrators, so that no other user can take them all.
+/// Callers in process have as many places again, for themselves.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Open connections; further ones wait in the kernel's accept queue.
     pub connections_max: usize,
-    /// Reads under way at once (kube-apiserver `--max-requests-inflight`); further ones get 429.
-    pub reads_in_flight_max: usize,
-    /// Writes under way at once (`--max-mutating-requests-inflight`); further ones get 429.
-    pub writes_in_flight_max: usize,
+    /// Seats of all priority levels together: requests that are answered at once. The sum of kube-apiserver's
+    /// `--max-requests-inflight` and `--max-mutating-requests-inflight`.
+    pub seats: usize,
     /// Requests whose body is being read at once, before they take a place; further ones get 429.
     pub bodies_in_flight_max: usize,
     /// Bytes of bodies that are being read or answered at once; a request whose body goes beyond gets 429.
@@ -54,8 +54,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 16_384,
-            reads_in_flight_max: 400,
-            writes_in_flight_max: 200,
+            seats: 600,
             bodies_in_flight_max: 400,
             body_bytes_max: 256 * 1024 * 1024,
             body_timeout: Duration::from_secs(30),
@@ -86,7 +85,7 @@ pub(crate) fn is_heavy(is_patch: bool, body_len: usize) -> bool {
     body_len >= if is_patch { HEAVY_PATCH_LEN } else { HEAVY_BODY_LEN }
 }
 
-/// Who has which places.
+/// Whose body takes which places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Masters in this process, the API server itself among them: nothing holds them up (upstream's flow schema `exempt`).
@@ -167,11 +166,9 @@ impl From<ApiError> for Refused {
     }
 }
 
-/// Counts requests that are being read or answered.
+/// Counts requests that are being read, and those that take long to compute.
 #[derive(Debug, Clone)]
 pub(crate) struct InFlight {
-    reads: Places,
-    writes: Places,
     bodies: Places,
     /// In units of [`BYTES_UNIT`].
     body_bytes: Places,
@@ -186,20 +183,12 @@ const BYTES_UNIT: usize = 1024;
 impl InFlight {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
-            reads: Places::new(limits.reads_in_flight_max),
-            writes: Places::new(limits.writes_in_flight_max),
             bodies: Places::new(limits.bodies_in_flight_max),
             body_bytes: Places::new(limits.body_bytes_max / BYTES_UNIT),
             heavy: Arc::new(Semaphore::new(limits.heavy_max)),
             body_timeout: limits.body_timeout,
             body_piece_timeout: limits.body_piece_timeout,
         }
-    }
-
-    /// A place for one request, or `None` when all are taken.
-    pub(crate) fn enter(&self, class: Class, mutating: bool) -> Option<Taken> {
-        let places = if mutating { &self.writes } else { &self.reads };
-        places.take(class, 1)
     }
 
     /// Waits for one of the few places of requests that take long to compute.
@@ -237,37 +226,20 @@ mod tests {
     use crate::identity::{GROUP_SERVICE_ACCOUNTS, UserInfo};
 
     fn in_flight() -> InFlight {
-        let limits = Limits {
-            reads_in_flight_max: 1,
-            writes_in_flight_max: 4,
-            bodies_in_flight_max: 4,
-            body_bytes_max: 8 * 1024,
-            ..Limits::default()
-        };
+        let limits = Limits { bodies_in_flight_max: 4, body_bytes_max: 8 * 1024, ..Limits::default() };
         InFlight::new(&limits)
     }
 
     #[test]
-    fn readers_and_writers_have_places_of_their_own() {
-        let in_flight = in_flight();
-        let reader = in_flight.enter(Class::System, false);
-        assert!(reader.is_some());
-        assert!(in_flight.enter(Class::System, false).is_none());
-        assert!(in_flight.enter(Class::System, true).is_some());
-        drop(reader);
-        assert!(in_flight.enter(Class::System, false).is_some());
-    }
-
-    #[test]
     fn no_user_takes_the_places_of_nodes_and_of_callers_in_process() {
-        let in_flight = in_flight();
+        let places = Places::new(4);
         let account = UserInfo::new("system:serviceaccount:default:x", [GROUP_SERVICE_ACCOUNTS.to_owned()]);
         assert_eq!(Class::of(&account), Class::Other);
-        let taken: Vec<_> = std::iter::from_fn(|| in_flight.enter(Class::of(&account), true)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| places.take(Class::of(&account), 1)).collect();
         assert_eq!(taken.len(), 3);
         assert_eq!(Class::of(&UserInfo::node("n")), Class::System);
-        assert!(in_flight.enter(Class::System, true).is_some());
-        assert!(in_flight.enter(Class::InProcess, true).is_some());
+        assert!(places.take(Class::System, 1).is_some());
+        assert!(places.take(Class::InProcess, 1).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -281,7 +253,6 @@ mod tests {
         assert!(matches!(in_flight.read(Class::Other, silent()).await, Err(Refused::Full)));
         let whole = body::whole(Bytes::from_static(b"{}"));
         assert_eq!(in_flight.read(Class::System, whole).await.expect("a place is kept").0, "{}");
-        assert!(in_flight.enter(Class::Other, true).is_some());
         for outcome in stuck.await {
             assert!(matches!(outcome, Err(Refused::Error(error)) if error.status().code == 408));
         }

@@ -2,6 +2,7 @@
 
 mod activity;
 mod cork;
+mod fairness;
 mod limits;
 mod tls;
 
@@ -30,6 +31,7 @@ use crate::authn::Peer;
 
 use activity::Counted;
 use cork::Cork;
+pub(crate) use fairness::{Classified, FlowControl, seats_of_list};
 pub use limits::Limits;
 pub(crate) use limits::{Class, InFlight, RETRY_AFTER_S, Refused, is_heavy};
 pub use tls::{Tls, TlsError};

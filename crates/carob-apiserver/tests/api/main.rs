@@ -7,6 +7,7 @@ mod audit;
 mod conversion;
 mod custom;
 mod documents;
+mod fairness;
 mod grants;
 mod groups;
 mod hook_server;

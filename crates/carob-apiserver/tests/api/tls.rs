@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use carob_apiserver::authn::StaticToken;
-use carob_apiserver::{DialError, Limits, NodeAddress, NodeDialer, NodeStream, UserInfo};
+use carob_apiserver::{DialError, NodeAddress, NodeDialer, NodeStream, UserInfo};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -114,18 +114,11 @@ async fn certificates_and_tokens_say_who_asks() {
 }
 
 #[tokio::test]
-async fn a_head_without_end_and_a_flood_are_refused() {
-    let server = Server::start(|config| {
-        config.limits = Limits { reads_in_flight_max: 0, ..Limits::default() };
-    })
-    .await;
+async fn a_head_without_end_is_refused() {
+    let server = Server::start(|_| {}).await;
     let huge = format!("X-Big: {}\r\n", "x".repeat(128 * 1024));
     let answer = server.ask(server.admin(), &get("/livez", &huge)).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
-    let flooded = server.ask(server.admin(), &get("/api/v1/pods", "")).await;
-    assert!(flooded.starts_with("HTTP/1.1 429") && flooded.to_lowercase().contains("retry-after: 1"), "{flooded}");
-    let watch = server.ask(server.admin(), &get("/api/v1/pods?watch=1&timeoutSeconds=1", "")).await;
-    assert!(watch.starts_with("HTTP/1.1 200"), "long-running requests are not counted: {watch}");
 }
 
 #[tokio::test]
