@@ -39,7 +39,7 @@ pub(super) fn namespace_object(mut namespace: Value) -> Value {
 }
 
 /// The resource of `authorizer.requestResource`.
-pub(super) fn request_resource(write: &Admission<'_>) -> ResourceTarget {
+pub(crate) fn request_resource(write: &Admission<'_>) -> ResourceTarget {
     ResourceTarget {
         group: write.def.group().to_owned(),
         resource: write.def.plural().to_owned(),
@@ -51,9 +51,9 @@ pub(super) fn request_resource(write: &Admission<'_>) -> ResourceTarget {
 }
 
 /// The server's own authorization, asked by expressions.
-pub(super) struct Asker<'a> {
-    pub(super) authorization: &'a Authorization,
-    pub(super) user: &'a UserInfo,
+pub(crate) struct Asker<'a> {
+    pub(crate) authorization: &'a Authorization,
+    pub(crate) user: &'a UserInfo,
 }
 
 impl Authorizer for Asker<'_> {

@@ -16,6 +16,7 @@ mod params;
 mod scope;
 
 pub(crate) use form::PolicyForm;
+pub(crate) use input::{Asker, request_resource};
 pub(crate) use link::ValidatingPolicies;
 pub(crate) use mutating::MutatingPolicies;
 pub(crate) use scope::Surroundings;

@@ -197,7 +197,14 @@ async fn selectors_conditions_and_dry_run_decide_whether_it_is_asked() {
     let rig = Rig::new().await;
     let mut webhook = server.webhook("/");
     webhook["objectSelector"] = json!({ "matchLabels": { "asked": "yes" } });
-    webhook["matchConditions"] = json!([{ "name": "not-skipped", "expression": "object.metadata.name != 'skip-me'" }]);
+    webhook["matchConditions"] = json!([
+        { "name": "not-skipped", "expression": "object.metadata.name != 'skip-me'" },
+        {
+            "name": "may-write",
+            "expression": "authorizer.group('').resource('configmaps').namespace('default').check('create').allowed() \
+                           && authorizer.requestResource.check('get').allowed()",
+        },
+    ]);
     install(&rig, VALIDATING, json!([webhook])).await.expect(201);
     rig.post(MAPS, &config_map("unlabelled")).await.expect(201);
     let labelled = |name: &str| {

@@ -5,16 +5,23 @@ use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use carob_api::{FieldError, FieldErrors, FieldPath, Status, meta};
-use carob_cel::{Activation, Budget, DeclType, Environment, MATCH_CONDITIONS_COST_MAX, Program, Type};
+use carob_cel::{
+    Activation, Budget, DeclType, Environment, MATCH_CONDITIONS_COST_MAX, Named, Program, Type, Value as Cel,
+};
 use serde_json::Value;
 
 use super::{GROUP, review};
 use crate::admission::{Admission, Operation, Validator};
+use crate::authz::Authorization;
+use crate::policy::{Asker, request_resource};
 
 /// What expressions may name. `request` is as JSON has it.
 static ENVIRONMENT: LazyLock<Environment> = LazyLock::new(|| {
     let declared = ["object", "oldObject", "request"].into_iter();
-    declared.fold(Environment::new(), |environment, name| environment.variable(name, DeclType::Dyn))
+    let environment = declared.fold(Environment::new(), |environment, name| environment.variable(name, DeclType::Dyn));
+    environment
+        .variable("authorizer", DeclType::Named(Named::Authorizer))
+        .variable("authorizer.requestResource", DeclType::Named(Named::ResourceCheck))
 });
 
 #[derive(Debug)]
@@ -51,13 +58,19 @@ impl Conditions {
     pub(super) fn hold(
         &self,
         write: &Admission<'_>,
+        authorization: &Authorization,
         shown: &review::Shown,
         object: &Value,
         old: &Value,
     ) -> Result<bool, String> {
         let request = review::request_json(write, shown).map_err(|error| error.to_string())?;
-        let activation =
-            Activation::new().json("object", object, None).json("oldObject", old, None).json("request", &request, None);
+        let authorizer = Asker { authorization, user: write.user };
+        let activation = Activation::new()
+            .json("object", object, None)
+            .json("oldObject", old, None)
+            .json("request", &request, None)
+            .value("authorizer", Cel::authorizer(&authorizer))
+            .value("authorizer.requestResource", Cel::request_resource(&authorizer, request_resource(write)));
         let mut budget = Budget::new(MATCH_CONDITIONS_COST_MAX);
         let mut faults = Vec::new();
         for condition in &self.0 {

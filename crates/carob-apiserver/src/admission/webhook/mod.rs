@@ -25,6 +25,7 @@ use self::configuration::{Configuration, Webhook};
 use self::review::{Reply, Shown};
 use super::matching::is_exempt;
 use super::{Admission, Mutator, Operation, Reader, Validator};
+use crate::authz::Authorization;
 use crate::current::{Current, prefix_of};
 use crate::error::ApiError;
 use crate::stored::{to_storage, to_version};
@@ -41,17 +42,19 @@ pub(crate) struct ValidatingWebhooks(Hooks);
 struct Hooks {
     configurations: Current<Configuration>,
     reader: Reader,
+    /// What match conditions may ask.
+    authorization: Authorization,
 }
 
 impl MutatingWebhooks {
-    pub(crate) fn new(client: &WebhookClient, store: &Store) -> Self {
-        Self(Hooks::new(client, store, "mutatingwebhookconfigurations"))
+    pub(crate) fn new(client: &WebhookClient, store: &Store, authorization: Authorization) -> Self {
+        Self(Hooks::new(client, store, "mutatingwebhookconfigurations", authorization))
     }
 }
 
 impl ValidatingWebhooks {
-    pub(crate) fn new(client: &WebhookClient, store: &Store) -> Self {
-        Self(Hooks::new(client, store, "validatingwebhookconfigurations"))
+    pub(crate) fn new(client: &WebhookClient, store: &Store, authorization: Authorization) -> Self {
+        Self(Hooks::new(client, store, "validatingwebhookconfigurations", authorization))
     }
 }
 
@@ -74,11 +77,12 @@ struct Call<'a> {
 }
 
 impl Hooks {
-    fn new(client: &WebhookClient, store: &Store, plural: &str) -> Self {
+    fn new(client: &WebhookClient, store: &Store, plural: &str, authorization: Authorization) -> Self {
         let client = client.clone();
         let compile = move |entry: &Entry| Configuration::of(&entry.value, &client);
         let prefix = prefix_of((GROUP, "v1", plural));
-        Self { configurations: Current::new(store, prefix, compile), reader: Reader::new(store.clone()) }
+        let configurations = Current::new(store, prefix, compile);
+        Self { configurations, reader: Reader::new(store.clone()), authorization }
     }
 
     fn handles(&self, write: &Admission<'_>) -> bool {
@@ -107,7 +111,7 @@ impl Hooks {
         }
         let in_version =
             |object: Option<&Value>| object.map_or(Ok(Value::Null), |object| shown_as(write, &shown, object));
-        match webhook.conditions.hold(write, &shown, &in_version(object)?, &in_version(old)?) {
+        match webhook.conditions.hold(write, &self.authorization, &shown, &in_version(object)?, &in_version(old)?) {
             Ok(true) => Ok(Some(shown)),
             Ok(false) => Ok(None),
             Err(why) if webhook.fails_open => {
