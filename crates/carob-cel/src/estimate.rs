@@ -61,10 +61,36 @@ impl Entries {
     }
 }
 
+/// Where the value of an expression is found in what is declared, as upstream keeps it by paths (cel-go checker/cost.go).
+#[derive(Clone, Copy)]
+enum Place<'e> {
+    /// The expression is no path: a literal, a choice between two, a call.
+    Nowhere,
+    /// A path, and what is declared at its end, if anything.
+    At(Option<&'e DeclType>),
+}
+
+impl<'e> Place<'e> {
+    fn decl(self) -> Option<&'e DeclType> {
+        match self {
+            Self::Nowhere => None,
+            Self::At(decl) => decl,
+        }
+    }
+
+    /// A step down. Upstream takes the first name of a path for `self`, so the first step from nowhere leads to `root`.
+    fn step(self, root: Option<&'e DeclType>, down: impl FnOnce(&'e DeclType) -> Option<&'e DeclType>) -> Self {
+        match self {
+            Self::Nowhere => Self::At(root),
+            Self::At(decl) => Self::At(decl.and_then(down)),
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Local<'e> {
     name: Arc<str>,
-    decl: Option<&'e DeclType>,
+    place: Place<'e>,
     size: Option<Range>,
     entries: Option<Entries>,
 }
@@ -94,7 +120,7 @@ pub(crate) fn estimate(root: &Expr, checked: &Checked, variables: &[(Arc<str>, D
     let mut estimator = Estimator {
         checked,
         variables,
-        decls: BTreeMap::new(),
+        places: BTreeMap::new(),
         sizes: BTreeMap::new(),
         entries: BTreeMap::new(),
         locals: Vec::new(),
@@ -105,7 +131,7 @@ pub(crate) fn estimate(root: &Expr, checked: &Checked, variables: &[(Arc<str>, D
 struct Estimator<'e> {
     checked: &'e Checked,
     variables: &'e [(Arc<str>, DeclType)],
-    decls: BTreeMap<usize, &'e DeclType>,
+    places: BTreeMap<usize, Place<'e>>,
     sizes: BTreeMap<usize, Range>,
     entries: BTreeMap<usize, Entries>,
     locals: Vec<Local<'e>>,
@@ -116,11 +142,11 @@ impl<'e> Estimator<'e> {
         match &expr.kind {
             Kind::Unreadable | Kind::Literal(_) => Range::fixed(0),
             Kind::Ident(name) => {
-                let decl = match self.local(name) {
-                    Some(local) => local.decl,
-                    None => self.variable(name),
+                let place = match self.local(name) {
+                    Some(local) => local.place,
+                    None => Place::At(self.variable(name)),
                 };
-                self.set_decl(expr, decl);
+                self.places.insert(expr.id, place);
                 Range::fixed(cost::SELECT)
             }
             Kind::Select { operand, field, test_only } => self.select(expr, operand, field, *test_only),
@@ -167,19 +193,22 @@ impl<'e> Estimator<'e> {
         self.variables.iter().find(|(variable, _)| **variable == *name).map(|(_, decl)| decl)
     }
 
-    fn set_decl(&mut self, expr: &Expr, decl: Option<&'e DeclType>) {
-        if let Some(decl) = decl {
-            self.decls.insert(expr.id, decl);
-        }
+    /// What upstream's paths begin at.
+    fn root(&self) -> Option<&'e DeclType> {
+        self.variable("self")
     }
 
-    fn decl(&self, expr: &Expr) -> Option<&'e DeclType> {
+    fn place(&self, expr: &Expr) -> Place<'e> {
         if let Kind::Ident(name) = &expr.kind
             && let Some(local) = self.local(name)
         {
-            return local.decl;
+            return local.place;
         }
-        self.decls.get(&expr.id).copied()
+        self.places.get(&expr.id).copied().unwrap_or(Place::Nowhere)
+    }
+
+    fn decl(&self, expr: &Expr) -> Option<&'e DeclType> {
+        self.place(expr).decl()
     }
 
     fn ty(&self, expr: &Expr) -> &Type {
@@ -192,16 +221,16 @@ impl<'e> Estimator<'e> {
         if test_only {
             return sum;
         }
-        let decl = match self.decl(operand) {
-            Some(DeclType::Object(object)) => object.field(field).map(|field| &field.decl),
+        let place = self.place(operand).step(self.root(), |decl| match decl {
+            DeclType::Object(object) => object.field(field).map(|field| &field.decl),
             _ => None,
-        };
+        });
         let priced = match self.ty(operand) {
             Type::Map(_) | Type::Object(_) | Type::Message(_) | Type::Param(_) => true,
             Type::Named(named) => !matches!(named, Named::Ip | Named::Cidr),
             _ => false,
         };
-        self.set_decl(expr, decl);
+        self.places.insert(expr.id, place);
         if priced { sum.add(Range::fixed(cost::SELECT)) } else { sum }
     }
 
@@ -293,8 +322,8 @@ impl<'e> Estimator<'e> {
                 && let Some(container) = args.first()
             {
                 result = self.entries_of(container).map(|entries| entries.value);
-                let element = element_of(self.decl(container));
-                self.set_decl(expr, element);
+                let place = self.place(container).step(self.root(), |decl| element_of(Some(decl)));
+                self.places.insert(expr.id, place);
             }
             if result.is_none() {
                 result = self.size(expr);
@@ -360,7 +389,7 @@ impl<'e> Estimator<'e> {
     fn push_bound(&mut self, fold: &Comprehension) {
         let local = Local {
             name: fold.accu.clone(),
-            decl: self.decl(&fold.init),
+            place: self.place(&fold.init),
             size: self.size(&fold.init),
             entries: self.entries_of(&fold.init),
         };
@@ -370,12 +399,12 @@ impl<'e> Estimator<'e> {
     fn push_variable(&mut self, name: &Arc<str>, range: &Expr, key: bool) {
         let entries = self.entries_of(range);
         let size = entries.map(|entries| if key { entries.key } else { entries.value });
-        let decl = match (self.decl(range), key) {
-            (Some(DeclType::Map { .. }), true) => Some(&DeclType::String { max_length: 0 }),
+        let place = self.place(range).step(self.root(), |decl| match (decl, key) {
+            (DeclType::Map { .. }, true) => Some(&DeclType::String { max_length: 0 }),
             (_, true) => None,
-            (decl, false) => element_of(decl),
-        };
-        self.locals.push(Local { name: name.clone(), decl, size, entries: None });
+            (decl, false) => element_of(Some(decl)),
+        });
+        self.locals.push(Local { name: name.clone(), place, size, entries: None });
     }
 
     fn fold(&mut self, expr: &Expr, fold: &Comprehension) -> Range {

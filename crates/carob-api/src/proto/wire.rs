@@ -114,12 +114,12 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-pub(super) fn put_integer(out: &mut Vec<u8>, number: u32, value: i64) {
+pub fn put_integer(out: &mut Vec<u8>, number: u32, value: i64) {
     put_varint(out, u64::from(number) << 3);
     put_varint(out, value.cast_unsigned());
 }
 
-pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
+pub fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
     put_varint(out, u64::from(number) << 3 | 1);
     out.extend_from_slice(&value.to_bits().to_le_bytes());
 }

@@ -8,6 +8,9 @@ use serde_json::{Map, Value, json};
 use super::schemas::{Dialect, Schemas};
 use crate::catalogue::GroupVersion;
 
+/// What a definition's schema may hold and upstream's documents do not (apiextensions-apiserver pkg/apiserver/schema, `Structural`).
+const NOT_PUBLISHED: [&str; 4] = ["$schema", "example", "externalDocs", "id"];
+
 impl Schemas<'_> {
     /// A reference to a custom kind's schema, which is added.
     pub(super) fn custom(&mut self, def: &ResourceDef, gv: GroupVersion<'_>, custom: &CustomSchema) -> Value {
@@ -61,8 +64,9 @@ impl Schemas<'_> {
         self.add_identity(schema);
     }
 
-    /// Describes what every object that is embedded has.
+    /// Describes what every object that is embedded has, and leaves out what a structural schema does not carry.
     fn embed(&mut self, schema: &mut Map<String, Value>) {
+        schema.retain(|name, _| !NOT_PUBLISHED.contains(&name.as_str()));
         for (name, below) in schema.iter_mut() {
             match (name.as_str(), below) {
                 ("items" | "additionalProperties", Value::Object(schema)) => self.embed(schema),
@@ -122,10 +126,11 @@ fn simplify(schema: &mut Value, depth: usize) {
     }
     let is = |map: &Map<String, Value>, name: &str| map.get(name) == Some(&Value::Bool(true));
     if is(map, "nullable") {
-        for name in ["nullable", "type", "items", "properties"] {
+        for name in ["type", "items", "properties"] {
             map.remove(name);
         }
     }
+    map.remove("nullable");
     let preserves = keeps_unknown(map);
     if preserves {
         map.remove("items");

@@ -2,7 +2,7 @@
 //!
 //! Only the fields that carob's own document uses have a number here; any other is an error and not left out.
 
-use carob_api::proto::wire::{put_bytes, put_flag};
+use carob_api::proto::wire::{put_bytes, put_double, put_flag, put_integer};
 use serde_json::Value;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -21,6 +21,8 @@ enum Form {
     Text,
     Texts,
     Flag,
+    Integer,
+    Double,
     /// Any JSON, as the YAML that it is too.
     Any,
     Anys,
@@ -60,6 +62,8 @@ fn field(number: u32, form: Form, value: &Value, out: &mut Vec<u8>) -> Written {
     match form {
         Form::Text => put_bytes(out, number, value.as_str().unwrap_or_default().as_bytes()),
         Form::Flag => put_flag(out, number, value.as_bool().unwrap_or_default()),
+        Form::Integer => put_integer(out, number, value.as_i64().unwrap_or_default()),
+        Form::Double => put_double(out, number, value.as_f64().unwrap_or_default()),
         Form::Any => put_bytes(out, number, &any(value)),
         Form::Message(write) => put_bytes(out, number, &message(value, write)?),
         Form::Texts => each(value, |one| field(number, Form::Text, one, out))?,
@@ -219,11 +223,25 @@ fn type_item(value: &Value, out: &mut Vec<u8>) -> Written {
 }
 
 fn schema(value: &Value, out: &mut Vec<u8>) -> Written {
-    let known: [Field; 11] = [
+    let known: [Field; 25] = [
         ("$ref", 1, Form::Text),
         ("format", 2, Form::Text),
+        ("title", 3, Form::Text),
         ("description", 4, Form::Text),
         ("default", 5, Form::Any),
+        ("multipleOf", 6, Form::Double),
+        ("maximum", 7, Form::Double),
+        ("exclusiveMaximum", 8, Form::Flag),
+        ("minimum", 9, Form::Double),
+        ("exclusiveMinimum", 10, Form::Flag),
+        ("maxLength", 11, Form::Integer),
+        ("minLength", 12, Form::Integer),
+        ("pattern", 13, Form::Text),
+        ("maxItems", 14, Form::Integer),
+        ("minItems", 15, Form::Integer),
+        ("uniqueItems", 16, Form::Flag),
+        ("maxProperties", 17, Form::Integer),
+        ("minProperties", 18, Form::Integer),
         ("required", 19, Form::Texts),
         ("enum", 20, Form::Anys),
         ("additionalProperties", 21, Form::Message(additional_properties)),
@@ -258,7 +276,17 @@ mod tests {
 
     #[test]
     fn nothing_is_left_out() {
-        let unknown = json!({ "definitions": { "a": { "maxItems": 3 } } });
-        assert_eq!(document(&unknown), Err(NoPlace { message: "Schema", key: "maxItems".to_owned() }));
+        let unknown = json!({ "definitions": { "a": { "oneOf": [] } } });
+        assert_eq!(document(&unknown), Err(NoPlace { message: "Schema", key: "oneOf".to_owned() }));
+        let bounds = document(&json!({ "definitions": { "a": { "maxItems": 3, "minimum": 0.5 } } }));
+        let mut schema = wrapped_integer(14, 3);
+        schema.extend([9 << 3 | 1, 0, 0, 0, 0, 0, 0, 0xe0, 0x3f]);
+        assert_eq!(bounds, Ok(wrapped(9, &wrapped(1, &named("a", &schema)))));
+    }
+
+    fn wrapped_integer(number: u32, value: i64) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_integer(&mut out, number, value);
+        out
     }
 }

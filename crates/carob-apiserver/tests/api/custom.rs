@@ -364,6 +364,8 @@ async fn documents_follow_the_kinds() {
     let url = index["paths"]["apis/example.com/v1"]["serverRelativeURL"].as_str().expect("listed").to_owned();
     let v2 = rig.get("/openapi/v2").await.expect(200);
     assert!(v2["definitions"]["com.example.v1.Widget"]["properties"]["metadata"].is_object());
+    let protobuf = [("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")];
+    assert_eq!(rig.send("GET", "/openapi/v2", &protobuf, "").await.code, 200);
 
     let path = format!("{DEFINITIONS}/widgets.example.com");
     let change = json!({ "spec": { "versions": [version("v1", true), version("v2", false)] } });

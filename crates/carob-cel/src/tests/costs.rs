@@ -58,6 +58,17 @@ fn loops() {
 }
 
 #[test]
+fn what_is_no_path_has_the_size_that_upstream_takes_it_for() {
+    let addresses = DeclType::list(DeclType::string(Some(64)), Some(256), ListKind::Atomic);
+    let object = ObjectType::new("T").with("addresses", addresses, false);
+    let environment = Environment::new().variable("self", DeclType::Object(object.into()));
+    let estimated = |rule: &str| environment.compile(rule).unwrap_or_else(|error| panic!("{error}")).estimated_cost();
+    // A choice between two lists is no path: upstream takes an element of it for `self`, which is an object and has no size.
+    assert!(estimated("(has(self.addresses) ? self.addresses : []).exists(k, k.contains('/'))") < 10_000);
+    assert!(estimated("self.addresses.exists(k, k.contains('/'))") < 10_000);
+}
+
+#[test]
 fn unbounded_input_has_a_large_estimate() {
     let strings = DeclType::list(DeclType::string(None), None, ListKind::Atomic);
     let object = ObjectType::new("T").with("names", strings, false);
