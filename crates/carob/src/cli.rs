@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Simulate(SimulateArgs),
     /// Say whether a server with these flags can run Pods on this machine, and what to do where it cannot
     Check(Box<ServerArgs>),
+    /// Print the Pod that a supervisord.conf, a Procfile or a compose file stands for
+    Import(ImportArgs),
     /// Print a script with which a shell completes carob's commands and flags
     Completion {
         #[arg(value_name = "SHELL")]
@@ -387,6 +389,29 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         off: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The file; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// What it is [default: by its name]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<ImportFormat>,
+    /// Image of the containers that name none
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// The Pod's name [default: that of the directory]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportFormat {
+    Supervisord,
+    Procfile,
+    Compose,
 }
 
 #[derive(Debug, Args)]

@@ -73,6 +73,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Scheduler(arguments) => commands::scheduler::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Simulate(arguments) => commands::simulate::main(&arguments).map(|()| ExitCode::SUCCESS),
             Command::Check(arguments) => commands::check::main(*arguments).await,
+            Command::Import(arguments) => commands::import::main(&arguments).map(|()| ExitCode::SUCCESS),
             Command::Completion { shell } => commands::completion(shell),
             Command::Version => commands::version(),
         }

@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod check;
 pub(crate) mod image;
+pub(crate) mod import;
 pub(crate) mod run;
 pub(crate) mod scheduler;
 pub(crate) mod server;
