@@ -131,6 +131,8 @@ impl AutoscalerController {
 
     async fn write_scale(&self, path: &str, name: &str, mut scale: Scale, replicas: i32) -> Result<(), kube::Error> {
         scale.spec = Some(ScaleSpec { replicas: Some(replicas) });
+        // Whatever else changed meanwhile, such as a status, is no reason not to scale.
+        scale.metadata.resource_version = None;
         let body = serde_json::to_vec(&scale).map_err(kube::Error::SerdeError)?;
         let request = Request::new(path).replace_subresource("scale", name, &PostParams::default(), body);
         let request = request.map_err(kube::Error::BuildRequest)?;
