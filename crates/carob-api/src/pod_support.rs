@@ -65,7 +65,6 @@ pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors {
             let path = path.child(list).index(index);
             check(In::Container, container, &path, &mut errors);
             refuse_restart_of_all(container, &path, &mut errors);
-            refuse_files_as_environment(container, &path, &mut errors);
         }
     }
     for (index, volume) in meta::items_at(spec, &["volumes"]).iter().enumerate() {
@@ -110,15 +109,6 @@ fn refuse_restart_of_all(container: &Value, path: &FieldPath, errors: &mut Field
     }
 }
 
-fn refuse_files_as_environment(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    for (index, variable) in meta::items_at(container, &["env"]).iter().enumerate() {
-        if meta::at(variable, &["valueFrom", "fileKeyRef"]).is_some() {
-            let path = path.child("env").index(index).child("valueFrom").child("fileKeyRef");
-            errors.push(FieldError::forbidden(&path, "variables from files are not supported"));
-        }
-    }
-}
-
 fn refuse_other_keys(holder: &Value, supported: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
     for key in holder.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "name") {
         if !supported.contains(&key.as_str()) {
@@ -152,7 +142,6 @@ mod tests {
             [
                 "spec.hostUsers",
                 "spec.resourceClaims",
-                "spec.initContainers[0].env[1].valueFrom.fileKeyRef",
                 "spec.initContainers[1].restartPolicyRules[1].action",
                 "spec.containers[0].volumeDevices",
                 "spec.containers[0].securityContext.appArmorProfile.type",
@@ -198,11 +187,12 @@ mod tests {
         let rule = REFUSED.iter().find(|(of, at, ..)| Some(*of) == place && at.starts_with(&path));
         if let Some((_, at, when, why)) = rule {
             let rest = at[path.len()..].join(".");
-            let what = if rest.is_empty() { String::new() } else { format!(" `{rest}`") };
-            return match when {
-                When::Present => format!("refused{what}: {why}"),
-                When::False => format!("acts; refused{what} when `false`: {why}"),
-                When::Is(text) => format!("acts; refused{what} when `{text}`: {why}"),
+            return match (when, rest.is_empty()) {
+                (When::Present, true) => format!("refused: {why}"),
+                (When::Present, false) => format!("acts; its `{rest}` is refused: {why}"),
+                (When::False, _) => format!("acts; refused when `false`: {why}"),
+                (When::Is(text), true) => format!("acts; refused when `{text}`: {why}"),
+                (When::Is(text), false) => format!("acts; refused when its `{rest}` is `{text}`: {why}"),
             };
         }
         match (ty, field) {
@@ -217,7 +207,6 @@ mod tests {
             ("EmptyDirVolumeSource", "medium") => {
                 "acts; refused when `HugePages…`: volumes of huge pages are not supported".to_owned()
             }
-            ("EnvVarSource", "fileKeyRef") => "refused: variables from files are not supported".to_owned(),
             ("ContainerRestartRule", "action") => {
                 "acts; refused when `RestartAllContainers`: restarting all containers in place is not supported"
                     .to_owned()

@@ -30,9 +30,7 @@
 //!
 //! A volume of `csi` keeps its Pod waiting for a driver, which none can be here.
 //!
-//! What does not act, and is for the API server to refuse: `env[].valueFrom.fileKeyRef`, `hostUsers: false`,
-//! `resourceClaims`, `restartPolicyRules` with `RestartAllContainers`, `schedulingGroup`, `volumeDevices`,
-//! `emptyDir.medium: HugePages*`, and every other kind of volume.
+//! What does not act is refused by the API server: `docs/pod-fields.md` has the table, field by field.
 
 pub mod admission;
 pub mod allocation;

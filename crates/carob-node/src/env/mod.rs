@@ -2,16 +2,21 @@
 
 pub mod expand;
 pub mod fields;
+mod file;
 pub mod services;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use carob_cri::v1::KeyValue;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, Service};
 
+use crate::files::Files;
 use crate::objects::{FetchError, Objects};
+use crate::pod::PodId;
 use fields::{FieldError, FieldFacts};
+pub use file::FileError;
 
 /// Why a container's environment cannot be made. The texts are what the container's status shows.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +37,14 @@ pub enum EnvError {
         #[source]
         source: FieldError,
     },
+    #[error("cannot find the volume {0:?} referenced by FileKeyRef")]
+    NoVolume(String),
+    #[error("environment variable key {key:?} not found in file {path:?}")]
+    NoFileKey { key: String, path: String },
+    #[error("couldn't parse env file {0:?}")]
+    File(String, #[source] FileError),
+    #[error("couldn't read env file {0:?}")]
+    ReadFile(String, #[source] std::io::Error),
     #[error("read what the environment refers to")]
     Fetch(#[source] FetchError),
 }
@@ -41,6 +54,8 @@ pub enum EnvError {
 struct Sources {
     config_maps: BTreeMap<String, Option<Arc<ConfigMap>>>,
     secrets: BTreeMap<String, Option<Arc<Secret>>>,
+    /// By volume and path; `None` where there is no such file.
+    files: BTreeMap<(String, String), Option<String>>,
 }
 
 /// The environment of `container`, in no order that matters.
@@ -49,14 +64,49 @@ pub async fn environment(
     container: &Container,
     facts: &FieldFacts,
     objects: &dyn Objects,
+    volumes: &Mounted<'_>,
 ) -> Result<Vec<KeyValue>, EnvError> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let sources = fetch(&namespace, container, objects).await.map_err(EnvError::Fetch)?;
+    let mut sources = fetch(&namespace, container, objects).await.map_err(EnvError::Fetch)?;
+    sources.files = read_files(pod, container, volumes).await?;
     let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
     let services: Vec<Arc<Service>> = objects.services();
     let service_env = services::service_env(&services, &namespace, links);
     let env = assemble(pod, container, facts, &sources, &service_env)?;
     Ok(env.into_iter().map(|(key, value)| KeyValue { key, value }).collect())
+}
+
+/// Where the Pod's volumes are, and how their files are read.
+pub struct Mounted<'a> {
+    pub paths: &'a BTreeMap<String, PathBuf>,
+    pub files: &'a Files,
+}
+
+/// The files that variables come from. A volume may be on a server that is gone, so they are read as all of volumes is.
+async fn read_files(
+    pod: &Pod,
+    container: &Container,
+    volumes: &Mounted<'_>,
+) -> Result<BTreeMap<(String, String), Option<String>>, EnvError> {
+    let mut files = BTreeMap::new();
+    let variables = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
+    for from in variables.filter_map(|from| from.file_key_ref.as_ref()) {
+        let key = (from.volume_name.clone(), from.path.clone());
+        if files.contains_key(&key) {
+            continue;
+        }
+        let dir = volumes.paths.get(&from.volume_name);
+        let dir = dir.ok_or_else(|| EnvError::NoVolume(from.volume_name.clone()))?.clone();
+        let (path, uid) = (from.path.clone(), PodId::of(pod).uid);
+        let read = volumes.files.run(&uid, "read a file of variables", move || file::read(&dir, &path)).await;
+        let text = match read.map_err(std::io::Error::from).and_then(|read| read) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(EnvError::ReadFile(from.path.clone(), error)),
+        };
+        files.insert(key, text);
+    }
+    Ok(files)
 }
 
 async fn fetch(namespace: &str, container: &Container, objects: &dyn Objects) -> Result<Sources, FetchError> {
@@ -184,6 +234,19 @@ fn from_source(
             None => Err(EnvError::NoSecretKey { namespace: namespace(), name: object.clone(), key: key.clone() }),
         };
     }
+    if let Some(reference) = &from.file_key_ref {
+        let path = || reference.path.clone();
+        let file = sources.files.get(&(reference.volume_name.clone(), path())).and_then(Option::as_ref);
+        let found = match file {
+            Some(text) => file::value(text, &reference.key).map_err(|source| EnvError::File(path(), source))?,
+            None => None,
+        };
+        return match found {
+            Some(value) => Ok(Some(value)),
+            None if reference.optional == Some(true) => Ok(None),
+            None => Err(EnvError::NoFileKey { key: reference.key.clone(), path: path() }),
+        };
+    }
     Ok(None)
 }
 
@@ -205,7 +268,11 @@ mod tests {
             .secret(json!({"metadata": {"namespace": "ns", "name": "s"}, "data": {"k": "djE="}}))
             .service(json!({"metadata": {"namespace": "default", "name": "kubernetes"},
                 "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 443}]}}));
-        let result = environment(&pod, &container, &FieldFacts::default(), &shelf).await;
+        let dir = tempfile::tempdir().expect("a directory");
+        fs_err::write(dir.path().join("vars"), "A='one'\n").expect("written");
+        let paths = BTreeMap::from([("v".to_owned(), dir.path().to_owned())]);
+        let volumes = Mounted { paths: &paths, files: &Files::default() };
+        let result = environment(&pod, &container, &FieldFacts::default(), &shelf, &volumes).await;
         let list = result.map_err(|error| error.to_string())?;
         let mine = list.into_iter().filter(|entry| !entry.key.starts_with("KUBERNETES_"));
         Ok(mine.map(|entry| (entry.key, entry.value)).collect())
@@ -225,6 +292,8 @@ mod tests {
                 {"name": "a", "value": "over"},
                 {"name": "LATER", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "a"}}},
                 {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                {"name": "FILE", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "vars", "key": "A"}}},
+                {"name": "NO", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "x", "key": "A", "optional": true}}},
                 {"name": "NOT", "valueFrom": {"secretKeyRef": {"name": "none", "key": "x", "optional": true}}}]});
         let expect = map([
             ("X", "x"),
@@ -234,6 +303,7 @@ mod tests {
             ("S_k", "v1"),
             ("LATER", "1"),
             ("POD", "p"),
+            ("FILE", "one"),
         ]);
         assert_eq!(env(container).await, Ok(expect));
     }
@@ -250,6 +320,14 @@ mod tests {
             (
                 json!({"name": "c", "env": [{"name": "V", "valueFrom": {"secretKeyRef": {"name": "s", "key": "z"}}}]}),
                 "couldn't find key z in Secret ns/s",
+            ),
+            (
+                json!({"name": "c", "env": [{"name": "V", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "vars", "key": "Z"}}}]}),
+                "environment variable key \"Z\" not found in file \"vars\"",
+            ),
+            (
+                json!({"name": "c", "env": [{"name": "V", "valueFrom": {"fileKeyRef": {"volumeName": "w", "path": "vars", "key": "A"}}}]}),
+                "cannot find the volume \"w\" referenced by FileKeyRef",
             ),
         ] {
             assert_eq!(env(container).await, Err(expect.to_owned()));

@@ -146,7 +146,8 @@ async fn prepare(
     let user = ImageUser { uid: image.image.uid.map(|uid| uid.value), name: image.image.username.clone() };
     check_non_root(&start.pod, &member.spec, &user).map_err(|error| text(&error))?;
     let facts = tools.field_facts(&start.pod, &start.pod_ips);
-    let env = crate::env::environment(&start.pod, &member.spec, &facts, &*tools.objects).await;
+    let volumes = crate::env::Mounted { paths: &start.mounted.paths, files: &tools.files };
+    let env = crate::env::environment(&start.pod, &member.spec, &facts, &*tools.objects, &volumes).await;
     let env = env.map_err(|error| text(&error))?;
     let run = RunFacts {
         attempt: start.attempt,

@@ -279,7 +279,32 @@ fn validate_one_env_source(field: &str, source: &Value, path: &FieldPath, errors
                 }
             }
         }
+        "fileKeyRef" => validate_file_key(source, path, errors),
         _ => {}
+    }
+}
+
+/// A variable of a file in a volume. Which volumes there are is the Pod's to know.
+fn validate_file_key(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    match text(source, "key") {
+        "" => errors.push(FieldError::required(&path.child("key"), "")),
+        key => {
+            for message in names::env_var_name(key) {
+                errors.push(FieldError::invalid(&path.child("key"), key, message));
+            }
+        }
+    }
+    match text(source, "volumeName") {
+        "" => errors.push(FieldError::required(&path.child("volumeName"), "")),
+        name => {
+            for message in names::dns1123_label(name) {
+                errors.push(FieldError::invalid(&path.child("volumeName"), name, message));
+            }
+        }
+    }
+    match text(source, "path") {
+        "" => errors.push(FieldError::required(&path.child("path"), "")),
+        given => validate_relative_path(given, &path.child("path"), errors),
     }
 }
 

@@ -34,6 +34,7 @@ pub(crate) fn validate_spec(spec: &Value, path: &FieldPath, errors: &mut FieldEr
     let grace_seconds = meta::i64_at(spec, &["terminationGracePeriodSeconds"]);
     let around = container::Surroundings { volumes, host_network, host_users, grace_seconds };
     validate_containers(spec, &around, path, errors);
+    validate_file_volumes(spec, path, errors);
     validate_host_ports(spec, path, errors);
     validate_names(spec, path, errors);
     validate_scheduling(spec, path, errors);
@@ -46,6 +47,27 @@ pub(crate) fn validate_spec(spec: &Value, path: &FieldPath, errors: &mut FieldEr
     }
     if let Some(overhead) = meta::at(spec, &["overhead"]) {
         resources::validate(&json!({ "limits": overhead }), &path.child("overhead"), errors);
+    }
+}
+
+/// Variables come out of files that other containers of the Pod have written.
+fn validate_file_volumes(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let volumes = meta::items_at(spec, &["volumes"]);
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (index, container) in meta::items_at(spec, &[list]).iter().enumerate() {
+            let path = path.child(list).index(index).child("env");
+            for (index, variable) in meta::items_at(container, &["env"]).iter().enumerate() {
+                let Some(name) = meta::str_at(variable, &["valueFrom", "fileKeyRef", "volumeName"]) else { continue };
+                let path = path.index(index).child("valueFrom").child("fileKeyRef").child("volumeName");
+                match volumes.iter().find(|volume| meta::str_at(volume, &["name"]) == Some(name)) {
+                    None => errors.push(FieldError::not_found(&path, name)),
+                    Some(volume) if meta::at(volume, &["emptyDir"]).is_none() => {
+                        errors.push(FieldError::invalid(&path, name, "referenced volume must be of type emptyDir"));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
     }
 }
 
