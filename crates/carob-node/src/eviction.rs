@@ -35,7 +35,7 @@ pub struct DiskUse {
 }
 
 impl DiskUse {
-    fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.volumes.values().chain(self.containers.values()).fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
 }
@@ -136,7 +136,7 @@ pub async fn keep_within_limits(fleet: Arc<Fleet>, tools: Arc<Tools>, shutdown: 
     }
 }
 
-async fn measure(tools: &Arc<Tools>, pod: &Pod) -> io::Result<DiskUse> {
+pub(crate) async fn measure(tools: &Arc<Tools>, pod: &Pod) -> io::Result<DiskUse> {
     let id = PodId::of(pod);
     let selector = BTreeMap::from([(labels::POD_UID.to_owned(), id.uid.clone())]);
     let filter = ContainerStatsFilter { label_selector: selector, ..ContainerStatsFilter::default() };

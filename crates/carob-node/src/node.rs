@@ -32,6 +32,7 @@ use crate::machine::object::{NodeIdentity, allocatable};
 use crate::machine::register::Registrar;
 use crate::objects::{ApiObjects, Objects};
 use crate::paths::PodDirs;
+use crate::probe::counts::ProbeCounts;
 use crate::server::{Access, KubeletServer, PodSource};
 use crate::volumes::Volumes;
 use crate::worker::{Settings, Tools};
@@ -136,6 +137,7 @@ impl Node {
             cri: Arc::clone(&cri),
             dirs,
             settings: settings(&config, &machine, allocatable),
+            probe_counts: ProbeCounts::default(),
         });
         let fields = |fields: String| Selection { fields: Some(fields), ..Selection::default() };
         let name = &config.identity.name;

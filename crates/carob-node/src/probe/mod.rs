@@ -2,6 +2,7 @@
 //!
 //! [`Prober::ask`] asks once; [`tally::Tally`] counts; [`watch::run`] is the task that does both in the probe's own rhythm.
 
+pub mod counts;
 pub mod grpc;
 pub mod http;
 pub mod tally;

@@ -18,6 +18,7 @@ pub struct Finding {
     pub verdict: Option<bool>,
     /// The answer itself, for the event that an unhealthy container gets.
     pub answer: Answer,
+    pub took: Duration,
 }
 
 /// When to begin and from what.
@@ -44,9 +45,11 @@ pub async fn run(prober: Prober, kind: ProbeKind, target: Target, begin: Begin, 
     let mut tally = Tally::new(&probe, begin.verdict);
     loop {
         ticks.tick().await;
+        let asked = Instant::now();
         let answer = prober.ask(&probe, &target).await;
         let verdict = tally.count(&answer);
-        let finding = Finding { container_id: target.container_id.clone(), kind, verdict, answer };
+        let container_id = target.container_id.clone();
+        let finding = Finding { container_id, kind, verdict, answer, took: asked.elapsed() };
         if findings.send(finding).await.is_err() || tally.is_over(kind) {
             return;
         }

@@ -73,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) tools: Arc<Tools>,
     pub(crate) node_name: String,
     access: Access,
+    rates: metrics::Rates,
     /// Streams that outlive their request.
     pub(crate) streams: TaskTracker,
 }
@@ -80,7 +81,8 @@ pub(crate) struct Shared {
 impl KubeletServer {
     pub fn new(source: Arc<dyn PodSource>, tools: Arc<Tools>, node_name: String, access: Access) -> Self {
         let streams = TaskTracker::new();
-        Self { shared: Arc::new(Shared { source, tools, node_name, access, streams }) }
+        let rates = metrics::Rates::default();
+        Self { shared: Arc::new(Shared { source, tools, node_name, access, rates, streams }) }
     }
 
     /// Serves until the shutdown, which cuts open streams: their clients reconnect.

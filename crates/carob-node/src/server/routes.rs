@@ -73,6 +73,8 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         }
         ["stats", "summary"] if read_only => metrics::summary(shared).await,
         ["metrics", "resource"] if read_only => metrics::resource(shared).await,
+        ["metrics", "cadvisor"] if read_only => metrics::cadvisor(shared).await,
+        ["metrics", "probes"] if read_only => Ok(metrics::probes(shared)),
         _ => Err(RequestError::NotFound("404 page not found".to_owned())),
     }
 }

@@ -88,6 +88,7 @@ impl Bench {
             cri: Arc::clone(&cri),
             dirs,
             settings: Settings::default(),
+            probe_counts: Default::default(),
         });
         let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"},
             "spec": {"containers": [{"name": "c"}]}});

@@ -195,7 +195,10 @@ impl Worker {
             self.report(plan.intent, now);
             if self.gone && self.observed.finished && self.steps.is_empty() {
                 match sandbox::clean(&self.tools, &self.id).await {
-                    Ok(()) => return,
+                    Ok(()) => {
+                        self.tools.probe_counts.forget(&self.id.uid);
+                        return;
+                    }
                     Err(error) => self.hold(&error, "clean up after the pod"),
                 }
             }
@@ -339,6 +342,7 @@ impl Worker {
         let name =
             self.observed.containers.iter().find(|run| run.id == finding.container_id).map(|run| run.name.clone());
         let Some(member) = name.and_then(|name| PodView::new(&pod).member(&name)) else { return };
+        self.tools.probe_counts.note(&self.id, member.name(), finding.kind, &finding.answer, finding.took);
         let subject = Subject::container(&pod, &member);
         let word = finding.kind.word();
         match &finding.answer {

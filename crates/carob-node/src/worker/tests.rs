@@ -142,6 +142,7 @@ impl Bench {
             cri,
             dirs,
             settings,
+            probe_counts: Default::default(),
         });
         Self { dir, runtime, api, tools, shelf }
     }

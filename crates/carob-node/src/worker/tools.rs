@@ -18,6 +18,7 @@ use crate::files::Files;
 use crate::image::Images;
 use crate::objects::Objects;
 use crate::paths::PodDirs;
+use crate::probe::counts::ProbeCounts;
 use crate::status::NodeFacts;
 use crate::volumes::Volumes;
 
@@ -51,6 +52,7 @@ pub struct Tools {
     pub clock: Arc<dyn Clock>,
     pub dirs: PodDirs,
     pub settings: Settings,
+    pub probe_counts: ProbeCounts,
 }
 
 impl Tools {
