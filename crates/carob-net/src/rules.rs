@@ -111,6 +111,16 @@ impl Ruleset<'_> {
 
     fn rules(&self) -> Vec<(&'static str, Rule)> {
         let mut rules = vec![
+            // A Pod sends from its own addresses only. `rp_filter` says the same for IPv4 alone, and less where the machine's
+            // switch for all interfaces is the loose one.
+            (
+                "guard",
+                vec![
+                    Statement::InputInterface { name: self.names.veth_pattern(), equal: true },
+                    Statement::SourceIsElsewhere,
+                    Statement::Verdict(Verdict::Drop),
+                ],
+            ),
             // Pods' interfaces route 127.0.0.0/8; without this rule a Pod could reach what listens there.
             (
                 "guard",

@@ -221,6 +221,10 @@ pub(super) fn statement(writer: &mut Writer, statement: &Statement) {
             compare(writer, wire::CMP_EQ, &[DIRECTION_REPLY]);
         }
         Statement::SourceIsLocal => is_local(writer, wire::FIB_F_SADDR),
+        Statement::SourceIsElsewhere => {
+            look_up_route(writer, wire::FIB_RESULT_OIF, wire::FIB_F_SADDR | wire::FIB_F_IIF);
+            compare(writer, wire::CMP_EQ, &0u32.to_ne_bytes());
+        }
         Statement::NewConnection => connection_has(writer, wire::CT_STATE, STATE_NEW),
         Statement::RelatedConnection => connection_has(writer, wire::CT_STATE, STATE_RELATED),
         Statement::Marked(bits) => {
@@ -286,12 +290,15 @@ pub(super) fn statement(writer: &mut Writer, statement: &Statement) {
 
 /// The address that the flag names, source or destination, is one of this machine.
 fn is_local(writer: &mut Writer, which: u32) {
-    expression(writer, "fib", |data| {
-        data.u32_be(wire::FIB_DREG, wire::REG32_00)
-            .u32_be(wire::FIB_RESULT, wire::FIB_RESULT_ADDRTYPE)
-            .u32_be(wire::FIB_FLAGS, which);
-    });
+    look_up_route(writer, wire::FIB_RESULT_ADDRTYPE, which);
     compare(writer, wire::CMP_EQ, &ADDRESS_TYPE_LOCAL.to_ne_bytes());
+}
+
+/// Loads what the routes say of an address into the first register.
+fn look_up_route(writer: &mut Writer, result: u32, flags: u32) {
+    expression(writer, "fib", |data| {
+        data.u32_be(wire::FIB_DREG, wire::REG32_00).u32_be(wire::FIB_RESULT, result).u32_be(wire::FIB_FLAGS, flags);
+    });
 }
 
 /// Loads a property of the connection into the first register.

@@ -175,6 +175,8 @@ pub enum Statement {
     DestinationIsLocal,
     /// The source is an address of this machine.
     SourceIsLocal,
+    /// No route leads to the source by the interface that the packet came by (nft(8) `fib saddr . iif oif missing`).
+    SourceIsElsewhere,
     /// The packet is of this layer 4 protocol.
     Protocol(u8),
     /// The destination's port is one of these, the last included.

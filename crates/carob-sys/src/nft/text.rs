@@ -153,6 +153,7 @@ impl fmt::Display for Statement {
                 write!(f, "{} {which} != {address}/{prefix_len}", Family::of(*address).keyword())
             }
             Self::SourceIsLocal => f.write_str("fib saddr type local"),
+            Self::SourceIsElsewhere => f.write_str("fib saddr . iif oif missing"),
             Self::NewConnection => f.write_str("ct state new"),
             Self::RelatedConnection => f.write_str("ct state related"),
             Self::Marked(bits) => write!(f, "meta mark & {bits:#x} != 0"),

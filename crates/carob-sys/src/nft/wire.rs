@@ -89,9 +89,13 @@ pub(super) const DYNSET_UPDATE: u32 = 1;
 pub(super) const FIB_DREG: u16 = 1;
 pub(super) const FIB_RESULT: u16 = 2;
 pub(super) const FIB_FLAGS: u16 = 3;
+/// `NFT_FIB_RESULT_OIF`: the interface that the route leads out by, or zero.
+pub(super) const FIB_RESULT_OIF: u32 = 1;
 pub(super) const FIB_RESULT_ADDRTYPE: u32 = 3;
 pub(super) const FIB_F_SADDR: u32 = 1;
 pub(super) const FIB_F_DADDR: u32 = 2;
+/// Only routes by the interface that the packet came by count.
+pub(super) const FIB_F_IIF: u32 = 8;
 
 pub(super) const NUMGEN_DREG: u16 = 1;
 pub(super) const NUMGEN_MODULUS: u16 = 2;
