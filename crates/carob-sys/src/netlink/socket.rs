@@ -20,8 +20,10 @@ pub enum Protocol {
 
 /// One datagram of a dump is at most 32 KiB (netlink(7); the kernel's `netlink_dump` allocates no more).
 const DATAGRAM_LEN_MAX: usize = 64 << 10;
-/// What one batch may take: room for about 100 000 nftables elements. Beyond it the send fails with `EMSGSIZE`.
-const SEND_BUFFER_LEN_MAX: usize = 16 << 20;
+/// What one batch may take, bytes. 10 000 Services of ten endpoints take some 10 MiB, with session affinity, where each endpoint
+/// has a chain and a set, 100 MiB. The kernel copies a batch into memory that need not be contiguous (`net/netlink/af_netlink.c`,
+/// netlink_alloc_large_skb). Beyond it the send fails with `EMSGSIZE`.
+const BATCH_LEN_MAX: usize = 256 << 20;
 /// Requests in one send. Each is answered at once, and all answers have to fit into the socket's receive buffer, of which an
 /// answer takes about 1 KiB (kernel `net/netlink/af_netlink.c`, ENOBUFS): 208 KiB by default, less where it is set so.
 const REQUESTS_PER_SEND: usize = 64;
@@ -224,7 +226,8 @@ impl Socket {
     fn send(&self, bytes: &[u8], what: &str) -> Result<(), NetlinkError> {
         let send = || -> io::Result<usize> {
             if bytes.len() > DATAGRAM_LEN_MAX {
-                let len = (bytes.len() * 2).min(SEND_BUFFER_LEN_MAX);
+                // The kernel doubles what it is told (socket(7), `SO_SNDBUF`).
+                let len = bytes.len().min(BATCH_LEN_MAX);
                 rustix::net::sockopt::set_socket_send_buffer_size_force(&self.fd, len)?;
             }
             Ok(rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, bytes, SendFlags::empty()))?)
