@@ -1,7 +1,10 @@
 //! EndpointSlices for Endpoints that somebody writes by hand, for Services that select nothing
 //! (`pkg/controller/endpointslicemirroring`).
 
-use carob_client::{Change, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use carob_client::{Change, Grouped, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Subject};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice};
 use kube::ResourceExt;
@@ -9,7 +12,7 @@ use kube::api::ObjectMeta;
 
 use super::address::{IPV4, IPV6, sort_ports};
 use super::plan::{self, Plan};
-use super::slices::{carry_out, is_of, managed_by};
+use super::slices::{carry_out, kept, services_of, slices_of};
 use super::{MANAGED_BY, SERVICE_NAME};
 use crate::context::Context;
 use crate::ownership::Owner;
@@ -30,15 +33,18 @@ pub(crate) struct MirroringController {
     endpoints: Informer<Endpoints>,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
+    slices_of: Arc<Grouped<ObjectKey, EndpointSlice>>,
     written: Versions,
 }
 
 impl MirroringController {
     pub(crate) fn new(context: Context) -> Self {
+        let slices = context.informers.of();
         Self {
             endpoints: context.informers.of(),
             services: context.informers.of(),
-            slices: context.informers.of_selected(managed_by(MANAGER)),
+            slices_of: slices_of(&slices, MANAGER),
+            slices,
             context,
             written: Versions::default(),
         }
@@ -57,8 +63,8 @@ impl MirroringController {
     }
 
     /// The Endpoints behind a mirrored slice.
-    pub(crate) fn endpoints_of_slice(change: Change<'_, EndpointSlice>) -> Option<ObjectKey> {
-        super::slices::service_of(change)
+    pub(crate) fn endpoints_of_slice(change: Change<'_, EndpointSlice>) -> BTreeSet<ObjectKey> {
+        services_of(change, MANAGER)
     }
 }
 
@@ -96,7 +102,7 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
     }
 }
 
-fn mirrored(endpoints: &Endpoints, existing: &[std::sync::Arc<EndpointSlice>]) -> Plan {
+fn mirrored(endpoints: &Endpoints, existing: &[Arc<EndpointSlice>]) -> Plan {
     let mut groups = Vec::new();
     for subset in endpoints.subsets.iter().flatten() {
         let ports = slice_ports(subset.ports.as_ref());
@@ -137,8 +143,7 @@ impl Reconcile for MirroringController {
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
         self.written.settled(&key, &self.slices).await;
-        let own = self.slices.list_in(&key.namespace).into_iter().filter(|slice| is_of(slice, &key.name));
-        let existing: Vec<_> = own.collect();
+        let existing = kept(self.slices_of.get(&key));
         let endpoints = self.endpoints.get_key(&key);
         let service = self.services.get_key(&key);
         let plan = match endpoints.filter(|endpoints| is_mirrored(endpoints, service.as_deref())) {

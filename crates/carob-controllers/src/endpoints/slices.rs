@@ -1,9 +1,10 @@
 //! The EndpointSlices of Services that select Pods (`pkg/controller/endpointslice`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use carob_client::{
-    Change, During, EventKind, EventRecorder, Informer, ObjectKey, Reconcile, ReconcileError, Requeue, Selection,
+    Change, During, EventKind, EventRecorder, Grouped, Informer, ObjectKey, Reconcile, ReconcileError, Requeue,
     Subject, reference,
 };
 use carob_kit::chain;
@@ -29,22 +30,29 @@ pub(crate) struct SliceController {
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
+    slices_of: Arc<Grouped<ObjectKey, EndpointSlice>>,
     recorder: EventRecorder,
     written: Versions,
 }
 
-/// Slices of one keeper.
-pub(super) fn managed_by(manager: &str) -> Selection {
-    Selection { labels: Some(format!("{MANAGED_BY}={manager}")), ..Selection::default() }
+/// Slices of one manager, by their Service. The informer is the one that every part reads: a selection of its own would hold
+/// most slices once more.
+pub(super) fn slices_of(
+    slices: &Informer<EndpointSlice>,
+    manager: &'static str,
+) -> Arc<Grouped<ObjectKey, EndpointSlice>> {
+    Grouped::new(slices, move |slice| service_of(slice, manager).into_iter().collect())
 }
 
 impl SliceController {
     pub(crate) fn new(context: Context) -> Self {
+        let slices = context.informers.of();
         Self {
             services: context.informers.of(),
             pods: context.informers.of(),
             nodes: context.informers.of(),
-            slices: context.informers.of_selected(managed_by(MANAGER)),
+            slices_of: slices_of(&slices, MANAGER),
+            slices,
             recorder: context.recorder("endpoint-slice-controller"),
             context,
             written: Versions::default(),
@@ -85,23 +93,27 @@ impl SliceController {
         for family in &families {
             plan::add_placeholder(&mut groups, family);
         }
-        let existing: Vec<_> =
-            self.slices.list_in(&key.namespace).into_iter().filter(|slice| is_of(slice, &key.name)).collect();
+        let existing = kept(self.slices_of.get(&key));
         Some(plan::plan(&existing, groups, &meta(service)))
     }
 }
 
-/// Whether a slice is of that Service and not on its way out.
-pub(super) fn is_of(slice: &EndpointSlice, service: &str) -> bool {
-    let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
-    label.is_some_and(|label| label == service) && slice.metadata.deletion_timestamp.is_none()
+/// Those that are not on their way out.
+pub(super) fn kept(mut slices: Vec<Arc<EndpointSlice>>) -> Vec<Arc<EndpointSlice>> {
+    slices.retain(|slice| slice.metadata.deletion_timestamp.is_none());
+    slices
 }
 
-/// The Service that a slice is of, in a change that somebody else made to it.
-pub(super) fn service_of(change: Change<'_, EndpointSlice>) -> Option<ObjectKey> {
-    let slice = change.latest();
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+/// The Service that a slice of that manager is of.
+fn service_of(slice: &EndpointSlice, manager: &str) -> Option<ObjectKey> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let name = labels.get(SERVICE_NAME).filter(|_| labels.get(MANAGED_BY).is_some_and(|by| by == manager))?;
     Some(ObjectKey::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
+}
+
+/// The Services that a slice of that manager is or was of, in a change that somebody else made to it.
+pub(super) fn services_of(change: Change<'_, EndpointSlice>, manager: &str) -> BTreeSet<ObjectKey> {
+    change.versions().filter_map(|slice| service_of(slice, manager)).collect()
 }
 
 fn meta(service: &Service) -> ObjectMeta {
@@ -180,8 +192,7 @@ impl Reconcile for SliceController {
 }
 
 /// The Services whose slices somebody else changed or deleted.
-pub(crate) fn services_of_slice(services: &Informer<Service>, change: Change<'_, EndpointSlice>) -> Option<ObjectKey> {
-    let key = service_of(change)?;
-    let service: Arc<Service> = services.get_key(&key)?;
-    super::selector(&service).is_some().then_some(key)
+pub(crate) fn services_of_slice(services: &Informer<Service>, change: Change<'_, EndpointSlice>) -> Vec<ObjectKey> {
+    let selects = |key: &ObjectKey| services.get_key(key).is_some_and(|service| super::selector(&service).is_some());
+    services_of(change, MANAGER).into_iter().filter(selects).collect()
 }
