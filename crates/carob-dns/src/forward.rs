@@ -1,11 +1,11 @@
-//! Names that are none of the cluster's: the machine's own resolvers, with a cache.
+//! Names that are none of the cluster's: the machine's own resolvers, or those that users name, with a cache.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 
-use hickory_resolver::config::ResolveHosts;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::message::Answer;
+use crate::overrides::Overrides;
 
 /// Questions that wait for other resolvers at a time; further ones are refused, and asked again by their clients.
 const ASKED_MAX: usize = 512;
@@ -37,6 +38,16 @@ pub(crate) struct Forwarder {
     own: Vec<IpAddr>,
     places: Arc<Semaphore>,
     known: Mutex<Known>,
+    chosen: RwLock<Arc<Chosen>>,
+}
+
+/// What users have said.
+#[derive(Default)]
+struct Chosen {
+    overrides: Overrides,
+    /// In the order of the overrides' domains: the longest that a name is in comes first.
+    stubs: Vec<(Name, Arc<TokioResolver>)>,
+    upstream: Option<Arc<TokioResolver>>,
 }
 
 #[derive(Default)]
@@ -54,7 +65,7 @@ struct Version {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ResolversError {
+pub(crate) enum ResolversError {
     #[error("read the list of resolvers")]
     Read(#[source] std::io::Error),
     #[error("parse the list of resolvers")]
@@ -67,7 +78,40 @@ enum ResolversError {
 
 impl Forwarder {
     pub(crate) fn new(resolv_conf: PathBuf, own: Vec<IpAddr>) -> Self {
-        Self { resolv_conf, own, places: Arc::new(Semaphore::new(ASKED_MAX)), known: Mutex::default() }
+        let places = Arc::new(Semaphore::new(ASKED_MAX));
+        Self { resolv_conf, own, places, known: Mutex::default(), chosen: RwLock::default() }
+    }
+
+    fn chosen(&self) -> Arc<Chosen> {
+        Arc::clone(&self.chosen.read().expect("no holder of the resolvers panics"))
+    }
+
+    /// Takes what users say. The error is of a resolver that cannot be made; what held before then goes on.
+    pub(crate) fn set_overrides(&self, overrides: Overrides) -> Result<(), ResolversError> {
+        let make = |servers: &[SocketAddr]| self.resolver_of(servers).map(Arc::new);
+        let stubs = overrides.stubs.iter().map(|stub| Ok((stub.domain.clone(), make(&stub.servers)?)));
+        let stubs = stubs.collect::<Result<_, ResolversError>>()?;
+        let upstream = if overrides.upstreams.is_empty() { None } else { Some(make(&overrides.upstreams)?) };
+        let chosen = Arc::new(Chosen { overrides, stubs, upstream });
+        *self.chosen.write().expect("no holder of the resolvers panics") = chosen;
+        Ok(())
+    }
+
+    fn resolver_of(&self, servers: &[SocketAddr]) -> Result<TokioResolver, ResolversError> {
+        let server = |address: &SocketAddr| {
+            let mut server = NameServerConfig::udp_and_tcp(address.ip());
+            for connection in &mut server.connections {
+                connection.port = address.port();
+            }
+            server
+        };
+        let others = servers.iter().filter(|address| !self.own.contains(&address.ip()));
+        build(ResolverConfig::from_parts(None, Vec::new(), others.map(server).collect()), ResolverOpts::default())
+    }
+
+    /// What users say of the name itself.
+    pub(crate) fn host(&self, name: &Name, kind: RecordType) -> Option<Vec<Record>> {
+        self.chosen().overrides.host(name, kind)
     }
 
     /// A place among the questions that wait; none is left in a flood.
@@ -78,9 +122,9 @@ impl Forwarder {
     /// The answer of the first resolver that has one; SERVFAIL where none has.
     pub(crate) async fn ask(&self, name: &Name, kind: RecordType) -> Answer {
         let failed = Answer { code: ResponseCode::ServFail, ..Answer::default() };
-        let Some(resolver) = self.resolver().await else { return failed };
         let mut name = name.clone();
         name.set_fqdn(true);
+        let Some(resolver) = self.resolver_for(&name).await else { return failed };
         match resolver.lookup(name, kind).await {
             Ok(found) => Answer { answers: found.answers().to_vec(), ..Answer::default() },
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
@@ -95,6 +139,15 @@ impl Forwarder {
                 tracing::debug!(%error, "no resolver answered");
                 failed
             }
+        }
+    }
+
+    async fn resolver_for(&self, name: &Name) -> Option<Arc<TokioResolver>> {
+        let chosen = self.chosen();
+        let stub = chosen.stubs.iter().find(|(domain, _)| domain.zone_of(name));
+        match stub.map(|(_, resolver)| resolver).or(chosen.upstream.as_ref()) {
+            Some(resolver) => Some(Arc::clone(resolver)),
+            None => self.resolver().await,
         }
     }
 
@@ -130,7 +183,7 @@ impl Forwarder {
         };
         let read = tokio::task::spawn_blocking(read).await.map_err(ResolversError::Look)?;
         let Some((version, text)) = read.map_err(ResolversError::Read)? else { return Ok(None) };
-        let (mut config, mut options) = parse_resolv_conf(&text).map_err(ResolversError::Parse)?;
+        let (mut config, options) = parse_resolv_conf(&text).map_err(ResolversError::Parse)?;
         let listed = config.name_servers.len();
         config.name_servers.retain(|server| !self.own.contains(&server.ip));
         if config.name_servers.len() < listed {
@@ -141,16 +194,21 @@ impl Forwarder {
             return Ok(Some((version, None)));
         }
         (config.domain, config.search) = (None, Vec::new());
-        options.ndots = 0;
-        options.timeout = ANSWER_WITHIN;
-        options.attempts = ATTEMPTS;
-        options.cache_size = CACHE_ENTRIES_MAX;
-        options.positive_max_ttl = Some(KEPT_MAX);
-        options.negative_max_ttl = Some(KEPT_MAX);
-        options.use_hosts_file = ResolveHosts::Never;
-        options.preserve_intermediates = true;
-        let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options;
-        builder.build().map(|resolver| Some((version, Some(resolver)))).map_err(ResolversError::Make)
+        Ok(Some((version, Some(build(config, options)?))))
     }
+}
+
+/// A resolver that takes names as they are, and keeps answers for a while.
+fn build(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, ResolversError> {
+    options.ndots = 0;
+    options.timeout = ANSWER_WITHIN;
+    options.attempts = ATTEMPTS;
+    options.cache_size = CACHE_ENTRIES_MAX;
+    options.positive_max_ttl = Some(KEPT_MAX);
+    options.negative_max_ttl = Some(KEPT_MAX);
+    options.use_hosts_file = ResolveHosts::Never;
+    options.preserve_intermediates = true;
+    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = options;
+    builder.build().map_err(ResolversError::Make)
 }

@@ -2,7 +2,7 @@
 //!
 //! Start at [`Dns::bind`]. `zone` decides purely what a name of the cluster holds, from the informers' stores, which are
 //! read for each question: an answer is never older than the last event. `message` reads and writes messages, `forward`
-//! asks other resolvers, `server` has the sockets. `publish` writes the EndpointSlices by which Pods reach this server
+//! asks other resolvers, by what `overrides` reads, `server` has the sockets. `publish` writes the EndpointSlices by which Pods reach this server
 //! under the cluster's DNS address. This crate writes nothing else.
 //!
 //! Tasks it spawns: two per UDP socket, one per TCP socket and connection, one per question that is forwarded, each kind
@@ -11,6 +11,7 @@
 mod cluster;
 mod forward;
 mod message;
+mod overrides;
 mod publish;
 mod server;
 mod sources;

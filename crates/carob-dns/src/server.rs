@@ -1,15 +1,17 @@
 //! The sockets, and the way of a question from them to its answer.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carob_client::Informers;
+use carob_client::{Informers, Selection};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, Record};
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::ConfigMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -20,6 +22,7 @@ use tracing::{debug, warn};
 use crate::cluster::Cluster;
 use crate::forward::Forwarder;
 use crate::message::{self, Answer, QUERY_BYTES_MAX, Question, Read, Transport};
+use crate::overrides::Overrides;
 use crate::publish;
 use crate::sources::Sources;
 use crate::zone::{Lookup, Objects, Zone};
@@ -129,6 +132,8 @@ impl Dns {
             () = parts.shutdown.cancelled() => return,
             () = server.objects.synced() => {}
         }
+        let (told, settings) = (Arc::clone(&server), parts.informers.of_selected::<ConfigMap>(overrides_selection()));
+        settings.on_change(move |change| told.take_overrides(change.new.and_then(|map| map.data.as_ref())));
         for Sockets { udp, tcp, .. } in sockets {
             let udp = Arc::new(udp);
             for _ in 0..UDP_TASKS {
@@ -166,6 +171,15 @@ struct Server<O> {
     sources: Sources,
 }
 
+/// The ConfigMap of what users say of names outside of the cluster.
+fn overrides_selection() -> Selection {
+    Selection {
+        namespace: Some("kube-system".to_owned()),
+        fields: Some("metadata.name=kube-dns".to_owned()),
+        labels: None,
+    }
+}
+
 /// How far a question got without asking anyone.
 enum Local {
     Done(Answer),
@@ -177,6 +191,17 @@ enum Local {
 }
 
 impl<O: Objects + Send + Sync + 'static> Server<O> {
+    /// Takes the data of the ConfigMap as it is now; without one, nothing is said.
+    fn take_overrides(&self, data: Option<&BTreeMap<String, String>>) {
+        let (overrides, problems) = data.map(Overrides::read).unwrap_or_default();
+        for problem in problems {
+            warn!(problem, "a setting of ConfigMap kube-system/kube-dns is not used");
+        }
+        if let Err(error) = self.forwarder.set_overrides(overrides) {
+            warn!(error = %carob_kit::chain(&error), "ConfigMap kube-system/kube-dns is not used");
+        }
+    }
+
     /// Cancel safe: a datagram is taken only when it is answered or handed over.
     async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>) {
         // One byte more tells a longer message from one that just fits.
@@ -290,7 +315,13 @@ impl<O: Objects + Send + Sync + 'static> Server<O> {
         let mut answer = Answer { authoritative: true, ..Answer::default() };
         for _ in 0..ALIASES_MAX {
             match self.zone.lookup(&self.objects, &name, kind) {
-                Lookup::Elsewhere => return Local::Ask { aliases: answer.answers, name },
+                Lookup::Elsewhere => match self.forwarder.host(&name, kind) {
+                    Some(found) => {
+                        answer.answers.extend(found);
+                        return Local::Done(answer);
+                    }
+                    None => return Local::Ask { aliases: answer.answers, name },
+                },
                 Lookup::Missing => {
                     answer.code = ResponseCode::NXDomain;
                     answer.authorities.push(self.zone.soa());

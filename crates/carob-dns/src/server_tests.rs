@@ -161,6 +161,28 @@ fn other_names_are_asked_of_the_resolvers_that_the_file_names_now() {
     });
 }
 
+#[test]
+fn users_name_resolvers_for_domains_and_hosts() {
+    in_own_namespace(async {
+        let (one, two) = ("127.0.0.3".parse().unwrap(), "127.0.0.4".parse().unwrap());
+        let (_one, _two) = (upstream(one, [192, 0, 2, 1]).await, upstream(two, [192, 0, 2, 2]).await);
+        let lab = Lab::new("nameserver 127.0.0.3\n").await;
+        let data = |lines: &[(&str, &str)]| -> BTreeMap<String, String> {
+            lines.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let stubs = data(&[("stubDomains", r#"{"corp": ["127.0.0.4"]}"#), ("hosts", "192.0.2.9 printer.corp")]);
+        lab.server.take_overrides(Some(&stubs));
+        assert_eq!(shown(&lab.ask("a.corp.", RecordType::A).await), ["a.corp. 192.0.2.2"]);
+        assert_eq!(shown(&lab.ask("printer.corp.", RecordType::A).await), ["printer.corp. 192.0.2.9"]);
+        assert_eq!(shown(&lab.ask("example.com.", RecordType::A).await), ["example.com. 192.0.2.1"]);
+        lab.server.take_overrides(Some(&data(&[("upstreamNameservers", r#"["127.0.0.4"]"#)])));
+        assert_eq!(shown(&lab.ask("example.org.", RecordType::A).await), ["example.org. 192.0.2.2"]);
+        lab.server.take_overrides(None);
+        assert_eq!(shown(&lab.ask("example.net.", RecordType::A).await), ["example.net. 192.0.2.1"]);
+        assert_eq!(shown(&lab.ask("printer.corp.", RecordType::A).await), ["printer.corp. 192.0.2.1"]);
+    });
+}
+
 #[tokio::test]
 async fn a_flood_of_other_names_is_refused_and_names_of_the_cluster_are_not() {
     let mut lab = Lab::new("nameserver 192.0.2.53\n").await;
