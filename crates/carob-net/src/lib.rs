@@ -18,7 +18,7 @@ mod rules;
 
 pub use error::NetError;
 pub use ipam::IpamError;
-pub use names::pod_interfaces;
+pub use names::{pod_interfaces, tunnel_interface};
 pub use network::{NetConfig, PodNetwork, SweepReport, first_free_cidr};
 pub use record::RecordError;
 pub use request::{AttachRequest, Attachment, HostPort, Protocol};

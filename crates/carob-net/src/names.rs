@@ -8,11 +8,18 @@ pub fn pod_interfaces(instance: &str) -> [String; 2] {
     [format!("{VETH_PREFIX}*"), Names::of(instance).veth_pattern()]
 }
 
+/// What the device between nodes is called that do not share a link.
+pub fn tunnel_interface(instance: &str) -> String {
+    Names::of(instance).tunnel
+}
+
 /// What one instance calls its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Names {
     /// The interface that holds the gateways' addresses, and the nftables table.
     pub(crate) anchor: String,
+    /// The device by which Pods of nodes on other links are reached.
+    pub(crate) tunnel: String,
     /// What every veth of the instance begins with.
     veth_prefix: String,
 }
@@ -20,7 +27,11 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn of(instance: &str) -> Self {
         let hash = fnv1a(instance.as_bytes());
-        Self { anchor: format!("carob{:08x}", hash >> 32), veth_prefix: format!("{VETH_PREFIX}{:04x}", hash >> 48) }
+        Self {
+            anchor: format!("carob{:08x}", hash >> 32),
+            tunnel: format!("cv{:08x}", hash >> 32),
+            veth_prefix: format!("{VETH_PREFIX}{:04x}", hash >> 48),
+        }
     }
 
     /// The veth of a sandbox: 15 characters, the most that an interface name can have (`IFNAMSIZ`). Two sandboxes of

@@ -43,7 +43,8 @@ impl Observed {
     }
 
     fn is_ours(&self, index: u32, names: &Names) -> bool {
-        self.link(index).is_some_and(|link| link.name == names.anchor || names.is_veth(&link.name))
+        self.link(index)
+            .is_some_and(|link| link.name == names.anchor || link.name == names.tunnel || names.is_veth(&link.name))
     }
 
     /// The smallest MTU of the interfaces that default routes use: a Pod's packets must fit through.
@@ -209,6 +210,7 @@ mod tests {
             prefix_len,
             interface: Some(interface),
             has_gateway: prefix_len == 0,
+            protocol: 4,
         }
     }
 

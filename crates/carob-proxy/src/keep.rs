@@ -21,6 +21,8 @@ pub enum ProxyError {
     Look(#[source] NetlinkError),
     #[error("forget tracked connections")]
     Forget(#[source] NetlinkError),
+    #[error("change the routes to other nodes' Pods")]
+    Routes(#[source] NetlinkError),
     /// The blocking thread panicked: a bug.
     #[error("the proxy's worker failed")]
     Worker(#[source] tokio::task::JoinError),

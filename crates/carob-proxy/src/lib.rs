@@ -1,7 +1,8 @@
 //! Services and network policies: makes this machine's kernel lead packets for a Service to one of its endpoints, and
 //! drop those that no policy allows.
 //!
-//! Start at [`run`], which watches Services and EndpointSlices and keeps one nftables table, and at [`policy`]. What the table should hold
+//! Start at [`run`], which watches Services and EndpointSlices and keeps one nftables table, at [`policy`], and at [`nodes`],
+//! which leads packets to other nodes' Pods. What the table should hold
 //! is decided purely: `model` reads an object, `service` makes chains and elements of it, `state` finds the difference to
 //! what is there. `keep` writes the difference in one transaction. This crate never chooses a Service's address and
 //! never writes an object but events.
@@ -18,6 +19,7 @@ mod lab;
 #[cfg(test)]
 mod lab_tests;
 mod model;
+pub mod nodes;
 pub mod policy;
 mod run;
 mod service;

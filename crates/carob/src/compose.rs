@@ -158,7 +158,7 @@ pub(crate) fn of_machine(common: &Common, dns_client: &kube::Client) -> Vec<Part
         list.push(parts::dns(common, dns_client.clone()));
     }
     if settings.proxy {
-        list.extend([parts::proxy(common), parts::policies(common)]);
+        list.extend([parts::proxy(common), parts::policies(common), parts::node_routes(common)]);
     }
     if settings.node {
         list.push(parts::image_collection(common));

@@ -14,10 +14,12 @@ use carob_ingress::{Ingress, IngressConfig, IngressParts};
 use carob_kit::{Clock, Health, Part, PartContext, PartError};
 use carob_net::{NetConfig, PodNetwork};
 use carob_node::{Access, ClusterDns, KubeletApi, Node, NodeConfig, NodeIdentity, NodeParts};
+use carob_proxy::nodes::{NodesConfig, NodesParts};
 use carob_proxy::policy::{PolicyConfig, PolicyParts};
 use carob_proxy::{PodInterfaces, ProxyConfig, ProxyParts, TableConfig};
 use carob_runtime::{Runtime, RuntimeConfig};
 use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -39,6 +41,7 @@ const NODE: &str = "node";
 const DNS: &str = "dns";
 const INGRESS: &str = "ingress";
 const PROXY: &str = "proxy";
+const NODE_ROUTES: &str = "node-routes";
 const POLICIES: &str = "network-policies";
 const IMAGE_COLLECTION: &str = "image-collection";
 const ADMIN: &str = "admin-socket";
@@ -513,19 +516,42 @@ pub(crate) fn policies(common: &Common) -> Part {
     .needs(&[API, INFORMERS])
 }
 
+/// Routes to other nodes' Pods.
+pub(crate) fn node_routes(common: &Common) -> Part {
+    let common = common.clone();
+    Part::new(NODE_ROUTES, move |context| {
+        let settings = &common.settings;
+        let config = NodesConfig {
+            node_name: settings.node_name.clone(),
+            node_addresses: settings.node_ips.clone(),
+            cluster_cidrs: settings.cluster_cidrs.clone(),
+            tunnel: carob_net::tunnel_interface(&settings.instance),
+        };
+        let parts = NodesParts { informers: Arc::clone(&common.informers), shutdown: context.shutdown() };
+        async move {
+            context.ready();
+            carob_proxy::nodes::run(config, parts).await;
+            Ok(())
+        }
+    })
+    .needs(&[API, INFORMERS])
+}
+
 /// Where no Pod runs on, takes back what Pods need of the machine.
 pub(crate) async fn leave(runtime: &Runtime, settings: &Settings) -> Result<()> {
     let has_left = runtime.leave().await?;
     if has_left && settings.proxy {
-        remove_tables(&settings.instance).await?;
+        remove_rules(&settings.instance, &settings.cluster_cidrs).await?;
     }
     Ok(())
 }
 
-/// Removes the tables of Services and of policies that an instance has in the kernel.
-pub(crate) async fn remove_tables(instance: &str) -> Result<()> {
+/// Removes the tables of Services and of policies that an instance has in the kernel, and its ways to other nodes' Pods: routes
+/// within the cluster's ranges, and the tunnel with those through it.
+pub(crate) async fn remove_rules(instance: &str, cluster_cidrs: &[IpNet]) -> Result<()> {
     carob_proxy::remove(&services_table(instance)).await?;
-    Ok(carob_proxy::remove(&policies_table(instance)).await?)
+    carob_proxy::remove(&policies_table(instance)).await?;
+    Ok(carob_proxy::nodes::remove(&carob_net::tunnel_interface(instance), cluster_cidrs).await?)
 }
 
 fn services_table(instance: &str) -> String {

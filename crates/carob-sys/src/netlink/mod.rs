@@ -2,8 +2,8 @@
 //! the time that call returns.
 //!
 //! rtnetlink and nfnetlink handle a request inside sendmsg(2), so nothing here ever waits and no task has to read the
-//! socket. [`route`] makes the requests for links, addresses and routes, [`crate::nft`] those for nftables,
-//! [`conntrack`] those for connections.
+//! socket. [`route`] makes the requests for links, addresses and routes, [`tunnel`] those for VXLAN, [`crate::nft`] those for
+//! nftables, [`conntrack`] those for connections.
 
 pub mod conntrack;
 mod decode;
@@ -11,6 +11,7 @@ mod encode;
 mod netns;
 pub mod route;
 mod socket;
+pub mod tunnel;
 
 pub use decode::{Attribute, Attributes, Reply};
 pub use encode::Request;

@@ -16,7 +16,7 @@ const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 
 /// `struct ifinfomsg` (rtnetlink(7)).
-fn link_header(index: u32, flags: u32, change: u32) -> Writer {
+pub(super) fn link_header(index: u32, flags: u32, change: u32) -> Writer {
     let mut writer = Writer::default();
     let mut header = vec![0; 4];
     header.extend_from_slice(&index.to_ne_bytes());
@@ -157,6 +157,11 @@ pub enum NextHop {
         interface: u32,
         address: IpAddr,
     },
+    /// As [`NextHop::Gateway`], also where no address of the interface is in one network with it.
+    OnLink {
+        interface: u32,
+        address: IpAddr,
+    },
     /// Senders are told that the destination is unreachable.
     Unreachable,
 }
@@ -174,33 +179,58 @@ pub struct NewRoute {
 
 /// Adds a route; one that is there is replaced.
 pub fn replace_route(route: &NewRoute) -> Request {
+    replace_route_as(route, libc::RTPROT_STATIC)
+}
+
+/// As [`replace_route`], under the number of a routing protocol, by which the route is found again.
+pub fn replace_route_as(route: &NewRoute, protocol: u8) -> Request {
     let flags = flag(libc::NLM_F_CREATE) | flag(libc::NLM_F_REPLACE);
-    route_request(route, libc::RTM_NEWROUTE, flags, "add")
+    route_request(route, protocol, libc::RTM_NEWROUTE, flags, "add")
 }
 
 /// Removes a route; one that is not there is fine.
 pub fn delete_route(route: &NewRoute) -> Request {
-    route_request(route, libc::RTM_DELROUTE, 0, "delete").tolerate(&[libc::ESRCH])
+    route_request(route, libc::RTPROT_STATIC, libc::RTM_DELROUTE, 0, "delete").tolerate(&[libc::ESRCH])
 }
 
-fn route_request(route: &NewRoute, kind: u16, flags: u16, verb: &str) -> Request {
-    let (scope, route_kind) = match route.hop {
-        NextHop::Link { .. } => (SCOPE_LINK, libc::RTN_UNICAST),
-        NextHop::Gateway { .. } => (SCOPE_UNIVERSE, libc::RTN_UNICAST),
-        NextHop::Unreachable => (SCOPE_UNIVERSE, libc::RTN_UNREACHABLE),
-    };
+/// Removes the route to this destination that is of this protocol, wherever it leads; one that is not there is fine.
+pub fn delete_route_of(destination: IpAddr, prefix_len: u8, protocol: u8) -> Request {
+    /// `RT_SCOPE_NOWHERE`: any.
+    const ANY_SCOPE: u8 = 255;
     let mut writer = Writer::default();
-    let mut header = vec![
-        family(route.destination),
-        route.prefix_len,
+    let any_kind = libc::RTN_UNSPEC;
+    writer.raw(&[
+        family(destination),
+        prefix_len,
         0,
         0,
         libc::RT_TABLE_MAIN,
-        libc::RTPROT_STATIC,
-        scope,
-        route_kind,
-    ];
-    header.extend_from_slice(&[0; 4]);
+        protocol,
+        ANY_SCOPE,
+        any_kind,
+        0,
+        0,
+        0,
+        0,
+    ]);
+    writer.bytes(libc::RTA_DST, &octets(destination));
+    let what = format!("delete the route to {destination}/{prefix_len}");
+    Request::new(what, libc::RTM_DELROUTE, 0, writer).tolerate(&[libc::ESRCH])
+}
+
+fn route_request(route: &NewRoute, protocol: u8, kind: u16, flags: u16, verb: &str) -> Request {
+    /// `RTNH_F_ONLINK` (linux/rtnetlink.h).
+    const ON_LINK: u32 = 4;
+    let (scope, route_kind) = match route.hop {
+        NextHop::Link { .. } => (SCOPE_LINK, libc::RTN_UNICAST),
+        NextHop::Gateway { .. } | NextHop::OnLink { .. } => (SCOPE_UNIVERSE, libc::RTN_UNICAST),
+        NextHop::Unreachable => (SCOPE_UNIVERSE, libc::RTN_UNREACHABLE),
+    };
+    let mut writer = Writer::default();
+    let mut header =
+        vec![family(route.destination), route.prefix_len, 0, 0, libc::RT_TABLE_MAIN, protocol, scope, route_kind];
+    let is_on_link = matches!(route.hop, NextHop::OnLink { .. });
+    header.extend_from_slice(&if is_on_link { ON_LINK } else { 0 }.to_ne_bytes());
     writer.raw(&header);
     if route.prefix_len > 0 {
         writer.bytes(libc::RTA_DST, &octets(route.destination));
@@ -209,7 +239,7 @@ fn route_request(route: &NewRoute, kind: u16, flags: u16, verb: &str) -> Request
         NextHop::Link { interface } => {
             writer.u32(libc::RTA_OIF, interface);
         }
-        NextHop::Gateway { interface, address } => {
+        NextHop::Gateway { interface, address } | NextHop::OnLink { interface, address } => {
             writer.bytes(libc::RTA_GATEWAY, &octets(address)).u32(libc::RTA_OIF, interface);
         }
         NextHop::Unreachable => {}
@@ -220,7 +250,7 @@ fn route_request(route: &NewRoute, kind: u16, flags: u16, verb: &str) -> Request
     Request::new(format!("{verb} route to {}/{}", route.destination, route.prefix_len), kind, flags, writer)
 }
 
-fn family(address: IpAddr) -> u8 {
+pub(super) fn family(address: IpAddr) -> u8 {
     let family = match address {
         IpAddr::V4(_) => libc::AF_INET,
         IpAddr::V6(_) => libc::AF_INET6,
@@ -228,7 +258,7 @@ fn family(address: IpAddr) -> u8 {
     u8::try_from(family).expect("AF_INET is 2 and AF_INET6 is 10")
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -263,6 +293,8 @@ pub struct Route {
     pub interface: Option<u32>,
     /// Another machine passes the packets on.
     pub has_gateway: bool,
+    /// The number of the routing protocol that it is of (linux/rtnetlink.h, `RTPROT_*`).
+    pub protocol: u8,
 }
 
 /// All interfaces.
@@ -341,7 +373,7 @@ fn decode_address(reply: &Reply<'_>) -> Option<LinkAddress> {
 
 fn decode_route(reply: &Reply<'_>) -> Option<Route> {
     let header = reply.body.get(..12)?;
-    let (family, prefix_len, table, kind) = (header[0], header[1], header[4], header[7]);
+    let (family, prefix_len, table, protocol, kind) = (header[0], header[1], header[4], header[5], header[7]);
     if table != libc::RT_TABLE_MAIN || kind != libc::RTN_UNICAST {
         return None;
     }
@@ -353,7 +385,7 @@ fn decode_route(reply: &Reply<'_>) -> Option<Route> {
     };
     let has_gateway = attributes.clone().first(libc::RTA_GATEWAY).is_some();
     let interface = attributes.first(libc::RTA_OIF).and_then(|attribute| attribute.u32());
-    Some(Route { destination, prefix_len, interface, has_gateway })
+    Some(Route { destination, prefix_len, interface, has_gateway, protocol })
 }
 
 fn address(octets: &[u8]) -> Option<IpAddr> {
@@ -453,9 +485,18 @@ mod tests {
                 [("0.0.0.0", 0, true), ("10.9.0.7", 32, true), ("fd00:7::", 64, true), ("10.3.0.0", 16, false)]
             {
                 let has_gateway = prefix_len == 0;
-                let route = Route { destination: ip(text), prefix_len, interface: Some(interface), has_gateway };
+                let (destination, interface, protocol) = (ip(text), Some(interface), libc::RTPROT_STATIC);
+                let route = Route { destination, prefix_len, interface, has_gateway, protocol };
                 assert_eq!(listed.contains(&route), there, "{text}/{prefix_len}");
             }
+            let of_protocol = NewRoute { destination: ip("10.8.0.0"), ..added[0] };
+            let of_protocol = NewRoute { prefix_len: 16, ..of_protocol };
+            socket.execute(&[replace_route_as(&of_protocol, 202)]).unwrap();
+            let has_it = |socket: &mut Socket| routes(socket).unwrap().iter().any(|route| route.protocol == 202);
+            socket.execute(&[delete_route_of(ip("10.8.0.0"), 16, 203)]).unwrap();
+            assert!(has_it(&mut socket), "a route of another protocol stays");
+            socket.execute(&[delete_route_of(ip("10.8.0.0"), 16, 202)]).unwrap();
+            assert!(!has_it(&mut socket));
             let mut requests: Vec<_> = added.iter().chain(&added).map(delete_route).collect();
             requests.push(delete_address(interface, ip("10.2.0.2"), 24));
             requests.push(delete_address(interface, ip("10.2.0.2"), 24));

@@ -51,7 +51,7 @@ async fn remove_pods(settings: &Settings) -> Result<usize> {
         runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id }).await.with_context(subject)?;
     }
     ensure!(runtime.leave().await?, "a Pod is still there");
-    parts::remove_tables(&settings.instance).await?;
+    parts::remove_rules(&settings.instance, &settings.cluster_cidrs).await?;
     Ok(sandboxes.len())
 }
 

@@ -142,7 +142,7 @@ impl Private {
         };
         fs_err::create_dir_all(&self.run_dir)?;
         let network = PodNetwork::open(network).await.context("open the run's network")?;
-        parts::remove_tables(&self.instance).await.context("remove the run's rules")?;
+        parts::remove_rules(&self.instance, &[]).await.context("remove the run's rules")?;
         network.sweep(&std::collections::BTreeSet::new()).await.context("remove the run's interfaces")?;
         network.remove().await.context("remove the run's network")
     }
