@@ -30,7 +30,7 @@ const fn times(what: &'static str, at: &'static str, upstream: f64, factor: f64)
     Goal { what, unit: "1/s", at, upstream: Some(upstream), goal: upstream * factor, better: Better::More }
 }
 
-const GOALS: [Goal; 23] = [
+const GOALS: [Goal; 28] = [
     less("empty data directory to ready, p50", "ms", "/empty_directory_to_ready/p50_ms", Some(10_000.0), 500.0),
     less("memory (PSS) idle, all parts, no Pods", "MiB", "/idle/pss_mib", Some(642.0), 32.0),
     less("idle CPU, one node, no Pods", "% of a core", "/idle/cpu_percent", Some(7.5), 0.3),
@@ -77,6 +77,24 @@ const GOALS: [Goal; 23] = [
     ),
     times("create to bound, 1 000 nodes, whole system", "/bound/create_to_bound/per_s", 246.0, 8.0),
     times("the same, with virtual nodes that run the Pods", "/virtual/create_to_bound/per_s", 246.0, 8.0),
+    less(
+        "10 000 Services of 10 endpoints, change to packet, p99",
+        "ms",
+        "/services/change_to_packet/p99_ms",
+        None,
+        20.0,
+    ),
+    less("the same, first sync of the rules", "ms", "/services/first_sync/write_ms", None, 2000.0),
+    less("connection by ClusterIP, over the endpoint's address", "ratio", "/services/connection/ratio", None, 1.03),
+    Goal {
+        what: "answers for a name of the cluster, a core",
+        unit: "1/s",
+        at: "/names/answers/per_s_of_a_core",
+        upstream: None,
+        goal: 50_000.0,
+        better: Better::More,
+    },
+    less("the same, time to the answer, p99", "ms", "/names/latency/p99_ms", None, 1.0),
     less("release binary", "MB", "/binary_mb", Some(500.0), 40.0),
 ];
 

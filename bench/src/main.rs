@@ -31,12 +31,13 @@ struct Group {
 }
 
 /// In the order in which they are measured.
-const GROUPS: [Group; 3] = [
+const GROUPS: [Group; 4] = [
     Group {
         flags: &[],
         cases: &["idle", "start", "burst", "configmaps", "pods", "reads", "watchers", "shared-watchers"],
     },
     Group { flags: &["--disable-agent"], cases: &["bound"] },
+    Group { flags: &[], cases: &["names", "services"] },
     Group { flags: &["--disable-agent", "--virtual-nodes=1000"], cases: &["virtual"] },
 ];
 
@@ -93,7 +94,7 @@ fn ready() -> Result<Value> {
 }
 
 fn measure_group(flags: &[&str], cases: &[&str], measured: &mut Value) -> Result<()> {
-    let cluster = Cluster::start_with(flags)?;
+    let mut cluster = Cluster::start_with(flags)?;
     let pid = cluster.server_pid()?;
     measured["fsync_p50_ms"] = json!(fsync_p50_ms(cluster.host.dir())?);
     if cases.iter().any(|case| ["start", "burst"].contains(case)) {
@@ -107,7 +108,36 @@ fn measure_group(flags: &[&str], cases: &[&str], measured: &mut Value) -> Result
         }
         measured[*case]["pss_mib"] = json!(pss_kib(pid)? as f64 / KIB_PER_MIB);
     }
+    if cases.contains(&"services") {
+        measured["services"]["first_sync"] = first_sync(&mut cluster)?;
+    }
     Ok(())
+}
+
+/// How long a new server takes to write the rules of all Services that there are, as it says itself.
+fn first_sync(cluster: &mut Cluster) -> Result<Value> {
+    const SAID: &str = "all rules are written";
+    let said = |cluster: &Cluster| -> Result<Vec<f64>> {
+        let log = cluster.log()?;
+        let lines = log.lines().filter(|line| line.contains(SAID) && line.contains("carob-services-"));
+        let milliseconds =
+            lines.filter_map(|line| line.split("milliseconds=").nth(1)?.split_whitespace().next()?.parse().ok());
+        Ok(milliseconds.collect())
+    };
+    let before = said(cluster)?.len();
+    cluster.kill_server()?;
+    cluster.start_server()?;
+    let begun = Moment::now();
+    loop {
+        if let Some(milliseconds) = said(cluster)?.get(before) {
+            let pss = pss_kib(cluster.server_pid()?)? as f64 / KIB_PER_MIB;
+            return Ok(json!({ "write_ms": milliseconds, "pss_mib": pss }));
+        }
+        if begun.elapsed() > Duration::from_secs(120) {
+            bail!("the rules of Services are not written after a restart");
+        }
+        wait(Duration::from_millis(100));
+    }
 }
 
 /// Memory and CPU share of a server that has nothing to do.

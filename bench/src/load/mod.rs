@@ -1,6 +1,7 @@
 //! The load: runs inside the server's host and prints one JSON document. One module a kind of load.
 
 mod bound;
+mod net;
 mod pods;
 mod requests;
 mod watchers;
@@ -41,6 +42,8 @@ pub(crate) async fn run(case: &str, kubeconfig: &Path, pid: u32) -> Result<Value
         "start" => pods::one_by_one(&server).await,
         "burst" => pods::burst(&server).await,
         "bound" => bound::on_new_nodes(&server).await,
+        "services" => net::services(&server).await,
+        "names" => net::names(&server).await,
         "virtual" => bound::on_virtual_nodes(&server).await,
         other => bail!("there is no case {other}"),
     }
