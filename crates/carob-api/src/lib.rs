@@ -25,6 +25,7 @@ pub mod references;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod storage;
 pub mod strategy;
 pub mod table;
 

@@ -12,8 +12,19 @@ use crate::{
 
 /// Volume sources that the node acts on; every other is refused. A Pod with a `csi` one waits for a driver that registers,
 /// and says so: it is not known here which there will be.
-pub const VOLUME_SOURCES: &[&str] =
-    &["configMap", "csi", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"];
+pub const VOLUME_SOURCES: &[&str] = &[
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "hostPath",
+    "image",
+    "nfs",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
 /// Sources of a projected volume that the node writes.
 pub const PROJECTED_SOURCES: &[&str] = &["configMap", "downwardAPI", "secret", "serviceAccountToken"];
 
@@ -45,7 +56,6 @@ const REFUSED: &[(In, &[&str], When, &str)] = &[
         When::Is("Localhost"),
         "AppArmor profiles are not loaded",
     ),
-    (In::Container, &["volumeDevices"], When::Present, "block volumes are not supported"),
     (In::Container, &["resources", "claims"], When::Present, "dynamic resource allocation is not supported"),
     (In::Container, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
     (
@@ -133,7 +143,7 @@ mod tests {
                 {"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart"}, {"action": "RestartAllContainers"}]}
             ],
             "containers": [{"name": "a", "restartPolicy": "Never", "volumeDevices": [{}], "securityContext": {"appArmorProfile": {"type": "Localhost"}}}],
-            "volumes": [{"name": "v", "nfs": {}}, {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
+            "volumes": [{"name": "v", "iscsi": {}}, {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
         });
         let paths: Vec<String> =
             refuse_unsupported(&spec, &FieldPath::new("spec")).iter().map(|e| e.path.to_string()).collect();
@@ -143,9 +153,8 @@ mod tests {
                 "spec.hostUsers",
                 "spec.resourceClaims",
                 "spec.initContainers[1].restartPolicyRules[1].action",
-                "spec.containers[0].volumeDevices",
                 "spec.containers[0].securityContext.appArmorProfile.type",
-                "spec.volumes[0].nfs",
+                "spec.volumes[0].iscsi",
                 "spec.volumes[1].emptyDir.medium",
                 "spec.volumes[2].projected.sources[0].clusterTrustBundle",
             ]

@@ -117,7 +117,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .short(&["sc"])
         .columns(columns::STORAGE_CLASS)
         .strategy(strategies::STORAGE_CLASS)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Controllers),
     resource!("storage.k8s.io" / "storage" ["v1"] "VolumeAttachment" "volumeattachments")
         .returned_when_deleted()
         .cluster()

@@ -107,7 +107,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .subresources(&[STATUS_PART])
         .columns(columns::PERSISTENT_VOLUME_CLAIM)
         .strategy(strategies::PERSISTENT_VOLUME_CLAIM)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "PersistentVolume" "persistentvolumes")
         .returned_when_deleted()
         .cluster()
@@ -115,7 +115,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .subresources(&[STATUS_PART])
         .columns(columns::PERSISTENT_VOLUME)
         .strategy(strategies::PERSISTENT_VOLUME)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "Pod" "pods")
         .returned_when_deleted()
         .short(&["po"])

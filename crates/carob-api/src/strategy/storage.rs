@@ -6,7 +6,20 @@ use super::{Part, Rules, Strategy, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta,
+    pod::value::quantity,
 };
+
+/// What of a volume's spec is not its source.
+const BESIDE_SOURCE: [&str; 8] = [
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeMode",
+];
 
 /// A volume or a claim: pending until something binds it.
 #[derive(Debug)]
@@ -39,31 +52,68 @@ impl Strategy for Persistent {
     }
 
     fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::new();
-        let is_claim = self.capacity == ["resources", "requests"];
-        if part != Part::Main || !is_claim {
-            return errors;
+        if part != Part::Main {
+            return FieldErrors::new();
         }
-        let fixed = |claim: &Value| {
-            let mut spec = meta::at(claim, &["spec"]).cloned().unwrap_or_default();
-            for path in [&["resources"][..], &["volumeAttributesClassName"]] {
-                meta::remove(&mut spec, path);
-            }
-            // A claim may be bound once, and given its default class once.
-            for field in ["volumeName", "storageClassName"] {
-                if meta::at(old, &["spec", field]).is_none() {
-                    meta::remove(&mut spec, &[field]);
-                }
-            }
-            spec
-        };
-        if fixed(new) != fixed(old) {
-            let message = "spec is immutable after creation except resources.requests and volumeAttributesClassName \
-                           for bound claims";
-            errors.push(FieldError::forbidden(&FieldPath::new("spec"), message));
-        }
-        errors
+        if self.capacity == ["resources", "requests"] { changed_claim(new, old) } else { changed_volume(new, old) }
     }
+}
+
+/// `ValidatePersistentVolumeClaimUpdate`.
+fn changed_claim(new: &Value, old: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::new();
+    let is_bound = meta::str_at(new, &["status", "phase"]) == Some("Bound");
+    let fixed = |claim: &Value| {
+        let mut spec = meta::at(claim, &["spec"]).cloned().unwrap_or_default();
+        if is_bound {
+            meta::remove(&mut spec, &["resources", "requests", "storage"]);
+            meta::remove(&mut spec, &["volumeAttributesClassName"]);
+        }
+        // A claim may be bound once, and given its default class once.
+        for field in ["volumeName", "storageClassName"] {
+            if meta::at(old, &["spec", field]).is_none() {
+                meta::remove(&mut spec, &[field]);
+            }
+        }
+        spec
+    };
+    if fixed(new) != fixed(old) {
+        let message = "spec is immutable after creation except resources.requests and volumeAttributesClassName \
+                       for bound claims";
+        errors.push(FieldError::forbidden(&FieldPath::new("spec"), message));
+    }
+    let size = |claim: &Value, path: &[&str]| meta::at(claim, path).map(quantity).map_or(0, |size| size.value());
+    let path = ["spec", "resources", "requests", "storage"];
+    // Asking for less takes back a resize that cannot be done, down to what there is.
+    if size(new, &path) < size(old, &path) && size(new, &path) <= size(old, &["status", "capacity", "storage"]) {
+        let path = FieldPath::new("spec").child("resources").child("requests").child("storage");
+        errors.push(FieldError::forbidden(&path, "field can not be less than status.capacity"));
+    }
+    errors
+}
+
+/// `ValidatePersistentVolumeUpdate`.
+fn changed_volume(new: &Value, old: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::new();
+    let source = |volume: &Value| {
+        let mut spec = meta::at(volume, &["spec"]).cloned().unwrap_or_default();
+        for field in BESIDE_SOURCE.iter().chain(&["volumeAttributesClassName"]) {
+            meta::remove(&mut spec, &[field]);
+        }
+        if meta::at(old, &["spec", "csi", "controllerExpandSecretRef"]).is_none() {
+            meta::remove(&mut spec, &["csi", "controllerExpandSecretRef"]);
+        }
+        spec
+    };
+    if source(new) != source(old) {
+        let path = FieldPath::new("spec").child("persistentvolumesource");
+        errors.push(FieldError::forbidden(&path, "spec.persistentvolumesource is immutable after creation"));
+    }
+    immutable(new, old, &["spec", "volumeMode"], &mut errors);
+    if meta::at(old, &["spec", "nodeAffinity"]).is_some() {
+        immutable(new, old, &["spec", "nodeAffinity"], &mut errors);
+    }
+    errors
 }
 
 #[derive(Debug)]

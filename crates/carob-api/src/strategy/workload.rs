@@ -1,6 +1,8 @@
 //! Kinds that make Pods from a template: validation that they share, and their own defaults
 //! (kubernetes pkg/apis/apps, pkg/apis/batch: v1/defaults.go and validation).
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use super::{Part, Rules, Strategy, pod};
@@ -121,6 +123,28 @@ impl Kind {
     }
 }
 
+/// The template with the volumes that a StatefulSet makes of its claims: containers may mount them.
+fn template_with_claims(spec: &Value) -> Cow<'_, Value> {
+    let template = &spec["template"];
+    let claims = meta::items_at(spec, &["volumeClaimTemplates"]);
+    if claims.is_empty() {
+        return Cow::Borrowed(template);
+    }
+    let name = |claim: &Value| meta::name(claim).to_owned();
+    let volumes = meta::items_at(template, &["spec", "volumes"]).iter();
+    // A claim's volume takes the place of one of the same name in the template.
+    let others = volumes.filter(|volume| !claims.iter().any(|claim| name(claim) == text(volume, &["name"])));
+    let mut all: Vec<Value> = others.cloned().collect();
+    all.extend(
+        claims
+            .iter()
+            .map(|claim| json!({"name": meta::name(claim), "persistentVolumeClaim": {"claimName": meta::name(claim)}})),
+    );
+    let mut template = template.clone();
+    meta::set(&mut template, &["spec", "volumes"], all);
+    Cow::Owned(template)
+}
+
 impl Strategy for Replicated {
     fn rules(&self) -> &Rules {
         &Rules::WORKLOAD
@@ -144,7 +168,8 @@ impl Strategy for Replicated {
         let mut errors = FieldErrors::new();
         let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
         validate_selector(spec, self.kind.word(), &path, &mut errors);
-        validate_template(&spec["template"], &["Always"], &path.child("template"), &mut errors);
+        let template = template_with_claims(spec);
+        validate_template(template.as_ref(), &["Always"], &path.child("template"), &mut errors);
         if let Some((field, _)) = self.kind.rolling_update() {
             validate_rolling_update(&spec[field], self.kind, &path.child(field), &mut errors);
         }

@@ -18,6 +18,7 @@ mod pod_security;
 mod reader;
 mod roles;
 mod service_account;
+mod storage;
 mod topology;
 mod webhook;
 
@@ -40,6 +41,7 @@ pub use pod_security::{PodSecurityConfig, PodSecurityError};
 pub(crate) use reader::{Reader, parse};
 use roles::NoEscalation;
 use service_account::ServiceAccount;
+use storage::{ClaimResize, DefaultStorageClass, InUseProtection};
 use topology::PodTopologyLabels;
 pub(crate) use webhook::{ConditionsCompile, MutatingWebhooks, ValidatingWebhooks};
 
@@ -97,6 +99,8 @@ impl Pipeline {
             Box::new(DefaultTolerations),
             Box::new(Priority { reader: reader.clone() }),
             Box::new(RuntimeClass { reader: reader.clone() }),
+            Box::new(InUseProtection),
+            Box::new(DefaultStorageClass { reader: reader.clone() }),
             Box::new(NotReadyTaint),
             Box::new(Requester),
             Box::new(DefaultIngressClass { reader: reader.clone() }),
@@ -112,6 +116,7 @@ impl Pipeline {
             Box::new(Certificates { authz: authz.clone() }),
             Box::new(Attest { authz: authz.clone() }),
             Box::new(NoEscalation { authz: authz.clone(), rbac }),
+            Box::new(ClaimResize { reader: reader.clone() }),
             Box::new(LimitRanger { reader }),
         ];
         checks.extend(validators);

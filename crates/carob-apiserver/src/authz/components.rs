@@ -16,6 +16,7 @@ static RULES: LazyLock<BTreeMap<&'static str, Vec<Rule>>> = LazyLock::new(|| {
         ("system:kube-scheduler", scheduler()),
         // Upstream gives each controller an account of its own. Here they share one client, and so what all of them have.
         ("system:kube-controller-manager", [default_roles::rules_of_controllers(), controllers()].concat()),
+        ("system:local-storage", local_storage()),
     ])
 });
 
@@ -46,6 +47,19 @@ fn controllers() -> Vec<Rule> {
         },
         Rule::on("create", "core", "secrets serviceaccounts configmaps endpoints"),
         Rule::on("create", "networking.k8s.io", "servicecidrs ipaddresses"),
+        // The binder says in a patch what upstream's says in an update.
+        Rule::on("patch", "core", "persistentvolumeclaims persistentvolumes/status"),
+    ]
+}
+
+/// The provisioner of volumes on a node's disk: what upstream's external provisioners have, and the label on its Node.
+fn local_storage() -> Vec<Rule> {
+    vec![
+        Rule::on("get create delete patch", "core", "persistentvolumes"),
+        Rule::on("get patch", "core", "persistentvolumeclaims"),
+        Rule::on("patch", "core", "persistentvolumeclaims/status"),
+        Rule::on("patch", "core", "nodes"),
+        Rule::on("create patch update", "core", "events"),
     ]
 }
 

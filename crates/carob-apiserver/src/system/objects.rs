@@ -40,6 +40,8 @@ pub struct SystemConfig {
     pub dns_addresses: Vec<IpAddr>,
     /// What nodes that join have to know of the cluster; without it they are not told.
     pub joining: Option<Joining>,
+    /// Whether claims that name no class get volumes on their node's disk.
+    pub local_storage: bool,
     /// Ranges of Service addresses, the primary first.
     pub(crate) service_cidrs: Vec<IpNet>,
 }
@@ -129,6 +131,7 @@ pub(super) fn all(
     all.push(endpoints(config));
     all.push(endpoint_slice(config));
     all.extend(dns_service(config));
+    all.extend(config.local_storage.then(local_class));
     all.extend(authentication(config));
     all.extend(config.joining.iter().flat_map(|joining| joining_config(joining, &config.service_cidrs)));
     all.push(identity_lease(config, now));
@@ -280,6 +283,16 @@ const REQUEST_HEADERS: [(&str, &str); 4] = [
     ("requestheader-group-headers", "X-Remote-Group"),
     ("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
 ];
+/// The class of volumes on a node's disk, the default one until the user says otherwise.
+fn local_class() -> SystemObject {
+    let object = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": { "name": "local", "annotations": { carob_api::storage::DEFAULT_CLASS[0]: "true" } },
+        "provisioner": carob_api::storage::LOCAL_PROVISIONER, "volumeBindingMode": "WaitForFirstConsumer",
+        "reclaimPolicy": "Delete", "allowVolumeExpansion": true,
+    });
+    SystemObject::new(("storage.k8s.io", "v1", "storageclasses"), "", object, Keep::Present)
+}
 
 /// What other API servers verify clients with (`pkg/controlplane/controller/clusterauthenticationtrust`).
 fn authentication(config: &SystemConfig) -> Option<SystemObject> {
@@ -393,6 +406,7 @@ mod tests {
             proxy_ca_pem: "another".to_owned(),
             proxy_client_name: "front-proxy-client".to_owned(),
             dns_addresses: vec!["10.96.0.10".parse().expect("valid"), "192.0.2.53".parse().expect("valid")],
+            local_storage: true,
             service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
         }
     }

@@ -1,0 +1,57 @@
+//! What binders, schedulers, provisioners and nodes agree on about volumes and claims: names of annotations and finalizers
+//! (k8s.io/component-helpers `storage/volume`), and which class is the default one.
+
+/// On a claim: its binding is complete. Nobody but the binder sets it.
+pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+/// On a claim or a volume: the binder chose the other one, not the user.
+pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// On a volume: the provisioner that made it.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// On a claim: the provisioner that has to make its volume, under the name of now and of before.
+pub const STORAGE_PROVISIONERS: [&str; 2] =
+    ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
+/// On a claim: the node that the scheduler chose for its first Pod.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// The annotation that named the class of a claim or a volume before there was a field.
+pub const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+/// On a StorageClass, with the value "true": the default one (`pkg/volume/util/storageclass.go`).
+pub const DEFAULT_CLASS: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+
+/// Keeps a claim until no Pod uses it (`pkg/volume/util/finalizer.go`).
+pub const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
+/// Keeps a volume until no claim is bound to it.
+pub const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
+/// Keeps a volume until its provisioner has removed what it made, whoever deletes the object first.
+pub const PROVISIONER_PROTECTION: &str = "external-provisioner.volume.kubernetes.io/finalizer";
+
+/// The provisioner of volumes on a node's disk that carob has itself.
+pub const LOCAL_PROVISIONER: &str = "carob.io/local";
+/// On a Node: which pool of such volumes it has. Only there they can be made.
+pub const LOCAL_POOL_LABEL: &str = "carob.io/volumes";
+/// What the provisioner of a class is called whose volumes are made by hand.
+pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+
+/// The name of the claim that an ephemeral volume of a Pod has (component-helpers `storage/ephemeral`).
+pub fn ephemeral_claim(pod: &str, volume: &str) -> String {
+    format!("{pod}-{volume}")
+}
+
+/// Of several default classes the newest counts, and of equally old ones the first by name (`GetDefaultClass`).
+pub fn default_class<T: Ord, N: Ord>(defaults: impl IntoIterator<Item = (T, N)>) -> Option<N> {
+    let newest = defaults
+        .into_iter()
+        .max_by(|(left, left_name), (right, right_name)| left.cmp(right).then_with(|| right_name.cmp(left_name)));
+    newest.map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_default_class_counts() {
+        assert_eq!(default_class([(1, "a"), (3, "c"), (3, "b"), (2, "d")]), Some("b"));
+        assert_eq!(default_class::<u8, &str>([]), None);
+    }
+}
