@@ -42,6 +42,7 @@ mod stateful;
 mod statuses;
 mod token;
 mod versions;
+mod volumes;
 
 pub use certificates::{CertificateOrder, CertificateSigner};
 pub use node::health::NodeGrace;

@@ -7,7 +7,10 @@ use carob_kit::Clock;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, ReplicationController, ResourceQuota};
+use k8s_openapi::api::core::v1::{
+    Node, NodeCondition, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
 use tokio_util::sync::CancellationToken;
 
 use crate::autoscaler::AutoscalerController;
@@ -36,6 +39,7 @@ use crate::root_ca::RootCaPublisher;
 use crate::service_account::DefaultServiceAccount;
 use crate::stateful::StatefulController;
 use crate::token::{TokenSecrets, TokenSigner};
+use crate::volumes::{Binder, BinderKey, ClaimProtection, ClaimUsers, EphemeralClaims, VolumeProtection};
 
 /// What the controllers have to know of the cluster.
 #[derive(Clone)]
@@ -98,6 +102,7 @@ impl Controllers {
         start_roles(&mut driver, &context);
         start_certificates(&mut driver, &context, &config);
         start_autoscalers(&mut driver, &context);
+        start_volumes(&mut driver, &context);
         Self { driver }
     }
 
@@ -365,4 +370,46 @@ fn start_autoscalers(driver: &mut Driver, context: &Context) {
         if change.old.is_some() && spec(change.old) == spec(change.new) { Vec::new() } else { vec![change.key()] }
     };
     driver.work(controller, WorkOptions::default()).on(&autoscalers, changed).after(&pods).start();
+}
+
+fn start_volumes(driver: &mut Driver, context: &Context) {
+    let (claims, volumes) =
+        (context.informers.of::<PersistentVolumeClaim>(), context.informers.of::<PersistentVolume>());
+    let (pods, classes) = (context.informers.of::<Pod>(), context.informers.of::<StorageClass>());
+    let users = ClaimUsers::new(&pods);
+
+    let of_users = users.clone();
+    let work = driver.work_asking(|ask| Binder::new(context.clone(), of_users, ask), options(10));
+    let work = work.on(&claims, Binder::keys_of_claim);
+    let of_volumes = claims.clone();
+    let work = work.on(&volumes, move |change| Binder::keys_of_volume(&of_volumes, change));
+    let of_classes = claims.clone();
+    let work = work.on(&classes, move |change| Binder::keys_of_class(&of_classes, change));
+    let of_pods = claims.clone();
+    work.on(&pods, move |change| -> Vec<BinderKey> {
+        let waits = change.new.is_some_and(|pod| crate::pods::node_name(pod).is_none());
+        if waits { Binder::keys_of_pod(ClaimUsers::claims(change), &of_pods) } else { Vec::new() }
+    })
+    .start();
+
+    let controller = ClaimProtection::new(context.clone(), users);
+    let work = driver.work(controller, options(10)).on(&claims, |change| [change.key()]);
+    let going = claims.clone();
+    work.on(&pods, move |change| {
+        let is_going =
+            |key: &ObjectKey| going.get_key(key).is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
+        ClaimUsers::claims(change).into_iter().filter(is_going).collect::<Vec<_>>()
+    })
+    .start();
+
+    let controller = VolumeProtection::new(context.clone());
+    driver.work(controller, WorkOptions::default()).on(&volumes, |change| [change.key()]).start();
+
+    let controller = EphemeralClaims::new(context.clone());
+    let work = driver.work(controller, WorkOptions::default()).on(&pods, |change| {
+        let mut volumes =
+            change.new.iter().flat_map(|pod| pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()));
+        volumes.any(|volume| volume.ephemeral.is_some()).then(|| change.key())
+    });
+    work.on(&claims, EphemeralClaims::pod_of_claim).start();
 }
