@@ -1,5 +1,6 @@
 //! Claims, volumes, storage classes and attach limits.
 
+use carob_api::storage::{BETA_CLASS, BIND_COMPLETED, SELECTED_NODE};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 
@@ -10,11 +11,6 @@ use crate::model::{
     Str, VolumeInfo,
 };
 
-/// Set by the controller when it has bound a claim (k8s.io/component-helpers storage/volume).
-const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-/// The annotation that named a claim's class before there was a field.
-const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// Labels of a volume that say where it can be reached; several values are joined by `__`.
 const ZONE_LABELS: [&str; 4] = [
     "topology.kubernetes.io/zone",
@@ -39,6 +35,7 @@ pub fn claim(claim: &PersistentVolumeClaim) -> Result<ClaimFacts, ConvertError> 
     let request = requests.and_then(|requests| requests.get("storage"));
     let volume = shared(spec.volume_name.as_ref());
     Ok(ClaimFacts {
+        uid: claim.metadata.uid.as_deref().unwrap_or_default().into(),
         bound: volume.is_some() && annotation(BIND_COMPLETED).is_some(),
         volume,
         class: shared(annotation(BETA_CLASS).or(spec.storage_class_name.as_ref())),
@@ -68,6 +65,7 @@ pub fn persistent_volume(converter: &mut Converter, volume: &PersistentVolume) -
         Some(ClaimKey { namespace: claim.namespace.as_deref()?.into(), name: claim.name.as_deref()?.into() })
     });
     Ok(VolumeInfo {
+        claim_uid: shared(spec.claim_ref.as_ref().and_then(|claim| claim.uid.as_ref())),
         name: name.into(),
         labels: converter.labels(labels),
         capacity: Bytes(capacity.map_or(Ok(0), |quantity| value("spec.capacity.storage", quantity))?),

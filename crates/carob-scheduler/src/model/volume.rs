@@ -28,6 +28,7 @@ pub enum PodVolume {
 /// A PersistentVolumeClaim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClaimFacts {
+    pub uid: Str,
     /// `spec.volumeName`.
     pub volume: Option<Str>,
     /// The claim is bound for good: volume named and bind completed.
@@ -62,6 +63,8 @@ pub struct VolumeInfo {
     pub zones: Vec<(Str, Vec<Str>)>,
     /// The claim in `spec.claimRef`.
     pub claim: Option<ClaimKey>,
+    /// Its uid there: a claim that was made later under the same name is not meant.
+    pub claim_uid: Option<Str>,
     pub csi_driver: Option<Str>,
     pub csi_handle: Option<Str>,
     /// `status.phase: Available`, or unset.

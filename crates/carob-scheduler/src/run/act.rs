@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carob_api::storage::{BOUND_BY_CONTROLLER, SELECTED_NODE};
 use carob_client::{EventKind, EventRecorder, Informer};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -31,6 +32,7 @@ pub(super) struct Actor {
     /// By the name of the profile, which is who its events come from.
     pub(super) recorders: Arc<HashMap<Str, EventRecorder>>,
     pub(super) claims: Informer<PersistentVolumeClaim>,
+    pub(super) volumes: Informer<PersistentVolume>,
     /// Changes whenever a claim does.
     pub(super) claims_changed: watch::Receiver<u64>,
     pub(super) claims_bound_within: Duration,
@@ -198,24 +200,38 @@ impl Actor {
         };
         for (claim, volume) in &plan.bind {
             let held = self.claims.get(Some(&claim.namespace), &claim.name);
-            let uid = held.and_then(|held| held.metadata.uid.clone());
+            let Some(uid) = held.and_then(|held| held.metadata.uid.clone()) else {
+                return Err(ActError::ClaimGone { claim: format!("{}/{}", claim.namespace, claim.name) });
+            };
             let owner = json!({"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": &*claim.namespace,
                 "name": &*claim.name, "uid": uid});
-            let patch = json!({"metadata": {"annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}},
+            // Only over the volume that was looked at: another claim may have it by now.
+            let version = self.volumes.get(None, volume).and_then(|volume| volume.metadata.resource_version.clone());
+            let patch = json!({"metadata": {"resourceVersion": version, "annotations": {BOUND_BY_CONTROLLER: "yes"}},
                 "spec": {"claimRef": owner}});
             let api: Api<PersistentVolume> = Api::all(self.client.clone());
             api.patch(volume, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(failed(claim))?;
         }
+        let mut asked = Vec::new();
         for claim in &plan.provision {
-            let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": &**node}}});
+            let patch = json!({"metadata": {"annotations": {SELECTED_NODE: &**node}}});
             let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
-            api.patch(&claim.name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(failed(claim))?;
+            let written = api.patch(&claim.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+            asked.push((claim, version(&written.map_err(failed(claim))?)));
         }
         let wanted: Vec<&ClaimKey> = plan.bind.iter().map(|(claim, _)| claim).chain(&plan.provision).collect();
         let (claims, within) = (self.claims.clone(), self.claims_bound_within);
-        let bound = self.claims_changed.wait_for(|_| wanted.iter().all(|key| is_bound(&claims, key)));
-        match tokio::time::timeout(within, bound).await {
-            Ok(Ok(_)) => Ok(()),
+        let given_back = |(key, since): &(&ClaimKey, u64)| is_given_back(&claims, key, node, *since);
+        let settled = self
+            .claims_changed
+            .wait_for(|_| wanted.iter().all(|key| is_bound(&claims, key)) || asked.iter().any(given_back));
+        match tokio::time::timeout(within, settled).await {
+            Ok(Ok(_)) => match asked.iter().find(|asked| given_back(asked)) {
+                Some((claim, _)) => {
+                    Err(ActError::NotProvisioned { claim: format!("{}/{}", claim.namespace, claim.name) })
+                }
+                None => Ok(()),
+            },
             Ok(Err(_)) | Err(_) => Err(ActError::ClaimTimeout { pod: pod.key.to_string(), seconds: within.as_secs() }),
         }
     }
@@ -224,6 +240,17 @@ impl Actor {
 fn is_bound(claims: &Informer<PersistentVolumeClaim>, key: &ClaimKey) -> bool {
     let claim = claims.get(Some(&key.namespace), &key.name);
     claim.and_then(|claim| convert::claim(&claim).ok()).is_some_and(|facts| facts.bound)
+}
+
+/// Whether a provisioner took the node off a claim, or the claim is gone, by what is known from the version `since` on.
+fn is_given_back(claims: &Informer<PersistentVolumeClaim>, key: &ClaimKey, node: &Str, since: u64) -> bool {
+    let Some(claim) = claims.get(Some(&key.namespace), &key.name) else { return true };
+    let facts = convert::claim(&claim).ok().filter(|_| version(&claim) >= since);
+    facts.is_some_and(|facts| !facts.bound && facts.selected_node.as_ref() != Some(node))
+}
+
+fn version(claim: &PersistentVolumeClaim) -> u64 {
+    claim.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// The patch that makes a Pod's status say this; nothing if it says so already.

@@ -35,6 +35,11 @@ pub(super) enum ActError {
         #[source]
         cause: Box<kube::Error>,
     },
+    #[error("claim {claim} is gone")]
+    ClaimGone { claim: String },
+    // Upstream's words (volumebinding, checkBindings).
+    #[error("provisioning failed for PVC {claim:?}")]
+    NotProvisioned { claim: String },
     #[error("the claims of pod {pod} were not bound within {seconds} s")]
     ClaimTimeout { pod: String, seconds: u64 },
 }
@@ -47,7 +52,7 @@ impl ActError {
             | Self::GroupStatus { cause, .. }
             | Self::Evict { cause, .. }
             | Self::Claim { cause, .. } => Some(cause),
-            Self::ClaimTimeout { .. } => None,
+            Self::ClaimGone { .. } | Self::NotProvisioned { .. } | Self::ClaimTimeout { .. } => None,
         }
     }
 

@@ -227,6 +227,7 @@ impl Loop {
             client,
             recorders,
             claims: sources.claims.clone(),
+            volumes: sources.volumes.clone(),
             claims_changed: changed,
             claims_bound_within: config.claims_bound_within,
         };

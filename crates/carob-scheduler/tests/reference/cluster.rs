@@ -143,6 +143,7 @@ pub(crate) fn change_volumes(facts: &mut VolumeFacts, a: u64, b: u64) {
 fn claim(dice: &mut Dice) -> ClaimFacts {
     let bound = dice.one_in(2);
     ClaimFacts {
+        uid: dice.of(&["u1", "u2"]).into(),
         volume: bound.then(|| dice.of(&VOLUMES).into()),
         bound,
         class: (!dice.one_in(6)).then(|| dice.of(&["made", "made-in-a", "local", "local", "at-once"]).into()),
@@ -169,6 +170,7 @@ fn volume(name: Str, dice: &mut Dice) -> VolumeInfo {
         affinity: dice.one_in(2).then(|| [zone_term(dice)].into()),
         zones: if dice.one_in(3) { vec![(KEYS[1].into(), vec!["a".into(), "c".into()])] } else { Vec::new() },
         claim: dice.one_in(4).then_some(owner),
+        claim_uid: dice.one_in(2).then(|| dice.of(&["u1", "u2"]).into()),
         csi_driver: csi.then(|| "csi".into()),
         csi_handle: csi.then(|| name.clone()),
         available: !dice.one_in(4),

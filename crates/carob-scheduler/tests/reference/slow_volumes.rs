@@ -183,7 +183,8 @@ impl World<'_> {
     ) -> Option<String> {
         let mut fitting = Vec::new();
         for (name, volume) in &self.snapshot.facts().volumes().volumes {
-            let mine = volume.claim.as_ref() == Some(key);
+            let same = volume.claim_uid.is_none() || volume.claim_uid.as_ref() == Some(&claim.uid);
+            let mine = volume.claim.as_ref() == Some(key) && same;
             let free = volume.claim.is_none() && volume.available;
             let class = claim.class.as_deref().unwrap_or("");
             let modes = claim.access_modes.iter().all(|mode| volume.access_modes.contains(mode));

@@ -5,6 +5,8 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
+use carob_api::storage::{LOCAL_POOL_LABEL, LOCAL_PROVISIONER, NO_PROVISIONER};
+
 use super::Site;
 use crate::model::{ClaimFacts, ClaimKey, Labels, PodInfo, PodTemplate, PodVolume, Str, VolumeFacts, VolumeInfo};
 use crate::plugin::Plugin;
@@ -218,7 +220,7 @@ fn smallest_fit<'a>(
     let class = claim.class.clone().unwrap_or_default();
     let fits = |volume: &&VolumeInfo| {
         let free = match &volume.claim {
-            Some(owner) => owner == key,
+            Some(owner) => owner == key && volume.claim_uid.as_ref().is_none_or(|uid| *uid == claim.uid),
             None => volume.available,
         };
         free && volume.class == class
@@ -232,13 +234,12 @@ fn smallest_fit<'a>(
     facts.volumes.values().filter(fits).min_by_key(|volume| (volume.capacity, &volume.name)).map(|volume| &volume.name)
 }
 
-/// What upstream calls a class whose volumes nobody makes.
-const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
-
 fn provisionable(claim: &ClaimFacts, node: &Str, labels: &Labels, facts: &VolumeFacts) -> bool {
     claim.class.as_ref().and_then(|class| facts.classes.get(class)).is_some_and(|class| {
         !class.provisioner.is_empty()
             && &*class.provisioner != NO_PROVISIONER
+            // Volumes on a node's disk are made on nodes that say they can: others have no provisioner.
+            && (&*class.provisioner != LOCAL_PROVISIONER || labels.get(LOCAL_POOL_LABEL).is_some())
             && (class.topologies.is_empty() || class.topologies.iter().any(|term| term.matches(node, labels)))
     })
 }

@@ -173,7 +173,7 @@ fn a_bound_claim_ties_the_pod_to_where_its_volume_is() {
 #[test]
 fn a_volume_is_bound_only_if_it_is_what_the_claim_asks_for() {
     type Change = fn(&mut ClaimFacts, &mut VolumeInfo);
-    let cases: [(&str, Change, bool); 11] = [
+    let cases: [(&str, Change, bool); 12] = [
         ("it is", |_, _| {}, true),
         ("too small", |claim, _| claim.request = Bytes(11 << 30), false),
         ("another class", |_, volume| volume.class = "other".into(), false),
@@ -190,6 +190,14 @@ fn a_volume_is_bound_only_if_it_is_what_the_claim_asks_for() {
         ),
         ("not available", |_, volume| volume.available = false, false),
         ("promised to this claim", |_, volume| (volume.available, volume.claim) = (false, Some(key("one"))), true),
+        (
+            "kept from an earlier claim of that name",
+            |claim, volume| {
+                claim.uid = "new".into();
+                (volume.available, volume.claim, volume.claim_uid) = (false, Some(key("one")), Some("old".into()));
+            },
+            false,
+        ),
         ("promised to another", |_, volume| volume.claim = Some(key("two")), false),
         ("meant for another node", |claim, _| claim.selected_node = Some("n2".into()), false),
     ];
