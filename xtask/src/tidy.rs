@@ -33,6 +33,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-dns", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
     ("carob-proxy", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
     ("carob-ingress", &["carob-kit", "carob-client"]),
+    ("carob-local-storage", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
     ("carob-node", &["carob-kit", "carob-api", "carob-sys", "carob-cri", "carob-client"]),
     (
         "carob",
@@ -46,6 +47,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "carob-explain",
             "carob-image",
             "carob-import",
+            "carob-local-storage",
             "carob-net",
             "carob-dns",
             "carob-ingress",

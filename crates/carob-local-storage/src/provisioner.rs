@@ -1,0 +1,337 @@
+//! Carries out what [`crate::plan`] says: directories in the pool, objects over the API.
+
+use std::sync::Arc;
+
+use carob_api::storage::{PROVISIONER_PROTECTION, SELECTED_NODE};
+use carob_client::{
+    Change, During, EventKind, EventRecorder, Informer, Informers, ObjectKey, Reconcile, ReconcileError, Requeue,
+    Subject, reference,
+};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::json;
+
+use crate::plan::{self, ClaimPlan, NODE_LABEL, VolumePlan, Wish, claim_plan, volume_plan};
+use crate::pool::{Pool, PoolError};
+use crate::record::Record;
+
+/// What is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Key {
+    Claim(ObjectKey),
+    Volume(ObjectKey),
+    /// The Node, whose label says that the pool is here.
+    Node,
+    /// Volumes whose object was never made.
+    Leftovers,
+}
+
+impl Key {
+    /// The volume, and its claim, which may want it to grow.
+    pub(crate) fn of_volume(change: Change<'_, PersistentVolume>) -> Vec<Self> {
+        if !change.versions().any(|volume| plan::is_ours(volume)) {
+            return Vec::new();
+        }
+        vec![Self::Volume(change.key())]
+    }
+
+    /// The claims that may have waited for a class.
+    pub(crate) fn of_class(claims: &Informer<PersistentVolumeClaim>, change: Change<'_, StorageClass>) -> Vec<Self> {
+        let name = change.key().name;
+        let of_class = claims.list().into_iter().filter(|claim| *plan::class_of(claim) == *name);
+        of_class.map(|claim| Self::Claim(ObjectKey::of(&*claim))).collect()
+    }
+}
+
+pub(crate) struct Provisioner {
+    client: kube::Client,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    classes: Informer<StorageClass>,
+    nodes: Informer<Node>,
+    pool: Arc<Pool>,
+    node_name: String,
+    recorder: EventRecorder,
+}
+
+impl Provisioner {
+    pub(crate) fn new(
+        client: kube::Client,
+        informers: &Informers,
+        pool: Arc<Pool>,
+        node_name: String,
+        recorder: EventRecorder,
+    ) -> Self {
+        Self {
+            client,
+            claims: informers.of(),
+            volumes: informers.of(),
+            classes: informers.of(),
+            nodes: informers.of(),
+            pool,
+            node_name,
+            recorder,
+        }
+    }
+
+    pub(crate) fn claims(&self) -> &Informer<PersistentVolumeClaim> {
+        &self.claims
+    }
+
+    pub(crate) fn volumes(&self) -> &Informer<PersistentVolume> {
+        &self.volumes
+    }
+
+    pub(crate) fn classes(&self) -> &Informer<StorageClass> {
+        &self.classes
+    }
+
+    pub(crate) fn nodes(&self) -> &Informer<Node> {
+        &self.nodes
+    }
+
+    fn api_of_volumes(&self) -> Api<PersistentVolume> {
+        Api::all(self.client.clone())
+    }
+
+    fn api_of_claims(&self, namespace: &str) -> Api<PersistentVolumeClaim> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Does what blocks in a thread of its own.
+    async fn in_pool<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Pool) -> Result<T, PoolError> + Send + 'static,
+    ) -> Result<T, ReconcileError> {
+        let pool = Arc::clone(&self.pool);
+        let other = |cause: Box<dyn std::error::Error + Send + Sync>| ReconcileError::Other {
+            operation: what.to_owned(),
+            cause,
+        };
+        let done = tokio::task::spawn_blocking(move || work(&pool)).await.map_err(|error| other(Box::new(error)))?;
+        done.map_err(|error| other(Box::new(error)))
+    }
+
+    /// The claim as the API has it, if it is the one with that uid.
+    async fn live_claim(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Option<PersistentVolumeClaim>, ReconcileError> {
+        let found = self.api_of_claims(namespace).get_opt(name).await;
+        let found = found.during(|| format!("get claim {namespace}/{name}"))?;
+        Ok(found.filter(|claim| claim.metadata.uid.as_deref() == Some(uid)))
+    }
+
+    async fn reconcile_claim(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
+        let Some(claim) = self.claims.get_key(key) else { return Ok(()) };
+        let class = self.classes.get(None, plan::class_of(&claim));
+        let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+        let volume = name.and_then(|name| self.volumes.get(None, name));
+        let done = match claim_plan(&claim, class.as_deref(), volume.as_deref(), &self.node_name) {
+            ClaimPlan::Nothing => return Ok(()),
+            ClaimPlan::Refuse(why) => {
+                self.failed(&claim, &why);
+                return self.give_back(&claim).await;
+            }
+            ClaimPlan::Make(wish) => self.make(&claim, *wish).await,
+            ClaimPlan::Grow { volume, bytes } => return self.grow(&claim, &volume, bytes).await,
+        };
+        if let Err(error) = &done {
+            self.failed(&claim, &carob_kit::chain(error).to_string());
+        }
+        done
+    }
+
+    fn failed(&self, claim: &PersistentVolumeClaim, why: &str) {
+        let class = plan::class_of(claim);
+        let message = format!("failed to provision volume with StorageClass {class:?}: {why}");
+        self.recorder.record(reference(claim), EventKind::Warning, "ProvisioningFailed", message);
+    }
+
+    /// Takes the node off a claim whose volume cannot be made: the scheduler tells its Pod, and may choose another one.
+    async fn give_back(&self, claim: &PersistentVolumeClaim) -> Result<(), ReconcileError> {
+        let is_selected =
+            claim.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(SELECTED_NODE));
+        if !is_selected {
+            return Ok(());
+        }
+        let key = ObjectKey::of(claim);
+        let (uid, version) = (&claim.metadata.uid, &claim.metadata.resource_version);
+        let patch = json!({"metadata": {"uid": uid, "resourceVersion": version, "annotations": {SELECTED_NODE: null}}});
+        let api = self.api_of_claims(&key.namespace);
+        let patched = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.unless_gone(|| format!("take the node off claim {key}")).map(drop)
+    }
+
+    async fn make(&self, claim: &PersistentVolumeClaim, wish: Wish) -> Result<(), ReconcileError> {
+        let wish = Arc::new(wish);
+        let wanted = Arc::clone(&wish);
+        let record = self.in_pool("make the volume", move |pool| pool.make(&wanted)).await?;
+        let path = self.pool.content(&record).display().to_string();
+        let object = plan::object(&wish, &path, self.pool.id());
+        let object: PersistentVolume = serde_json::from_value(object).map_err(|cause| ReconcileError::Other {
+            operation: "write the volume's object".to_owned(),
+            cause: Box::new(cause),
+        })?;
+        match self.api_of_volumes().create(&PostParams::default(), &object).await {
+            Ok(_) => {
+                let message = format!("Successfully provisioned volume {}", record.volume);
+                self.recorder.record(reference(claim), EventKind::Normal, "ProvisioningSucceeded", message);
+            }
+            // Made before a restart, or by another node where the class waits for no Pod.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                if !self.is_here(&record.volume).await? {
+                    return self.remove_from_pool(&record).await;
+                }
+            }
+            Err(error) => return Err(error).during(|| format!("create volume {}", record.volume)),
+        }
+        self.in_pool("note that the volume is published", move |pool| pool.publish(&record)).await
+    }
+
+    async fn remove_from_pool(&self, record: &Record) -> Result<(), ReconcileError> {
+        let (name, uid) = (record.volume.clone(), record.claim_uid.clone());
+        self.in_pool("remove the volume", move |pool| pool.remove(&name, &uid)).await
+    }
+
+    /// Whether the object of that name is of a volume in this pool.
+    async fn is_here(&self, name: &str) -> Result<bool, ReconcileError> {
+        let found = self.api_of_volumes().get_opt(name).await.during(|| format!("get volume {name}"))?;
+        Ok(found.is_some_and(|volume| plan::is_ours(&volume) && plan::pool_of(&volume) == Some(self.pool.id())))
+    }
+
+    async fn grow(&self, claim: &PersistentVolumeClaim, name: &str, bytes: i64) -> Result<(), ReconcileError> {
+        let Some(volume) = self.volumes.get(None, name) else { return Ok(()) };
+        if plan::pool_of(&volume) != Some(self.pool.id()) {
+            return Ok(());
+        }
+        let of_pool = name.to_owned();
+        let grown = self.in_pool("resize the volume", move |pool| pool.grow(&of_pool, bytes)).await;
+        let grown = grown.inspect_err(|error| {
+            let message = format!("resize volume {name:?} failed: {}", carob_kit::chain(error));
+            self.recorder.record(reference(claim), EventKind::Warning, "VolumeResizeFailed", message);
+        })?;
+        let size = json!({"storage": plan::quantity(grown)});
+        let patch = Patch::Merge(json!({"spec": {"capacity": size}}));
+        let patched = self.api_of_volumes().patch(name, &PatchParams::default(), &patch).await;
+        patched.unless_gone(|| format!("write the capacity of volume {name}"))?;
+        let key = ObjectKey::of(claim);
+        let patch = Patch::Merge(json!({"metadata": {"uid": claim.metadata.uid}, "status": {"capacity": size}}));
+        let patched = self.api_of_claims(&key.namespace).patch_status(&key.name, &PatchParams::default(), &patch).await;
+        if patched.unless_gone(|| format!("write the capacity of claim {key}"))?.is_some() {
+            let message = "Resize volume succeeded";
+            self.recorder.record(reference(claim), EventKind::Normal, "VolumeResizeSuccessful", message);
+        }
+        Ok(())
+    }
+
+    async fn reconcile_volume(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
+        let Some(volume) = self.volumes.get_key(key) else { return Ok(()) };
+        match volume_plan(&volume, self.pool.id()) {
+            VolumePlan::Nothing => Ok(()),
+            VolumePlan::Finalizers(finalizers) => self.write_finalizers(&volume, &finalizers).await,
+            VolumePlan::Remove => self.remove(&volume).await.inspect_err(|error| {
+                let message = carob_kit::chain(error).to_string();
+                self.recorder.record(reference(&*volume), EventKind::Warning, "VolumeFailedDelete", message);
+            }),
+        }
+    }
+
+    async fn write_finalizers(&self, volume: &PersistentVolume, finalizers: &[String]) -> Result<(), ReconcileError> {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        let (uid, version) = (&volume.metadata.uid, &volume.metadata.resource_version);
+        let patch = json!({"metadata": {"uid": uid, "resourceVersion": version, "finalizers": finalizers}});
+        let patched = self.api_of_volumes().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.unless_gone(|| format!("write the finalizers of volume {name}")).map(drop)
+    }
+
+    /// Removes a released volume: what is on it, then its object. The claim is looked up once more before.
+    async fn remove(&self, volume: &PersistentVolume) -> Result<(), ReconcileError> {
+        let name = volume.metadata.name.clone().unwrap_or_default();
+        let held = volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone()).unwrap_or_default();
+        let uid = held.uid.unwrap_or_default();
+        let (namespace, claim) = (held.namespace.unwrap_or_default(), held.name.unwrap_or_default());
+        if self.live_claim(&namespace, &claim, &uid).await?.is_some_and(|claim| {
+            claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).is_none_or(|bound| bound == name)
+        }) {
+            return Ok(());
+        }
+        // The object may have changed since it was seen: only what is still to be removed is.
+        let found = self.api_of_volumes().get_opt(&name).await.during(|| format!("get volume {name}"))?;
+        let Some(current) = found.filter(|current| volume_plan(current, self.pool.id()) == VolumePlan::Remove) else {
+            return Ok(());
+        };
+        if current.metadata.uid != volume.metadata.uid {
+            return Ok(());
+        }
+        let of_pool = name.clone();
+        self.in_pool("remove the volume", move |pool| pool.remove(&of_pool, &uid)).await?;
+        if current.metadata.deletion_timestamp.is_none() {
+            let preconditions = Some(Preconditions { uid: current.metadata.uid.clone(), resource_version: None });
+            let params = DeleteParams { preconditions, ..DeleteParams::default() };
+            let deleted = self.api_of_volumes().delete(&name, &params).await;
+            deleted.unless_gone(|| format!("delete volume {name}"))?;
+        }
+        let found = self.api_of_volumes().get_opt(&name).await.during(|| format!("get volume {name}"))?;
+        let Some(rest) = found.filter(|rest| rest.metadata.uid == current.metadata.uid) else { return Ok(()) };
+        let mut finalizers = rest.metadata.finalizers.clone().unwrap_or_default();
+        finalizers.retain(|finalizer| finalizer != PROVISIONER_PROTECTION);
+        self.write_finalizers(&rest, &finalizers).await
+    }
+
+    /// Has the Node say that the pool is here. Volumes say the same, and so their Pods come here.
+    async fn reconcile_node(&self) -> Result<(), ReconcileError> {
+        let Some(node) = self.nodes.get(None, &self.node_name) else { return Ok(()) };
+        let label = node.metadata.labels.as_ref().and_then(|labels| labels.get(NODE_LABEL));
+        if label.map(String::as_str) == Some(self.pool.id()) {
+            return Ok(());
+        }
+        let patch = Patch::Merge(json!({"metadata": {"labels": {NODE_LABEL: self.pool.id()}}}));
+        let api: Api<Node> = Api::all(self.client.clone());
+        let patched = api.patch(&self.node_name, &PatchParams::default(), &patch).await;
+        patched.unless_gone(|| format!("label node {}", self.node_name)).map(drop)
+    }
+
+    /// Removes volumes whose object was never made and never will be, since their claim is gone.
+    async fn reconcile_leftovers(&self) -> Result<(), ReconcileError> {
+        for record in self.in_pool("list the volumes", |pool| pool.unpublished()).await? {
+            if self.is_here(&record.volume).await? {
+                let published = record.clone();
+                self.in_pool("note that the volume is published", move |pool| pool.publish(&published)).await?;
+            } else if self.live_claim(&record.namespace, &record.claim, &record.claim_uid).await?.is_none() {
+                self.remove_from_pool(&record).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Reconcile for Provisioner {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        "local-storage"
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<Requeue, ReconcileError> {
+        match &key {
+            Key::Claim(key) => self.reconcile_claim(key).await?,
+            Key::Volume(key) => self.reconcile_volume(key).await?,
+            Key::Node => self.reconcile_node().await?,
+            Key::Leftovers => self.reconcile_leftovers().await?,
+        }
+        Ok(Requeue::No)
+    }
+
+    fn subject(&self, key: &Key) -> Option<Subject> {
+        match key {
+            Key::Claim(key) => self.claims.subject(key),
+            Key::Volume(key) => self.volumes.subject(key),
+            Key::Node | Key::Leftovers => None,
+        }
+    }
+}
