@@ -156,16 +156,20 @@ fn check_selector(pod: &Pod, room: &Room) -> Result<(), Rejection> {
     let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     // The Pod is bound to this node, so its name is the node's.
     let name = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
-    let term_fits = |term: &NodeSelectorTerm| {
-        let label = |key: &str| room.labels.get(key).map(String::as_str);
-        let (expressions, fields) = (term.match_expressions.iter().flatten(), term.match_fields.iter().flatten());
-        rules::term_fits(expressions.map(requirement), fields.map(requirement), name, label)
-    };
-    if fits && required.is_none_or(|required| required.node_selector_terms.iter().any(term_fits)) {
+    if fits && required.is_none_or(|required| fits_any(&required.node_selector_terms, name, &room.labels)) {
         Ok(())
     } else {
         Err(rejected(NODE_AFFINITY, "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"))
     }
+}
+
+/// Whether a node of that name and with these labels is one that a term selects.
+pub(crate) fn fits_any(terms: &[NodeSelectorTerm], name: &str, labels: &BTreeMap<String, String>) -> bool {
+    let label = |key: &str| labels.get(key).map(String::as_str);
+    terms.iter().any(|term| {
+        let (expressions, fields) = (term.match_expressions.iter().flatten(), term.match_fields.iter().flatten());
+        rules::term_fits(expressions.map(requirement), fields.map(requirement), name, label)
+    })
 }
 
 fn requirement(requirement: &NodeSelectorRequirement) -> rules::Requirement<'_> {

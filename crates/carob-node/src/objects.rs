@@ -10,7 +10,9 @@ use carob_kit::Backoff;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
@@ -95,6 +97,8 @@ impl ObjectWatch {
 pub trait Objects: Send + Sync {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError>;
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError>;
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError>;
+    async fn volume(&self, name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError>;
     async fn token(&self, wish: &TokenWish) -> Result<Token, FetchError>;
     async fn node(&self, name: &str) -> Result<Option<Arc<Node>>, FetchError>;
     /// The handler that a RuntimeClass names.
@@ -161,6 +165,18 @@ impl Objects for ApiObjects {
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let found = api.get_opt(name).await.map_err(|source| read_error("the Secret", namespace, name, source))?;
+        Ok(found.map(Arc::new))
+    }
+
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let found = api.get_opt(name).await;
+        Ok(found.map_err(|source| read_error("the claim", namespace, name, source))?.map(Arc::new))
+    }
+
+    async fn volume(&self, name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
+        let api: Api<PersistentVolume> = Api::all(self.client.clone());
+        let found = api.get_opt(name).await.map_err(|source| read_error("the volume", "", name, source))?;
         Ok(found.map(Arc::new))
     }
 
@@ -348,6 +364,14 @@ pub(crate) mod testing {
             self.wishes.lock().expect("no holder panics").push(wish.clone());
             let text = format!("token-for-{}", wish.service_account);
             Ok(Token { text, expires_at: Timestamp::from_second(3600).expect("within the calendar") })
+        }
+
+        async fn claim(&self, _namespace: &str, _name: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
+            Ok(None)
+        }
+
+        async fn volume(&self, _name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
+            Ok(None)
         }
 
         async fn node(&self, _name: &str) -> Result<Option<Arc<Node>>, FetchError> {

@@ -35,6 +35,15 @@ impl PodDirs {
         self.volumes(uid).join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
+    pub fn volume_devices(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volumeDevices").join("kubernetes.io~local-volume")
+    }
+
+    /// The link to the block device that a volume is, by the volume's name.
+    pub fn volume_device(&self, uid: &str, volume: &str) -> PathBuf {
+        self.volume_devices(uid).join(volume)
+    }
+
     pub fn sub_paths(&self, uid: &str) -> PathBuf {
         self.pod(uid).join("volume-subpaths")
     }

@@ -1,13 +1,14 @@
 //! One run of a container as the runtime is told of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use carob_cri::v1::{
-    ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Mount, MountPropagation, Signal,
+    ContainerConfig, ContainerMetadata, Device, ImageSpec, KeyValue, LinuxContainerConfig, Mount, MountPropagation,
+    Signal,
 };
-use k8s_openapi::api::core::v1::{Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Pod, VolumeDevice, VolumeMount};
 
 use super::resources::{self, ResourceError};
 use super::{labels, notes, security};
@@ -38,6 +39,10 @@ pub struct RunFacts<'a> {
     pub env: Vec<KeyValue>,
     /// Where each volume of the Pod is.
     pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// The volumes that no container may write to.
+    pub read_only: &'a BTreeSet<String>,
+    /// The volumes that are block devices, with the device.
+    pub devices: &'a BTreeMap<String, PathBuf>,
     /// The images that are volumes of the Pod and mounted in the container, by volume.
     pub volume_images: &'a BTreeMap<String, ImageSpec>,
     /// The container whose processes an ephemeral one looks at.
@@ -100,6 +105,7 @@ pub fn config(
         args,
         working_dir: spec.working_dir.clone().unwrap_or_default(),
         mounts,
+        devices: devices(member, &facts)?,
         labels: container_labels(&id, member.name()),
         annotations: container_notes(member, &facts, termination_path),
         log_path: PodDirs::log_name(member.name(), facts.attempt),
@@ -185,7 +191,7 @@ fn volume_mounts(
         mounts.push(Mount {
             container_path: absolute(&mount.mount_path),
             host_path: source.display().to_string(),
-            readonly: mount.read_only.unwrap_or(false),
+            readonly: mount.read_only.unwrap_or(false) || facts.read_only.contains(&mount.name),
             recursive_read_only: matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => MountPropagation::PropagationHostToContainer,
@@ -197,6 +203,22 @@ fn volume_mounts(
         });
     }
     Ok((mounts, sub_paths))
+}
+
+/// The volumes that the container wants as block devices.
+fn devices(member: &Member<'_>, facts: &RunFacts<'_>) -> Result<Vec<Device>, ContainerConfigError> {
+    let device = |wanted: &VolumeDevice| match facts.devices.get(&wanted.name) {
+        Some(host_path) => Ok(Device {
+            container_path: wanted.device_path.clone(),
+            host_path: host_path.display().to_string(),
+            permissions: if facts.read_only.contains(&wanted.name) { "r" } else { "mrw" }.to_owned(),
+        }),
+        None => {
+            let (volume, path) = (wanted.name.clone(), wanted.device_path.clone());
+            Err(ContainerConfigError::NoVolume { volume, path })
+        }
+    };
+    member.spec.volume_devices.iter().flatten().map(device).collect()
 }
 
 fn absolute(path: &str) -> String {
@@ -233,6 +255,8 @@ mod tests {
             image_ref: "sha256:1".to_owned(),
             env: vec![KeyValue { key: "A".to_owned(), value: "x".to_owned() }],
             volumes: &volumes,
+            read_only: &["r".to_owned()].into(),
+            devices: &[("d".to_owned(), PathBuf::from("/dev/loop7"))].into(),
             volume_images: &[("i".to_owned(), ImageSpec { image: "sha256:2".to_owned(), ..ImageSpec::default() })]
                 .into(),
             target_id: None,
@@ -281,6 +305,10 @@ mod tests {
         let image = image.expect("a config").config.mounts.swap_remove(0);
         assert_eq!(image.image.map(|image| image.image).as_deref(), Some("sha256:2"));
         assert_eq!((image.image_sub_path.as_str(), image.host_path.as_str(), image.readonly), ("d", "", true));
+        let device = prepare(json!({"name": "c", "volumeDevices": [{"name": "d", "devicePath": "/dev/x"}]}));
+        let device = device.expect("a config").config.devices.swap_remove(0);
+        assert_eq!((device.host_path.as_str(), device.container_path.as_str()), ("/dev/loop7", "/dev/x"));
+        assert_eq!(device.permissions, "mrw");
         let missing = prepare(json!({"name": "c", "volumeMounts": [{"name": "none", "mountPath": "/a"}]}));
         assert!(missing.is_err_and(|error| error.to_string().contains("\"none\"")));
         let unset =

@@ -1,15 +1,22 @@
 //! The volumes of Pods: made before the first container, kept up to date, given back at the end.
 
 mod atomic;
+mod claim;
+mod device;
 mod empty_dir;
+mod figures;
 mod host_path;
+mod ownership;
 pub mod payload;
+mod persistent;
 pub mod sub_path;
 
-use std::collections::BTreeMap;
+pub use figures::Figures;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use carob_api::quantity::Quantity;
 use carob_kit::{Clock, chain};
@@ -22,7 +29,11 @@ use crate::env::fields::FieldFacts;
 use crate::files::{Files, FilesError};
 use crate::objects::Objects;
 use crate::paths::PodDirs;
+use claim::ClaimError;
+use device::Devices;
+use ownership::Group;
 use payload::{PayloadError, Sources, Tokens};
+use persistent::{PersistentError, Place};
 
 /// Why one volume cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +54,15 @@ pub enum VolumeError {
     NoCsiDriver(String),
     #[error("fsGroup {0} is not in range 0-2147483647")]
     FsGroup(i64),
+    #[error("error processing PVC {namespace}/{name}")]
+    Claim {
+        namespace: String,
+        name: String,
+        #[source]
+        source: ClaimError,
+    },
+    #[error(transparent)]
+    Persistent(#[from] PersistentError),
     #[error("the volume source is not supported")]
     Unsupported,
 }
@@ -64,11 +84,18 @@ impl MountError {
     }
 }
 
+/// In the directory of a volume: its files have been given to the Pod's group, and what the Pod did since stays.
+const OWNED: &str = ".owned";
+
 /// The volumes of one Pod, ready to be mounted into its containers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mounted {
     /// Where each volume is on this machine.
     pub paths: BTreeMap<String, PathBuf>,
+    /// The volumes that no container may write to.
+    pub read_only: BTreeSet<String>,
+    /// The volumes that are block devices, with the device.
+    pub devices: BTreeMap<String, PathBuf>,
     /// When a token in one of them has to be renewed.
     pub refresh_at: Option<Timestamp>,
 }
@@ -79,11 +106,35 @@ pub struct Volumes {
     objects: Arc<dyn Objects>,
     clock: Arc<dyn Clock>,
     tokens: Tokens,
+    known: Mutex<Known>,
+    devices: Arc<Devices>,
 }
+
+/// A volume that is ready.
+#[derive(Debug, Clone)]
+struct Ready {
+    path: PathBuf,
+    refresh_at: Option<Timestamp>,
+    read_only: bool,
+    /// The path is a block device.
+    device: bool,
+    /// The claim behind it.
+    claim: Option<String>,
+}
+
+impl Ready {
+    fn at(path: PathBuf) -> Self {
+        Self { path, refresh_at: None, read_only: false, device: false, claim: None }
+    }
+}
+
+/// The claims' volumes of Pods by uid and volume: a refresh of other volumes does not ask the API for them again.
+type Known = BTreeMap<(String, String), Ready>;
 
 impl Volumes {
     pub fn new(files: Files, dirs: PodDirs, objects: Arc<dyn Objects>, clock: Arc<dyn Clock>) -> Self {
-        Self { files, dirs, objects, clock, tokens: Tokens::default() }
+        let devices = Arc::new(Devices::new(dirs.clone()));
+        Self { files, dirs, objects, clock, tokens: Tokens::default(), known: Mutex::default(), devices }
     }
 
     /// Makes every volume of the Pod and brings its files up to date. Doing it again changes only what has changed.
@@ -94,9 +145,13 @@ impl Volumes {
         // Images are mounted by the runtime, when a container that wants them is made.
         for volume in volumes.filter(|volume| volume.image.is_none()) {
             match self.one(pod, volume, facts).await {
-                Ok((path, refresh_at)) => {
-                    mounted.paths.insert(volume.name.clone(), path);
-                    let earliest = mounted.refresh_at.into_iter().chain(refresh_at).min();
+                Ok(ready) => {
+                    let places = if ready.device { &mut mounted.devices } else { &mut mounted.paths };
+                    places.insert(volume.name.clone(), ready.path);
+                    if ready.read_only {
+                        mounted.read_only.insert(volume.name.clone());
+                    }
+                    let earliest = mounted.refresh_at.into_iter().chain(ready.refresh_at).min();
                     mounted.refresh_at = earliest;
                 }
                 Err(error) => failed.push((volume.name.clone(), error)),
@@ -105,26 +160,31 @@ impl Volumes {
         if failed.is_empty() { Ok(mounted) } else { Err(MountError { volumes: failed }) }
     }
 
-    async fn one(
-        &self,
-        pod: &Pod,
-        volume: &Volume,
-        facts: &FieldFacts,
-    ) -> Result<(PathBuf, Option<Timestamp>), VolumeError> {
+    async fn one(&self, pod: &Pod, volume: &Volume, facts: &FieldFacts) -> Result<Ready, VolumeError> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let group = fs_group(pod)?;
         if let Some(source) = &volume.host_path {
             let path = PathBuf::from(&source.path);
             let (place, type_) = (path.clone(), source.type_.clone().unwrap_or_default());
             self.files.run(uid, "prepare a hostPath", move || host_path::prepare(&place, &type_)).await??;
-            return Ok((path, None));
+            return Ok(Ready::at(path));
         }
         if let Some(source) = &volume.empty_dir {
             let path = self.dirs.volume(uid, "empty-dir", &volume.name);
             let (place, source, memory_max) = (path.clone(), source.clone(), memory_max(pod, facts));
             let made = move || empty_dir::prepare(&place, &source, group, memory_max);
             self.files.run(uid, "prepare an emptyDir", made).await??;
-            return Ok((path, None));
+            return Ok(Ready::at(path));
+        }
+        if let Some((name, read_only)) = claim::claim_name(pod, volume) {
+            return self.claimed(pod, volume, &name, read_only, group).await;
+        }
+        if let Some(source) = volume.nfs.clone() {
+            let path = self.dirs.volume(uid, "nfs", &volume.name);
+            let target = path.clone();
+            let mounted = move || persistent::mount_nfs(&source, &[], &target, false);
+            self.files.run(uid, "mount an NFS export", mounted).await??;
+            return Ok(Ready::at(path));
         }
         if let Some(source) = &volume.csi {
             return Err(VolumeError::NoCsiDriver(source.driver.clone()));
@@ -145,12 +205,86 @@ impl Volumes {
             atomic::write(&dir, &payload, group, now)
         });
         written.await??;
-        Ok((path, refresh_at))
+        Ok(Ready { refresh_at, ..Ready::at(path) })
+    }
+
+    /// The volume behind a claim.
+    async fn claimed(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        name: &str,
+        read_only: bool,
+        group: Option<u32>,
+    ) -> Result<Ready, VolumeError> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let key = (uid.to_owned(), volume.name.clone());
+        if let Some(known) = self.known().get(&key) {
+            return Ok(known.clone());
+        }
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let wrong = |source| VolumeError::Claim { namespace: namespace.clone(), name: name.to_owned(), source };
+        let bound = claim::bound(&*self.objects, pod, volume, name, read_only).await.map_err(wrong)?;
+        bound.check_use(&volume.name, pod).map_err(wrong)?;
+        let spec = bound.volume.spec.clone().unwrap_or_default();
+        let place = persistent::place(&spec)?;
+        let plugin = match &place {
+            Place::Local(_) => "local-volume",
+            Place::HostPath { .. } => "host-path",
+            Place::Nfs { .. } => "nfs",
+        };
+        let target = if bound.is_block() {
+            self.dirs.volume_device(uid, bound.volume_name())
+        } else {
+            self.dirs.volume(uid, plugin, bound.volume_name())
+        };
+        // What the Pod has it keeps, also where its claim is on its way out.
+        let held = target.clone();
+        let is_held = move || fs::symlink_metadata(held).is_ok();
+        if bound.is_going() && !self.files.run(uid, "look for the volume", is_held).await? {
+            return Err(wrong(ClaimError::Terminating));
+        }
+        if bound.is_block() {
+            let Place::Local(path) = place else { return Err(PersistentError::NoDevice.into()) };
+            let (devices, of_pod, volume) = (Arc::clone(&self.devices), uid.to_owned(), bound.volume_name().to_owned());
+            let attach = move || devices.attach(&of_pod, &volume, &path);
+            let device = self.files.run(uid, "attach a block device", attach).await??;
+            let claim = Some(name.to_owned());
+            let ready = Ready { device: true, read_only: bound.read_only, claim, ..Ready::at(device) };
+            self.known().insert(key, ready.clone());
+            return Ok(ready);
+        }
+        // Whose files are the Pod's own is not touched: neither the machine's directories nor a server's.
+        let group = group.filter(|_| matches!(place, Place::Local(_)) && !bound.read_only);
+        let policy = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let on_root_mismatch =
+            policy.and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+        let (place_, read_only, done) = (place.clone(), bound.read_only, target.join(OWNED));
+        let prepared = self.files.run(uid, "mount a persistent volume", move || -> Result<PathBuf, VolumeError> {
+            let path = persistent::prepare(&place_, &target, read_only)?;
+            if let Some(gid) = group
+                && !done.try_exists()?
+            {
+                ownership::set(&path, Group { gid, read_only, on_root_mismatch })?;
+                fs::create_dir_all(&done)?;
+            }
+            Ok(path)
+        });
+        let path = prepared.await??;
+        let ready = Ready { read_only, claim: Some(name.to_owned()), ..Ready::at(path) };
+        self.known().insert(key, ready.clone());
+        Ok(ready)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("no holder of the volumes panics")
     }
 
     /// Gives back all that [`Volumes::mount`] and the subPaths of its containers made. Nothing there is fine.
     pub fn unmount(&self, uid: &str) -> io::Result<()> {
         self.tokens.forget(uid);
+        self.known().retain(|(of, _), _| of != uid);
+        self.devices.release(uid)?;
         release_sub_paths(&self.dirs.sub_paths(uid))?;
         for plugin in entries(&self.dirs.volumes(uid))? {
             for volume in entries(&plugin)? {

@@ -155,6 +155,8 @@ async fn prepare(
         image_ref: image.id.clone(),
         env,
         volumes: &start.mounted.paths,
+        read_only: &start.mounted.read_only,
+        devices: &start.mounted.devices,
         volume_images,
         target_id: start.target_id.clone(),
         machine: tools.settings.machine,

@@ -20,6 +20,7 @@ use crate::pod::PodId;
 use crate::server::Shared;
 use crate::server::routes::{RequestError, json as answer};
 use crate::stream::upgrade::Body;
+use crate::volumes::Figures;
 
 pub(in crate::server) async fn summary(shared: &Arc<Shared>) -> Result<Response<Body>, RequestError> {
     let (stats, machine) = stats(shared).await?;
@@ -35,7 +36,8 @@ pub(in crate::server) async fn summary(shared: &Arc<Shared>) -> Result<Response<
             Err(error) => tracing::debug!(pod = %PodId::of(pod), %error, "cannot measure what a pod takes of the disk"),
         }
     }
-    let from = Gathered { shared, pods, disk, started: started(shared) };
+    let figures = shared.tools.volumes.figures().await;
+    let from = Gathered { shared, pods, disk, figures, started: started(shared) };
     let shown: Vec<Value> = stats.iter().filter_map(|stats| from.pod(stats)).collect();
     let ids: Vec<String> = stats.iter().flat_map(ids).collect();
     shared.rates.keep(|of| of == NODE || ids.iter().any(|id| id == of));
@@ -124,11 +126,28 @@ fn boot_time(stat: &str) -> Option<Timestamp> {
     Timestamp::from_second(text.trim().parse().ok()?).ok()
 }
 
+/// A volume behind a claim.
+fn claimed(figures: &Figures, namespace: &str, now: Timestamp) -> Value {
+    json!({
+        "name": figures.volume,
+        "pvcRef": {"name": figures.claim, "namespace": namespace},
+        "time": now.to_string(),
+        "capacityBytes": figures.capacity_bytes,
+        "availableBytes": figures.available_bytes,
+        "usedBytes": figures.used_bytes,
+        "inodes": figures.inodes,
+        "inodesFree": figures.inodes_free,
+        "inodesUsed": figures.inodes.saturating_sub(figures.inodes_free),
+    })
+}
+
 /// What Pods' entries are made from.
 struct Gathered<'a> {
     shared: &'a Arc<Shared>,
     pods: BTreeMap<String, Arc<Pod>>,
     disk: BTreeMap<String, DiskUse>,
+    /// How full the volumes behind claims are.
+    figures: Vec<Figures>,
     started: BTreeMap<(String, String), Timestamp>,
 }
 
@@ -164,6 +183,9 @@ impl Gathered<'_> {
             let volume =
                 |(name, bytes): (&String, &u64)| json!({"name": name, "time": now.to_string(), "usedBytes": bytes});
             shown["volume"] = disk.volumes.iter().map(volume).collect();
+            let of_pod = self.figures.iter().filter(|figures| figures.uid == meta.uid);
+            let claims: Vec<Value> = of_pod.map(|figures| claimed(figures, &meta.namespace, now)).collect();
+            shown["volume"].as_array_mut().into_iter().for_each(|volumes| volumes.extend(claims.iter().cloned()));
             shown["ephemeral-storage"] = json!({"time": now.to_string(), "usedBytes": disk.total()});
         }
         Some(shown)

@@ -1,0 +1,143 @@
+//! Makes the volume behind a claim ready for a Pod: a directory of this machine as it is, others mounted.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fs_err as fs;
+use k8s_openapi::api::core::v1::{NFSVolumeSource, PersistentVolumeSpec};
+
+use super::{VolumeError, empty_dir, host_path};
+
+/// Bytes of what a mount helper says that are told.
+const WORDS_MAX: usize = 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PersistentError {
+    #[error("path {0:?} does not exist")]
+    NoPath(String),
+    #[error("path {path:?} is {what}")]
+    Kind { path: String, what: &'static str },
+    #[error("mount failed: {status}\nMounting command: mount\nMounting arguments: {arguments}\nOutput: {output}")]
+    Mount { status: String, arguments: String, output: String },
+    #[error("run the mount command")]
+    Command(#[source] io::Error),
+    #[error("only local volumes can be block devices on this node")]
+    NoDevice,
+    #[error("volumes of the kind {0} are not supported by this node")]
+    Unsupported(String),
+}
+
+/// Where the volume's content is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Place {
+    /// A path of this machine.
+    Local(PathBuf),
+    HostPath {
+        path: PathBuf,
+        type_: String,
+    },
+    Nfs {
+        source: NFSVolumeSource,
+        options: Vec<String>,
+    },
+}
+
+/// Pure.
+pub(super) fn place(spec: &PersistentVolumeSpec) -> Result<Place, PersistentError> {
+    if let Some(source) = &spec.local {
+        return Ok(Place::Local(PathBuf::from(&source.path)));
+    }
+    if let Some(source) = &spec.host_path {
+        let type_ = source.type_.clone().unwrap_or_default();
+        return Ok(Place::HostPath { path: PathBuf::from(&source.path), type_ });
+    }
+    if let Some(source) = &spec.nfs {
+        return Ok(Place::Nfs { source: source.clone(), options: spec.mount_options.clone().unwrap_or_default() });
+    }
+    let fields = serde_json::to_value(spec).unwrap_or_default();
+    let kinds = [
+        "awsElasticBlockStore",
+        "azureDisk",
+        "azureFile",
+        "cephfs",
+        "cinder",
+        "csi",
+        "fc",
+        "flexVolume",
+        "flocker",
+        "gcePersistentDisk",
+        "glusterfs",
+        "iscsi",
+        "photonPersistentDisk",
+        "portworxVolume",
+        "quobyte",
+        "rbd",
+        "scaleIO",
+        "storageos",
+        "vsphereVolume",
+    ];
+    let kind = kinds.into_iter().find(|kind| !fields[*kind].is_null()).unwrap_or("unknown");
+    Err(PersistentError::Unsupported(kind.to_owned()))
+}
+
+/// Checks or mounts. Answers the path that containers are shown; `target` exists then. May block.
+pub(super) fn prepare(place: &Place, target: &Path, read_only: bool) -> Result<PathBuf, VolumeError> {
+    match place {
+        Place::Local(path) => {
+            let shown = path.display().to_string();
+            let meta = match fs::metadata(path) {
+                Ok(meta) => meta,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(PersistentError::NoPath(shown).into());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if !meta.is_dir() {
+                let what = "no directory: devices are not formatted by this node";
+                return Err(PersistentError::Kind { path: shown, what }.into());
+            }
+            fs::create_dir_all(target)?;
+            Ok(path.clone())
+        }
+        Place::HostPath { path, type_ } => {
+            host_path::prepare(path, type_)?;
+            fs::create_dir_all(target)?;
+            Ok(path.clone())
+        }
+        Place::Nfs { source, options } => {
+            mount_nfs(source, options, target, read_only)?;
+            Ok(target.to_owned())
+        }
+    }
+}
+
+/// Mounts an NFS export with the machine's own helper, which knows its options.
+pub(super) fn mount_nfs(
+    source: &NFSVolumeSource,
+    options: &[String],
+    target: &Path,
+    read_only: bool,
+) -> Result<(), VolumeError> {
+    fs::create_dir_all(target)?;
+    if empty_dir::is_mount_point(target)? {
+        return Ok(());
+    }
+    let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
+    if read_only || source.read_only == Some(true) {
+        all.push("ro");
+    }
+    let mut arguments = vec!["-t".to_owned(), "nfs".to_owned()];
+    if !all.is_empty() {
+        arguments.extend(["-o".to_owned(), all.join(",")]);
+    }
+    arguments.extend([format!("{}:{}", source.server, source.path), target.display().to_string()]);
+    let output = Command::new("mount").args(&arguments).output().map_err(PersistentError::Command)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = [output.stdout, output.stderr].concat();
+    let words = String::from_utf8_lossy(&words[..words.len().min(WORDS_MAX)]).trim().to_owned();
+    let status = output.status.to_string();
+    Err(PersistentError::Mount { status, arguments: arguments.join(" "), output: words }.into())
+}
