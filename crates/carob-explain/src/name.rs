@@ -17,6 +17,13 @@ pub enum NameError {
     TwoNamespaces(String, String),
 }
 
+/// The claim that `pvc/NAME` or `pvc/NAMESPACE/NAME` names; `None` for what names something else.
+pub fn parse_claim(text: &str, namespace: Option<&str>) -> Option<Result<PodName, NameError>> {
+    let (kind, rest) = text.split_once('/')?;
+    let is_claim = matches!(kind, "pvc" | "persistentvolumeclaim" | "persistentvolumeclaims");
+    is_claim.then(|| parse(&format!("pod/{rest}"), namespace))
+}
+
 /// Reads `NAME`, `pod/NAME`, `NAMESPACE/NAME` and `pod/NAMESPACE/NAME`, where `pods` and `po` stand for `pod`. `namespace` is what a
 /// flag said.
 pub fn parse(text: &str, namespace: Option<&str>) -> Result<PodName, NameError> {
@@ -60,6 +67,10 @@ mod tests {
         assert!(matches!(parse("pod/A?b", None), Err(NameError::Invalid { .. })));
         assert!(matches!(parse("a/b/c", None), Err(NameError::Parts(_))));
         assert!(matches!(parse("", None), Err(NameError::Invalid { .. })));
+        let claim = PodName { namespace: Some("shop".to_owned()), name: "data".to_owned() };
+        assert_eq!(parse_claim("pvc/shop/data", None), Some(Ok(claim.clone())));
+        assert_eq!(parse_claim("pvc/data", Some("shop")), Some(Ok(claim)));
+        assert_eq!((parse_claim("pod/data", None), parse_claim("data", None)), (None, None));
         let two = parse("a/web", Some("b")).expect_err("which one?");
         assert_eq!(two.to_string(), "the Pod is asked for in the namespaces a and b: give one");
     }

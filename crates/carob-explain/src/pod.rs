@@ -327,15 +327,19 @@ impl Facts {
 
     /// The latest warnings. What the scheduler said is told already, or is over.
     fn warnings(&self) -> Vec<&Value> {
-        let mut warnings: Vec<&Value> = self
-            .events
-            .iter()
-            .filter(|event| text(event, &["type"]) == "Warning" && text(event, &["reason"]) != "FailedScheduling")
-            .collect();
-        warnings.sort_by(|a, b| event_time(b).cmp(event_time(a)));
-        warnings.truncate(EVENTS_SHOWN_MAX);
-        warnings
+        latest_warnings(&self.events)
     }
+}
+
+/// The latest warnings of some events, without the scheduler's.
+pub(crate) fn latest_warnings(events: &[Value]) -> Vec<&Value> {
+    let mut warnings: Vec<&Value> = events
+        .iter()
+        .filter(|event| text(event, &["type"]) == "Warning" && text(event, &["reason"]) != "FailedScheduling")
+        .collect();
+    warnings.sort_by(|a, b| event_time(b).cmp(event_time(a)));
+    warnings.truncate(EVENTS_SHOWN_MAX);
+    warnings
 }
 
 fn room_json(room: &NodeRoom) -> Value {
@@ -356,7 +360,7 @@ fn event_time(event: &Value) -> &str {
     times.iter().map(|path| text(event, path)).find(|time| !time.is_empty()).unwrap_or_default()
 }
 
-fn warning_line(event: &Value, now: Timestamp) -> String {
+pub(crate) fn warning_line(event: &Value, now: Timestamp) -> String {
     let count = meta::i64_at(event, &["count"]).unwrap_or(1);
     let times = if count > 1 { format!(", {count} times") } else { String::new() };
     let what = reason_and_message(text(event, &["reason"]), text(event, &["message"]));

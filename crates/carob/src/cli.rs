@@ -287,6 +287,8 @@ pub(crate) enum Part {
     Servicelb,
     /// What serves Ingresses
     Ingress,
+    /// What makes volumes on this machine's disk for claims, and the default StorageClass that asks for them
+    LocalStorage,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -436,7 +438,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// The Pod: NAME, pod/NAME or NAMESPACE/NAME [default: all that are not as they should be]
+    /// The Pod: NAME, pod/NAME or NAMESPACE/NAME; or a claim: pvc/NAME [default: all Pods that are not as they should be]
     #[arg(value_name = "POD")]
     pub(crate) pod: Option<String>,
     /// Its namespace [default: that of the kubeconfig's context; all where no Pod is named]

@@ -154,6 +154,9 @@ pub(crate) fn of_machine(common: &Common, dns_client: &kube::Client) -> Vec<Part
     if settings.node {
         list.push(parts::node(common));
     }
+    if settings.local_storage {
+        list.push(parts::local_storage(common));
+    }
     if settings.dns {
         list.push(parts::dns(common, dns_client.clone()));
     }
@@ -222,6 +225,7 @@ fn make_api(mut config: Config, settings: &Settings, pki: &Pki, shown: &tls::Sho
     config.system.addresses = settings.node_ips.iter().map(|ip| (*ip, settings.listen.port()).into()).collect();
     config.system.hostname.clone_from(&settings.node_name);
     config.system.dns_addresses = if settings.dns { settings.cluster_dns.clone() } else { Vec::new() };
+    config.system.local_storage = settings.local_storage;
     config.system.client_ca_pem.clone_from(&pki.ca_pem);
     config.pod_security = settings.api_files.pod_security.clone();
     config.audit.clone_from(&settings.api_files.audit);

@@ -60,6 +60,7 @@ pub(crate) struct Settings {
     /// `None`: not served.
     pub(crate) ingress_http_port: Option<u16>,
     pub(crate) ingress_https_port: Option<u16>,
+    pub(crate) local_storage: bool,
     pub(crate) max_pods: u32,
     pub(crate) cgroup_root: String,
     pub(crate) virtual_nodes: Option<carob_node::virtual_nodes::Config>,
@@ -123,6 +124,7 @@ impl Settings {
             controllers: !arguments.disable.contains(&Part::Controllers),
             proxy: !arguments.disable_agent && !arguments.disable.contains(&Part::Proxy),
             load_balancers: !arguments.disable.contains(&Part::Servicelb),
+            local_storage: !arguments.disable_agent && !arguments.disable.contains(&Part::LocalStorage),
             dns: !arguments.disable_agent && !arguments.disable.contains(&Part::Dns),
             node_grace: NodeGrace { monitor, ..NodeGrace::default() },
             ingress: !arguments.disable_agent && !arguments.disable.contains(&Part::Ingress),
@@ -193,6 +195,8 @@ impl Settings {
             ingress: false,
             ingress_http_port: None,
             ingress_https_port: None,
+            // Its provisioner writes claims and volumes, which a node may not.
+            local_storage: false,
             max_pods: arguments.max_pods,
             cgroup_root: arguments.cgroup_root,
             virtual_nodes: None,
@@ -217,6 +221,11 @@ impl Settings {
     pub(crate) fn kubelet_ip(&self) -> IpAddr {
         let listen = self.listen.ip();
         if listen.is_unspecified() { listen } else { self.node_ips.first().copied().unwrap_or(listen) }
+    }
+
+    /// Where volumes on this machine's disk are.
+    pub(crate) fn volumes_dir(&self) -> PathBuf {
+        self.data_dir.join("volumes")
     }
 
     /// Where containers' logs are: where log collectors look, for the instance in the usual place, and with its data otherwise.

@@ -12,6 +12,7 @@ use carob_dns::{Dns, DnsConfig, DnsParts};
 use carob_image::{ImageStore, StoreConfig};
 use carob_ingress::{Ingress, IngressConfig, IngressParts};
 use carob_kit::{Clock, Health, Part, PartContext, PartError};
+use carob_local_storage::LocalStorage;
 use carob_net::{NetConfig, PodNetwork};
 use carob_node::{Access, ClusterDns, KubeletApi, Node, NodeConfig, NodeIdentity, NodeParts};
 use carob_proxy::nodes::{NodesConfig, NodesParts};
@@ -38,6 +39,7 @@ const SCHEDULER: &str = "scheduler";
 const VIRTUAL_NODES: &str = "virtual-nodes";
 const IMAGES: &str = "images";
 const NODE: &str = "node";
+const LOCAL_STORAGE: &str = "local-storage";
 const DNS: &str = "dns";
 const INGRESS: &str = "ingress";
 const PROXY: &str = "proxy";
@@ -420,6 +422,39 @@ fn node_config(common: &Common, kubelet_port: u16) -> NodeConfig {
         resolv_conf: RESOLV_CONF.into(),
         hosts: "/etc/hosts".into(),
     }
+}
+
+/// Makes volumes on this machine's disk.
+pub(crate) fn local_storage(common: &Common) -> Part {
+    let common = common.clone();
+    Part::new(LOCAL_STORAGE, move |context| {
+        let settings = &common.settings;
+        let config = carob_local_storage::Config { dir: settings.volumes_dir(), node_name: settings.node_name.clone() };
+        let parts = carob_local_storage::Parts {
+            client: common.component("system:local-storage"),
+            informers: Arc::clone(&common.informers),
+            clock: Arc::clone(&common.clock),
+            shutdown: context.shutdown(),
+        };
+        let health = Arc::clone(&common.health);
+        async move {
+            let storage = LocalStorage::start(config, parts).await?;
+            let (counts, remarks) = (storage.stats(), storage.stats());
+            health.add_metrics(LOCAL_STORAGE, move || work_metrics(&counts()));
+            health.add_remarks(LOCAL_STORAGE, move || set_aside(&remarks()));
+            let begun = storage.begun();
+            let tell = async {
+                begun.await;
+                context.ready();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = storage.join() => Ok(()),
+                () = tell => Ok(()),
+            }
+        }
+    })
+    .needs(&[API, INFORMERS])
 }
 
 pub(crate) fn dns(common: &Common, client: kube::Client) -> Part {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -27,6 +28,9 @@ pub(crate) async fn main(arguments: ServerArgs) -> Result<ExitCode> {
         findings.extend(carob_runtime::check().context("look at this machine")?);
     }
     findings.extend([data_dir(&settings.data_dir)?, pod_addresses(&settings).await]);
+    if settings.local_storage {
+        findings.push(volume_limits(&settings.volumes_dir())?);
+    }
     if runs {
         findings.push(Finding::good("server", format!("one runs with {}", settings.run_dir.display())));
     } else {
@@ -92,6 +96,22 @@ fn data_dir(dir: &Path) -> Result<Finding> {
     let advice = "free some space, or choose another with --data-dir";
     let severity = if free < FREE_BYTES_MIN { Severity::Warning } else { return Ok(Finding::good(what, found)) };
     Ok(Finding { what, severity, found, advice })
+}
+
+/// Whether volumes on this machine's disk get no more room than they ask for.
+fn volume_limits(dir: &Path) -> Result<Finding> {
+    let what = "limits of volumes";
+    let existing = dir.ancestors().find(|path| path.exists()).context("the root directory exists")?;
+    let handle = fs_err::File::open(existing)?;
+    let has_quotas = carob_sys::project::is_enforced(handle.as_fd())
+        .with_context(|| format!("look at the file system of {}", dir.display()))?;
+    if has_quotas {
+        return Ok(Finding::good(what, format!("the file system of {} has project quotas", dir.display())));
+    }
+    let found = format!("the file system of {} has no project quotas: the size of a claim is no limit", dir.display());
+    let advice =
+        "use ext4 (mkfs.ext4 -O quota,project) or xfs, mounted with prjquota; or claims with volumeMode: Block";
+    Ok(Finding { what, severity: Severity::Warning, found, advice })
 }
 
 /// The addresses that Pods would get. Nothing is decided by this: a server chooses when it starts.

@@ -1,8 +1,9 @@
-//! `carob why`: what keeps a Pod from running, gathered from the Pod, its events and the scheduler.
+//! `carob why`: what keeps a Pod from running, gathered from the Pod, its events and the scheduler; or a claim from being bound.
 
 use std::io::Write;
 
 use anyhow::{Context, Result, bail};
+use carob_explain::claim;
 use carob_explain::name::{self, PodName};
 use carob_explain::pod::{Facts, NodeRoom, is_well, rooms};
 use carob_kit::{Clock, SystemClock};
@@ -18,11 +19,21 @@ const PODS_SHOWN_MAX: usize = 50;
 /// `carob why [POD]`.
 pub(crate) async fn main(arguments: WhyArgs) -> Result<()> {
     let namespace = arguments.namespace.as_deref();
-    let pod = arguments.pod.as_deref().map(|pod| name::parse(pod, namespace)).transpose()?;
+    let claim = arguments.pod.as_deref().and_then(|text| name::parse_claim(text, namespace)).transpose()?;
+    let pod =
+        arguments.pod.as_deref().filter(|_| claim.is_none()).map(|pod| name::parse(pod, namespace)).transpose()?;
     let kubeconfig = kubeconfig::find(arguments.kubeconfig.as_deref(), &arguments.data_dir)?;
     let client = carob_client::over_tls(kubeconfig).await?;
     let mut out = std::io::stdout().lock();
     let now = SystemClock::new().now();
+    if let Some(PodName { namespace, name }) = claim {
+        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+        let facts = gather_claim(&client, &namespace, &name).await?;
+        return match arguments.output {
+            Format::Text => Ok(write!(out, "{}", facts.text(now))?),
+            Format::Json => Ok(writeln!(out, "{:#}", facts.json())?),
+        };
+    }
     if let Some(PodName { namespace, name }) = pod {
         let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
         let facts = gather(&client, &namespace, &name).await?;
@@ -78,17 +89,46 @@ async fn gather(client: &kube::Client, namespace: &str, name: &str) -> Result<Fa
     };
     let uid = carob_api::meta::uid(&pod);
     let events = format!("/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.uid%3D{uid}");
-    let (events, events_note) = match get(client, &events).await {
-        Ok(list) => (carob_api::meta::items_at(&list, &["items"]).to_vec(), None),
-        Err(kube::Error::Api(status)) if status.code == 403 => {
-            (Vec::new(), Some("you may not list events: they are left out".to_owned()))
-        }
-        Err(error) => return Err(error).with_context(|| format!("list the events of {namespace}/{name}")),
-    };
+    let (events, events_note) = list(client, &events, "events").await?;
     let nodes =
         if carob_api::meta::str_at(&pod, &["spec", "nodeName"]).is_none() { room(client).await } else { Vec::new() };
     let missing_secrets = missing_secrets(client, namespace, &pod).await;
     Ok(Facts { pod, why, events, nodes, missing_secrets, notes: note.into_iter().chain(events_note).collect() })
+}
+
+/// The objects of a list; where the caller may not read them none, and a note.
+async fn list(client: &kube::Client, path: &str, what: &str) -> Result<(Vec<Value>, Option<String>)> {
+    match get(client, path).await {
+        Ok(list) => Ok((carob_api::meta::items_at(&list, &["items"]).to_vec(), None)),
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            Ok((Vec::new(), Some(format!("you may not list {what}: they are left out"))))
+        }
+        Err(error) => Err(error).with_context(|| format!("list the {what}")),
+    }
+}
+
+async fn gather_claim(client: &kube::Client, namespace: &str, name: &str) -> Result<claim::Facts> {
+    let path = format!("/api/v1/namespaces/{namespace}");
+    let claim = match get(client, &format!("{path}/persistentvolumeclaims/{name}")).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            bail!("there is no PersistentVolumeClaim {name} in the namespace {namespace}")
+        }
+        claim => claim.with_context(|| format!("get the claim {namespace}/{name}"))?,
+    };
+    let class = match claim::class_of(&claim) {
+        "" => None,
+        class => match get(client, &format!("/apis/storage.k8s.io/v1/storageclasses/{class}")).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            class => Some(class.context("get the claim's class")?),
+        },
+    };
+    let uid = carob_api::meta::uid(&claim);
+    let events = format!("{path}/events?fieldSelector=involvedObject.uid%3D{uid}");
+    let (volumes, volumes_note) = list(client, "/api/v1/persistentvolumes", "volumes").await?;
+    let (pods, pods_note) = list(client, &format!("{path}/pods"), "Pods").await?;
+    let (events, events_note) = list(client, &events, "events").await?;
+    let notes = [volumes_note, pods_note, events_note].into_iter().flatten().collect();
+    Ok(claim::Facts { claim, class, volumes, pods, events, notes })
 }
 
 /// What the nodes have left; nothing where the caller may not read it.
