@@ -182,10 +182,9 @@ impl Gathered<'_> {
         if let Some(disk) = self.disk.get(&meta.uid) {
             let volume =
                 |(name, bytes): (&String, &u64)| json!({"name": name, "time": now.to_string(), "usedBytes": bytes});
-            shown["volume"] = disk.volumes.iter().map(volume).collect();
             let of_pod = self.figures.iter().filter(|figures| figures.uid == meta.uid);
-            let claims: Vec<Value> = of_pod.map(|figures| claimed(figures, &meta.namespace, now)).collect();
-            shown["volume"].as_array_mut().into_iter().for_each(|volumes| volumes.extend(claims.iter().cloned()));
+            let claims = of_pod.map(|figures| claimed(figures, &meta.namespace, now));
+            shown["volume"] = disk.volumes.iter().map(volume).chain(claims).collect();
             shown["ephemeral-storage"] = json!({"time": now.to_string(), "usedBytes": disk.total()});
         }
         Some(shown)
