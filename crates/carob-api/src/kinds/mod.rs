@@ -74,6 +74,7 @@ pub enum ActedOnBy {
     Controllers,
     Node,
     Proxy,
+    Ingress,
     Nothing,
 }
 

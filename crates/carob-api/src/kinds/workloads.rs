@@ -80,12 +80,12 @@ pub(super) const RESOURCES: &[Row] = &[
         .subresources(&[STATUS_PART])
         .columns(columns::INGRESS)
         .strategy(&WORKLOAD)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Ingress),
     resource!("networking.k8s.io" / "networking" ["v1"] "IngressClass" "ingressclasses")
         .cluster()
         .columns(columns::INGRESS_CLASS)
         .strategy(&COUNTED)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Ingress),
     resource!("networking.k8s.io" / "networking" ["v1", "v1beta1"] "IPAddress" "ipaddresses")
         .cluster()
         .short(&["ip"])
