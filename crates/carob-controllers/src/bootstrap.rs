@@ -161,12 +161,12 @@ mod tests {
 
     use super::*;
 
-    /// The example of k8s.io/cluster-bootstrap `token/jws/jws_test.go`: content, id, secret, signature.
+    /// An example of k8s.io/cluster-bootstrap `token/jws/jws_test.go`: of nothing, by an id and a secret.
     #[test]
     fn a_signature_is_upstreams() {
         assert_eq!(
-            signature("Hello from the other side!", "joshua", "my voice is my passcode"),
-            "eyJhbGciOiJIUzI1NiIsImtpZCI6Impvc2h1YSJ9..VShe2taLd-YTrmWuRkcL_8QTNDHYxQIEBsAYYiIj1_8"
+            signature("", "joshua", "my voice is my passcode"),
+            "eyJhbGciOiJIUzI1NiIsImtpZCI6Impvc2h1YSJ9..7Ui1ALizW4jXphVUB7xUqC9vLYLL9RZeOFfVLoB7Tgk"
         );
     }
 
