@@ -3,20 +3,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use carob_testkit::{Agent, Cluster, until_none};
+use carob_testkit::{Agent, Cluster, Host, until_none};
 use serde_json::{Value, json};
 
 const SERVER: &str = "203.0.113.1";
 const AGENT: &str = "203.0.113.2";
 const URL: &str = "https://203.0.113.1:6443";
-
-/// A server on a host of its own, which another host will be able to reach.
-fn server(flags: &[&str]) -> Result<Cluster> {
-    let node_ip = format!("--node-ip={SERVER}");
-    let mut all = vec!["--node-name=server", node_ip.as_str()];
-    all.extend(flags);
-    Cluster::start_prepared(|_| Ok(all.iter().map(|flag| (*flag).to_owned()).collect()))
-}
 
 fn token(cluster: &Cluster) -> Result<String> {
     Ok(cluster.carob(&["token", "create"])?.trim().to_owned())
@@ -29,10 +21,14 @@ fn joined(flags: &[&str]) -> Result<(Cluster, Agent)> {
     Ok((cluster, agent))
 }
 
+/// A server and a host with a cable to it, both with their addresses there before anything starts.
 fn machines(flags: &[&str]) -> Result<(Cluster, Agent)> {
-    let cluster = server(flags)?;
-    let agent = Agent::linked(&cluster.host, SERVER, AGENT)?;
-    Ok((cluster, agent))
+    let host = Host::new()?;
+    let agent = Agent::linked(&host, SERVER, AGENT)?;
+    let node_ip = format!("--node-ip={SERVER}");
+    let mut all = vec!["--node-name=server", node_ip.as_str()];
+    all.extend(flags);
+    Ok((Cluster::start_on(host, &all)?, agent))
 }
 
 fn join(cluster: &Cluster, agent: &mut Agent) -> Result<()> {
@@ -91,8 +87,7 @@ fn a_machine_joins_with_one_command_and_runs_pods() -> Result<()> {
 
 #[test]
 fn a_machine_that_may_not_join_is_told_why() -> Result<()> {
-    let cluster = server(&[])?;
-    let agent = Agent::linked(&cluster.host, SERVER, AGENT)?;
+    let (cluster, agent) = machines(&[])?;
     let good = token(&cluster)?;
     let fails = |token: &str, name: &str| agent.fails(&["--server", URL, "--token", token, "--node-name", name]);
     let (head, _) = good.split_once("::").context("a token has two parts")?;

@@ -45,6 +45,14 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// As [`Cluster::start_with`], on a host that is there: one with a cable to another.
+    pub fn start_on(host: Host, flags: &[&str]) -> Result<Self> {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut cluster = Self { host, server: None, flags };
+        cluster.start_server()?;
+        Ok(cluster)
+    }
+
     /// Starts the server again after [`Cluster::kill_server`].
     pub fn start_server(&mut self) -> Result<()> {
         if self.server.is_some() {

@@ -203,7 +203,7 @@ mod tests {
         }
         let all = all();
         let count = |kind: &str| all.iter().filter(|one| meta::kind(&one.2) == kind).count();
-        assert_eq!((count("ClusterRole"), count("ClusterRoleBinding")), (73, 57));
+        assert_eq!((count("ClusterRole"), count("ClusterRoleBinding")), (74, 57));
         assert_eq!((count("Role"), count("RoleBinding")), (11, 11));
         let named: BTreeSet<(&str, &str, &str)> = all
             .iter()
