@@ -175,8 +175,7 @@ fn an_agent_that_is_killed_leaves_its_pods_and_a_node_that_is_deleted_leaves_not
     cluster.kubectl(&["delete", "node", "worker"])?;
     cluster.kubectl(&["wait", "--for=delete", "pod/kept", "--timeout=120s"])?;
     until_none("cgroups of Pods", || {
-        let pods = agent.host.cgroups()?.into_iter().filter(|path| path.to_string_lossy().contains("pod"));
-        Ok(pods.filter(|path| !path.ends_with("kubepods")).collect())
+        Ok(agent.host.cgroups()?.into_iter().filter(|path| path.to_string_lossy().contains("/pod")).collect())
     })?;
     agent.terminate()?;
     until_none("processes", || Ok(agent.host.processes()?.into_values().collect()))?;

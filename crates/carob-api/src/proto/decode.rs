@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ProtoError,
+    ProtoError, duration,
     wire::{Field, Reader},
 };
 use crate::{
@@ -95,6 +95,7 @@ fn element(element: Element<'_>, value: Field<'_>, depth: usize) -> Result<Value
         Scalar::Bytes => STANDARD.encode(value.bytes()?).into(),
         Scalar::Quantity => quantity(value.bytes()?)?,
         Scalar::IntOrString => int_or_string(value.bytes()?)?,
+        Scalar::Duration => duration::decode(value.bytes()?)?.into(),
         Scalar::Time => time(value.bytes()?, meta::format_time)?,
         Scalar::MicroTime => time(value.bytes()?, meta::format_micro_time)?,
         Scalar::Strings => strings(value.bytes()?)?,

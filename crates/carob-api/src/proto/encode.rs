@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{ProtoError, wire};
+use super::{ProtoError, duration, wire};
 use crate::schema::{self, Element, FieldRef, Scalar, Shape, TypeRef};
 
 /// The type of a CRD's schema, which its unions refer to.
@@ -90,6 +90,7 @@ fn put_element(number: u32, element: Element<'_>, value: &Value, out: &mut Vec<u
             wire::put_bytes(out, number, &inner);
         }
         (Scalar::IntOrString, value) => wire::put_bytes(out, number, &int_or_string(value).ok_or(WRONG)?),
+        (Scalar::Duration, Value::String(text)) => wire::put_bytes(out, number, &duration::encode(text).ok_or(WRONG)?),
         (Scalar::Time | Scalar::MicroTime, Value::String(text)) => {
             let time: Timestamp = text.parse().map_err(|_| WRONG)?;
             let mut inner = Vec::new();

@@ -4,6 +4,7 @@
 //! clients send these; answers may be in either form.
 
 mod decode;
+mod duration;
 mod encode;
 #[cfg(test)]
 mod tests;

@@ -106,6 +106,8 @@ pub enum Scalar {
     Time,
     /// RFC 3339 with microseconds.
     MicroTime,
+    /// A length of time as Go writes it, such as `1m15.145s`.
+    Duration,
     /// A list of strings that is a message of its own on the wire (`ExtraValue`).
     Strings,
     /// `FieldsV1`: any object.

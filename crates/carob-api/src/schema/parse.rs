@@ -186,6 +186,7 @@ fn scalar_of(name: &str) -> Option<Scalar> {
         "intstr" => Scalar::IntOrString,
         "time" => Scalar::Time,
         "microtime" => Scalar::MicroTime,
+        "duration" => Scalar::Duration,
         "strings" => Scalar::Strings,
         "fields" => Scalar::Fields,
         "raw" => Scalar::Raw,

@@ -31,6 +31,7 @@ fn element(element: Element<'_>, depth: usize) -> Value {
         Scalar::Bytes => json!("aGk="),
         Scalar::Quantity => json!("100m"),
         Scalar::Time => json!("2026-01-02T03:04:05Z"),
+        Scalar::Duration => json!("75.145s"),
         Scalar::MicroTime => json!("2026-01-02T03:04:05.000006Z"),
         Scalar::Strings => json!(["x", "y"]),
         Scalar::Fields | Scalar::Raw | Scalar::Json => json!({"any": [1, null]}),

@@ -61,6 +61,7 @@ pub(super) fn is_open(scalar: Scalar) -> bool {
         | Scalar::IntOrString
         | Scalar::Time
         | Scalar::MicroTime
+        | Scalar::Duration
         | Scalar::Strings => false,
     }
 }
@@ -78,6 +79,7 @@ pub(super) fn go_name(scalar: Scalar) -> &'static str {
         Scalar::IntOrString => "intstr.IntOrString",
         Scalar::Time => "v1.Time",
         Scalar::MicroTime => "v1.MicroTime",
+        Scalar::Duration => "v1.Duration",
         Scalar::Strings => "[]string",
         Scalar::Fields => "v1.FieldsV1",
         Scalar::Raw => "runtime.RawExtension",
@@ -91,7 +93,7 @@ pub(super) fn go_name(scalar: Scalar) -> &'static str {
 /// Checks a scalar and brings it into canonical form.
 pub(super) fn accept(scalar: Scalar, given: Given<'_>) -> Result<Value, Refusal> {
     match (scalar, given) {
-        (Scalar::String, Given::String(s)) => Ok(Value::String(s.into_owned())),
+        (Scalar::String | Scalar::Duration, Given::String(s)) => Ok(Value::String(s.into_owned())),
         (Scalar::Bool, Given::Bool(b)) => Ok(Value::Bool(b)),
         (Scalar::Int32 | Scalar::IntOrString, Given::Number(n)) => {
             integer(&n, i64::from(i32::MIN), i64::from(i32::MAX))

@@ -151,6 +151,7 @@ impl<'a> Schemas<'a> {
             Scalar::Quantity => ("api.resource.Quantity", self.either("string", "number", None)),
             Scalar::IntOrString => ("util.intstr.IntOrString", self.either("integer", "string", Some("int-or-string"))),
             Scalar::Time => ("apis.meta.v1.Time", json!({ "type": "string", "format": "date-time" })),
+            Scalar::Duration => ("apis.meta.v1.Duration", json!({ "type": "string" })),
             Scalar::MicroTime => ("apis.meta.v1.MicroTime", json!({ "type": "string", "format": "date-time" })),
             Scalar::Fields => ("apis.meta.v1.FieldsV1", json!({ "type": "object" })),
             Scalar::Raw => ("runtime.RawExtension", json!({ "type": "object" })),
