@@ -129,9 +129,9 @@ fn a_volume_made_by_hand_is_bound_and_lost_directories_are_told() -> Result<()> 
         let phase = cluster.get(&["pvc", "mine"])?["status"]["phase"].clone();
         Ok(if phase == "Bound" { Vec::new() } else { vec![phase] })
     })?;
-    create(&cluster, "pod", &user("reader", "mine", "cat /data/file"))?;
+    create(&cluster, "pod", &user("reader", "mine", "true"))?;
     cluster.wait("condition=Ready", "pod/reader")?;
-    assert_eq!(cluster.kubectl(&["logs", "reader"])?.trim(), "mine");
+    assert_eq!(cluster.kubectl(&["exec", "reader", "--", "cat", "/data/file"])?.trim(), "mine");
     cluster.kubectl(&["delete", "pod", "reader"])?;
     fs_err::remove_dir_all(&dir)?;
     create(&cluster, "late", &user("late", "mine", "true"))?;
