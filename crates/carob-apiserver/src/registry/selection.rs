@@ -144,6 +144,9 @@ fn wanted(def: &ResourceDef, fields: &FieldSelector) -> Fields {
     for term in fields.terms() {
         let selectable = def.selectable().iter().find(|field| field.name == term.path);
         wanted.add(selectable.map_or(term.path.as_str(), |field| &field.path));
+        if let Some(field) = selectable.filter(|field| !field.stand_in.is_empty()) {
+            wanted.add(&field.stand_in);
+        }
     }
     wanted
 }

@@ -111,6 +111,24 @@ async fn the_patch_types_do_what_they_are_for() {
 }
 
 #[tokio::test]
+async fn events_are_found_by_who_reported_them() {
+    let rig = Rig::new().await;
+    let event = json!({
+        "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": { "name": "e", "namespace": "default" },
+        "regarding": { "namespace": "default" }, "type": "Normal", "reason": "Tested", "action": "Test",
+        "eventTime": "2026-01-02T03:04:05.000006Z", "reportingController": "tester", "reportingInstance": "one",
+    });
+    rig.post("/apis/events.k8s.io/v1/namespaces/default/events", &event).await.expect(201);
+    let found = async |selector: &str| {
+        let list = rig.get(&format!("/api/v1/namespaces/default/events?fieldSelector={selector}")).await.expect(200);
+        list["items"].as_array().map_or(0, Vec::len)
+    };
+    for (selector, count) in [("source%3Dtester", 1), ("source%3Dother", 0), ("reportingComponent%3Dtester", 1)] {
+        assert_eq!(found(selector).await, count, "{selector}");
+    }
+}
+
+#[tokio::test]
 async fn a_json_patch_finds_a_status_that_nobody_has_written() {
     let rig = Rig::new().await;
     let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
