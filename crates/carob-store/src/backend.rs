@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::entry::{Entry, Event, Revision};
+use crate::etcd::EtcdError;
 use crate::index::Index;
 use crate::limits::Limits;
 
@@ -58,6 +59,14 @@ pub enum BackendError {
     NoSpace(#[source] io::Error),
     #[error("the log was lost in a write that did not end")]
     Lost,
+    /// To go on would hand out revisions that clients have seen with another meaning.
+    #[error(
+        "etcd is at revision {at}, but was at {seen}: it was restored from a backup; to accept what it holds now, start every \
+         server again"
+    )]
+    Rewound { at: Revision, seen: Revision },
+    #[error("the endpoints lead to another etcd than before; to accept what it holds, start every server again")]
+    AnotherEtcd,
 }
 
 /// A store that cannot be opened. What its directory holds is left as it is.
@@ -83,4 +92,6 @@ pub enum OpenError {
     },
     #[error("the reading of {path} did not end")]
     Lost { path: PathBuf },
+    #[error("read what is in etcd")]
+    Etcd(#[source] EtcdError),
 }

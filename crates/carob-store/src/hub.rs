@@ -56,7 +56,7 @@ impl Group {
         self.newest.load(Ordering::Acquire) > cursor.0
     }
 
-    /// Appends up to `max` events after `cursor` to `into`.
+    /// Appends up to `max` events after `cursor` to `into`, and those that share the last one's revision.
     pub(crate) fn read(&self, cursor: Revision, max: usize, into: &mut VecDeque<Arc<Event>>) -> Found {
         if !self.is_beyond(cursor) {
             return Found::Nothing;
@@ -73,6 +73,10 @@ impl Group {
             log.events.partition_point(|event| event.revision() <= cursor)
         };
         into.extend(log.events.range(start..).take(max).cloned());
+        if let Some(last) = into.back().map(|event| event.revision()) {
+            let rest = log.events.iter().skip(start + max).take_while(|event| event.revision() == last);
+            into.extend(rest.cloned());
+        }
         match (into.is_empty(), log.closed) {
             (false, _) => Found::Events,
             (true, false) => Found::Nothing,

@@ -172,11 +172,16 @@ impl Index {
         self.compact(revision, usize::MAX)
     }
 
-    /// Makes a change visible. Its revision must be later than every earlier one, and its entries must have been
-    /// derived from what the index holds.
+    /// Says that nothing has changed up to a later revision.
+    pub(crate) fn advance(&mut self, revision: Revision) {
+        self.current = self.current.max(revision);
+    }
+
+    /// Makes a change visible. Its revision must be later than every earlier one, but for those of the same transaction in
+    /// etcd, and its entries must have been derived from what the index holds.
     pub(crate) fn apply(&mut self, event: &Arc<Event>) {
         let entry = &event.entry;
-        debug_assert!(event.revision() > self.current, "revisions only grow");
+        debug_assert!(event.revision() >= self.current, "revisions only grow");
         let version = match event.kind {
             EventKind::Put => {
                 self.live_bytes += entry.size_bytes();

@@ -18,6 +18,7 @@
 //! | `pipeline` | the one task that changes anything; all timers |
 //! | `hub`, `watch` | fan-out of events |
 //! | `backend` | what a backend must do: `memory` keeps nothing, `embedded` keeps a log |
+//! | `etcd` | in the place of pipeline and backend: etcd decides, and its watch fills index and hub |
 //! | `suite` | what every backend must pass (feature `testing`) |
 //!
 //! # What holds
@@ -36,6 +37,7 @@
 mod backend;
 mod embedded;
 mod entry;
+mod etcd;
 mod expiry;
 mod hub;
 mod index;
@@ -52,11 +54,12 @@ mod watch;
 
 pub use backend::{BackendError, OpenError};
 pub use entry::{Entry, Event, EventKind, Revision};
+pub use etcd::{EtcdConfig, EtcdError};
 pub use index::{ListOptions, Page, ReadError};
 pub use limits::{
     HISTORY_AGE, HISTORY_BYTES_MAX, HISTORY_EVENTS_MAX, KEY_BYTES_MAX, Limits, STORE_BYTES_MAX, VALUE_BYTES_MAX,
 };
-pub use store::{Closed, Options, Stats, Store};
+pub use store::{CatchUpError, Closed, Options, Stats, Store};
 pub use txn::{Durability, Expect, Op, Txn, TxnError, TxnOk};
 pub use watch::{Watch, WatchItem};
 

@@ -197,7 +197,7 @@ impl Pipeline {
                     self.shared.set_full(Some(Arc::clone(&cause)));
                     TxnError::NoSpace(cause)
                 }
-                BackendError::Io { .. } | BackendError::Lost => TxnError::Failed(self.fail(cause)),
+                cause => TxnError::Failed(self.fail(cause)),
             });
         }
         if self.shared.full().is_some() {

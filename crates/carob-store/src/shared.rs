@@ -7,9 +7,11 @@ use tokio::sync::Notify;
 
 use crate::backend::BackendError;
 use crate::entry::{Event, Revision};
+use crate::etcd::EtcdError;
 use crate::hub::{Hub, Touched};
 use crate::index::Index;
 use crate::limits::{COMPACT_EVENTS_MAX, Limits};
+use crate::store::Closed;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -25,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) failure: OnceLock<Arc<BackendError>>,
     /// Why the last write was refused, where that was for want of room.
     full: RwLock<Option<Arc<BackendError>>>,
+    /// Why what others have written cannot be learnt, where the store is in etcd.
+    unreachable: RwLock<Option<Arc<EtcdError>>>,
 }
 
 impl Shared {
@@ -38,6 +42,7 @@ impl Shared {
             closed: AtomicBool::new(false),
             failure: OnceLock::new(),
             full: RwLock::default(),
+            unreachable: RwLock::default(),
         }
     }
 
@@ -47,6 +52,15 @@ impl Shared {
 
     pub(crate) fn set_full(&self, error: Option<Arc<BackendError>>) {
         *self.full.write().expect("no holder of the error panics") = error;
+    }
+
+    /// Why what others have written cannot be learnt at the moment.
+    pub(crate) fn unreachable(&self) -> Option<Arc<EtcdError>> {
+        self.unreachable.read().expect("no holder of the error panics").clone()
+    }
+
+    pub(crate) fn set_unreachable(&self, error: Option<Arc<EtcdError>>) {
+        *self.unreachable.write().expect("no holder of the error panics") = error;
     }
 
     pub(crate) fn current(&self) -> Revision {
@@ -64,6 +78,12 @@ impl Shared {
     /// Makes a batch visible, to readers and watchers alike, and keeps history within its limits. The caller wakes the
     /// watchers once it has answered the writers.
     pub(crate) fn publish(&self, events: &[Arc<Event>]) -> Touched {
+        let up_to = events.last().map_or(Revision(0), |event| event.revision());
+        self.publish_up_to(events, up_to)
+    }
+
+    /// As [`Shared::publish`], where nothing else has changed up to a revision that may be later than the last event's.
+    pub(crate) fn publish_up_to(&self, events: &[Arc<Event>], up_to: Revision) -> Touched {
         let mut touched = Touched::default();
         let mut index = self.write();
         let groups = self.hub.lock();
@@ -71,6 +91,7 @@ impl Shared {
             index.apply(event);
             groups.push(event, &mut touched);
         }
+        index.advance(up_to);
         let dropped = index.trim(self.limits.history_events_max, self.limits.history_bytes_max);
         for event in &dropped {
             groups.forget(event);
@@ -101,7 +122,21 @@ impl Shared {
         }
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    /// Waits until `revision` can be read.
+    pub(crate) async fn reached(&self, revision: Revision) -> Result<(), Closed> {
+        loop {
+            let advanced = self.advanced.notified();
+            if self.current() >= revision {
+                return Ok(());
+            }
+            if self.is_closed() {
+                return Err(Closed);
+            }
+            advanced.await;
+        }
+    }
+
+    fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backend::{Backend, BackendError, OpenError};
 use crate::embedded::{Embedded, LogSizes};
 use crate::entry::{Entry, Revision};
+use crate::etcd::{Etcd, EtcdConfig, EtcdError, Reader};
 use crate::index::{Index, ListOptions, Page, ReadError};
 use crate::limits::{LIST_CHUNK_KEYS, Limits, WRITE_QUEUE_MAX};
 use crate::memory::Memory;
@@ -42,12 +43,23 @@ impl Default for Options {
 pub struct Store {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
+    /// Where to ask how far others have written, if they do.
+    readers: Option<mpsc::Sender<Reader>>,
 }
 
 /// The store was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the store is closed")]
 pub struct Closed;
+
+/// It is not known whether all that was written can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CatchUpError {
+    #[error("learn of what other servers have written")]
+    Etcd(#[source] EtcdError),
+    #[error(transparent)]
+    Closed(Closed),
+}
 
 /// Sizes of an open store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,17 +101,42 @@ impl Store {
         Ok(Self::start(index, Box::new(backend), options))
     }
 
+    /// The store that several servers share in etcd.
+    pub async fn etcd(config: EtcdConfig, options: Options) -> Result<Self, OpenError> {
+        let (requests, receiver) = mpsc::channel(WRITE_QUEUE_MAX);
+        let etcd = Etcd::open(config, options.limits).await?;
+        let shared = Arc::clone(etcd.shared());
+        let (readers, asked) = Etcd::readers();
+        tokio::spawn(etcd.run(receiver, asked));
+        Ok(Self { shared, requests, readers: Some(readers) })
+    }
+
     fn start(index: Index, backend: Box<dyn Backend>, options: Options) -> Self {
         let (requests, receiver) = mpsc::channel(WRITE_QUEUE_MAX);
         let shared = Arc::new(Shared::new(index, options.limits));
         let pipeline = Pipeline::new(Arc::clone(&shared), options.clock, backend, receiver);
         tokio::spawn(pipeline.run());
-        Self { shared, requests }
+        Self { shared, requests, readers: None }
     }
 
     /// The latest revision that can be read.
     pub fn current(&self) -> Revision {
         self.shared.current()
+    }
+
+    /// Waits until every write that anybody was told of, on any server, can be read here, and says which revision that is.
+    /// Without other writers there is nothing to wait for.
+    pub async fn caught_up(&self) -> Result<Revision, CatchUpError> {
+        let Some(readers) = &self.readers else { return Ok(self.current()) };
+        let (answer, answered) = oneshot::channel();
+        readers.send(answer).await.map_err(|_closed| CatchUpError::Closed(Closed))?;
+        let answer = answered.await.map_err(|_ended| CatchUpError::Closed(Closed))?;
+        answer.map_err(CatchUpError::Etcd)
+    }
+
+    /// Whether other servers write to it as well.
+    pub fn is_shared(&self) -> bool {
+        self.readers.is_some()
     }
 
     /// The earliest revision that can be read.
@@ -120,6 +157,11 @@ impl Store {
     /// Why the store takes no more writes, if it does not.
     pub fn failure(&self) -> Option<Arc<BackendError>> {
         self.shared.failure.get().cloned()
+    }
+
+    /// Why what other servers write cannot be learnt at the moment; what is known of it can be read.
+    pub fn unreachable(&self) -> Option<Arc<EtcdError>> {
+        self.shared.unreachable()
     }
 
     /// Why the last write was refused, if there was no room for it. The next one may succeed.
@@ -177,16 +219,7 @@ impl Store {
 
     /// Waits until `revision` can be read.
     pub async fn wait_for(&self, revision: Revision) -> Result<(), Closed> {
-        loop {
-            let advanced = self.shared.advanced.notified();
-            if self.current() >= revision {
-                return Ok(());
-            }
-            if self.shared.is_closed() {
-                return Err(Closed);
-            }
-            advanced.await;
-        }
+        self.shared.reached(revision).await
     }
 
     /// Forgets what only readers before `revision` can see.

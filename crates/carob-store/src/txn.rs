@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::backend::BackendError;
 use crate::entry::{Entry, Revision};
+use crate::etcd::EtcdError;
 
 /// One change of one key, made if the key is as expected.
 #[derive(Debug, Clone)]
@@ -70,6 +71,10 @@ pub enum TxnError {
     Conflict { actual: Option<Arc<Entry>> },
     #[error("the value of {key} has {bytes} bytes, the limit is {max}")]
     TooLarge { key: Arc<str>, bytes: usize, max: usize },
+    #[error(
+        "the value of {key} has {bytes} bytes, which is more than etcd takes in one request (its --max-request-bytes)"
+    )]
+    TooLargeForEtcd { key: Arc<str>, bytes: usize },
     #[error("a key has {bytes} bytes, the limit is {max}")]
     KeyTooLong { bytes: usize, max: usize },
     #[error("the store holds {bytes} bytes, its limit is {max}: delete something first")]
@@ -81,6 +86,9 @@ pub enum TxnError {
     /// takes no writes.
     #[error("the store takes no more writes until it is opened again")]
     Failed(#[source] Arc<BackendError>),
+    /// etcd could not be asked, or its answer was lost: then the change may have been made.
+    #[error("etcd did not take the change")]
+    Unavailable(#[source] EtcdError),
     #[error("the store is closed")]
     Closed,
 }

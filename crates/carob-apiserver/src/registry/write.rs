@@ -54,11 +54,14 @@ async fn txn(store: &Store, txn: Txn) -> Result<TxnOk, WriteError> {
         TxnError::TooLarge { max, .. } => {
             WriteError::Failed(Status::request_entity_too_large(&format!("limit is {max}")).into())
         }
+        TxnError::TooLargeForEtcd { .. } => {
+            WriteError::Failed(Status::request_entity_too_large(&error.to_string()).into())
+        }
         TxnError::KeyTooLong { .. } => WriteError::Failed(Status::bad_request(error.to_string()).into()),
         TxnError::Full { .. } | TxnError::NoSpace(_) => {
             WriteError::Failed(Status::other(507, "InsufficientStorage", carob_kit::chain(&error).to_string()).into())
         }
-        TxnError::Failed(_) | TxnError::Closed => {
+        TxnError::Failed(_) | TxnError::Unavailable(_) | TxnError::Closed => {
             WriteError::Failed(Status::service_unavailable(&carob_kit::chain(&error).to_string()).into())
         }
     })

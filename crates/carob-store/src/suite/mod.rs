@@ -31,6 +31,17 @@ pub async fn run_all<F: Future<Output = Store>>(open: impl Fn(Options) -> F) {
     time::run(&open).await;
 }
 
+/// Runs the cases that need neither a paused clock nor a store that nobody else serves: for what keeps its keys elsewhere.
+///
+/// # Panics
+/// When a case fails.
+pub async fn run_real<F: Future<Output = Store>>(open: impl Fn(Options) -> F) {
+    txns::run_real(&open).await;
+    reads::run(&open).await;
+    watches::run(&open).await;
+    history::run_real(&open).await;
+}
+
 /// Runs the cases that race tasks against each other, for runtimes of several threads. Time need not be paused.
 ///
 /// # Panics
