@@ -13,6 +13,10 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use tracing::error;
 
+use carob_api::Status;
+use carob_kit::chain;
+use carob_store::Store;
+
 use crate::audit::{Level, Stage, Trail};
 use crate::authn::{Peer, forget_credentials};
 use crate::authz::impersonated;
@@ -323,6 +327,9 @@ impl ApiServer {
             }
             Some(resource) => {
                 let asked = Asked { parts, query, verb: info.verb, resource, user, notes };
+                if inner.store.is_shared() {
+                    be_fresh(&inner.store, &asked.query).await?;
+                }
                 dispatch::answer(inner, asked, body).await
             }
         }
@@ -332,6 +339,19 @@ impl ApiServer {
 type Panic = Box<dyn std::any::Any + Send>;
 
 /// Runs a future on a thread that may be busy for as long as it likes.
+/// Waits until what other servers have written before can be read. A version that the client names says how fresh its answer has
+/// to be; without one it is as fresh as there is. A store that is not what it was is not read at all.
+async fn be_fresh(store: &Store, query: &Query) -> Result<(), ApiError> {
+    let unavailable = |error: String| ApiError::from(Status::service_unavailable(&error));
+    if let Some(failure) = store.failure() {
+        return Err(unavailable(chain(&*failure).to_string()));
+    }
+    if query.text("resourceVersion").is_none() {
+        store.caught_up().await.map_err(|error| unavailable(chain(&error).to_string()))?;
+    }
+    Ok(())
+}
+
 async fn on_a_thread<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Panic> {
     let runtime = tokio::runtime::Handle::current();
     let task = tokio::task::spawn_blocking(move || runtime.block_on(future));

@@ -45,7 +45,9 @@ impl Detail {
 }
 
 fn checks(api: &State, endpoint: &str) -> Vec<Check> {
+    let unreachable = || api.store.unreachable().map(|error| chain(&*error).to_string());
     let failure = api.store.failure().map(|error| format!("the store takes no more writes: {}", chain(&*error)));
+    let failure = failure.or_else(unreachable);
     // Named as upstream names its store.
     let mut checks = vec![Check::new("ping", None), Check::new("etcd", failure)];
     if endpoint == "readyz" {

@@ -191,6 +191,24 @@ pub(crate) struct ServerArgs {
     /// Days that renamed audit logs are kept [default: for ever]
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "DAYS")]
     pub(crate) audit_log_maxage: u32,
+    /// Keep the cluster's objects in etcd, which other servers may share: https://HOST:PORT of its members
+    #[arg(
+        long,
+        env = "CAROB_DATASTORE_ENDPOINT",
+        value_delimiter = ',',
+        value_name = "URL",
+        conflicts_with = "in_memory"
+    )]
+    pub(crate) datastore_endpoint: Vec<http::Uri>,
+    /// The authority that signs etcd's certificates
+    #[arg(long, value_name = "FILE", requires = "datastore_endpoint")]
+    pub(crate) datastore_cafile: Option<PathBuf>,
+    /// The certificate that is shown to etcd
+    #[arg(long, value_name = "FILE", requires = "datastore_keyfile")]
+    pub(crate) datastore_certfile: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE", requires = "datastore_certfile")]
+    pub(crate) datastore_keyfile: Option<PathBuf>,
     /// Keep all state in memory: nothing is found again after a restart
     #[arg(long, hide = true)]
     pub(crate) in_memory: bool,

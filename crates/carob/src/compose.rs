@@ -204,6 +204,9 @@ pub(crate) fn prepare_directories(data_dir: &Path, run_dir: &Path) -> Result<std
 
 async fn open_store(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Store> {
     let options = Options::new(Arc::clone(clock));
+    if let Some(etcd) = &settings.datastore {
+        return Store::etcd(etcd.clone(), options).await.context("open the store in etcd (--datastore-endpoint)");
+    }
     if settings.in_memory {
         return Ok(Store::in_memory(options));
     }

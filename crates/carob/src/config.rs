@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use carob_controllers::NodeGrace;
 use carob_image::{GcPolicy, RegistriesConfig};
+use carob_store::EtcdConfig;
 use clap::Parser;
 use ipnet::IpNet;
 use ring::digest;
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 use crate::api_files::ApiFiles;
 use crate::cli::{AgentArgs, AgentPart, Cli, Command, NodeArgs, Part, ServerArgs};
-use crate::{registries, virtual_nodes};
+use crate::{datastore, registries, virtual_nodes};
 
 /// Where an instance is whose flags say nothing else.
 pub(crate) const USUAL_DATA_DIR: &str = "/var/lib/carob";
@@ -69,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) kubeconfig_mode: u32,
     /// What cluster, user and context are called in it.
     pub(crate) context: String,
+    /// Where the cluster's objects are, if not in the data directory.
+    pub(crate) datastore: Option<EtcdConfig>,
     pub(crate) in_memory: bool,
     pub(crate) images_dir: PathBuf,
     pub(crate) registries: RegistriesConfig,
@@ -134,6 +137,12 @@ impl Settings {
             kubeconfig: arguments.write_kubeconfig.unwrap_or(node.kubeconfig),
             kubeconfig_mode: arguments.write_kubeconfig_mode,
             context: arguments.context_name.unwrap_or(node.context),
+            datastore: datastore::config(
+                arguments.datastore_endpoint,
+                arguments.datastore_cafile.as_deref(),
+                arguments.datastore_certfile.as_deref(),
+                arguments.datastore_keyfile.as_deref(),
+            )?,
             in_memory: arguments.in_memory,
             die_with_parent: arguments.die_with_parent,
             ..node
@@ -203,6 +212,7 @@ impl Settings {
             kubeconfig: data_dir.join("admin.kubeconfig"),
             kubeconfig_mode: 0o600,
             context: context_name(&data_dir),
+            datastore: None,
             in_memory: false,
             images_dir: arguments.images_dir.unwrap_or_else(|| data_dir.join("images")),
             registries: registries::read(arguments.private_registry.as_deref())?,

@@ -11,6 +11,7 @@ mod cli;
 mod commands;
 mod compose;
 mod config;
+mod datastore;
 mod explainer;
 mod identity;
 mod kubeconfig;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use anyhow::{Context, Result};
 use carob_apiserver::authn::ServiceAccountKeys;
 use carob_apiserver::{ApiServer, Tls, UserInfo};
-use carob_client::{DriverStats, Informers};
+use carob_client::{DriverStats, ElectionConfig, Ended, Informers, LeaderElector};
 use carob_controllers::{Controllers, TokenSigner};
 use carob_dns::{Dns, DnsConfig, DnsParts};
 use carob_image::{ImageStore, StoreConfig};
@@ -201,24 +201,46 @@ pub(crate) fn controllers(control: &Control, keys: Arc<ServiceAccountKeys>) -> P
         let client = common.component("system:kube-controller-manager");
         let (informers, clock, health) =
             (Arc::clone(&common.informers), Arc::clone(&common.clock), Arc::clone(&common.health));
+        let election = election(common, "kube-controller-manager");
         async move {
-            let controllers = Controllers::start(client, informers, config, clock, context.shutdown());
-            let (counts, remarks) = (controllers.stats(), controllers.stats());
-            health.add_metrics(CONTROLLERS, move || work_metrics(&counts()));
-            health.add_remarks(CONTROLLERS, move || set_aside(&remarks()));
-            let begun = controllers.begun();
-            let tell = async {
-                begun.await;
-                context.ready();
-                std::future::pending::<()>().await;
+            let (leases, shutdown) = (client.clone(), context.shutdown());
+            let lead = |clock, shutdown| async {
+                let controllers = Controllers::start(client, informers, config, clock, shutdown);
+                let (counts, remarks) = (controllers.stats(), controllers.stats());
+                health.add_metrics(CONTROLLERS, move || work_metrics(&counts()));
+                health.add_remarks(CONTROLLERS, move || set_aside(&remarks()));
+                let begun = controllers.begun();
+                let tell = async {
+                    begun.await;
+                    context.ready();
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    () = controllers.join() => {}
+                    () = tell => {}
+                }
             };
-            tokio::select! {
-                () = controllers.join() => Ok(()),
-                () = tell => Ok(()),
+            let Some(election) = election else {
+                lead(clock, shutdown).await;
+                return Ok(());
+            };
+            // Who waits to lead does what it has to.
+            context.ready();
+            let mut elector = LeaderElector::new(leases, Arc::clone(&clock), election)?;
+            match elector.run(shutdown, |end| lead(clock, end)).await {
+                Ended::Shutdown | Ended::Finished => Ok(()),
+                Ended::Lost => Err("another server leads the controllers now".into()),
             }
         }
     })
     .needs(&[API, INFORMERS])
+}
+
+/// How servers that share a store agree on who does what one alone may do; `None` where there is one server.
+fn election(common: &Common, name: &str) -> Option<ElectionConfig> {
+    common.settings.datastore.as_ref()?;
+    let identity = format!("{}_{}", common.settings.node_name, carob_kit::uid());
+    Some(ElectionConfig::new("kube-system", name, identity))
 }
 
 /// The counts of reconcilers in the Prometheus text format.
@@ -252,7 +274,11 @@ fn set_aside(stats: &DriverStats) -> Vec<String> {
 pub(crate) fn scheduler(common: &Common, explanations: Explanations) -> Part {
     let common = common.clone();
     Part::new(SCHEDULER, move |context| {
-        let config = SchedulerConfig { explanations: explanations.clone(), ..SchedulerConfig::default() };
+        let config = SchedulerConfig {
+            explanations: explanations.clone(),
+            election: election(&common, "kube-scheduler"),
+            ..SchedulerConfig::default()
+        };
         let client = common.component("system:kube-scheduler");
         let (informers, clock) = (Arc::clone(&common.informers), Arc::clone(&common.clock));
         async move {

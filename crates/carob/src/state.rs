@@ -19,7 +19,7 @@ pub(crate) struct State {
 impl State {
     /// Refuses a directory from which something was lost. Call it before anything is made.
     pub(crate) fn check(settings: &Settings) -> Result<Self> {
-        if settings.in_memory {
+        if settings.in_memory || settings.datastore.is_some() {
             return Ok(Self { beginning: None });
         }
         Self::check_dir(&settings.data_dir)

@@ -2,6 +2,7 @@
 //!
 //! A reservation that is not kept (the write failed) goes back by itself.
 
+mod elsewhere;
 mod pool;
 mod service;
 
@@ -16,6 +17,7 @@ use tracing::warn;
 
 use crate::admission::{Admission, Operation};
 use crate::reserve::{Reserve, Reserved, Stage};
+use elsewhere::Elsewhere;
 use pool::{Addresses, Ports};
 
 /// The pools of addresses and ports could not be filled.
@@ -37,6 +39,8 @@ pub(crate) struct Services {
     /// One per IP family, the primary first.
     addresses: Vec<Addresses>,
     ports: Ports,
+    /// Set where other servers give away from the same ranges.
+    elsewhere: Option<Elsewhere>,
 }
 
 /// What one write took out of the pools, given back on drop unless the Service was stored or may have been.
@@ -118,7 +122,11 @@ impl Services {
             return Err(AllocateError::NoServiceCidr);
         }
         let pools = cidrs.iter().map(|cidr| Addresses::new(*cidr).ok_or(AllocateError::ServiceCidr { cidr: *cidr }));
-        let services = Self { addresses: pools.collect::<Result<_, _>>()?, ports: Ports::new(ports) };
+        let elsewhere = store.is_shared().then(|| Elsewhere::new(store));
+        let services = Self { addresses: pools.collect::<Result<_, _>>()?, ports: Ports::new(ports), elsewhere };
+        if services.elsewhere.is_some() {
+            return Ok(services);
+        }
         let prefix = kinds::by_resource("", "v1", "services").map(|def| def.storage_prefix(None)).unwrap_or_default();
         let stored = store.list(&prefix, ListOptions::default()).map_err(AllocateError::List)?;
         for entry in stored.entries {
@@ -146,16 +154,40 @@ impl Services {
 
     /// Completes a new Service: IP families, addresses, node ports.
     fn create(&self, service: &mut Value) -> Result<Reservation<'_>, FieldErrors> {
+        self.follow();
         service::create(self, service)
     }
 
     /// Completes a changed Service; what only `old` holds is released with [`Services::released`] after the write.
     fn update(&self, service: &mut Value, old: &Value) -> Result<Reservation<'_>, FieldErrors> {
+        self.follow();
         service::update(self, service, old)
+    }
+
+    /// Brings the pools up to date with what other servers have stored.
+    fn follow(&self) {
+        let Some(elsewhere) = &self.elsewhere else { return };
+        elsewhere.follow(|taken, freed| {
+            for address in &taken.addresses {
+                if let Some(pool) = self.pool_of(*address) {
+                    pool.take(*address);
+                }
+            }
+            for port in &taken.ports {
+                self.ports.take(*port);
+            }
+            let (addresses, ports): (Vec<_>, Vec<_>) =
+                (freed.addresses.into_iter().collect(), freed.ports.into_iter().collect());
+            self.give_back(&addresses, &ports);
+        });
     }
 
     /// Gives back what `old` held and `new` (absent after a deletion) does not.
     fn released(&self, old: &Value, new: Option<&Value>) {
+        if self.elsewhere.is_some() {
+            // The store tells, as of what others release.
+            return;
+        }
         let kept_addresses: Vec<_> = new.map(|new| service::addresses_of(new).collect()).unwrap_or_default();
         let kept_ports: Vec<_> = new.map(service::ports_of).unwrap_or_default();
         let addresses: Vec<_> = service::addresses_of(old).filter(|one| !kept_addresses.contains(one)).collect();

@@ -8,6 +8,7 @@
 mod correct;
 mod flow;
 mod objects;
+mod peers;
 
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ impl ApiServer {
     /// Makes what is missing and puts right what is not as it has to be. Everything is tried; the error is the first.
     pub async fn bootstrap(&self) -> Result<(), SystemError> {
         let now = self.now();
-        let all = objects::all(self.system_config(), self.built_in_versions(), now);
+        let all = self.own_objects(now);
         // What lives in a namespace needs it first.
         let (namespaces, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|object| object.kind() == "Namespace");
         let (bindings, rest): (Vec<_>, Vec<_>) =
@@ -96,9 +97,11 @@ impl ApiServer {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_LONGEST);
             }
-            let all = objects::all(self.system_config(), self.built_in_versions(), self.now());
-            for object in all.into_iter().filter(|object| object.stays) {
+            for object in self.own_objects(self.now()).into_iter().filter(|object| object.stays) {
                 keepers.spawn(self.clone().keep(object));
+            }
+            if self.store().is_shared() {
+                keepers.spawn(self.clone().keep_peers());
             }
             keepers.spawn(self.clone().renew_lease());
             while keepers.join_next().await.is_some() {}
@@ -115,6 +118,13 @@ impl ApiServer {
         let built_in = served.all().filter(|gv| gv.resources().any(|def| def.custom().is_none()));
         let versions: Vec<_> = built_in.map(|gv| (gv.group().to_owned(), gv.version.to_owned())).collect();
         versions.into_iter()
+    }
+
+    /// The objects that this server alone knows how they have to be: where it shares the store, not the API's addresses.
+    fn own_objects(&self, now: jiff::Timestamp) -> Vec<SystemObject> {
+        let mut all = objects::all(self.system_config(), self.built_in_versions(), now);
+        all.retain(|object| !(self.store().is_shared() && object.names_addresses()));
+        all
     }
 
     /// Follows one object and puts it right whenever it changes.

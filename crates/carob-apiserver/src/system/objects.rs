@@ -113,6 +113,11 @@ impl SystemObject {
         meta::kind(&self.object)
     }
 
+    /// Whether it says where the API is.
+    pub(super) fn names_addresses(&self) -> bool {
+        matches!(self.kind(), "Endpoints" | "EndpointSlice")
+    }
+
     pub(super) fn own_path(&self) -> String {
         format!("{}/{}", self.path, meta::name(&self.object))
     }
@@ -128,8 +133,7 @@ pub(super) fn all(
     all.extend(SYSTEM_CLASSES.iter().map(|class| priority_class(*class)));
     all.push(service_cidr(config));
     all.push(service(config));
-    all.push(endpoints(config));
-    all.push(endpoint_slice(config));
+    all.extend(of_addresses(config));
     all.extend(dns_service(config));
     all.extend(config.local_storage.then(local_class));
     all.extend(authentication(config));
@@ -321,6 +325,11 @@ fn authentication(config: &SystemConfig) -> Option<SystemObject> {
         &["data", "requestheader-extra-headers-prefix"],
     ]);
     Some(SystemObject::new(("", "v1", "configmaps"), "kube-system", object, keep).staying())
+}
+
+/// What says where the API is.
+pub(super) fn of_addresses(config: &SystemConfig) -> [SystemObject; 2] {
+    [endpoints(config), endpoint_slice(config)]
 }
 
 /// What kubeadm leaves for nodes that join, under its names and in its formats (cmd/kubeadm/app/phases/{uploadconfig,kubelet}).
