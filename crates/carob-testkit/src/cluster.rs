@@ -253,7 +253,7 @@ fn kill_within(nsenter: Child) -> Result<()> {
     end_within(nsenter, Signal::KILL).map(drop)
 }
 
-fn end_within(mut nsenter: Child, signal: Signal) -> Result<ExitStatus> {
+pub(crate) fn end_within(mut nsenter: Child, signal: Signal) -> Result<ExitStatus> {
     let children = fs_err::read_to_string(format!("/proc/{0}/task/{0}/children", nsenter.id()))?;
     for child in children.split_whitespace() {
         let pid = Pid::from_raw(child.parse()?).context("a PID is positive")?;

@@ -9,8 +9,10 @@
 
 mod agent;
 mod cluster;
+mod etcd;
 mod host;
 
 pub use agent::Agent;
 pub use cluster::{Cluster, Process, images, manifest, program, until_none};
+pub use etcd::Etcd;
 pub use host::Host;
