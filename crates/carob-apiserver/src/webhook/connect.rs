@@ -1,31 +1,26 @@
-//! Connections to webhooks and to servers of aggregated APIs: an endpoint of a Service, or a host by its name (a static binary has no
-//! getaddrinfo), then TLS.
+//! Connections to webhooks and to servers of aggregated APIs: an endpoint of a Service, or a host by its name, then TLS.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
+use carob_kit::names::{LookupError, Names};
 use carob_store::Store;
 use futures_util::future::BoxFuture;
-use hickory_resolver::TokioResolver;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::tls::{TlsError, Trust, client_config, system_roots};
 use crate::dialer::{DialError, NodeDialer, NodeStream};
 use crate::endpoints::{EndpointError, Reach, ServicePort, choose};
-
-/// Addresses of one host that are tried.
-const ADDRESSES_MAX: usize = 8;
 
 /// What a hook leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +33,8 @@ pub(crate) enum Server {
 pub(crate) enum ConnectError {
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    #[error("look up {host}")]
-    Lookup {
-        host: String,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     #[error("dial tcp {address}")]
     Dial {
         address: SocketAddr,
@@ -100,13 +91,13 @@ fn certificate_text(why: &CertificateError) -> String {
 pub(crate) struct Shared {
     store: Store,
     dialer: Arc<dyn NodeDialer>,
-    resolver: OnceCell<TokioResolver>,
+    names: Names,
     system_tls: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Shared {
     pub(super) fn new(store: Store, dialer: Arc<dyn NodeDialer>) -> Self {
-        Self { store, dialer, resolver: OnceCell::new(), system_tls: OnceLock::new() }
+        Self { store, dialer, names: Names::default(), system_tls: OnceLock::new() }
     }
 
     /// TLS that trusts the system's authorities. Read once they are needed.
@@ -138,29 +129,13 @@ impl Shared {
 
     async fn dial_host(&self, host: &str, port: u16) -> Result<Box<dyn NodeStream>, ConnectError> {
         let mut failure = ConnectError::NoAddress { host: host.to_owned() };
-        for ip in self.look_up(host).await? {
+        for ip in self.names.look_up(host).await? {
             match self.dial_address(SocketAddr::new(ip, port)).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => failure = error,
             }
         }
         Err(failure)
-    }
-
-    async fn look_up(&self, host: &str) -> Result<Vec<IpAddr>, ConnectError> {
-        if let Ok(ip) = host.parse() {
-            return Ok(vec![ip]);
-        }
-        if host.eq_ignore_ascii_case("localhost") {
-            return Ok(vec![IpAddr::from([127, 0, 0, 1]), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)]);
-        }
-        let failed = |source| ConnectError::Lookup { host: host.to_owned(), source };
-        let resolver = self
-            .resolver
-            .get_or_try_init(|| async { TokioResolver::builder_tokio().and_then(|builder| builder.build()) });
-        let resolver = resolver.await.map_err(|error| failed(error.into()))?;
-        let found = resolver.lookup_ip(host).await.map_err(|error| failed(error.into()))?;
-        Ok(found.iter().take(ADDRESSES_MAX).collect())
     }
 }
 

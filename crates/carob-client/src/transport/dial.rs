@@ -1,14 +1,13 @@
-//! Connections to an API server on another machine: names by hickory (a static program has no getaddrinfo), then TCP, then TLS.
+//! Connections to an API server on another machine: names, then TCP, then TLS.
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use carob_kit::names::Names;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -16,34 +15,19 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// How long one address may take to connect, and then for TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Addresses of one host that are tried.
-const ADDRESSES_MAX: usize = 8;
 const HTTPS_PORT: u16 = 443;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
     #[error("{url} names no host")]
     Url { url: Uri },
-    #[error("look up {host}")]
-    Resolve {
-        host: String,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    #[error("{host} has no address")]
-    NoAddress { host: String },
-    #[error("connect to {host}")]
-    Connect {
-        host: String,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Tcp(#[from] carob_kit::names::DialError),
     #[error("TLS with {host}")]
     Tls {
         host: String,
@@ -56,55 +40,26 @@ pub(super) enum DialError {
 #[derive(Clone)]
 pub(super) struct Connector {
     tls: TlsConnector,
-    resolver: Arc<OnceCell<TokioResolver>>,
+    names: Arc<Names>,
 }
 
 impl Connector {
     pub(super) fn new(tls: Arc<ClientConfig>) -> Self {
-        Self { tls: TlsConnector::from(tls), resolver: Arc::default() }
+        Self { tls: TlsConnector::from(tls), names: Arc::default() }
     }
 
     async fn connect(&self, uri: Uri) -> Result<Stream, DialError> {
         let host = uri.host().map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned());
         let host = host.ok_or_else(|| DialError::Url { url: uri.clone() })?;
         let name = ServerName::try_from(host.clone()).map_err(|_| DialError::Url { url: uri.clone() })?;
-        let tcp = self.tcp(&host, uri.port_u16().unwrap_or(HTTPS_PORT)).await?;
-        let handshake = within(self.tls.connect(name, tcp)).await;
+        let port = uri.port_u16().unwrap_or(HTTPS_PORT);
+        let tcp = self.names.connect(&host, port, CONNECT_TIMEOUT).await?;
+        let handshake = tokio::time::timeout(CONNECT_TIMEOUT, self.tls.connect(name, tcp)).await;
+        let handshake = handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let tls = handshake.map_err(|source| DialError::Tls { host, source })?;
         let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Stream { io: TokioIo::new(tls), http2 })
     }
-
-    async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
-        let failed = |source| DialError::Connect { host: host.to_owned(), source };
-        let mut failure = DialError::NoAddress { host: host.to_owned() };
-        for ip in self.resolve(host).await? {
-            match within(TcpStream::connect((ip, port))).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true).map_err(failed)?;
-                    return Ok(stream);
-                }
-                Err(source) => failure = failed(source),
-            }
-        }
-        Err(failure)
-    }
-
-    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, DialError> {
-        if let Ok(ip) = host.parse() {
-            return Ok(vec![ip]);
-        }
-        let failed =
-            |source: Box<dyn std::error::Error + Send + Sync>| DialError::Resolve { host: host.to_owned(), source };
-        let make = || async { TokioResolver::builder_tokio().and_then(|builder| builder.build()) };
-        let resolver = self.resolver.get_or_try_init(make).await.map_err(|error| failed(error.into()))?;
-        let found = resolver.lookup_ip(host).await.map_err(|error| failed(error.into()))?;
-        Ok(found.iter().take(ADDRESSES_MAX).collect())
-    }
-}
-
-async fn within<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 impl tower::Service<Uri> for Connector {
