@@ -18,6 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-cel", &["carob-api"]),
     ("carob-sys", &["carob-kit"]),
     ("carob-cri", &["carob-kit"]),
+    ("carob-grpc", &["carob-kit"]),
     ("carob-store", &["carob-kit"]),
     ("carob-client", &["carob-kit", "carob-api"]),
     ("carob-image", &["carob-kit", "carob-sys"]),
