@@ -189,7 +189,11 @@ impl ApiServer {
         Err(SystemError::Overtaken { what: what() })
     }
 
+    /// The object as the API gives it. What the store does not have is not asked for: at a first start that is all of it.
     async fn held(&self, object: &SystemObject, what: &impl Fn() -> String) -> Result<Option<Value>, SystemError> {
+        if self.store().get(&object.key).is_none() {
+            return Ok(None);
+        }
         let (status, answer) = self.ask(Method::GET, &object.own_path(), None, what).await?;
         if status == StatusCode::NOT_FOUND {
             return Ok(None);

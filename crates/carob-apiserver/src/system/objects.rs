@@ -138,6 +138,7 @@ pub(super) fn all(
     all.extend(config.local_storage.then(local_class));
     all.extend(authentication(config));
     all.extend(config.joining.iter().flat_map(|joining| joining_config(joining, &config.service_cidrs)));
+    all.push(token_tracking(now));
     all.push(identity_lease(config, now));
     all.extend(flow::all());
     all.extend(local_services(served).into_iter().map(|object| {
@@ -148,6 +149,17 @@ pub(super) fn all(
         SystemObject::new((crate::authz::RBAC_GROUP, "v1", plural), &namespace, object, keep)
     }));
     all
+}
+
+/// Since when the use of ServiceAccount tokens in Secrets is known (`pkg/controlplane/controller/legacytokentracking`). The controller
+/// that removes those nobody uses counts from there.
+fn token_tracking(now: Timestamp) -> SystemObject {
+    let object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "kube-apiserver-legacy-service-account-token-tracking" },
+        "data": { "since": now.strftime("%Y-%m-%d").to_string() },
+    });
+    SystemObject::new(("", "v1", "configmaps"), "kube-system", object, Keep::Present).staying()
 }
 
 fn namespace(name: &str) -> SystemObject {
