@@ -64,3 +64,4 @@ pub use config::network::ClusterDns;
 pub use machine::object::NodeIdentity;
 pub use node::{KubeletApi, Node, NodeConfig, NodeError, NodeParts};
 pub use server::Access;
+pub use worker::NetworkRules;

@@ -35,7 +35,7 @@ use crate::paths::PodDirs;
 use crate::probe::counts::ProbeCounts;
 use crate::server::{Access, KubeletServer, PodSource};
 use crate::volumes::Volumes;
-use crate::worker::{Settings, Tools};
+use crate::worker::{NetworkRules, Settings, Tools};
 
 /// Mode of the directories that have the Pods' files and logs (kubelet `setupDataDirs`).
 const PODS_MODE: u32 = 0o750;
@@ -76,6 +76,8 @@ pub struct NodeParts {
     pub clock: Arc<dyn Clock>,
     /// `None`: logs, exec and the like cannot be had from this node.
     pub api: Option<KubeletApi>,
+    /// What Pods wait for before their containers run.
+    pub network_rules: Option<Arc<dyn NetworkRules>>,
     pub shutdown: CancellationToken,
 }
 
@@ -105,7 +107,7 @@ pub struct Node {
 impl Node {
     /// Puts the node together. Must be called within a tokio runtime.
     pub fn new(config: NodeConfig, parts: NodeParts) -> Result<Self, NodeError> {
-        let NodeParts { client, informers, cri, clock, api, shutdown } = parts;
+        let NodeParts { client, informers, cri, clock, api, network_rules, shutdown } = parts;
         let pods_dir = config.data_dir.join("pods");
         if let Some(dir) = &config.log_link_dir {
             fs::create_dir_all(dir).map_err(NodeError::Directories)?;
@@ -138,6 +140,7 @@ impl Node {
             dirs,
             settings: settings(&config, &machine, allocatable),
             probe_counts: ProbeCounts::default(),
+            network_rules,
         });
         let fields = |fields: String| Selection { fields: Some(fields), ..Selection::default() };
         let name = &config.identity.name;

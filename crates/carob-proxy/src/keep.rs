@@ -35,7 +35,7 @@ pub(crate) trait Rules {
     /// Takes all news; the transaction to what should be, with `whole` in place of whatever the table holds.
     async fn step(&mut self, whole: bool) -> Transaction;
 
-    /// The transaction is in force.
+    /// The transaction is in force, or there was nothing to change.
     async fn written(&mut self);
 
     /// Removes chains that nothing leads to, in a transaction of its own: kernels before 6.2 count what led to a chain as
@@ -77,6 +77,7 @@ pub(crate) async fn keep(rules: &mut impl Rules, arrived: &Notify, table: &str) 
 async fn write(rules: &mut impl Rules, table: &str, whole: bool) -> Result<(), ProxyError> {
     let change = rules.step(whole).await;
     if change.is_empty() {
+        rules.written().await;
         return Ok(());
     }
     let started = tokio::time::Instant::now();

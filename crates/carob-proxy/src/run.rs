@@ -209,6 +209,9 @@ impl Rules for Proxy {
 
     /// Connections to what is no endpoint any more are ended now: any earlier, and they would find it again.
     async fn written(&mut self) {
+        if self.flows.is_empty() {
+            return;
+        }
         let checks = FlowChecks::new(std::mem::take(&mut self.flows));
         let forgotten = blocking(move || checks.forget_stale()).await;
         if let Err(error) = forgotten.and_then(|forgotten| forgotten.map_err(ProxyError::Forget)) {

@@ -1,9 +1,10 @@
 //! The parts of a server and of an agent, each a function that makes a [`Part`]: what it needs, how it starts, what is told of it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use anyhow::{Context, Result};
+use async_trait::async_trait;
 use carob_apiserver::authn::ServiceAccountKeys;
 use carob_apiserver::{ApiServer, Tls, UserInfo};
 use carob_client::{DriverStats, ElectionConfig, Ended, Informers, LeaderElector};
@@ -14,13 +15,14 @@ use carob_ingress::{Ingress, IngressConfig, IngressParts};
 use carob_kit::{Clock, Health, Part, PartContext, PartError};
 use carob_local_storage::LocalStorage;
 use carob_net::{NetConfig, PodNetwork};
-use carob_node::{Access, ClusterDns, KubeletApi, Node, NodeConfig, NodeIdentity, NodeParts};
+use carob_node::{Access, ClusterDns, KubeletApi, NetworkRules, Node, NodeConfig, NodeIdentity, NodeParts};
 use carob_proxy::nodes::{NodesConfig, NodesParts};
-use carob_proxy::policy::{PolicyConfig, PolicyParts};
+use carob_proxy::policy::{Admissions, PolicyConfig, PolicyParts};
 use carob_proxy::{PodInterfaces, ProxyConfig, ProxyParts, TableConfig};
 use carob_runtime::{Runtime, RuntimeConfig};
 use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -93,6 +95,8 @@ pub(crate) struct Machine {
     images: OnceLock<ImageStore>,
     runtime: Mutex<Option<Arc<Runtime>>>,
     pods_left: Mutex<Option<watch::Receiver<usize>>>,
+    /// Where Pods wait for their network policies.
+    admissions: Arc<Admissions>,
 }
 
 impl Machine {
@@ -379,6 +383,7 @@ async fn run_node(common: &Common, context: PartContext) -> Result<()> {
         informers: Arc::clone(&common.informers),
         cri: runtime,
         clock: Arc::clone(&common.clock),
+        network_rules: network_rules(common),
         api: Some(KubeletApi { listener, tls: Arc::clone(&common.kubelet_tls), access }),
         shutdown: context.shutdown(),
     };
@@ -567,7 +572,11 @@ pub(crate) fn policies(common: &Common) -> Part {
     Part::new(POLICIES, move |context| {
         let settings = &common.settings;
         let config = PolicyConfig { table: policies_table(&settings.instance), node_name: settings.node_name.clone() };
-        let parts = PolicyParts { informers: Arc::clone(&common.informers), shutdown: context.shutdown() };
+        let parts = PolicyParts {
+            informers: Arc::clone(&common.informers),
+            admissions: Arc::clone(&common.machine.admissions),
+            shutdown: context.shutdown(),
+        };
         async move {
             context.ready();
             carob_proxy::policy::run(config, parts).await;
@@ -666,6 +675,22 @@ pub(crate) fn memory() -> Part {
         context.ready();
         memory::keep_small(context.shutdown()).await.map_err(plain)
     })
+}
+
+/// `None` where another program keeps to network policies.
+fn network_rules(common: &Common) -> Option<Arc<dyn NetworkRules>> {
+    let policies = || Arc::new(Policies(Arc::clone(&common.machine.admissions))) as Arc<dyn NetworkRules>;
+    common.settings.proxy.then(policies)
+}
+
+/// Pods wait for their network policies.
+struct Policies(Arc<Admissions>);
+
+#[async_trait]
+impl NetworkRules for Policies {
+    async fn in_force(&self, pod: &Arc<Pod>, addresses: &[IpAddr]) -> Result<(), PartError> {
+        Ok(self.0.admit(pod, addresses).await?)
+    }
 }
 
 /// Signs the tokens that controllers put into Secrets.

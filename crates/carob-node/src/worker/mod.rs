@@ -37,7 +37,7 @@ use crate::probe::{Answer, Prober};
 use crate::status::CONTAINER_ID_SCHEME;
 use crate::volumes::Mounted;
 use steps::Done;
-pub use tools::{Settings, Tools};
+pub use tools::{NetworkRules, Settings, Tools};
 
 /// Waits between tries of a step that failed and has no delay of its own.
 const RETRY_BASE: Duration = Duration::from_secs(1);

@@ -83,6 +83,13 @@ async fn steps(tools: &Tools, start: &Start, member: &Member<'_>) -> Result<(), 
     if start.stop.is_cancelled() {
         return Err(None);
     }
+    if let Some(rules) = &tools.network_rules {
+        let in_force = tokio::select! {
+            in_force = rules.in_force(&start.pod, &start.pod_ips) => in_force,
+            () = start.stop.cancelled() => return Err(None),
+        };
+        in_force.map_err(|error| fail(FailureReason::CreateContainerError, carob_kit::chain(&*error).to_string()))?;
+    }
     let request = CreateContainerRequest {
         pod_sandbox_id: start.sandbox_id.clone(),
         config: Some(prepared.config),

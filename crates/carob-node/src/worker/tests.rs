@@ -143,6 +143,7 @@ impl Bench {
             dirs,
             settings,
             probe_counts: Default::default(),
+            network_rules: None,
         });
         Self { dir, runtime, api, tools, shelf }
     }

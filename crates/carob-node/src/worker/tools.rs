@@ -1,10 +1,12 @@
 //! What every Pod worker works with.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use carob_cri::Cri;
 use carob_kit::Clock;
 use k8s_openapi::api::core::v1::Pod;
@@ -41,6 +43,13 @@ pub struct Settings {
     pub hosts: PathBuf,
 }
 
+/// What has to be in force before anything runs under a Pod's addresses.
+#[async_trait]
+pub trait NetworkRules: Send + Sync {
+    /// Waits until the rules for the Pod are in force. Called before each of its containers is made; cheap once they are.
+    async fn in_force(&self, pod: &Arc<Pod>, addresses: &[IpAddr]) -> Result<(), Box<dyn Error + Send + Sync>>;
+}
+
 pub struct Tools {
     pub cri: Arc<dyn Cri>,
     pub files: Files,
@@ -53,6 +62,8 @@ pub struct Tools {
     pub dirs: PodDirs,
     pub settings: Settings,
     pub probe_counts: ProbeCounts,
+    /// `None`: nothing has to be.
+    pub network_rules: Option<Arc<dyn NetworkRules>>,
 }
 
 impl Tools {

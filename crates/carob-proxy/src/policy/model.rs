@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::Timestamp;
 use kube::core::{Selector, SelectorExt};
 
 use crate::model::protocol_number;
@@ -66,6 +67,7 @@ pub(super) enum Port {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PodFacts {
     pub(super) key: ObjectKey,
+    pub(super) created: Option<Timestamp>,
     pub(super) labels: Labels,
     pub(super) namespace_labels: Labels,
     pub(super) addresses: Vec<IpAddr>,
@@ -208,20 +210,24 @@ fn port(port: &NetworkPolicyPort) -> Option<Port> {
 impl PodFacts {
     /// `None` for a Pod that has no address of its own, yet or any more.
     pub(super) fn read(pod: &Pod, namespace_labels: Labels, node: &str) -> Option<Self> {
-        let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
-        let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        if spec.host_network == Some(true) || is_over {
-            return None;
-        }
-        let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-        let addresses: Vec<IpAddr> = listed.filter_map(|ip| ip.parse().ok()).collect();
-        if addresses.is_empty() {
+        let listed = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+        let addresses = listed.filter_map(|ip| ip.ip.parse().ok()).collect();
+        Self::read_at(pod, addresses, namespace_labels, node)
+    }
+
+    /// As [`PodFacts::read`], for a Pod whose addresses its status does not say yet.
+    pub(super) fn read_at(pod: &Pod, addresses: Vec<IpAddr>, namespace_labels: Labels, node: &str) -> Option<Self> {
+        let spec = pod.spec.as_ref()?;
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+        if spec.host_network == Some(true) || is_over || addresses.is_empty() {
             return None;
         }
         let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         let ports = containers.flat_map(|container| container.ports.iter().flatten()).filter_map(named_port);
         Some(Self {
             key: ObjectKey::of(pod),
+            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             namespace_labels,
             addresses,

@@ -8,11 +8,12 @@ use carob_kit::chain;
 use carob_sys::nft::Transaction;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::model::{PodFacts, Policy};
+use super::admission::{Admissions, Expected};
+use super::model::{Labels, PodFacts, Policy};
 use super::state::State;
 use crate::keep::{Rules, keep};
 
@@ -26,6 +27,8 @@ pub struct PolicyConfig {
 /// What the policies are made from.
 pub struct PolicyParts {
     pub informers: Arc<Informers>,
+    /// Where Pods wait for their rules.
+    pub admissions: Arc<Admissions>,
     pub shutdown: CancellationToken,
 }
 
@@ -33,11 +36,20 @@ pub struct PolicyParts {
 pub async fn run(config: PolicyConfig, parts: PolicyParts) {
     let shutdown = parts.shutdown.clone();
     let work = async {
-        let mut policies = Policies::new(config, &parts.informers);
+        let mut policies = Policies::new(config, &parts.informers, Arc::clone(&parts.admissions));
         policies.listen();
         policies.synced().await;
+        // An earlier run of this part was told of them.
+        policies.inbox.news().pods.extend(policies.admissions.keys());
         let (inbox, table) = (Arc::clone(&policies.inbox), policies.config.table.clone());
-        keep(&mut policies, &inbox.arrived, &table).await;
+        let admissions = Arc::clone(&policies.admissions);
+        let pass_on = async {
+            loop {
+                admissions.arrived().await;
+                inbox.arrived.notify_one();
+            }
+        };
+        tokio::join!(keep(&mut policies, &inbox.arrived, &table), pass_on);
     };
     tokio::select! {
         // Cancel safe: a transaction that was handed to its thread is written whole.
@@ -77,12 +89,17 @@ struct Policies {
     pods: Informer<Pod>,
     namespaces: Informer<Namespace>,
     inbox: Arc<Inbox>,
+    admissions: Arc<Admissions>,
+    /// Whose rules are in the transaction that is being written.
+    waiting: Vec<(ObjectKey, oneshot::Sender<()>)>,
     state: State,
 }
 
 impl Policies {
-    fn new(config: PolicyConfig, informers: &Informers) -> Self {
+    fn new(config: PolicyConfig, informers: &Informers, admissions: Arc<Admissions>) -> Self {
         Self {
+            admissions,
+            waiting: Vec::new(),
             policies: informers.of(),
             pods: informers.of(),
             namespaces: informers.of(),
@@ -95,10 +112,12 @@ impl Policies {
     fn listen(&self) {
         let inbox = Arc::clone(&self.inbox);
         self.policies.on_change(move |change| inbox.tell(change.key(), |news| &mut news.policies));
-        let inbox = Arc::clone(&self.inbox);
+        let (inbox, admissions) = (Arc::clone(&self.inbox), Arc::clone(&self.admissions));
         self.pods.on_change(move |change| {
             let seen = |pod: Option<&Arc<Pod>>| pod.is_some_and(|pod| is_seen(pod));
-            if seen(change.old) || seen(change.new) {
+            let gone = change.old.filter(|_| change.new.is_none());
+            let was_expected = gone.is_some_and(|pod| admissions.forget(&change.key(), pod.metadata.uid.as_deref()));
+            if was_expected || seen(change.old) || seen(change.new) {
                 inbox.tell(change.key(), |news| &mut news.pods);
             }
         });
@@ -132,11 +151,31 @@ impl Policies {
         for namespace in namespaces {
             pods.extend(self.state.pods_in(&namespace.name));
         }
+        let waiting = self.admissions.take_waiting();
+        pods.extend(waiting.iter().map(|(key, _)| key.clone()));
+        self.waiting.extend(waiting);
         for key in pods {
             let labels = self.namespaces.get(None, &key.namespace).and_then(|held| held.metadata.labels.clone());
-            let pod = self.pods.get_key(&key);
-            let facts = pod.and_then(|pod| PodFacts::read(&pod, labels.unwrap_or_default(), &self.config.node_name));
+            let facts = self.facts(&key, &labels.unwrap_or_default());
             self.state.set_pod(&key, facts);
+        }
+    }
+}
+
+impl Policies {
+    /// The Pod as the API shows it, under the addresses that the node said, since it knows them first.
+    fn facts(&self, key: &ObjectKey, labels: &Labels) -> Option<PodFacts> {
+        let node = &self.config.node_name;
+        let said = |pod: &Pod, expected: Expected| PodFacts::read_at(pod, expected.addresses, labels.clone(), node);
+        match (self.pods.get_key(key), self.admissions.expected(key)) {
+            (Some(pod), Some(expected)) if pod.metadata.uid == expected.pod.metadata.uid => said(&pod, expected),
+            // A static Pod is shown under another UID than the node knows it by.
+            (Some(pod), expected) => {
+                let shown = PodFacts::read(&pod, labels.clone(), node);
+                shown.or_else(|| expected.and_then(|expected| said(&Arc::clone(&expected.pod), expected)))
+            }
+            (None, Some(expected)) => said(&Arc::clone(&expected.pod), expected),
+            (None, None) => None,
         }
     }
 }
@@ -149,7 +188,8 @@ fn is_seen(pod: &Pod) -> bool {
 impl Rules for Policies {
     fn has_news(&self) -> bool {
         let news = self.inbox.news();
-        !(news.policies.is_empty() && news.pods.is_empty() && news.namespaces.is_empty())
+        let is_empty = news.policies.is_empty() && news.pods.is_empty() && news.namespaces.is_empty();
+        !is_empty || self.admissions.has_waiting()
     }
 
     async fn step(&mut self, whole: bool) -> Transaction {
@@ -161,7 +201,9 @@ impl Rules for Policies {
         change
     }
 
-    async fn written(&mut self) {}
+    async fn written(&mut self) {
+        self.admissions.in_force(std::mem::take(&mut self.waiting));
+    }
 
     fn clean(&self) -> Transaction {
         self.state.clean(&self.config.table)

@@ -50,6 +50,29 @@ impl State {
 
     /// Takes a Pod as it is now; `None` if it has no address of its own.
     pub(super) fn set_pod(&mut self, key: &ObjectKey, pod: Option<PodFacts>) {
+        let pod = pod.and_then(|pod| self.without_others_addresses(pod));
+        self.put_pod(key, pod);
+    }
+
+    /// An address is given again while the API still shows it of the Pod that had it: it is the younger one's.
+    fn without_others_addresses(&mut self, mut pod: PodFacts) -> Option<PodFacts> {
+        if !pod.is_local {
+            return Some(pod);
+        }
+        let has_any = |other: &&PodFacts| {
+            other.is_local && other.key != pod.key && other.addresses.iter().any(|held| pod.addresses.contains(held))
+        };
+        let others: Vec<PodFacts> = self.pods.values().filter(has_any).cloned().collect();
+        for mut other in others {
+            let (loser, winner) = if other.created > pod.created { (&mut pod, &other) } else { (&mut other, &pod) };
+            loser.addresses.retain(|address| !winner.addresses.contains(address));
+            let key = other.key.clone();
+            self.put_pod(&key, Some(other).filter(|other| !other.addresses.is_empty()));
+        }
+        Some(pod).filter(|pod| !pod.addresses.is_empty())
+    }
+
+    fn put_pod(&mut self, key: &ObjectKey, pod: Option<PodFacts>) {
         if self.pods.get(key) == pod.as_ref() {
             return;
         }

@@ -105,6 +105,29 @@ fn a_peer_that_comes_or_goes_is_an_element() {
 }
 
 #[test]
+fn an_address_that_is_given_again_is_the_younger_pods() {
+    let at = |name: &str, created: i64| {
+        let created = k8s_openapi::jiff::Timestamp::from_second(created).ok();
+        PodFacts { created, ..pod("default", name, "n1", "10.244.0.7") }
+    };
+    let deny = "podSelector: {}, policyTypes: [Ingress]";
+    for order in [["old", "young"], ["young", "old"]] {
+        let mut state = State::default();
+        state.set_policy(&policy(deny).key, Some(policy(deny)));
+        for name in order {
+            let facts = at(name, if name == "old" { 1 } else { 2 });
+            state.set_pod(&facts.key.clone(), Some(facts));
+        }
+        let table = state.change("golden", true).to_string();
+        let leads_to = |name: &str| table.contains(&format!("10.244.0.7 : goto pod/default/{name}/ingress"));
+        assert!(leads_to("young") && !leads_to("old"), "{order:?}: {table}");
+        // The old one goes, which takes nothing from the young one.
+        state.set_pod(&at("old", 1).key, None);
+        assert!(state.change("golden", true).to_string().contains("goto pod/default/young/ingress"));
+    }
+}
+
+#[test]
 fn a_deleted_policy_leaves_nothing_behind() {
     let mut state = state(Vec::new());
     let empty = state.change("golden", true);
