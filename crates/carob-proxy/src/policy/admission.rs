@@ -32,6 +32,8 @@ struct Inner {
     /// Pods of this machine that were asked for and are not gone.
     expected: HashMap<ObjectKey, Expected>,
     waiting: Vec<(ObjectKey, oneshot::Sender<()>)>,
+    /// Whether the policies are known that rules are made from.
+    are_policies_known: bool,
 }
 
 /// Where the node says which Pods are about to run. It may be asked before the rules are kept, and is answered once they are.
@@ -52,6 +54,8 @@ impl Admissions {
     }
 
     /// Waits until the rules for the Pod under these addresses are in force. Cancel safe.
+    ///
+    /// A static Pod does not wait for an API that has not been reached since this process started: its rules follow then.
     pub async fn admit(&self, pod: &Arc<Pod>, addresses: &[IpAddr]) -> Result<(), NotInForce> {
         let is_on_host = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
         if is_on_host || addresses.is_empty() {
@@ -71,6 +75,10 @@ impl Admissions {
                     inner.expected.insert(key.clone(), expected);
                 }
             }
+            // Nobody can say when the API will be reached, and a Pod of a manifest runs without it.
+            if !inner.are_policies_known && is_from_manifest(pod) {
+                return Ok(());
+            }
             inner.waiting.push((key, sender));
         }
         self.arrived.notify_one();
@@ -78,6 +86,10 @@ impl Admissions {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(NotInForce),
         }
+    }
+
+    pub(super) fn policies_are_known(&self) {
+        self.inner().are_policies_known = true;
     }
 
     /// Waits for Pods that nobody has looked at.
@@ -122,4 +134,11 @@ impl Admissions {
         }
         is_it
     }
+}
+
+/// Whether the Pod comes from a file or a URL of its node, as the kubelet marks it (`pkg/kubelet/types/pod_update.go`).
+fn is_from_manifest(pod: &Pod) -> bool {
+    const SOURCE: &str = "kubernetes.io/config.source";
+    let source = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SOURCE));
+    source.is_some_and(|source| source != "api")
 }

@@ -39,6 +39,7 @@ pub async fn run(config: PolicyConfig, parts: PolicyParts) {
         let mut policies = Policies::new(config, &parts.informers, Arc::clone(&parts.admissions));
         policies.listen();
         policies.synced().await;
+        policies.admissions.policies_are_known();
         // An earlier run of this part was told of them.
         policies.inbox.news().pods.extend(policies.admissions.keys());
         let (inbox, table) = (Arc::clone(&policies.inbox), policies.config.table.clone());
