@@ -6,6 +6,7 @@
 //! once; [`ApiServer::keep_system`] keeps right what upstream's API server keeps right all the time.
 
 mod correct;
+mod dangling;
 mod flow;
 mod objects;
 mod peers;
@@ -104,6 +105,7 @@ impl ApiServer {
                 keepers.spawn(self.clone().keep_peers());
             }
             keepers.spawn(self.clone().renew_lease());
+            keepers.spawn(dangling::keep(self.clone()));
             while keepers.join_next().await.is_some() {}
         };
         tokio::select! {

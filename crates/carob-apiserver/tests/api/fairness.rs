@@ -46,3 +46,34 @@ async fn a_schema_classifies_and_a_level_without_seats_refuses() {
     assert!(text.contains("apiserver_flowcontrol_rejected_requests_total{flow_schema="), "{text}");
     assert!(text.contains("flow_schema=\"mine\",priority_level=\"exempt\"} 1"), "{text}");
 }
+
+#[tokio::test]
+async fn a_schema_says_whether_its_level_is_there() {
+    let rig = Rig::new().await;
+    let api = rig.api.clone();
+    let keeper = tokio::spawn(async move { api.keep_system(std::future::pending()).await });
+    let schema = json!({
+        "metadata": { "name": "mine" },
+        "spec": { "matchingPrecedence": 50, "priorityLevelConfiguration": { "name": "my-level" } },
+    });
+    let mut events = rig.watch(&format!("{GROUP}/flowschemas?watch=1&fieldSelector=metadata.name%3Dmine")).await;
+    rig.post(&format!("{GROUP}/flowschemas"), &schema).await.expect(201);
+    let mut seen = async |status: &str, reason: &str| loop {
+        let event = events.next().await.expect("the watch goes on");
+        let condition = &event["object"]["status"]["conditions"][0];
+        if condition["type"] == "Dangling" && condition["status"] == status {
+            assert_eq!(condition["reason"], reason);
+            break;
+        }
+    };
+    seen("True", "NotFound").await;
+    let level = json!({
+        "metadata": { "name": "my-level" },
+        "spec": { "type": "Limited", "limited": { "nominalConcurrencyShares": 1, "limitResponse": { "type": "Reject" } } },
+    });
+    rig.post(&format!("{GROUP}/prioritylevelconfigurations"), &level).await.expect(201);
+    seen("False", "Found").await;
+    rig.delete(&format!("{GROUP}/prioritylevelconfigurations/my-level")).await.expect(200);
+    seen("True", "NotFound").await;
+    keeper.abort();
+}
