@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
 
-const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/carob-shim"));
-const ONESHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/carob-oneshot"));
+/// Compressed by zstd, as the other: they are read once, at a start, and would be a seventh of the program.
+const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/carob-shim.zst"));
+const ONESHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/carob-oneshot.zst"));
 
 /// Programs as sealed files in memory: no mount option forbids to run them, and no container that gets hold of one (by
 /// `/proc/<pid>/exe`, say) can change it for the next.
@@ -17,6 +18,7 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
+    /// Takes some 10 ms: not for a thread that serves requests.
     pub(crate) fn unpack() -> io::Result<Self> {
         Ok(Self { shim: sealed("carob-shim", SHIM)?, oneshot: sealed("carob-oneshot", ONESHOT)? })
     }
@@ -30,14 +32,14 @@ impl Programs {
     }
 }
 
-fn sealed(name: &str, program: &[u8]) -> io::Result<OwnedFd> {
+fn sealed(name: &str, compressed: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know EXEC and make every such file executable.
     let file = match memfd_create(name, flags | MemfdFlags::EXEC) {
         Err(rustix::io::Errno::INVAL) => memfd_create(name, flags)?,
         made => made?,
     };
-    std::fs::File::from(file.try_clone()?).write_all(program)?;
+    zstd::stream::copy_decode(compressed, std::fs::File::from(file.try_clone()?))?;
     // Executable without being readable: the infra process, which is not root, cannot be traced then (ptrace(2)).
     fchmod(&file, Mode::from_raw_mode(0o711))?;
     fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;

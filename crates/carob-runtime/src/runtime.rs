@@ -1,6 +1,7 @@
 //! The runtime: what it holds, and how its parts find each other.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -90,7 +91,8 @@ impl Runtime {
     pub async fn open(config: RuntimeConfig) -> Result<Arc<Self>, RuntimeError> {
         let layout = Layout::detect()?;
         let host = host_facts(&layout)?;
-        let programs = Programs::unpack().map_err(RuntimeError::Programs)?;
+        let unpacked = tokio::task::spawn_blocking(Programs::unpack).await.map_err(io::Error::from).flatten();
+        let programs = unpacked.map_err(RuntimeError::Programs)?;
         let paths = Paths::new(&config.data_dir, &config.run_dir);
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let runtime = Arc::new_cyclic(|me| Self {
