@@ -61,6 +61,14 @@ pub(crate) fn black_box(carob: &Path, filters: &[String]) -> Result<()> {
         .env("CAROB_BIN", carob))
 }
 
+/// Goes on with hostile input for `seconds`, then waits for the memory that it took. Not by nextest, which ends what takes long.
+pub(crate) fn torment(seconds: u64) -> Result<()> {
+    run(cargo()?
+        .args(["test", "--package", "carob-tests", "--test", "torment"])
+        .env("CAROB_BIN", dist()?)
+        .env("CAROB_TORMENT_SECONDS", seconds.to_string()))
+}
+
 /// Measures the release program (bench/).
 pub(crate) fn bench() -> Result<()> {
     let carob = dist()?;

@@ -20,6 +20,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench sched [CASE] measure the scheduler's core alone: Pods a second, time of a decision, memory
   soak [--seed N] [--histories N | --seconds N]
                      run random histories of the scheduler, 100 000 of each kind; check docs/scheduling.md
+  torment [SECONDS]  send hostile input to the release program for so long (60), and see that its memory comes back
   images [NAME...]   make the images of tests and demo from Debian's packages (target/images)
   tidy               check the house rules that ARCHITECTURE.md states
 ";
@@ -41,6 +42,7 @@ fn main() -> Result<()> {
             Some((what, _)) => bail!("there is no bench of {what}\n\n{USAGE}"),
         },
         Some("soak") => sched::soak(&rest),
+        Some("torment") => ci::torment(rest.first().map_or(Ok(60), |seconds| seconds.parse())?),
         Some("vm") => match rest.first() {
             Some(carob) => vm::smoke(carob.as_ref()),
             None => vm::smoke(&ci::dist()?),
