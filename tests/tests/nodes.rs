@@ -38,14 +38,14 @@ fn part(host: &Host, own: &str, other: &str) -> Result<()> {
 }
 
 fn check(is_parted: bool) -> Result<()> {
-    let node_ip = format!("--node-ip={SERVER}");
-    let flags = ["--node-name=server", node_ip.as_str()];
-    let cluster = Cluster::start_prepared(|_| Ok(flags.iter().map(|flag| (*flag).to_owned()).collect()))?;
-    let mut agent = Agent::linked(&cluster.host, SERVER, AGENT)?;
+    let host = Host::new()?;
+    let mut agent = Agent::linked(&host, SERVER, AGENT)?;
     if is_parted {
-        part(&cluster.host, SERVER, AGENT)?;
+        part(&host, SERVER, AGENT)?;
         part(&agent.host, AGENT, SERVER)?;
     }
+    let node_ip = format!("--node-ip={SERVER}");
+    let cluster = Cluster::start_on(host, &["--node-name=server", &node_ip])?;
     let token = cluster.carob(&["token", "create"])?;
     let url = format!("https://{SERVER}:6443");
     agent.start(&["--node-name=worker", "--server", &url, "--token", token.trim()])?;

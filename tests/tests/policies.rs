@@ -47,7 +47,7 @@ fn a_pod_is_isolated_before_its_first_packet() -> Result<()> {
     create(&cluster, &[pod("default", "server", ECHO), deny])?;
     cluster.wait("condition=Ready", "pod/server")?;
     let server = address(&cluster, "server")?;
-    let attempt = format!("echo hello | nc -w 3 {server} 8080 | grep hello || echo silence");
+    let attempt = format!("echo hello | nc -w 3 {server} 8080 2>/dev/null | grep hello || echo silence");
     let mut pods = vec![pod("default", "free", &attempt)];
     for number in 0..PODS {
         let mut quiet = pod("default", &format!("quiet-{number}"), &attempt);
