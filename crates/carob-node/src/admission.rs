@@ -4,11 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use carob_api::pod::{self as rules, HostPort};
+use carob_api::pod::{self as rules, HostPort, Taint, Toleration};
 use k8s_openapi::api::core::v1::{AppArmorProfile, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
 use crate::allocation::Pending;
-use crate::config::resources::{self, ResourceError, amount, amounts};
+use crate::config::resources::{self, Qos, ResourceError, amount, amounts};
+use crate::eviction::rank::is_critical;
+use crate::eviction::thresholds::Pressure;
+use crate::eviction::{EVICTED, Pressures};
 use crate::pod::{Member, PodView};
 
 /// Kernel settings that belong to a Pod's namespaces and cannot harm others (kubelet `pkg/kubelet/sysctl/safe_sysctls.go`).
@@ -72,6 +75,30 @@ pub fn admit(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> {
     check_selector(pod, room)?;
     check_room(pod, others, room)?;
     check_ports(pod, others)
+}
+
+/// Whether a node that is short of something takes the Pod in (kubelet `pkg/kubelet/eviction`, Admit).
+pub fn admit_under(pod: &Pod, pressures: &Pressures) -> Result<(), Rejection> {
+    const TAINT: Taint<'_> = Taint { key: "node.kubernetes.io/memory-pressure", value: "", effect: "NoSchedule" };
+    if pressures.is_empty() || is_critical(pod) {
+        return Ok(());
+    }
+    let only_memory = pressures.iter().all(|pressure| *pressure == Pressure::Memory);
+    let tolerates = || {
+        let mut all = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten());
+        all.any(|one| {
+            let text = |field: &Option<String>| field.as_deref().unwrap_or_default().to_owned();
+            let (key, operator) = (text(&one.key), text(&one.operator));
+            let (value, effect) = (text(&one.value), text(&one.effect));
+            Toleration { key: &key, operator: &operator, value: &value, effect: &effect }.bears(TAINT)
+        })
+    };
+    let is_best_effort = resources::qos(pod).is_ok_and(|class| class == Qos::BestEffort);
+    if only_memory && (!is_best_effort || tolerates()) {
+        return Ok(());
+    }
+    let conditions: Vec<&str> = pressures.iter().map(|pressure| pressure.condition()).collect();
+    Err(Rejection { reason: EVICTED, message: format!("The node had condition: [{}]. ", conditions.join(" ")) })
 }
 
 /// Whether a Pod that runs here may have what it asks for now, beside what the `others` have.
@@ -349,5 +376,28 @@ mod tests {
             let expect = expect.map_err(|(reason, message)| Pending { reason, message: message.to_owned() });
             assert_eq!(verdict, expect);
         }
+    }
+
+    #[test]
+    fn a_node_that_is_short_takes_in_less() {
+        let pod = |spec: serde_json::Value| -> Pod {
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "p"}, "spec": spec})).expect("a Pod")
+        };
+        let cheap = pod(serde_json::json!({"containers": [{"name": "c"}]}));
+        let asking = serde_json::json!({"requests": {"memory": "1Mi"}});
+        let burstable = pod(serde_json::json!({"containers": [{"name": "c", "resources": asking}]}));
+        let bearing = pod(serde_json::json!({"containers": [{"name": "c"}], "tolerations": [
+            {"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"}]}));
+        let critical = pod(serde_json::json!({"priority": 2_000_000_000, "containers": [{"name": "c"}]}));
+        let memory = Pressures::from([Pressure::Memory]);
+        let both = Pressures::from([Pressure::Memory, Pressure::Disk]);
+        assert!(admit_under(&cheap, &Pressures::new()).is_ok());
+        let refused = admit_under(&cheap, &memory).expect_err("refused");
+        assert_eq!((refused.reason, refused.message.as_str()), (EVICTED, "The node had condition: [MemoryPressure]. "));
+        assert!(admit_under(&burstable, &memory).is_ok() && admit_under(&bearing, &memory).is_ok());
+        for pod in [&cheap, &burstable, &bearing] {
+            assert!(admit_under(pod, &both).is_err());
+        }
+        assert!(admit_under(&critical, &both).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource as _};
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub trait PodApi: Send + Sync {
     async fn patch_status(&self, id: &PodId, body: &Value) -> Result<(), WriteError>;
     /// Removes a Pod that has ended from the API.
     async fn confirm_deletion(&self, id: &PodId) -> Result<(), WriteError>;
+    /// Makes the mirror of the static Pod `id`; that there is a Pod of the name already is no error.
+    async fn create(&self, id: &PodId, mirror: &Pod) -> Result<(), WriteError>;
 }
 
 /// [`PodApi`] over a client.
@@ -76,6 +78,19 @@ impl PodApi for ApiPods {
         };
         let deleted = api.delete(&id.name, &params).await;
         deleted.map(|_| ()).map_err(|error| write_error("the final deletion", id, error))
+    }
+
+    async fn create(&self, id: &PodId, mirror: &Pod) -> Result<(), WriteError> {
+        let api: Api<Pod> = Api::namespaced(self.0.clone(), &id.namespace);
+        match api.create(&PostParams::default(), mirror).await {
+            Ok(_) => Ok(()),
+            // The watch shows it in a moment, and then it is compared.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            // A namespace that is missing may yet be made.
+            Err(error) => {
+                Err(WriteError::Failed { operation: "the creation", id: id.clone(), source: Box::new(error) })
+            }
+        }
     }
 }
 

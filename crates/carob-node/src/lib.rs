@@ -5,7 +5,7 @@
 //! of it; [`worker`] carries out and reports, one worker a Pod; [`fleet`] has the workers. [`volumes`], [`env`], [`image`],
 //! [`probe`] and [`hooks`] are what a container needs around it, [`files`] is where they touch disks, [`config`] turns it into CRI's words, [`observe`] turns
 //! CRI's words back. [`server`] is the kubelet API with its [`stream`]s and [`logs`]; [`machine`] is the Node object.
-//! [`virtual_nodes`] are Nodes whose Pods live without processes.
+//! [`virtual_nodes`] are Nodes whose Pods live without processes; [`manifests`] are where static Pods come from.
 //!
 //! Tasks it spawns: one a Pod, with one for each step under way and each probe of a running container; one for the
 //! runtime's events; one that registers the Node; one that rotates logs; one for each connection to the kubelet API. All end
@@ -36,6 +36,7 @@ pub mod admission;
 pub mod allocation;
 pub mod api;
 pub mod config;
+pub mod dir_watch;
 pub mod env;
 pub mod events;
 pub mod eviction;
@@ -45,6 +46,7 @@ pub mod hooks;
 pub mod image;
 pub mod logs;
 pub mod machine;
+pub mod manifests;
 mod node;
 pub mod objects;
 pub mod observe;
@@ -61,7 +63,10 @@ pub mod volumes;
 pub mod worker;
 
 pub use config::network::ClusterDns;
+pub use eviction::thresholds as eviction_thresholds;
 pub use machine::object::NodeIdentity;
+pub use manifests::ManifestConfig;
+pub use manifests::url::ManifestUrl;
 pub use node::{KubeletApi, Node, NodeConfig, NodeError, NodeParts};
 pub use server::Access;
 pub use worker::NetworkRules;

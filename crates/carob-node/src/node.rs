@@ -22,14 +22,18 @@ use crate::api::ApiPods;
 use crate::config::network::ClusterDns;
 use crate::config::resources::{Machine, ResourceError, amounts};
 use crate::events::Events;
-use crate::eviction;
+use crate::eviction::thresholds::EvictionConfig;
+use crate::eviction::{Evictor, Pressures};
 use crate::files::Files;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Sources};
 use crate::image::Images;
 use crate::logs::rotate::Rotation;
 use crate::machine::facts::{self, MachineFacts};
 use crate::machine::object::{NodeIdentity, allocatable};
 use crate::machine::register::Registrar;
+use crate::manifests::directory::Directory;
+use crate::manifests::url::Fetcher;
+use crate::manifests::{Collector, ManifestConfig, Manifests};
 use crate::objects::{ApiObjects, Objects};
 use crate::paths::PodDirs;
 use crate::probe::counts::ProbeCounts;
@@ -58,6 +62,9 @@ pub struct NodeConfig {
     /// The machine's files that Pods inherit from: `/etc/resolv.conf` and `/etc/hosts` as a rule.
     pub resolv_conf: PathBuf,
     pub hosts: PathBuf,
+    /// Where it is said which Pods run here without the API.
+    pub manifests: ManifestConfig,
+    pub eviction: EvictionConfig,
 }
 
 /// The node's own API, on 10250 as a rule.
@@ -94,11 +101,13 @@ pub enum NodeError {
 /// A node, ready to run.
 pub struct Node {
     fleet: Arc<Fleet>,
-    tools: Arc<Tools>,
     objects: Arc<ApiObjects>,
     registrar: Registrar,
     rotation: Rotation,
     server: Option<(KubeletServer, KubeletApi)>,
+    directory: Option<Directory>,
+    fetcher: Option<Fetcher>,
+    evictor: Evictor,
     ready: watch::Receiver<bool>,
     ours: watch::Receiver<bool>,
     shutdown: CancellationToken,
@@ -148,7 +157,21 @@ impl Node {
         let nodes = informers.of_selected::<NodeObject>(fields(format!("metadata.name={name}")));
         let (ready_sender, ready) = watch::channel(false);
         let (ours_sender, ours) = watch::channel(false);
-        let fleet = Fleet::new(Arc::clone(&tools), pods, nodes.clone(), room, shutdown.child_token());
+        let (manifests, directory, fetcher) = manifests(config.manifests, &tools);
+        let (pressures, short) = watch::channel(Pressures::new());
+        let fleet = Fleet::new(
+            Arc::clone(&tools),
+            Sources { pods, nodes: nodes.clone(), manifests, pressures: short.clone() },
+            room,
+            shutdown.child_token(),
+        );
+        let evictor = Evictor {
+            fleet: Arc::clone(&fleet),
+            tools: Arc::clone(&tools),
+            config: config.eviction,
+            data_dir: config.data_dir.clone(),
+            pressures,
+        };
         let server = api.map(|api| {
             let source: Arc<dyn PodSource> = fleet.clone();
             let server = KubeletServer::new(source, Arc::clone(&tools), name.clone(), api.access.clone());
@@ -163,11 +186,12 @@ impl Node {
             data_dir: config.data_dir,
             nodes,
             events: Arc::clone(&tools.events),
+            pressures: short,
             ready: ready_sender,
             ours: ours_sender,
         };
         let rotation = Rotation::new(Arc::clone(&tools));
-        Ok(Self { fleet, tools, objects, registrar, rotation, server, ready, ours, shutdown })
+        Ok(Self { fleet, objects, registrar, rotation, server, directory, fetcher, evictor, ready, ours, shutdown })
     }
 
     /// Turns true once the API shows the node as ready.
@@ -192,10 +216,15 @@ impl Node {
         }
         tasks.spawn(self.registrar.run(shutdown.child_token()));
         tasks.spawn(self.rotation.run(shutdown.child_token()));
-        let (fleet, tools) = (Arc::clone(&self.fleet), Arc::clone(&self.tools));
-        tasks.spawn(eviction::keep_within_limits(fleet, tools, shutdown.child_token()));
+        tasks.spawn(self.evictor.run(shutdown.child_token()));
+        if let Some(directory) = self.directory {
+            tasks.spawn(directory.run(shutdown.child_token()));
+        }
+        if let Some(fetcher) = self.fetcher {
+            tasks.spawn(fetcher.run(shutdown.child_token()));
+        }
         // Without the Services a container would miss variables for good, and Pods of a Node that is another machine's are that
-        // machine's.
+        // machine's. Static Pods wait for neither.
         let mut ours = self.ours;
         let may_begin = async {
             if ours.wait_for(|ours| *ours).await.is_err() {
@@ -204,12 +233,7 @@ impl Node {
             }
             self.objects.synced().await;
         };
-        let pods = async {
-            tokio::select! {
-                () = may_begin => self.fleet.run().await,
-                () = shutdown.cancelled() => {}
-            }
-        };
+        let pods = self.fleet.run(may_begin);
         let others = async {
             while let Some(ended) = tasks.join_next().await {
                 match ended {
@@ -230,6 +254,28 @@ impl Node {
             }
         }
     }
+}
+
+type Places = (watch::Receiver<Arc<Manifests>>, Option<Directory>, Option<Fetcher>);
+
+fn manifests(config: ManifestConfig, tools: &Tools) -> Places {
+    let places = usize::from(config.path.is_some()) + usize::from(config.url.is_some());
+    let node_name = tools.settings.node_name.clone();
+    let collector = Arc::new(Collector::new(node_name.clone(), Arc::clone(&tools.events), places));
+    let directory = config.path.map(|path| Directory {
+        path,
+        node_name: node_name.clone(),
+        collector: Arc::clone(&collector),
+        files: tools.files.clone(),
+        clock: Arc::clone(&tools.clock),
+    });
+    let fetcher = config.url.map(|manifest| Fetcher {
+        manifest,
+        node_name,
+        collector: Arc::clone(&collector),
+        clock: Arc::clone(&tools.clock),
+    });
+    (collector.manifests(), directory, fetcher)
 }
 
 fn settings(config: &NodeConfig, machine: &MachineFacts, allocatable: BTreeMap<String, String>) -> Settings {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer,
 /// files may come without.
 const DEFAULT_GRACE_S: u64 = 30;
 
-/// One Pod object in its whole life: a Pod made anew under the same name is another one.
+/// One Pod object in its whole life: a Pod created again under the same name is another one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodId {
     pub namespace: String,
@@ -27,6 +27,12 @@ impl PodId {
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
         }
+    }
+
+    /// Whether a manifest says that the Pod is to run, and not the API: then its uid is 32 hexadecimal digits, while those of
+    /// the API's objects have dashes (RFC 9562).
+    pub fn is_static(&self) -> bool {
+        self.uid.len() == 32 && self.uid.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 }
 

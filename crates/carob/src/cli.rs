@@ -98,6 +98,31 @@ pub(crate) struct NodeArgs {
     /// Cgroup below which Pods live
     #[arg(long, default_value = "/", value_name = "PATH")]
     pub(crate) cgroup_root: String,
+    /// Below what the node is short of something, and evicts Pods at once: `memory.available`, `nodefs.available`,
+    /// `nodefs.inodesFree`, `imagefs.available`, `imagefs.inodesFree`, `pid.available`, each with a quantity or a percentage
+    #[arg(long, default_value = carob_node::eviction_thresholds::HARD, value_name = "SIGNAL<VALUE,...>")]
+    pub(crate) eviction_hard: String,
+    /// The same with a grace period
+    #[arg(long, default_value = "", value_name = "SIGNAL<VALUE,...>", hide_default_value = true)]
+    pub(crate) eviction_soft: String,
+    /// How long each soft threshold may be met before Pods are evicted
+    #[arg(long, default_value = "", value_name = "SIGNAL=DURATION,...", hide_default_value = true)]
+    pub(crate) eviction_soft_grace_period: String,
+    /// How much more than the threshold is reclaimed once it was met
+    #[arg(long, default_value = "", value_name = "SIGNAL=VALUE,...", hide_default_value = true)]
+    pub(crate) eviction_minimum_reclaim: String,
+    /// How long the node's conditions last once their cause is gone
+    #[arg(long, default_value = "5m", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) eviction_pressure_transition_period: Duration,
+    /// Directory of manifests whose Pods this node runs, also while it reaches no API; or one manifest
+    #[arg(long, value_name = "PATH")]
+    pub(crate) pod_manifest_path: Option<PathBuf>,
+    /// URL of manifests whose Pods this node runs, fetched every 20 s
+    #[arg(long, value_name = "URL")]
+    pub(crate) manifest_url: Option<String>,
+    /// Headers of those requests, `NAME:VALUE`; a name may come more than once
+    #[arg(long, value_delimiter = ',', value_name = "HEADERS")]
+    pub(crate) manifest_url_header: Vec<String>,
     /// Mirrors, credentials and TLS of image registries, in the format of k3s's registries.yaml
     /// [default: /etc/carob/registries.yaml, where it exists]
     #[arg(long, value_name = "FILE")]

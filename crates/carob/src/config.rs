@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use carob_controllers::NodeGrace;
 use carob_image::{GcPolicy, RegistriesConfig};
+use carob_node::eviction_thresholds::{self, EvictionConfig};
+use carob_node::{ManifestConfig, ManifestUrl};
 use carob_store::EtcdConfig;
 use clap::Parser;
 use ipnet::IpNet;
@@ -64,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) local_storage: bool,
     pub(crate) max_pods: u32,
     pub(crate) cgroup_root: String,
+    pub(crate) manifests: ManifestConfig,
+    pub(crate) eviction: EvictionConfig,
     pub(crate) virtual_nodes: Option<carob_node::virtual_nodes::Config>,
     pub(crate) kubeconfig: PathBuf,
     /// Mode of that file.
@@ -118,6 +122,11 @@ impl Settings {
             arguments.https_listen_port,
         );
         let node = Self::of_node(data_dir, &arguments.directories.run_dir, bind, arguments.node, of_cluster)?;
+        let has_manifests = node.manifests.path.is_some() || node.manifests.url.is_some();
+        ensure!(
+            !(has_manifests && arguments.disable_agent),
+            "--disable-agent leaves no node to run what --pod-manifest-path and --manifest-url name"
+        );
         let virtual_nodes =
             virtual_nodes::config(arguments.virtual_nodes, arguments.virtual_nodes_config.as_deref(), &node.node_name)?;
         Ok(Self {
@@ -181,6 +190,21 @@ impl Settings {
             "--image-gc-low-threshold {low} has to be below --image-gc-high-threshold {high}, and that at most 100"
         );
         let node_name = node_name(arguments.node_name)?;
+        let thresholds = eviction_thresholds::parse(
+            &arguments.eviction_hard,
+            &arguments.eviction_soft,
+            &arguments.eviction_soft_grace_period,
+            &arguments.eviction_minimum_reclaim,
+        );
+        let eviction = EvictionConfig {
+            thresholds: thresholds.context("--eviction-hard, --eviction-soft and what belongs to them")?,
+            transition: arguments.eviction_pressure_transition_period,
+        };
+        let manifests = manifests(
+            arguments.pod_manifest_path.as_deref(),
+            arguments.manifest_url.as_deref(),
+            &arguments.manifest_url_header,
+        )?;
         Ok(Self {
             api_files: ApiFiles::default(),
             instance: instance_id(&data_dir),
@@ -208,6 +232,8 @@ impl Settings {
             local_storage: false,
             max_pods: arguments.max_pods,
             cgroup_root: arguments.cgroup_root,
+            manifests,
+            eviction,
             virtual_nodes: None,
             kubeconfig: data_dir.join("admin.kubeconfig"),
             kubeconfig_mode: 0o600,
@@ -258,6 +284,36 @@ impl Settings {
     }
 }
 
+/// Where static Pods come from.
+fn manifests(path: Option<&Path>, url: Option<&str>, headers: &[String]) -> Result<ManifestConfig> {
+    ensure!(headers.is_empty() || url.is_some(), "--manifest-url-header belongs to --manifest-url");
+    let path = path.map(std::path::absolute).transpose().context("--pod-manifest-path")?;
+    let Some(text) = url else { return Ok(ManifestConfig { path, url: None }) };
+    let url: http::Uri = text.parse().with_context(|| format!("--manifest-url {text}"))?;
+    ensure!(
+        matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some(),
+        "--manifest-url {text} does not begin with http:// or https:// and a host"
+    );
+    // The URL is told of in logs and events.
+    ensure!(
+        url.authority().is_none_or(|authority| !authority.as_str().contains('@')),
+        "--manifest-url has a password in it: --manifest-url-header Authorization:... keeps it to the requests"
+    );
+    let mut map = http::HeaderMap::new();
+    for header in headers {
+        let (name, value) =
+            header.split_once(':').with_context(|| format!("--manifest-url-header {header} is not NAME:VALUE"))?;
+        let name: http::HeaderName =
+            name.trim().parse().with_context(|| format!("--manifest-url-header {header}: the name"))?;
+        let mut value: http::HeaderValue =
+            value.trim().parse().with_context(|| format!("--manifest-url-header {}: the value", name))?;
+        // It may be a password: it is not to be seen in a log.
+        value.set_sensitive(true);
+        map.append(name, value);
+    }
+    Ok(ManifestConfig { path, url: Some(ManifestUrl { url, headers: map }) })
+}
+
 /// Reads `--config` and puts what it says before the flags of the command line, which therefore win.
 pub(crate) fn with_config_file(arguments: ServerArgs) -> Result<ServerArgs> {
     let Some(path) = &arguments.config else { return Ok(arguments) };
@@ -289,7 +345,19 @@ fn flags(value: &Value) -> Result<Vec<String>> {
     let mut flags = Vec::new();
     for (name, value) in map {
         ensure!(name != "config", "a configuration file cannot name another one");
+        // KubeletConfiguration calls three of the flags otherwise, and its headers are lists by name.
+        let name = match name.as_str() {
+            "staticPodPath" => "pod-manifest-path",
+            "staticPodURL" => "manifest-url",
+            "staticPodURLHeader" => "manifest-url-header",
+            flag => flag,
+        };
         match value {
+            Value::Object(headers) if name == "manifest-url-header" => {
+                let words: Vec<String> =
+                    headers.iter().map(|(key, values)| header(key, values)).collect::<Result<_>>()?;
+                flags.push(format!("--{name}={}", words.join(",")));
+            }
             Value::Bool(true) => flags.push(format!("--{name}")),
             Value::Bool(false) => {}
             Value::Array(values) => {
@@ -300,6 +368,15 @@ fn flags(value: &Value) -> Result<Vec<String>> {
         }
     }
     Ok(flags)
+}
+
+/// One header with its values, as the flag has them.
+fn header(name: &str, values: &Value) -> Result<String> {
+    let one = |value: &Value| Ok(format!("{name}:{}", scalar(name, value)?));
+    match values {
+        Value::Array(values) => Ok(values.iter().map(one).collect::<Result<Vec<_>>>()?.join(",")),
+        value => one(value),
+    }
 }
 
 fn scalar(name: &str, value: &Value) -> Result<String> {
@@ -445,6 +522,11 @@ mod tests {
         check(&["--cgroup-root=x"], "--cgroup-root x");
         check(&["--image-gc-low-threshold=85"], "--image-gc-low-threshold 85 has to be below");
         check(&["--write-kubeconfig-mode=999"], "an octal mode");
+        check(&["--manifest-url=ftp://h/"], "--manifest-url ftp://h/ does not begin with http:// or https://");
+        check(&["--manifest-url=http://u:p@h/"], "--manifest-url has a password in it");
+        check(&["--manifest-url-header=a:b"], "--manifest-url-header belongs to --manifest-url");
+        check(&["--manifest-url=http://h/", "--manifest-url-header=a"], "--manifest-url-header a is not NAME:VALUE");
+        check(&["--pod-manifest-path=/x", "--disable-agent"], "--disable-agent leaves no node");
         check(&["--data-dri=/x"], "--data-dri");
         check(&["--ingress-https-port=80"], "are both 80");
         check(&["--ingress-http-port=6443"], "--ingress-http-port 6443 is the port of the API");
@@ -460,5 +542,15 @@ mod tests {
             ["--disable=scheduler,controllers", "--disable-agent", "--max-pods=20"]
         );
         assert!(flags(&Value::from("text")).is_err());
+        let value: Value = serde_saphyr::from_str(
+            "staticPodPath: /m\nstaticPodURL: http://h/\nstaticPodURLHeader: {a: [b, c], d: [e]}\n",
+        )
+        .expect("YAML");
+        let flags = flags(&value).expect("flags");
+        assert_eq!(flags, ["--pod-manifest-path=/m", "--manifest-url=http://h/", "--manifest-url-header=a:b,a:c,d:e"]);
+        let words: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let manifests = parse(&words).expect("parsed").manifests;
+        let headers = manifests.url.expect("a URL").headers;
+        assert_eq!(headers.get_all("a").iter().collect::<Vec<_>>(), ["b", "c"]);
     }
 }

@@ -452,6 +452,8 @@ fn node_config(common: &Common, kubelet_port: u16) -> NodeConfig {
         seccomp_default: false,
         resolv_conf: RESOLV_CONF.into(),
         hosts: "/etc/hosts".into(),
+        manifests: settings.manifests.clone(),
+        eviction: settings.eviction.clone(),
     }
 }
 

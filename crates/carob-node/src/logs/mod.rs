@@ -3,4 +3,3 @@
 pub mod files;
 pub mod read;
 pub mod rotate;
-mod watch;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 
 use super::files;
-use super::watch::DirWatch;
+use crate::dir_watch::DirWatch;
 
 /// Bytes that are sent at a time.
 const CHUNK_LEN: usize = 16 * 1024;
@@ -43,7 +43,7 @@ pub type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub async fn stream(log: &Path, options: LogOptions, ended: Ended, out: mpsc::Sender<Bytes>) -> io::Result<()> {
     // The watch begins before the first look, so that nothing is written in between.
     let watch = match (options.follow, log.parent()) {
-        (true, Some(dir)) => Some(DirWatch::new(dir)?),
+        (true, Some(dir)) => Some(DirWatch::of_writes(dir)?),
         _ => None,
     };
     let mut pages = Pages::open(log, options.tail_lines).await?;

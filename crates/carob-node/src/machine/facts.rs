@@ -53,6 +53,11 @@ pub fn read() -> io::Result<MachineFacts> {
     })
 }
 
+/// All of the machine's memory, in bytes.
+pub fn memory_total() -> io::Result<u64> {
+    Ok(meminfo_bytes(&fs::read_to_string("/proc/meminfo")?, "MemTotal"))
+}
+
 /// `data_dir` is on the file system whose fullness counts.
 pub fn strain(data_dir: &Path) -> io::Result<Strain> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;

@@ -13,13 +13,14 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::facts::{MachineFacts, Strain};
+use crate::eviction::Pressures;
+use crate::eviction::thresholds::Pressure;
 use crate::status::whole_seconds;
 
 /// Memory that must stay free for the node itself (kubelet `evictionHard`, memory.available).
 pub const MEMORY_RESERVED_BYTES: u64 = 100 << 20;
-/// Hundredths of the disk and of its inodes that must stay free (kubelet `evictionHard`, nodefs).
+/// Hundredths of the disk that must stay free (kubelet `evictionHard`, nodefs).
 const DISK_RESERVED_PERCENT: u64 = 10;
-const INODES_RESERVED_PERCENT: u64 = 5;
 /// Images that a Node lists (kubelet `nodeStatusMaxImages`), and names of each (`MaxNamesPerImageInNodeStatus`).
 const IMAGES_MAX: usize = 50;
 const IMAGE_NAMES_MAX: usize = 5;
@@ -76,6 +77,8 @@ pub struct Reading {
     /// What the runtime says of itself, or why it says nothing.
     pub runtime: Result<StatusResponse, String>,
     pub images: Vec<Image>,
+    /// What the node is short of.
+    pub pressures: Pressures,
 }
 
 /// The object that a node registers with; its status is written apart.
@@ -191,12 +194,7 @@ fn images(list: &[Image]) -> Vec<ContainerImage> {
 
 /// The four conditions of every node (kubelet `pkg/kubelet/nodestatus/setters.go`).
 fn conditions(reading: &Reading, old: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
-    let strain = &reading.strain;
-    let low = |free: u64, total: u64, percent: u64| total > 0 && free < total / 100 * percent;
-    let memory = strain.memory_available_bytes < MEMORY_RESERVED_BYTES;
-    let disk = low(strain.disk_free_bytes, strain.disk_total_bytes, DISK_RESERVED_PERCENT)
-        || low(strain.inodes_free, strain.inodes_total, INODES_RESERVED_PERCENT);
-    let pids = strain.pids_max > 0 && strain.pids_used >= strain.pids_max / 100 * 95;
+    let short = |pressure| reading.pressures.contains(&pressure);
     let pressure = |type_, under, bad, bad_text: &str, good, good_text: &str| {
         let (status, reason, message) = if under { ("True", bad, bad_text) } else { ("False", good, good_text) };
         (type_, status, reason, message.to_owned())
@@ -208,7 +206,7 @@ fn conditions(reading: &Reading, old: Option<&NodeStatus>, now: Timestamp) -> Ve
     let all = [
         pressure(
             "MemoryPressure",
-            memory,
+            short(Pressure::Memory),
             "KubeletHasInsufficientMemory",
             "kubelet has insufficient memory available",
             "KubeletHasSufficientMemory",
@@ -216,7 +214,7 @@ fn conditions(reading: &Reading, old: Option<&NodeStatus>, now: Timestamp) -> Ve
         ),
         pressure(
             "DiskPressure",
-            disk,
+            short(Pressure::Disk),
             "KubeletHasDiskPressure",
             "kubelet has disk pressure",
             "KubeletHasNoDiskPressure",
@@ -224,7 +222,7 @@ fn conditions(reading: &Reading, old: Option<&NodeStatus>, now: Timestamp) -> Ve
         ),
         pressure(
             "PIDPressure",
-            pids,
+            short(Pressure::Pid),
             "KubeletHasInsufficientPID",
             "kubelet has insufficient PID available",
             "KubeletHasSufficientPID",
@@ -307,7 +305,14 @@ mod tests {
             disk_free_bytes: 500,
             ..Strain::default()
         };
-        Reading { machine, strain, runtime_version: "carob://1".to_owned(), runtime: Ok(runtime), images: Vec::new() }
+        Reading {
+            machine,
+            strain,
+            runtime_version: "carob://1".to_owned(),
+            runtime: Ok(runtime),
+            images: Vec::new(),
+            pressures: Pressures::new(),
+        }
     }
 
     fn show(status: &NodeStatus) -> String {
@@ -354,8 +359,7 @@ mod tests {
         let fine = status(&identity, &reading(true), None, now);
         assert_eq!(show(&fine), "MemoryPressure=False DiskPressure=False PIDPressure=False Ready=True");
         let mut strained = reading(false);
-        strained.strain.memory_available_bytes = 1;
-        strained.strain.disk_free_bytes = 50;
+        strained.pressures = Pressures::from([Pressure::Memory, Pressure::Disk]);
         let later = Timestamp::from_second(60).expect("within the calendar");
         let bad = status(&identity, &strained, Some(&fine), later);
         assert_eq!(show(&bad), "MemoryPressure=True DiskPressure=True PIDPressure=False Ready=False");

@@ -9,6 +9,7 @@ use carob_cri::Cri;
 use carob_cri::v1::{
     ListImagesRequest, NetworkConfig, RuntimeConfig, StatusRequest, UpdateRuntimeConfigRequest, VersionRequest,
 };
+use carob_kit::fs::RealFs;
 use carob_kit::{Backoff, Clock, chain};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
@@ -23,9 +24,12 @@ use super::lease::{self, RENEW_EVERY};
 use super::news::{self, News};
 use super::object::{self, MACHINE_ANNOTATION, NodeIdentity, Owner, Reading};
 use crate::events::{Events, Subject};
+use crate::eviction::Pressures;
 
 /// A status that has not changed is written this often (kubelet `nodeStatusReportFrequency`).
 pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(300);
+/// Where the node keeps its ranges of Pod addresses, in its data directory.
+const POD_CIDRS: &str = "pod-cidrs";
 const RETRY_BASE: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -54,6 +58,8 @@ pub struct Registrar {
     /// The node's own object.
     pub nodes: Informer<Node>,
     pub events: Arc<dyn Events>,
+    /// What the node is short of.
+    pub pressures: watch::Receiver<Pressures>,
     /// Set once the Node is in the API and shown ready.
     pub ready: watch::Sender<bool>,
     /// Set once the Node is known to be this machine's: nothing is done for it before.
@@ -80,8 +86,10 @@ impl Registrar {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut told = Told::default();
         self.announce(std::iter::once(news::starting()));
+        self.recall_ranges().await;
         let mut retry = Backoff::new(RETRY_BASE, RETRY_MAX);
         let changes = self.nodes.subscribe();
+        let mut short = self.pressures.clone();
         loop {
             let wait = match self.round(&mut told).await {
                 Ok(()) => {
@@ -102,6 +110,7 @@ impl Registrar {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.until_changed(&changes, &told) => {}
+                Ok(()) = short.changed() => {}
                 () = shutdown.cancelled() => return,
             }
         }
@@ -220,8 +229,36 @@ impl Registrar {
         let network_config = Some(NetworkConfig { pod_cidr: ranges.join(",") });
         let request = UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config }) };
         match self.cri.update_runtime_config(request).await {
-            Ok(_) => told.pod_cidrs = ranges,
+            Ok(_) => {
+                self.remember(&ranges);
+                told.pod_cidrs = ranges;
+            }
             Err(error) => tracing::warn!(%error, ?ranges, "the runtime does not take the node's address ranges"),
+        }
+    }
+
+    /// Gives the runtime the ranges that the node had last: static Pods do not wait for an API.
+    async fn recall_ranges(&self) {
+        let text = match fs_err::read_to_string(self.data_dir.join(POD_CIDRS)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => return tracing::warn!(%error, "cannot read which address ranges the node had"),
+            Ok(text) => text,
+        };
+        let network_config = Some(NetworkConfig { pod_cidr: text.trim().to_owned() });
+        let request = UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config }) };
+        if let Err(error) = self.cri.update_runtime_config(request).await {
+            tracing::warn!(%error, ranges = text.trim(), "the runtime does not take the address ranges that the node had");
+        }
+    }
+
+    fn remember(&self, ranges: &[String]) {
+        let path = self.data_dir.join(POD_CIDRS);
+        let text = ranges.join(",");
+        if fs_err::read_to_string(&path).is_ok_and(|known| known == text) {
+            return;
+        }
+        if let Err(error) = carob_kit::fs::write_atomic(&RealFs, &path, text.as_bytes()) {
+            tracing::warn!(%error, "cannot remember which address ranges the node has");
         }
     }
 
@@ -259,7 +296,8 @@ impl Registrar {
         // A list that cannot be had is shown empty: it is there for people and a scheduler's bonus.
         let images =
             self.cri.list_images(ListImagesRequest::default()).await.map(|list| list.images).unwrap_or_default();
-        Ok(Reading { machine: self.machine.clone(), strain, runtime_version, runtime, images })
+        let pressures = self.pressures.borrow().clone();
+        Ok(Reading { machine: self.machine.clone(), strain, runtime_version, runtime, images, pressures })
     }
 
     async fn renew(&self, node: &Node, told: &mut Told) -> Result<(), RegisterError> {

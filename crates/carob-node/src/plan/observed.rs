@@ -126,6 +126,17 @@ pub struct ProbeFacts {
     pub readiness: Option<bool>,
 }
 
+impl ProbeFacts {
+    /// The same, with what `older` says where there is no verdict yet.
+    pub fn or(self, older: Self) -> Self {
+        Self {
+            startup: self.startup.or(older.startup),
+            liveness: self.liveness.or(older.liveness),
+            readiness: self.readiness.or(older.readiness),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Volumes {
     #[default]

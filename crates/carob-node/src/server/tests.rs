@@ -41,6 +41,10 @@ impl PodApi for Silent {
     async fn confirm_deletion(&self, _id: &PodId) -> Result<(), WriteError> {
         Ok(())
     }
+
+    async fn create(&self, _id: &PodId, _mirror: &Pod) -> Result<(), WriteError> {
+        Ok(())
+    }
 }
 
 impl Events for Silent {

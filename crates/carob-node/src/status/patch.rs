@@ -20,6 +20,10 @@ const FIELDS: [&str; 13] = [
     "ephemeralContainerStatuses",
 ];
 
+/// Type and reason of the condition of a Pod that its node evicts (`v1.PodReasonTerminationByKubelet`).
+pub const DISRUPTION: &str = "DisruptionTarget";
+pub const BY_KUBELET: &str = "TerminationByKubelet";
+
 /// Lists that a strategic merge patch would merge by key although they are written whole.
 const REPLACED_LISTS: [&str; 2] = ["hostIPs", "podIPs"];
 
@@ -55,11 +59,12 @@ pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value
 
 /// Whether the node, and nobody else, writes this condition.
 pub fn is_owned(condition: &PodCondition) -> bool {
-    is_owned_type(&condition.type_)
+    is_own(&condition.type_, condition.reason.as_deref().unwrap_or_default())
 }
 
-fn is_owned_type(type_: &str) -> bool {
-    super::conditions::OWNED.contains(&type_)
+/// That a Pod is about to end for the cluster's sake is said by whoever ends it.
+fn is_own(type_: &str, reason: &str) -> bool {
+    super::conditions::OWNED.contains(&type_) || (type_ == DISRUPTION && reason == BY_KUBELET)
 }
 
 fn fields(status: &PodStatus) -> Map<String, Value> {
@@ -75,7 +80,8 @@ fn changed_conditions(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec
         _ => Vec::new(),
     };
     let before = list(old);
-    let owned = |condition: &Value| condition["type"].as_str().is_some_and(is_owned_type);
+    let text = |condition: &Value, field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    let owned = |condition: &Value| is_own(&text(condition, "type"), &text(condition, "reason"));
     let after = list(new);
     let gone = |was: &&Value| owned(was) && !after.iter().any(|condition| condition["type"] == was["type"]);
     let mut changed: Vec<Value> =

@@ -13,6 +13,7 @@ use super::addresses;
 use super::config::VirtualNode;
 use crate::admission::Room;
 use crate::config::resources::{ResourceError, amounts};
+use crate::eviction::Pressures;
 use crate::machine::facts::{MachineFacts, Strain};
 use crate::machine::object::{self, NodeIdentity, Reading};
 
@@ -87,6 +88,7 @@ impl Placed {
             runtime_version: format!("{VIRTUAL}://{kubelet_version}"),
             runtime: Ok(runtime),
             images: Vec::new(),
+            pressures: Pressures::new(),
         };
         let mut status = object::status(&self.identity(kubelet_version), &reading, old, now);
         status.capacity = Some(self.quantities());

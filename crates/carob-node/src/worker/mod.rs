@@ -11,7 +11,7 @@ mod sandbox;
 mod start;
 mod steps;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tools;
 
 use std::collections::{HashMap, HashSet};
@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use carob_kit::{Backoff, chain};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Rejection;
 use crate::allocation::{Allocation, Pending};
 use crate::events::Subject;
+use crate::eviction::EVICTED;
 use crate::image::Attempts;
 use crate::observe::Observer;
 use crate::plan::{Group, Intent, KillReason, Observed, ProbeFacts, Volumes, plan_pod, spec_hash};
@@ -35,6 +37,7 @@ use crate::pod::{PodId, PodView};
 use crate::probe::watch::Finding;
 use crate::probe::{Answer, Prober};
 use crate::status::CONTAINER_ID_SCHEME;
+use crate::status::patch::{BY_KUBELET, DISRUPTION};
 use crate::volumes::Mounted;
 use steps::Done;
 pub use tools::{NetworkRules, Settings, Tools};
@@ -53,6 +56,35 @@ pub struct Order {
     pub pending: Option<Pending>,
     /// The Pod takes more than it may, and ends for that.
     pub evicted: Option<Rejection>,
+    pub shown: Shown,
+}
+
+impl Order {
+    /// To run a Pod of the API as it asks for.
+    pub fn new(pod: Arc<Pod>) -> Self {
+        Self { pod, gone: false, pending: None, evicted: None, shown: Shown::Itself }
+    }
+}
+
+/// Where the API shows a Pod, and its status.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    /// By the object that the node has it from.
+    Itself,
+    /// By an object that the node has made for a static Pod.
+    Mirror { uid: String, status: Box<PodStatus> },
+    /// A static Pod has no mirror yet.
+    Nowhere,
+}
+
+impl Shown {
+    /// Of the object that stands for a static Pod.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Mirror { uid, .. } => Some(uid),
+            Self::Itself | Self::Nowhere => None,
+        }
+    }
 }
 
 /// A kill under way.
@@ -65,7 +97,7 @@ pub struct Worker {
     tools: Arc<Tools>,
     id: PodId,
     orders: watch::Receiver<Order>,
-    nudge: Arc<Notify>,
+    wake: Arc<Notify>,
     shutdown: CancellationToken,
     /// The Pod object with the status as the node sees it.
     pod: Arc<Pod>,
@@ -96,16 +128,19 @@ pub struct Worker {
     /// A resize has been told of that is not through yet.
     resizing: bool,
     report: report::Report,
+    shown: Shown,
+    /// Where others read the status as it is seen here.
+    published: Option<Arc<Mutex<PodStatus>>>,
 }
 
 impl Worker {
     pub fn new(
         tools: Arc<Tools>,
         orders: watch::Receiver<Order>,
-        nudge: Arc<Notify>,
+        wake: Arc<Notify>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Order { pod, gone, pending, .. } = orders.borrow().clone();
+        let Order { pod, gone, pending, shown, .. } = orders.borrow().clone();
         let id = PodId::of(&pod);
         let observer = Observer::new(Arc::clone(&tools.cri), tools.dirs.clone(), id.clone());
         let (probes, findings) = probes::Probes::new(Prober { cri: Arc::clone(&tools.cri) });
@@ -114,7 +149,7 @@ impl Worker {
             tools,
             id,
             orders,
-            nudge,
+            wake,
             shutdown,
             pod: Arc::clone(&pod),
             gone,
@@ -139,10 +174,18 @@ impl Worker {
             announced_out_of_memory: HashSet::new(),
             resizing: false,
             report,
+            shown: Shown::Itself,
+            published: None,
         };
         worker.adopt(&pod);
         worker.take_pending(pending);
+        worker.take_shown(shown);
         worker
+    }
+
+    /// Has the status be read by others too.
+    pub fn publish_to(&mut self, place: Arc<Mutex<PodStatus>>) {
+        self.published = Some(place);
     }
 
     /// Takes over what an earlier life of the node left: verdicts of probes, a deletion that has begun, and perhaps a resize.
@@ -156,15 +199,21 @@ impl Worker {
         if pod.status.as_ref().is_some_and(|status| status.start_time.is_some()) {
             self.observed.resize.group = Group::Open;
         }
+        self.remember_probes(&view);
+        if self.gone {
+            self.mark_deleted();
+        }
+    }
+
+    /// Takes over the verdicts of probes that the status shows, but where there are newer ones.
+    fn remember_probes(&mut self, view: &PodView<'_>) {
         for member in view.members() {
             let Some(shown) = view.last_status(member.name()) else { continue };
             let id = shown.container_id.as_deref().and_then(|id| id.strip_prefix(CONTAINER_ID_SCHEME));
             if let Some(id) = id {
-                self.observed.probes.insert(id.to_owned(), remembered(shown));
+                let facts = self.observed.probes.entry(id.to_owned()).or_default();
+                *facts = facts.or(remembered(shown));
             }
-        }
-        if self.gone {
-            self.mark_deleted();
         }
     }
 
@@ -172,6 +221,20 @@ impl Worker {
     pub fn reject(&mut self, rejection: Rejection) {
         let mut status = self.pod.status.clone().unwrap_or_default();
         self.tools.events.warning(&Subject::pod(&self.pod), rejection.reason, rejection.message.clone());
+        if rejection.reason == EVICTED && status.start_time.is_some() {
+            let now = Time(crate::status::whole_seconds(self.tools.clock.now()));
+            let conditions = status.conditions.get_or_insert_default();
+            conditions.retain(|condition| condition.type_ != DISRUPTION);
+            conditions.push(PodCondition {
+                type_: DISRUPTION.to_owned(),
+                status: "True".to_owned(),
+                reason: Some(BY_KUBELET.to_owned()),
+                message: Some(rejection.message.clone()),
+                last_transition_time: Some(now),
+                observed_generation: self.pod.metadata.generation,
+                ..PodCondition::default()
+            });
+        }
         status.phase = Some("Failed".to_owned());
         status.reason = Some(rejection.reason.to_owned());
         status.message = Some(rejection.message);
@@ -270,7 +333,7 @@ impl Worker {
                 // Whoever gives orders is gone: so is the node.
                 Err(_) => self.shutdown.cancel(),
             },
-            () = self.nudge.notified() => self.stale = true,
+            () = self.wake.notified() => self.stale = true,
             () = self.volumes_changed.notified() => self.mounted.refresh_at = Some(self.tools.clock.now()),
             Some(finding) = self.findings.recv() => self.found(finding),
             () = sleep_for(sleep) => self.stale |= self.hold_until.is_some_and(|until| until <= self.tools.clock.now()),
@@ -279,7 +342,7 @@ impl Worker {
     }
 
     fn take_order(&mut self) {
-        let Order { pod, gone, pending, evicted } = self.orders.borrow_and_update().clone();
+        let Order { pod, gone, pending, evicted, shown } = self.orders.borrow_and_update().clone();
         if PodId::of(&pod) != self.id {
             return;
         }
@@ -287,6 +350,7 @@ impl Worker {
             || pod.metadata.annotations != self.pod.metadata.annotations
             || !Allocation::asked(&self.pod).is_asked(&pod);
         self.take_pending(pending);
+        self.take_shown(shown);
         self.forget_other_images(&pod);
         self.adopt_object(&pod);
         self.mounted.refresh_at = if changed { Some(self.tools.clock.now()) } else { self.mounted.refresh_at };
@@ -323,7 +387,32 @@ impl Worker {
         self.pod = Arc::new(pod);
     }
 
+    /// A mirror that was just made shows nothing yet; one of an earlier life of the node remembers what this one cannot know:
+    /// since when things are as they are.
+    fn take_shown(&mut self, shown: Shown) {
+        if self.shown.uid() == shown.uid() && !matches!((&self.shown, &shown), (Shown::Itself, Shown::Nowhere)) {
+            return;
+        }
+        if let Shown::Mirror { status, .. } = &shown {
+            let first = self.report.show(PodStatus::clone(status));
+            let older = |time: &PodStatus| time.start_time.as_ref().map(|time| time.0);
+            let own = self.pod.status.clone().unwrap_or_default();
+            let runs = !matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+            if first && runs && older(status).is_some_and(|theirs| older(&own).is_none_or(|mine| theirs < mine)) {
+                self.set_status(PodStatus::clone(status));
+                let pod = Arc::clone(&self.pod);
+                self.remember_probes(&PodView::new(&pod));
+                self.stale = true;
+            }
+        }
+        self.shown = shown;
+    }
+
     fn set_status(&mut self, status: PodStatus) {
+        if let Some(place) = &self.published {
+            // Whoever panicked while holding it had nothing to change.
+            *place.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = status.clone();
+        }
         Arc::make_mut(&mut self.pod).status = Some(status);
     }
 
@@ -374,7 +463,7 @@ fn remembered(shown: &ContainerStatus) -> ProbeFacts {
     ProbeFacts { startup: yes(shown.started == Some(true)), liveness: None, readiness: yes(shown.ready) }
 }
 
-async fn sleep_for(duration: Option<Duration>) {
+pub(crate) async fn sleep_for(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
         None => std::future::pending().await,

@@ -7,8 +7,8 @@ use carob_kit::{Backoff, chain};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 
-use super::Worker;
 use super::steps::Done;
+use super::{Shown, Worker};
 use crate::api::WriteError;
 use crate::events::Subject;
 use crate::plan::{Intent, after, spec_hash};
@@ -39,10 +39,14 @@ pub(super) struct Report {
     held_until: Option<Timestamp>,
     confirming: bool,
     confirmed: bool,
+    /// Whether a mirror has ever shown the Pod.
+    mirrored: bool,
 }
 
 /// How a write of a status ended.
 pub(super) struct Wrote {
+    /// Of the object that was written.
+    uid: String,
     status: PodStatus,
     how: Result<(), WriteError>,
 }
@@ -57,7 +61,15 @@ impl Report {
             held_until: None,
             confirming: false,
             confirmed: false,
+            mirrored: false,
         }
+    }
+
+    /// From now on another object shows the Pod, at first with this status. Answers whether it is the first mirror.
+    pub(super) fn show(&mut self, status: PodStatus) -> bool {
+        self.written = status;
+        self.not_before = None;
+        !std::mem::replace(&mut self.mirrored, true)
     }
 
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
@@ -120,24 +132,22 @@ impl Worker {
             self.set_status(status.clone());
         }
         let may_write = !self.gone && !self.report.writing && self.report.not_before.is_none_or(|at| at <= now);
-        if !may_write {
-            return;
-        }
+        let Some(id) = self.shown_as().filter(|_| may_write) else { return };
         self.report.not_before = None;
         let wait = self.wait_for_more(&status, intent);
         if wait.is_some() && held_until.is_some_and(|until| now < until) {
             self.report.held_until = held_until;
             return;
         }
-        if let Some(body) = status_patch(&self.id.uid, &self.report.written, &status) {
+        if let Some(body) = status_patch(&id.uid, &self.report.written, &status) {
             if wait.is_some_and(|wait| self.report.hold(wait, held_until, now)) {
                 return;
             }
             self.report.writing = true;
-            let (tools, id) = (Arc::clone(&self.tools), self.id.clone());
+            let tools = Arc::clone(&self.tools);
             self.steps.spawn(async move {
                 let how = tools.pods.patch_status(&id, &body).await;
-                Done::Wrote(Box::new(Wrote { status, how }))
+                Done::Wrote(Box::new(Wrote { uid: id.uid, status, how }))
             });
         } else if self.may_confirm() {
             self.report.confirming = true;
@@ -176,8 +186,21 @@ impl Worker {
         asked && self.observed.finished && !self.report.confirming && !self.report.confirmed
     }
 
-    pub(super) fn wrote(&mut self, Wrote { status, how }: Wrote) {
+    /// The object that the API shows the Pod by; `None` while there is none.
+    fn shown_as(&self) -> Option<PodId> {
+        match &self.shown {
+            Shown::Itself => Some(self.id.clone()),
+            Shown::Mirror { uid, .. } => Some(PodId { uid: uid.clone(), ..self.id.clone() }),
+            Shown::Nowhere => None,
+        }
+    }
+
+    pub(super) fn wrote(&mut self, Wrote { uid, status, how }: Wrote) {
         self.report.writing = false;
+        if self.shown_as().is_none_or(|shown| shown.uid != uid) {
+            // Another object shows the Pod by now, which has been told nothing of it.
+            return;
+        }
         match how {
             Ok(()) => {
                 self.report.retry.reset();

@@ -79,6 +79,10 @@ impl PodApi for FakeApi {
         self.0.lock().expect("no holder panics").confirmed = true;
         Ok(())
     }
+
+    async fn create(&self, _id: &PodId, _mirror: &Pod) -> Result<(), WriteError> {
+        Ok(())
+    }
 }
 
 impl Events for FakeApi {
@@ -91,7 +95,7 @@ impl Events for FakeApi {
     }
 }
 
-struct Bench {
+pub(crate) struct Bench {
     dir: tempfile::TempDir,
     runtime: Arc<FakeRuntime>,
     api: Arc<FakeApi>,
@@ -106,7 +110,7 @@ struct Seat {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(tokio::time::Instant::now()));
         let hands = Arc::clone(&clock);
@@ -160,16 +164,16 @@ impl Bench {
 
     fn run(&self, pod: Arc<Pod>) -> Seat {
         use futures_util::StreamExt as _;
-        let (orders, inbox) = watch::channel(Order { pod, gone: false, pending: None, evicted: None });
-        let nudge = Arc::new(Notify::new());
+        let (orders, inbox) = watch::channel(Order::new(pod));
+        let wake = Arc::new(Notify::new());
         let shutdown = CancellationToken::new();
-        let worker = Worker::new(Arc::clone(&self.tools), inbox, Arc::clone(&nudge), shutdown.clone());
+        let worker = Worker::new(Arc::clone(&self.tools), inbox, Arc::clone(&wake), shutdown.clone());
         let cri = Arc::clone(&self.tools.cri);
         let task = tokio::spawn(async move {
             let mut events = cri.get_container_events(Default::default()).await.expect("the fake tells events");
             let listen = async {
                 while events.next().await.is_some() {
-                    nudge.notify_one()
+                    wake.notify_one()
                 }
             };
             tokio::select! {
@@ -207,9 +211,30 @@ impl Bench {
         self.api.0.lock().expect("no holder panics").events.clone()
     }
 
+    pub(crate) fn tools(&self) -> Arc<Tools> {
+        Arc::clone(&self.tools)
+    }
+
+    pub(crate) fn running(&self) -> Vec<String> {
+        self.runtime.running()
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.runtime.calls()
+    }
+
+    pub(crate) fn make_stubborn(&self, name: &str) {
+        self.runtime.make_stubborn(name);
+    }
+
+    /// How many statuses the API took.
+    pub(crate) fn writes(&self) -> usize {
+        self.api.0.lock().expect("no holder panics").writes
+    }
+
     /// Lets time pass until `done`; an hour of it is too much.
     #[track_caller]
-    fn until(&self, what: &'static str, done: impl Fn(&Self) -> bool) -> impl Future<Output = ()> {
+    pub(crate) fn until(&self, what: &'static str, done: impl Fn(&Self) -> bool) -> impl Future<Output = ()> {
         let at = std::panic::Location::caller();
         async move {
             for _ in 0..36_000 {
@@ -503,8 +528,7 @@ async fn a_pod_that_is_deleted_before_its_first_container_has_failed() {
 #[tokio::test(start_paused = true)]
 async fn containers_of_a_refused_pod_are_shown_as_ended() {
     let bench = Bench::new();
-    let (orders, inbox) =
-        watch::channel(Order { pod: Bench::pod(json!({}), json!({})), gone: false, pending: None, evicted: None });
+    let (orders, inbox) = watch::channel(Order::new(Bench::pod(json!({}), json!({}))));
     let shutdown = CancellationToken::new();
     let mut worker = Worker::new(Arc::clone(&bench.tools), inbox, Arc::default(), shutdown.clone());
     worker.reject(Rejection { reason: "NodeAffinity", message: "Pod was rejected: no".to_owned() });

@@ -5,25 +5,20 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use carob_api::quantity::Quantity;
 use carob_cri::v1::{ContainerStatsFilter, ListContainerStatsRequest};
 use fs_err as fs;
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
-use tokio_util::sync::CancellationToken;
 
+use super::{EVICTED, rank};
 use crate::admission::Rejection;
 use crate::config::labels;
 use crate::fleet::Fleet;
 use crate::pod::{PodId, PodView};
 use crate::worker::Tools;
 
-/// How often disks are measured (kubelet `evictionMonitoringPeriod`).
-const MEASURE_EVERY: Duration = Duration::from_secs(10);
-/// The reason of a Pod that was ended, in its status and its event.
-pub const EVICTED: &str = "Evicted";
-const STORAGE: &str = "ephemeral-storage";
+pub(super) const STORAGE: &str = "ephemeral-storage";
 
 /// What a Pod takes of the disk, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,7 +84,7 @@ pub fn over_limit(pod: &Pod, used: &DiskUse) -> Option<Rejection> {
         view.app_members().iter().map(|member| storage_limit(member.spec.resources.as_ref())).collect();
     let limit = limits.map(|limits| limits.into_iter().fold(0, u64::saturating_add)).filter(|limit| *limit > 0);
     if let Some(limit) = limit.filter(|limit| used.total() > *limit) {
-        let limit = binary(limit);
+        let limit = rank::quantity(STORAGE, limit);
         return evicted(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
     }
     for member in view.members() {
@@ -103,39 +98,26 @@ pub fn over_limit(pod: &Pod, used: &DiskUse) -> Option<Rejection> {
     None
 }
 
-/// A number of bytes as upstream spells a sum of binary quantities.
-fn binary(bytes: u64) -> String {
-    for (unit, size) in [("Gi", 1u64 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)] {
-        if bytes.is_multiple_of(size) {
-            return format!("{}{unit}", bytes / size);
-        }
-    }
-    bytes.to_string()
-}
-
-/// Measures from time to time, and ends Pods that are over their limits, until the shutdown.
-pub async fn keep_within_limits(fleet: Arc<Fleet>, tools: Arc<Tools>, shutdown: CancellationToken) {
-    loop {
-        // Both arms are cancel safe.
-        tokio::select! {
-            () = tokio::time::sleep(MEASURE_EVERY) => {}
-            () = shutdown.cancelled() => return,
-        }
-        for pod in fleet.running_pods().into_iter().filter(|pod| is_limited(pod)) {
-            let id = PodId::of(&pod);
-            match measure(&tools, &pod).await {
-                Ok(used) => {
-                    if let Some(rejection) = over_limit(&pod, &used) {
-                        tracing::info!(pod = %id, why = rejection.message, "ending a pod that takes too much of the disk");
-                        fleet.evict(&id.uid, rejection);
-                    }
+/// Ends the Pods that are over their limits. Answers how many.
+pub(super) async fn evict_over_limits(fleet: &Fleet, tools: &Arc<Tools>) -> usize {
+    let mut evicted = 0;
+    for pod in fleet.running_pods().into_iter().filter(|pod| is_limited(pod)) {
+        let id = PodId::of(&pod);
+        match measure(tools, &pod).await {
+            Ok(used) => {
+                if let Some(rejection) = over_limit(&pod, &used) {
+                    tracing::info!(pod = %id, why = rejection.message, "ending a pod that takes too much of the disk");
+                    fleet.evict(&id.uid, rejection);
+                    evicted += 1;
                 }
-                Err(error) => tracing::warn!(pod = %id, %error, "cannot measure what a pod takes of the disk"),
             }
+            Err(error) => tracing::warn!(pod = %id, %error, "cannot measure what a pod takes of the disk"),
         }
     }
+    evicted
 }
 
+/// What a Pod takes of the disk.
 pub(crate) async fn measure(tools: &Arc<Tools>, pod: &Pod) -> io::Result<DiskUse> {
     let id = PodId::of(pod);
     let selector = BTreeMap::from([(labels::POD_UID.to_owned(), id.uid.clone())]);

@@ -1,27 +1,33 @@
 //! The workers of all Pods on the node: one for each, which is sent what the API and the runtime say of its Pod.
+//!
+//! [`manifests`](self::manifests) has what concerns static Pods alone, [`strays`] what is left of Pods that nobody wants.
+
+mod manifests;
+mod strays;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use carob_client::{Changed, Informer, ObjectKey};
-use carob_cri::v1::{
-    ContainerEventResponse, ContainerEventType, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest,
-};
-use carob_cri::{Code, CriError};
+use carob_client::{Changed, Informer, ObjectKey, Subscription};
+use carob_cri::Code;
+use carob_cri::v1::{ContainerEventResponse, ContainerEventType, GetEventsRequest};
 use carob_kit::{Backoff, Panicked, catch_panic, catch_panic_in, chain, keep_running};
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{NODE_AFFINITY, Rejection, Room, admit, admit_resize};
+use crate::admission::{NODE_AFFINITY, Rejection, Room, admit, admit_resize, admit_under};
 use crate::allocation::{Allocation, Pending};
-use crate::api::WriteError;
 use crate::config::labels;
 use crate::events::Subject;
+use crate::eviction::Pressures;
+use crate::manifests::{Manifests, mirror};
 use crate::pod::{PodId, PodView};
 use crate::server::PodSource;
 use crate::worker::{Order, Tools, Worker};
@@ -35,19 +41,34 @@ const DECIDE_MAX: Duration = Duration::from_secs(10);
 /// Waits before a Pod's worker that panicked is started again.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_MAX: Duration = Duration::from_secs(300);
-/// Says that a Pod stands for one that a node runs from a file (`v1.MirrorPodAnnotationKey`).
-const MIRROR: &str = "kubernetes.io/config.mirror";
 /// How often a runtime without an event stream is looked at: the one permitted poll.
 const RELIST_EVERY: Duration = Duration::from_secs(1);
 
 impl PodSource for Fleet {
     fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.list()
+        let of_api = self.pods.list().into_iter().filter(|pod| !mirror::is_mirror(pod));
+        of_api.chain(self.static_pods()).collect()
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        self.pods.get(Some(namespace), name)
+        self.static_pod(namespace, name).or_else(|| self.pods.get(Some(namespace), name))
     }
+}
+
+/// Where it is said that a Pod is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Api,
+    Manifests,
+}
+
+/// Who has said what is to run, and is believed about what is not.
+#[derive(Debug, Default)]
+struct Known {
+    api: bool,
+    manifests: bool,
+    /// What was left of Pods that nobody wants has been removed.
+    swept: bool,
 }
 
 /// What the fleet keeps of a Pod's worker.
@@ -57,6 +78,20 @@ struct Assigned {
     /// Something happened to the Pod's containers.
     wake: Arc<Notify>,
     given: Allocation,
+    /// The Pod's status as its worker sees it.
+    status: Arc<Mutex<PodStatus>>,
+}
+
+/// What the fleet is told.
+pub struct Sources {
+    /// The Pods bound to this node.
+    pub pods: Informer<Pod>,
+    /// The node's own object alone.
+    pub nodes: Informer<Node>,
+    /// What the node runs without being told to by the API.
+    pub manifests: watch::Receiver<Arc<Manifests>>,
+    /// What the node is short of.
+    pub pressures: watch::Receiver<Pressures>,
 }
 
 pub struct Fleet {
@@ -72,19 +107,21 @@ pub struct Fleet {
     count: watch::Sender<usize>,
     /// Uids of Pods without a worker about which the API is being asked.
     undecided: Mutex<HashSet<String>>,
+    /// What the node runs without being told to by the API.
+    manifests: watch::Receiver<Arc<Manifests>>,
+    /// What the node is short of.
+    pressures: watch::Receiver<Pressures>,
+    /// Something changed that the mirrors of static Pods may depend on.
+    mirrors: Notify,
+    /// Whether the Pods of the API are taken in.
+    begun: AtomicBool,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 impl Fleet {
-    /// `pods` are those bound to this node, `nodes` is its own object alone.
-    pub fn new(
-        tools: Arc<Tools>,
-        pods: Informer<Pod>,
-        nodes: Informer<Node>,
-        machine: Room,
-        shutdown: CancellationToken,
-    ) -> Arc<Self> {
+    pub fn new(tools: Arc<Tools>, sources: Sources, machine: Room, shutdown: CancellationToken) -> Arc<Self> {
+        let Sources { pods, nodes, manifests, pressures } = sources;
         Arc::new(Self {
             tools,
             pods,
@@ -93,31 +130,44 @@ impl Fleet {
             workers: Mutex::default(),
             count: watch::Sender::new(0),
             undecided: Mutex::default(),
+            manifests,
+            pressures,
+            mirrors: Notify::new(),
+            begun: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             shutdown,
         })
     }
 
-    /// Works until the shutdown; then every worker lets go of its Pod, which runs on.
-    pub async fn run(self: &Arc<Self>) {
-        self.pods.synced().await;
-        self.nodes.synced().await;
-        let changes = self.pods.subscribe();
-        // Those that have started before the node's process did keep what they have.
-        let (started, others): (Vec<_>, Vec<_>) = self.pods.list().into_iter().partition(|pod| has_started(pod));
-        for pod in started.iter().chain(&others) {
-            self.deliver(pod);
-        }
-        self.end_strays().await;
-        if let Err(error) = self.sweep().await {
-            tracing::warn!(%error, "cannot remove what is left of pods that are gone");
-        }
+    /// Works until the shutdown; then every worker lets go of its Pod, which runs on. Static Pods run at once, those of the API
+    /// when `may_begin` is over and it is in reach.
+    pub async fn run(self: &Arc<Self>, may_begin: impl Future<Output = ()>) {
         let fleet = Arc::clone(self);
         let events = tokio::spawn(keep_running(move || Arc::clone(&fleet).listen()));
-        loop {
-            // Both arms are cancel safe.
+        let (fleet, shutdown) = (Arc::clone(self), self.shutdown.clone());
+        self.tasks.spawn(async move {
             tokio::select! {
-                changed = changes.next() => match changed {
+                () = keep_running(|| Arc::clone(&fleet).keep_mirrors()) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+        let in_reach = async {
+            tokio::join!(may_begin, self.pods.synced(), self.nodes.synced());
+        };
+        tokio::pin!(in_reach);
+        let mut manifests = self.manifests.clone();
+        let mut known = Known::default();
+        let mut changes = None;
+        self.compare_manifests(&mut known).await;
+        loop {
+            // Every arm is cancel safe.
+            tokio::select! {
+                () = &mut in_reach, if changes.is_none() => {
+                    changes = Some(self.pods.subscribe());
+                    self.begin(&mut known).await;
+                }
+                Ok(()) = manifests.changed() => self.compare_manifests(&mut known).await,
+                changed = next(changes.as_ref()) => match changed {
                     Changed::Key(key) => self.changed(&key),
                     Changed::Everything => self.compare_all(),
                 },
@@ -127,6 +177,20 @@ impl Fleet {
         self.tasks.close();
         self.tasks.wait().await;
         events.abort();
+    }
+
+    /// Takes in the Pods that the API has.
+    async fn begin(self: &Arc<Self>, known: &mut Known) {
+        // Those that have started before the node's process did keep what they have.
+        let (started, others): (Vec<_>, Vec<_>) = self.pods.list().into_iter().partition(|pod| has_started(pod));
+        for pod in started.iter().chain(&others) {
+            self.deliver(pod);
+        }
+        self.end_strays(From::Api).await;
+        known.api = true;
+        self.begun.store(true, Ordering::Release);
+        self.show_mirrors();
+        self.sweep_once(known).await;
     }
 
     /// How many Pods have something on this machine.
@@ -157,13 +221,16 @@ impl Fleet {
         let pod = self.pods.get_key(key);
         let uid = pod.as_ref().and_then(|pod| pod.metadata.uid.clone());
         // A Pod created again under a name is another Pod: the one that had the name before is ended.
-        let of_key = |worker: &Assigned| worker.id.namespace == *key.namespace && worker.id.name == *key.name;
+        let of_key = |worker: &Assigned| {
+            worker.id.namespace == *key.namespace && worker.id.name == *key.name && !worker.id.is_static()
+        };
         for worker in self.workers().values().filter(|worker| of_key(worker) && Some(&worker.id.uid) != uid.as_ref()) {
             worker.orders.send_modify(|order| order.gone = true);
         }
         if let Some(pod) = pod {
             self.deliver(&pod);
         }
+        self.show_mirrors();
         self.retry_resizes();
     }
 
@@ -171,13 +238,14 @@ impl Fleet {
         let pods = self.pods.list();
         let known: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
         for (uid, worker) in self.workers().iter() {
-            if !known.contains(uid.as_str()) {
+            if !known.contains(uid.as_str()) && !worker.id.is_static() {
                 worker.orders.send_modify(|order| order.gone = true);
             }
         }
         for pod in &pods {
             self.deliver(pod);
         }
+        self.show_mirrors();
         self.retry_resizes();
     }
 
@@ -190,11 +258,9 @@ impl Fleet {
 
     fn deliver_to_worker(self: &Arc<Self>, pod: &Arc<Pod>) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        if self.pass_on(uid, pod) || self.undecided().contains(uid) {
+        // A mirror Pod stands for one that runs, or for none: then whoever made it wants something run that no admission has seen.
+        if mirror::is_mirror(pod) || self.pass_on(uid, pod) || self.undecided().contains(uid) {
             return;
-        }
-        if pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR)) {
-            return self.remove_mirror(pod);
         }
         let rejection = if has_started(pod) { None } else { self.refuse(pod, &self.room()) };
         if rejection.as_ref().is_some_and(|rejection| rejection.reason == NODE_AFFINITY) {
@@ -209,12 +275,7 @@ impl Fleet {
         let given = if known { Allocation::remembered(pod) } else { Allocation::asked(pod) };
         let resized = !given.is_asked(pod);
         let uid = id.uid.clone();
-        self.start_worker(
-            id,
-            Order { pod: given.impose(pod), gone: false, pending: None, evicted: None },
-            given,
-            rejection,
-        );
+        self.start_worker(id, Order { shown: self.shown(pod), ..Order::new(given.impose(pod)) }, given, rejection);
         if resized {
             self.pass_on(&uid, pod);
         }
@@ -282,31 +343,6 @@ impl Fleet {
         }
     }
 
-    /// Removes a mirror Pod from the API: this node runs nothing from files that one could stand for, and who made it wants
-    /// something run that no admission has seen (kubelet `deleteOrphanedMirrorPods`).
-    fn remove_mirror(self: &Arc<Self>, pod: &Arc<Pod>) {
-        let (fleet, id) = (Arc::clone(self), PodId::of(pod));
-        tracing::warn!(pod = %id, "removing a mirror pod that this node did not make");
-        self.decide_later(pod, async move {
-            let mut retry = Backoff::new(DECIDE_BASE, DECIDE_MAX);
-            loop {
-                match fleet.tools.pods.confirm_deletion(&id).await {
-                    Ok(()) | Err(WriteError::Gone(_)) => break,
-                    Err(error) => {
-                        let delay = retry.fail();
-                        tracing::warn!(pod = %id, error = %chain(&error), ?delay, "cannot remove a mirror pod");
-                        tokio::time::sleep(delay).await;
-                    }
-                }
-            }
-            // The watch may be behind: until it shows the deletion, the Pod must not be looked at again.
-            let changes = fleet.pods.subscribe();
-            while fleet.pods.get(Some(&id.namespace), &id.name).is_some_and(|pod| PodId::of(&pod) == id) {
-                changes.next().await;
-            }
-        });
-    }
-
     /// Passes a Pod's object on to its worker, with the resources that it may have. Answers whether it has a worker.
     fn pass_on(&self, uid: &str, pod: &Arc<Pod>) -> bool {
         let mut workers = self.workers();
@@ -353,7 +389,8 @@ impl Fleet {
         // Only Pods that have been taken in before count, so that of two that do not fit together one stays.
         let taken = given_to_others(&self.workers(), "");
         let others: Vec<&Pod> = taken.iter().map(|other| &**other).collect();
-        admit(pod, &others, room).err()
+        let short = admit_under(pod, &self.pressures.borrow());
+        short.and_then(|()| admit(pod, &others, room)).err()
     }
 
     fn start_worker(self: &Arc<Self>, id: PodId, order: Order, given: Allocation, rejection: Option<Rejection>) {
@@ -361,13 +398,16 @@ impl Fleet {
         let (orders, inbox) = watch::channel(order);
         let wake = Arc::new(Notify::new());
         let uid = id.uid.clone();
-        self.assign(uid.clone(), Assigned { id, orders, wake: Arc::clone(&wake), given });
+        let status: Arc<Mutex<PodStatus>> = Arc::default();
+        let worker = Assigned { id: id.clone(), orders, wake: Arc::clone(&wake), given, status: Arc::clone(&status) };
+        self.assign(uid.clone(), worker);
         let fleet = Arc::clone(self);
         self.tasks.spawn(async move {
             let mut wait = Backoff::new(RESTART_BASE, RESTART_MAX);
             loop {
                 let (inbox, wake) = (inbox.clone(), Arc::clone(&wake));
                 let mut worker = Worker::new(Arc::clone(&fleet.tools), inbox, wake, fleet.shutdown.child_token());
+                worker.publish_to(Arc::clone(&status));
                 if let Some(rejection) = rejection.clone() {
                     worker.reject(rejection);
                 }
@@ -385,6 +425,9 @@ impl Fleet {
                 workers.len()
             };
             fleet.count.send_replace(left);
+            if id.is_static() && !fleet.shutdown.is_cancelled() {
+                fleet.static_pod_ended();
+            }
         });
     }
 
@@ -405,76 +448,6 @@ impl Fleet {
             workers.len()
         };
         self.count.send_replace(count);
-    }
-
-    /// Ends what runs here of Pods that the API does not know: they were deleted while the node was away.
-    async fn end_strays(self: &Arc<Self>) {
-        let mut retry = Backoff::new(SUBSCRIBE_BASE, SUBSCRIBE_MAX);
-        loop {
-            match self.strays().await {
-                Ok(strays) => {
-                    for pod in strays {
-                        let id = PodId::of(&pod);
-                        tracing::info!(pod = %id, "ending a pod that the API no longer has");
-                        self.start_worker(
-                            id,
-                            Order { pod: Arc::new(pod), gone: true, pending: None, evicted: None },
-                            Allocation::default(),
-                            None,
-                        );
-                    }
-                    return;
-                }
-                Err(error) => {
-                    let delay = retry.fail();
-                    tracing::warn!(%error, ?delay, "cannot list what the runtime has");
-                    tokio::time::sleep(delay).await;
-                }
-            }
-        }
-    }
-
-    async fn strays(&self) -> Result<Vec<Pod>, CriError> {
-        let sandboxes = self.tools.cri.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
-        let containers = self.tools.cri.list_containers(ListContainersRequest::default()).await?.containers;
-        let mut strays: HashMap<String, Pod> = HashMap::new();
-        for sandbox in sandboxes {
-            let Some(meta) = sandbox.metadata else { continue };
-            if self.workers().contains_key(&meta.uid) || strays.contains_key(&meta.uid) {
-                continue;
-            }
-            let of_pod = containers.iter().filter(|container| container.labels.get(labels::POD_UID) == Some(&meta.uid));
-            let names: HashSet<String> =
-                of_pod.filter_map(|container| container.metadata.as_ref().map(|meta| meta.name.clone())).collect();
-            let containers = names.into_iter().map(|name| Container { name, ..Container::default() }).collect();
-            let metadata = ObjectMeta {
-                name: Some(meta.name),
-                namespace: Some(meta.namespace),
-                uid: Some(meta.uid.clone()),
-                ..ObjectMeta::default()
-            };
-            let spec = PodSpec { containers, ..PodSpec::default() };
-            strays.insert(meta.uid, Pod { metadata, spec: Some(spec), status: None });
-        }
-        Ok(strays.into_values().collect())
-    }
-
-    /// Removes the directories of Pods that neither the API nor the runtime knows: they ended while the machine was down.
-    async fn sweep(&self) -> std::io::Result<()> {
-        for entry in fs_err::read_dir(self.tools.dirs.pods())? {
-            let uid = entry?.file_name().to_string_lossy().into_owned();
-            if self.workers().contains_key(&uid) {
-                continue;
-            }
-            tracing::info!(uid, "removing what is left of a pod that is gone");
-            let (tools, of_pod) = (Arc::clone(&self.tools), uid.clone());
-            let removed = self.tools.files.run(&uid, "remove what is on disk", move || -> std::io::Result<()> {
-                tools.volumes.unmount(&of_pod)?;
-                crate::volumes::remove_dir(&tools.dirs.pod(&of_pod))
-            });
-            removed.await.map_err(std::io::Error::from)??;
-        }
-        Ok(())
     }
 
     /// Wakes workers when something happens to their containers.
@@ -522,6 +495,13 @@ impl Fleet {
         for worker in self.workers().values() {
             worker.wake.notify_one();
         }
+    }
+}
+
+async fn next(changes: Option<&Subscription>) -> Changed {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
     }
 }
 
