@@ -17,6 +17,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::Started;
+use crate::copy::Copy;
 use crate::create::{give_streams_to, read_config};
 use crate::error::{Error, Result, chain};
 use crate::start::find_program;
@@ -211,7 +212,13 @@ fn execute(params: &ExecParams, process_spec: &Process) -> Error {
     let env: Vec<(&str, &str)> =
         process_spec.env().iter().flatten().filter_map(|entry| entry.split_once('=')).collect();
     let search = env.iter().rev().find(|(name, _)| *name == "PATH").map_or("", |(_, value)| value);
-    let Some(file) = find_program(program, search) else { return Error::NotFound(program.clone()) };
+    let Some(file) = find_program(program, search) else {
+        let copy = Copy::parse(&params.arguments).filter(|_| params.serves_copies && !params.terminal);
+        return match copy.map(|copy| process::instead_of_a_program(|| copy.run())) {
+            Some(Err(error)) => Error::CloseFiles(error),
+            None => Error::NotFound(program.clone()),
+        };
+    };
     let mut command = Command::new(file);
     command.arg0(program).args(arguments).env_clear();
     if params.terminal {

@@ -7,6 +7,7 @@
 //! to become. It never outlives its answer and keeps nothing.
 
 mod causes;
+mod copy;
 mod create;
 mod error;
 mod exec;

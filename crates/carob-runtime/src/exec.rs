@@ -28,6 +28,14 @@ const OUTPUT_BYTES_MAX: usize = 16 << 20;
 
 const SIGKILL: i32 = 9;
 
+/// What is run in a container, and how.
+struct Command {
+    arguments: Vec<String>,
+    terminal: bool,
+    /// Whether what `kubectl cp` runs is done also where the image has no program for it.
+    serves_copies: bool,
+}
+
 /// A command under way.
 struct Started {
     /// The shim's name for it.
@@ -42,7 +50,8 @@ impl Runtime {
         let mut session = empty_session();
         let exit;
         if start.tty {
-            let started = self.start_command(&container, start.cmd, true, [None, None, None]).await?;
+            let command = Command { arguments: start.cmd, terminal: true, serves_copies: false };
+            let started = self.start_command(&container, command, [None, None, None]).await?;
             let master = started.terminal.ok_or(RuntimeError::Lost)?;
             let terminal = Terminal::new(master).map_err(|error| RuntimeError::Descriptors("a terminal", error))?;
             session.stdin = start.stdin.then(|| Box::pin(terminal.input) as ByteWriter);
@@ -54,7 +63,8 @@ impl Runtime {
             let (stdout, ours_out) = output_pipe(start.stdout)?;
             let (stderr, ours_err) = output_pipe(start.stderr)?;
             let fds = [Some(stdin), Some(stdout), Some(stderr)];
-            let started = self.start_command(&container, start.cmd, false, fds).await?;
+            let command = Command { arguments: start.cmd, terminal: false, serves_copies: true };
+            let started = self.start_command(&container, command, fds).await?;
             session.stdin = ours_in.map(|pipe| Box::pin(pipe) as ByteWriter);
             session.stdout = ours_out.map(|pipe| Box::pin(pipe) as ByteReader);
             session.stderr = ours_err.map(|pipe| Box::pin(pipe) as ByteReader);
@@ -70,8 +80,7 @@ impl Runtime {
     async fn start_command(
         &self,
         container: &Container,
-        arguments: Vec<String>,
-        terminal: bool,
+        Command { arguments, terminal, serves_copies }: Command,
         streams: [Option<OwnedFd>; 3],
     ) -> Result<Started> {
         if arguments.is_empty() {
@@ -86,7 +95,8 @@ impl Runtime {
         };
         let sandbox = &container.sandbox;
         let config = self.paths.container_config(&sandbox.id, &container.id);
-        let params = ExecParams { layout: self.layout.clone(), cgroup, pid, config, arguments, terminal };
+        let layout = self.layout.clone();
+        let params = ExecParams { layout, cgroup, pid, config, arguments, terminal, serves_copies };
         let text = serde_json::to_vec(&params).map_err(RuntimeError::Parameters)?;
         let params = in_memory("exec", &text).map_err(|error| RuntimeError::Descriptors("parameters", error))?;
         let id = new_id();
@@ -125,7 +135,9 @@ impl Runtime {
         let (stdout, ours_out) = output_pipe(true)?;
         let (stderr, ours_err) = output_pipe(true)?;
         let fds = [Some(stdin), Some(stdout), Some(stderr)];
-        let started = self.start_command(&container, request.cmd, false, fds).await?;
+        // Probes and hooks are to find what the image has.
+        let command = Command { arguments: request.cmd, terminal: false, serves_copies: false };
+        let started = self.start_command(&container, command, fds).await?;
         let id = started.id;
         let whole = async {
             let (stdout, stderr) = tokio::join!(read_capped(ours_out), read_capped(ours_err));

@@ -109,4 +109,7 @@ pub struct ExecParams {
     pub config: PathBuf,
     pub arguments: Vec<String>,
     pub terminal: bool,
+    /// Do what `kubectl cp` runs, where the image has no program for it.
+    #[serde(default)]
+    pub serves_copies: bool,
 }

@@ -119,6 +119,18 @@ pub fn close_files_on_exec() -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Does the work of a program in place of one: with the standard streams and no other file descriptor, then ends the process
+/// with the code that `work` answers. Nothing of the caller is dropped, so no owner outlives its descriptor.
+pub fn instead_of_a_program(work: impl FnOnce() -> i32) -> io::Result<std::convert::Infallible> {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: the process ends below without running a destructor; `work` has nothing but the standard streams to use.
+    let rc = unsafe { libc::close_range(FIRST, libc::c_uint::MAX, 0) };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    std::process::exit(work())
+}
+
 /// Gives a program the signals as it expects to find them: none blocked, `SIGPIPE` ends the process.
 ///
 /// Rust's runtime ignores `SIGPIPE`, and an ignored signal stays ignored across execve(2).
