@@ -61,6 +61,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("carob-bench", &["carob-testkit"]),
+    ("carob-fuzz", &[]),
     ("carob-testkit", &[]),
     ("carob-tests", &["carob-testkit"]),
     ("xtask", &[]),

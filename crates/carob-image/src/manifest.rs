@@ -210,4 +210,9 @@ mod tests {
             assert!(error.contains(part), "{text}: {error}");
         }
     }
+
+    #[test]
+    fn hostile_manifests_are_refused() {
+        carob_fuzz::run(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/manifests"), |bytes| drop(Document::parse(bytes)));
+    }
 }

@@ -302,4 +302,14 @@ mod tests {
             assert!(error.contains(part), "{text}: {error}");
         }
     }
+
+    #[test]
+    fn hostile_references_are_refused() {
+        carob_fuzz::run(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/references"), |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let Ok(reference) = text.parse::<Reference>() else { return };
+            let again: Reference = reference.to_string().parse().expect("what is written can be read");
+            assert_eq!(again, reference);
+        });
+    }
 }

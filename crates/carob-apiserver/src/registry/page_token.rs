@@ -96,4 +96,14 @@ mod tests {
             assert_eq!(PageToken::decode(&token).unwrap_err().status().code, 400, "{token}");
         }
     }
+
+    #[test]
+    fn hostile_bytes_are_refused() {
+        carob_fuzz::run(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/continue-tokens"), |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let Ok(token) = PageToken::decode(text) else { return };
+            let again = PageToken::decode(&token.encode()).expect("what is written can be read");
+            assert_eq!((again.after, again.revision), (token.after, token.revision));
+        });
+    }
 }

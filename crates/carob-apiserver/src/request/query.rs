@@ -101,4 +101,15 @@ mod tests {
         assert_eq!(query.integer("n"), Ok(Some(12)));
         assert_eq!(query.integer("bad").unwrap_err().to_string(), "strconv.ParseInt: parsing \"1x\": invalid syntax");
     }
+
+    #[test]
+    fn hostile_queries_are_read() {
+        carob_fuzz::run(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/queries"), |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let query = Query::parse(text);
+            for name in ["labelSelector", "limit", "watch", "continue", "timeoutSeconds"] {
+                assert!(query.get(name).is_none_or(|value| value.len() <= 3 * text.len()));
+            }
+        });
+    }
 }

@@ -546,3 +546,22 @@ fn overlayfs_shows_what_the_image_means() {
     assert_eq!(names("replaced"), "only");
     assert_eq!(names("kept"), "above below");
 }
+
+#[test]
+fn hostile_layers_stay_within_their_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (inside, outside) = (dir.path().join("layer"), dir.path().join("outside"));
+    let limits = UnpackLimits { entries_max: 1000, bytes_max: 1 << 20, ..UnpackLimits::default() };
+    carob_fuzz::run(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/layers"), |bytes| {
+        fs_err::create_dir(&inside).expect("a directory for the layer");
+        fs_err::write(&outside, "untouched").expect("a file beside it");
+        drop(unpack(bytes, &inside, &[], &limits));
+        assert_eq!(fs_err::read_to_string(&outside).expect("the file beside it"), "untouched");
+        assert_eq!(
+            fs_err::read_dir(dir.path()).expect("the directory above").count(),
+            2,
+            "something is beside the layer"
+        );
+        fs_err::remove_dir_all(&inside).expect("the layer can be removed");
+    });
+}

@@ -102,4 +102,19 @@ mod tests {
         assert_eq!(read, [(1, 4), (2, 2)]);
         assert_eq!(Attributes::new(&bytes).next().unwrap().u32(), Some(u32::from_ne_bytes([7, 0, 0, 0])));
     }
+
+    #[test]
+    fn hostile_datagrams_end() {
+        fn walk(attributes: Attributes<'_>, levels: usize) -> usize {
+            let below = |attribute: Attribute<'_>| match levels {
+                0 => 0,
+                levels => walk(Attributes::new(attribute.value), levels - 1),
+            };
+            attributes.map(|attribute| 1 + attribute.text().map_or(0, str::len) + below(attribute)).sum()
+        }
+        carob_fuzz::run(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/netlink"), |bytes| {
+            let count: usize = replies(bytes).map(|reply| walk(Attributes::new(reply.body), 3)).sum();
+            assert!(count <= 4 * bytes.len() + 4, "{count} of {} bytes", bytes.len());
+        });
+    }
 }

@@ -267,4 +267,12 @@ mod tests {
             assert_eq!(error.to_string(), expect);
         }
     }
+
+    #[test]
+    fn hostile_frames_end() {
+        carob_fuzz::run(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/spdy"), |bytes| {
+            let (mut decoder, mut input) = (Decoder::default(), BytesMut::from(bytes));
+            while let Ok(Some(_)) = decoder.decode(&mut input) {}
+        });
+    }
 }
