@@ -1,4 +1,5 @@
-//! Addresses and ports of Services: given away from memory, which is filled from the store at start.
+//! Addresses and ports of Services: given away from memory, which is filled from the store at start, and follows it where other
+//! servers write it too.
 //!
 //! A reservation that is not kept (the write failed) goes back by itself.
 
@@ -10,6 +11,7 @@ use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use carob_api::{FieldErrors, ResourceDef, Status, kinds, meta};
+use carob_kit::chain;
 use carob_store::{ListOptions, Store};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -17,7 +19,7 @@ use tracing::warn;
 
 use crate::admission::{Admission, Operation};
 use crate::reserve::{Reserve, Reserved, Stage};
-use elsewhere::Elsewhere;
+use elsewhere::{Claim, Elsewhere, Held};
 use pool::{Addresses, Ports};
 
 /// The pools of addresses and ports could not be filled.
@@ -30,6 +32,9 @@ pub enum AllocateError {
     #[error("no service CIDR is configured")]
     NoServiceCidr,
 }
+
+/// Choices of a write that other servers made as well at the same time; at the limit its client has to try again.
+const ATTEMPTS_MAX: u32 = 16;
 
 /// The Service that gets the first address of the primary range: the API itself.
 pub(crate) const API_SERVICE: (&str, &str) = ("default", "kubernetes");
@@ -51,6 +56,8 @@ struct Reservation<'a> {
     ports: Vec<u16>,
     /// The commit is under way: if its future is dropped, it may still go through.
     in_doubt: bool,
+    /// What keeps other servers from choosing the same, until the Service is stored.
+    claims: Vec<Claim>,
 }
 
 #[async_trait]
@@ -61,6 +68,9 @@ impl Reserved for Reservation<'_> {
 
     async fn settle(mut self: Box<Self>, stored: bool) {
         self.in_doubt = false;
+        if let Some(elsewhere) = &self.services.elsewhere {
+            elsewhere.release(std::mem::take(&mut self.claims)).await;
+        }
         if stored {
             self.keep();
         }
@@ -68,8 +78,15 @@ impl Reserved for Reservation<'_> {
 }
 
 impl Reservation<'_> {
+    fn held(&self) -> Held {
+        Held { addresses: self.addresses.iter().copied().collect(), ports: self.ports.iter().copied().collect() }
+    }
+
     /// Nothing goes back: a stored Service holds it.
     fn keep(mut self) {
+        if let Some(elsewhere) = &self.services.elsewhere {
+            elsewhere.note(self.held());
+        }
         self.addresses.clear();
         self.ports.clear();
     }
@@ -79,6 +96,14 @@ impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if !self.in_doubt {
             self.services.give_back(&self.addresses, &self.ports);
+        }
+        if let Some(elsewhere) = &self.services.elsewhere {
+            if self.in_doubt {
+                // The claims stand until it is long decided.
+                elsewhere.note(self.held());
+            } else {
+                elsewhere.release_later(std::mem::take(&mut self.claims));
+            }
         }
     }
 }
@@ -102,13 +127,29 @@ impl Reserve for Services {
         if !write.subresource.is_empty() || !matches!(write.operation, Operation::Create | Operation::Update) {
             return Ok(None);
         }
-        let reservation = match old {
-            None => self.create(new),
-            Some(old) => self.update(new, old),
-        };
-        let reservation = reservation
-            .map_err(|errors| Status::invalid(write.def.group(), write.def.kind(), meta::name(new), &errors))?;
-        Ok(Some(Box::new(reservation)))
+        let asked = new.clone();
+        for _ in 0..ATTEMPTS_MAX {
+            let reservation = match old {
+                None => self.create(new),
+                Some(old) => self.update(new, old),
+            };
+            let mut reservation = reservation
+                .map_err(|errors| Status::invalid(write.def.group(), write.def.kind(), meta::name(new), &errors))?;
+            let Some(elsewhere) = &self.elsewhere else { return Ok(Some(Box::new(reservation))) };
+            // Nobody else gets the first address, and every server makes the API's own Service.
+            if is_api_service(new) {
+                return Ok(Some(Box::new(reservation)));
+            }
+            let claims = elsewhere.claim(&reservation.held()).await;
+            match claims.map_err(|error| Status::service_unavailable(&chain(&error).to_string()))? {
+                Some(claims) => {
+                    reservation.claims = claims;
+                    return Ok(Some(Box::new(reservation)));
+                }
+                None => new.clone_from(&asked),
+            }
+        }
+        Err(Status::service_unavailable("other servers give away the same addresses or ports at the moment: try again"))
     }
 
     fn release(&self, old: &Value, new: Option<&Value>) {

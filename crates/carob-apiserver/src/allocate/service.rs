@@ -96,7 +96,8 @@ fn complete<'a>(
     service: &mut Value,
     old: Option<&Value>,
 ) -> Result<Reservation<'a>, FieldErrors> {
-    let mut taken = Reservation { services, addresses: Vec::new(), ports: Vec::new(), in_doubt: false };
+    let mut taken =
+        Reservation { services, addresses: Vec::new(), ports: Vec::new(), in_doubt: false, claims: Vec::new() };
     if has_addresses(service) {
         let families = families(services, service)?;
         addresses(services, service, old, &families, &mut taken)?;
