@@ -19,7 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-sys", &["carob-kit"]),
     ("carob-cri", &["carob-kit"]),
     ("carob-grpc", &["carob-kit"]),
-    ("carob-store", &["carob-kit"]),
+    ("carob-store", &["carob-kit", "carob-grpc"]),
     ("carob-client", &["carob-kit", "carob-api"]),
     ("carob-image", &["carob-kit", "carob-sys"]),
     ("carob-import", &["carob-api"]),

@@ -53,6 +53,7 @@ mod txn;
 mod watch;
 
 pub use backend::{BackendError, OpenError};
+pub use carob_grpc::Endpoint;
 pub use entry::{Entry, Event, EventKind, Revision};
 pub use etcd::{EtcdConfig, EtcdError};
 pub use index::{ListOptions, Page, ReadError};

@@ -224,7 +224,7 @@ pub(crate) struct ServerArgs {
         value_name = "URL",
         conflicts_with = "in_memory"
     )]
-    pub(crate) datastore_endpoint: Vec<http::Uri>,
+    pub(crate) datastore_endpoint: Vec<String>,
     /// The authority that signs etcd's certificates
     #[arg(long, value_name = "FILE", requires = "datastore_endpoint")]
     pub(crate) datastore_cafile: Option<PathBuf>,

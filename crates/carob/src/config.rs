@@ -147,7 +147,7 @@ impl Settings {
             kubeconfig_mode: arguments.write_kubeconfig_mode,
             context: arguments.context_name.unwrap_or(node.context),
             datastore: datastore::config(
-                arguments.datastore_endpoint,
+                &arguments.datastore_endpoint,
                 arguments.datastore_cafile.as_deref(),
                 arguments.datastore_certfile.as_deref(),
                 arguments.datastore_keyfile.as_deref(),

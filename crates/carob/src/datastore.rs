@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use carob_store::EtcdConfig;
+use carob_store::{Endpoint, EtcdConfig};
 use http::Uri;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -13,9 +13,12 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 /// What keys begin with, as upstream's (kube-apiserver `--etcd-prefix`).
 const PREFIX: &str = "/registry/";
 
+/// etcd's port of clients.
+const PORT: u16 = 2379;
+
 /// `None` where no endpoint is given.
 pub(crate) fn config(
-    endpoints: Vec<Uri>,
+    endpoints: &[String],
     authority: Option<&Path>,
     certificate: Option<&Path>,
     key: Option<&Path>,
@@ -23,20 +26,20 @@ pub(crate) fn config(
     if endpoints.is_empty() {
         return Ok(None);
     }
-    let is_tls = |endpoint: &Uri| endpoint.scheme_str() == Some("https");
-    for endpoint in &endpoints {
-        let plain = endpoint.scheme_str() == Some("http");
-        ensure!(
-            (plain || is_tls(endpoint)) && endpoint.host().is_some() && matches!(endpoint.path(), "" | "/"),
-            "--datastore-endpoint {endpoint} is not of the form https://HOST:PORT"
-        );
-    }
-    ensure!(
-        authority.is_some() || !endpoints.iter().any(is_tls),
-        "--datastore-endpoint with https needs --datastore-cafile"
-    );
+    let endpoints = endpoints.iter().map(|text| endpoint(text)).collect::<Result<Vec<_>>>()?;
+    let is_tls = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tcp { tls: true, .. }));
+    ensure!(authority.is_some() || !is_tls, "--datastore-endpoint with https needs --datastore-cafile");
     let tls = authority.map(|authority| tls(authority, certificate.zip(key))).transpose()?;
     Ok(Some(EtcdConfig { endpoints, tls: tls.map(Arc::new), prefix: PREFIX.to_owned() }))
+}
+
+fn endpoint(text: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::parse(text, Some(PORT)).context("read --datastore-endpoint")?;
+    if let Endpoint::Tcp { .. } = endpoint {
+        let path = text.parse::<Uri>().context("read --datastore-endpoint")?.path().to_owned();
+        ensure!(matches!(path.as_str(), "" | "/"), "--datastore-endpoint {text} has a path, which etcd has not");
+    }
+    Ok(endpoint)
 }
 
 fn tls(authority: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig> {
@@ -70,15 +73,21 @@ mod tests {
     #[test]
     fn endpoints_are_urls_of_etcd() {
         let of = |text: &str| {
-            let endpoints = text.split(',').map(|url| url.parse().expect("a URI")).collect();
-            config(endpoints, None, None, None).map_err(|error| error.to_string())
+            let endpoints: Vec<String> = text.split(',').map(str::to_owned).collect();
+            config(&endpoints, None, None, None).map_err(|error| format!("{error:#}"))
         };
-        assert!(config(Vec::new(), None, None, None).expect("none").is_none());
-        let found = of("http://127.0.0.1:2379,http://127.0.0.2:2379").expect("understood").expect("some");
+        assert!(config(&[], None, None, None).expect("none").is_none());
+        let found = of("http://127.0.0.1:2379,http://127.0.0.2").expect("understood").expect("some");
         assert_eq!((found.endpoints.len(), found.prefix.as_str()), (2, "/registry/"));
-        assert!(of("https://127.0.0.1:2379").expect_err("refused").contains("--datastore-cafile"));
-        for text in ["127.0.0.1:2379", "ftp://127.0.0.1", "http://127.0.0.1:2379/prefix"] {
-            assert!(of(text).expect_err("refused").contains("not of the form"), "{text}");
+        assert_eq!(found.endpoints[1].to_string(), "http://127.0.0.2:2379");
+        for (text, said) in [
+            ("https://127.0.0.1:2379", "--datastore-cafile"),
+            ("127.0.0.1:2379", "is no endpoint"),
+            ("ftp://127.0.0.1", "is no endpoint"),
+            ("http://127.0.0.1:2379/prefix", "has a path"),
+        ] {
+            let error = of(text).expect_err("refused");
+            assert!(error.contains(said), "{text}: {error}");
         }
     }
 }

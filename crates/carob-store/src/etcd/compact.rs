@@ -7,8 +7,7 @@ use super::messages::{
     self, CompactionRequest, CompactionResponse, Compare, CompareResult, CompareTarget, PutRequest, RangeRequest,
     RequestOp, Response, TargetUnion, TxnRequest, TxnResponse,
 };
-use super::rpc::RpcError;
-use super::{COMPACTION, Etcd, TXN};
+use super::{COMPACTION, Etcd, EtcdError, TXN};
 
 /// The key of the agreement: each round is one more version of it, and what it holds is the revision compacted then.
 const KEY: &[u8] = b"compact_rev_key";
@@ -30,7 +29,7 @@ impl Etcd {
     }
 
     /// One round, if it is still to be done. Returns the next one's number, and the revision to compact to then.
-    async fn compact_once(&self, round: i64, past: i64) -> Result<(i64, i64), RpcError> {
+    async fn compact_once(&self, round: i64, past: i64) -> Result<(i64, i64), EtcdError> {
         let compare = Compare {
             result: CompareResult::Equal as i32,
             target: CompareTarget::Version as i32,
@@ -45,19 +44,19 @@ impl Etcd {
             success: vec![op(messages::Request::Put(put))],
             failure: vec![op(messages::Request::Range(get))],
         };
-        let answer: TxnResponse = self.channel.call(TXN, &request).await?;
+        let answer: TxnResponse = self.client.call(TXN, request).await?;
         let revision = answer.header.as_ref().map_or(0, |header| header.revision);
         if !answer.succeeded {
             // Another server was faster, or there were rounds before this server's time.
             let held = answer.responses.into_iter().next().and_then(|op| op.response);
             let version = match held {
                 Some(Response::Range(range)) => range.kvs.first().map_or(0, |kv| kv.version),
-                _ => return Err(RpcError::Malformed("a transaction with another's answer")),
+                _ => return Err(EtcdError::Malformed("a transaction with another's answer")),
             };
             return Ok((version, revision));
         }
         if past > 0 {
-            let _: CompactionResponse = self.channel.call(COMPACTION, &CompactionRequest { revision: past }).await?;
+            let _: CompactionResponse = self.client.call(COMPACTION, CompactionRequest { revision: past }).await?;
         }
         Ok((round + 1, revision))
     }

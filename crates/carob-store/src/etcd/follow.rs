@@ -6,7 +6,6 @@ use std::time::Duration;
 use carob_kit::{Backoff, chain};
 
 use super::messages::{Event as EtcdEvent, WatchCreateRequest, WatchRequest, WatchResponse, WatchUnion};
-use super::rpc::RpcError;
 use super::{Etcd, EtcdError, WATCH, convert, load};
 use crate::entry::{Entry, Event, EventKind};
 
@@ -36,7 +35,7 @@ impl Etcd {
                 End::Broken(error) => error,
                 End::Compacted => match self.reload().await {
                     Ok(()) => continue,
-                    Err(error) => error.into(),
+                    Err(error) => error,
                 },
             };
             let delay = retry.fail();
@@ -63,21 +62,27 @@ impl Etcd {
             fragment: true,
         };
         let create = WatchRequest { request: Some(WatchUnion::Create(create)) };
-        let mut answers = match self.channel.stream(WATCH, &create).await {
-            Ok(answers) => answers,
-            Err(error) => return error.into(),
-        };
+        // Dropped, the requests' half would end the answers' too.
+        let (requests, mut answers) = self.client.0.duplex::<WatchRequest, WatchResponse>(WATCH);
+        if !requests.send(create).await {
+            return EtcdError::Canceled("it takes no request".to_owned()).into();
+        }
         let mut pending = Vec::new();
         loop {
-            let answer: WatchResponse = match answers.next().await {
-                Ok(answer) => answer,
+            let answer = tokio::select! {
+                answer = answers.next() => answer,
+                () = self.restart.notified() => return EtcdError::Canceled("it was behind".to_owned()).into(),
+            };
+            let answer = match answer {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return EtcdError::Canceled("without a word".to_owned()).into(),
                 Err(error) => return error.into(),
             };
             if answer.compact_revision > 0 {
                 return End::Compacted;
             }
             if answer.canceled {
-                return RpcError::Status { code: 0, message: answer.cancel_reason }.into();
+                return EtcdError::Canceled(answer.cancel_reason).into();
             }
             if answer.created {
                 retry.reset();
@@ -109,9 +114,9 @@ impl Etcd {
 
     /// Takes in all of etcd where its history has a gap. Watchers that had not read up to here are told that they missed
     /// something.
-    async fn reload(&self) -> Result<(), RpcError> {
+    async fn reload(&self) -> Result<(), EtcdError> {
         tracing::warn!("etcd has compacted what was not seen yet: all keys are read again");
-        let (fresh, _) = load(&self.channel, &self.prefix).await?;
+        let (fresh, _) = load(&self.client, &self.prefix).await?;
         let (at, seen) = (fresh.current(), self.shared.current());
         let events = {
             let index = self.shared.read();

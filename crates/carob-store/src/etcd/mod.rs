@@ -9,7 +9,6 @@
 //! | module | what |
 //! |---|---|
 //! | `messages` | the part of etcd's API that is used |
-//! | `rpc` | gRPC over one HTTP/2 connection, endpoints in turn |
 //! | `convert` | transactions and events, to and from etcd's; pure |
 //! | `follow` | the watch that the index follows |
 //! | `compact` | whose turn it is to let etcd forget the past |
@@ -18,7 +17,6 @@ mod compact;
 mod convert;
 mod follow;
 mod messages;
-mod rpc;
 #[cfg(test)]
 mod tests;
 
@@ -26,8 +24,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use carob_grpc::{CallError, Channel, ChannelConfig, Code, Endpoint};
+use prost::Message;
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -39,8 +38,12 @@ use crate::pipeline::Request;
 use crate::shared::Shared;
 use crate::txn::{Expect, Op, Txn, TxnError, TxnOk};
 use messages::{LeaseGrantRequest, LeaseGrantResponse, RangeRequest, RangeResponse, ResponseHeader, TxnResponse};
-use rpc::{Channel, RpcError};
 
+/// Time to connect, TLS included, and for one answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of one message: a page of values of the size limit.
+const MESSAGE_LEN_MAX: usize = 512 << 20;
 /// Transactions that wait for etcd at once; at the limit the next ones wait for their turn.
 const IN_FLIGHT_MAX: usize = 256;
 /// Keys of one page when all are read.
@@ -60,14 +63,14 @@ const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 /// What etcd says, and under which of gRPC's codes, when it has no room left, and of a request above `--max-request-bytes`
 /// (etcd `api/v3rpc/rpctypes/error.go`).
-const NO_SPACE: (u32, &str) = (8, "etcdserver: mvcc: database space exceeded");
-const TOO_LARGE: (u32, &str) = (3, "etcdserver: request is too large");
+const NO_SPACE: (Code, &str) = (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
+const TOO_LARGE: (Code, &str) = (Code::InvalidArgument, "etcdserver: request is too large");
 
 /// Where etcd is.
 #[derive(Debug, Clone)]
 pub struct EtcdConfig {
-    /// `https://HOST:PORT` or `http://HOST:PORT`, of any members.
-    pub endpoints: Vec<Uri>,
+    /// Of any members.
+    pub endpoints: Vec<Endpoint>,
     /// Whom to trust and what to show, for `https`.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// What all keys begin with: `/registry/`, as upstream's.
@@ -78,7 +81,13 @@ pub struct EtcdConfig {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EtcdError {
     #[error(transparent)]
-    Rpc(#[from] RpcError),
+    Call(#[from] CallError),
+    #[error("etcd ended its watch: {0}")]
+    Canceled(String),
+    #[error("etcd grants no lease: {0}")]
+    NoLease(String),
+    #[error("etcd answers with {0}")]
+    Malformed(&'static str),
     #[error("the watch on etcd is more than {} s behind", .0.as_secs())]
     Late(Duration),
     #[error("the store is closed")]
@@ -90,10 +99,12 @@ pub enum EtcdError {
 /// The task's side of a store in etcd.
 #[derive(Clone)]
 pub(crate) struct Etcd {
-    channel: Channel,
+    client: Client,
     prefix: Arc<str>,
     shared: Arc<Shared>,
     leases: Arc<Mutex<HashMap<u64, Lease>>>,
+    /// Makes the watch begin again.
+    restart: Arc<Notify>,
     /// Which etcd this is: the same under all its members, another when it was made again.
     cluster: u64,
 }
@@ -110,10 +121,11 @@ struct Lease {
 impl Etcd {
     /// Reads all keys, as an index at one revision.
     pub(crate) async fn open(config: EtcdConfig, limits: Limits) -> Result<Self, OpenError> {
-        let channel = Channel::new(config.endpoints, config.tls);
-        let (index, cluster) = load(&channel, &config.prefix).await.map_err(|error| OpenError::Etcd(error.into()))?;
+        let client = Client::new(&config);
+        let (index, cluster) = load(&client, &config.prefix).await.map_err(OpenError::Etcd)?;
         let shared = Arc::new(Shared::new(index, limits));
-        Ok(Self { channel, prefix: config.prefix.into(), shared, leases: Arc::default(), cluster })
+        let (leases, restart) = (Arc::default(), Arc::default());
+        Ok(Self { client, prefix: config.prefix.into(), shared, leases, restart, cluster })
     }
 
     /// Where readers ask, and how many may wait.
@@ -178,11 +190,11 @@ impl Etcd {
             Op::Delete => 0,
         };
         let before = self.shared.current();
-        let answer = self.channel.call::<_, TxnResponse>(TXN, &convert::request(&txn, lease)).await;
+        let answer = self.client.call::<_, TxnResponse>(TXN, convert::request(&txn, lease)).await;
         let answer = answer.map_err(|error| self.refused(&txn, error))?;
         self.check(answer.header.as_ref(), before).map_err(TxnError::Failed)?;
         let outcome =
-            convert::outcome(&txn, answer).map_err(|what| TxnError::Unavailable(RpcError::Malformed(what).into()))?;
+            convert::outcome(&txn, answer).map_err(|what| TxnError::Unavailable(EtcdError::Malformed(what)))?;
         if matches!((&outcome, &txn.op), (convert::Outcome::Done(_), Op::Put { .. })) && self.shared.full().is_some() {
             tracing::info!("etcd takes writes again");
             self.shared.set_full(None);
@@ -198,8 +210,8 @@ impl Etcd {
         })
     }
 
-    fn refused(&self, txn: &Txn, error: RpcError) -> TxnError {
-        let RpcError::Status { code, message } = &error else { return TxnError::Unavailable(error.into()) };
+    fn refused(&self, txn: &Txn, error: EtcdError) -> TxnError {
+        let EtcdError::Call(CallError::Status { code, message }) = &error else { return TxnError::Unavailable(error) };
         match ((*code, message.as_str()), &txn.op) {
             (NO_SPACE, _) => {
                 let cause = Arc::new(BackendError::NoSpace(std::io::Error::other(message.clone())));
@@ -209,7 +221,7 @@ impl Etcd {
             (TOO_LARGE, Op::Put { value, .. }) => {
                 TxnError::TooLargeForEtcd { key: Arc::clone(&txn.key), bytes: value.len() }
             }
-            _ => TxnError::Unavailable(error.into()),
+            _ => TxnError::Unavailable(error),
         }
     }
 
@@ -232,7 +244,7 @@ impl Etcd {
     }
 
     /// A lease for an entry that ends after `ttl`. It may live a minute longer.
-    async fn lease(&self, ttl: Duration) -> Result<i64, RpcError> {
+    async fn lease(&self, ttl: Duration) -> Result<i64, EtcdError> {
         let seconds = ttl.as_secs().max(1);
         let mut leases = self.leases.lock().await;
         if let Some(lease) = leases.get_mut(&seconds)
@@ -243,9 +255,9 @@ impl Etcd {
             return Ok(lease.id);
         }
         let ttl = i64::try_from(seconds + LEASE_REUSED_FOR.as_secs()).unwrap_or(i64::MAX);
-        let granted: LeaseGrantResponse = self.channel.call(LEASE_GRANT, &LeaseGrantRequest { ttl }).await?;
+        let granted: LeaseGrantResponse = self.client.call(LEASE_GRANT, LeaseGrantRequest { ttl }).await?;
         if !granted.error.is_empty() {
-            return Err(RpcError::Status { code: 0, message: granted.error });
+            return Err(EtcdError::NoLease(granted.error));
         }
         leases.retain(|_, lease| lease.granted.elapsed() < LEASE_REUSED_FOR);
         leases.insert(seconds, Lease { id: granted.id, granted: Instant::now(), entries: 1 });
@@ -274,7 +286,7 @@ impl Etcd {
         // A read of nothing.
         let key = self.prefix.as_bytes().to_vec();
         let request = RangeRequest { key, range_end: Vec::new(), limit: 1, revision: 0 };
-        let answer: RangeResponse = self.channel.call(RANGE, &request).await?;
+        let answer: RangeResponse = self.client.call(RANGE, request).await?;
         self.check(answer.header.as_ref(), before).map_err(EtcdError::Refused)?;
         Ok(convert::revision(answer.header.as_ref()))
     }
@@ -284,13 +296,45 @@ impl Etcd {
         match tokio::time::timeout(WATCH_WAIT_MAX, self.shared.reached(revision)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_closed)) => Err(self.shared.failure.get().cloned().map_or(EtcdError::Closed, EtcdError::Refused)),
-            Err(_late) => Err(EtcdError::Late(WATCH_WAIT_MAX)),
+            Err(_late) => {
+                // A member that has lost the others is silent, and so is a connection whose other end has gone.
+                self.restart.notify_one();
+                Err(EtcdError::Late(WATCH_WAIT_MAX))
+            }
         }
     }
 }
 
+/// Calls etcd.
+#[derive(Clone)]
+struct Client(Channel);
+
+impl Client {
+    fn new(config: &EtcdConfig) -> Self {
+        let limits = ChannelConfig {
+            connect_timeout: CONNECT_TIMEOUT,
+            message_len_max: MESSAGE_LEN_MAX,
+            tls: config.tls.clone(),
+        };
+        Self(Channel::new(config.endpoints.clone(), limits))
+    }
+
+    async fn call<Q, A>(&self, path: &'static str, request: Q) -> Result<A, EtcdError>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let answer = self.0.call(path, request, Some(ANSWER_TIMEOUT)).await;
+        // A member that has lost the others may stay without them, while another has not.
+        if matches!(answer, Err(CallError::Status { code: Code::Unavailable, .. })) {
+            self.0.leave().await;
+        }
+        answer.map_err(EtcdError::from)
+    }
+}
+
 /// All keys with `prefix`, and which etcd they are from.
-async fn load(channel: &Channel, prefix: &str) -> Result<(Index, u64), RpcError> {
+async fn load(client: &Client, prefix: &str) -> Result<(Index, u64), EtcdError> {
     let mut request = RangeRequest {
         key: prefix.as_bytes().to_vec(),
         range_end: convert::range_end(prefix),
@@ -299,11 +343,11 @@ async fn load(channel: &Channel, prefix: &str) -> Result<(Index, u64), RpcError>
     };
     let mut loaded: Option<(Index, u64)> = None;
     loop {
-        let page: RangeResponse = channel.call(RANGE, &request).await?;
+        let page: RangeResponse = client.call(RANGE, request.clone()).await?;
         let (index, _) = match &mut loaded {
             Some(loaded) => loaded,
             None => {
-                let header = page.header.as_ref().ok_or(RpcError::Malformed("a range without a header"))?;
+                let header = page.header.as_ref().ok_or(EtcdError::Malformed("a range without a header"))?;
                 // All pages show the revision of the first.
                 request.revision = header.revision;
                 loaded.insert((Index::new(convert::revision(Some(header))), header.cluster_id))
@@ -319,7 +363,7 @@ async fn load(channel: &Channel, prefix: &str) -> Result<(Index, u64), RpcError>
             }
         }
         if !page.more {
-            return loaded.ok_or(RpcError::Malformed("no range"));
+            return loaded.ok_or(EtcdError::Malformed("no range"));
         }
     }
 }

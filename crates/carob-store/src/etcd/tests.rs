@@ -58,7 +58,7 @@ impl Server {
     }
 
     fn config(&self) -> EtcdConfig {
-        let endpoint = format!("http://127.0.0.1:{}", self.ports[0]).parse().expect("a URL");
+        let endpoint = at(self.ports[0]);
         EtcdConfig { endpoints: vec![endpoint], tls: None, prefix: "/".to_owned() }
     }
 
@@ -78,6 +78,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn at(port: u16) -> Endpoint {
+    Endpoint::Tcp { host: "127.0.0.1".to_owned(), port, tls: false }
 }
 
 fn free_port() -> u16 {
@@ -214,7 +218,7 @@ impl Cable {
     }
 
     fn config(&self) -> EtcdConfig {
-        let endpoint = format!("http://127.0.0.1:{}", self.port).parse().expect("a URL");
+        let endpoint = at(self.port);
         EtcdConfig { endpoints: vec![endpoint], tls: None, prefix: "/".to_owned() }
     }
 }
@@ -241,8 +245,8 @@ async fn what_was_compacted_while_the_cable_was_cut_is_read_again() {
     put(&writer, "/changes", "2").await;
     let last = put(&writer, "/comes", "1").await.revision;
     let compaction = CompactionRequest { revision: i64::try_from(last.0).expect("a small number") };
-    let channel = Channel::new(server.config().endpoints, None);
-    let _: CompactionResponse = channel.call(COMPACTION, &compaction).await.expect("it compacts");
+    let client = Client::new(&server.config());
+    let _: CompactionResponse = client.call(COMPACTION, compaction).await.expect("it compacts");
     assert!(matches!(reader.caught_up().await, Err(crate::CatchUpError::Etcd(_))), "nobody tells it what there is");
     assert_eq!(reader.get("/goes").expect("what it knows can be read").mod_revision, before);
     cable.mend().await;
@@ -273,8 +277,8 @@ async fn events_of_one_revision_are_all_seen() {
         })
         .collect();
     let request = messages::TxnRequest { success: puts, ..messages::TxnRequest::default() };
-    let channel = Channel::new(server.config().endpoints, None);
-    let done: TxnResponse = channel.call(TXN, &request).await.expect("it is taken");
+    let client = Client::new(&server.config());
+    let done: TxnResponse = client.call(TXN, request).await.expect("it is taken");
     let at = convert::revision(done.header.as_ref());
     let mut seen = Vec::new();
     for _ in 0..KEYS {
@@ -297,8 +301,7 @@ async fn another_endpoint_serves_where_the_first_does_not() {
     let mut cable = Cable::lay(server.ports[0]).await;
     let mut config = cable.config();
     config.endpoints.extend(server.config().endpoints);
-    let nobody = format!("http://127.0.0.1:{}", free_port()).parse().expect("a URL");
-    config.endpoints.insert(0, nobody);
+    config.endpoints.insert(0, at(free_port()));
     let store = Store::etcd(config, Options::default()).await.expect("one of three answers");
     put(&store, "/a", "1").await;
     cable.cut().await;
