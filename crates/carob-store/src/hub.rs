@@ -190,6 +190,21 @@ impl Groups {
         });
     }
 
+    /// Drops all events, and says that more are missing up to `at`.
+    pub(crate) fn skip_to(&self, at: Revision) -> Touched {
+        let mut touched = Touched::default();
+        for slot in self.slots.values() {
+            let mut log = slot.group.lock();
+            log.events = VecDeque::new();
+            log.since = at;
+            slot.group.newest.fetch_max(at.0, Ordering::Release);
+            if !std::mem::replace(&mut log.touched, true) {
+                touched.0.push(Arc::clone(&slot.group));
+            }
+        }
+        touched
+    }
+
     /// Drops an event that history has dropped.
     pub(crate) fn forget(&self, event: &Event) {
         let revision = event.revision();

@@ -103,6 +103,25 @@ impl Shared {
         touched
     }
 
+    /// Takes in what is different at `at`, where it is not known how it came to be so: every watch ends and is told that it
+    /// missed something.
+    pub(crate) fn skip_to(&self, different: &[Arc<Event>], at: Revision) {
+        let mut index = self.write();
+        let groups = self.hub.lock();
+        for event in different {
+            index.apply(event);
+        }
+        index.advance(at);
+        let dropped = index.compact(at, usize::MAX);
+        let touched = groups.skip_to(at);
+        self.current.store(index.current().0, Ordering::Release);
+        drop(groups);
+        drop(index);
+        drop(dropped);
+        self.advanced.notify_waiters();
+        touched.wake();
+    }
+
     /// Compacts history up to `revision`, as far as it has not been compacted further; in pieces, so that nobody waits
     /// for all of it.
     pub(crate) fn forget(&self, revision: Revision) {
