@@ -65,7 +65,7 @@ fn objects_are_in_etcd_and_outlive_both_programs() -> Result<()> {
     let pods: Vec<_> = keys.iter().filter(|key| key.starts_with("/registry/pods/default/web-")).collect();
     assert_eq!(pods.len(), 2);
     let stored = etcd.get(&cluster.host, pods[0])?.context("it is there")?;
-    let stored: Value = serde_json::from_str(&stored)?;
+    let stored: Value = serde_json::from_slice(&stored)?;
     assert_eq!((&stored["apiVersion"], &stored["kind"]), (&json!("v1"), &json!("Pod")));
     assert!(stored["metadata"]["resourceVersion"].is_null(), "it is etcd's own");
 

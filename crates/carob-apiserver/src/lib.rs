@@ -25,6 +25,7 @@ mod definitions;
 mod dialer;
 mod discovery;
 mod dispatch;
+mod encryption;
 mod endpoints;
 mod error;
 mod explainer;
@@ -62,6 +63,7 @@ pub use audit::{AuditLogConfig, AuditLogError, AuditPolicy, AuditPolicyError};
 pub use body::{Body, BoxError};
 pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
 pub use dialer::{DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream, unverified_tls};
+pub use encryption::{Encryption, EncryptionError};
 pub use explainer::Explainer;
 pub use identity::{
     GROUP_AUTHENTICATED, GROUP_MASTERS, GROUP_NODES, GROUP_SERVICE_ACCOUNTS, GROUP_UNAUTHENTICATED, Identity,

@@ -10,6 +10,7 @@ use crate::entry::{Entry, Event, Revision};
 use crate::etcd::EtcdError;
 use crate::index::Index;
 use crate::limits::Limits;
+use crate::values::ValueError;
 
 /// Where the commit pipeline puts its batches. Calls come one at a time.
 ///
@@ -57,6 +58,11 @@ pub enum BackendError {
     /// Nothing was written.
     #[error("there is no room for the log to grow")]
     NoSpace(#[source] io::Error),
+    #[error("keep a value sealed")]
+    Seal(#[source] ValueError),
+    /// What another server has written.
+    #[error("read a sealed value: what etcd holds cannot be served without it")]
+    Open(#[source] ValueError),
     #[error("the log was lost in a write that did not end")]
     Lost,
     /// To go on would hand out revisions that clients have seen with another meaning.
@@ -92,6 +98,8 @@ pub enum OpenError {
     },
     #[error("the reading of {path} did not end")]
     Lost { path: PathBuf },
+    #[error("read a sealed value")]
+    Value(#[source] ValueError),
     #[error("read what is in etcd")]
     Etcd(#[source] EtcdError),
 }

@@ -37,11 +37,13 @@ pub struct Entry {
     pub mod_revision: Revision,
     /// Wall time at which the entry ends, in milliseconds since 1970.
     pub(crate) expires_ms: Option<NonZeroU64>,
+    /// Whether it is kept otherwise than it would be if it were written now.
+    pub(crate) is_outdated: bool,
 }
 
 impl Entry {
     pub fn new(key: Arc<str>, value: Bytes, create_revision: Revision, mod_revision: Revision) -> Self {
-        Self { key, value, create_revision, mod_revision, expires_ms: None }
+        Self { key, value, create_revision, mod_revision, expires_ms: None, is_outdated: false }
     }
 
     /// What the entry counts against the limit of the store, in bytes.

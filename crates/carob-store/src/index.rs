@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::entry::{Entry, Event, EventKind, Revision};
+use crate::values::{self, Opened, ValueError, Values};
 
 /// Bytes that one event of history costs beside its values, by estimate: itself, its entry, its place in the ring and
 /// in the key's list of versions.
@@ -162,6 +163,25 @@ impl Index {
         self.live_bytes += entry.size_bytes();
         self.live_keys += 1;
         self.keys.insert(Arc::clone(&entry.key), Versions { newest: Version::Live(entry), older: None });
+    }
+
+    /// The same with values as they are, of which this one has what is kept of them. What is superseded may be sealed by keys
+    /// that are gone, so where values are sealed there is no history.
+    pub(crate) fn opened(self, values: Option<&dyn Values>) -> Result<Self, ValueError> {
+        if values.is_none() {
+            for entry in self.live() {
+                values::open(None, &entry.key, entry.value.clone())?;
+            }
+            return Ok(self);
+        }
+        let mut opened = Self::new(self.current);
+        for entry in self.live() {
+            let Opened { value, is_outdated } = values::open(values, &entry.key, entry.value.clone())?;
+            let (key, created, modified) = (Arc::clone(&entry.key), entry.create_revision, entry.mod_revision);
+            let expires_ms = entry.expires_ms;
+            opened.load(Arc::new(Entry { expires_ms, is_outdated, ..Entry::new(key, value, created, modified) }));
+        }
+        Ok(opened)
     }
 
     /// Continues at a later revision than the last event's, as if everything before had been compacted: what follows

@@ -17,6 +17,7 @@
 //! | `expiry` | which key ends when; pure |
 //! | `pipeline` | the one task that changes anything; all timers |
 //! | `hub`, `watch` | fan-out of events |
+//! | `values` | what values are like where they are kept: sealed, if somebody says how |
 //! | `backend` | what a backend must do: `memory` keeps nothing, `embedded` keeps a log |
 //! | `etcd` | in the place of pipeline and backend: etcd decides, and its watch fills index and hub |
 //! | `suite` | what every backend must pass (feature `testing`) |
@@ -50,6 +51,7 @@ mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod suite;
 mod txn;
+mod values;
 mod watch;
 
 pub use backend::{BackendError, OpenError};
@@ -62,6 +64,7 @@ pub use limits::{
 };
 pub use store::{CatchUpError, Closed, Options, Stats, Store};
 pub use txn::{Durability, Expect, Op, Txn, TxnError, TxnOk};
+pub use values::{Opened, SEALED, ValueError, Values};
 pub use watch::{Watch, WatchItem};
 
 /// The same cases in every run, unless `PROPTEST_RNG_SEED` names others.

@@ -16,7 +16,8 @@ use crate::limits::{LIST_CHUNK_KEYS, Limits, WRITE_QUEUE_MAX};
 use crate::memory::Memory;
 use crate::pipeline::{Pipeline, Request};
 use crate::shared::Shared;
-use crate::txn::{Txn, TxnError, TxnOk};
+use crate::txn::{Expect, Txn, TxnError, TxnOk};
+use crate::values::Values;
 use crate::watch::Watch;
 
 /// How a store is opened.
@@ -24,11 +25,13 @@ use crate::watch::Watch;
 pub struct Options {
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
+    /// What values are like on the disk or in etcd, if not as they are.
+    pub values: Option<Arc<dyn Values>>,
 }
 
 impl Options {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, limits: Limits::default() }
+        Self { clock, limits: Limits::default(), values: None }
     }
 }
 
@@ -96,7 +99,7 @@ impl Store {
         sizes: LogSizes,
         options: Options,
     ) -> Result<Self, OpenError> {
-        let mut backend = Embedded::new(fs, dir, sizes);
+        let mut backend = Embedded::new(fs, dir, sizes, options.values.clone());
         let index = backend.load(&options.limits).await?;
         Ok(Self::start(index, Box::new(backend), options))
     }
@@ -104,7 +107,7 @@ impl Store {
     /// The store that several servers share in etcd.
     pub async fn etcd(config: EtcdConfig, options: Options) -> Result<Self, OpenError> {
         let (requests, receiver) = mpsc::channel(WRITE_QUEUE_MAX);
-        let etcd = Etcd::open(config, options.limits).await?;
+        let etcd = Etcd::open(config, options.limits, options.values).await?;
         let shared = Arc::clone(etcd.shared());
         let (readers, asked) = Etcd::readers();
         tokio::spawn(etcd.run(receiver, asked));
@@ -205,6 +208,26 @@ impl Store {
         let (answer, answered) = oneshot::channel();
         self.requests.send(Request::Txn(txn, answer)).await.map_err(|_closed| TxnError::Closed)?;
         answered.await.unwrap_or(Err(TxnError::Closed))
+    }
+
+    /// Writes again what is not kept as it would be now, which is how a key for values is replaced by another. Returns how many
+    /// entries that were. Those that end by themselves are left to their end.
+    pub async fn reseal(&self) -> Result<usize, TxnError> {
+        let outdated: Vec<_> = {
+            let index = self.shared.read();
+            index.live().filter(|entry| entry.is_outdated && entry.expires_ms.is_none()).cloned().collect()
+        };
+        let mut done = 0;
+        for entry in outdated {
+            let expect = Expect::Revision(entry.mod_revision);
+            match self.txn(Txn::put(Arc::clone(&entry.key), expect, entry.value.clone())).await {
+                Ok(_) => done += 1,
+                // Whoever came between has written it as it is to be.
+                Err(TxnError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
     }
 
     /// Every event of keys with `prefix` after `after`, in order.

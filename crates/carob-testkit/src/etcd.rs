@@ -77,14 +77,15 @@ impl Etcd {
     pub fn keys(&self, host: &Host) -> Result<Vec<String>> {
         let all = json!({ "key": BASE64.encode([0]), "range_end": BASE64.encode([0]), "keys_only": true });
         let answer = self.ask(host, "kv/range", &all)?;
-        let keys = answer["kvs"].as_array().into_iter().flatten().map(|kv| text_of(&kv["key"]));
+        let keys =
+            answer["kvs"].as_array().into_iter().flatten().map(|kv| Ok(String::from_utf8(decoded(&kv["key"])?)?));
         keys.collect()
     }
 
     /// What a key holds, if it is there.
-    pub fn get(&self, host: &Host, key: &str) -> Result<Option<String>> {
+    pub fn get(&self, host: &Host, key: &str) -> Result<Option<Vec<u8>>> {
         let answer = self.ask(host, "kv/range", &json!({ "key": BASE64.encode(key) }))?;
-        answer["kvs"].get(0).map(|kv| text_of(&kv["value"])).transpose()
+        answer["kvs"].get(0).map(|kv| decoded(&kv["value"])).transpose()
     }
 
     /// Forgets all but the present.
@@ -101,9 +102,8 @@ impl Etcd {
     }
 }
 
-fn text_of(encoded: &Value) -> Result<String> {
-    let encoded = encoded.as_str().context("base64")?;
-    Ok(String::from_utf8(BASE64.decode(encoded)?)?)
+fn decoded(encoded: &Value) -> Result<Vec<u8>> {
+    Ok(BASE64.decode(encoded.as_str().context("base64")?)?)
 }
 
 fn replace(from: &Path, to: &Path) -> Result<()> {

@@ -1,10 +1,11 @@
-//! Files that configure the API server, in upstream's formats: AdmissionConfiguration and audit Policy.
+//! Files that configure the API server, in upstream's formats: AdmissionConfiguration, audit Policy, EncryptionConfiguration.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use carob_apiserver::admission::PodSecurityConfig;
-use carob_apiserver::{AuditLogConfig, AuditPolicy};
+use carob_apiserver::{AuditLogConfig, AuditPolicy, Encryption};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,6 +16,8 @@ use crate::cli::ServerArgs;
 pub(crate) struct ApiFiles {
     pub(crate) pod_security: PodSecurityConfig,
     pub(crate) audit: Option<(AuditPolicy, AuditLogConfig)>,
+    /// How values are kept, if not as they are.
+    pub(crate) encryption: Option<Arc<Encryption>>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +61,11 @@ impl ApiFiles {
             (Some(_), None) => bail!("--audit-policy-file needs --audit-log-path: nothing would be recorded"),
             (None, Some(_)) => bail!("--audit-log-path needs --audit-policy-file: nothing would be recorded"),
         };
-        Ok(Self { pod_security, audit })
+        let encryption = arguments.encryption_provider_config.as_deref().map(|path| {
+            let parsed = yaml(path).and_then(|value| Ok(Encryption::parse(value)?));
+            parsed.map(Arc::new).with_context(|| format!("read {}", path.display()))
+        });
+        Ok(Self { pod_security, audit, encryption: encryption.transpose()? })
     }
 }
 

@@ -216,6 +216,9 @@ pub(crate) struct ServerArgs {
     /// Days that renamed audit logs are kept [default: for ever]
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "DAYS")]
     pub(crate) audit_log_maxage: u32,
+    /// Which objects are encrypted where they are kept, and how: an EncryptionConfiguration, apiserver.config.k8s.io/v1
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encryption_provider_config: Option<PathBuf>,
     /// Keep the cluster's objects in etcd, which other servers may share: https://HOST:PORT of its members
     #[arg(
         long,

@@ -10,7 +10,7 @@ use carob_apiserver::{ApiServer, Config, DirectDialer, Joining, Tls, UserInfo};
 use carob_client::Informers;
 use carob_kit::{Clock, Health, Part, Supervisor};
 use carob_scheduler::Explanations;
-use carob_store::{Options, Store};
+use carob_store::{Options, Store, Values};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -203,7 +203,21 @@ pub(crate) fn prepare_directories(data_dir: &Path, run_dir: &Path) -> Result<std
 }
 
 async fn open_store(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Store> {
-    let options = Options::new(Arc::clone(clock));
+    let encryption = settings.api_files.encryption.clone();
+    let values = encryption.map(|encryption| encryption as Arc<dyn Values>);
+    let store = open_store_with(settings, Options { values, ..Options::new(Arc::clone(clock)) }).await?;
+    // What stays as it was can be read all the same.
+    match store.reseal().await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "what was kept otherwise is kept as --encryption-provider-config says now"),
+        Err(error) => {
+            tracing::warn!(error = %carob_kit::chain(&error), "not everything is kept as --encryption-provider-config says")
+        }
+    }
+    Ok(store)
+}
+
+async fn open_store_with(settings: &Settings, options: Options) -> Result<Store> {
     if let Some(etcd) = &settings.datastore {
         return Store::etcd(etcd.clone(), options).await.context("open the store in etcd (--datastore-endpoint)");
     }

@@ -12,15 +12,22 @@ use super::frame::{self, FrameBuffer};
 use crate::backend::{BackendError, OpenError, Snapshot};
 use crate::entry::EventKind;
 use crate::index::Index;
+use crate::values::Values;
 
 /// Bytes after which a frame of a checkpoint takes no further entry.
 const FRAME_BYTES: usize = 256 << 10;
 
 /// Writes what came before segment `segment`, then removes the files that it replaces.
-pub(super) fn write(fs: &dyn Fs, dir: &Path, segment: u64, snapshot: &Snapshot) -> Result<(), BackendError> {
+pub(super) fn write(
+    fs: &dyn Fs,
+    dir: &Path,
+    segment: u64,
+    snapshot: &Snapshot,
+    values: Option<Arc<dyn Values>>,
+) -> Result<(), BackendError> {
     let io = |cause| BackendError::Io { operation: "write a checkpoint", cause };
     let new = NewFile::create(fs, Kind::Checkpoint.path(dir, segment)).map_err(io)?;
-    if let Err(cause) = write_content(&new, segment, snapshot) {
+    if let Err(cause) = write_content(&new, segment, snapshot, values) {
         if let Err(error) = new.discard() {
             tracing::warn!("an unfinished checkpoint stays: {}", chain(&error));
         }
@@ -31,14 +38,19 @@ pub(super) fn write(fs: &dyn Fs, dir: &Path, segment: u64, snapshot: &Snapshot) 
         .map_err(|cause| BackendError::Io { operation: "remove what a checkpoint replaced", cause })
 }
 
-fn write_content(new: &NewFile<'_>, segment: u64, snapshot: &Snapshot) -> io::Result<()> {
+fn write_content(
+    new: &NewFile<'_>,
+    segment: u64,
+    snapshot: &Snapshot,
+    values: Option<Arc<dyn Values>>,
+) -> io::Result<()> {
     let revision = snapshot.revision;
     #[expect(clippy::cast_possible_truncation, reason = "a salt needs no more bits")]
     let salt = random_u64() as u32;
     let header = file::Header { number: segment, before: revision, start: revision, reserved: revision, salt };
     new.file.write_all_at(&header.encode(Kind::Checkpoint), 0)?;
     let mut offset = file::HEADER_BYTES as u64;
-    let mut buffer = FrameBuffer::new();
+    let mut buffer = FrameBuffer::new(values);
     let mut entries = snapshot.entries.iter();
     let mut before = 0;
     loop {
@@ -47,7 +59,7 @@ fn write_content(new: &NewFile<'_>, segment: u64, snapshot: &Snapshot) -> io::Re
         while buffer.len() < FRAME_BYTES
             && let Some(entry) = entries.next()
         {
-            buffer.push(EventKind::Put, entry);
+            buffer.push(EventKind::Put, entry).map_err(io::Error::other)?;
             count += 1;
         }
         let header = frame::Header { end: count == 0, before, ..frame::Header::default() };

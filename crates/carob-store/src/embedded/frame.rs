@@ -23,6 +23,7 @@ use crc32fast::Hasher;
 
 use crate::entry::{Entry, EventKind, Revision};
 use crate::limits::KEY_BYTES_MAX;
+use crate::values::{self, ValueError, Values};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"cFrm");
 const HEADER_BYTES: usize = 48;
@@ -51,11 +52,12 @@ const FLAG_END: u64 = 1;
 pub(super) struct FrameBuffer {
     bytes: Vec<u8>,
     records: u32,
+    values: Option<Arc<dyn Values>>,
 }
 
 impl FrameBuffer {
-    pub(super) fn new() -> Self {
-        Self { bytes: vec![0; HEADER_BYTES], records: 0 }
+    pub(super) fn new(values: Option<Arc<dyn Values>>) -> Self {
+        Self { bytes: vec![0; HEADER_BYTES], records: 0, values }
     }
 
     /// Starts the next frame; gives memory back that only an uncommonly large one needs.
@@ -65,8 +67,11 @@ impl FrameBuffer {
         self.records = 0;
     }
 
-    pub(super) fn push(&mut self, kind: EventKind, entry: &Entry) {
-        let value: &[u8] = if kind == EventKind::Put { &entry.value } else { &[] };
+    pub(super) fn push(&mut self, kind: EventKind, entry: &Entry) -> Result<(), ValueError> {
+        let value = match kind {
+            EventKind::Put => values::seal(self.values.as_deref(), &entry.key, &entry.value)?,
+            EventKind::Delete => Bytes::new(),
+        };
         let key = entry.key.as_bytes();
         self.bytes.reserve(RECORD_OVERHEAD_BYTES + key.len() + value.len());
         self.bytes.push(if kind == EventKind::Put { 1 } else { 2 });
@@ -78,8 +83,9 @@ impl FrameBuffer {
             self.bytes.extend_from_slice(&number.to_le_bytes());
         }
         self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(&value);
         self.records += 1;
+        Ok(())
     }
 
     /// The length that the finished frame will have.
@@ -310,9 +316,9 @@ mod tests {
     }
 
     fn sample() -> Vec<u8> {
-        let mut buffer = FrameBuffer::new();
-        buffer.push(EventKind::Put, &entry("/a", b"value", 9));
-        buffer.push(EventKind::Delete, &entry("/é", b"is not written", 0));
+        let mut buffer = FrameBuffer::new(None);
+        buffer.push(EventKind::Put, &entry("/a", b"value", 9)).expect("as it is");
+        buffer.push(EventKind::Delete, &entry("/é", b"is not written", 0)).expect("as it is");
         let header = Header { end: true, before: 4, reserved: 100, synced: 48 };
         buffer.finish(&header, SALT).to_vec()
     }

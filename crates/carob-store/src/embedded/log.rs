@@ -12,6 +12,7 @@ use super::file::{self, Kind, NewFile};
 use super::frame::{self, FrameBuffer};
 use crate::backend::BackendError;
 use crate::entry::{Event, Revision};
+use crate::values::Values;
 
 /// Memory kept between batches for their encoding, in bytes.
 const BUFFER_KEEP_BYTES: usize = 256 << 10;
@@ -93,7 +94,12 @@ impl Log {
         last: Revision,
         reserved: Revision,
     ) -> Self {
-        Self { fs, dir, sizes, segment, last, reserved, buffer: FrameBuffer::new(), _lock: lock }
+        Self { fs, dir, sizes, segment, last, reserved, buffer: FrameBuffer::new(None), _lock: lock }
+    }
+
+    /// The same log, which keeps values sealed.
+    pub(super) fn sealing(self, values: Option<Arc<dyn Values>>) -> Self {
+        Self { buffer: FrameBuffer::new(values), ..self }
     }
 
     /// The number of the segment being written.
@@ -105,7 +111,7 @@ impl Log {
         let Some(last) = events.last().map(|event| event.revision()) else { return Ok(()) };
         self.buffer.clear(BUFFER_KEEP_BYTES);
         for event in events {
-            self.buffer.push(event.kind, &event.entry);
+            self.buffer.push(event.kind, &event.entry).map_err(BackendError::Seal)?;
         }
         let durable = durable || last > self.reserved;
         let mut reserved = self.reserved;

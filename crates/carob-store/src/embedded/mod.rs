@@ -54,6 +54,7 @@ use crate::backend::{Backend, BackendError, CheckpointWork, OpenError, Snapshot}
 use crate::entry::Event;
 use crate::index::Index;
 use crate::limits::Limits;
+use crate::values::Values;
 use log::Log;
 
 /// The format that this program writes, and the newest that it reads.
@@ -81,6 +82,7 @@ pub(crate) struct Embedded {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     sizes: LogSizes,
+    values: Option<Arc<dyn Values>>,
     /// Absent before the load, and after a write that did not end.
     log: Option<Log>,
     /// The segment at which the last checkpoint was begun, whatever became of it.
@@ -88,8 +90,8 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    pub(crate) fn new(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes) -> Self {
-        Self { fs, dir: dir.to_owned(), sizes, log: None, checkpoint_begun: 0 }
+    pub(crate) fn new(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, values: Option<Arc<dyn Values>>) -> Self {
+        Self { fs, dir: dir.to_owned(), sizes, values, log: None, checkpoint_begun: 0 }
     }
 
     /// Runs `work`, which blocks, beside the runtime's threads.
@@ -112,7 +114,8 @@ impl Embedded {
 impl Backend for Embedded {
     async fn load(&mut self, limits: &Limits) -> Result<Index, OpenError> {
         let (fs, dir, sizes, limits) = (Arc::clone(&self.fs), self.dir.clone(), self.sizes, limits.clone());
-        let opened = spawn_blocking(move || recovery::open(fs, &dir, sizes, &limits)).await;
+        let values = self.values.clone();
+        let opened = spawn_blocking(move || recovery::open(fs, &dir, sizes, &limits, values)).await;
         let recovered = opened.map_err(|_panicked| OpenError::Lost { path: self.dir.clone() })??;
         self.checkpoint_begun = recovered.first_segment;
         self.log = Some(recovered.log);
@@ -138,8 +141,8 @@ impl Backend for Embedded {
         self.checkpoint_begun = self.log.as_ref().map_or(0, Log::segment);
         let segment = self.with_log(Log::begin_segment).await?;
         self.checkpoint_begun = segment;
-        let (fs, dir) = (Arc::clone(&self.fs), self.dir.clone());
-        Ok(spawn_blocking(move || checkpoint::write(&*fs, &dir, segment, &snapshot)))
+        let (fs, dir, values) = (Arc::clone(&self.fs), self.dir.clone(), self.values.clone());
+        Ok(spawn_blocking(move || checkpoint::write(&*fs, &dir, segment, &snapshot, values)))
     }
 
     async fn close(&mut self) -> Result<(), BackendError> {

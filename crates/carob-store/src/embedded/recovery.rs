@@ -13,6 +13,7 @@ use crate::backend::OpenError;
 use crate::entry::{Event, EventKind, Revision};
 use crate::index::Index;
 use crate::limits::Limits;
+use crate::values::Values;
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "carob-store ";
@@ -24,7 +25,7 @@ const FIRST_SEGMENT: u64 = 1;
 /// Bytes read of the file that names the format; no format will need more.
 const FORMAT_BYTES_MAX: usize = 64;
 
-/// Bytes that are written anew at once.
+/// Bytes that are written again at once.
 const REWRITE_BYTES: usize = 64 << 10;
 
 pub(super) struct Recovered {
@@ -35,7 +36,13 @@ pub(super) struct Recovered {
 }
 
 /// Opens the store in `dir`, or makes one. What is damaged is left as it is.
-pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits) -> Result<Recovered, OpenError> {
+pub(super) fn open(
+    fs: Arc<dyn Fs>,
+    dir: &Path,
+    sizes: LogSizes,
+    limits: &Limits,
+    values: Option<Arc<dyn Values>>,
+) -> Result<Recovered, OpenError> {
     let io = |cause| OpenError::Io { operation: "open the store", cause };
     fs.create_dir_all(dir).map_err(io)?;
     let lock_path = dir.join(LOCK_FILE);
@@ -45,7 +52,7 @@ pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits
     })?;
     let files = Files::list(&*fs, dir).map_err(io)?;
     if !read_format(&*fs, dir)? {
-        return make(fs, dir, sizes, lock, &files);
+        return make(fs, dir, sizes, lock, &files, values);
     }
     let first_segment = files.checkpoint.unwrap_or(FIRST_SEGMENT);
     let index = match files.checkpoint {
@@ -58,7 +65,8 @@ pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits
     let mut replay = Replay { fs: &*fs, dir, limits, segment_bytes, last: current, reserved: current, index, end };
     let segments: Vec<u64> = files.segments.iter().copied().filter(|number| *number >= first_segment).collect();
     let end = replay.segments(first_segment, &segments)?;
-    let Replay { mut index, last, reserved, .. } = replay;
+    let Replay { index, last, reserved, .. } = replay;
+    let mut index = index.opened(values.as_deref()).map_err(OpenError::Value)?;
 
     check_clean_end(&*fs, dir, &end)?;
     end.make_safe().map_err(io)?;
@@ -82,7 +90,7 @@ pub(super) fn open(fs: Arc<dyn Fs>, dir: &Path, sizes: LogSizes, limits: &Limits
             .map_err(|cause| OpenError::Begin { path: dir.to_owned(), cause })?;
         (segment, start, reserved)
     };
-    let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, last, reserved);
+    let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, last, reserved).sealing(values);
     Ok(Recovered { index, log, first_segment })
 }
 
@@ -180,6 +188,7 @@ fn make(
     sizes: LogSizes,
     lock: Box<dyn FsLock>,
     files: &Files,
+    values: Option<Arc<dyn Values>>,
 ) -> Result<Recovered, OpenError> {
     let io = |cause| OpenError::Io { operation: "make the store", cause };
     let first = Kind::Segment.path(dir, FIRST_SEGMENT);
@@ -197,7 +206,7 @@ fn make(
     let segment = create_segment(&*fs, dir, FIRST_SEGMENT, &begin, sizes.segment_bytes)
         .map_err(|cause| OpenError::Begin { path: dir.to_owned(), cause })?;
     write_atomic(&*fs, &dir.join(FORMAT_FILE), format!("{FORMAT_PREFIX}{FORMAT}\n").as_bytes()).map_err(io)?;
-    let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, Revision::EMPTY, Revision::EMPTY);
+    let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, Revision::EMPTY, Revision::EMPTY).sealing(values);
     Ok(Recovered { index: Index::new(Revision::EMPTY), log, first_segment: FIRST_SEGMENT })
 }
 
@@ -236,7 +245,7 @@ struct End {
 impl End {
     /// Makes durable what was read: a process that was killed may have left it in the kernel's cache only, and what is
     /// written next will take it for safe. After an fsync that failed the cache holds bytes that no later fsync would
-    /// write (fsync(2)), so they are written anew.
+    /// write (fsync(2)), so they are written again.
     fn make_safe(&self) -> io::Result<()> {
         let OpenSegment { file, offset: end, .. } = &self.segment;
         let mut piece = vec![0; REWRITE_BYTES];

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::EtcdError;
 use super::messages::{
     self, Compare, CompareResult, CompareTarget, DeleteRangeRequest, EventType, KeyValue, PutRequest, RangeRequest,
     RequestOp, Response, ResponseHeader, TargetUnion, TxnRequest, TxnResponse,
@@ -12,6 +13,7 @@ use super::messages::{
 use crate::entry::{Entry, Event, EventKind, Revision};
 use crate::index::Index;
 use crate::txn::{Expect, Op, Txn, TxnError, TxnOk};
+use crate::values::{self, Opened, ValueError, Values};
 
 /// The first key after those with `prefix` (etcd `clientv3.GetPrefixRangeEnd`).
 pub(super) fn range_end(prefix: &str) -> Vec<u8> {
@@ -33,16 +35,27 @@ pub(super) fn revision(header: Option<&ResponseHeader>) -> Revision {
 }
 
 /// `None` for a key that is no text, which no server has made. `held` is what the key held before.
-pub(super) fn entry(kv: KeyValue, held: Option<&Arc<Entry>>) -> Option<Entry> {
-    let key = match held {
+pub(super) fn entry(
+    kv: KeyValue,
+    held: Option<&Arc<Entry>>,
+    values: Option<&dyn Values>,
+) -> Result<Option<Entry>, ValueError> {
+    let key: Arc<str> = match held {
         Some(held) => Arc::clone(&held.key),
-        None => String::from_utf8(kv.key).ok()?.into(),
+        None => match String::from_utf8(kv.key) {
+            Ok(key) => key.into(),
+            Err(_) => return Ok(None),
+        },
     };
-    Some(Entry::new(key, Bytes::from(kv.value), of(kv.create_revision), of(kv.mod_revision)))
+    let Opened { value, is_outdated } = values::open(values, &key, Bytes::from(kv.value))?;
+    // What ends by itself is not written again.
+    let is_outdated = is_outdated && kv.lease == 0;
+    let (created, modified) = (of(kv.create_revision), of(kv.mod_revision));
+    Ok(Some(Entry { is_outdated, ..Entry::new(key, value, created, modified) }))
 }
 
 /// etcd's transaction for ours. A delete of what has to be absent is none.
-pub(super) fn request(txn: &Txn, lease: i64) -> TxnRequest {
+pub(super) fn request(txn: &Txn, lease: i64, values: Option<&dyn Values>) -> Result<TxnRequest, ValueError> {
     let key = || txn.key.as_bytes().to_vec();
     let compare = |result: CompareResult, target: CompareTarget, value| Compare {
         result: result as i32,
@@ -63,16 +76,17 @@ pub(super) fn request(txn: &Txn, lease: i64) -> TxnRequest {
     };
     let change = match &txn.op {
         Op::Put { value, .. } => {
-            messages::Request::Put(PutRequest { key: key(), value: value.to_vec(), lease, prev_kv: true })
+            let value = values::seal(values, &txn.key, value)?.to_vec();
+            messages::Request::Put(PutRequest { key: key(), value, lease, prev_kv: true })
         }
         Op::Delete => messages::Request::DeleteRange(DeleteRangeRequest { key: key(), prev_kv: true }),
     };
     let get = RangeRequest { key: key(), range_end: Vec::new(), limit: 1, revision: 0 };
-    TxnRequest {
+    Ok(TxnRequest {
         compare: compare.into_iter().collect(),
         success: vec![RequestOp { request: Some(change) }],
         failure: vec![RequestOp { request: Some(messages::Request::Range(get)) }],
-    }
+    })
 }
 
 /// What became of a transaction.
@@ -100,33 +114,43 @@ impl Outcome {
     }
 }
 
-pub(super) fn outcome(txn: &Txn, answer: TxnResponse) -> Result<Outcome, &'static str> {
+fn held(kv: Option<KeyValue>, values: Option<&dyn Values>) -> Result<Option<Arc<Entry>>, ValueError> {
+    let entry = kv.map(|kv| entry(kv, None, values)).transpose()?.flatten();
+    Ok(entry.map(Arc::new))
+}
+
+pub(super) fn outcome(txn: &Txn, answer: TxnResponse, values: Option<&dyn Values>) -> Result<Outcome, EtcdError> {
     let at = revision(answer.header.as_ref());
     let response = answer.responses.into_iter().next().and_then(|op| op.response);
-    let previous = match (answer.succeeded, response.ok_or("a transaction without an answer")?) {
+    let previous = match (answer.succeeded, response.ok_or(EtcdError::Malformed("a transaction without an answer"))?) {
         (false, Response::Range(range)) => {
-            let actual = range.kvs.into_iter().next().and_then(|kv| entry(kv, None)).map(Arc::new);
+            let actual = held(range.kvs.into_iter().next(), values)?;
             // Keys of others have moved on meanwhile, which is no concern of this one.
             let seen = actual.as_ref().map_or(at, |entry| entry.mod_revision);
             return Ok(Outcome::Conflict(actual, seen));
         }
         (true, Response::Put(put)) => put.prev_kv,
         (true, Response::DeleteRange(deleted)) => deleted.prev_kvs.into_iter().next(),
-        _ => return Err("a transaction with another's answer"),
+        _ => return Err(EtcdError::Malformed("a transaction with another's answer")),
     };
-    let previous = previous.and_then(|kv| entry(kv, None)).map(Arc::new);
+    let previous = held(previous, values)?;
     let key = previous.as_ref().map_or_else(|| Arc::clone(&txn.key), |previous| Arc::clone(&previous.key));
     let (value, created) = match (&txn.op, &previous) {
         (Op::Put { value, .. }, None) => (value.clone(), at),
         (Op::Put { value, .. }, Some(previous)) => (value.clone(), previous.create_revision),
         (Op::Delete, Some(previous)) => (previous.value.clone(), previous.create_revision),
-        (Op::Delete, None) => return Err("a delete that does not say what it deleted"),
+        (Op::Delete, None) => return Err(EtcdError::Malformed("a delete that does not say what it deleted")),
     };
     Ok(Outcome::Done(TxnOk { revision: at, previous, entry: Arc::new(Entry::new(key, value, created, at)) }))
 }
 
 /// etcd's events as ours: those of keys with `prefix` that change what the index holds, in order.
-pub(super) fn events(index: &Index, prefix: &str, events: Vec<messages::Event>) -> Vec<Arc<Event>> {
+pub(super) fn events(
+    index: &Index,
+    prefix: &str,
+    events: Vec<messages::Event>,
+    values: Option<&dyn Values>,
+) -> Result<Vec<Arc<Event>>, ValueError> {
     let mut changed: HashMap<Arc<str>, Option<Arc<Entry>>> = HashMap::new();
     let mut converted = Vec::with_capacity(events.len());
     for event in events {
@@ -147,12 +171,12 @@ pub(super) fn events(index: &Index, prefix: &str, events: Vec<messages::Event>) 
             let (key, value) = (Arc::clone(&previous.key), previous.value.clone());
             (EventKind::Delete, Entry::new(key, value, previous.create_revision, revision))
         } else {
-            let Some(entry) = entry(kv, previous.as_ref()) else { continue };
+            let Some(entry) = entry(kv, previous.as_ref(), values)? else { continue };
             (EventKind::Put, entry)
         };
         let entry = Arc::new(entry);
         changed.insert(Arc::clone(&entry.key), (kind == EventKind::Put).then(|| Arc::clone(&entry)));
         converted.push(Arc::new(Event { kind, entry, previous }));
     }
-    converted
+    Ok(converted)
 }

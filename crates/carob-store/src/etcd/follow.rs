@@ -7,7 +7,9 @@ use carob_kit::{Backoff, chain};
 
 use super::messages::{Event as EtcdEvent, WatchCreateRequest, WatchRequest, WatchResponse, WatchUnion};
 use super::{Etcd, EtcdError, WATCH, convert, load};
+use crate::backend::BackendError;
 use crate::entry::{Entry, Event, EventKind};
+use crate::values::ValueError;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Writers that etcd has answered wait for the watch, so it is not long in coming back.
@@ -91,15 +93,18 @@ impl Etcd {
                     self.shared.set_unreachable(None);
                 }
             }
-            self.take_in(answer, &mut pending);
+            if let Err(error) = self.take_in(answer, &mut pending) {
+                self.fail(BackendError::Open(error));
+                return EtcdError::Closed.into();
+            }
         }
     }
 
     /// Makes events visible, but for a revision of which more is to come: those of one transaction, or of keys that end
     /// together, are seen together.
-    fn take_in(&self, answer: WatchResponse, pending: &mut Vec<EtcdEvent>) {
+    fn take_in(&self, answer: WatchResponse, pending: &mut Vec<EtcdEvent>) -> Result<(), ValueError> {
         pending.extend(answer.events);
-        let Some(last) = pending.last().map(EtcdEvent::revision) else { return };
+        let Some(last) = pending.last().map(EtcdEvent::revision) else { return Ok(()) };
         let whole = if answer.fragment {
             pending.iter().rposition(|event| event.revision() != last).map_or(0, |before| before + 1)
         } else {
@@ -107,16 +112,17 @@ impl Etcd {
         };
         let later = pending.split_off(whole);
         let events = std::mem::replace(pending, later);
-        let Some(up_to) = events.last().map(|event| convert::of(event.revision())) else { return };
-        let events = convert::events(&self.shared.read(), &self.prefix, events);
+        let Some(up_to) = events.last().map(|event| convert::of(event.revision())) else { return Ok(()) };
+        let events = convert::events(&self.shared.read(), &self.prefix, events, self.values.as_deref())?;
         self.shared.publish_up_to(&events, up_to).wake();
+        Ok(())
     }
 
     /// Takes in all of etcd where its history has a gap. Watchers that had not read up to here are told that they missed
     /// something.
     async fn reload(&self) -> Result<(), EtcdError> {
         tracing::warn!("etcd has compacted what was not seen yet: all keys are read again");
-        let (fresh, _) = load(&self.client, &self.prefix).await?;
+        let (fresh, _) = load(&self.client, &self.prefix, self.values.as_deref()).await?;
         let (at, seen) = (fresh.current(), self.shared.current());
         let events = {
             let index = self.shared.read();

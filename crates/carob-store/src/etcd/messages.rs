@@ -14,6 +14,9 @@ pub(super) struct KeyValue {
     pub(super) version: i64,
     #[prost(bytes = "vec", tag = "5")]
     pub(super) value: Vec<u8>,
+    /// What the key ends with, unless 0.
+    #[prost(int64, tag = "6")]
+    pub(super) lease: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carob_grpc::{CallError, Channel, ChannelConfig, Code, Endpoint};
+use carob_kit::chain;
 use prost::Message;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -37,6 +38,7 @@ use crate::limits::{KEY_BYTES_MAX, Limits};
 use crate::pipeline::Request;
 use crate::shared::Shared;
 use crate::txn::{Expect, Op, Txn, TxnError, TxnOk};
+use crate::values::{ValueError, Values};
 use messages::{LeaseGrantRequest, LeaseGrantResponse, RangeRequest, RangeResponse, ResponseHeader, TxnResponse};
 
 /// Time to connect, TLS included, and for one answer.
@@ -82,6 +84,8 @@ pub struct EtcdConfig {
 pub enum EtcdError {
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error("read a sealed value")]
+    Value(#[from] ValueError),
     #[error("etcd ended its watch: {0}")]
     Canceled(String),
     #[error("etcd grants no lease: {0}")]
@@ -101,6 +105,7 @@ pub enum EtcdError {
 pub(crate) struct Etcd {
     client: Client,
     prefix: Arc<str>,
+    values: Option<Arc<dyn Values>>,
     shared: Arc<Shared>,
     leases: Arc<Mutex<HashMap<u64, Lease>>>,
     /// Makes the watch begin again.
@@ -120,12 +125,16 @@ struct Lease {
 
 impl Etcd {
     /// Reads all keys, as an index at one revision.
-    pub(crate) async fn open(config: EtcdConfig, limits: Limits) -> Result<Self, OpenError> {
+    pub(crate) async fn open(
+        config: EtcdConfig,
+        limits: Limits,
+        values: Option<Arc<dyn Values>>,
+    ) -> Result<Self, OpenError> {
         let client = Client::new(&config);
-        let (index, cluster) = load(&client, &config.prefix).await.map_err(OpenError::Etcd)?;
+        let (index, cluster) = load(&client, &config.prefix, values.as_deref()).await.map_err(OpenError::Etcd)?;
         let shared = Arc::new(Shared::new(index, limits));
         let (leases, restart) = (Arc::default(), Arc::default());
-        Ok(Self { client, prefix: config.prefix.into(), shared, leases, restart, cluster })
+        Ok(Self { client, prefix: config.prefix.into(), values, shared, leases, restart, cluster })
     }
 
     /// Where readers ask, and how many may wait.
@@ -189,12 +198,13 @@ impl Etcd {
             }
             Op::Delete => 0,
         };
+        let request = convert::request(&txn, lease, self.values.as_deref());
+        let request = request.map_err(|error| TxnError::Failed(Arc::new(BackendError::Seal(error))))?;
         let before = self.shared.current();
-        let answer = self.client.call::<_, TxnResponse>(TXN, convert::request(&txn, lease)).await;
+        let answer = self.client.call::<_, TxnResponse>(TXN, request).await;
         let answer = answer.map_err(|error| self.refused(&txn, error))?;
         self.check(answer.header.as_ref(), before).map_err(TxnError::Failed)?;
-        let outcome =
-            convert::outcome(&txn, answer).map_err(|what| TxnError::Unavailable(EtcdError::Malformed(what)))?;
+        let outcome = convert::outcome(&txn, answer, self.values.as_deref()).map_err(TxnError::Unavailable)?;
         if matches!((&outcome, &txn.op), (convert::Outcome::Done(_), Op::Put { .. })) && self.shared.full().is_some() {
             tracing::info!("etcd takes writes again");
             self.shared.set_full(None);
@@ -234,13 +244,17 @@ impl Etcd {
             _ if at < before => BackendError::Rewound { at, seen: before },
             _ => return Ok(()),
         };
+        Err(self.fail(cause))
+    }
+
+    /// Ends the store for good, and watches with it.
+    fn fail(&self, cause: BackendError) -> Arc<BackendError> {
         let cause = self.shared.failure.get_or_init(|| {
-            tracing::error!("the store is no longer served: {cause}");
+            tracing::error!("the store is no longer served: {}", chain(&cause));
             Arc::new(cause)
         });
-        // Watches end with it.
         self.shared.close();
-        Err(Arc::clone(cause))
+        Arc::clone(cause)
     }
 
     /// A lease for an entry that ends after `ttl`. It may live a minute longer.
@@ -334,7 +348,7 @@ impl Client {
 }
 
 /// All keys with `prefix`, and which etcd they are from.
-async fn load(client: &Client, prefix: &str) -> Result<(Index, u64), EtcdError> {
+async fn load(client: &Client, prefix: &str, values: Option<&dyn Values>) -> Result<(Index, u64), EtcdError> {
     let mut request = RangeRequest {
         key: prefix.as_bytes().to_vec(),
         range_end: convert::range_end(prefix),
@@ -357,7 +371,7 @@ async fn load(client: &Client, prefix: &str) -> Result<(Index, u64), EtcdError> 
             request.key = [last.key.as_slice(), &[0]].concat();
         }
         for kv in page.kvs {
-            match convert::entry(kv, None) {
+            match convert::entry(kv, None, values)? {
                 Some(entry) => index.load(Arc::new(entry)),
                 None => tracing::warn!("etcd holds a key that is no text: it is left alone"),
             }

@@ -41,7 +41,7 @@ fn directory_of(files: &Files) -> FaultFs {
 }
 
 fn open_files(fs: &FaultFs) -> Result<Recovered, OpenError> {
-    recovery::open(Arc::new(fs.clone()), Path::new(DIR), SMALL, &Limits::default())
+    recovery::open(Arc::new(fs.clone()), Path::new(DIR), SMALL, &Limits::default(), None)
 }
 
 fn content_of(recovered: &Recovered) -> Content {

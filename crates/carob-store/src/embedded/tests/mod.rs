@@ -6,6 +6,7 @@ mod faults;
 mod kill;
 mod model;
 mod restart;
+mod sealed;
 
 use std::time::Duration;
 
