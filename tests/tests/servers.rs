@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use carob_testkit::{Cluster, Etcd, Host, until_none};
 use serde_json::Value;
 
@@ -123,6 +123,20 @@ fn either_server_answers_and_one_of_them_leads() -> Result<()> {
     one.kubectl(&["wait", "--for=delete", "pod", "--selector=app=web", "--timeout=120s"]).map(drop)
 }
 
+#[test]
+fn a_server_of_another_cluster_is_refused() -> Result<()> {
+    let (first, second) = (Host::new()?, Host::new()?);
+    first.link(&second, ONE, TWO)?;
+    let etcd = Etcd::start(&first, ONE)?;
+    let endpoint = format!("--datastore-endpoint={}", etcd.url());
+    let one = Cluster::start_on(first, &["--disable-agent", &endpoint])?;
+    // Its authority is its own, since nobody has copied the first one's.
+    let Err(error) = Cluster::start_on(second, &["--disable-agent", &endpoint]) else { bail!("it started") };
+    let said = format!("{error:#}");
+    ensure!(said.contains("another authority"), "{said}");
+    one.kubectl(&["get", "namespaces"]).map(drop)
+}
+
 /// Services that each server makes at the same time, out of a range of 62 addresses and 60 node ports.
 const SERVICES: usize = 25;
 
@@ -144,10 +158,10 @@ fn no_address_and_no_node_port_is_given_away_twice() -> Result<()> {
         let address = service["spec"]["clusterIP"].to_string();
         let port = service["spec"]["ports"][0]["nodePort"].to_string();
         if let Some(other) = addresses.insert(address.clone(), name.clone()) {
-            anyhow::bail!("{name} and {other} have {address}");
+            bail!("{name} and {other} have {address}");
         }
         if let Some(other) = ports.insert(port.clone(), name.clone()) {
-            anyhow::bail!("{name} and {other} have {port}");
+            bail!("{name} and {other} have {port}");
         }
     }
     assert_eq!(addresses.len(), made + 1, "the API's own is the only other");

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use carob_apiserver::authn::ServiceAccountKeys;
 use carob_apiserver::{ApiServer, Config, DirectDialer, Joining, Tls, UserInfo};
 use carob_client::Informers;
@@ -53,6 +53,7 @@ impl Server {
             .with_context(|| format!("listen on {} (--bind-address, --https-listen-port)", settings.listen))?;
         let shown = tls::Shown::new(&pki)?;
         let store = open_store(&settings, &clock).await?;
+        ensure_same_cluster(&store, &pki)?;
         state.complete()?;
         let explanations = Explanations::default();
         let keys = service_account_keys(&pki)?;
@@ -200,6 +201,24 @@ pub(crate) fn prepare_directories(data_dir: &Path, run_dir: &Path) -> Result<std
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .with_context(|| format!("another carob runs with {}", run_dir.display()))?;
     Ok(file.into_parts().0)
+}
+
+/// Refuses a store whose objects are of a cluster with another authority: neither would trust what the other has signed.
+fn ensure_same_cluster(store: &Store, pki: &Pki) -> Result<()> {
+    // Where every API server says whom it trusts, upstream's too.
+    const KEY: &str = "/registry/configmaps/kube-system/extension-apiserver-authentication";
+    if !store.is_shared() {
+        return Ok(());
+    }
+    let Some(entry) = store.get(KEY) else { return Ok(()) };
+    let object: serde_json::Value = serde_json::from_slice(&entry.value).with_context(|| format!("read {KEY}"))?;
+    let trusted = object["data"]["client-ca-file"].as_str().unwrap_or_default();
+    ensure!(
+        trusted.contains(pki.ca_pem.trim()),
+        "etcd holds a cluster with another authority than the one in this server's data directory: copy ca, front-proxy-ca and \
+         sa.key of pki from a server of that cluster (docs/etcd.md)"
+    );
+    Ok(())
 }
 
 async fn open_store(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Store> {
