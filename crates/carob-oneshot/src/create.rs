@@ -1,4 +1,4 @@
-//! A container, by libcontainer.
+//! A container, by libcontainer or by another OCI runtime.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,24 +20,28 @@ use crate::groups::OwnGroups;
 use crate::inside::{self, Wanted};
 use crate::rootfs::{attach, overlay, read_image_file};
 use crate::user::resolve;
-use crate::{staged, tree};
+use crate::{other, staged, tree};
 
 /// The socket over which libcontainer hands out a container's terminal, in the bundle.
-const CONSOLE_SOCKET: &str = "console.sock";
+pub(crate) const CONSOLE_SOCKET: &str = "console.sock";
 
 pub(crate) fn create(params: &CreateParams) -> Result<Started> {
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
-    Cgroup::new(&params.layout, &params.cgroup).enter(&single)?;
+    if params.runtime.is_none() {
+        Cgroup::new(&params.layout, &params.cgroup).enter(&single)?;
+    }
     process::unshare(UnshareFlags::NEWNS).map_err(Error::Unshare)?;
     let config = params.bundle.join("config.json");
     let mut spec = read_config(&config)?;
     let groups = OwnGroups::of(&params.shown_groups)?;
     // Of the shim: the library sets the container's own, where it has one.
     carob_sys::oom::unprotect().map_err(|source| Error::OomScore { score: 0, source })?;
-    process::begin_session_keyring(&params.id).map_err(Error::Keyring)?;
+    if params.runtime.is_none() {
+        process::begin_session_keyring(&params.id).map_err(Error::Keyring)?;
+    }
     let image = overlay(&params.layers, &params.rootfs)?;
     let (staged, image) = staged::prepare(&params.staged, image, &params.rootfs)?;
-    if params.own_groups_only {
+    if params.own_groups_only && params.runtime.is_none() {
         let volumes = spec.mounts().iter().flatten().filter(|mount| mount.typ().as_deref() == Some("bind"));
         let sources = volumes.filter_map(|mount| mount.source().as_deref());
         let sources = sources.filter(|source| !source.starts_with(&params.rootfs));
@@ -57,7 +61,10 @@ pub(crate) fn create(params: &CreateParams) -> Result<Started> {
         give_streams_to(user.uid)?;
     }
     let detail = serde_json::to_string(&user).map_err(Error::Parameters)?;
-    let (pid, console) = build(params)?;
+    let (pid, console) = match &params.runtime {
+        Some(program) => other::create(params, program)?,
+        None => build(params)?,
+    };
     groups.show(pid)?;
     Ok(Started { pid, detail, console })
 }
@@ -163,7 +170,7 @@ fn build(params: &CreateParams) -> Result<(i32, Option<OwnedFd>)> {
 }
 
 /// Listens at a path that may be too long for a socket's address.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     use std::os::fd::AsRawFd;
 
     let directory = fs_err::File::open(path.parent().unwrap_or(Path::new("/")))?;
@@ -171,7 +178,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// The container has sent its terminal before it was ready, so nothing is waited for here.
-fn receive_console(listener: &UnixListener) -> io::Result<OwnedFd> {
+pub(crate) fn receive_console(listener: &UnixListener) -> io::Result<OwnedFd> {
     let (stream, _) = listener.accept()?;
     let mut buffer = [0; 4096];
     let received = packet::receive(&stream, &mut buffer)?;

@@ -54,6 +54,9 @@ pub(crate) enum Error {
     Create(#[source] LibcontainerError),
     #[error("{cause}")]
     Caused { cause: String, source: LibcontainerError },
+    // The words of containerd's shim, but for its name.
+    #[error("OCI runtime create failed: {name} create failed: {message}")]
+    OtherRuntime { name: String, message: String },
     #[error("collect what the container library reports")]
     Causes(#[source] io::Error),
     #[error("make {path} in the container", path = path.display())]

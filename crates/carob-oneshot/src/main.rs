@@ -14,6 +14,7 @@ mod exec;
 mod groups;
 mod infra;
 mod inside;
+mod other;
 mod rootfs;
 mod staged;
 mod start;
@@ -24,7 +25,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
-use carob_shim::protocol::Outcome;
+use carob_shim::protocol::{CREATE_BY_OTHER, Outcome};
 use carob_sys::{packet, process};
 use serde::de::DeserializeOwned;
 
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
 fn run(action: &str, parameters: OwnedFd, program: Option<OwnedFd>) -> Result<Started> {
     process::reset_signals().map_err(Error::Signals)?;
     match (action, program) {
-        ("create", None) => create::create(&read(parameters)?),
+        ("create" | CREATE_BY_OTHER, None) => create::create(&read(parameters)?),
         ("exec", None) => exec::exec(&read(parameters)?),
         ("infra", Some(program)) => infra::infra(&read(parameters)?, &program),
         _ => Err(Error::Action(action.to_owned())),

@@ -12,8 +12,8 @@ use carob_image::ImageRecord;
 use carob_kit::fs::replace;
 use carob_shim::Exit;
 use carob_shim::params::{CreateParams, Layers, ResolvedUser, Staged};
-use carob_shim::protocol::{ProcessKind, Request, Spawn, StdinMode};
-use serde_json::Value;
+use carob_shim::protocol::{CREATE_BY_OTHER, ProcessKind, Request, Spawn, StdinMode};
+use serde_json::{Value, json};
 
 use crate::error::RuntimeError;
 use crate::files;
@@ -23,7 +23,7 @@ use crate::runtime::{Container, Runtime, Sandbox};
 use crate::sandbox::{lost_exit, new_id};
 use crate::shim::ShimError;
 use crate::spec::{ContainerSpec, SandboxView, SpecInput, StagedMount, merged, oci_spec_for, resources_for};
-use crate::{devices, exec, mount_points};
+use crate::{devices, exec, handlers, mount_points};
 
 type Result<T> = std::result::Result<T, RuntimeError>;
 
@@ -39,6 +39,14 @@ const SIGKILL: i32 = 9;
 /// The longest message of a container's end that is kept, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
+/// What a created container waits for.
+enum Waiting<'a> {
+    /// A word on the socket of the container library.
+    ForWord(UnixStream),
+    /// Another runtime, which made it.
+    ForOther(&'a Path),
+}
+
 /// A container that is being created.
 struct Draft {
     id: String,
@@ -50,6 +58,8 @@ struct Draft {
     log_path: String,
     infra_pid: i32,
     target_pid: Option<i32>,
+    /// Another OCI runtime that makes it.
+    program: Option<PathBuf>,
 }
 
 impl Runtime {
@@ -97,7 +107,8 @@ impl Runtime {
             v1::NamespaceMode::Pod | v1::NamespaceMode::Container | v1::NamespaceMode::Node => None,
         };
         let cgroup = record.cgroup.join(&id);
-        Ok(Draft { id, sandbox, config, image, layers, cgroup, log_path, infra_pid, target_pid })
+        let program = self.handlers.program(&record.runtime_handler)?.map(Path::to_owned);
+        Ok(Draft { id, sandbox, config, image, layers, cgroup, log_path, infra_pid, target_pid, program })
     }
 
     async fn create_from(self: &Arc<Self>, draft: &Arc<Draft>) -> Result<Arc<Container>> {
@@ -123,6 +134,7 @@ impl Runtime {
             staged: self.staged(draft, &spec.staged),
             user: spec.user,
             terminal: draft.config.tty,
+            runtime: draft.program.clone(),
         };
         let text = serde_json::to_vec(&params).map_err(RuntimeError::Parameters)?;
         let params = in_memory("create", &text).map_err(|error| RuntimeError::Descriptors("parameters", error))?;
@@ -136,7 +148,7 @@ impl Runtime {
                 (true, true) => StdinMode::Once,
             },
             log_path: draft.log_path.clone(),
-            action: "create".to_owned(),
+            action: if draft.program.is_some() { CREATE_BY_OTHER } else { "create" }.to_owned(),
         };
         let fds = [self.programs.oneshot(), params.as_fd()];
         let (pid, detail, _) = match shim.spawn(spawn, &fds).await {
@@ -145,6 +157,10 @@ impl Runtime {
             Err(error) => return Err(draft.sandbox.shim_error()(error)),
         };
         let user: ResolvedUser = serde_json::from_str(&detail).map_err(RuntimeError::Answer)?;
+        if draft.program.is_some() {
+            // Another runtime may have lifted limits that it was not told of (crun does that on cgroup v1).
+            self.limit(draft)?;
+        }
         let container = self.keep_container(draft, user, ContainerPhase::Created { pid })?;
         let early = draft.sandbox.early_exits.lock().expect("no holder panics").remove(&draft.id);
         if let Some(exit) = early {
@@ -215,6 +231,12 @@ impl Runtime {
         Ok(container)
     }
 
+    fn limit(&self, draft: &Draft) -> Result<()> {
+        let resources = draft.config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+        let Some(resources) = resources else { return Ok(()) };
+        Ok(self.cgroup(&draft.cgroup).apply(&resources_for(resources, self.host.hugetlb))?)
+    }
+
     /// Everything that blocks: directories, the group with its limits, the configuration.
     fn prepare_container(&self, draft: &Draft) -> Result<(ContainerSpec, Layers)> {
         let security = security(&draft.config);
@@ -235,7 +257,7 @@ impl Runtime {
         let rootfs = self.paths.rootfs().display().to_string();
         let seccomp_file = localhost_profile(&security)?;
         let images = crate::image_volume::resolve(&*self.config.images, &config.mounts)?;
-        let spec = oci_spec_for(&SpecInput {
+        let mut spec = oci_spec_for(&SpecInput {
             images: &images,
             config: &config,
             sandbox: &view,
@@ -248,10 +270,11 @@ impl Runtime {
         })?;
         let group = self.cgroup(&draft.cgroup);
         group.create()?;
-        if let Some(resources) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
-            group.apply(&resources_for(resources, self.host.hugetlb))?;
-        }
+        self.limit(draft)?;
         group.allow_devices(&spec.device_rules)?;
+        if draft.program.is_some() {
+            spec.config["linux"]["resources"] = json!({"devices": handlers::device_rules(&spec.device_rules)});
+        }
         let layers = self.make_layers(draft, &spec.config)?;
         for staged in self.staged(draft, &spec.staged) {
             if let Staged::Volume { upper, work, .. } = staged {
@@ -281,15 +304,27 @@ impl Runtime {
             }
             ContainerPhase::Exited { .. } => return Err(state_error(id, "not there any more: it has ended")),
         };
-        let socket = self.paths.start_socket(&container.sandbox.id, id);
+        let sandbox = &container.sandbox;
+        let other = self.handlers.program(&sandbox.record().runtime_handler)?;
         let failed = |source| RuntimeError::Start { id: id.to_owned(), source };
-        let stream = carob_sys::packet::connect_stream(&socket).map_err(failed)?;
+        let waiting = match other {
+            Some(program) => Waiting::ForOther(program),
+            None => {
+                let socket = self.paths.start_socket(&sandbox.id, id);
+                Waiting::ForWord(UnixStream::from(carob_sys::packet::connect_stream(&socket).map_err(failed)?))
+            }
+        };
         let started_at_ns = self.now_ns();
         // Before it runs: its end, which may come at once, is to find it running.
         self.update_container(&container, |record| {
             record.phase = ContainerPhase::Running { pid, started_at_ns };
         })?;
-        UnixStream::from(stream).write_all(b"start container").map_err(failed)?;
+        match waiting {
+            Waiting::ForWord(mut stream) => stream.write_all(b"start container").map_err(failed)?,
+            Waiting::ForOther(program) => {
+                handlers::manage(program, &self.paths.library_state(&sandbox.id), &["start", id]).await?;
+            }
+        }
         self.announce_container(v1::ContainerEventType::ContainerStartedEvent, &container);
         Ok(())
     }
@@ -343,10 +378,27 @@ impl Runtime {
         Ok(())
     }
 
+    /// Has another runtime that made a container delete what it keeps of it.
+    async fn have_other_forget(&self, sandbox: &Sandbox, id: &str) {
+        let state = self.paths.library_state(&sandbox.id);
+        let deleted = match self.handlers.program(&sandbox.record().runtime_handler) {
+            Ok(Some(program)) if state.join(id).exists() => {
+                handlers::manage(program, &state, &["delete", "--force", id]).await
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        // Its files are removed in any case, and its processes and groups have been.
+        if let Err(error) = deleted {
+            tracing::warn!(container = id, error = %carob_kit::chain(&error), "another runtime does not delete a container");
+        }
+    }
+
     pub(crate) async fn remove_container_traces(&self, sandbox: &Sandbox, id: &str, cgroup: &Path) -> Result<()> {
         self.end_group(cgroup).await?;
         self.cgroup(cgroup).remove()?;
         sandbox.early_exits.lock().expect("no holder panics").remove(id);
+        self.have_other_forget(sandbox, id).await;
         let (paths, sandbox, id) = (self.paths.clone(), sandbox.id.clone(), id.to_owned());
         tokio::task::spawn_blocking(move || -> Result<()> {
             files::remove_directory(&paths.container_layers(&sandbox, &id))?;

@@ -20,6 +20,8 @@ pub enum RuntimeError {
     // The words of containerd, which people and tools know.
     #[error("failed to get sandbox runtime: no runtime for {0:?} is configured")]
     Handler(String),
+    #[error("run {program}", program = program.display())]
+    OtherRuntime { program: PathBuf, source: io::Error },
     #[error("sandbox {0:?} not found")]
     NoSandbox(String),
     #[error("container {0:?} not found")]
@@ -112,6 +114,7 @@ impl RuntimeError {
             | Self::Descriptors(..)
             | Self::Exec { .. }
             | Self::Answer(_)
+            | Self::OtherRuntime { .. }
             | Self::NotStarted(_)
             | Self::Images(_)
             | Self::Start { .. }

@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod exec;
 mod files;
+mod handlers;
 mod image_use;
 mod image_volume;
 mod images;

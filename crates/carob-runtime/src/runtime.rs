@@ -1,6 +1,6 @@
 //! The runtime: what it holds, and how its parts find each other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -13,6 +13,7 @@ use carob_sys::cgroup::{Cgroup, Layout};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::error::RuntimeError;
+use crate::handlers::Handlers;
 use crate::images::Images;
 use crate::network::Network;
 use crate::paths::Paths;
@@ -37,6 +38,8 @@ pub struct RuntimeConfig {
     pub instance: String,
     /// Pods end with this process, however it ends: `carob run`.
     pub die_with_parent: bool,
+    /// Programs of other OCI runtimes by the handlers of RuntimeClasses that select them.
+    pub handlers: BTreeMap<String, PathBuf>,
     pub images: Arc<dyn Images>,
     pub network: Arc<dyn Network>,
     pub clock: Arc<dyn Clock>,
@@ -49,6 +52,7 @@ pub struct Runtime {
     pub(crate) host: HostFacts,
     pub(crate) layout: Layout,
     pub(crate) programs: Programs,
+    pub(crate) handlers: Handlers,
     pub(crate) events: broadcast::Sender<v1::ContainerEventResponse>,
     state: Mutex<State>,
     /// For tasks that must not keep the runtime alive.
@@ -93,6 +97,7 @@ impl Runtime {
         let host = host_facts(&layout)?;
         let unpacked = tokio::task::spawn_blocking(Programs::unpack).await.map_err(io::Error::from).flatten();
         let programs = unpacked.map_err(RuntimeError::Programs)?;
+        let handlers = Handlers::open(&config.handlers).await;
         let paths = Paths::new(&config.data_dir, &config.run_dir);
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let runtime = Arc::new_cyclic(|me| Self {
@@ -101,6 +106,7 @@ impl Runtime {
             host,
             layout,
             programs,
+            handlers,
             events,
             state: Mutex::default(),
             me: Weak::clone(me),

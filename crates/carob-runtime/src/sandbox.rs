@@ -25,9 +25,6 @@ type Result<T> = std::result::Result<T, RuntimeError>;
 /// The infra process is nobody's workload and small: it is killed last (kubelet `pkg/kubelet/qos/policy.go`).
 const INFRA_OOM_SCORE: i32 = -998;
 
-/// What `RuntimeClass.handler` may say: nothing, or this runtime's own name. Both mean the same.
-pub(crate) const HANDLERS: [&str; 2] = ["", "carob"];
-
 impl Runtime {
     /// Makes a sandbox and starts its infra process. On failure nothing of it is left.
     pub(crate) async fn run_sandbox(self: &Arc<Self>, request: v1::RunPodSandboxRequest) -> Result<String> {
@@ -35,9 +32,7 @@ impl Runtime {
         if config.metadata.is_none() {
             return Err(RuntimeError::Missing("sandbox metadata"));
         }
-        if !HANDLERS.contains(&request.runtime_handler.as_str()) {
-            return Err(RuntimeError::Handler(request.runtime_handler));
-        }
+        self.handlers.program(&request.runtime_handler)?;
         let options = namespace_options(&config);
         if options.userns_options.is_some_and(|user| user.mode() != v1::NamespaceMode::Node) {
             return Err(RuntimeError::Unsupported("user namespaces are not supported"));

@@ -198,15 +198,7 @@ impl RuntimeService for Runtime {
         Ok(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions: vec![runtime, network] }),
             info: BTreeMap::new(),
-            runtime_handlers: crate::sandbox::HANDLERS
-                .map(|name| v1::RuntimeHandler {
-                    name: name.to_owned(),
-                    features: Some(v1::RuntimeHandlerFeatures {
-                        recursive_read_only_mounts: true,
-                        user_namespaces: false,
-                    }),
-                })
-                .to_vec(),
+            runtime_handlers: self.handlers.list(),
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

@@ -53,6 +53,9 @@ pub struct CreateParams {
     pub staged: Vec<Staged>,
     pub user: UserParams,
     pub terminal: bool,
+    /// Another OCI runtime that makes the container, in place of the library.
+    #[serde(default)]
+    pub runtime: Option<PathBuf>,
 }
 
 /// The parts of a root filesystem.

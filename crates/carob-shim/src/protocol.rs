@@ -18,6 +18,9 @@ pub const PROCESSES_MAX: usize = 400;
 /// The longest name of a process in bytes.
 pub const ID_BYTES_MAX: usize = 96;
 
+/// [`Spawn::action`] of a container that another OCI runtime makes: the runtime is not itself in the container's group.
+pub const CREATE_BY_OTHER: &str = "create-by-other";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessKind {
     /// Holds the Pod's namespaces. Descriptors: program, parameters, the program to become.

@@ -98,6 +98,9 @@ pub(crate) struct NodeArgs {
     /// Cgroup below which Pods live
     #[arg(long, default_value = "/", value_name = "PATH")]
     pub(crate) cgroup_root: String,
+    /// Another OCI runtime that a RuntimeClass selects by its handler: a program with the command line of runc, as runc and crun
+    #[arg(long, value_name = "NAME=PATH")]
+    pub(crate) runtime_handler: Vec<String>,
     /// Below what the node is short of something, and evicts Pods at once: `memory.available`, `nodefs.available`,
     /// `nodefs.inodesFree`, `imagefs.available`, `imagefs.inodesFree`, `pid.available`, each with a quantity or a percentage
     #[arg(long, default_value = carob_node::eviction_thresholds::HARD, value_name = "SIGNAL<VALUE,...>")]

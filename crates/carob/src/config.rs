@@ -1,6 +1,8 @@
 //! A server's settings: what the flags say, completed from the machine, and checked before anything is touched.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -66,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) local_storage: bool,
     pub(crate) max_pods: u32,
     pub(crate) cgroup_root: String,
+    pub(crate) runtime_handlers: BTreeMap<String, PathBuf>,
     pub(crate) manifests: ManifestConfig,
     pub(crate) eviction: EvictionConfig,
     pub(crate) virtual_nodes: Option<carob_node::virtual_nodes::Config>,
@@ -232,6 +235,7 @@ impl Settings {
             local_storage: false,
             max_pods: arguments.max_pods,
             cgroup_root: arguments.cgroup_root,
+            runtime_handlers: runtime_handlers(&arguments.runtime_handler)?,
             manifests,
             eviction,
             virtual_nodes: None,
@@ -282,6 +286,29 @@ impl Settings {
     pub(crate) fn api_service_ips(&self) -> Result<Vec<IpAddr>> {
         self.service_cidrs.iter().map(|cidr| nth_address(cidr, 1)).collect()
     }
+}
+
+/// Programs of other OCI runtimes, by the handlers that RuntimeClasses name.
+fn runtime_handlers(words: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+    let mut handlers = BTreeMap::new();
+    for word in words {
+        let (name, path) =
+            word.split_once('=').with_context(|| format!("--runtime-handler {word} is not NAME=PATH"))?;
+        ensure!(
+            carob_api::names::dns1123_label(name).is_empty() && name != "carob",
+            "--runtime-handler {word}: the name is not one for another runtime, of lower case letters, digits and -"
+        );
+        let found = Path::new(path).metadata().with_context(|| format!("--runtime-handler {word}"))?;
+        ensure!(
+            path.starts_with('/') && found.is_file() && found.mode() & 0o111 != 0,
+            "--runtime-handler {word}: that is not the absolute path of a program"
+        );
+        ensure!(
+            handlers.insert(name.to_owned(), path.into()).is_none(),
+            "--runtime-handler {word}: the name is given twice"
+        );
+    }
+    Ok(handlers)
 }
 
 /// Where static Pods come from.
@@ -524,6 +551,11 @@ mod tests {
         check(&["--write-kubeconfig-mode=999"], "an octal mode");
         check(&["--manifest-url=ftp://h/"], "--manifest-url ftp://h/ does not begin with http:// or https://");
         check(&["--manifest-url=http://u:p@h/"], "--manifest-url has a password in it");
+        check(&["--runtime-handler=runc"], "--runtime-handler runc is not NAME=PATH");
+        check(&["--runtime-handler=carob=/bin/true"], "the name is not one for another runtime");
+        check(&["--runtime-handler=a=/no/such"], "--runtime-handler a=/no/such");
+        check(&["--runtime-handler=a=/etc/passwd"], "that is not the absolute path of a program");
+        check(&["--runtime-handler=a=/bin/true", "--runtime-handler=a=/bin/false"], "the name is given twice");
         check(&["--manifest-url-header=a:b"], "--manifest-url-header belongs to --manifest-url");
         check(&["--manifest-url=http://h/", "--manifest-url-header=a"], "--manifest-url-header a is not NAME:VALUE");
         check(&["--pod-manifest-path=/x", "--disable-agent"], "--disable-agent leaves no node");

@@ -423,6 +423,7 @@ pub(crate) async fn open_runtime(
         cgroup_root: settings.cgroup_root.clone().into(),
         instance: settings.instance.clone(),
         die_with_parent: settings.die_with_parent,
+        handlers: settings.runtime_handlers.clone(),
         images: Arc::new(images),
         network: Arc::new(network),
         clock,

@@ -1,6 +1,6 @@
 //! A runtime in throw-away directories and control groups, with one image made of this machine's busybox.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -165,6 +165,7 @@ pub(crate) fn config(directory: &Path, cgroup_root: &Path, die_with_parent: bool
         cgroup_root: cgroup_root.to_owned(),
         instance: "test".to_owned(),
         die_with_parent,
+        handlers: BTreeMap::new(),
         images: one_image(directory),
         network: Arc::new(NoNetwork),
         clock: Arc::new(carob_kit::SystemClock::new()),

@@ -13,8 +13,8 @@ use super::streams::{Input, Output, set_nonblocking};
 use super::{Ending, Process, Shim, complain};
 use crate::crilog::LogStream;
 use crate::protocol::{
-    DecodeError, ID_BYTES_MAX, Outcome, PROCESSES_MAX, ProcessKind, ProcessRecord, Reply, Request, Spawn, StdinMode,
-    VERSION,
+    CREATE_BY_OTHER, DecodeError, ID_BYTES_MAX, Outcome, PROCESSES_MAX, ProcessKind, ProcessRecord, Reply, Request,
+    Spawn, StdinMode, VERSION,
 };
 
 /// Why a request was not done. The text is for people; the runtime decides by the fact alone.
@@ -110,6 +110,7 @@ impl Shim {
     /// Where the infra process and containers are born: each has a group of its name in the Pod's. A command has not.
     fn birth_group(&self, spawn: &Spawn) -> Result<Option<OwnedFd>, Refusal> {
         match spawn.kind {
+            ProcessKind::Container if spawn.action == CREATE_BY_OTHER => Ok(None),
             ProcessKind::Infra | ProcessKind::Container => {
                 let group = Cgroup::new(&self.layout, self.options.cgroup.join(&spawn.id));
                 group.open_unified().map_err(|error| error.to_string())
