@@ -20,6 +20,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-cri", &["carob-kit"]),
     ("carob-grpc", &["carob-kit"]),
     ("carob-store", &["carob-kit", "carob-grpc"]),
+    ("carob-streams", &["carob-kit", "carob-cri"]),
+    ("carob-cri-socket", &["carob-kit", "carob-cri", "carob-grpc", "carob-streams"]),
     ("carob-client", &["carob-kit", "carob-api"]),
     ("carob-image", &["carob-kit", "carob-sys"]),
     ("carob-import", &["carob-api"]),
@@ -35,7 +37,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-proxy", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
     ("carob-ingress", &["carob-kit", "carob-client"]),
     ("carob-local-storage", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
-    ("carob-node", &["carob-kit", "carob-api", "carob-sys", "carob-cri", "carob-client"]),
+    ("carob-node", &["carob-kit", "carob-api", "carob-sys", "carob-cri", "carob-client", "carob-streams"]),
     (
         "carob",
         &[
@@ -43,6 +45,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "carob-api",
             "carob-sys",
             "carob-cri",
+            "carob-cri-socket",
             "carob-store",
             "carob-client",
             "carob-explain",

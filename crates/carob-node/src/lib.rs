@@ -4,7 +4,7 @@
 //! Start at [`Node`]. Decisions are pure: [`plan::plan_pod`] says what to do for a Pod, [`status::status_for`] what to show
 //! of it; [`worker`] carries out and reports, one worker a Pod; [`fleet`] has the workers. [`volumes`], [`env`], [`image`],
 //! [`probe`] and [`hooks`] are what a container needs around it, [`files`] is where they touch disks, [`config`] turns it into CRI's words, [`observe`] turns
-//! CRI's words back. [`server`] is the kubelet API with its [`stream`]s and [`logs`]; [`machine`] is the Node object.
+//! CRI's words back. [`server`] is the kubelet API, with streams and [`logs`]; [`machine`] is the Node object.
 //! [`virtual_nodes`] are Nodes whose Pods live without processes; [`manifests`] are where static Pods come from.
 //!
 //! Tasks it spawns: one a Pod, with one for each step under way and each probe of a running container; one for the
@@ -56,7 +56,6 @@ pub mod pod;
 pub mod probe;
 pub mod server;
 pub mod status;
-pub mod stream;
 pub mod termination;
 pub mod virtual_nodes;
 pub mod volumes;

@@ -20,7 +20,7 @@ use super::routes::RequestError;
 use crate::logs::read::{self, Ended, LogOptions, Source};
 use crate::pod::{PodId, PodView};
 use crate::status::CONTAINER_ID_SCHEME;
-use crate::stream::upgrade::Body;
+use carob_streams::upgrade::Body;
 
 /// Chunks that wait for a slow client; beyond, reading waits.
 const CHUNKS_MAX: usize = 8;

@@ -11,7 +11,7 @@ use k8s_openapi::List;
 
 use super::query::Query;
 use super::{Shared, logs, metrics, streams};
-use crate::stream::upgrade::{Body, UpgradeError};
+use carob_streams::upgrade::{Body, UpgradeError};
 
 /// Why a request is not answered as asked.
 #[derive(Debug, thiserror::Error)]

@@ -4,19 +4,16 @@ use std::sync::Arc;
 
 use carob_cri::v1::ContainerState;
 use carob_cri::{Code, CriError, ExecStart};
+use carob_streams::remote::Kind;
+use carob_streams::upgrade::Body;
+use carob_streams::{forward, forward_channels, serve};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Shared;
 use super::query::Query;
 use super::routes::RequestError;
 use crate::pod::PodView;
-use crate::stream::remote::{self, Kind, pair};
-use crate::stream::spdy::{self, session::Arrivals};
-use crate::stream::upgrade::{self, Body, Transport};
-use crate::stream::{channels, forward, forward_channels, spdy_remote, tunnel};
 
 pub(super) async fn exec(
     shared: &Arc<Shared>,
@@ -34,7 +31,7 @@ pub(super) async fn exec(
     if !(start.stdin || start.stdout || start.stderr) {
         return Err(RequestError::BadRequest("you must specify at least 1 of stdin, stdout, stderr".to_owned()));
     }
-    join(shared, request, Kind::Exec, start)
+    Ok(serve::session(Arc::clone(&shared.tools.cri), &shared.streams, request, Kind::Exec, start)?)
 }
 
 pub(super) async fn attach(
@@ -52,7 +49,7 @@ pub(super) async fn attach(
     if !(start.stdin || start.stdout || start.stderr) {
         return Err(RequestError::BadRequest("you must specify at least 1 of stdin, stdout, stderr".to_owned()));
     }
-    join(shared, request, Kind::Attach, start)
+    Ok(serve::session(Arc::clone(&shared.tools.cri), &shared.streams, request, Kind::Attach, start)?)
 }
 
 /// The streams that a query asks for, under the kubelet's names and under the API's.
@@ -89,57 +86,9 @@ async fn running(shared: &Shared, namespace: &str, pod: &str, container: &str) -
     Ok((current.ok_or_else(missing)?.id, member.spec.tty.unwrap_or(false)))
 }
 
-/// Switches to the client's framing and lets client and process talk. The process starts when the client listens: one that
-/// is refused, or hangs up before, has started nothing.
-fn join(
-    shared: &Arc<Shared>,
-    mut request: Request<Incoming>,
-    kind: Kind,
-    start: ExecStart,
-) -> Result<Response<Body>, RequestError> {
-    let (client, framing) = pair();
-    let session = Arc::clone(shared);
-    let begin = start.clone();
-    let talk = async move {
-        let begun = match kind {
-            Kind::Exec => session.tools.cri.exec(begin).await,
-            Kind::Attach => session.tools.cri.attach(begin).await,
-        };
-        match begun {
-            Ok(session) => remote::run(kind, session, client).await,
-            Err(error) => client.refuse(kind, &error).await,
-        }
-    };
-    match upgrade::transport(request.headers())? {
-        Transport::WebSocket => {
-            let (name, protocol) = upgrade::choose(request.headers(), Transport::WebSocket, &channels::PROTOCOLS)?;
-            let (response, socket) = upgrade::websocket(&mut request, name)?;
-            let streams = channels::Streams { stdout: start.stdout, terminal: start.tty };
-            on_socket(shared, socket, move |socket| async move {
-                tokio::join!(talk, channels::serve(socket, protocol, streams, framing));
-            });
-            Ok(response)
-        }
-        Transport::Spdy => {
-            let (name, version) = upgrade::choose(request.headers(), Transport::Spdy, &spdy_remote::PROTOCOLS)?;
-            let (response, upgraded) = upgrade::spdy(&mut request, name)?;
-            let wanted =
-                spdy_remote::Wanted { stdin: start.stdin, stdout: start.stdout, stderr: start.stderr, tty: start.tty };
-            shared.streams.spawn(async move {
-                let Ok(io) = upgraded.await else { return };
-                over_spdy(TokioIo::new(io), async |arrivals| {
-                    tokio::join!(talk, spdy_remote::serve(arrivals, wanted, version, framing));
-                })
-                .await;
-            });
-            Ok(response)
-        }
-    }
-}
-
 pub(super) async fn port_forward(
     shared: &Arc<Shared>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     namespace: &str,
     pod: &str,
     query: &Query,
@@ -149,53 +98,7 @@ pub(super) async fn port_forward(
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let sandbox_id = sandbox_of(shared, &uid).await?;
     let target = forward::Target { cri: Arc::clone(&shared.tools.cri), sandbox_id, pod: format!("{pod}, uid {uid}") };
-    match upgrade::transport(request.headers())? {
-        Transport::WebSocket => {
-            let headers = request.headers();
-            if let Ok((name, ())) = upgrade::choose(headers, Transport::WebSocket, &[(forward::TUNNEL_PROTOCOL, ())]) {
-                let (response, socket) = upgrade::websocket(&mut request, name)?;
-                on_socket(shared, socket, |socket| async move {
-                    let (io, tunnel) = tunnel::open(socket);
-                    let serve = over_spdy(io, async |arrivals| forward::serve(arrivals, target).await);
-                    tokio::join!(tunnel, serve);
-                });
-                return Ok(response);
-            }
-            let (name, encoding) = upgrade::choose(headers, Transport::WebSocket, &forward_channels::PROTOCOLS)?;
-            let ports = ports(query)?;
-            let (response, socket) = upgrade::websocket(&mut request, name)?;
-            on_socket(shared, socket, move |socket| async move {
-                forward_channels::serve(socket, encoding, ports, target).await;
-            });
-            Ok(response)
-        }
-        Transport::Spdy => {
-            let (name, ()) = upgrade::choose(request.headers(), Transport::Spdy, &[(forward::PROTOCOL, ())])?;
-            let (response, upgraded) = upgrade::spdy(&mut request, name)?;
-            shared.streams.spawn(async move {
-                let Ok(io) = upgraded.await else { return };
-                over_spdy(TokioIo::new(io), async |arrivals| forward::serve(arrivals, target).await).await;
-            });
-            Ok(response)
-        }
-    }
-}
-
-/// Does the work on a WebSocket once the client has it, beside the request.
-fn on_socket<S, W>(
-    shared: &Shared,
-    socket: impl Future<Output = hyper::Result<S>> + Send + 'static,
-    work: impl FnOnce(S) -> W + Send + 'static,
-) where
-    S: Send + 'static,
-    W: Future<Output = ()> + Send,
-{
-    shared.streams.spawn(async move {
-        match socket.await {
-            Ok(socket) => work(socket).await,
-            Err(error) => tracing::debug!(%error, "a client did not follow through with its WebSocket"),
-        }
-    });
+    serve::port_forward(target, &shared.streams, request, || ports(query))
 }
 
 /// The ports of a request over channels, one after the other or in one parameter.
@@ -207,18 +110,6 @@ fn ports(query: &Query) -> Result<Vec<u16>, RequestError> {
     match ports {
         Some(ports) if !ports.is_empty() && ports.len() <= forward_channels::PORTS_MAX => Ok(ports),
         _ => Err(RequestError::BadRequest(format!("query parameter \"ports\" is missing or invalid: {all:?}"))),
-    }
-}
-
-/// Runs a SPDY connection beside the work on its streams, until both are through.
-async fn over_spdy<S>(io: S, work: impl AsyncFnOnce(Arrivals))
-where
-    S: AsyncRead + AsyncWrite + Send + 'static,
-{
-    let (arrivals, connection) = spdy::session::serve(io);
-    let (ended, ()) = tokio::join!(connection, work(arrivals));
-    if let Err(error) = ended {
-        tracing::debug!(error = %carob_kit::chain(&error), "a SPDY connection broke");
     }
 }
 

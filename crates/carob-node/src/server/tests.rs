@@ -25,10 +25,10 @@ use crate::objects::Objects;
 use crate::objects::testing::Shelf;
 use crate::paths::PodDirs;
 use crate::pod::PodId;
-use crate::stream::spdy::frame::{Decoder, Encoder, Frame};
-use crate::stream::spdy::headers::Headers;
 use crate::volumes::Volumes;
 use crate::worker::Settings;
+use carob_streams::spdy::frame::{Decoder, Encoder, Frame};
+use carob_streams::spdy::headers::Headers;
 
 struct Silent;
 

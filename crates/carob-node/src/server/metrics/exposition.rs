@@ -14,7 +14,7 @@ use super::{MachineUsage, started, stats, value};
 use crate::probe::counts::{BUCKETS, Counted};
 use crate::server::Shared;
 use crate::server::routes::{RequestError, text};
-use crate::stream::upgrade::Body;
+use carob_streams::upgrade::Body;
 
 type Started = BTreeMap<(String, String), Timestamp>;
 

@@ -19,8 +19,8 @@ use crate::machine::facts::{self, Strain};
 use crate::pod::PodId;
 use crate::server::Shared;
 use crate::server::routes::{RequestError, json as answer};
-use crate::stream::upgrade::Body;
 use crate::volumes::Figures;
+use carob_streams::upgrade::Body;
 
 pub(in crate::server) async fn summary(shared: &Arc<Shared>) -> Result<Response<Body>, RequestError> {
     let (stats, machine) = stats(shared).await?;

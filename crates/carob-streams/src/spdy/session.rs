@@ -1,6 +1,7 @@
-//! One SPDY connection, the server's end: streams come in, bytes go both ways.
+//! One SPDY connection. The client opens streams, bytes go both ways.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
@@ -21,12 +22,12 @@ const ARRIVALS_MAX: usize = 16;
 /// Bytes read at a time.
 const READ_LEN: usize = 32 * 1024;
 
-/// A stream that the client opened.
+/// One stream, as either side has it.
 #[derive(Debug)]
 pub struct Stream {
     pub id: u32,
     pub headers: Headers,
-    /// What the client sends; it ends with the client's half of the stream.
+    /// What the other side sends; it ends with that side's half of the stream.
     pub inbound: mpsc::Receiver<Bytes>,
     pub outbound: Outbound,
 }
@@ -66,17 +67,89 @@ impl Arrivals {
     }
 }
 
-/// Speaks SPDY over `io`. The returned future runs the connection and must be polled; it ends with the connection, once all
-/// that was sent is written.
+/// Opens the streams of a connection.
+#[derive(Debug)]
+pub struct Opener {
+    next_id: u32,
+    frames: mpsc::Sender<Frame>,
+    open: Open,
+}
+
+impl Opener {
+    /// Opens a stream; `None` where the connection has ended.
+    pub async fn open(&mut self, headers: Headers) -> Option<Stream> {
+        let id = self.next_id;
+        self.next_id = id.checked_add(2)?;
+        let (sender, inbound) = mpsc::channel(INBOUND_MAX);
+        self.open.lock().as_mut()?.insert(id, sender);
+        self.frames.send(Frame::SynStream { id, fin: false, headers }).await.ok()?;
+        Some(Stream {
+            id,
+            headers: Headers::default(),
+            inbound,
+            outbound: Outbound { id, frames: self.frames.clone() },
+        })
+    }
+}
+
+/// The streams that the other side may send on, by id, and where their bytes go. `None` once nothing comes any more.
+#[derive(Debug, Clone)]
+struct Open(Arc<Mutex<Option<Inbound>>>);
+
+type Inbound = HashMap<u32, mpsc::Sender<Bytes>>;
+
+impl Open {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Some(HashMap::new()))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Inbound>> {
+        // Nothing that holds it can panic between two changes.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, id: u32) -> Option<mpsc::Sender<Bytes>> {
+        self.lock().as_ref()?.get(&id).cloned()
+    }
+
+    fn remove(&self, id: u32) {
+        if let Some(open) = self.lock().as_mut() {
+            open.remove(&id);
+        }
+    }
+}
+
+/// Speaks SPDY over `io` as the server. The returned future runs the connection and must be polled; it ends with the
+/// connection, once all that was sent is written.
 pub fn serve<S>(io: S) -> (Arrivals, impl Future<Output = Result<(), SpdyError>> + Send)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (reader, writer) = tokio::io::split(io);
-    let (frames, outbound) = mpsc::channel(OUTBOUND_MAX);
     let (arrivals, streams) = mpsc::channel(ARRIVALS_MAX);
-    let run = async move {
-        let reading = read(reader, frames, arrivals);
+    let (frames, outbound) = mpsc::channel(OUTBOUND_MAX);
+    let peer =
+        Peer { open: Open::new(), frames: frames.downgrade(), role: Role::Server { last_id: 0, arrivals, frames } };
+    (Arrivals(streams), run(io, peer, outbound))
+}
+
+/// Speaks SPDY over `io` as the client. The future is as that of [`serve`]; it ends, too, when nothing is left that could send.
+pub fn connect<S>(io: S) -> (Opener, impl Future<Output = Result<(), SpdyError>> + Send)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (frames, outbound) = mpsc::channel(OUTBOUND_MAX);
+    let open = Open::new();
+    let peer = Peer { open: open.clone(), frames: frames.downgrade(), role: Role::Client };
+    (Opener { next_id: 1, frames, open }, run(io, peer, outbound))
+}
+
+fn run<S>(io: S, peer: Peer, outbound: mpsc::Receiver<Frame>) -> impl Future<Output = Result<(), SpdyError>> + Send
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (reader, writer) = tokio::io::split(io);
+    async move {
+        let reading = read(reader, peer);
         let writing = write(writer, outbound);
         tokio::pin!(reading, writing);
         // When the reader is through, streams may still have things to say; when nothing can be written, reading is vain.
@@ -87,8 +160,7 @@ where
             },
             written = &mut writing => written,
         }
-    };
-    (Arrivals(streams), run)
+    }
 }
 
 async fn write<S: AsyncWrite>(mut io: WriteHalf<S>, mut frames: mpsc::Receiver<Frame>) -> Result<(), SpdyError> {
@@ -110,12 +182,7 @@ async fn write<S: AsyncWrite>(mut io: WriteHalf<S>, mut frames: mpsc::Receiver<F
     Ok(())
 }
 
-async fn read<S: AsyncRead>(
-    mut io: ReadHalf<S>,
-    frames: mpsc::Sender<Frame>,
-    arrivals: mpsc::Sender<Stream>,
-) -> Result<(), SpdyError> {
-    let mut peer = Peer { open: HashMap::new(), last_id: 0, frames, arrivals };
+async fn read<S: AsyncRead>(mut io: ReadHalf<S>, mut peer: Peer) -> Result<(), SpdyError> {
     let mut decoder = Decoder::default();
     let mut input = BytesMut::with_capacity(READ_LEN);
     loop {
@@ -131,12 +198,25 @@ async fn read<S: AsyncRead>(
     }
 }
 
-/// What the reading side knows of the client.
+/// What the reading side knows of the other.
 struct Peer {
-    open: HashMap<u32, mpsc::Sender<Bytes>>,
-    last_id: u32,
-    frames: mpsc::Sender<Frame>,
-    arrivals: mpsc::Sender<Stream>,
+    open: Open,
+    /// What keeps a client's connection are its opener and its streams, so its reader must not.
+    frames: mpsc::WeakSender<Frame>,
+    role: Role,
+}
+
+/// Which end this is.
+enum Role {
+    Server { last_id: u32, arrivals: mpsc::Sender<Stream>, frames: mpsc::Sender<Frame> },
+    Client,
+}
+
+impl Drop for Peer {
+    /// Nothing comes any more: every stream's reader sees its end.
+    fn drop(&mut self) {
+        *self.open.lock() = None;
+    }
 }
 
 impl Peer {
@@ -145,49 +225,68 @@ impl Peer {
         match frame {
             Frame::SynStream { id, fin, headers } => return self.open(id, fin, headers).await,
             Frame::Data { id, fin, data } => {
-                let delivered = match self.open.get(&id) {
+                let delivered = match self.open.get(id) {
                     // A stream whose reader is gone swallows what comes.
                     Some(inbound) if !data.is_empty() => inbound.send(data).await.is_ok(),
                     Some(_) => true,
                     None => return Ok(self.refuse(id, reset::INVALID_STREAM).await),
                 };
                 if fin || !delivered {
-                    self.open.remove(&id);
+                    self.open.remove(id);
                 }
             }
-            Frame::Headers { id, fin: true, .. } | Frame::RstStream { id, .. } => {
-                self.open.remove(&id);
-            }
-            Frame::Ping { id } => return Ok(self.frames.send(Frame::Ping { id }).await.is_ok()),
+            Frame::Headers { id, fin: true, .. }
+            | Frame::SynReply { id, fin: true, .. }
+            | Frame::RstStream { id, .. } => self.open.remove(id),
+            Frame::Ping { id } => return Ok(self.say(Frame::Ping { id }).await),
             Frame::GoAway { .. } => return Ok(false),
-            Frame::SynReply { .. } | Frame::Headers { fin: false, .. } | Frame::Ignored => {}
+            Frame::SynReply { fin: false, .. } | Frame::Headers { fin: false, .. } | Frame::Ignored => {}
         }
         Ok(true)
     }
 
     async fn open(&mut self, id: u32, fin: bool, headers: Headers) -> Result<bool, SpdyError> {
+        // A server has nothing to open streams for.
+        let Role::Server { last_id, arrivals, frames } = &mut self.role else {
+            return Ok(self.refuse(id, reset::REFUSED_STREAM).await);
+        };
         // A client's ids are odd and grow (SPDY/3 section 2.3.2).
-        if id.is_multiple_of(2) || id <= self.last_id {
+        if id.is_multiple_of(2) || id <= *last_id {
             return Err(SpdyError::StreamId(id));
         }
-        self.last_id = id;
-        if self.open.len() >= STREAMS_MAX {
+        *last_id = id;
+        let (arrivals, frames) = (arrivals.clone(), frames.clone());
+        let (sender, inbound) = mpsc::channel(INBOUND_MAX);
+        let refused = match self.open.lock().as_mut() {
+            Some(open) if open.len() < STREAMS_MAX => {
+                if !fin {
+                    open.insert(id, sender);
+                }
+                false
+            }
+            Some(_) | None => true,
+        };
+        if refused {
             return Ok(self.refuse(id, reset::REFUSED_STREAM).await);
         }
-        let (sender, inbound) = mpsc::channel(INBOUND_MAX);
-        if !fin {
-            self.open.insert(id, sender);
-        }
         let reply = Frame::SynReply { id, fin: false, headers: Headers::default() };
-        if self.frames.send(reply).await.is_err() {
+        if frames.send(reply).await.is_err() {
             return Ok(false);
         }
-        let outbound = Outbound { id, frames: self.frames.clone() };
-        Ok(self.arrivals.send(Stream { id, headers, inbound, outbound }).await.is_ok())
+        let outbound = Outbound { id, frames };
+        Ok(arrivals.send(Stream { id, headers, inbound, outbound }).await.is_ok())
     }
 
     async fn refuse(&self, id: u32, reason: u32) -> bool {
-        self.frames.send(Frame::RstStream { id, reason }).await.is_ok()
+        self.say(Frame::RstStream { id, reason }).await
+    }
+
+    /// Whether the connection still takes frames.
+    async fn say(&self, frame: Frame) -> bool {
+        match self.frames.upgrade() {
+            Some(frames) => frames.send(frame).await.is_ok(),
+            None => false,
+        }
     }
 }
 
