@@ -4,6 +4,7 @@ set -euo pipefail
 packages=(gcc pkg-config libseccomp-dev busybox-static curl iproute2 util-linux kmod cpio qemu-system-x86)
 command -v kubectl >/dev/null || packages+=(kubernetes-client)
 command -v runc >/dev/null || packages+=(runc)
+command -v containerd >/dev/null || packages+=(containerd containernetworking-plugins iptables)
 command -v etcd >/dev/null || packages+=(etcd-server)
 missing=()
 for package in "${packages[@]}"; do

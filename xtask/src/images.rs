@@ -50,6 +50,21 @@ const BUSYBOX: Recipe = Recipe {
     removed: &["usr/share"],
 };
 
+/// What keeps a sandbox's namespaces where another runtime makes them.
+const PAUSE: Recipe = Recipe {
+    file: "pause",
+    names: &["pause:latest"],
+    packages: &["busybox-static"],
+    busybox: true,
+    entrypoint: &[],
+    command: &["sleep", "2147483647"],
+    environment: &[PATH],
+    stop_signal: None,
+    files: &[],
+    directories: &[],
+    removed: &["usr/share"],
+};
+
 const NGINX: Recipe = Recipe {
     file: "nginx",
     names: &["nginx:latest"],
@@ -157,7 +172,7 @@ const TOMCAT: Recipe = Recipe {
     removed: &["usr/share/doc", "usr/share/man", "usr/share/lintian", "usr/lib/x86_64-linux-gnu/gconv"],
 };
 
-const RECIPES: &[&Recipe] = &[&BUSYBOX, &NGINX, &DEBIAN, &SAMPLE, &TOMCAT];
+const RECIPES: &[&Recipe] = &[&BUSYBOX, &PAUSE, &NGINX, &DEBIAN, &SAMPLE, &TOMCAT];
 
 /// Makes the images named in `only`, or all of them, and returns where each archive is.
 ///

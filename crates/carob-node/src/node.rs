@@ -48,6 +48,8 @@ const PODS_MODE: u32 = 0o750;
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     pub identity: NodeIdentity,
+    /// The runtime's name, as it gives it (`Version`).
+    pub runtime: String,
     /// Pods' directories are made in `<data_dir>/pods`.
     pub data_dir: PathBuf,
     /// Where upstream has `/var/log/pods`.
@@ -281,6 +283,7 @@ fn manifests(config: ManifestConfig, tools: &Tools) -> Places {
 fn settings(config: &NodeConfig, machine: &MachineFacts, allocatable: BTreeMap<String, String>) -> Settings {
     Settings {
         node_name: config.identity.name.clone(),
+        runtime: config.runtime.clone(),
         node_ips: config.identity.addresses.clone(),
         machine: Machine { memory_bytes: machine.memory_bytes, unified_cgroups: machine.unified_cgroups },
         allocatable,

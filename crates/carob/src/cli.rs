@@ -126,6 +126,12 @@ pub(crate) struct NodeArgs {
     /// Headers of those requests, `NAME:VALUE`; a name may come more than once
     #[arg(long, value_delimiter = ',', value_name = "HEADERS")]
     pub(crate) manifest_url_header: Vec<String>,
+    /// Runtime that runs the Pods in place of carob's own, such as unix:///run/containerd/containerd.sock
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) container_runtime_endpoint: Option<String>,
+    /// Socket on which carob's own runtime is served to others, such as crictl, by CRI v1
+    #[arg(long, value_name = "PATH", conflicts_with = "container_runtime_endpoint")]
+    pub(crate) serve_cri: Option<PathBuf>,
     /// Mirrors, credentials and TLS of image registries, in the format of k3s's registries.yaml
     /// [default: /etc/carob/registries.yaml, where it exists]
     #[arg(long, value_name = "FILE")]

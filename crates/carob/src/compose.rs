@@ -154,6 +154,7 @@ pub(crate) fn of_machine(common: &Common, dns_client: &kube::Client) -> Vec<Part
     let mut list = vec![parts::images(common)];
     if settings.node {
         list.push(parts::node(common));
+        list.extend(parts::cri_socket(common));
     }
     if settings.local_storage {
         list.push(parts::local_storage(common));
@@ -164,7 +165,8 @@ pub(crate) fn of_machine(common: &Common, dns_client: &kube::Client) -> Vec<Part
     if settings.proxy {
         list.extend([parts::proxy(common), parts::policies(common), parts::node_routes(common)]);
     }
-    if settings.node {
+    // Another runtime keeps its images itself.
+    if settings.node && settings.runtime_endpoint.is_none() {
         list.push(parts::image_collection(common));
     }
     list.extend([parts::admin(common), parts::memory()]);

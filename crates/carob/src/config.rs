@@ -71,6 +71,10 @@ pub(crate) struct Settings {
     pub(crate) runtime_handlers: BTreeMap<String, PathBuf>,
     pub(crate) manifests: ManifestConfig,
     pub(crate) eviction: EvictionConfig,
+    /// `None`: carob's own runtime.
+    pub(crate) runtime_endpoint: Option<String>,
+    /// Where carob's own runtime is served.
+    pub(crate) serve_cri: Option<PathBuf>,
     pub(crate) virtual_nodes: Option<carob_node::virtual_nodes::Config>,
     pub(crate) kubeconfig: PathBuf,
     /// Mode of that file.
@@ -238,6 +242,8 @@ impl Settings {
             runtime_handlers: runtime_handlers(&arguments.runtime_handler)?,
             manifests,
             eviction,
+            runtime_endpoint: arguments.container_runtime_endpoint,
+            serve_cri: arguments.serve_cri.map(std::path::absolute).transpose()?,
             virtual_nodes: None,
             kubeconfig: data_dir.join("admin.kubeconfig"),
             kubeconfig_mode: 0o600,

@@ -1,6 +1,7 @@
 //! The parts of a server and of an agent, each a function that makes a [`Part`]: what it needs, how it starts, what is told of it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use anyhow::{Context, Result};
@@ -9,6 +10,9 @@ use carob_apiserver::authn::ServiceAccountKeys;
 use carob_apiserver::{ApiServer, Tls, UserInfo};
 use carob_client::{DriverStats, ElectionConfig, Ended, Informers, LeaderElector};
 use carob_controllers::{Controllers, TokenSigner};
+use carob_cri::Cri;
+use carob_cri::v1::{LinuxContainerResources, VersionRequest};
+use carob_cri_socket::RemoteRuntime;
 use carob_dns::{Dns, DnsConfig, DnsParts};
 use carob_image::{ImageStore, StoreConfig};
 use carob_ingress::{Ingress, IngressConfig, IngressParts};
@@ -19,7 +23,7 @@ use carob_node::{Access, ClusterDns, KubeletApi, NetworkRules, Node, NodeConfig,
 use carob_proxy::nodes::{NodesConfig, NodesParts};
 use carob_proxy::policy::{Admissions, PolicyConfig, PolicyParts};
 use carob_proxy::{PodInterfaces, ProxyConfig, ProxyParts, TableConfig};
-use carob_runtime::{Runtime, RuntimeConfig};
+use carob_runtime::{PodGroups, Runtime, RuntimeConfig};
 use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
@@ -41,6 +45,7 @@ const SCHEDULER: &str = "scheduler";
 const VIRTUAL_NODES: &str = "virtual-nodes";
 const IMAGES: &str = "images";
 const NODE: &str = "node";
+const CRI_SOCKET: &str = "cri-socket";
 const LOCAL_STORAGE: &str = "local-storage";
 const DNS: &str = "dns";
 const INGRESS: &str = "ingress";
@@ -365,15 +370,8 @@ pub(crate) fn node(common: &Common) -> Part {
 
 async fn run_node(common: &Common, context: PartContext) -> Result<()> {
     let settings = &common.settings;
-    let runtime = match common.machine.runtime() {
-        Some(runtime) => runtime,
-        None => {
-            let (images, clock) = (common.machine.images()?, Arc::clone(&common.clock));
-            let runtime = open_runtime(settings, images, clock).await?;
-            *common.machine.slot() = Some(Arc::clone(&runtime));
-            runtime
-        }
-    };
+    let cri = runtime_of(common).await?;
+    let version = cri.version(VersionRequest::default()).await.context("ask the runtime for its version")?;
     let address = SocketAddr::new(settings.kubelet_ip(), settings.kubelet_port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address} (--kubelet-port)"))?;
     let kubelet_port = listener.local_addr().context("the port of the kubelet API")?.port();
@@ -381,13 +379,13 @@ async fn run_node(common: &Common, context: PartContext) -> Result<()> {
     let parts = NodeParts {
         client: common.client(UserInfo::node(&settings.node_name)),
         informers: Arc::clone(&common.informers),
-        cri: runtime,
+        cri,
         clock: Arc::clone(&common.clock),
         network_rules: network_rules(common),
         api: Some(KubeletApi { listener, tls: Arc::clone(&common.kubelet_tls), access }),
         shutdown: context.shutdown(),
     };
-    let node = Node::new(node_config(common, kubelet_port), parts).context("make the node")?;
+    let node = Node::new(node_config(common, kubelet_port, version.runtime_name), parts).context("make the node")?;
     *common.machine.pods_left.lock().expect("no holder of the count panics") = Some(node.pods_left());
     let mut ready = node.ready();
     let tell = async {
@@ -401,6 +399,49 @@ async fn run_node(common: &Common, context: PartContext) -> Result<()> {
         () = node.run() => Ok(()),
         () = tell => Ok(()),
     }
+}
+
+/// Serves our own runtime to others. `None` where the settings name no socket for that.
+pub(crate) fn cri_socket(common: &Common) -> Option<Part> {
+    let path = common.settings.serve_cri.clone()?;
+    let machine = Arc::clone(&common.machine);
+    let part = Part::new(CRI_SOCKET, move |context| {
+        let (path, runtime) = (path.clone(), machine.runtime());
+        async move {
+            let runtime = runtime.context("the node has not opened the runtime").map_err(plain)?;
+            Ok(carob_cri_socket::serve(&path, runtime, || context.ready(), context.shutdown()).await?)
+        }
+    });
+    Some(part.needs(&[NODE]))
+}
+
+/// The control groups of Pods that another runtime runs.
+struct Groups(PodGroups);
+
+impl carob_cri_socket::PodGroups for Groups {
+    fn make(&self, group: &Path, limits: Option<&LinuxContainerResources>) -> Result<(), PartError> {
+        Ok(self.0.make(group, limits)?)
+    }
+
+    fn remove(&self, group: &Path) -> Result<(), PartError> {
+        Ok(self.0.remove(group)?)
+    }
+}
+
+/// What runs the Pods: the runtime that the settings name, or our own.
+async fn runtime_of(common: &Common) -> Result<Arc<dyn Cri>> {
+    if let Some(endpoint) = &common.settings.runtime_endpoint {
+        let remote = RemoteRuntime::new(endpoint, Arc::new(Groups(PodGroups::detect()?)))
+            .context("--container-runtime-endpoint")?;
+        return Ok(Arc::new(remote));
+    }
+    if let Some(runtime) = common.machine.runtime() {
+        return Ok(runtime);
+    }
+    let (images, clock) = (common.machine.images()?, Arc::clone(&common.clock));
+    let runtime = open_runtime(&common.settings, images, clock).await?;
+    *common.machine.slot() = Some(Arc::clone(&runtime));
+    Ok(runtime)
 }
 
 /// Opens the runtime, which takes up what an earlier process has left running.
@@ -431,7 +472,7 @@ pub(crate) async fn open_runtime(
     runtime.await.context("open the runtime")
 }
 
-fn node_config(common: &Common, kubelet_port: u16) -> NodeConfig {
+fn node_config(common: &Common, kubelet_port: u16, runtime: String) -> NodeConfig {
     let settings = &common.settings;
     NodeConfig {
         identity: NodeIdentity {
@@ -445,6 +486,7 @@ fn node_config(common: &Common, kubelet_port: u16) -> NodeConfig {
             stays_deleted: matches!(common.clients, Clients::OfNode(_)),
             ..NodeIdentity::default()
         },
+        runtime,
         data_dir: settings.data_dir.clone(),
         cgroup_root: settings.cgroup_root.clone(),
         log_dir: settings.log_dir(),

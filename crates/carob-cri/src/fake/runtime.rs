@@ -142,6 +142,8 @@ impl RuntimeService for FakeRuntime {
             state: sandbox.state.into(),
             created_at: sandbox.created_at,
             network: Some(v1::PodSandboxNetworkStatus { ip: sandbox.ip.clone(), additional_ips: Vec::new() }),
+            labels: sandbox.config.labels.clone(),
+            annotations: sandbox.config.annotations.clone(),
             ..v1::PodSandboxStatus::default()
         };
         Ok(v1::PodSandboxStatusResponse { status: Some(status), ..v1::PodSandboxStatusResponse::default() })

@@ -19,7 +19,7 @@ use super::query::Query;
 use super::routes::RequestError;
 use crate::logs::read::{self, Ended, LogOptions, Source};
 use crate::pod::{PodId, PodView};
-use crate::status::CONTAINER_ID_SCHEME;
+use crate::status::runtime_id;
 use carob_streams::upgrade::Body;
 
 /// Chunks that wait for a slow client; beyond, reading waits.
@@ -102,7 +102,7 @@ fn find_run(pod: &Pod, container: &str, runs: &[Container], previous: bool) -> R
     if previous {
         // The run that ended last: of a container that waits to run again, that is its newest.
         let ended = shown.and_then(|shown| shown.last_state.as_ref()?.terminated.as_ref()?.container_id.as_deref());
-        let ended = ended.and_then(|id| id.strip_prefix(CONTAINER_ID_SCHEME));
+        let ended = ended.and_then(runtime_id);
         let by_id = ended.and_then(|id| runs.iter().find(|run| run.id == id));
         return by_id
             .or(runs.get(1))

@@ -6,16 +6,16 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{CONTAINER_ID_SCHEME, whole_seconds};
+use super::{NodeFacts, whole_seconds};
 use crate::plan::{ContainerPhase, Exit, FailureReason, Observed, ObservedContainer, Restart, difference, next_run};
 use crate::pod::{Member, PodView, Role};
 
 /// Exit code of a container that vanished without telling one (kubelet, "ContainerStatusUnknown").
 const EXIT_UNKNOWN: i32 = 137;
 
-pub(super) fn fill(view: &PodView<'_>, observed: &Observed, status: &mut PodStatus) {
+pub(super) fn fill(view: &PodView<'_>, observed: &Observed, facts: &NodeFacts, status: &mut PodStatus) {
     let build = |members: Vec<Member<'_>>| -> Option<Vec<ContainerStatus>> {
-        let list: Vec<_> = members.iter().map(|member| one(view, observed, member)).collect();
+        let list: Vec<_> = members.iter().map(|member| one(view, observed, facts, member)).collect();
         (!list.is_empty()).then_some(list)
     };
     status.init_container_statuses = build(view.init_members());
@@ -28,10 +28,10 @@ pub(super) fn fill(view: &PodView<'_>, observed: &Observed, status: &mut PodStat
     status.container_statuses = apps;
 }
 
-fn one(view: &PodView<'_>, observed: &Observed, member: &Member<'_>) -> ContainerStatus {
+fn one(view: &PodView<'_>, observed: &Observed, node: &NodeFacts, member: &Member<'_>) -> ContainerStatus {
     let mut runs = observed.containers.iter().filter(|container| container.name == member.name());
     let mut shown = match runs.next() {
-        Some(newest) => seen(view, member, newest, runs.next()),
+        Some(newest) => seen(view, node, member, newest, runs.next()),
         None => unseen(view, observed, member),
     };
     why_waiting(view, observed, member, &mut shown);
@@ -58,6 +58,7 @@ fn ended_well(shown: &ContainerStatus) -> bool {
 /// A container that the runtime knows.
 fn seen(
     view: &PodView<'_>,
+    node: &NodeFacts,
     member: &Member<'_>,
     newest: &ObservedContainer,
     before: Option<&ObservedContainer>,
@@ -69,7 +70,7 @@ fn seen(
         restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX),
         image: newest.image.clone(),
         image_id: newest.image_ref.clone(),
-        container_id: Some(format!("{CONTAINER_ID_SCHEME}{}", newest.id)),
+        container_id: Some(node.container_id(&newest.id)),
         volume_mounts: volume_mounts(member),
         allocated_resources: allocated.requests.clone(),
         // What it was given shows once it has it.
@@ -91,12 +92,12 @@ fn seen(
             running: Some(ContainerStateRunning { started_at: Some(Time(whole_seconds(*started_at))) }),
             ..ContainerState::default()
         },
-        ContainerPhase::Exited(exit) => terminated(newest, exit),
+        ContainerPhase::Exited(exit) => terminated(node, newest, exit),
         ContainerPhase::Created | ContainerPhase::Unknown => waiting(default_reason(view), None),
     };
     shown.state = Some(state);
     shown.last_state = match before {
-        Some(run) => run.exit().map(|exit| terminated(run, exit)),
+        Some(run) => run.exit().map(|exit| terminated(node, run, exit)),
         // The run before may be forgotten here while the API still shows it.
         None if newest.attempt > 0 => old.and_then(|old| earlier_end(old, shown.container_id.as_deref())),
         None => None,
@@ -270,10 +271,10 @@ fn waiting(reason: &str, message: Option<String>) -> ContainerState {
     ContainerState { waiting: Some(waiting), ..ContainerState::default() }
 }
 
-fn terminated(run: &ObservedContainer, exit: &Exit) -> ContainerState {
+fn terminated(node: &NodeFacts, run: &ObservedContainer, exit: &Exit) -> ContainerState {
     ContainerState {
         terminated: Some(ContainerStateTerminated {
-            container_id: Some(format!("{CONTAINER_ID_SCHEME}{}", run.id)),
+            container_id: Some(node.container_id(&run.id)),
             exit_code: exit.code,
             finished_at: Some(Time(whole_seconds(exit.finished_at))),
             started_at: exit.started_at.map(|time| Time(whole_seconds(time))),

@@ -16,14 +16,28 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::plan::{Intent, KillReason, Observed};
 use crate::pod::PodView;
 
-/// The scheme of `containerID`: which runtime the id belongs to.
-pub const CONTAINER_ID_SCHEME: &str = "carob://";
+/// What stands between the runtime's name and the id in a `containerID`.
+const CONTAINER_ID_MARK: &str = "://";
+
+/// The runtime's id in a `containerID`.
+pub fn runtime_id(container_id: &str) -> Option<&str> {
+    container_id.split_once(CONTAINER_ID_MARK).map(|(_, id)| id)
+}
 
 /// What the status of every Pod says of its node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     /// The node's addresses, the preferred family first; at most one a family.
     pub ips: Vec<IpAddr>,
+    /// The runtime's name, which container ids begin with.
+    pub runtime: String,
+}
+
+impl NodeFacts {
+    /// A container's id as the API shows it: `containerd://4f5e…`.
+    pub fn container_id(&self, id: &str) -> String {
+        format!("{}{CONTAINER_ID_MARK}{id}", self.runtime)
+    }
 }
 
 /// The status of `pod` as the node sees it now.
@@ -46,7 +60,7 @@ pub fn status_for(pod: &Pod, observed: &Observed, intent: Intent, facts: &NodeFa
         start_time: old.start_time.clone().or_else(|| Some(Time(whole_seconds(now)))),
         ..PodStatus::default()
     };
-    containers::fill(&view, observed, &mut status);
+    containers::fill(&view, observed, facts, &mut status);
     let over = observed.finished && matches!(intent, Intent::Stop { .. });
     let phase = if over { containers_over(&view, &mut status) } else { phase::phase(&view, &status, false) };
     status.phase = Some(phase.to_owned());

@@ -63,7 +63,7 @@ fn exited(code: i32) -> ContainerPhase {
 }
 
 fn status(pod: &Pod, observed: &Observed) -> PodStatus {
-    let facts = NodeFacts { ips: vec!["192.0.2.1".parse().expect("an address")] };
+    let facts = NodeFacts { ips: vec!["192.0.2.1".parse().expect("an address")], runtime: "carob".to_owned() };
     status_for(pod, observed, plan_pod(pod, observed, at(200)).intent, &facts, at(200))
 }
 

@@ -17,7 +17,7 @@ use crate::plan::{
     PodAction, ProbeFacts, Volumes, after, next_delay, plan_pod, spec_hash,
 };
 use crate::pod::{Member, PodView, Role};
-use crate::status::{CONTAINER_ID_SCHEME, NodeFacts, status_for};
+use crate::status::{NodeFacts, runtime_id, status_for};
 
 /// Exit code of a container that has not ended by its deadline: killed by SIGKILL (128 + 9, as shells count).
 const EXIT_KILLED: i32 = 137;
@@ -388,7 +388,7 @@ fn phase_of(state: &ContainerState) -> Option<(ContainerPhase, Timestamp)> {
     }
     let end: &ContainerStateTerminated = state.terminated.as_ref()?;
     // An end without an id is one that the node inferred, not a run.
-    end.container_id.as_ref().filter(|id| id.starts_with(CONTAINER_ID_SCHEME))?;
+    end.container_id.as_deref().and_then(runtime_id)?;
     let finished_at = end.finished_at.as_ref()?.0;
     let started_at = end.started_at.as_ref().map(|time| time.0);
     let exit = Exit {

@@ -45,6 +45,8 @@ pub use pods::ClientOf;
 use pods::{Place, Pods, node_of};
 pub use stages::{ANNOTATION_PREFIX, Script};
 
+/// What the ids of containers begin with: as those of real Pods do.
+const RUNTIME: &str = "carob";
 /// Pods that are written at once. On real nodes all of them would be, and the store commits what arrives together together.
 const WRITERS: usize = 64;
 
@@ -137,7 +139,7 @@ fn place(nodes: Vec<VirtualNode>, pod_cidr: Ipv4Net, known: &Informer<Node>) -> 
 fn seats(placed: &Placed) -> Result<Place, VirtualNodesError> {
     let failed = |source| VirtualNodesError::Capacity { name: placed.node.name.clone(), source };
     Ok(Place {
-        facts: NodeFacts { ips: vec![IpAddr::from(placed.address())] },
+        facts: NodeFacts { ips: vec![IpAddr::from(placed.address())], runtime: RUNTIME.to_owned() },
         room: placed.room().map_err(failed)?,
         addresses: Addresses::new(placed.range),
         pods: std::collections::BTreeSet::new(),

@@ -35,7 +35,7 @@ impl Stage {
         }
         let metadata = json!({"name": "p", "namespace": "ns", "uid": "u", "annotations": annotations});
         let pod: Pod = serde_json::from_value(json!({"metadata": metadata, "spec": spec})).expect("a Pod");
-        let facts = NodeFacts { ips: vec!["240.0.0.1".parse().expect("an address")] };
+        let facts = NodeFacts { ips: vec!["240.0.0.1".parse().expect("an address")], runtime: "carob".to_owned() };
         let life = Life::of(&pod, &World { script: &config.script, facts: &facts, now: at(0) });
         let addresses = Addresses::new("240.0.0.0/28".parse().expect("a range"));
         Self { pod, life, config, facts, addresses, now: 0 }

@@ -36,8 +36,8 @@ use crate::plan::{Group, Intent, KillReason, Observed, ProbeFacts, Volumes, plan
 use crate::pod::{PodId, PodView};
 use crate::probe::watch::Finding;
 use crate::probe::{Answer, Prober};
-use crate::status::CONTAINER_ID_SCHEME;
 use crate::status::patch::{BY_KUBELET, DISRUPTION};
+use crate::status::runtime_id;
 use crate::volumes::Mounted;
 use steps::Done;
 pub use tools::{NetworkRules, Settings, Tools};
@@ -209,7 +209,7 @@ impl Worker {
     fn remember_probes(&mut self, view: &PodView<'_>) {
         for member in view.members() {
             let Some(shown) = view.last_status(member.name()) else { continue };
-            let id = shown.container_id.as_deref().and_then(|id| id.strip_prefix(CONTAINER_ID_SCHEME));
+            let id = shown.container_id.as_deref().and_then(runtime_id);
             if let Some(id) = id {
                 let facts = self.observed.probes.entry(id.to_owned()).or_default();
                 *facts = facts.or(remembered(shown));

@@ -14,7 +14,7 @@ use crate::events::Subject;
 use crate::plan::{Intent, after, spec_hash};
 use crate::pod::{PodId, PodView};
 use crate::status::patch::{is_owned, status_patch};
-use crate::status::{CONTAINER_ID_SCHEME, status_for};
+use crate::status::status_for;
 
 /// Waits between tries to write while the API does not answer.
 const WRITE_RETRY_BASE: Duration = Duration::from_millis(200);
@@ -228,7 +228,7 @@ impl Worker {
             }
             let Some(member) = view.member(&run.name) else { continue };
             let shown = view.last_status(&run.name).into_iter().flat_map(|status| [&status.state, &status.last_state]);
-            let id = format!("{CONTAINER_ID_SCHEME}{}", run.id);
+            let id = self.tools.node_facts().container_id(&run.id);
             let mut ends = shown.flatten().filter_map(|state| state.terminated.as_ref());
             if ends.any(|end| end.container_id.as_ref() == Some(&id)) {
                 continue;

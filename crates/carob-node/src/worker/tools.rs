@@ -28,6 +28,8 @@ use crate::volumes::Volumes;
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     pub node_name: String,
+    /// The runtime's name.
+    pub runtime: String,
     /// The node's addresses, the preferred family first; at most one a family.
     pub node_ips: Vec<IpAddr>,
     pub machine: Machine,
@@ -68,7 +70,7 @@ pub struct Tools {
 
 impl Tools {
     pub fn node_facts(&self) -> NodeFacts {
-        NodeFacts { ips: self.settings.node_ips.clone() }
+        NodeFacts { ips: self.settings.node_ips.clone(), runtime: self.settings.runtime.clone() }
     }
 
     pub fn field_facts(&self, pod: &Pod, pod_ips: &[IpAddr]) -> FieldFacts {
