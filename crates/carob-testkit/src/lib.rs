@@ -9,10 +9,12 @@
 
 mod agent;
 mod cluster;
+mod containerd;
 mod etcd;
 mod host;
 
 pub use agent::Agent;
 pub use cluster::{Cluster, Process, images, manifest, program, until_none};
+pub use containerd::Containerd;
 pub use etcd::Etcd;
 pub use host::Host;
