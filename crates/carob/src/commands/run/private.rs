@@ -104,6 +104,8 @@ impl Private {
             format!("--bind-address={}", Ipv4Addr::LOCALHOST),
             "--node-name=carob-run".to_owned(),
             "--die-with-parent".to_owned(),
+            // A machine that is short of disk or memory runs it all the same: its Pods are all there is.
+            "--eviction-hard=".to_owned(),
         ];
         match Cli::try_parse_from(words)?.command {
             Command::Server(arguments) => Settings::new(*arguments),
