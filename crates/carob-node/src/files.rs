@@ -157,6 +157,8 @@ mod tests {
         assert_eq!(answer.to_string(), "the file system still does not answer: mount volumes has to wait");
         assert_eq!(files.run("b", "mount volumes", || 7).await.expect("others go on"), 7);
         drop(release);
+        // To tell of a panic, with where it was, may take longer.
+        let files = Files { patience: PATIENCE, ..files };
         while lock(&files.running).contains_key("a") {
             tokio::task::yield_now().await;
         }
