@@ -33,11 +33,11 @@ impl Default for GcPolicy {
 pub struct GcReport {
     pub removed: Vec<ImageId>,
     pub freed_bytes: u64,
-    /// Bytes that should have been freed and could not be, because every remaining image is in use, pinned or too young.
+    /// Bytes that should have been freed and could not be, because every remaining image is in use, kept or too young.
     pub short_bytes: u64,
 }
 
-/// An image that nothing uses and nobody pinned.
+/// An image that nothing uses and that is not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) id: ImageId,

@@ -64,6 +64,16 @@ pub struct ImageRecord {
 }
 
 impl ImageRecord {
+    /// Whether it has a name and came out of an archive: what a registry gave has the digest under which that registry knows it.
+    pub fn is_imported(&self) -> bool {
+        self.digests.is_empty() && !self.tags.is_empty()
+    }
+
+    /// Whether it is never removed but by the user. An image that was imported is: no registry has it to be fetched again.
+    pub fn is_kept(&self) -> bool {
+        self.pinned || self.is_imported()
+    }
+
     fn is_named(&self, name: &str) -> bool {
         self.tags.iter().chain(&self.digests).any(|found| found == name)
     }

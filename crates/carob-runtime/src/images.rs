@@ -96,7 +96,7 @@ fn image(record: &ImageRecord) -> v1::Image {
         uid,
         username,
         spec: None,
-        pinned: record.pinned,
+        pinned: record.is_kept(),
     }
 }
 

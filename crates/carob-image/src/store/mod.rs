@@ -312,7 +312,7 @@ impl ImageStore {
         let now = self.inner.clock.monotonic();
         let candidates: Vec<Candidate> = {
             let state = self.current();
-            let unused = state.index.images.values().filter(|image| !image.pinned && !in_use.contains(&image.id));
+            let unused = state.index.images.values().filter(|image| !image.is_kept() && !in_use.contains(&image.id));
             unused
                 .map(|image| Candidate {
                     id: image.id.clone(),

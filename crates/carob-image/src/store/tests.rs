@@ -101,13 +101,22 @@ async fn an_index_that_cannot_be_understood_is_refused_and_kept() {
     }
 }
 
+/// The digest under which a registry knows an image.
+fn as_pulled(store: &TestStore, id: &ImageId, name: &str) {
+    let digest = format!("docker.io/library/{name}@{id}");
+    store.images.change(|index| assert!(index.change(id, |image| image.digests.push(digest)))).unwrap();
+}
+
 #[tokio::test]
 async fn garbage_is_the_longest_unused_until_enough_is_free() {
     let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
     let store = TestStore::with(StoreConfig::new("unused", Arc::clone(&clock) as Arc<dyn Clock>)).await;
     let mut ids = Vec::new();
-    for name in ["used", "pinned", "oldest", "old", "young"] {
+    for name in ["used", "pinned", "imported", "oldest", "old", "young"] {
         ids.push(add(&store, &[base(), top(name)], name).await);
+        if name != "imported" {
+            as_pulled(&store, &ids[ids.len() - 1], name);
+        }
         clock.advance(Duration::from_secs(100));
     }
     store.images.pin("pinned", true).await.unwrap();
@@ -115,15 +124,16 @@ async fn garbage_is_the_longest_unused_until_enough_is_free() {
     let collect = |used| store.images.collect_from(&policy, &ids[..1], used, 1_000_000).unwrap();
     assert_eq!(collect(849_999), GcReport::default());
     let report = collect(850_000);
-    assert_eq!(report.removed, [ids[2].clone(), ids[3].clone()], "the youngest was used 100 s ago");
+    assert_eq!(report.removed, [ids[3].clone(), ids[4].clone()], "the youngest was used 100 s ago");
     assert!(report.freed_bytes > 0 && report.short_bytes > 40_000);
-    for (name, is_there) in [("used", true), ("pinned", true), ("oldest", false), ("old", false), ("young", true)] {
+    let there = [("used", true), ("pinned", true), ("imported", true)];
+    for (name, is_there) in there.into_iter().chain([("oldest", false), ("old", false), ("young", true)]) {
         assert_eq!(store.images.get(name).is_some(), is_there, "{name}");
     }
     clock.advance(Duration::from_hours(1));
     let policy = GcPolicy { maximum_age: Some(Duration::from_mins(30)), ..GcPolicy::default() };
-    store.images.touch(&ids[4]);
+    store.images.touch(&ids[5]);
     assert_eq!(store.images.collect_garbage(&policy, &ids[..1]).await.unwrap().removed, []);
     clock.advance(Duration::from_hours(1));
-    assert_eq!(store.images.collect_garbage(&policy, &ids[..1]).await.unwrap().removed, [ids[4].clone()]);
+    assert_eq!(store.images.collect_garbage(&policy, &ids[..1]).await.unwrap().removed, [ids[5].clone()]);
 }
