@@ -22,7 +22,6 @@ use crate::api::ApiPods;
 use crate::config::network::ClusterDns;
 use crate::config::resources::{Machine, ResourceError, amounts};
 use crate::events::Events;
-use crate::eviction::thresholds::EvictionConfig;
 use crate::eviction::{Evictor, Pressures};
 use crate::files::Files;
 use crate::fleet::{Fleet, Sources};
@@ -66,7 +65,6 @@ pub struct NodeConfig {
     pub hosts: PathBuf,
     /// Where it is said which Pods run here without the API.
     pub manifests: ManifestConfig,
-    pub eviction: EvictionConfig,
 }
 
 /// The node's own API, on 10250 as a rule.
@@ -130,7 +128,7 @@ impl Node {
         }
         let machine = facts::read().map_err(NodeError::Machine)?;
         let strain = facts::strain(&config.data_dir).map_err(NodeError::Machine)?;
-        let allocatable = allocatable(&machine, &strain, config.identity.pods_max);
+        let allocatable = allocatable(&config.identity, &machine, &strain);
         let room = room(&config.identity, &machine, &allocatable)?;
         let dirs = PodDirs::new(pods_dir, config.log_dir.clone(), config.log_link_dir.clone());
         let objects = Arc::new(ApiObjects::new(client.clone(), &informers));
@@ -170,7 +168,7 @@ impl Node {
         let evictor = Evictor {
             fleet: Arc::clone(&fleet),
             tools: Arc::clone(&tools),
-            config: config.eviction,
+            config: config.identity.eviction.clone(),
             data_dir: config.data_dir.clone(),
             pressures,
         };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::cluster::{Process, images, program, spawn_and_read};
+use crate::cluster::{NO_EVICTION, Process, images, program, spawn_and_read};
 use crate::host::{Host, run};
 
 /// One `carob agent` with its host.
@@ -48,6 +48,7 @@ impl Agent {
             format!("--run-dir={}", path(self.run_dir())?),
             format!("--cgroup-root={}", self.host.cgroup_root()),
             format!("--node-ip={}", self.address),
+            NO_EVICTION.to_owned(),
         ])
     }
 

@@ -14,6 +14,8 @@ use crate::host::{Host, run};
 
 /// How long any one thing may take before a test fails: generous, since tests wait on events and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A node's flag: tests must not depend on how full the machine's disk is.
+pub(crate) const NO_EVICTION: &str = "--eviction-hard=";
 /// Lines of the server's output kept for a failing test.
 const LOG_LINES_MAX: usize = 4096;
 
@@ -70,9 +72,8 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log_file(&self.log_path())?);
-        // Tests are not to depend on how full the disk of the machine is.
         if !self.flags.iter().any(|flag| flag.starts_with("--eviction-hard")) {
-            command.args(["--eviction-hard", ""]);
+            command.arg(NO_EVICTION);
         }
         let mut server = command.spawn().context("start carob server")?;
         let stdout = server.stdout.take().context("the server's output is piped")?;

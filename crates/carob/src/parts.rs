@@ -481,6 +481,7 @@ fn node_config(common: &Common, kubelet_port: u16, runtime: String) -> NodeConfi
             kubelet_port,
             kubelet_version: crate::VERSION.to_owned(),
             pods_max: settings.max_pods as usize,
+            eviction: settings.eviction.clone(),
             machine_id: Some(common.machine_id.clone()),
             // Whoever deletes the Node of a machine that has joined wants it to leave.
             stays_deleted: matches!(common.clients, Clients::OfNode(_)),
@@ -496,7 +497,6 @@ fn node_config(common: &Common, kubelet_port: u16, runtime: String) -> NodeConfi
         resolv_conf: RESOLV_CONF.into(),
         hosts: "/etc/hosts".into(),
         manifests: settings.manifests.clone(),
-        eviction: settings.eviction.clone(),
     }
 }
 

@@ -127,11 +127,20 @@ pub struct EvictionConfig {
     pub transition: Duration,
 }
 
+impl EvictionConfig {
+    /// How much of `capacity` is to stay free of `signal`, in its unit; 0 where nothing says so.
+    pub fn hard(&self, signal: Signal, capacity: u64) -> u64 {
+        let hard = self.thresholds.iter().filter(|threshold| threshold.is_hard && threshold.signal == signal);
+        hard.map(|threshold| threshold.amount.of(capacity)).max().unwrap_or(0)
+    }
+}
+
 /// How long a condition stays where nothing else is said.
 pub const TRANSITION: Duration = Duration::from_secs(300);
-/// Hard thresholds where none are said (kubelet `DefaultEvictionHard`).
+/// Hard thresholds where none are said. Memory and inodes as the kubelet has them (`DefaultEvictionHard`); its 10 and 15 % of
+/// the disk are many GB on a machine that is not there for Pods alone, so what is kept free there is a size.
 pub const HARD: &str =
-    "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%";
+    "memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<5%,imagefs.available<1Gi,imagefs.inodesFree<5%";
 
 impl Default for EvictionConfig {
     fn default() -> Self {

@@ -14,13 +14,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::facts::{MachineFacts, Strain};
 use crate::eviction::Pressures;
-use crate::eviction::thresholds::Pressure;
+use crate::eviction::thresholds::{EvictionConfig, Pressure, Signal};
 use crate::status::whole_seconds;
 
-/// Memory that must stay free for the node itself (kubelet `evictionHard`, memory.available).
-pub const MEMORY_RESERVED_BYTES: u64 = 100 << 20;
-/// Hundredths of the disk that must stay free (kubelet `evictionHard`, nodefs).
-const DISK_RESERVED_PERCENT: u64 = 10;
 /// Images that a Node lists (kubelet `nodeStatusMaxImages`), and names of each (`MaxNamesPerImageInNodeStatus`).
 const IMAGES_MAX: usize = 50;
 const IMAGE_NAMES_MAX: usize = 5;
@@ -36,6 +32,8 @@ pub struct NodeIdentity {
     pub kubelet_port: u16,
     pub kubelet_version: String,
     pub pods_max: usize,
+    /// When it gives up Pods: they cannot ask for what is to stay free by that.
+    pub eviction: EvictionConfig,
     pub labels: BTreeMap<String, String>,
     /// Address ranges for its Pods, where the node decides them itself.
     pub pod_cidrs: Vec<String>,
@@ -113,15 +111,17 @@ pub(crate) fn is_overwritten(node: &Node, shown: &NodeStatus) -> bool {
         .any(|held| shown.conditions.iter().flatten().any(|own| own.type_ == held.type_ && own.status != held.status))
 }
 
-/// What Pods may ask for, by resource.
-pub fn allocatable(machine: &MachineFacts, strain: &Strain, pods_max: usize) -> BTreeMap<String, String> {
-    let memory = machine.memory_bytes.saturating_sub(MEMORY_RESERVED_BYTES);
-    let disk = strain.disk_total_bytes / 100 * (100 - DISK_RESERVED_PERCENT);
+/// What Pods may ask for, by resource: what there is but for the hard thresholds of eviction (kubelet
+/// `pkg/kubelet/cm/node_container_manager_linux.go`).
+pub fn allocatable(identity: &NodeIdentity, machine: &MachineFacts, strain: &Strain) -> BTreeMap<String, String> {
+    let left = |signal, whole: u64| whole.saturating_sub(identity.eviction.hard(signal, whole));
+    let memory = left(Signal::MemoryAvailable, machine.memory_bytes);
+    let disk = left(Signal::NodefsAvailable, strain.disk_total_bytes);
     BTreeMap::from([
         ("cpu".to_owned(), machine.cpus.to_string()),
         ("memory".to_owned(), format!("{}Ki", memory / 1024)),
         ("ephemeral-storage".to_owned(), disk.to_string()),
-        ("pods".to_owned(), pods_max.to_string()),
+        ("pods".to_owned(), identity.pods_max.to_string()),
     ])
 }
 
@@ -140,7 +140,7 @@ pub fn status(identity: &NodeIdentity, reading: &Reading, old: Option<&NodeStatu
     let runtime = reading.runtime.as_ref().ok();
     NodeStatus {
         addresses: Some(addresses.map(|(type_, address)| NodeAddress { type_: type_.to_owned(), address }).collect()),
-        allocatable: Some(quantities(allocatable(machine, &reading.strain, identity.pods_max))),
+        allocatable: Some(quantities(allocatable(identity, machine, &reading.strain))),
         capacity: Some(quantities(capacity)),
         conditions: Some(conditions(reading, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -288,6 +288,7 @@ mod tests {
     use carob_cri::v1::{RuntimeCondition, RuntimeStatus};
 
     use super::*;
+    use crate::eviction::thresholds::parse;
 
     fn reading(network: bool) -> Reading {
         let condition = |type_: &str, status| RuntimeCondition {
@@ -373,5 +374,22 @@ mod tests {
         assert!(differs(&fine, &bad));
         assert!(!differs(&fine, &status(&identity, &reading(true), Some(&fine), later)));
         assert_eq!(fine.allocatable.expect("resources")["memory"], Quantity("946176Ki".to_owned()));
+    }
+
+    #[test]
+    fn what_hard_thresholds_keep_free_is_not_for_pods() {
+        let machine = MachineFacts { memory_bytes: 1 << 30, ..MachineFacts::default() };
+        let strain = Strain { disk_total_bytes: 10 << 30, ..Strain::default() };
+        for (hard, memory, disk) in [
+            ("", "1048576Ki", 10_u64 << 30),
+            ("memory.available<100Mi,nodefs.available<10%,imagefs.available<5Gi", "946176Ki", 9 << 30),
+            ("memory.available<8Gi,nodefs.available<1Gi", "0Ki", 9 << 30),
+        ] {
+            let thresholds = parse(hard, "nodefs.available<50%", "nodefs.available=1m", "").expect("thresholds");
+            let eviction = EvictionConfig { thresholds, ..EvictionConfig::default() };
+            let identity = NodeIdentity { eviction, ..NodeIdentity::default() };
+            let left = allocatable(&identity, &machine, &strain);
+            assert_eq!((left["memory"].as_str(), left["ephemeral-storage"].as_str()), (memory, &*disk.to_string()));
+        }
     }
 }

@@ -56,8 +56,7 @@ impl Placed {
             pods_max: self.node.pods_max,
             labels: self.node.labels.clone(),
             pod_cidrs: vec![self.range.to_string()],
-            machine_id: None,
-            stays_deleted: false,
+            ..NodeIdentity::default()
         }
     }
 
