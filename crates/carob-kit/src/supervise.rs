@@ -118,6 +118,31 @@ pub struct Health {
     metrics: Mutex<BTreeMap<&'static str, Metrics>>,
 }
 
+/// One text of the figures of several parts: the format wants the samples of a family behind one another, and its TYPE
+/// line once.
+fn gathered(texts: &[String]) -> String {
+    let mut families: Vec<(&str, Vec<&str>)> = Vec::new();
+    for text in texts {
+        let mut family = 0;
+        for line in text.lines() {
+            if line.starts_with("# TYPE ") || families.is_empty() {
+                family = families.iter().position(|(head, _)| *head == line).unwrap_or(families.len());
+                if family == families.len() {
+                    families.push((line, Vec::new()));
+                }
+            } else {
+                families[family].1.push(line);
+            }
+        }
+    }
+    let mut gathered = String::new();
+    for line in families.into_iter().flat_map(|(head, samples)| std::iter::once(head).chain(samples)) {
+        gathered.push_str(line);
+        gathered.push('\n');
+    }
+    gathered
+}
+
 impl Health {
     pub fn new() -> Arc<Self> {
         Arc::default()
@@ -163,8 +188,8 @@ impl Health {
         for (place, count) in crate::panics::panic_counts() {
             text += &format!("carob_panics_total{{place={place:?}}} {count}\n");
         }
-        lock(&self.metrics).values().for_each(|metrics| text += &metrics());
-        text
+        let own: Vec<String> = lock(&self.metrics).values().map(|metrics| metrics()).collect();
+        text + &gathered(&own)
     }
 
     /// Waits until every part is ready.
@@ -447,8 +472,19 @@ mod tests {
     fn remarks_and_figures_of_parts_are_told_with_the_rest() {
         let health = Health::new();
         health.add_remarks("controllers", || vec!["job default/a is set aside".to_owned()]);
-        health.add_metrics("controllers", || "depth 3\n".to_owned());
+        health.add_metrics("controllers", || "# TYPE depth gauge\ndepth 3\n".to_owned());
         assert_eq!(health.remarks(), ["job default/a is set aside"]);
-        assert!(health.metrics().ends_with("depth 3\n"));
+        assert!(health.metrics().ends_with("# TYPE depth gauge\ndepth 3\n"));
+    }
+
+    #[test]
+    fn a_family_that_two_parts_have_is_one() {
+        let of = |part: &str| {
+            format!("# TYPE depth gauge\ndepth{{of={part:?}}} 1\n# TYPE done counter\ndone{{of={part:?}}} 2\n")
+        };
+        assert_eq!(
+            gathered(&[of("a"), of("b")]),
+            "# TYPE depth gauge\ndepth{of=\"a\"} 1\ndepth{of=\"b\"} 1\n# TYPE done counter\ndone{of=\"a\"} 2\ndone{of=\"b\"} 2\n"
+        );
     }
 }
