@@ -22,7 +22,7 @@ use crate::exits::{Exit, ExitCause, ExitFile, ExitRecord};
 use crate::protocol::{ProcessKind, Reply};
 use crate::{EXITS_FILE, SOCKET_FILE};
 use launch::Launch;
-use streams::{Input, Output};
+use streams::{Input, Output, Session};
 
 const SIGTERM: i32 = 15;
 const SIGCHLD: i32 = 17;
@@ -115,6 +115,7 @@ struct Process {
     log: Option<LogFile>,
     outputs: Vec<Output>,
     input: Option<Input>,
+    sessions_seen: Session,
 }
 
 /// Why and for whom the shim ends.
@@ -373,7 +374,15 @@ impl Process {
         }
         if let Some(input) = &mut self.input {
             input.flush();
-            input.pump();
+            let ended = input.pump();
+            // Who attached and has no more to say is let go, but for one whose end the process is told of: it may answer
+            // (containerd `internal/cri/io/container_io.go`, `Attach`).
+            let is_told = input.closes_with_its_client() && self.console.is_none();
+            if self.kind == ProcessKind::Container && !is_told {
+                for session in ended {
+                    self.outputs.iter_mut().for_each(|output| output.leave(session));
+                }
+            }
         }
     }
 

@@ -165,6 +165,7 @@ impl Shim {
             log,
             outputs,
             input,
+            sessions_seen: 0,
         });
         let fds: Vec<BorrowedFd<'_>> = passed_on.iter().map(AsFd::as_fd).collect();
         self.send(connection, sequence, &Reply::Spawned { pid, detail }, &fds);
@@ -205,12 +206,14 @@ impl Shim {
             return Err("fewer descriptors than streams".into());
         }
         let joined = |result: std::io::Result<()>| result.map_err(|error| error.to_string());
+        process.sessions_seen = process.sessions_seen.wrapping_add(1);
+        let session = process.sessions_seen;
         if let (Some(fd), Some(input)) = (stdin, &mut process.input) {
-            joined(input.join(fd))?;
+            joined(input.join(session, fd))?;
         }
         for (fd, output) in [stdout, stderr].into_iter().zip(&mut process.outputs) {
             if let Some(fd) = fd {
-                joined(output.join(fd))?;
+                joined(output.join(session, fd))?;
             }
         }
         Ok(())

@@ -18,6 +18,9 @@ const DRAIN_BYTES_MAX: usize = 128 * 1024;
 /// for it, so that nothing that a client asked for is lost.
 const STALL_MS_MAX: u64 = 10_000;
 
+/// Which of the attachments to a process a stream is of.
+pub(super) type Session = u32;
+
 /// What a container writes: from a pipe or a terminal, to its log and to clients.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -29,7 +32,10 @@ pub(super) struct Output {
 /// A client's end of an output.
 #[derive(Debug)]
 struct Client {
+    session: Session,
     target: OwnedFd,
+    /// Gets what waits for it, and no more.
+    leaves: bool,
     waiting: Vec<u8>,
     stalled_at_ms: u64,
 }
@@ -41,12 +47,20 @@ impl Output {
     }
 
     /// Adds a client, whose descriptor is made non-blocking.
-    pub(super) fn join(&mut self, target: OwnedFd) -> io::Result<()> {
+    pub(super) fn join(&mut self, session: Session, target: OwnedFd) -> io::Result<()> {
         set_nonblocking(&target)?;
         if self.source.is_some() {
-            self.clients.push(Client { target, waiting: Vec::new(), stalled_at_ms: 0 });
+            self.clients.push(Client { session, target, leaves: false, waiting: Vec::new(), stalled_at_ms: 0 });
         }
         Ok(())
+    }
+
+    /// Lets the client of a session go, once it has what waits for it.
+    pub(super) fn leave(&mut self, session: Session) {
+        for client in self.clients.iter_mut().filter(|client| client.session == session) {
+            client.leaves = true;
+        }
+        self.clients.retain(|client| !client.leaves || !client.waiting.is_empty());
     }
 
     /// The descriptor to read from, unless a client is behind.
@@ -76,7 +90,7 @@ impl Output {
                 if let Some(log) = log {
                     self.cutter.push(&chunk[..read], now_ns, log);
                 }
-                for client in &mut self.clients {
+                for client in self.clients.iter_mut().filter(|client| !client.leaves) {
                     client.waiting.extend_from_slice(&chunk[..read]);
                 }
                 self.flush(now_ms);
@@ -94,7 +108,8 @@ impl Output {
     /// Gives the clients what waits for them; those that are gone or stalled are let go.
     pub(super) fn flush(&mut self, now_ms: u64) {
         let open = self.source.is_some();
-        self.clients.retain_mut(|client| client.flush(now_ms) && (open || !client.waiting.is_empty()));
+        let stays = |client: &Client| (open && !client.leaves) || !client.waiting.is_empty();
+        self.clients.retain_mut(|client| client.flush(now_ms) && stays(client));
     }
 
     /// Takes what the container has left in its pipe, then closes it.
@@ -153,7 +168,7 @@ pub(super) struct Input {
     target: Option<OwnedFd>,
     /// Closes with the first client.
     once: bool,
-    clients: Vec<OwnedFd>,
+    clients: Vec<(Session, OwnedFd)>,
     waiting: Vec<u8>,
 }
 
@@ -163,17 +178,21 @@ impl Input {
         Self { target: Some(target), once, clients: Vec::new(), waiting: Vec::new() }
     }
 
-    pub(super) fn join(&mut self, source: OwnedFd) -> io::Result<()> {
+    pub(super) fn closes_with_its_client(&self) -> bool {
+        self.once
+    }
+
+    pub(super) fn join(&mut self, session: Session, source: OwnedFd) -> io::Result<()> {
         set_nonblocking(&source)?;
         if self.target.is_some() {
-            self.clients.push(source);
+            self.clients.push((session, source));
         }
         Ok(())
     }
 
     /// The clients to read from, unless the container is behind.
     pub(super) fn readable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.clients.iter().filter(|_| self.waiting.is_empty()).map(AsFd::as_fd)
+        self.clients.iter().filter(|_| self.waiting.is_empty()).map(|(_, client)| client.as_fd())
     }
 
     /// The container's end, when it is behind.
@@ -181,23 +200,27 @@ impl Input {
         self.target.as_ref().filter(|_| !self.waiting.is_empty()).map(AsFd::as_fd)
     }
 
-    /// Moves one chunk from each client.
-    pub(super) fn pump(&mut self) {
+    /// Moves one chunk from each client. Returns the sessions whose clients have no more to say.
+    pub(super) fn pump(&mut self) -> Vec<Session> {
         let mut chunk = [0; CHUNK_BYTES];
-        let before = self.clients.len();
+        let mut ended = Vec::new();
         let waiting = &mut self.waiting;
-        self.clients.retain(|client| match rustix::io::read(client, &mut chunk) {
+        self.clients.retain(|(session, client)| match rustix::io::read(client, &mut chunk) {
             Ok(read @ 1..) => {
                 waiting.extend_from_slice(&chunk[..read]);
                 true
             }
             Err(Errno::AGAIN | Errno::INTR) => true,
-            Ok(_) | Err(_) => false,
+            Ok(_) | Err(_) => {
+                ended.push(*session);
+                false
+            }
         });
-        if self.once && self.clients.len() < before && self.clients.is_empty() && self.waiting.is_empty() {
+        if self.once && !ended.is_empty() && self.clients.is_empty() && self.waiting.is_empty() {
             self.close();
         }
         self.flush();
+        ended
     }
 
     /// Gives the container what waits for it.
@@ -251,7 +274,7 @@ mod tests {
         let (source, mut container) = nonblocking_pipe();
         let mut output = Output::new(source, LogStream::Stdout);
         let (client_end, client) = std::io::pipe().expect("a pipe");
-        output.join(client.into()).expect("joined");
+        output.join(1, client.into()).expect("joined");
         let mut written = 0;
         while output.readable().is_some() {
             container.write_all(&[b'x'; 4096]).expect("the pipe has room");
@@ -270,7 +293,7 @@ mod tests {
         let (source, mut container) = nonblocking_pipe();
         let mut output = Output::new(source, LogStream::Stdout);
         let (mut client_end, client) = std::io::pipe().expect("a pipe");
-        output.join(client.into()).expect("joined");
+        output.join(1, client.into()).expect("joined");
         let mut written = 0;
         while output.readable().is_some() {
             container.write_all(&[b'x'; 4096]).expect("the pipe has room");
@@ -297,15 +320,34 @@ mod tests {
             set_nonblocking(&target).expect("a flag");
             let mut input = Input::new(target, once);
             let (source, mut client) = std::io::pipe().expect("a pipe");
-            input.join(source.into()).expect("joined");
+            input.join(1, source.into()).expect("joined");
             client.write_all(b"hi").expect("written");
-            input.pump();
+            assert_eq!(input.pump(), [] as [Session; 0]);
             let mut bytes = [0; 2];
             container.read_exact(&mut bytes).expect("forwarded");
             assert_eq!(&bytes, b"hi");
             drop(client);
-            input.pump();
+            assert_eq!(input.pump(), [1]);
             assert_eq!(input.target.is_none(), once);
         }
+    }
+
+    #[test]
+    fn a_client_that_leaves_gets_what_waits_for_it_and_no_more() {
+        let (source, mut container) = nonblocking_pipe();
+        let mut output = Output::new(source, LogStream::Stdout);
+        let [(mut left, one), (mut stayed, two)] = [(); 2].map(|()| std::io::pipe().expect("a pipe"));
+        output.join(1, one.into()).expect("joined");
+        output.join(2, two.into()).expect("joined");
+        container.write_all(b"early ").expect("the pipe has room");
+        output.pump(&mut None, 0, 1);
+        output.leave(1);
+        container.write_all(b"late").expect("the pipe has room");
+        output.pump(&mut None, 0, 1);
+        output.drain(&mut None, 0, 1);
+        let mut texts = [String::new(), String::new()];
+        left.read_to_string(&mut texts[0]).expect("the end");
+        stayed.read_to_string(&mut texts[1]).expect("the end");
+        assert_eq!(texts, ["early ", "early late"]);
     }
 }
