@@ -66,7 +66,8 @@ impl Schemas<'_> {
 
     /// Describes what every object that is embedded has, and leaves out what a structural schema does not carry.
     fn embed(&mut self, schema: &mut Map<String, Value>) {
-        schema.retain(|name, _| !NOT_PUBLISHED.contains(&name.as_str()));
+        let is_empty = |name: &str, value: &Value| name == "properties" && value.as_object().is_some_and(Map::is_empty);
+        schema.retain(|name, value| !NOT_PUBLISHED.contains(&name.as_str()) && !is_empty(name, value));
         for (name, below) in schema.iter_mut() {
             match (name.as_str(), below) {
                 ("items" | "additionalProperties", Value::Object(schema)) => self.embed(schema),

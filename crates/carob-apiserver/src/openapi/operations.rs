@@ -160,7 +160,9 @@ impl Writer<'_, '_> {
         if self.def.namespaced {
             parameters.push(self.parameter("namespace", "string", "path"));
         }
-        operations.insert("parameters".to_owned(), parameters.into());
+        if !parameters.is_empty() {
+            operations.insert("parameters".to_owned(), parameters.into());
+        }
         paths.insert(path.to_owned(), Value::Object(operations));
     }
 
@@ -228,7 +230,10 @@ impl Writer<'_, '_> {
                 operation["responses"] = json!({ "200": { "description": "OK", "content": content } });
             }
         }
-        operation["parameters"] = parameters.into();
+        // An empty list does not come back from upstream's types, so that a document of it is not what it was.
+        if !parameters.is_empty() {
+            operation["parameters"] = parameters.into();
+        }
         operation
     }
 }

@@ -68,7 +68,11 @@ impl<'a> Schemas<'a> {
                 required.push(field.name());
             }
         }
-        let mut schema = json!({ "type": "object", "properties": properties });
+        let mut schema = json!({ "type": "object" });
+        // What is empty does not come back from upstream's types.
+        if !properties.is_empty() {
+            schema["properties"] = properties.into();
+        }
         if let Some(text) = self.descriptions.of(&name, "") {
             schema["description"] = text.into();
         }
