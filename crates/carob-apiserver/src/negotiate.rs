@@ -165,11 +165,12 @@ pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
     negotiate_among(&ENCODINGS, headers, offer)
 }
 
-/// As [`negotiate`], for objects of custom kinds, which have no protobuf form.
+/// As [`negotiate`], for objects of custom kinds: of those only the metadata has a protobuf form.
 pub(crate) fn negotiate_custom(headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
     negotiate_among(&ENCODINGS[..2], headers, offer)
 }
 
+/// `encodings` are those of whole objects.
 fn negotiate_among(encodings: &[(&'static str, Encoding)], headers: &HeaderMap, offer: Offer) -> ApiResult<Form> {
     let Some(accept) = headers.get(ACCEPT) else { return Ok(Form::JSON) };
     if matches!(accept.as_bytes(), b"" | b"*/*" | b"application/json") {
@@ -177,10 +178,13 @@ fn negotiate_among(encodings: &[(&'static str, Encoding)], headers: &HeaderMap, 
     }
     for clause in clauses(headers) {
         let Some(shape) = clause.shape(offer) else { continue };
-        // What is not an object of its own type has no protobuf form here.
-        let offered =
-            encodings.iter().filter(|(_, encoding)| shape == Shape::Object || *encoding != Encoding::Protobuf);
-        if let Some((_, encoding)) = offered.into_iter().find(|(media_type, _)| clause.covers(media_type)) {
+        let offered = match shape {
+            Shape::Object => encodings,
+            Shape::Metadata(_) => &ENCODINGS,
+            // A Table's cells are of any type: it has no protobuf form.
+            Shape::Table(_) => &ENCODINGS[..2],
+        };
+        if let Some((_, encoding)) = offered.iter().find(|(media_type, _)| clause.covers(media_type)) {
             return Ok(Form { encoding: *encoding, shape });
         }
     }
@@ -257,6 +261,10 @@ mod tests {
         };
         assert_eq!(form("application/vnd.kubernetes.protobuf, application/json"), Ok(Form::JSON));
         assert_eq!(form("application/vnd.kubernetes.protobuf"), Err(406));
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        let shape = Shape::Metadata(MetaVersion::V1);
+        assert_eq!(form(metadata), Ok(Form { encoding: Encoding::Protobuf, shape }));
+        assert_eq!(form("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1"), Err(406));
     }
 
     #[test]

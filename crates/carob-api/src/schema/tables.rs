@@ -50,6 +50,8 @@ pub(super) const TEXT: &str = concat!(
     "\n",
     include_str!("tables/meta.v1.txt"),
     "\n",
+    include_str!("tables/meta.v1beta1.txt"),
+    "\n",
     include_str!("tables/metrics.v1beta1.txt"),
     "\n",
     include_str!("tables/networking.v1.txt"),

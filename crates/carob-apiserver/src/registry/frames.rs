@@ -97,10 +97,6 @@ impl Encoder {
         if end_of_initial {
             metadata["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
         }
-        if let Shape::Table(version) = self.form.shape {
-            let table = json!({ "kind": "Table", "apiVersion": version.api_version(), "metadata": metadata, "columnDefinitions": null, "rows": [] });
-            return self.value(out, EventType::Bookmark, &table);
-        }
         let object = json!({
             "kind": self.def.kind(), "apiVersion": self.def.hub_api_version(), "metadata": metadata,
         });
@@ -110,15 +106,7 @@ impl Encoder {
     /// A whole piece that ends the watch with an error.
     pub(crate) fn error(&mut self, status: &Status) -> ApiResult<Vec<u8>> {
         let mut out = Vec::new();
-        if self.form.encoding == Encoding::Protobuf {
-            let ty = carob_api::schema::builtin().get("meta.v1.Status");
-            let ty = ty.ok_or_else(|| ApiError::from(Status::internal("Status has no schema")))?;
-            let bytes =
-                proto::encode(ty, &status.to_json()).map_err(|error| ApiError::from(Status::internal(error)))?;
-            proto_frame(&mut out, EventType::Error, &bytes);
-        } else {
-            self.value(&mut out, EventType::Error, &status.to_json())?;
-        }
+        self.value(&mut out, EventType::Error, &status.to_json())?;
         Ok(out)
     }
 
@@ -154,7 +142,12 @@ impl Encoder {
         })
     }
 
+    /// An event of what is not of the kind's own type.
     fn value(&self, out: &mut Vec<u8>, kind: EventType, value: &Value) -> ApiResult<()> {
+        if self.form.encoding == Encoding::Protobuf {
+            proto_frame(out, kind, &encode_value(Encoding::Protobuf, value)?);
+            return Ok(());
+        }
         if self.form.encoding == Encoding::Yaml {
             let event = json!({ "type": kind.as_str(), "object": value });
             out.extend_from_slice(b"---\n");
