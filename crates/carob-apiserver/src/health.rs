@@ -24,6 +24,35 @@ impl Check {
     }
 }
 
+/// Upstream's names for what holds here as soon as a request is answered: `ApiServer::new` reads the definitions, and the
+/// addresses of Services, before that, and what upstream keeps in informers is read from the store's index.
+const WITH_THE_FIRST_ANSWER: [&str; 11] = [
+    "ping",
+    "log",
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/storage-readiness",
+    "poststarthook/start-apiextensions-informers",
+    "poststarthook/start-apiextensions-controllers",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/start-service-ip-repair-controllers",
+    "poststarthook/start-kube-aggregator-informers",
+    "poststarthook/apiservice-openapi-controller",
+];
+/// Upstream's names for what is made of the objects that the server makes itself.
+const WITH_OWN_OBJECTS: [&str; 10] = [
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    "autoregister-completion",
+    "poststarthook/apiservice-registration-controller",
+    "poststarthook/apiservice-status-local-available-controller",
+    "poststarthook/apiservice-status-remote-available-controller",
+];
+
 /// How much is told to whom: a reason may name files and objects, so it is for those who are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Detail {
@@ -48,12 +77,13 @@ fn checks(api: &State, endpoint: &str) -> Vec<Check> {
     let unreachable = || api.store.unreachable().map(|error| chain(&*error).to_string());
     let failure = api.store.failure().map(|error| format!("the store takes no more writes: {}", chain(&*error)));
     let failure = failure.or_else(unreachable);
+    let mut checks: Vec<Check> = WITH_THE_FIRST_ANSWER.iter().map(|name| Check::new(name, None)).collect();
     // Named as upstream names its store.
-    let mut checks = vec![Check::new("ping", None), Check::new("etcd", failure)];
+    checks.insert(1, Check::new("etcd", failure));
+    let missing = (!api.is_bootstrapped()).then(|| "the API server's own objects are not complete".to_owned());
+    checks.extend(WITH_OWN_OBJECTS.iter().map(|name| Check::new(name, missing.clone())));
     if endpoint == "readyz" {
-        // The objects that the server makes itself, under the name of upstream's check of RBAC's.
-        let missing = (!api.is_bootstrapped()).then(|| "the API server's own objects are not complete".to_owned());
-        checks.push(Check::new("poststarthook/rbac/bootstrap-roles", missing));
+        checks.push(Check::new("informer-sync", None));
         let full = api.store.full().map(|error| format!("writes are refused: {}", chain(&*error)));
         checks.push(Check::new("store-writes", full));
         let closing = *api.closing().borrow();
@@ -64,6 +94,21 @@ fn checks(api: &State, endpoint: &str) -> Vec<Check> {
         }));
     }
     checks
+}
+
+/// Every check as a figure, for `/metrics/slis` (component-base `metrics/prometheus/slis`).
+pub(crate) fn indicators(api: &State) -> String {
+    let mut text = String::from(
+        "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n\
+         # TYPE kubernetes_healthcheck gauge\n",
+    );
+    for endpoint in ["healthz", "livez", "readyz"] {
+        for Check { name, problem } in checks(api, endpoint) {
+            let passes = u8::from(problem.is_none());
+            text += &format!("kubernetes_healthcheck{{name={name:?},type={endpoint:?}}} {passes}\n");
+        }
+    }
+    text
 }
 
 /// `rest` names one check.

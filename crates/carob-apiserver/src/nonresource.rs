@@ -44,6 +44,7 @@ pub(crate) fn answer(
             health::answer(api, endpoint, rest, query, health::Detail::of(user))
         }
         ["metrics"] => Ok(metrics(api)),
+        ["metrics", "slis"] => Ok(exposition(health::indicators(api))),
         ["openapi", "v2"] => openapi::v2(&served, merged, headers),
         ["openapi", "v3"] => openapi::v3_index(&api.openapi, &served, merged, headers),
         ["openapi", "v3", rest @ ..] => openapi::v3_document(&api.openapi, &served, headers, &rest.join("/"), query),
@@ -68,6 +69,7 @@ fn root_paths() -> Vec<&'static str> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",
@@ -80,9 +82,14 @@ fn metrics(api: &State) -> Response<Body> {
     let mut text = api.metrics.render(api.store.stats()) + &api.health.metrics();
     text.push_str(&api.flow_control.metrics());
     text.push_str(&api.auditor.as_ref().map(Auditor::metrics).unwrap_or_default());
+    exposition(text)
+}
+
+/// Figures in the Prometheus text format.
+fn exposition(text: String) -> Response<Body> {
     let mut response = respond::text(StatusCode::OK, text);
-    let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, exposition);
+    let form = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, form);
     response
 }
 

@@ -100,8 +100,20 @@ async fn health_is_told_as_a_whole_and_check_by_check() {
     let rig = Rig::new().await;
     assert_eq!(rig.get("/livez").await.expect(200), "ok");
     assert_eq!(rig.get("/readyz/ping").await.expect(200), "ok");
-    assert_eq!(rig.get("/livez?verbose").await.expect(200), "[+]ping ok\n[+]etcd ok\nlivez check passed\n");
+    let told = rig.get("/livez?verbose").await;
+    let told = told.expect(200).as_str().unwrap_or_default().to_owned();
+    assert!(
+        told.starts_with("[+]ping ok\n[+]etcd ok\n[+]log ok\n") && told.ends_with(" ok\nlivez check passed\n"),
+        "{told}"
+    );
+    // By the names that upstream's users look for.
+    for name in ["livez/poststarthook/crd-informer-synced", "healthz/autoregister-completion", "readyz/informer-sync"] {
+        assert_eq!(rig.get(&format!("/{name}")).await.expect(200), "ok", "{name}");
+    }
     rig.get("/livez/unknown").await.expect(404);
+    let figures = rig.get("/metrics/slis").await.expect(200);
+    let figures = figures.as_str().unwrap_or_default();
+    assert!(figures.contains("kubernetes_healthcheck{name=\"etcd\",type=\"livez\"} 1\n"), "{figures}");
     rig.api.begin_shutdown();
     let ending = rig.get("/readyz").await;
     assert!(
