@@ -5,7 +5,7 @@
 //! back what was just given away.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use carob_api::Quantity;
@@ -57,34 +57,42 @@ impl QuotaController {
         }
     }
 
-    /// The quotas of the namespace of an object that went, or that changed what it takes.
-    fn quotas_of<K: Resource>(
+    /// The quotas of the namespace of an object that went, that changed what it takes, or that came under other quotas.
+    fn quotas_of<K: Resource + serde::Serialize>(
         quotas: &Informer<ResourceQuota>,
         change: Change<'_, K>,
-        takes: impl Fn(&K) -> Amounts,
+        plural: &str,
     ) -> Vec<ObjectKey> {
         let Some(old) = change.old else { return Vec::new() };
         let quotas = quotas.list_in(&change.key().namespace);
-        if quotas.is_empty() || change.new.is_some_and(|new| takes(new) == takes(old)) {
+        if quotas.is_empty() {
             return Vec::new();
         }
-        quotas.iter().map(|quota| ObjectKey::of(&**quota)).collect()
+        let (old, new) = (json(old), change.new.map(json));
+        // A deletion's time decides by itself later; what an event changes is the same at any time.
+        let takes = |object: &Value| quota::of("", plural, object, Timestamp::MIN);
+        let same = new.as_ref().is_some_and(|new| takes(new) == takes(&old));
+        let concerned = |quota: &&Arc<ResourceQuota>| {
+            let Some(new) = new.as_ref().filter(|_| same) else { return true };
+            let limits = quota.spec.as_ref().map(json).unwrap_or_default();
+            quota::matches(&limits, "", plural, new) != quota::matches(&limits, "", plural, &old)
+        };
+        quotas.iter().filter(concerned).map(|quota| ObjectKey::of(&**quota)).collect()
     }
 
     pub(crate) fn quotas_of_pod(quotas: &Informer<ResourceQuota>, change: Change<'_, Pod>) -> Vec<ObjectKey> {
-        // A deletion's time decides by itself later; what an event changes is the same at any time.
-        Self::quotas_of(quotas, change, |pod| quota::pod(&json(pod), Timestamp::MIN))
+        Self::quotas_of(quotas, change, "pods")
     }
 
     pub(crate) fn quotas_of_service(quotas: &Informer<ResourceQuota>, change: Change<'_, Service>) -> Vec<ObjectKey> {
-        Self::quotas_of(quotas, change, |service| quota::service(&json(service)))
+        Self::quotas_of(quotas, change, "services")
     }
 
     pub(crate) fn quotas_of_claim(
         quotas: &Informer<ResourceQuota>,
         change: Change<'_, PersistentVolumeClaim>,
     ) -> Vec<ObjectKey> {
-        Self::quotas_of(quotas, change, |claim| quota::claim(&json(claim)))
+        Self::quotas_of(quotas, change, "persistentvolumeclaims")
     }
 
     /// A quota that is new, limits something else, or whose status says that it does.
@@ -123,12 +131,13 @@ impl QuotaController {
 
     async fn used(&self, namespace: &str, spec: &ResourceQuotaSpec) -> Result<Amounts, ReconcileError> {
         let (now, limits) = (self.context.now(), json(spec));
-        let pods = self.pods.list_in(namespace).into_iter().map(|pod| json(&*pod));
-        let pods = pods.filter(|pod| quota::matches(&limits, pod)).map(|pod| quota::pod(&pod, now));
-        let services = self.services.list_in(namespace).into_iter().map(|service| quota::service(&json(&*service)));
-        let claims = self.claims.list_in(namespace).into_iter().map(|claim| quota::claim(&json(&*claim)));
+        let pods = self.pods.list_in(namespace).into_iter().map(|pod| ("pods", json(&*pod)));
+        let services = self.services.list_in(namespace).into_iter().map(|service| ("services", json(&*service)));
+        let claims = self.claims.list_in(namespace).into_iter().map(|claim| ("persistentvolumeclaims", json(&*claim)));
+        let counted =
+            pods.chain(services).chain(claims).filter(|(plural, object)| quota::matches(&limits, "", plural, object));
         let mut used = Amounts::new();
-        for (name, amount) in pods.chain(services).chain(claims).flatten() {
+        for (name, amount) in counted.flat_map(|(plural, object)| quota::of("", plural, &object, now)) {
             quota::add(&mut used, name, amount);
         }
         for name in spec.hard.iter().flatten().map(|(name, _)| name) {

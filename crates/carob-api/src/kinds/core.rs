@@ -3,8 +3,8 @@
 use super::{
     ActedOnBy, Persistence, SubresourceDef, SubresourceRole,
     builder::{
-        EPHEMERAL_CONTAINERS, FINALIZE, RESIZE, Row, RowField, SCALE, STATUS, STATUS_PART, action, connect, field,
-        field_at, field_unset, resource,
+        EPHEMERAL_CONTAINERS, FINALIZE, RESIZE, Row, RowField, SCALE, STATUS_PART, action, connect, field, field_at,
+        field_unset, resource,
     },
 };
 use crate::{strategy::kinds as strategies, table::columns};
@@ -143,7 +143,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .short(&["quota"])
         .subresources(&[STATUS_PART])
         .columns(columns::RESOURCE_QUOTA)
-        .strategy(&STATUS)
+        .strategy(strategies::RESOURCE_QUOTA)
         .by(ActedOnBy::ApiServer),
     resource!("" / "core" ["v1"] "Secret" "secrets")
         .selectable(&[field("type")])

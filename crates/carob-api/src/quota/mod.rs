@@ -11,8 +11,8 @@ use crate::Quantity;
 use crate::pod::value::amounts_at;
 use crate::quantity::Format;
 
-pub use scope::matches;
-pub use usage::{claim, counted_resource, of, pod, service};
+pub use scope::{is_terminating, matches};
+pub use usage::{counted_resource, of};
 
 /// Amounts by the name that a quota has for them.
 pub type Amounts = BTreeMap<String, Quantity>;
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn admits(object: &Value) -> Result<Option<String>, String> {
-        let taken = pod(object, jiff::Timestamp::UNIX_EPOCH);
+        let taken = of("", "pods", object, jiff::Timestamp::UNIX_EPOCH);
         let outcome = admit(&quota(), object, &taken, true);
         outcome.map(|used| used.map(|used| show(&used))).map_err(|refusal| refusal.message("q"))
     }

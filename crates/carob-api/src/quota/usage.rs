@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Amounts, add, one};
 use crate::meta;
+use crate::pod::is_pod_level;
 use crate::pod::value::{self, quantity};
 use crate::quantity::{Format, Quantity};
 
@@ -54,7 +55,7 @@ fn pod_counts(pod: &Value, now: Timestamp) -> bool {
     !finished && deadline.is_none_or(|deadline| deadline >= now)
 }
 
-pub fn pod(pod: &Value, now: Timestamp) -> Amounts {
+fn pod(pod: &Value, now: Timestamp) -> Amounts {
     let mut taken = Amounts::from([("count/pods".to_owned(), one())]);
     if !pod_counts(pod, now) {
         return taken;
@@ -72,7 +73,7 @@ pub fn pod(pod: &Value, now: Timestamp) -> Amounts {
     taken
 }
 
-pub fn service(service: &Value) -> Amounts {
+fn service(service: &Value) -> Amounts {
     let mut taken = Amounts::from([("services".to_owned(), one()), ("count/services".to_owned(), one())]);
     let ports = i64::try_from(meta::items_at(service, &["spec", "ports"]).len()).unwrap_or(i64::MAX);
     let ports = Quantity::from_units(ports, Format::DecimalSi);
@@ -89,7 +90,7 @@ pub fn service(service: &Value) -> Amounts {
     taken
 }
 
-pub fn claim(claim: &Value) -> Amounts {
+fn claim(claim: &Value) -> Amounts {
     let counted = ["persistentvolumeclaims", "count/persistentvolumeclaims"];
     let mut taken: Amounts = counted.into_iter().map(|name| (name.to_owned(), one())).collect();
     let named = meta::str_at(claim, &["spec", "storageClassName"]);
@@ -110,9 +111,18 @@ pub fn claim(claim: &Value) -> Amounts {
     taken
 }
 
+fn asks_itself(pod: &Value) -> bool {
+    let named = |which| meta::at(pod, &["spec", "resources", which]).and_then(Value::as_object);
+    ["requests", "limits"].into_iter().filter_map(named).flatten().any(|(name, _)| is_pod_level(name))
+}
+
 /// Which of the limited amounts some containers of a Pod do not specify, and which containers (Constraints).
+/// Of a Pod that says itself how much it wants, containers need not say it.
 pub(super) fn unspecified<'a>(pod: &Value, limited: impl Iterator<Item = &'a str>) -> BTreeMap<String, Vec<String>> {
     let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    if asks_itself(pod) {
+        return missing;
+    }
     let lists = ["containers", "initContainers"];
     let containers = || lists.into_iter().flat_map(|list| meta::items_at(pod, &["spec", list]));
     for name in limited.filter(|name| COMPUTE.contains(name)) {

@@ -1,8 +1,8 @@
 //! The strategies that the table of kinds names.
 
 use super::{
-    Generic, Rules, Strategy, access, aggregation, cluster, config, definition, job, network, pod, policy, scheduling,
-    storage, webhook, workload,
+    Generic, Rules, Strategy, access, aggregation, cluster, config, definition, job, network, pod, policy, quota,
+    scheduling, storage, webhook, workload,
 };
 
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
@@ -34,6 +34,7 @@ pub(crate) const POD_TEMPLATE: &dyn Strategy = &workload::PodTemplate;
 pub(crate) const PRIORITY_CLASS: &dyn Strategy = &policy::PriorityClass;
 pub(crate) const REPLICATION_CONTROLLER: &dyn Strategy = &workload::ReplicationController;
 pub(crate) const REPLICA_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::ReplicaSet };
+pub(crate) const RESOURCE_QUOTA: &dyn Strategy = &quota::ResourceQuota;
 pub(crate) const ROLE: &dyn Strategy = &access::Role { namespaced: true };
 pub(crate) const ROLE_BINDING: &dyn Strategy = &access::RoleBinding;
 pub(crate) const RUNTIME_CLASS: &dyn Strategy = &cluster::RuntimeClass;

@@ -19,6 +19,7 @@ pub(crate) mod kinds;
 mod network;
 pub mod pod;
 mod policy;
+mod quota;
 mod scheduling;
 mod storage;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
     selector::LabelSelector,
 };
 
-const IMMUTABLE: &str = "field is immutable";
+pub(super) const IMMUTABLE: &str = "field is immutable";
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
 pub(super) fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {

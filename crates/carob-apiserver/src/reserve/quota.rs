@@ -12,6 +12,7 @@ use carob_api::status::GroupResource;
 use carob_api::{ResourceDef, Status, meta};
 use carob_kit::Clock;
 use carob_store::{Durability, Entry, Expect, Op, Store, Txn, TxnError};
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tracing::warn;
 
@@ -41,15 +42,45 @@ impl ResourceQuota {
 }
 
 /// Whether a write may need more than there was before it.
-fn may_grow(write: &Admission<'_>) -> bool {
+fn may_grow(write: &Admission<'_>, new: &Value, old: Option<&Value>) -> bool {
     match write.operation {
         Operation::Create => write.subresource.is_empty(),
         // Other kinds take one piece, whatever they become.
-        Operation::Update if write.def.group().is_empty() => matches!(
-            (write.def.plural(), write.subresource),
-            ("services" | "persistentvolumeclaims", "") | ("pods", "resize")
-        ),
+        Operation::Update if write.def.group().is_empty() => match (write.def.plural(), write.subresource) {
+            ("services" | "persistentvolumeclaims", "") | ("pods", "resize") => true,
+            // What is asked for stays, but the Pod may come under other quotas.
+            ("pods", "") => old.is_some_and(|old| quota::is_terminating(old) != quota::is_terminating(new)),
+            _ => false,
+        },
         Operation::Update | Operation::Delete | Operation::Connect => false,
+    }
+}
+
+/// What a write takes.
+struct Taken<'a> {
+    object: &'a Value,
+    /// The object as it was, of an update.
+    old: Option<&'a Value>,
+    whole: Amounts,
+    /// Beyond what the object took before.
+    more: Amounts,
+}
+
+impl<'a> Taken<'a> {
+    fn of(write: &Admission<'_>, object: &'a Value, old: Option<&'a Value>, now: Timestamp) -> Self {
+        let amounts = |object: &Value| quota::of(write.def.group(), write.def.plural(), object, now);
+        let whole = amounts(object);
+        let more = quota::more(&whole, &old.map(amounts).unwrap_or_default());
+        Self { object, old, whole, more }
+    }
+
+    /// What it takes of the quota of this spec: all, if the object was none of its own before; `None` if it is none now.
+    fn from(&self, write: &Admission<'_>, spec: &Value) -> Option<&Amounts> {
+        let concerns = |object: &Value| quota::matches(spec, write.def.group(), write.def.plural(), object);
+        if !concerns(self.object) {
+            return None;
+        }
+        Some(if self.old.is_some_and(concerns) { &self.more } else { &self.whole })
     }
 }
 
@@ -69,23 +100,21 @@ impl Reserve for ResourceQuota {
         new: &mut Value,
         old: Option<&Value>,
     ) -> Result<Option<Box<dyn Reserved + 'a>>, Status> {
-        if !may_grow(write) {
+        if !may_grow(write, new, old) {
             return Ok(None);
         }
         let quotas = self.reader.entries_within("", "resourcequotas", write.namespace);
         if quotas.is_empty() {
             return Ok(None);
         }
-        let now = self.clock.now();
-        let taken = |object: &Value| quota::of(write.def.group(), write.def.plural(), object, now);
-        let more = quota::more(&taken(new), &old.map(taken).unwrap_or_default());
+        let taken = Taken::of(write, new, old, self.clock.now());
         // All have to agree before any counts: what one refuses must take nothing of another.
         for entry in &quotas {
-            counted_with(write, entry, new, &more)?;
+            counted_with(write, entry, &taken)?;
         }
         let mut counted = Counted { store: self.reader.store(), charges: Vec::new() };
         for entry in quotas {
-            match self.charge(write, entry, new, &more).await {
+            match self.charge(write, entry, &taken).await {
                 Ok(charge) => counted.charges.extend(charge),
                 Err(error) => {
                     counted.take_back().await;
@@ -142,11 +171,10 @@ impl ResourceQuota {
         &self,
         write: &Admission<'_>,
         mut entry: Arc<Entry>,
-        object: &Value,
-        more: &Amounts,
+        taken: &Taken<'_>,
     ) -> Result<Option<Charge>, Status> {
         for _ in 0..ATTEMPTS_MAX {
-            let counted = counted_with(write, &entry, object, more)?;
+            let counted = counted_with(write, &entry, taken)?;
             let Some(held) = counted.filter(|_| !write.dry_run) else { return Ok(None) };
             let op = Op::Put { value: encode(&held), ttl: None, durability: Durability::Durable };
             let txn = Txn { key: entry.key.clone(), expect: Expect::Revision(entry.mod_revision), op };
@@ -161,26 +189,18 @@ impl ResourceQuota {
     }
 }
 
-/// The quota with what `object` takes counted in, or nothing where that changes nothing; an error if it is too much.
-fn counted_with(write: &Admission<'_>, entry: &Entry, object: &Value, more: &Amounts) -> Result<Option<Value>, Status> {
-    let Some(mut quota) = parse(&entry.key, &entry.value) else { return Ok(None) };
-    if !concerns(&quota, write, object) {
+/// The quota with what the write takes counted in, or nothing where that changes nothing; an error if it is too much.
+fn counted_with(write: &Admission<'_>, entry: &Entry, taken: &Taken<'_>) -> Result<Option<Value>, Status> {
+    let Some(mut quota) = parse(&entry.key, &entry.value).filter(|quota| !meta::is_being_deleted(quota)) else {
         return Ok(None);
-    }
-    let used = quota::admit(&quota, object, more, is_new_pod(write))
-        .map_err(|refusal| write.forbidden(Some(object), &refusal.message(meta::name(&quota))))?;
+    };
+    let Some(amounts) = taken.from(write, &quota["spec"]) else { return Ok(None) };
+    let used = quota::admit(&quota, taken.object, amounts, is_new_pod(write))
+        .map_err(|refusal| write.forbidden(Some(taken.object), &refusal.message(meta::name(&quota))))?;
     Ok(used.map(|used| {
         let used: Map<String, Value> =
             used.into_iter().map(|(name, amount)| (name, amount.to_string().into())).collect();
         meta::set(&mut quota, &["status", "used"], used);
         quota
     }))
-}
-
-/// Quotas with scopes are about some Pods, and nothing else.
-fn concerns(quota: &Value, write: &Admission<'_>, object: &Value) -> bool {
-    let spec = &quota["spec"];
-    let is_pod = write.is("", "pods");
-    let scoped = !meta::items_at(spec, &["scopes"]).is_empty() || meta::at(spec, &["scopeSelector"]).is_some();
-    !meta::is_being_deleted(quota) && if is_pod { quota::matches(spec, object) } else { !scoped }
 }

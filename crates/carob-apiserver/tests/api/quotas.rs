@@ -115,3 +115,38 @@ async fn a_limit_range_gives_pods_what_they_lack_and_refuses_what_is_too_much() 
     let refused = rig.post(&pods, &greedy).await;
     assert_eq!(refused.message(), "pods \"b\" is forbidden: maximum cpu usage per Container is 500m, but limit is 2");
 }
+
+#[tokio::test]
+async fn a_pod_that_comes_under_another_quota_is_counted_on_it() {
+    let rig = Rig::new().await;
+    let spec = json!({ "hard": { "pods": "1" }, "scopes": ["Terminating"] });
+    with_quota(&rig, spec, json!({ "pods": "0" })).await;
+    let pods = format!("{CORE}/pods");
+    for name in ["a", "b"] {
+        rig.post(&pods, &pod(name)).await.expect(201);
+    }
+    assert_eq!(used(&rig).await, json!({ "pods": "0" }));
+    let deadline = json!({ "spec": { "activeDeadlineSeconds": 3600 } });
+    rig.patch(&format!("{pods}/a"), "merge-patch+json", &deadline).await.expect(200);
+    assert_eq!(used(&rig).await, json!({ "pods": "1" }));
+    let refused = rig.patch(&format!("{pods}/b"), "merge-patch+json", &deadline).await;
+    assert!(
+        refused.message().contains("exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"),
+        "{}",
+        refused.body
+    );
+    // Another deadline is no other quota.
+    let sooner = json!({ "spec": { "activeDeadlineSeconds": 60 } });
+    rig.patch(&format!("{pods}/a"), "merge-patch+json", &sooner).await.expect(200);
+    assert_eq!(used(&rig).await, json!({ "pods": "1" }));
+}
+
+#[tokio::test]
+async fn quotas_that_count_nothing_are_refused() {
+    let rig = Rig::new().await;
+    let quota = |spec: Value| json!({ "metadata": { "name": "wrong" }, "spec": spec });
+    let quotas = format!("{CORE}/resourcequotas");
+    for spec in [json!({ "hard": { "pod": "1" } }), json!({ "hard": { "services": "1" }, "scopes": ["BestEffort"] })] {
+        assert_eq!(rig.post(&quotas, &quota(spec)).await.expect(422)["reason"], "Invalid");
+    }
+}

@@ -6,6 +6,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
 
 use super::decide::{ClaimStep, Notice, Surroundings, VolumeStep, claim_step, volume_step};
+use super::writes::claim_status;
 
 fn merged<T: serde::de::DeserializeOwned>(mut object: Value, change: Value) -> T {
     carob_api::patch::merge_patch(&mut object, &change).expect("it applies");
@@ -159,4 +160,21 @@ fn a_volume_is_let_go_as_its_policy_says() {
         "spec": {"persistentVolumeReclaimPolicy": "Delete"}});
     assert_eq!(step(made.clone(), None), VolumeStep::Release);
     assert_eq!(step(made, Some(&bound_to("w"))), VolumeStep::Release, "it was made for the claim and is not needed");
+}
+
+#[test]
+fn a_claim_shows_the_attributes_class_that_its_volume_had_when_it_was_bound() {
+    let of_gold = volume("v", json!({"spec": {"volumeAttributesClassName": "gold"}}));
+    let shown = |claim: &PersistentVolumeClaim| {
+        claim_status(claim, "Bound", Some(&of_gold))
+            .map(|patch| patch["status"]["currentVolumeAttributesClassName"].clone())
+    };
+    assert_eq!(shown(&claim(json!({"status": {"phase": "Pending"}}))), Some(json!("gold")));
+    // Whoever changes the volume writes the class then.
+    let changed = json!({"spec": {"volumeAttributesClassName": "silver"}, "status": {"phase": "Bound",
+        "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "10Gi"}, "currentVolumeAttributesClassName": "silver"}});
+    assert_eq!(shown(&claim(changed)), None);
+    let lost = claim(json!({"status": {"phase": "Bound", "currentVolumeAttributesClassName": "gold"}}));
+    let status = claim_status(&lost, "Lost", None).expect("a change")["status"].clone();
+    assert_eq!(status["currentVolumeAttributesClassName"], Value::Null);
 }

@@ -64,10 +64,23 @@ pub(super) fn claim_status(
         Some(_) => held.capacity.as_ref().map(|capacity| json!(capacity)),
         None => None,
     };
-    if !becomes && held.access_modes == modes && held.capacity.as_ref().map(|held| json!(held)) == capacity {
+    // The class that the volume has when it is bound; afterwards it is written by whoever changes the volume.
+    let class = match spec {
+        Some(spec) if becomes && held.phase.as_deref().is_none_or(|phase| phase == "Pending") => {
+            spec.volume_attributes_class_name.clone()
+        }
+        Some(_) => held.current_volume_attributes_class_name.clone(),
+        None => None,
+    };
+    let same = held.access_modes == modes
+        && held.capacity.as_ref().map(|held| json!(held)) == capacity
+        && held.current_volume_attributes_class_name == class;
+    if !becomes && same {
         return None;
     }
-    let status = json!({"phase": phase, "accessModes": modes, "capacity": capacity});
+    let status = json!({
+        "phase": phase, "accessModes": modes, "capacity": capacity, "currentVolumeAttributesClassName": class,
+    });
     Some(json!({"metadata": at(&claim.metadata), "status": status}))
 }
 

@@ -4,7 +4,7 @@ mod affinity;
 mod container;
 mod defaults;
 mod probe;
-mod resources;
+pub(super) mod resources;
 mod spec;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use crate::{
     quantity::Quantity,
 };
 
-const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+pub(in crate::strategy) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
 /// The quantity of one resource in a list.
 pub(super) fn amount(list: Option<&Value>, name: &str) -> Option<Quantity> {
@@ -37,7 +37,7 @@ fn is_standard(name: &str) -> bool {
 }
 
 /// Resources that a node cannot promise twice: requests and limits must be equal.
-fn is_extended(name: &str) -> bool {
+pub(in crate::strategy) fn is_extended(name: &str) -> bool {
     name.contains('/') && !name.starts_with("requests.") && !name.contains("kubernetes.io/")
 }
 
