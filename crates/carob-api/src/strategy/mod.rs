@@ -85,8 +85,6 @@ impl Rules {
 pub enum NameRule {
     Subdomain,
     Label,
-    /// RFC 1035: may not start with a digit.
-    Dns1035,
     /// RBAC's names: anything that fits one segment of a path.
     PathSegment,
     /// The address that an IPAddress stands for.
@@ -107,7 +105,6 @@ impl NameRule {
         match self {
             NameRule::Subdomain => names::dns1123_subdomain(name),
             NameRule::Label => names::dns1123_label(name),
-            NameRule::Dns1035 => names::dns1035_label(name),
             NameRule::PathSegment => names::path_segment(name),
             NameRule::Ip => names::canonical_ip(name),
         }

@@ -23,7 +23,7 @@ pub(super) struct Service;
 
 impl Strategy for Service {
     fn rules(&self) -> &Rules {
-        const RULES: Rules = Rules { name: NameRule::Dns1035, ..Rules::STATUS };
+        const RULES: Rules = Rules { name: NameRule::Label, ..Rules::STATUS };
         &RULES
     }
 
