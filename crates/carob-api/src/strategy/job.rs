@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Part, Rules, Strategy, pod,
-    workload::{immutable, template_warnings, text, validate_pods_of_template},
+    workload::{IMMUTABLE, immutable, template_warnings, text, validate_pods_of_template},
 };
 use crate::{
     cron,
@@ -104,29 +104,59 @@ impl Strategy for Job {
         if !(indexed && together) {
             immutable(new, old, &["spec", "completions"], &mut errors);
         }
-        let mut template = new.clone();
-        let was_suspended = meta::bool_at(old, &["spec", "suspend"]) == Some(true);
-        if was_suspended && meta::at(old, &["status", "startTime"]).is_none() {
-            for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
-                if let (Some(new), Some(old)) = (
-                    meta::at_mut(&mut template, &["spec", "template", "spec"]),
-                    meta::at(old, &["spec", "template", "spec"]),
-                ) {
-                    copy_field(new, old, field);
-                }
+        if template_may_change(old) {
+            let mut allowed = old["spec"]["template"]["spec"].clone();
+            let wanted = &new["spec"]["template"]["spec"];
+            take_changes(&mut allowed, wanted);
+            if allowed != *wanted {
+                let path = FieldPath::new("spec").child("template").child("spec");
+                errors.push(FieldError::invalid(&path, wanted.clone(), IMMUTABLE));
             }
-            if let (Some(new), Some(old)) =
-                (meta::at_mut(&mut template, &["spec", "template"]), meta::at(old, &["spec", "template"]))
-            {
-                copy_field(new, old, "metadata");
-            }
+        } else {
+            immutable(new, old, &["spec", "template"], &mut errors);
         }
-        immutable(&template, old, &["spec", "template"], &mut errors);
         errors
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         template_warnings(new, old, &["spec", "template"])
+    }
+}
+
+/// Whether a Job's Pods may be given other places and other needs: while it is suspended and has none
+/// (pkg/registry/batch/job/strategy.go, shouldAllowMutablePodTemplate).
+fn template_may_change(old: &Value) -> bool {
+    let is_suspended = meta::bool_at(old, &["spec", "suspend"]) == Some(true);
+    let never_started = meta::at(old, &["status", "startTime"]).is_none();
+    let shown = meta::items_at(old, &["status", "conditions"])
+        .iter()
+        .any(|condition| text(condition, &["type"]) == "Suspended" && text(condition, &["status"]) == "True");
+    is_suspended && (never_started || shown) && meta::i64_at(old, &["status", "active"]).unwrap_or_default() == 0
+}
+
+/// Takes over what may change of a suspended Job's Pods (pkg/apis/batch/validation, validatePodTemplateUpdate).
+fn take_changes(spec: &mut Value, wanted: &Value) {
+    for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+        copy_field(spec, wanted, field);
+    }
+    if !wanted["affinity"].is_null() || !spec["affinity"].is_null() {
+        let mut affinity = if spec["affinity"].is_object() { spec["affinity"].clone() } else { json!({}) };
+        copy_field(&mut affinity, &wanted["affinity"], "nodeAffinity");
+        let is_cleared = wanted["affinity"].is_null() && affinity == json!({});
+        spec["affinity"] = affinity;
+        if is_cleared {
+            copy_field(spec, wanted, "affinity");
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        let wanted = meta::items_at(wanted, &[list]);
+        let containers = meta::at_mut(spec, &[list]).and_then(Value::as_array_mut);
+        let Some(containers) = containers.filter(|containers| containers.len() == wanted.len()) else { continue };
+        for (container, wanted) in containers.iter_mut().zip(wanted) {
+            if container["name"] == wanted["name"] {
+                copy_field(container, wanted, "resources");
+            }
+        }
     }
 }
 
@@ -462,5 +492,47 @@ fn validate_when(obj: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
     {
         let path = path.child("timeZone");
         errors.extend(cron::check_zone(name).into_iter().map(|why| FieldError::invalid(&path, name, why)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an update of a Job's template is refused for.
+    fn refused(status: Value, change: impl Fn(&mut Value)) -> usize {
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {
+            "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]}});
+        let old = json!({"spec": {"suspend": true, "template": template}, "status": status});
+        let mut new = old.clone();
+        change(&mut new["spec"]["template"]);
+        Job.validate_update(Part::Main, &new, &old).len()
+    }
+
+    #[test]
+    fn a_suspended_job_without_pods_may_be_given_other_needs_and_places() {
+        let shown = || {
+            json!({"startTime": "2026-01-01T00:00:00Z",
+            "conditions": [{"type": "Suspended", "status": "True"}]})
+        };
+        let needs =
+            |template: &mut Value| template["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "2"}});
+        let places = |template: &mut Value| {
+            template["metadata"]["labels"]["x"] = json!("y");
+            template["spec"]["nodeSelector"] = json!({"a": "b"});
+            template["spec"]["affinity"] = json!({"nodeAffinity": {"preferred": []}});
+        };
+        for status in [json!({}), shown()] {
+            assert_eq!((refused(status.clone(), needs), refused(status, places)), (0, 0));
+        }
+        let mut active = shown();
+        active["active"] = json!(1);
+        for status in [active, json!({"startTime": "2026-01-01T00:00:00Z"})] {
+            assert_eq!((refused(status.clone(), needs), refused(status, places)), (1, 1));
+        }
+        let image = |template: &mut Value| template["spec"]["containers"][0]["image"] = json!("other");
+        let near_pods = |template: &mut Value| template["spec"]["affinity"] = json!({"podAffinity": {}});
+        let renamed = |template: &mut Value| template["spec"]["containers"][0]["name"] = json!("d");
+        assert_eq!([refused(shown(), image), refused(shown(), near_pods), refused(shown(), renamed)], [1, 1, 1]);
     }
 }
