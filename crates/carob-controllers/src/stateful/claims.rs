@@ -37,17 +37,50 @@ fn policy(set: &StatefulSet) -> Policy {
     }
 }
 
-/// The owners that a claim should have; others' references stay. `pod` is its Pod where that is on its way out for good.
-fn wanted_owners(held: &[OwnerReference], set: &Owner, pod: Option<&Owner>, policy: Policy) -> Vec<OwnerReference> {
-    let ours = |reference: &OwnerReference| reference.kind == "StatefulSet" || reference.kind == "Pod";
-    let mut owners: Vec<OwnerReference> = held.iter().filter(|reference| !ours(reference)).cloned().collect();
-    // A Pod that is scaled away takes its claim along; the whole set's end does so only where no Pod does already.
-    match pod.filter(|_| policy.with_pod) {
-        Some(pod) => owners.push(OwnerReference { controller: Some(true), ..pod.reference.clone() }),
-        None if policy.with_set => owners.push(set.reference.clone()),
-        None => {}
+/// Whether a reference names this owner, be it this object or an earlier one of that name.
+fn names(reference: &OwnerReference, owner: &Owner) -> bool {
+    let id =
+        |reference: &OwnerReference| (reference.api_version.clone(), reference.kind.clone(), reference.name.clone());
+    id(reference) == id(&owner.reference)
+}
+
+/// The owners of a claim that is made for its set.
+fn first_owners(set: &Owner, policy: Policy) -> Option<Vec<OwnerReference>> {
+    policy.with_set.then(|| vec![set.reference.clone()])
+}
+
+/// The owners that a claim should have instead of those that it has; `None` where it has the right ones. `condemned` says that
+/// its Pod is on its way out for good.
+fn other_owners(
+    held: &[OwnerReference],
+    set: &Owner,
+    pod: &Owner,
+    condemned: bool,
+    policy: Policy,
+) -> Option<Vec<OwnerReference>> {
+    let earlier = |owner: &Owner| held.iter().any(|held| names(held, owner) && held.uid != owner.reference.uid);
+    if earlier(set) || earlier(pod) {
+        // It is of an object that is gone, and goes with it.
+        return None;
     }
-    owners
+    let ours = |reference: &OwnerReference| names(reference, set) || names(reference, pod);
+    let mut owners: Vec<OwnerReference> = held.iter().filter(|reference| !ours(reference)).cloned().collect();
+    // Who else controls the claim decides about its end.
+    if !owners.iter().any(|reference| reference.controller == Some(true)) {
+        // A Pod that is scaled away takes its claim along; the whole set's end does so only where no Pod does already.
+        if policy.with_pod && condemned {
+            owners.push(pod.reference.clone());
+        } else if policy.with_set {
+            owners.push(set.reference.clone());
+        }
+    }
+    (owners != held).then_some(owners)
+}
+
+/// Whether a claim is about to go with the Pod that had the name of the one to come.
+fn goes_with_earlier_pod(claim: &PersistentVolumeClaim, pod: &str, policy: Policy) -> bool {
+    let mut owners = claim.metadata.owner_references.iter().flatten();
+    policy.with_pod && owners.any(|owner| owner.kind == "Pod" && owner.api_version == "v1" && owner.name == pod)
 }
 
 impl Claims {
@@ -70,17 +103,16 @@ impl Claims {
         ordinal: i32,
     ) -> Result<bool, ReconcileError> {
         let api: Api<PersistentVolumeClaim> = self.context.api(&owner.key.namespace);
+        let pod = format!("{}-{ordinal}", owner.key.name);
         for (_, mut claim) in identity::claims(set, ordinal) {
             let name = claim.name_any();
             if let Some(held) = self.informer.get(Some(&owner.key.namespace), &name) {
-                if held.metadata.deletion_timestamp.is_some() {
+                if held.metadata.deletion_timestamp.is_some() || goes_with_earlier_pod(&held, &pod, policy(set)) {
                     return Ok(false);
                 }
                 continue;
             }
-            let owners = wanted_owners(&[], owner, None, policy(set));
-            claim.metadata.owner_references = (!owners.is_empty()).then_some(owners);
-            let pod = format!("{}-{ordinal}", owner.key.name);
+            claim.metadata.owner_references = first_owners(owner, policy(set));
             match api.create(&PostParams::default(), &claim).await {
                 Ok(_) => {
                     let message = format!("create Claim {name} Pod {pod} in StatefulSet {} success", owner.key.name);
@@ -111,15 +143,12 @@ impl Claims {
         condemned: bool,
     ) -> Result<(), ReconcileError> {
         let api: Api<PersistentVolumeClaim> = self.context.api(&owner.key.namespace);
-        let pod = condemned.then(|| Owner::of(pod));
+        let pod = Owner::of(pod);
         for (_, template) in identity::claims(set, ordinal) {
             let name = template.name_any();
             let Some(claim) = self.informer.get(Some(&owner.key.namespace), &name) else { continue };
             let held = claim.metadata.owner_references.clone().unwrap_or_default();
-            let wanted = wanted_owners(&held, owner, pod.as_ref(), policy(set));
-            if wanted == held {
-                continue;
-            }
+            let Some(wanted) = other_owners(&held, owner, &pod, condemned, policy(set)) else { continue };
             let patch = json!({"metadata": {
                 "uid": claim.metadata.uid,
                 "resourceVersion": claim.metadata.resource_version,
@@ -138,22 +167,53 @@ mod tests {
 
     #[test]
     fn a_claim_goes_with_its_set_or_with_its_pod_as_the_policy_says() {
-        let owner =
-            |kind: &str, uid: &str| OwnerReference { kind: kind.into(), uid: uid.into(), ..OwnerReference::default() };
-        let mut set = Owner::of(&StatefulSet::default());
-        set.reference = owner("StatefulSet", "s");
-        let mut pod = Owner::of(&Pod::default());
-        pod.reference = owner("Pod", "p");
-        let other = owner("Other", "o");
-        let shown = |held: &[OwnerReference], pod: Option<&Owner>, with_set, with_pod| {
-            let owners = wanted_owners(held, &set, pod, Policy { with_set, with_pod });
-            owners.iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>().join(" ")
+        let owner = |kind: &str, uid: &str, controller| OwnerReference {
+            kind: kind.into(),
+            name: kind.to_lowercase(),
+            uid: uid.into(),
+            controller: Some(controller),
+            ..OwnerReference::default()
         };
-        let held = [other, set.reference.clone()];
-        assert_eq!(shown(&held, None, true, true), "o s");
-        assert_eq!(shown(&held, None, false, true), "o");
-        assert_eq!(shown(&held, Some(&pod), true, true), "o p");
-        assert_eq!(shown(&held, Some(&pod), true, false), "o s");
-        assert_eq!(shown(&[], Some(&pod), false, false), "");
+        let mut set = Owner::of(&StatefulSet::default());
+        set.reference = owner("StatefulSet", "s", true);
+        let mut pod = Owner::of(&Pod::default());
+        pod.reference = owner("Pod", "p", true);
+        let shown = |held: &[OwnerReference], condemned, with_set, with_pod| {
+            let owners = other_owners(held, &set, &pod, condemned, Policy { with_set, with_pod });
+            owners.map(|owners| owners.iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>().join(" "))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let held = [owner("Other", "o", false), set.reference.clone()];
+        assert_eq!(shown(&held, false, true, true), None);
+        assert_eq!(shown(&held, false, false, true), some("o"));
+        assert_eq!(shown(&held, true, true, true), some("o p"));
+        assert_eq!(shown(&held, true, true, false), None);
+        assert_eq!(shown(&[], true, false, false), None);
+        // Whoever else controls it has it.
+        let managed = [owner("Other", "o", true), set.reference.clone()];
+        assert_eq!(shown(&managed, true, true, true), some("o"));
+        assert_eq!(shown(&managed[..1], true, true, true), None);
+        // One of an earlier set, or of an earlier Pod, is left alone; one of another Pod is another's.
+        assert_eq!(shown(&[owner("StatefulSet", "earlier", true)], false, true, true), None);
+        assert_eq!(shown(&[owner("Pod", "earlier", true)], true, true, true), None);
+        let other_pod = OwnerReference { name: "other".into(), ..owner("Pod", "q", false) };
+        assert_eq!(shown(&[other_pod], false, true, false), some("q s"));
+        // What does not control it does not take it along.
+        let loose = OwnerReference { controller: None, ..set.reference.clone() };
+        assert_eq!(shown(&[loose], false, true, true), some("s"));
+    }
+
+    #[test]
+    fn a_claim_of_the_pod_before_is_waited_for() {
+        let pod = OwnerReference {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            name: "a-1".into(),
+            ..OwnerReference::default()
+        };
+        let mut claim = PersistentVolumeClaim::default();
+        claim.metadata.owner_references = Some(vec![pod]);
+        let waits = |pod: &str, with_pod| goes_with_earlier_pod(&claim, pod, Policy { with_set: false, with_pod });
+        assert_eq!([waits("a-1", true), waits("a-2", true), waits("a-1", false)], [true, false, false]);
     }
 }
