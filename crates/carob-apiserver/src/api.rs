@@ -26,6 +26,7 @@ use crate::definitions::Definitions;
 use crate::error::ApiError;
 use crate::identity::{GROUP_MASTERS, Identity};
 use crate::in_process::InProcess;
+use crate::policy::report_types;
 use crate::request::{Asked, Notes, Query, RequestInfo, Verb};
 use crate::server::{Class, Classified, Limits, RETRY_AFTER_S, Refused, Remote, is_heavy, seats_of_list};
 use crate::state::{StartError, State};
@@ -38,13 +39,14 @@ pub struct ApiServer(Arc<State>);
 
 impl ApiServer {
     /// Reads Services out of the store, so that no address is given away twice, and CustomResourceDefinitions, so that their
-    /// kinds are served from the first request on. Spawns two tasks, which follow the definitions and the APIServices; so it has to
+    /// kinds are served from the first request on. Spawns tasks that follow the definitions, the APIServices and the policies; so it has to
     /// be called within a runtime.
     pub fn new(config: Config) -> Result<Self, StartError> {
         let state = Arc::new(State::new(config)?);
         let definitions = Definitions::load(&state.store, &state.catalogue);
         tokio::spawn(definitions.follow(Arc::downgrade(&state), state.store.clone()));
         tokio::spawn(aggregation::follow(Arc::downgrade(&state), state.store.clone()));
+        tokio::spawn(report_types(Arc::downgrade(&state), state.store.clone()));
         Ok(Self(state))
     }
 

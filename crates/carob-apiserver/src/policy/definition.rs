@@ -219,13 +219,18 @@ fn namespace_type() -> DeclType {
 
 /// The variables that expressions of a policy see.
 pub(super) fn environment(declared: Declared) -> Environment {
+    environment_of(declared, &DeclType::Dyn, &DeclType::Dyn)
+}
+
+/// As [`environment`], where it is known of which type objects and parameters are.
+pub(super) fn environment_of(declared: Declared, object: &DeclType, params: &DeclType) -> Environment {
     let mut environment = Environment::new()
-        .variable("object", DeclType::Dyn)
-        .variable("oldObject", DeclType::Dyn)
+        .variable("object", object.clone())
+        .variable("oldObject", object.clone())
         .variable("namespaceObject", NAMESPACE.clone())
         .variable("request", REQUEST.clone());
     if declared.params {
-        environment = environment.variable("params", DeclType::Dyn);
+        environment = environment.variable("params", params.clone());
     }
     if declared.authorizer {
         environment = environment

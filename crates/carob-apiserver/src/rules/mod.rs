@@ -10,16 +10,26 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use carob_api::schema::Schema;
-use carob_api::schema::structural::Type;
+use carob_api::schema::structural::{Node, Type};
 use carob_api::{FieldError, FieldErrors, FieldPath, ResourceDef, Status, meta};
-use carob_cel::{Activation, BUDGET_COST_MAX, Budget, EvalError, Program, Value as CelValue};
+use carob_cel::{Activation, BUDGET_COST_MAX, Budget, DeclType, EvalError, Program, Value as CelValue};
 use serde_json::Value;
 
-use self::compile::{Compiled, CompiledRule, compile};
+use self::compile::{Compiled, CompiledRule, compile, decl};
 use crate::request::Notes;
 
 /// Longest message that an expression may make, bytes.
 const MESSAGE_LEN_MAX: usize = 5 * 1024;
+
+/// The type of a custom kind's objects in expressions that see all of their metadata.
+pub(crate) fn declared_type(node: &Node, kind: &str, metadata: DeclType) -> Option<DeclType> {
+    match decl(node, true, kind)? {
+        DeclType::Object(object) => {
+            Some(DeclType::Object(Arc::unwrap_or_clone(object).with("metadata", metadata, false).into()))
+        }
+        other => Some(other),
+    }
+}
 
 /// The compiled rules by definition and version.
 #[derive(Default)]

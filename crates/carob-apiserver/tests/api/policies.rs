@@ -328,3 +328,69 @@ async fn mutations_that_fail_refuse_the_write() {
         answer.expect(422);
     }
 }
+
+/// Waits, by a watch, until a policy's types were looked at, and answers with what was found.
+async fn typed(rig: &Rig, name: &str, generation: i64) -> Value {
+    let mut events = rig.watch(&format!("{POLICIES}?watch=1&fieldSelector=metadata.name%3D{name}")).await;
+    loop {
+        let event = events.next().await.expect("the watch goes on");
+        let status = &event["object"]["status"];
+        if status["observedGeneration"] == json!(generation) {
+            return status["typeChecking"].clone();
+        }
+    }
+}
+
+#[tokio::test]
+async fn expressions_that_do_not_fit_the_kinds_are_told_in_the_status() {
+    let rig = Rig::new().await;
+    let about = |resource: &str, group: &str| {
+        json!({ "resourceRules": [{
+            "apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource],
+        }] })
+    };
+    let good = json!({ "matchConstraints": about("deployments", "apps"),
+        "variables": [{ "name": "wanted", "expression": "object.spec.replicas" }],
+        "validations": [
+            { "expression": "variables.wanted > 1 && object.metadata.labels['a'] == 'b'" },
+            { "expression": "object.spec.template.spec.containers.all(c, c.image.startsWith('a'))", "messageExpression": "object.metadata.name" },
+        ] });
+    rig.post(POLICIES, &policy("good", good)).await.expect(201);
+    assert_eq!(typed(&rig, "good", 1).await, json!({}));
+    let wrong = json!({ "matchConstraints": about("deployments", "apps"), "validations": [
+        { "expression": "object.spec.replicas > '1'", "messageExpression": "'got ' + object.spec.replicas" },
+        { "expression": "object.spec.replica > 1" },
+    ] });
+    rig.post(POLICIES, &policy("wrong", wrong)).await.expect(201);
+    let warnings = typed(&rig, "wrong", 1).await["expressionWarnings"].clone();
+    let told: Vec<(&str, &str)> = warnings
+        .as_array()
+        .expect("warnings")
+        .iter()
+        .map(|warning| {
+            (warning["fieldRef"].as_str().unwrap_or_default(), warning["warning"].as_str().unwrap_or_default())
+        })
+        .collect();
+    let expected = [
+        ("spec.validations[0].expression", "found no matching overload for '_>_' applied to '(int, string)'"),
+        ("spec.validations[0].messageExpression", "found no matching overload for '_+_' applied to '(string, int)'"),
+        ("spec.validations[1].expression", "undefined field 'replica'"),
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for ((field, warning), (expected_field, part)) in told.iter().zip(expected) {
+        assert_eq!(*field, expected_field);
+        assert!(
+            warning.starts_with("apps/v1, Kind=Deployment: compilation failed: ERROR: ") && warning.contains(part),
+            "{warning}"
+        );
+    }
+    // Mended, it is looked at again.
+    let mended = json!([{ "op": "replace", "path": "/spec/validations", "value": [{ "expression": "object.spec.replicas > 1" }] }]);
+    rig.patch(&format!("{POLICIES}/wrong"), "json-patch+json", &mended).await.expect(200);
+    assert_eq!(typed(&rig, "wrong", 2).await, json!({}));
+    // What a wildcard names is anything.
+    let anything =
+        json!({ "matchConstraints": about("*", "*"), "validations": [{ "expression": "object.none == 1" }] });
+    rig.post(POLICIES, &policy("anything", anything)).await.expect(201);
+    assert_eq!(typed(&rig, "anything", 1).await, json!({}));
+}
