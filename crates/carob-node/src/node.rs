@@ -36,7 +36,7 @@ use crate::manifests::{Collector, ManifestConfig, Manifests};
 use crate::objects::{ApiObjects, Objects};
 use crate::paths::PodDirs;
 use crate::probe::counts::ProbeCounts;
-use crate::server::{Access, KubeletServer, PodSource};
+use crate::server::{Access, ApiReviews, KubeletServer, PodSource};
 use crate::volumes::Volumes;
 use crate::worker::{NetworkRules, Settings, Tools};
 
@@ -174,7 +174,8 @@ impl Node {
         };
         let server = api.map(|api| {
             let source: Arc<dyn PodSource> = fleet.clone();
-            let server = KubeletServer::new(source, Arc::clone(&tools), name.clone(), api.access.clone());
+            let reviews = Box::new(ApiReviews::new(client.clone(), name.clone()));
+            let server = KubeletServer::new(source, Arc::clone(&tools), name.clone(), api.access.clone(), reviews);
             (server, api)
         });
         let registrar = Registrar {

@@ -103,10 +103,11 @@ pub(crate) fn client(roots: RootCertStore, shown: Arc<Current>) -> Result<Client
         .with_client_cert_resolver(shown))
 }
 
-/// How the kubelet API serves: to clients with a certificate of the cluster's authority.
+/// How the kubelet API serves: to clients with a certificate of the cluster's authority, or with none, for who has a token.
 pub(crate) fn kubelet_server(roots: RootCertStore, shown: Arc<Current>) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
         .build()
         .context("prepare the verification of client certificates")?;
     let config = ServerConfig::builder_with_provider(provider)

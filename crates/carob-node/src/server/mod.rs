@@ -1,5 +1,6 @@
-//! The node's own API: logs, exec, attach, port-forward, Pods, numbers; over TLS, for the API server.
+//! The node's own API: logs, exec, attach, port-forward, Pods, numbers; over TLS, for the API server and whom it allows.
 
+mod auth;
 mod logs;
 mod metrics;
 mod query;
@@ -21,8 +22,11 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+pub use auth::Access;
+pub(crate) use auth::{ApiReviews, Reviews};
+
+use self::auth::Gate;
 use crate::config::labels;
 use crate::worker::Tools;
 
@@ -30,32 +34,6 @@ use crate::worker::Tools;
 const CONNECTIONS_MAX: usize = 1024;
 /// Time that a client has for its TLS handshake, and for the head of its request.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// Who may use the node's API. Any certificate of the cluster's CA opens the door; these get past it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Access {
-    /// Common names, for instance the API server's `kube-apiserver-kubelet-client`.
-    pub users: Vec<String>,
-    /// Organisations, for instance `system:masters`.
-    pub groups: Vec<String>,
-}
-
-impl Access {
-    /// Whether the holder of this certificate (DER), which TLS has verified, may come in.
-    fn admits(&self, certificate: &[u8]) -> bool {
-        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
-        let subject = certificate.subject();
-        // A subject that can be read in two ways names nobody.
-        let mut names = subject.iter_common_name().map(|name| name.as_str());
-        let (Some(Ok(name)), None) = (names.next(), names.next()) else { return false };
-        let Ok(groups) = subject.iter_organization().map(|group| group.as_str()).collect::<Result<Vec<_>, _>>() else {
-            return false;
-        };
-        let user = !name.is_empty() && self.users.iter().any(|known| known == name);
-        let group = !name.is_empty() && self.groups.iter().any(|known| groups.contains(&known.as_str()));
-        user || group
-    }
-}
 
 pub struct KubeletServer {
     shared: Arc<Shared>,
@@ -72,17 +50,24 @@ pub(crate) struct Shared {
     pub(crate) source: Arc<dyn PodSource>,
     pub(crate) tools: Arc<Tools>,
     pub(crate) node_name: String,
-    access: Access,
+    gate: Gate,
     rates: metrics::Rates,
     /// Streams that outlive their request.
     pub(crate) streams: TaskTracker,
 }
 
 impl KubeletServer {
-    pub fn new(source: Arc<dyn PodSource>, tools: Arc<Tools>, node_name: String, access: Access) -> Self {
+    pub(crate) fn new(
+        source: Arc<dyn PodSource>,
+        tools: Arc<Tools>,
+        node_name: String,
+        access: Access,
+        reviews: Box<dyn Reviews>,
+    ) -> Self {
         let streams = TaskTracker::new();
         let rates = metrics::Rates::default();
-        Self { shared: Arc::new(Shared { source, tools, node_name, access, rates, streams }) }
+        let gate = Gate { access, reviews };
+        Self { shared: Arc::new(Shared { source, tools, node_name, gate, rates, streams }) }
     }
 
     /// Serves until the shutdown, which cuts open streams: their clients reconnect.
@@ -141,11 +126,11 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
         Err(_) => return tracing::debug!("a TLS handshake took too long"),
     };
     let certificates = stream.get_ref().1.peer_certificates();
-    let admitted =
-        certificates.and_then(<[_]>::first).is_some_and(|certificate| shared.access.admits(certificate.as_ref()));
+    let holder = certificates.and_then(<[_]>::first).and_then(|certificate| auth::holder(certificate.as_ref()));
+    let holder = Arc::new(holder);
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, std::convert::Infallible>(routes::handle(&shared, request, admitted).await) }
+        let (shared, holder) = (Arc::clone(&shared), Arc::clone(&holder));
+        async move { Ok::<_, std::convert::Infallible>(routes::handle(&shared, request, (*holder).as_ref()).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -8,7 +8,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use k8s_openapi::List;
+use k8s_openapi::api::authentication::v1::UserInfo;
 
+use super::auth::AuthError;
 use super::query::Query;
 use super::{Shared, logs, metrics, streams};
 use carob_streams::upgrade::{Body, UpgradeError};
@@ -39,14 +41,30 @@ impl RequestError {
     }
 }
 
-pub(super) async fn handle(shared: &Arc<Shared>, request: Request<Incoming>, admitted: bool) -> Response<Body> {
-    if !admitted {
-        return text(StatusCode::FORBIDDEN, "Forbidden");
+pub(super) async fn handle(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    holder: Option<&UserInfo>,
+) -> Response<Body> {
+    if let Err(error) = shared.gate.pass(holder, request.headers(), request.method(), request.uri().path()).await {
+        return refusal(&error);
     }
     match route(shared, request).await {
         Ok(response) => response,
         Err(error) => text(error.code(), error.to_string()),
     }
+}
+
+fn refusal(error: &AuthError) -> Response<Body> {
+    let code = match error {
+        AuthError::Unauthorized => StatusCode::UNAUTHORIZED,
+        AuthError::Forbidden { .. } => StatusCode::FORBIDDEN,
+        AuthError::Review { source, .. } => {
+            tracing::warn!(error = %carob_kit::chain(source), "a request cannot be judged");
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    };
+    text(code, error.to_string())
 }
 
 async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, RequestError> {
@@ -72,6 +90,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             streams::port_forward(shared, request, namespace, pod, &query).await
         }
         ["stats", "summary"] if read_only => metrics::summary(shared).await,
+        ["metrics"] if read_only => metrics::kubelet(shared).await,
         ["metrics", "resource"] if read_only => metrics::resource(shared).await,
         ["metrics", "cadvisor"] if read_only => metrics::cadvisor(shared).await,
         ["metrics", "probes"] if read_only => Ok(metrics::probes(shared)),

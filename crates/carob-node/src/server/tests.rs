@@ -10,12 +10,14 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::auth::ReviewError;
 use super::*;
 use crate::api::{PodApi, WriteError};
 use crate::events::{Events, Subject};
@@ -65,6 +67,20 @@ impl PodSource for OnePod {
     }
 }
 
+/// Knows no token and allows nothing.
+struct NobodyElse;
+
+#[async_trait::async_trait]
+impl Reviews for NobodyElse {
+    async fn bearer(&self, _token: &str) -> Result<Option<UserInfo>, ReviewError> {
+        Ok(None)
+    }
+
+    async fn allows(&self, _user: &UserInfo, _verb: &str, _subresource: &str) -> Result<bool, ReviewError> {
+        Ok(false)
+    }
+}
+
 struct Bench {
     shared: Arc<Shared>,
     runtime: Arc<FakeRuntime>,
@@ -99,7 +115,8 @@ impl Bench {
             "spec": {"containers": [{"name": "c"}]}});
         let source = OnePod(Arc::new(serde_json::from_value(pod).expect("a Pod")));
         start_container(&*cri).await;
-        let server = KubeletServer::new(Arc::new(source), tools, "n".to_owned(), Access::default());
+        let access = Access { users: vec!["api".to_owned()], groups: Vec::new() };
+        let server = KubeletServer::new(Arc::new(source), tools, "n".to_owned(), access, Box::new(NobodyElse));
         Self { shared: server.shared, runtime, dir }
     }
 
@@ -110,7 +127,8 @@ impl Bench {
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let shared = Arc::clone(&shared);
-                async move { Ok::<_, std::convert::Infallible>(routes::handle(&shared, request, true).await) }
+                let holder = UserInfo { username: Some("api".to_owned()), ..UserInfo::default() };
+                async move { Ok::<_, std::convert::Infallible>(routes::handle(&shared, request, Some(&holder)).await) }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(near), service)
@@ -227,9 +245,11 @@ async fn plain_requests() {
 
 #[tokio::test]
 async fn whoever_is_not_admitted_gets_nothing() {
+    let admits =
+        |access: &Access, certificate: &[u8]| auth::holder(certificate).is_some_and(|holder| access.admits(&holder));
     let access = Access { users: vec!["kube-apiserver-kubelet-client".to_owned()], groups: Vec::new() };
-    assert!(!access.admits(b"not a certificate"));
-    assert!(!access.admits(&[]));
+    assert!(!admits(&access, b"not a certificate"));
+    assert!(!admits(&access, &[]));
     // rcgen keeps one attribute of each kind, so another common name goes under its number.
     let certificate = |names: &[(rcgen::DnType, &str)]| {
         let mut params = rcgen::CertificateParams::default();
@@ -244,10 +264,10 @@ async fn whoever_is_not_admitted_gets_nothing() {
     let second = (rcgen::DnType::CustomDnType(vec![2, 5, 4, 3]), "eve");
     let masters = (rcgen::DnType::OrganizationName, "system:masters");
     let access = Access { groups: vec!["system:masters".to_owned()], ..access };
-    assert!(access.admits(&certificate(std::slice::from_ref(&own))));
-    assert!(!access.admits(&certificate(&[own, second])), "which of two names counts would depend on the reader");
-    assert!(!access.admits(&certificate(std::slice::from_ref(&masters))), "nobody is no member of a group");
-    assert!(access.admits(&certificate(&[(rcgen::DnType::CommonName, "admin"), masters])));
+    assert!(admits(&access, &certificate(std::slice::from_ref(&own))));
+    assert!(!admits(&access, &certificate(&[own, second])), "which of two names counts would depend on the reader");
+    assert!(!admits(&access, &certificate(std::slice::from_ref(&masters))), "nobody is no member of a group");
+    assert!(admits(&access, &certificate(&[(rcgen::DnType::CommonName, "admin"), masters])));
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use carob_cri::v1::{
-    ContainerStats, CpuUsage, MemoryUsage, NetworkInterfaceUsage, PodSandboxMetadata, PodSandboxStats,
+    ContainerState, ContainerStats, CpuUsage, ListContainersRequest, ListPodSandboxRequest, MemoryUsage,
+    NetworkInterfaceUsage, PodSandboxMetadata, PodSandboxState, PodSandboxStats,
 };
 use http::{Response, StatusCode};
 use jiff::Timestamp;
@@ -35,6 +36,43 @@ pub(in crate::server) async fn cadvisor(shared: &Arc<Shared>) -> Result<Response
     memory.add(&[], machine.memory_total_bytes as f64, None);
     write(&mut out, [cores, memory]);
     Ok(text(StatusCode::OK, out))
+}
+
+/// What runs on the node (kubelet `pkg/kubelet/metrics`).
+pub(in crate::server) async fn kubelet(shared: &Arc<Shared>) -> Result<Response<Body>, RequestError> {
+    let failed = |error: carob_cri::CriError| RequestError::Internal(error.message);
+    let sandboxes = shared.tools.cri.list_pod_sandbox(ListPodSandboxRequest::default()).await.map_err(failed)?.items;
+    let containers =
+        shared.tools.cri.list_containers(ListContainersRequest::default()).await.map_err(failed)?.containers;
+    let running = sandboxes.iter().filter(|sandbox| sandbox.state() == PodSandboxState::SandboxReady).count();
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    for container in &containers {
+        *states.entry(state_name(container.state())).or_default() += 1;
+    }
+    Ok(text(StatusCode::OK, render_kubelet(&shared.node_name, running, &states)))
+}
+
+fn state_name(state: ContainerState) -> &'static str {
+    match state {
+        ContainerState::ContainerCreated => "created",
+        ContainerState::ContainerRunning => "running",
+        ContainerState::ContainerExited => "exited",
+        ContainerState::ContainerUnknown => "unknown",
+    }
+}
+
+fn render_kubelet(node: &str, running_pods: usize, containers: &BTreeMap<&str, usize>) -> String {
+    let mut name = Metric::new("kubelet_node_name", GAUGE, "The node's name. The count is always 1.");
+    name.add(&[("node", node)], 1.0, None);
+    let mut pods = Metric::new("kubelet_running_pods", GAUGE, "Number of pods that have a running pod sandbox");
+    pods.add(&[], running_pods as f64, None);
+    let mut by_state = Metric::new("kubelet_running_containers", GAUGE, "Number of containers by state");
+    for (state, count) in containers {
+        by_state.add(&[("container_state", state)], *count as f64, None);
+    }
+    let mut out = String::new();
+    write(&mut out, [name, pods, by_state]);
+    out
 }
 
 pub(in crate::server) fn probes(shared: &Shared) -> Response<Body> {
@@ -312,6 +350,19 @@ mod tests {
                 containers: vec![container],
                 ..LinuxPodSandboxStats::default()
             }),
+        }
+    }
+
+    #[test]
+    fn what_runs_on_a_node_is_counted() {
+        let states = BTreeMap::from([("exited", 2), ("running", 1)]);
+        let text = render_kubelet("n", 1, &states);
+        for line in [
+            "kubelet_node_name{node=\"n\"} 1",
+            "kubelet_running_pods 1",
+            "kubelet_running_containers{container_state=\"exited\"} 2",
+        ] {
+            assert!(text.lines().any(|own| own == line), "{line}: {text}");
         }
     }
 

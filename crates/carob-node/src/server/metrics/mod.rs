@@ -1,5 +1,5 @@
-//! What containers, Pods and the machine use: `/stats/summary` as JSON ([`summary`]), `/metrics/resource`, `/metrics/cadvisor`
-//! and `/metrics/probes` for Prometheus ([`exposition`]).
+//! What containers, Pods and the machine use: `/stats/summary` as JSON ([`summary`]), `/metrics`, `/metrics/resource`,
+//! `/metrics/cadvisor` and `/metrics/probes` for Prometheus ([`exposition`]).
 
 mod exposition;
 mod rates;
@@ -15,7 +15,7 @@ use super::Shared;
 use super::routes::RequestError;
 use crate::pod::{PodId, PodView};
 
-pub(super) use exposition::{cadvisor, probes, resource};
+pub(super) use exposition::{cadvisor, kubelet, probes, resource};
 pub(super) use rates::Rates;
 pub(super) use summary::summary;
 
