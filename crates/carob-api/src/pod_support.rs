@@ -74,7 +74,6 @@ pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors {
         for (index, container) in meta::items_at(spec, &[list]).iter().enumerate() {
             let path = path.child(list).index(index);
             check(In::Container, container, &path, &mut errors);
-            refuse_restart_of_all(container, &path, &mut errors);
         }
     }
     for (index, volume) in meta::items_at(spec, &["volumes"]).iter().enumerate() {
@@ -106,15 +105,6 @@ fn check(place: In, holder: &Value, path: &FieldPath, errors: &mut FieldErrors) 
         if refused {
             let path = field.iter().fold(path.clone(), |path, part| path.child(part));
             errors.push(FieldError::forbidden(&path, *why));
-        }
-    }
-}
-
-fn refuse_restart_of_all(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    for (index, rule) in meta::items_at(container, &["restartPolicyRules"]).iter().enumerate() {
-        if meta::str_at(rule, &["action"]) == Some("RestartAllContainers") {
-            let path = path.child("restartPolicyRules").index(index).child("action");
-            errors.push(FieldError::forbidden(&path, "restarting all containers in place is not supported"));
         }
     }
 }
@@ -152,7 +142,6 @@ mod tests {
             [
                 "spec.hostUsers",
                 "spec.resourceClaims",
-                "spec.initContainers[1].restartPolicyRules[1].action",
                 "spec.containers[0].securityContext.appArmorProfile.type",
                 "spec.volumes[0].iscsi",
                 "spec.volumes[1].emptyDir.medium",
@@ -215,10 +204,6 @@ mod tests {
             }
             ("EmptyDirVolumeSource", "medium") => {
                 "acts; refused when `HugePages…`: volumes of huge pages are not supported".to_owned()
-            }
-            ("ContainerRestartRule", "action") => {
-                "acts; refused when `RestartAllContainers`: restarting all containers in place is not supported"
-                    .to_owned()
             }
             _ => "acts".to_owned(),
         }

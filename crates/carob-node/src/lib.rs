@@ -19,7 +19,7 @@
 //! Of a Pod's spec: `containers`, `initContainers` (also with `restartPolicy: Always`), `ephemeralContainers`, and of each
 //! `args`, `command`, `env`, `envFrom`, `image`, `imagePullPolicy`, `lifecycle` (`postStart`, `preStop`, `stopSignal`), the
 //! three probes, `name`, `ports`, `resizePolicy`, `resources` (also when they change while it runs), `restartPolicy`,
-//! `restartPolicyRules` (`Restart`), `securityContext`, `stdin`, `stdinOnce`, `terminationMessagePath`,
+//! `restartPolicyRules`, `securityContext`, `stdin`, `stdinOnce`, `terminationMessagePath`,
 //! `terminationMessagePolicy`, `tty`, `volumeMounts` (all fields), `workingDir`; further `activeDeadlineSeconds`,
 //! `dnsConfig`, `dnsPolicy`, `enableServiceLinks`, `hostAliases`, `hostIPC`, `hostNetwork`, `hostPID`, `hostname`,
 //! `hostnameOverride`, `imagePullSecrets`, `nodeName`, `nodeSelector`, `overhead`, `priority`, `readinessGates`, `resources`,

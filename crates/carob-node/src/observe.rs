@@ -125,6 +125,7 @@ impl Observer {
             phase,
             image: image_name(&status),
             restart_delay: Duration::from_secs(delay_s),
+            cycle: note(notes::CYCLE).parse().unwrap_or(0),
             spec_hash: note(notes::SPEC_IMAGE),
             user: user.map(|user| ObservedUser {
                 uid: user.uid,

@@ -5,11 +5,14 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, ContainerStatus, EphemeralContainer, Pod, PodSpec};
 
 /// The grace that a Pod gets which names none (`v1.DefaultTerminationGracePeriodSeconds`). The API fills it in; Pods from
 /// files may come without.
 const DEFAULT_GRACE_S: u64 = 30;
+
+/// The action of a restart rule that has all containers of the Pod start over.
+const RESTART_ALL: &str = "RestartAllContainers";
 
 /// One Pod object in its whole life: a Pod created again under the same name is another one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,16 +102,30 @@ impl Member<'_> {
         }
     }
 
+    /// Whether the exit with `code` has all containers of the Pod start over (KEP-5532).
+    pub fn restarts_all_after(&self, code: i32) -> bool {
+        self.role != Role::Ephemeral && self.rule_for(code).is_some_and(|rule| rule.action == RESTART_ALL)
+    }
+
+    /// Whether an exit code exists that has all containers of the Pod start over.
+    pub fn may_restart_all(&self) -> bool {
+        self.spec.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL)
+    }
+
+    /// The first rule that matches the exit code (`pkg/api/v1/pod/util.go`, FindMatchingContainerRestartRule).
+    fn rule_for(&self, code: i32) -> Option<&ContainerRestartRule> {
+        self.spec.restart_policy_rules.iter().flatten().find(|rule| {
+            rule.exit_codes.as_ref().is_some_and(|on| {
+                let listed = on.values.as_deref().unwrap_or_default().contains(&code);
+                if on.operator == "NotIn" { !listed } else { listed }
+            })
+        })
+    }
+
     /// What the container's own rules and policy say (KEP-5307); `None` leaves it to the Pod.
     fn own_policy(&self, code: i32) -> Option<bool> {
-        let rules = self.spec.restart_policy_rules.as_deref().unwrap_or_default();
-        for rule in rules {
-            let Some(on) = &rule.exit_codes else { continue };
-            let listed = on.values.as_deref().unwrap_or_default().contains(&code);
-            let applies = if on.operator == "NotIn" { !listed } else { listed };
-            if applies && rule.action == "Restart" {
-                return Some(true);
-            }
+        if self.rule_for(code).is_some_and(|rule| matches!(rule.action.as_str(), "Restart" | RESTART_ALL)) {
+            return Some(true);
         }
         match self.spec.restart_policy.as_deref() {
             Some("Always") => Some(if self.role == Role::Init { code != 0 } else { true }),

@@ -34,6 +34,8 @@ pub enum ContainerConfigError {
 pub struct RunFacts<'a> {
     pub attempt: u32,
     pub restart_delay: Duration,
+    /// How many times all containers of the Pod have started over.
+    pub cycle: u32,
     /// The image's id, from the pull.
     pub image_ref: String,
     pub env: Vec<KeyValue>,
@@ -151,6 +153,7 @@ fn container_notes(member: &Member<'_>, facts: &RunFacts<'_>, termination_path: 
         (notes::TERMINATION_PATH, termination_path.to_owned()),
         (notes::TERMINATION_POLICY, policy.to_owned()),
         (notes::RESTART_DELAY_S, facts.restart_delay.as_secs().to_string()),
+        (notes::CYCLE, facts.cycle.to_string()),
         (notes::SPEC_IMAGE, crate::plan::spec_hash(member)),
     ]
     .into_iter()
@@ -252,6 +255,7 @@ mod tests {
         let facts = RunFacts {
             attempt: 2,
             restart_delay: Duration::from_secs(20),
+            cycle: 3,
             image_ref: "sha256:1".to_owned(),
             env: vec![KeyValue { key: "A".to_owned(), value: "x".to_owned() }],
             volumes: &volumes,
@@ -279,6 +283,7 @@ mod tests {
             (&["sh".to_owned(), "x".to_owned()][..], &["$(B)".to_owned()][..])
         );
         assert_eq!(config.annotations[notes::RESTART_DELAY_S], "20");
+        assert_eq!(config.annotations[notes::CYCLE], "3");
         assert_eq!(config.annotations[notes::SPEC_IMAGE], "i:1");
         assert_eq!(config.log_path, "c/2.log");
         assert_eq!(config.stop_signal(), Signal::Sigrtminplus3);

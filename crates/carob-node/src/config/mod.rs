@@ -22,6 +22,8 @@ pub mod notes {
     pub const TERMINATION_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     /// Back-off in force when the run was started, in whole seconds.
     pub const RESTART_DELAY_S: &str = "carob.io/restart-delay-seconds";
+    /// How many times all containers of the Pod had started over before.
+    pub const CYCLE: &str = "carob.io/cycle";
     /// The image as the spec named it, to see that it changed.
     pub const SPEC_IMAGE: &str = "carob.io/spec-image";
 }

@@ -6,6 +6,7 @@
 mod observed;
 mod resize;
 mod restart;
+mod restart_all;
 mod run;
 mod stop;
 #[cfg(test)]
@@ -21,6 +22,8 @@ pub use observed::{
 pub use resize::{Change, Group, Resize, ResizeFailure};
 pub(crate) use resize::{difference, in_progress};
 pub use restart::{Restart, next_delay, restart};
+pub use restart_all::cycle;
+pub(crate) use restart_all::is_under_way;
 pub(crate) use run::{needs_sandbox, next_run, spec_hash};
 
 use crate::config::resources::Limits;
@@ -95,6 +98,8 @@ pub enum KillReason {
     /// It has other resources than it was given since, and its policy asks for a restart.
     Resized,
     SandboxLost,
+    /// A container ended with a code that has all of them start over.
+    RestartAll,
     /// The runtime does not know its state.
     Unknown,
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::{FailureReason, Resize};
 use crate::config::resources::Limits;
+use crate::pod::{Member, RestartPolicy};
 
 /// Everything the plan may look at besides the Pod object itself.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,6 +29,8 @@ pub struct Observed {
     pub resize: Resize,
     /// When the node first saw that the Pod has to end.
     pub stopping_since: Option<Timestamp>,
+    /// How many times all containers of the Pod have started over. Runs that began before the last time are outdated.
+    pub cycle: u32,
     /// All that the Pod held on this machine, save its dead containers, is given back.
     pub finished: bool,
 }
@@ -68,6 +71,8 @@ pub struct ObservedContainer {
     pub image_ref: String,
     /// Back-off that was in force when this run was started; zero for a first run.
     pub restart_delay: Duration,
+    /// [`Observed::cycle`] when this run was started.
+    pub cycle: u32,
     /// Hash of the part of the spec that cannot change under a running container: its image.
     pub spec_hash: String,
     /// uid, gid and supplementary groups of the first process, where the runtime tells.
@@ -159,10 +164,21 @@ impl Observed {
         self.containers.iter().find(|container| container.name == name)
     }
 
-    /// The newest run of a container in the current sandbox.
+    /// The newest run of a container in the current sandbox, unless it is outdated.
     pub fn current(&self, name: &str) -> Option<&ObservedContainer> {
         let sandbox = self.sandbox.as_ref()?;
-        self.newest(name).filter(|container| container.sandbox_id == sandbox.id)
+        self.newest(name).filter(|run| run.sandbox_id == sandbox.id && !self.is_outdated(run))
+    }
+
+    /// Whether all containers of the Pod have started over, or are to, since this run began.
+    pub fn is_outdated(&self, run: &ObservedContainer) -> bool {
+        run.cycle < self.cycle
+    }
+
+    /// How the newest run of a container ended, if that run is its last: an outdated one is followed by another.
+    pub fn ended_for_good(&self, member: &Member<'_>, policy: RestartPolicy) -> Option<&Exit> {
+        let run = self.newest(member.name()).filter(|run| !self.is_outdated(run))?;
+        run.exit().filter(|exit| !member.restarts_after(policy, exit.code))
     }
 
     pub fn probe(&self, id: &str) -> ProbeFacts {

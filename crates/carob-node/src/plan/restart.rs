@@ -10,7 +10,7 @@ use super::{ObservedContainer, after};
 const DELAY_BASE: Duration = Duration::from_secs(10);
 /// Longest delay (kubelet `MaxContainerBackOff`).
 const DELAY_MAX: Duration = Duration::from_secs(300);
-/// A run that ended this long after the restart before it was counted starts the count anew: twice the longest delay
+/// A run that ended this long after the restart before it was counted starts the count from nothing: twice the longest delay
 /// (client-go `util/flowcontrol/backoff.go`).
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 

@@ -1,7 +1,7 @@
 //! The plan for a Pod that is to run.
 
 use super::{ContainerPhase, Draft, Intent, KillReason, Observed, ObservedContainer, PodAction, RUNS_KEPT, Restart};
-use super::{Volumes, after, resize, restart};
+use super::{Volumes, after, resize, restart, restart_all};
 use crate::pod::{Member, PodView, Role};
 use jiff::Timestamp;
 
@@ -21,6 +21,9 @@ pub(super) fn plan(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) -
     }
     resize::plan(view, observed, draft);
     ephemeral(view, observed, draft);
+    if restart_all::clear(view, observed, draft) {
+        return Intent::Run;
+    }
     match init(view, observed, draft) {
         Init::Done => {}
         Init::Waiting => return Intent::Run,
@@ -46,19 +49,14 @@ fn nothing_to_start(view: &PodView<'_>, observed: &Observed) -> bool {
     if observed.containers.is_empty() {
         return false;
     }
-    let failed = |member: &Member<'_>| {
-        let exit = observed.newest(member.name()).and_then(ObservedContainer::exit);
-        exit.is_some_and(|exit| exit.code != 0 && !member.restarts_after(view.restart_policy(), exit.code))
-    };
+    let failed =
+        |member: &Member<'_>| observed.ended_for_good(member, view.restart_policy()).is_some_and(|exit| exit.code != 0);
     view.init_members().iter().any(failed)
         || view.app_members().iter().all(|member| ended_for_good(view, observed, member))
 }
 
 fn ended_for_good(view: &PodView<'_>, observed: &Observed, member: &Member<'_>) -> bool {
-    observed
-        .newest(member.name())
-        .and_then(ObservedContainer::exit)
-        .is_some_and(|exit| !member.restarts_after(view.restart_policy(), exit.code))
+    observed.ended_for_good(member, view.restart_policy()).is_some()
 }
 
 fn mount(observed: &Observed, draft: &mut Draft) {
@@ -186,7 +184,7 @@ fn app(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) -> bool {
     alive
 }
 
-/// One container that shall run: starts it, starts it again, or kills it so that it can be.
+/// One container that is to run: starts it, starts it again, or kills it so that it can be.
 fn keep_running(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, draft: &mut Draft) {
     let Some(container) = observed.current(member.name()) else {
         return start(view, observed, member, draft);
@@ -231,7 +229,7 @@ fn probe_grace(member: &Member<'_>, reason: KillReason) -> Option<std::time::Dur
     u64::try_from(seconds).ok().map(std::time::Duration::from_secs)
 }
 
-/// What, when it changes in the spec of a running container, makes it run anew: the image is all that may change.
+/// What, when it changes in the spec of a running container, has it restarted: the image is all that may change.
 pub(crate) fn spec_hash(member: &Member<'_>) -> String {
     member.spec.image.clone().unwrap_or_default()
 }

@@ -37,6 +37,7 @@ fn run(name: &str, attempt: u32, phase: ContainerPhase) -> ObservedContainer {
         image: "app:1".to_owned(),
         image_ref: "sha256:1".to_owned(),
         restart_delay: Duration::ZERO,
+        cycle: 0,
         spec_hash: String::new(),
         user: None,
         limits: None,
@@ -139,6 +140,46 @@ fn the_restart_policy_decides_who_runs_again() {
          "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]});
     check(&pod(own.clone()), &with([run("app", 0, exited(42, 199))]), "start app#1 delay 10");
     check(&pod(own), &with([run("app", 0, exited(1, 199))]), "stop s0");
+}
+
+/// What is observed once the cycle is counted, as the worker does.
+fn counted(pod: &Pod, observed: Observed) -> Observed {
+    Observed { cycle: cycle(&PodView::new(pod), &observed.containers), ..observed }
+}
+
+#[test]
+fn an_exit_that_a_rule_names_has_all_containers_start_over() {
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let pod = pod(json!({"restartPolicy": "Never", "initContainers": [
+            {"name": "init"}, {"name": "side", "restartPolicy": "Always"}],
+        "containers": [{"name": "app"}, {"name": "source", "restartPolicy": "Never", "restartPolicyRules": rules}]}));
+    let (init, side) = (|| run("init", 0, exited(0, 110)), || run("side", 0, running()));
+    let check = |observed: Observed, expect: &str| check(&pod, &counted(&pod, observed), expect);
+    let up = |code| with([run("source", 0, exited(code, 199)), run("app", 0, running()), side(), init()]);
+    check(up(1), "");
+    check(up(42), "kill app-0 by 200 RestartAll; kill side-0 by 200 RestartAll");
+    // What was being started meanwhile is waited for, and killed when it is there.
+    let dead = |name| run(name, 0, exited(137, 200));
+    let mut late = with([run("source", 0, exited(42, 199)), dead("side"), init()]);
+    late.busy.starting.insert("app".to_owned());
+    check(late, "");
+    // Then they start in their order, as in a new Pod, whatever the policy says of how they ended.
+    let killed = || [run("source", 0, exited(42, 199)), dead("app"), dead("side"), init()];
+    check(with(killed()), "start init#1 delay 10");
+    let next =
+        |name, phase| ObservedContainer { cycle: 1, restart_delay: Duration::from_secs(10), ..run(name, 1, phase) };
+    let after = |runs: Vec<ObservedContainer>| with(runs.into_iter().chain(killed()));
+    check(after(vec![next("init", running())]), "");
+    check(after(vec![next("init", exited(0, 200))]), "start side#1 delay 10");
+    let both = || vec![next("side", running()), next("init", exited(0, 200))];
+    check(after(both()), "start app#1 delay 10; start source#1 delay 10");
+    let all = |code| {
+        let apps = [next("source", exited(code, 199)), next("app", running())];
+        after(apps.into_iter().chain(both()).collect())
+    };
+    check(all(0), "");
+    // A second time they back off, like any container that ends again and again.
+    check(all(42), "kill app-1 by 200 RestartAll; kill side-1 by 200 RestartAll");
 }
 
 #[test]

@@ -5,12 +5,12 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::whole_seconds;
-use crate::plan::{Observed, in_progress, needs_sandbox};
-use crate::pod::{PodView, Role};
+use crate::plan::{Observed, in_progress, is_under_way, needs_sandbox};
+use crate::pod::{Member, PodView, Role};
 
 /// The condition types that only the node writes. `PodScheduled` is the scheduler's, but a Pod on a node is scheduled by
 /// definition, also one that came with its node name set.
-pub(super) const OWNED: [&str; 7] = [
+pub(super) const OWNED: [&str; 8] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -18,6 +18,7 @@ pub(super) const OWNED: [&str; 7] = [
     "PodScheduled",
     "PodResizePending",
     "PodResizeInProgress",
+    "AllContainersRestarting",
 ];
 
 /// A condition's value before it has a time.
@@ -47,14 +48,34 @@ pub(super) fn fill(view: &PodView<'_>, observed: &Observed, old: &PodStatus, sta
         ("ContainersReady", containers),
         ("PodScheduled", Verdict::YES),
     ];
+    let restarting = restarting(view, observed, &phase);
     let foreign = old.conditions.iter().flatten().filter(|condition| !OWNED.contains(&condition.type_.as_str()));
     let mut conditions: Vec<PodCondition> = foreign.cloned().collect();
     let resizing = if observed.stopping_since.is_none() { resizing(view, observed) } else { Vec::new() };
-    for (type_, verdict) in verdicts.into_iter().chain(resizing) {
+    for (type_, verdict) in verdicts.into_iter().chain(restarting).chain(resizing) {
         let before = old.conditions.iter().flatten().find(|condition| condition.type_ == type_);
         conditions.push(stamp(view, type_, verdict, before, now));
     }
     status.conditions = Some(conditions);
+}
+
+/// Shown only by Pods whose containers may all start over (kubelet `pkg/kubelet/status/generate.go`,
+/// GenerateAllContainersRestartingCondition).
+fn restarting(view: &PodView<'_>, observed: &Observed, phase: &str) -> Option<(&'static str, Verdict)> {
+    if !view.members().iter().any(Member::may_restart_all) {
+        return None;
+    }
+    let verdict = match phase {
+        "Succeeded" => Verdict::no("PodCompleted", None),
+        "Failed" => Verdict::no("PodFailed", None),
+        _ if is_under_way(view, observed) => Verdict {
+            status: true,
+            reason: Some("RestartAllContainersStarted"),
+            message: Some("container exited with restart policy rule".to_owned()),
+        },
+        _ => Verdict { status: false, reason: None, message: None },
+    };
+    Some(("AllContainersRestarting", verdict))
 }
 
 /// Conditions that are there only while they hold (kubelet `pkg/kubelet/status`, resize conditions).

@@ -13,6 +13,10 @@ use crate::pod::{Member, PodView, Role};
 /// Exit code of a container that vanished without telling one (kubelet, "ContainerStatusUnknown").
 const EXIT_UNKNOWN: i32 = 137;
 
+/// What a container shows that waits because all of its Pod start over (kubelet `pkg/kubelet/kubelet_pods.go`).
+const RESTARTING_ALL: &str = "RestartingAllContainers";
+const RESTARTING_ALL_MESSAGE: &str = "The container waits for all containers of the pod to restart in place";
+
 pub(super) fn fill(view: &PodView<'_>, observed: &Observed, facts: &NodeFacts, status: &mut PodStatus) {
     let build = |members: Vec<Member<'_>>| -> Option<Vec<ContainerStatus>> {
         let list: Vec<_> = members.iter().map(|member| one(view, observed, facts, member)).collect();
@@ -224,14 +228,15 @@ fn why_waiting(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, sho
     if newest.is_some_and(ObservedContainer::is_running) || observed.stopping_since.is_some() {
         return;
     }
-    let exit = newest.and_then(ObservedContainer::exit);
-    if exit.is_some_and(|exit| !member.restarts_after(view.restart_policy(), exit.code)) {
+    if observed.ended_for_good(member, view.restart_policy()).is_some() {
         return;
     }
+    let outdated = newest.is_some_and(|run| observed.is_outdated(run));
     let reason = match observed.start_failures.get(member.name()) {
         Some(failure) => Some((failure.reason.as_str(), failure.message.clone())),
         None => newest.and_then(|run| back_off(view, member, run)),
     };
+    let reason = reason.or_else(|| outdated.then(|| (RESTARTING_ALL, RESTARTING_ALL_MESSAGE.to_owned())));
     let Some((reason, message)) = reason else { return };
     if let Some(state) = shown.state.take().filter(|state| state.terminated.is_some()) {
         shown.last_state = Some(state);

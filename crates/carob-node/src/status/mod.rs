@@ -62,7 +62,11 @@ pub fn status_for(pod: &Pod, observed: &Observed, intent: Intent, facts: &NodeFa
     };
     containers::fill(&view, observed, facts, &mut status);
     let over = observed.finished && matches!(intent, Intent::Stop { .. });
-    let phase = if over { containers_over(&view, &mut status) } else { phase::phase(&view, &status, false) };
+    let phase = if over {
+        containers_over(&view, observed, &mut status)
+    } else {
+        phase::phase(&view, observed, &status, false)
+    };
     status.phase = Some(phase.to_owned());
     keep_terminal_phase(&old, &mut status);
     match intent {
@@ -80,8 +84,8 @@ pub fn status_for(pod: &Pod, observed: &Observed, intent: Intent, facts: &NodeFa
 
 /// The phase of a Pod of which nothing runs or will run. One that ends before its first container started has failed: whoever
 /// waits for its end, as its finalizers' owners do, would wait for ever (kubelet `TerminatePod`).
-fn containers_over(view: &PodView<'_>, status: &mut PodStatus) -> &'static str {
-    let phase = phase::phase(view, status, true);
+fn containers_over(view: &PodView<'_>, observed: &Observed, status: &mut PodStatus) -> &'static str {
+    let phase = phase::phase(view, observed, status, true);
     containers::terminate(view, status);
     if matches!(phase, "Succeeded" | "Failed") { phase } else { "Failed" }
 }

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
+use crate::plan::Observed;
 use crate::pod::{Member, PodView, Role};
 
 /// Where one container stands, as far as the phase cares.
@@ -21,9 +22,9 @@ enum Standing {
 }
 
 /// `over`: the Pod is being ended for good, so nothing restarts any more.
-pub(super) fn phase(view: &PodView<'_>, status: &PodStatus, over: bool) -> &'static str {
+pub(super) fn phase(view: &PodView<'_>, observed: &Observed, status: &PodStatus, over: bool) -> &'static str {
     let inits: Vec<_> = view.init_members();
-    let standing = |member: &Member<'_>| standing(view, member, status);
+    let standing = |member: &Member<'_>| standing(view, observed, member, status);
     let regular = || inits.iter().filter(|member| member.role == Role::Init).map(standing);
     let sidecars: Vec<_> = inits.iter().filter(|member| member.role == Role::Sidecar).map(standing).collect();
     let apps: Vec<_> = view.app_members().iter().map(standing).collect();
@@ -59,7 +60,7 @@ pub(super) fn phase(view: &PodView<'_>, status: &PodStatus, over: bool) -> &'sta
     if failed { "Failed" } else { "Succeeded" }
 }
 
-fn standing(view: &PodView<'_>, member: &Member<'_>, status: &PodStatus) -> Standing {
+fn standing(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, status: &PodStatus) -> Standing {
     let Some(shown) = find(status, member) else { return Standing::Unknown };
     let Some(state) = &shown.state else { return Standing::Unknown };
     if state.running.is_some() {
@@ -69,7 +70,8 @@ fn standing(view: &PodView<'_>, member: &Member<'_>, status: &PodStatus) -> Stan
         state.terminated.as_ref().or_else(|| shown.last_state.as_ref().and_then(|last| last.terminated.as_ref()));
     match ended {
         Some(end) => {
-            let again = member.restarts_after(view.restart_policy(), end.exit_code);
+            let outdated = observed.newest(member.name()).is_some_and(|run| observed.is_outdated(run));
+            let again = outdated || member.restarts_after(view.restart_policy(), end.exit_code);
             Standing::Stopped { code: end.exit_code, again }
         }
         None if state.waiting.is_some() => Standing::Waiting,

@@ -41,6 +41,7 @@ fn run(name: &str, attempt: u32, phase: ContainerPhase) -> ObservedContainer {
         image: "app:1".to_owned(),
         image_ref: "sha256:1".to_owned(),
         restart_delay: Duration::ZERO,
+        cycle: 0,
         spec_hash: String::new(),
         user: None,
         limits: None,
@@ -246,4 +247,35 @@ fn a_resize_shows_while_it_lasts() {
     observed.resize.failure = Some(ResizeFailure { message: "no".to_owned(), retry_at: at(210) });
     observed.resize.pending = Some(Pending { reason: "Deferred", message: String::new() });
     assert_eq!(shown(&observed).0, "PodResizePending Some(\"Deferred\"); PodResizeInProgress Some(\"Error\")");
+}
+
+#[test]
+fn a_pod_whose_containers_start_over_has_not_failed() {
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let source = json!({"name": "source", "restartPolicy": "Never", "restartPolicyRules": rules});
+    let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "app"}, source]}), json!({}));
+    let facts = NodeFacts::default();
+    let shown = |containers: Vec<ObservedContainer>| {
+        let cycle = crate::plan::cycle(&PodView::new(&pod), &containers);
+        status_for(&pod, &Observed { cycle, ..up(containers) }, Intent::Run, &facts, at(300))
+    };
+    let restarting = |status: &PodStatus| {
+        let mut conditions = status.conditions.iter().flatten();
+        let found = conditions.find(|condition| condition.type_ == "AllContainersRestarting");
+        found.map(|condition| (condition.status.clone(), condition.reason.clone().unwrap_or_default()))
+    };
+    let ended = || vec![run("app", 0, exited(137)), run("source", 0, exited(42))];
+    let status = shown(ended());
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!(restarting(&status), Some(("True".to_owned(), "RestartAllContainersStarted".to_owned())));
+    let app = &status.container_statuses.as_ref().expect("statuses")[0];
+    let waits = app.state.as_ref().and_then(|state| state.waiting.as_ref()).and_then(|waits| waits.reason.as_deref());
+    assert_eq!(waits, Some("RestartingAllContainers"));
+    let last = app.last_state.as_ref().and_then(|last| last.terminated.as_ref()).expect("the run that was ended");
+    assert_eq!(last.exit_code, 137);
+    let next = |name| ObservedContainer { cycle: 1, ..run(name, 1, running()) };
+    let status = shown([next("app"), next("source")].into_iter().chain(ended()).collect());
+    assert_eq!(restarting(&status), Some(("False".to_owned(), String::new())));
+    let counts: Vec<i32> = status.container_statuses.iter().flatten().map(|shown| shown.restart_count).collect();
+    assert_eq!((status.phase.as_deref(), counts.as_slice()), (Some("Running"), &[1, 1][..]));
 }

@@ -14,7 +14,7 @@ use super::stages::{AnnotationError, Script, Stage, Stages};
 use crate::admission::Rejection;
 use crate::plan::{
     ContainerPhase, Exit, Failure, FailureReason, Intent, KillReason, Observed, ObservedContainer, ObservedSandbox,
-    PodAction, ProbeFacts, Volumes, after, next_delay, plan_pod, spec_hash,
+    PodAction, ProbeFacts, Volumes, after, cycle, next_delay, plan_pod, spec_hash,
 };
 use crate::pod::{Member, PodView, Role};
 use crate::status::{NodeFacts, runtime_id, status_for};
@@ -126,6 +126,7 @@ impl Life {
         let mut intent = Intent::Run;
         for _ in 0..PLANS_MAX {
             self.pass(&scene);
+            self.observed.cycle = cycle(&PodView::new(&pod), &self.observed.containers);
             let plan = plan_pod(&pod, &self.observed, world.now);
             (intent, wake_at) = (plan.intent, plan.wake_at);
             let cancelled = self.note(intent, world.now);
@@ -259,7 +260,8 @@ impl Life {
     fn start(&mut self, scene: &Scene<'_>, member: &Member<'_>, attempt: u32, restart_delay: Duration, at: Timestamp) {
         let Some(sandbox_id) = self.observed.sandbox.as_ref().map(|sandbox| sandbox.id.clone()) else { return };
         let phase = ContainerPhase::Running { started_at: at };
-        let run = run(scene.pod, member, attempt, sandbox_id, at, restart_delay, phase);
+        let cycle = self.observed.cycle;
+        let run = ObservedContainer { cycle, ..run(scene.pod, member, attempt, sandbox_id, at, restart_delay, phase) };
         self.plan_ahead(scene, member, &run, at);
         self.observed.containers.insert(0, run);
     }
@@ -308,20 +310,23 @@ impl Life {
         let pod = view.pod;
         let scene = Scene::new(pod, world);
         let shown: Vec<IpAddr> = status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
-        let has_sandbox = status
-            .conditions
-            .iter()
-            .flatten()
-            .any(|condition| condition.type_ == "PodReadyToStartContainers" && condition.status == "True");
+        let is_true = |type_: &str| {
+            let mut conditions = status.conditions.iter().flatten();
+            conditions.any(|condition| condition.type_ == type_ && condition.status == "True")
+        };
+        let has_sandbox = is_true("PodReadyToStartContainers");
         let id = sandbox_id(pod, 0);
         if has_sandbox {
             let ips = if view.host_network() { Vec::new() } else { shown };
             self.observed.sandbox = Some(ObservedSandbox { id: id.clone(), attempt: 0, ready: true, ips });
             self.observed.volumes = Volumes::Mounted;
         }
+        // The exit that had all containers start over may be one of those before the newest: it is over unless it says so.
+        let restarting = is_true("AllContainersRestarting");
         for member in view.members() {
             let Some(shown) = view.last_status(member.name()) else { continue };
-            for run in remembered(pod, &member, shown, &id) {
+            for (age, run) in remembered(pod, &member, shown, &id).into_iter().enumerate() {
+                let run = ObservedContainer { cycle: u32::from(age == 0 && !restarting), ..run };
                 if let ContainerPhase::Running { started_at } = run.phase {
                     self.plan_ahead(&scene, &member, &run, started_at);
                 }
@@ -355,6 +360,7 @@ fn run(
         image_ref: format!("virtual://{image}"),
         image,
         restart_delay,
+        cycle: 0,
         spec_hash: spec_hash(member),
         user: None,
         limits: None,

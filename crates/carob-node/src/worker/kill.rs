@@ -36,12 +36,16 @@ pub(super) async fn run(tools: &Tools, kill: &Kill) -> Result<(), CriError> {
         if kill.announce {
             announce(tools, kill, member);
         }
-        pre_stop(tools, kill, member).await;
+        // Nothing is done for a container that gets no grace (kubelet `killContainer`).
+        if kill.reason != KillReason::RestartAll {
+            pre_stop(tools, kill, member).await;
+        }
     }
     if kill.overtaken.is_cancelled() {
         return Ok(());
     }
-    let left = remaining(tools, kill).max(Duration::from_secs(GRACE_S_MIN));
+    let least = if kill.reason == KillReason::RestartAll { 0 } else { GRACE_S_MIN };
+    let left = remaining(tools, kill).max(Duration::from_secs(least));
     let timeout = i64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
     let stopped = tools.cri.stop_container(StopContainerRequest { container_id: kill.id.clone(), timeout }).await;
     match stopped {
@@ -61,6 +65,7 @@ fn announce(tools: &Tools, kill: &Kill, member: &Member<'_>) {
         KillReason::StartupProbe => format!("Container {name} failed startup probe, will be restarted"),
         KillReason::SpecChanged => format!("Container {name} definition changed, will be restarted"),
         KillReason::Resized => format!("Container {name} resize requires restart"),
+        KillReason::RestartAll => format!("Container {name} will be restarted with all containers of its pod"),
         KillReason::Unknown => format!("Container {name} is in an unknown state, try killing it before restart"),
         KillReason::PodDeleted | KillReason::DeadlineExceeded | KillReason::PodFinished | KillReason::SandboxLost => {
             format!("Stopping container {name}")

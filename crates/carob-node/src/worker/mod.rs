@@ -32,7 +32,7 @@ use crate::events::Subject;
 use crate::eviction::EVICTED;
 use crate::image::Attempts;
 use crate::observe::Observer;
-use crate::plan::{Group, Intent, KillReason, Observed, ProbeFacts, Volumes, plan_pod, spec_hash};
+use crate::plan::{Group, Intent, KillReason, Observed, ProbeFacts, Volumes, cycle, plan_pod, spec_hash};
 use crate::pod::{PodId, PodView};
 use crate::probe::watch::Finding;
 use crate::probe::{Answer, Prober};
@@ -276,6 +276,7 @@ impl Worker {
                 self.stale = false;
                 self.observed.sandbox = seen.sandbox;
                 self.observed.older_sandboxes = seen.older_sandboxes;
+                self.observed.cycle = cycle(&PodView::new(&self.pod), &seen.containers);
                 self.observed.containers = seen.containers;
                 self.announce_out_of_memory();
                 let known = |id: &String| self.observed.containers.iter().any(|container| container.id == *id);

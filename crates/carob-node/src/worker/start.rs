@@ -34,6 +34,8 @@ pub(super) struct Start {
     pub name: String,
     pub attempt: u32,
     pub restart_delay: Duration,
+    /// [`crate::plan::Observed::cycle`] when the start was asked for.
+    pub cycle: u32,
     pub sandbox_id: String,
     pub sandbox_attempt: u32,
     pub pod_ips: Vec<IpAddr>,
@@ -159,6 +161,7 @@ async fn prepare(
     let run = RunFacts {
         attempt: start.attempt,
         restart_delay: start.restart_delay,
+        cycle: start.cycle,
         image_ref: image.id.clone(),
         env,
         volumes: &start.mounted.paths,

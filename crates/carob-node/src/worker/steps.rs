@@ -109,6 +109,7 @@ impl Worker {
             name: name.clone(),
             attempt,
             restart_delay,
+            cycle: self.observed.cycle,
             sandbox_id: sandbox.id.clone(),
             sandbox_attempt: sandbox.attempt,
             pod_ips: sandbox.ips.clone(),
