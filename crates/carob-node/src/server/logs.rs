@@ -53,7 +53,7 @@ pub(super) async fn handle(
     Ok(respond(chunks))
 }
 
-fn respond(chunks: mpsc::Receiver<Bytes>) -> Response<Body> {
+pub(super) fn respond(chunks: mpsc::Receiver<Bytes>) -> Response<Body> {
     let frames = futures_util::stream::unfold(chunks, |mut chunks| async {
         let chunk = chunks.recv().await?;
         Some((Ok::<_, std::io::Error>(Frame::data(chunk)), chunks))

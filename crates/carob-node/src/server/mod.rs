@@ -6,6 +6,7 @@ mod metrics;
 mod query;
 mod routes;
 mod streams;
+mod system_logs;
 #[cfg(test)]
 mod tests;
 

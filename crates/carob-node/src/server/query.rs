@@ -34,7 +34,13 @@ impl Query {
     }
 }
 
+/// A name or value of a query, where a plus is a space.
 fn decode(text: &str) -> String {
+    unescape(&text.replace('+', " "))
+}
+
+/// Text with its escapes resolved; what is no escape stays.
+pub(super) fn unescape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let bytes = text.as_bytes();
     let mut at = 0;
@@ -49,7 +55,6 @@ fn decode(text: &str) -> String {
                 at += 3;
                 continue;
             }
-            (b'+', _) => out.push(b' '),
             (byte, _) => out.push(byte),
         }
         at += 1;

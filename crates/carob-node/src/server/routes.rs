@@ -12,7 +12,7 @@ use k8s_openapi::api::authentication::v1::UserInfo;
 
 use super::auth::AuthError;
 use super::query::Query;
-use super::{Shared, logs, metrics, streams};
+use super::{Shared, logs, metrics, streams, system_logs};
 use carob_streams::upgrade::{Body, UpgradeError};
 
 /// Why a request is not answered as asked.
@@ -90,6 +90,9 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             streams::port_forward(shared, request, namespace, pod, &query).await
         }
         ["stats", "summary"] if read_only => metrics::summary(shared).await,
+        ["logs", ..] if read_only => {
+            system_logs::handle(path.trim_start_matches('/').strip_prefix("logs").unwrap_or_default()).await
+        }
         ["metrics"] if read_only => metrics::kubelet(shared).await,
         ["metrics", "resource"] if read_only => metrics::resource(shared).await,
         ["metrics", "cadvisor"] if read_only => metrics::cadvisor(shared).await,
