@@ -1,8 +1,8 @@
 //! The strategies that the table of kinds names.
 
 use super::{
-    Generic, Rules, Strategy, access, aggregation, cluster, config, definition, job, network, pod, policy, quota,
-    scheduling, storage, webhook, workload,
+    Generic, Rules, Strategy, access, aggregation, cluster, config, definition, job, network, network_policy, pod,
+    policy, quota, scheduling, storage, webhook, workload,
 };
 
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
@@ -23,7 +23,7 @@ pub(crate) const LABEL_POD_GROUP: &dyn Strategy = &scheduling::LabelPodGroup;
 pub(crate) const LEASE: &dyn Strategy = &policy::Lease;
 pub(crate) const LIMIT_RANGE: &dyn Strategy = &policy::LimitRange;
 pub(crate) const NAMESPACE: &dyn Strategy = &cluster::Namespace;
-pub(crate) const NETWORK_POLICY: &dyn Strategy = &network::NetworkPolicy;
+pub(crate) const NETWORK_POLICY: &dyn Strategy = &network_policy::NetworkPolicy;
 pub(crate) const NODE: &dyn Strategy = &cluster::Node;
 pub(crate) const PERSISTENT_VOLUME: &dyn Strategy = &storage::Persistent { capacity: &["capacity"] };
 pub(crate) const PERSISTENT_VOLUME_CLAIM: &dyn Strategy = &storage::Persistent { capacity: &["resources", "requests"] };

@@ -17,6 +17,7 @@ pub mod definition;
 mod job;
 pub(crate) mod kinds;
 mod network;
+mod network_policy;
 pub mod pod;
 mod policy;
 mod quota;

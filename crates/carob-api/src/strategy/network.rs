@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{NameRule, Part, Rules, Strategy, pod, workload::immutable};
+use super::{NameRule, Part, Rules, Strategy, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     lifecycle, meta, names,
@@ -186,31 +186,6 @@ impl Strategy for EndpointSlice {
     fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
         immutable(new, old, &["addressType"], &mut errors);
-        errors
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct NetworkPolicy;
-
-impl Strategy for NetworkPolicy {
-    fn rules(&self) -> &Rules {
-        &Rules::COUNTED
-    }
-
-    fn default(&self, obj: &mut Value) {
-        let Some(Value::Object(spec)) = meta::at_mut(obj, &["spec"]) else { return };
-        let egress = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
-        let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
-        spec.entry("policyTypes").or_insert(types);
-    }
-
-    fn validate(&self, obj: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::new();
-        if let Some(selector) = meta::at(obj, &["spec", "podSelector"]) {
-            let path = FieldPath::new("spec").child("podSelector");
-            pod::validate_label_selector(selector, &path, &mut errors);
-        }
         errors
     }
 }
