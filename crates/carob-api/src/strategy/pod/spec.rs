@@ -215,8 +215,8 @@ fn validate_dns(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
         errors.push(FieldError::invalid(&path.child("searches"), Value::from(searches.to_vec()), message));
     }
     for (index, search) in searches.iter().filter_map(Value::as_str).enumerate() {
-        // A lone dot and a trailing one are allowed.
-        let bare = search.strip_suffix('.').unwrap_or(search).replace('_', "-");
+        // A lone dot and a trailing one are allowed, and underscores wherever a letter is.
+        let bare = search.strip_suffix('.').unwrap_or(search).replace('_', "a");
         if search != "." {
             invalid_if_any(search, names::dns1123_subdomain(&bare), &path.child("searches").index(index), errors);
         }

@@ -39,6 +39,14 @@ fn pod_with(spec: Value) -> Value {
 }
 
 #[test]
+fn search_paths_may_have_underscores_and_be_a_dot() {
+    let searches = |paths: Value| json!({"dnsConfig": {"searches": paths}});
+    let good = pod_with(searches(json!([".", "_sip._tcp.abc_d.example.com", "example.com."])));
+    created(good).expect("valid");
+    check_refused(&searches(json!(["a..b"])), "spec.dnsConfig.searches[0]: Invalid value: \"a..b\"");
+}
+
+#[test]
 fn a_plain_pod_gets_upstreams_defaults() {
     let pod = created(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "web-"}, "spec": {
         "serviceAccount": "bot",
