@@ -98,14 +98,14 @@ impl State {
         let around = Surroundings::new(&store, Arc::clone(&catalogue), Arc::clone(&converters), authz.clone());
         let mut mutators: Vec<Box<dyn Mutator>> = vec![
             Box::new(MutatingPolicies::new(&store, around.clone())),
-            Box::new(MutatingWebhooks::new(&hooks, &store, authz.clone())),
+            Box::new(MutatingWebhooks::new(&hooks, &store, authz.clone(), Arc::clone(&converters))),
         ];
         mutators.extend(config.mutators);
         let mut validators: Vec<Box<dyn Validator>> = vec![
             Box::new(PolicyForm),
             Box::new(ConditionsCompile),
             Box::new(ValidatingPolicies::new(&store, around)),
-            Box::new(ValidatingWebhooks::new(&hooks, &store, authz.clone())),
+            Box::new(ValidatingWebhooks::new(&hooks, &store, authz.clone(), Arc::clone(&converters))),
         ];
         validators.extend(config.validators);
         let auditor = config.audit.map(|(policy, log)| {

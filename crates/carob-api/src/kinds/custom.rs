@@ -18,6 +18,8 @@ use crate::{
 pub struct CustomKind {
     /// Name of the CustomResourceDefinition.
     pub definition: String,
+    /// The versions that are served, the preferred one first.
+    pub served_versions: Vec<String>,
     /// apiVersion that objects are stored in from now on; older ones may be stored in another.
     pub stored_api_version: String,
     pub conversion: Conversion,
@@ -204,10 +206,14 @@ impl Definition {
     pub fn resources(&self, source: &Source, revision: u64) -> Vec<Arc<ResourceDef>> {
         let storage = self.spec.versions.iter().find(|version| version.storage);
         let stored = storage.map(|version| version.name.as_str()).unwrap_or_default();
-        let served = self.spec.versions.iter().filter(|version| version.served);
-        let mut served: Vec<&Version> = served.collect();
+        self.served().into_iter().map(|version| Arc::new(self.resource(version, stored, source, revision))).collect()
+    }
+
+    /// The versions that are served, the preferred one first.
+    fn served(&self) -> Vec<&Version> {
+        let mut served: Vec<&Version> = self.spec.versions.iter().filter(|version| version.served).collect();
         served.sort_by(|a, b| super::version_priority(&b.name).cmp(&super::version_priority(&a.name)));
-        served.into_iter().map(|version| Arc::new(self.resource(version, stored, source, revision))).collect()
+        served
     }
 
     /// The definition of the version that objects are stored in, served or not.
@@ -239,6 +245,7 @@ impl Definition {
             strategy: Box::new(strategy),
             custom: CustomKind {
                 definition: self.metadata.name.clone(),
+                served_versions: self.served().into_iter().map(|version| version.name.clone()).collect(),
                 stored_api_version: format!("{group}/{stored}"),
                 conversion: self.conversion(),
                 scale,

@@ -314,6 +314,13 @@ impl ResourceDef {
         self.version(version)?.schema()
     }
 
+    /// The versions in which objects of this resource are served, whichever of them this is the definition of.
+    pub fn equivalent_versions(&self) -> impl Iterator<Item = &str> {
+        let custom = self.custom().map(|custom| custom.served_versions.as_slice()).unwrap_or_default();
+        let own = if custom.is_empty() { self.versions() } else { &[] };
+        custom.iter().map(String::as_str).chain(own.iter().map(|version| version.name()))
+    }
+
     /// apiVersion of the hub form: the one that strategies, admission and validation see. Built-in kinds are stored in it.
     pub fn hub_api_version(&self) -> &str {
         &self.hub_api_version

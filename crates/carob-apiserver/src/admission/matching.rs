@@ -151,8 +151,7 @@ impl MatchResources {
             return None;
         }
         // A rule for one version of a resource is also about requests for its others.
-        let versions =
-            || write.def.versions().iter().map(|version| version.name()).filter(|version| *version != write.version);
+        let versions = || write.def.equivalent_versions().filter(|version| *version != write.version);
         rules.iter().find_map(|rule| {
             versions()
                 .find(|version| rule.matches(write, version))

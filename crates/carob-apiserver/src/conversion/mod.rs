@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use carob_api::kinds::{Conversion, CustomKind};
+use carob_api::kinds::{Conversion, CustomKind, convert};
 use carob_api::schema::{self, Schema};
 use carob_api::{ResourceDef, Status, meta};
 use carob_kit::chain;
@@ -131,6 +131,27 @@ impl Converters {
         let converter = self.of(custom);
         let mut converted = converter.objects(&[original], &custom.stored_api_version).await?;
         Ok(converted.pop().map_or(Cow::Borrowed(object), Cow::Owned))
+    }
+
+    /// An object of a write in another version of its kind: what a policy or webhook is about that names that version, and
+    /// back.
+    pub(crate) async fn to_version(
+        &self,
+        def: &ResourceDef,
+        mut object: Value,
+        api_version: &str,
+    ) -> Result<Value, Status> {
+        if meta::api_version(&object) == api_version {
+            return Ok(object);
+        }
+        let webhook = def.custom().filter(|custom| matches!(custom.conversion, Conversion::Webhook { .. }));
+        let Some(custom) = webhook else {
+            convert(&mut object, api_version).map_err(Status::internal)?;
+            return Ok(object);
+        };
+        let converted = self.of(custom).objects(&[object], api_version).await;
+        let mut converted = converted.map_err(|error| ApiError::from(error).into_status())?;
+        Ok(converted.pop().unwrap_or_default())
     }
 
     /// The webhook that has to be asked to bring `entry` into the hub form.

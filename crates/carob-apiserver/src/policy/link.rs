@@ -95,7 +95,7 @@ impl Run<'_> {
                 }
             };
             for params in params {
-                let outcome = match self.evaluate(policy, &matched, params)? {
+                let outcome = match self.evaluate(policy, &matched, params).await? {
                     Ok(outcome) => outcome,
                     Err(why) => {
                         self.misconfigured(policy, Some(binding), &why);
@@ -112,7 +112,7 @@ impl Run<'_> {
     }
 
     /// What the policy says of the write with one parameter. The inner error is of the policy, the outer of the request.
-    fn evaluate(
+    async fn evaluate(
         &self,
         policy: &Policy,
         matched: &Matched,
@@ -120,9 +120,12 @@ impl Run<'_> {
     ) -> Result<Result<Outcome, String>, Status> {
         let scope = &self.scope;
         let namespace = scope.namespace()?;
-        let (object, old) = match (scope.versioned(scope.object, matched), scope.versioned(scope.old, matched)) {
+        let new = scope.versioned(scope.object, matched).await;
+        let (object, old) = match (new, scope.versioned(scope.old, matched).await) {
             (Ok(object), Ok(old)) => (object, old),
-            (Err(why), _) | (_, Err(why)) => return Ok(Err(format!("failed to convert object version: {why}"))),
+            (Err(why), _) | (_, Err(why)) => {
+                return Ok(Err(format!("failed to convert object version: {}", why.message)));
+            }
         };
         let request = request(scope.write, &matched.version);
         let params = params.unwrap_or_default();

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use carob_api::kinds::convert;
 use carob_api::status::Cause;
 use carob_api::{Status, meta};
 use carob_store::Store;
@@ -134,7 +133,7 @@ impl Run<'_> {
             match params {
                 Ok(params) => {
                     for params in params {
-                        self.invoke(policy, binding, &matched, params, object)?;
+                        self.invoke(policy, binding, &matched, params, object).await?;
                     }
                 }
                 Err(why) => self.fault(policy, Some(binding), &format!("failed to configure binding: {why}"), false),
@@ -143,7 +142,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn invoke(
+    async fn invoke(
         &mut self,
         policy: &MutatingPolicy,
         binding: &Binding,
@@ -162,7 +161,7 @@ impl Run<'_> {
         }
         let before = object.clone();
         for index in 0..policy.mutations.len() {
-            match self.one(policy, index, matched, &params, object)? {
+            match self.one(policy, index, matched, &params, object).await? {
                 Step::Made(changed) => *object = changed,
                 Step::Failed(why) => self.fault(policy, Some(binding), &why, true),
                 Step::NotConcerned => return Ok(()),
@@ -184,7 +183,7 @@ impl Run<'_> {
     }
 
     /// One mutation. The first one is preceded by the match conditions.
-    fn one(
+    async fn one(
         &self,
         policy: &MutatingPolicy,
         index: usize,
@@ -194,10 +193,8 @@ impl Run<'_> {
     ) -> Result<Step, Status> {
         let scope = self.scope(object);
         let namespace = scope.namespace()?;
-        let (versioned, old) = match (scope.versioned(Some(object), matched), scope.versioned(self.old, matched)) {
-            (Ok(object), Ok(old)) => (object, old),
-            (Err(error), _) | (_, Err(error)) => return Err(Status::internal(error)),
-        };
+        let versioned = scope.versioned(Some(object), matched).await?;
+        let old = scope.versioned(self.old, matched).await?;
         let input = Input {
             object: &versioned,
             old: &old,
@@ -215,16 +212,16 @@ impl Run<'_> {
                 Err(why) => return Ok(Step::Unclear(why)),
             }
         }
-        let of_resource = self.write.is_of_resource();
-        let ty = if of_resource { self.write.def.schema(&matched.version) } else { None };
-        let mut made = match mutate(&policy.mutations[index], &activation, &versioned, ty) {
+        let def = if self.write.is_of_resource() { scope.matched_def(matched) } else { None };
+        let ty = def.as_ref().and_then(|def| def.schema(&matched.version));
+        let made = match mutate(&policy.mutations[index], &activation, &versioned, ty) {
             Ok(made) => made,
             Err(why) => return Ok(Step::Failed(why)),
         };
-        if of_resource && let Err(error) = convert(&mut made, meta::api_version(object)) {
-            return Ok(Step::Failed(error.to_string()));
-        }
-        Ok(Step::Made(made))
+        Ok(match scope.back(made, object).await {
+            Ok(made) => Step::Made(made),
+            Err(status) => Step::Failed(status.message),
+        })
     }
 }
 

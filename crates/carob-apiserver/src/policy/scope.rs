@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use carob_api::kinds::{ConversionError, convert};
 use carob_api::status::GroupResource;
 use carob_api::{ResourceDef, Status, meta};
 use carob_store::Store;
@@ -104,12 +103,27 @@ impl Scope<'_> {
     }
 
     /// An object in the version by which the write was matched.
-    pub(super) fn versioned(&self, object: Option<&Value>, matched: &Matched) -> Result<Value, ConversionError> {
-        let Some(object) = object else { return Ok(Value::Null) };
-        let mut object = object.clone();
-        if self.write.is_of_resource() && object.is_object() {
-            convert(&mut object, &self.write.def.api_version(&matched.version))?;
+    pub(super) async fn versioned(&self, object: Option<&Value>, matched: &Matched) -> Result<Value, Status> {
+        match object.cloned() {
+            Some(object) if self.write.is_of_resource() && object.is_object() => {
+                let api_version = self.write.def.api_version(&matched.version);
+                self.around.converters.to_version(self.write.def, object, &api_version).await
+            }
+            object => Ok(object.unwrap_or_default()),
         }
-        Ok(object)
+    }
+
+    /// What a policy made of an object in that version, in the version of `like`.
+    pub(super) async fn back(&self, made: Value, like: &Value) -> Result<Value, Status> {
+        if !self.write.is_of_resource() {
+            return Ok(made);
+        }
+        self.around.converters.to_version(self.write.def, made, meta::api_version(like)).await
+    }
+
+    /// The definition of the version by which the write was matched.
+    pub(super) fn matched_def(&self, matched: &Matched) -> Option<Arc<ResourceDef>> {
+        let (def, served) = (self.write.def, self.around.catalogue.snapshot());
+        served.kinds.resource(def.group(), &matched.version, def.plural()).cloned()
     }
 }

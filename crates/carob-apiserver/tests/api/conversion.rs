@@ -235,3 +235,66 @@ async fn what_cannot_be_read_by_its_webhook_can_still_be_deleted_with_its_defini
     while watch.next().await.expect("the watch goes on")["type"] != "DELETED" {}
     assert_eq!(rig.store.count("/registry/stable.example.com/"), 0);
 }
+
+#[tokio::test]
+async fn policies_and_webhooks_about_another_version_see_what_is_written_in_that_version() {
+    let (converter, hook) = (server().await, bad_host_hook().await);
+    let rig = rig(&converter, "/", "v2").await;
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let rules = |version: &str| json!([{ "apiGroups": ["stable.example.com"], "apiVersions": [version], "operations": ["CREATE"], "resources": ["endpoints"] }]);
+    for (name, policy) in [("wide", "Equivalent"), ("narrow", "Exact")] {
+        let port = if name == "wide" { "666" } else { "7" };
+        let spec = json!({
+            "matchConstraints": { "matchPolicy": policy, "resourceRules": rules("v2") },
+            "validations": [{ "expression": format!("object.port != '{port}'"), "message": "no such port" }],
+        });
+        let policy = json!({ "metadata": { "name": name }, "spec": spec });
+        rig.post(&format!("{group}/validatingadmissionpolicies"), &policy).await.expect(201);
+        let binding =
+            json!({ "metadata": { "name": name }, "spec": { "policyName": name, "validationActions": ["Deny"] } });
+        rig.post(&format!("{group}/validatingadmissionpolicybindings"), &binding).await.expect(201);
+    }
+    let at = |name: &str, host_port: &str| {
+        let mut object = endpoint(name);
+        object["hostPort"] = host_port.into();
+        object
+    };
+    let denied = rig.post(V1, &at("a", "h:666")).await;
+    assert!(denied.code == 422 && denied.message().contains("no such port"), "{}", denied.body);
+    rig.post(V1, &at("b", "h:7")).await.expect(201);
+
+    let webhooks = json!({ "metadata": { "name": "hook" }, "webhooks": [{
+        "name": "hook.example.com", "rules": rules("v1"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
+        "clientConfig": { "url": format!("https://localhost:{}/", hook.port), "caBundle": hook.bundle },
+    }] });
+    rig.post(&format!("{group}/validatingwebhookconfigurations"), &webhooks).await.expect(201);
+    let in_v2 = |host: &str| json!({ "apiVersion": "stable.example.com/v2", "kind": "Endpoint", "metadata": { "name": host }, "host": host, "port": "1" });
+    let denied = rig.post(V2, &in_v2("bad")).await;
+    assert!(denied.message().contains("denied the request: a bad host"), "{}", denied.body);
+    rig.post(V2, &in_v2("good")).await.expect(201);
+
+    let spec = json!({
+        "matchConstraints": { "resourceRules": rules("v2") }, "reinvocationPolicy": "Never",
+        "mutations": [{ "patchType": "JSONPatch", "jsonPatch": {
+            "expression": "[JSONPatch{op: 'replace', path: '/host', value: 'changed'}]" } }],
+    });
+    let policy = json!({ "metadata": { "name": "change" }, "spec": spec });
+    rig.post(&format!("{group}/mutatingadmissionpolicies"), &policy).await.expect(201);
+    let binding = json!({ "metadata": { "name": "change" }, "spec": { "policyName": "change" } });
+    rig.post(&format!("{group}/mutatingadmissionpolicybindings"), &binding).await.expect(201);
+    assert_eq!(rig.post(V1, &at("c", "h:1")).await.expect(201)["hostPort"], "changed:1");
+}
+
+/// A validating webhook that knows objects of v1 only.
+async fn bad_host_hook() -> Server {
+    Server::start(|_, review| {
+        let request = &review["request"];
+        let host_port = request["object"]["hostPort"].as_str().unwrap_or("bad: not of v1");
+        let response = json!({
+            "uid": request["uid"], "allowed": !host_port.starts_with("bad:"), "status": { "message": "a bad host" },
+        });
+        let reply = json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response });
+        Some(reply.to_string().into())
+    })
+    .await
+}

@@ -9,6 +9,7 @@ mod configuration;
 mod review;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,9 +27,8 @@ use self::review::{Reply, Shown};
 use super::matching::is_exempt;
 use super::{Admission, Mutator, Operation, Reader, Validator};
 use crate::authz::Authorization;
+use crate::conversion::Converters;
 use crate::current::{Current, prefix_of};
-use crate::error::ApiError;
-use crate::stored::{to_storage, to_version};
 use crate::webhook::WebhookClient;
 
 /// What the chain remembers for the second run of the mutating webhooks.
@@ -44,17 +44,28 @@ struct Hooks {
     reader: Reader,
     /// What match conditions may ask.
     authorization: Authorization,
+    converters: Arc<Converters>,
 }
 
 impl MutatingWebhooks {
-    pub(crate) fn new(client: &WebhookClient, store: &Store, authorization: Authorization) -> Self {
-        Self(Hooks::new(client, store, "mutatingwebhookconfigurations", authorization))
+    pub(crate) fn new(
+        client: &WebhookClient,
+        store: &Store,
+        authorization: Authorization,
+        converters: Arc<Converters>,
+    ) -> Self {
+        Self(Hooks::new(client, store, "mutatingwebhookconfigurations", authorization, converters))
     }
 }
 
 impl ValidatingWebhooks {
-    pub(crate) fn new(client: &WebhookClient, store: &Store, authorization: Authorization) -> Self {
-        Self(Hooks::new(client, store, "validatingwebhookconfigurations", authorization))
+    pub(crate) fn new(
+        client: &WebhookClient,
+        store: &Store,
+        authorization: Authorization,
+        converters: Arc<Converters>,
+    ) -> Self {
+        Self(Hooks::new(client, store, "validatingwebhookconfigurations", authorization, converters))
     }
 }
 
@@ -71,18 +82,25 @@ enum Failure {
 
 /// What one call is about.
 struct Call<'a> {
+    hooks: &'a Hooks,
     webhook: &'a Webhook,
     shown: Shown,
     write: &'a Admission<'a>,
 }
 
 impl Hooks {
-    fn new(client: &WebhookClient, store: &Store, plural: &str, authorization: Authorization) -> Self {
+    fn new(
+        client: &WebhookClient,
+        store: &Store,
+        plural: &str,
+        authorization: Authorization,
+        converters: Arc<Converters>,
+    ) -> Self {
         let client = client.clone();
         let compile = move |entry: &Entry| Configuration::of(&entry.value, &client);
         let prefix = prefix_of((GROUP, "v1", plural));
         let configurations = Current::new(store, prefix, compile);
-        Self { configurations, reader: Reader::new(store.clone()), authorization }
+        Self { configurations, reader: Reader::new(store.clone()), authorization, converters }
     }
 
     fn handles(&self, write: &Admission<'_>) -> bool {
@@ -90,7 +108,7 @@ impl Hooks {
     }
 
     /// What the webhook is shown of the write, if it is about it at all.
-    fn matches(
+    async fn matches(
         &self,
         webhook: &Webhook,
         write: &Admission<'_>,
@@ -109,9 +127,9 @@ impl Hooks {
         if webhook.conditions.is_empty() {
             return Ok(Some(shown));
         }
-        let in_version =
-            |object: Option<&Value>| object.map_or(Ok(Value::Null), |object| shown_as(write, &shown, object));
-        match webhook.conditions.hold(write, &self.authorization, &shown, &in_version(object)?, &in_version(old)?) {
+        let new = self.shown_as(write, &shown, object).await?.unwrap_or_default();
+        let before = self.shown_as(write, &shown, old).await?.unwrap_or_default();
+        match webhook.conditions.hold(write, &self.authorization, &shown, &new, &before) {
             Ok(true) => Ok(Some(shown)),
             Ok(false) => Ok(None),
             Err(why) if webhook.fails_open => {
@@ -121,22 +139,26 @@ impl Hooks {
             Err(why) => Err(write.forbidden(object.or(old), &why)),
         }
     }
-}
 
-/// An object as a webhook is shown it.
-fn shown_as(write: &Admission<'_>, shown: &Shown, object: &Value) -> Result<Value, Status> {
-    let mut object = object.clone();
-    if write.is_of_resource()
-        && let Some(version) = write.def.version(&shown.version)
-    {
-        to_version(write.def, version, &mut object).map_err(ApiError::into_status)?;
+    /// An object as a webhook is shown it.
+    async fn shown_as(
+        &self,
+        write: &Admission<'_>,
+        shown: &Shown,
+        object: Option<&Value>,
+    ) -> Result<Option<Value>, Status> {
+        match object.cloned() {
+            Some(object) if write.is_of_resource() => {
+                self.converters.to_version(write.def, object, &shown.api_version).await.map(Some)
+            }
+            object => Ok(object),
+        }
     }
-    Ok(object)
 }
 
 impl Call<'_> {
-    fn shown(&self, object: &Value) -> Result<Value, Status> {
-        shown_as(self.write, &self.shown, object)
+    async fn shown(&self, object: Option<&Value>) -> Result<Option<Value>, Failure> {
+        self.hooks.shown_as(self.write, &self.shown, object).await.map_err(Failure::Other)
     }
 
     /// Asks the webhook. `object` and `old` are as it is shown them.
@@ -171,7 +193,7 @@ impl Call<'_> {
     }
 
     /// What a webhook's patch makes of the object that it was shown, in the form that the chain passes on.
-    fn patched(&self, mut shown: Value, patch: &Value) -> Result<Value, Status> {
+    async fn patched(&self, mut shown: Value, patch: &Value) -> Result<Value, Status> {
         patch::json_patch(&mut shown, patch).map_err(|error| Status::internal(error.to_status().message))?;
         let write = self.write;
         if !write.is_of_resource() {
@@ -188,9 +210,15 @@ impl Call<'_> {
             let why = format!("admission webhook {:?} changed apiVersion or kind of the object", self.webhook.name);
             return Err(Status::internal(why));
         }
-        to_storage(write.def, &mut shown).map_err(ApiError::into_status)?;
-        lifecycle::default(write.def, &mut shown);
-        Ok(shown)
+        let mut made = self.hooks.converters.to_version(write.def, shown, write.def.hub_api_version()).await?;
+        if write.def.schema(&self.shown.version).is_none()
+            && let Some(schema) = write.def.hub_schema()
+        {
+            // What came back from a version that another definition has the schema of.
+            made = schema.conform(made).map_err(Status::internal)?.value;
+        }
+        lifecycle::default(write.def, &mut made);
+        Ok(made)
     }
 
     /// What a failure is for the write: `None` where the webhook fails open.
@@ -246,11 +274,11 @@ impl Mutator for MutatingWebhooks {
         let webhooks = configurations.iter().flat_map(|configuration| &configuration.webhooks);
         for (index, webhook) in webhooks.enumerate() {
             let seen = (write.operation != Operation::Delete).then_some(&*object);
-            let Some(shown) = self.0.matches(webhook, write, seen, old)? else { continue };
+            let Some(shown) = self.0.matches(webhook, write, seen, old).await? else { continue };
             if second && !write.chain.with(LINK, |state: &mut Invoked| state.again.contains(&webhook.uid)) {
                 continue;
             }
-            let call = Call { webhook, shown, write };
+            let call = Call { hooks: &self.0, webhook, shown, write };
             let round = u8::from(second);
             match self.call(&call, object, old).await {
                 Ok(changed) => {
@@ -291,8 +319,8 @@ impl MutatingWebhooks {
     /// Answers whether the webhook changed the object.
     async fn call(&self, call: &Call<'_>, object: &mut Value, old: Option<&Value>) -> Result<bool, Failure> {
         let deleted = call.write.operation == Operation::Delete;
-        let shown = if deleted { None } else { Some(call.shown(object).map_err(Failure::Other)?) };
-        let shown_old = old.map(|old| call.shown(old)).transpose().map_err(Failure::Other)?;
+        let shown = call.shown((!deleted).then_some(&*object)).await?;
+        let shown_old = call.shown(old).await?;
         let reply = call.ask(true, shown.as_ref(), shown_old.as_ref()).await?;
         let Some(patch) = reply.patch else { return Ok(false) };
         let Some(shown) = shown else {
@@ -302,7 +330,7 @@ impl MutatingWebhooks {
             );
             return Err(Failure::Other(Status::internal(why)));
         };
-        let patched = call.patched(shown, &patch).map_err(Failure::Other)?;
+        let patched = call.patched(shown, &patch).await.map_err(Failure::Other)?;
         let changed = patched != *object;
         *object = patched;
         Ok(changed)
@@ -319,14 +347,13 @@ impl Validator for ValidatingWebhooks {
         let configurations = self.0.configurations.snapshot();
         let mut calls = Vec::new();
         for webhook in configurations.iter().flat_map(|configuration| &configuration.webhooks) {
-            if let Some(shown) = self.0.matches(webhook, write, object, old)? {
-                calls.push(Call { webhook, shown, write });
+            if let Some(shown) = self.0.matches(webhook, write, object, old).await? {
+                calls.push(Call { hooks: &self.0, webhook, shown, write });
             }
         }
         let asked = calls.iter().enumerate().map(|(index, call)| async move {
             let ask = async {
-                let shown = object.map(|object| call.shown(object)).transpose().map_err(Failure::Other)?;
-                let shown_old = old.map(|old| call.shown(old)).transpose().map_err(Failure::Other)?;
+                let (shown, shown_old) = (call.shown(object).await?, call.shown(old).await?);
                 call.ask(false, shown.as_ref(), shown_old.as_ref()).await.map(|_| ())
             };
             let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
