@@ -12,13 +12,13 @@ pub(super) const RESOURCES: &[Row] = &[
         .subresources(&[STATUS_PART])
         .columns(columns::FLOW_SCHEMA)
         .strategy(&WORKLOAD)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::ApiServer),
     resource!("flowcontrol.apiserver.k8s.io" / "flowcontrol" ["v1"] "PriorityLevelConfiguration" "prioritylevelconfigurations")
         .cluster()
         .subresources(&[STATUS_PART])
         .columns(columns::PRIORITY_LEVEL_CONFIGURATION)
         .strategy(&WORKLOAD)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::ApiServer),
     resource!("internal.apiserver.k8s.io" / "apiserverinternal" ["v1alpha1"] "StorageVersion" "storageversions")
         .cluster()
         .key("internal.apiserver.k8s.io/storageversions")
