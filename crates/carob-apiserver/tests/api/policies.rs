@@ -353,7 +353,7 @@ async fn expressions_that_do_not_fit_the_kinds_are_told_in_the_status() {
         "variables": [{ "name": "wanted", "expression": "object.spec.replicas" }],
         "validations": [
             { "expression": "variables.wanted > 1 && object.metadata.labels['a'] == 'b'" },
-            { "expression": "object.spec.template.spec.containers.all(c, c.image.startsWith('a'))", "messageExpression": "object.metadata.name" },
+            { "expression": "object.spec.template.spec.containers.all(c, c.image.startsWith('a'))", "messageExpression": "'of ' + object.metadata.name" },
         ] });
     rig.post(POLICIES, &policy("good", good)).await.expect(201);
     assert_eq!(typed(&rig, "good", 1).await, json!({}));
