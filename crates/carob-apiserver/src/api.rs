@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -209,7 +210,10 @@ impl ApiServer {
                 Err(_) => return too_many_requests(),
             },
         };
-        let request_timeout = self.0.limits.request_timeout;
+        let request_timeout = match asked_timeout(&query) {
+            Ok(asked) => asked.map_or(self.0.limits.request_timeout, |asked| asked.min(self.0.limits.request_timeout)),
+            Err(status) => return respond::error(status.into()),
+        };
         let is_heavy = is_heavy(info.verb == Verb::Patch, body.len());
         let answer = self.clone().answer(parts, whole(body), query, info, user, Arc::clone(notes));
         let answer = async {
@@ -463,6 +467,18 @@ where
 /// Worded as apiserver `pkg/endpoints/filters/authentication.go` has it.
 fn unauthorized() -> ApiError {
     carob_api::Status::unauthorized("Unauthorized").into()
+}
+
+/// How long the client waits, of a request that has an end (apiserver `pkg/endpoints/filters/request_deadline.go`).
+fn asked_timeout(query: &Query) -> Result<Option<Duration>, Status> {
+    let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(None) };
+    let nanos = if text == "0" { Some(0) } else { carob_api::proto::nanos(text) };
+    let nanos = nanos.ok_or_else(|| {
+        let why = format!("time: invalid duration {text:?}");
+        Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))
+    })?;
+    // Zero is as long as it takes, and so is less.
+    Ok(u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos))
 }
 
 fn timed_out() -> ApiError {

@@ -29,7 +29,8 @@ pub(super) fn encode(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn nanos(text: &str) -> Option<i64> {
+/// The nanoseconds of a length of time as Go writes it, `1m15.145s`; `None` for another text.
+pub fn nanos(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text),

@@ -12,6 +12,7 @@ pub mod wire;
 
 use serde_json::Value;
 
+pub use duration::nanos;
 pub use encode::watch_event;
 
 use crate::{

@@ -141,9 +141,11 @@ fn legacy_resources(def: &ResourceDef, version: &str) -> Vec<Value> {
     if !def.categories().is_empty() {
         main["categories"] = json!(def.categories());
     }
-    if let Some(prefix) = def.key_prefix() {
-        let bytes = format!("{prefix}{}", def.hub_api_version());
-        main["storageVersionHash"] = json!(storage_version_hash(&bytes));
+    if def.key_prefix().is_some() {
+        let stored = def.custom().map_or(def.hub_api_version(), |custom| &custom.stored_api_version);
+        let (group, version) = carob_api::meta::group_version(stored);
+        let text = format!("{group}/{version}/{}", def.kind());
+        main["storageVersionHash"] = json!(storage_version_hash(&text));
     }
     let subresources = def.subresources().iter().map(|subresource| {
         let mut value = json!({

@@ -234,3 +234,25 @@ async fn the_issuers_keys_are_published() {
     assert_eq!(keys.headers["content-type"], "application/jwk-set+json");
     assert_eq!(keys.expect(200)["keys"][0]["crv"], "P-256");
 }
+
+#[tokio::test]
+async fn a_client_says_how_long_it_waits() {
+    let rig = Rig::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for timeout in ["34s", "3m", "0", "0s", "1m30.5s", ""] {
+        rig.get(&format!("{maps}?timeout={timeout}")).await.expect(200);
+    }
+    let refused = rig.get(&format!("{maps}?timeout=invalid")).await;
+    assert_eq!(refused.message(), "invalid timeout specified in the request URL - time: invalid duration \"invalid\"");
+    refused.expect(400);
+}
+
+#[tokio::test]
+async fn a_resource_shows_a_hash_of_the_version_that_it_is_stored_in() {
+    let rig = Rig::new().await;
+    let apps = rig.get("/apis/apps/v1").await.expect(200);
+    let resources = apps["resources"].as_array().expect("a list").iter();
+    let deployments = resources.filter(|resource| resource["name"] == "deployments");
+    // As kube-apiserver shows it.
+    assert_eq!(deployments.map(|resource| &resource["storageVersionHash"]).collect::<Vec<_>>(), ["8aSe+NMegvE="]);
+}
