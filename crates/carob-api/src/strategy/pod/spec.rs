@@ -235,6 +235,9 @@ fn validate_ip(value: &str, path: &FieldPath, errors: &mut FieldErrors) {
     }
 }
 
+/// As much as the kernel takes for a host name (`__NEW_UTS_LEN`).
+const HOST_NAME_BYTES_MAX: usize = 64;
+
 fn validate_hosts(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     for (index, alias) in meta::items_at(spec, &["hostAliases"]).iter().enumerate() {
         let path = path.child("hostAliases").index(index);
@@ -247,6 +250,16 @@ fn validate_hosts(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     if is("shareProcessNamespace") && is("hostPID") {
         let message = "ShareProcessNamespace and HostPID cannot both be enabled";
         errors.push(FieldError::invalid(&path.child("shareProcessNamespace"), true, message));
+    }
+    if let Some(name) = meta::str_at(spec, &["hostnameOverride"]) {
+        let path = path.child("hostnameOverride");
+        for field in ["setHostnameAsFQDN", "hostNetwork"].into_iter().filter(|field| is(field)) {
+            errors.push(FieldError::forbidden(&path, format!("may not be specified when {field} is true")));
+        }
+        if name.len() > HOST_NAME_BYTES_MAX {
+            errors.push(FieldError::too_long(&path, HOST_NAME_BYTES_MAX));
+        }
+        invalid_if_any(name, names::dns1123_subdomain(name), &path, errors);
     }
     if meta::bool_at(spec, &["hostUsers"]) == Some(false) {
         for field in ["hostNetwork", "hostPID", "hostIPC"] {

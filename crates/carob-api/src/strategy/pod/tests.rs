@@ -225,6 +225,19 @@ fn mistakes_beyond_names_and_ports() {
             "spec.schedulingGroup: Invalid value: \"\": must specify one of: `podGroupName`",
         ),
         (
+            json!({"hostnameOverride": "Not-RFC1123"}),
+            "spec.hostnameOverride: Invalid value: \"Not-RFC1123\": a lowercase RFC 1123 subdomain must consist of",
+        ),
+        (json!({"hostnameOverride": "n".repeat(65)}), "spec.hostnameOverride: Too long: may not be more than 64 bytes"),
+        (
+            json!({"hostnameOverride": "web", "setHostnameAsFQDN": true}),
+            "spec.hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is true",
+        ),
+        (
+            json!({"hostnameOverride": "web", "hostNetwork": true}),
+            "spec.hostnameOverride: Forbidden: may not be specified when hostNetwork is true",
+        ),
+        (
             json!({"resourceClaims": [{"name": "x"}]}),
             "spec.resourceClaims: Forbidden: dynamic resource allocation is not supported",
         ),
