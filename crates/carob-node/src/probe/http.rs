@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -48,11 +48,11 @@ pub fn host_port(host: &str, port: u16) -> String {
 /// `pkg/probe/http`, DoHTTPProbe).
 pub async fn get(request: &Request, timeout: Duration) -> Answer {
     match tokio::time::timeout(timeout, follow(request)).await {
-        Ok(Ok(status)) if (200..300).contains(&status) => Answer::Success,
-        Ok(Ok(status)) if (300..400).contains(&status) => {
-            Answer::Warning(format!("Probe terminated redirects, status code: {status}"))
+        Ok(Ok(Reply { status: 200..300, .. })) => Answer::Success,
+        Ok(Ok(Reply { status: 300..400, body, .. })) => {
+            Answer::Warning(format!("Probe terminated redirects, Response body: {body}"))
         }
-        Ok(Ok(status)) => Answer::Failure(format!("HTTP probe failed with statuscode: {status}")),
+        Ok(Ok(Reply { status, .. })) => Answer::Failure(format!("HTTP probe failed with statuscode: {status}")),
         Ok(Err(why)) => Answer::Failure(format!("Get {:?}: {why}", request.url())),
         Err(_) => Answer::Failure(format!(
             "Get {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
@@ -61,14 +61,22 @@ pub async fn get(request: &Request, timeout: Duration) -> Answer {
     }
 }
 
-async fn follow(request: &Request) -> Result<u16, String> {
+/// What came back.
+struct Reply {
+    status: u16,
+    location: Option<String>,
+    /// As much of it as is read.
+    body: String,
+}
+
+async fn follow(request: &Request) -> Result<Reply, String> {
     let mut request = request.clone();
     for _ in 0..REDIRECTS_MAX {
-        let (status, location) = once(&request).await?;
-        let next = if (300..400).contains(&status) { location.and_then(|to| redirect(&request, &to)) } else { None };
-        match next {
+        let reply = once(&request).await?;
+        let location = reply.location.as_deref().filter(|_| (300..400).contains(&reply.status));
+        match location.and_then(|to| redirect(&request, to)) {
             Some(next) => request = next,
-            None => return Ok(status),
+            None => return Ok(reply),
         }
     }
     Err(format!("stopped after {REDIRECTS_MAX} redirects"))
@@ -91,7 +99,7 @@ fn redirect(from: &Request, to: &str) -> Option<Request> {
     Some(next)
 }
 
-async fn once(request: &Request) -> Result<(u16, Option<String>), String> {
+async fn once(request: &Request) -> Result<Reply, String> {
     let stream = connect(&request.host, request.port).await?;
     if request.tls {
         let name = ServerName::try_from(request.host.trim_matches(['[', ']']).to_owned()).map_err(|e| e.to_string())?;
@@ -103,7 +111,7 @@ async fn once(request: &Request) -> Result<(u16, Option<String>), String> {
     }
 }
 
-async fn exchange<S>(stream: S, request: &Request) -> Result<(u16, Option<String>), String>
+async fn exchange<S>(stream: S, request: &Request) -> Result<Reply, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -115,10 +123,17 @@ where
         let status = response.status().as_u16();
         let location = response.headers().get(http::header::LOCATION);
         let location = location.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        // The answer is read so that the server sees it taken; what it says does not matter, nor that it may be too long.
-        let read = Limited::new(response.into_body(), BODY_LEN_MAX).collect().await.is_ok();
-        tracing::trace!(status, read, "probe answered");
-        Ok((status, location))
+        // The answer is read so that the server sees it taken; that it may be too long does not matter.
+        let mut incoming = response.into_body();
+        let mut body = Vec::new();
+        while body.len() < BODY_LEN_MAX {
+            let Some(frame) = incoming.frame().await else { break };
+            if let Ok(data) = frame.map_err(text)?.into_data() {
+                body.extend_from_slice(&data[..data.len().min(BODY_LEN_MAX - body.len())]);
+            }
+        }
+        tracing::trace!(status, bytes = body.len(), "probe answered");
+        Ok(Reply { status, location, body: String::from_utf8_lossy(&body).into_owned() })
     }
     .await;
     connection.abort();
@@ -263,7 +278,7 @@ mod tests {
     async fn statuses_decide() {
         for (status, expect) in [
             ("200 OK", Answer::Success),
-            ("399 Odd", Answer::Warning("Probe terminated redirects, status code: 399".to_owned())),
+            ("399 Odd", Answer::Warning("Probe terminated redirects, Response body: ".to_owned())),
             ("404 Not Found", Answer::Failure("HTTP probe failed with statuscode: 404".to_owned())),
             ("500 Bad", Answer::Failure("HTTP probe failed with statuscode: 500".to_owned())),
         ] {
@@ -281,8 +296,9 @@ mod tests {
         let got = get(&request(port), Duration::from_secs(5)).await;
         assert_eq!(got, Answer::Failure("HTTP probe failed with statuscode: 500".to_owned()));
         assert!(server.await.expect("the server ends")[1].starts_with("GET /next "));
-        let (port, _server) = self::server(vec![answer("302 Found", "Location: http://other.example/\r\n")]).await;
-        let warned = Answer::Warning("Probe terminated redirects, status code: 302".to_owned());
+        let elsewhere = "HTTP/1.1 302 Found\r\nContent-Length: 5\r\nLocation: http://other.example/\r\n\r\nFound";
+        let (port, _server) = self::server(vec![elsewhere.to_owned()]).await;
+        let warned = Answer::Warning("Probe terminated redirects, Response body: Found".to_owned());
         assert_eq!(get(&request(port), Duration::from_secs(5)).await, warned);
     }
 
