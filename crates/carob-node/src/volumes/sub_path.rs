@@ -109,22 +109,30 @@ fn inside(volume: &Path, relative: &Path) -> Option<std::path::PathBuf> {
     entry.strip_prefix(volume).ok().filter(|inside| *inside != Path::new("")).map(Path::to_path_buf)
 }
 
-/// Makes the directories of `relative` one by one, each opened without leaving `root`.
+/// Makes the directories of `relative` one by one, each opened without leaving `root`, and with its mode (kubelet
+/// `pkg/volume/util/subpath/subpath_linux.go`, doSafeMakeDir).
 fn make_dirs(root: OwnedFd, relative: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut so_far = std::path::PathBuf::new();
     let mut parent = rustix::io::dup(&root)?;
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&root)?.st_mode & 0o7777);
     for part in relative.components() {
         let Component::Normal(name) = part else { continue };
         so_far.push(name);
         parent = match rustix::fs::openat2(&root, &so_far, flags, Mode::empty(), INSIDE) {
             Err(rustix::io::Errno::NOENT) => {
-                // Modes as upstream's: the volume's owner decides, others may look (kubelet `doSafeMakeDir`).
-                match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o750)) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                let made = match rustix::fs::mkdirat(&parent, name, mode) {
+                    Ok(()) => true,
+                    Err(rustix::io::Errno::EXIST) => false,
                     Err(error) => return Err(error),
+                };
+                let readable = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let directory = rustix::fs::openat2(&root, &so_far, readable, Mode::empty(), INSIDE)?;
+                if made {
+                    // mkdirat(2) leaves out what the umask says, and the set-group-ID bit.
+                    rustix::fs::fchmod(&directory, mode)?;
                 }
-                rustix::fs::openat2(&root, &so_far, flags, Mode::empty(), INSIDE)?
+                directory
             }
             opened => opened?,
         };
@@ -170,6 +178,14 @@ mod tests {
             assert_eq!(open(&volume, sub_path).is_ok(), allowed, "{sub_path}");
         }
         assert!(volume.join("made/on/demand").is_dir());
+        let mode = |path: &str| {
+            let meta = fs::symlink_metadata(volume.join(path)).expect("there");
+            std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o7777
+        };
+        let wide = std::os::unix::fs::PermissionsExt::from_mode(0o3777);
+        fs::set_permissions(&volume, wide).expect("changed");
+        open(&volume, "like/it").expect("made");
+        assert_eq!((mode("like"), mode("like/it")), (0o3777, 0o3777), "as the volume itself");
     }
 
     #[test]
