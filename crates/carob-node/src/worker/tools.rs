@@ -68,6 +68,20 @@ pub struct Tools {
     pub network_rules: Option<Arc<dyn NetworkRules>>,
 }
 
+/// What stands in for a limit that a container does not set: its Pod's, else what the node has (kubelet
+/// `pkg/kubelet/kubelet_resources.go`).
+fn ceilings(allocatable: &BTreeMap<String, String>, pod: &Pod) -> BTreeMap<String, String> {
+    let mut ceilings = allocatable.clone();
+    let limits = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.limits.as_ref());
+    for name in ["cpu", "memory"] {
+        let limit = limits.and_then(|limits| limits.get(name)).filter(|limit| limit.0 != "0");
+        if let (Some(ceiling), Some(limit)) = (ceilings.get_mut(name), limit) {
+            ceiling.clone_from(&limit.0);
+        }
+    }
+    ceilings
+}
+
 impl Tools {
     pub fn node_facts(&self) -> NodeFacts {
         NodeFacts { ips: self.settings.node_ips.clone(), runtime: self.settings.runtime.clone() }
@@ -77,6 +91,25 @@ impl Tools {
         let host_network = crate::pod::PodView::new(pod).host_network();
         let pod_ips = if host_network { self.settings.node_ips.clone() } else { pod_ips.to_vec() };
         let host_ips = self.settings.node_ips.clone();
-        FieldFacts { pod_ips, host_ips, allocatable: self.settings.allocatable.clone() }
+        FieldFacts { pod_ips, host_ips, allocatable: ceilings(&self.settings.allocatable, pod) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_pod_stands_in_for_its_containers() {
+        let allocatable = [("cpu", "4"), ("memory", "8Gi"), ("ephemeral-storage", "9Gi")];
+        let allocatable = allocatable.map(|(name, amount)| (name.to_owned(), amount.to_owned())).into();
+        let pod = |resources| -> Pod {
+            let spec = serde_json::json!({"containers": [{"name": "a"}], "resources": resources});
+            serde_json::from_value(serde_json::json!({"spec": spec})).expect("a Pod")
+        };
+        let limited = ceilings(&allocatable, &pod(serde_json::json!({"limits": {"memory": "64Mi", "x": "1"}})));
+        let shown: Vec<_> = limited.iter().map(|(name, amount)| (name.as_str(), amount.as_str())).collect();
+        assert_eq!(shown, [("cpu", "4"), ("ephemeral-storage", "9Gi"), ("memory", "64Mi")]);
+        assert_eq!(ceilings(&allocatable, &pod(serde_json::json!(null))), allocatable);
     }
 }
