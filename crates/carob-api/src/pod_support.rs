@@ -48,7 +48,6 @@ enum In {
 const REFUSED: &[(In, &[&str], When, &str)] = &[
     (In::Pod, &["hostUsers"], When::False, "user namespaces are not supported"),
     (In::Pod, &["resourceClaims"], When::Present, "dynamic resource allocation is not supported"),
-    (In::Pod, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
     (In::Pod, &["securityContext", "seLinuxChangePolicy"], When::Present, "SELinux labels are not applied"),
     (
         In::Pod,
@@ -57,7 +56,6 @@ const REFUSED: &[(In, &[&str], When, &str)] = &[
         "AppArmor profiles are not loaded",
     ),
     (In::Container, &["resources", "claims"], When::Present, "dynamic resource allocation is not supported"),
-    (In::Container, &["securityContext", "windowsOptions"], When::Present, "the node runs Linux containers only"),
     (
         In::Container,
         &["securityContext", "appArmorProfile", "type"],
@@ -195,6 +193,7 @@ mod tests {
         }
         match (ty, field) {
             ("Volume", "name") => "acts".to_owned(),
+            (_, "windowsOptions") => "accepted: it is for nodes with Windows".to_owned(),
             ("Volume", "csi") => "the Pod waits for a driver of that name".to_owned(),
             ("Volume", source) if !VOLUME_SOURCES.contains(&source) => {
                 "refused: this volume source is not supported".to_owned()
