@@ -32,7 +32,6 @@ pub const PROJECTED_SOURCES: &[&str] = &["configMap", "downwardAPI", "secret", "
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum When {
     Present,
-    False,
     Is(&'static str),
 }
 
@@ -46,7 +45,6 @@ enum In {
 
 /// Place, path, condition and why it is refused.
 const REFUSED: &[(In, &[&str], When, &str)] = &[
-    (In::Pod, &["hostUsers"], When::False, "user namespaces are not supported"),
     (In::Pod, &["resourceClaims"], When::Present, "dynamic resource allocation is not supported"),
     (In::Pod, &["securityContext", "seLinuxChangePolicy"], When::Present, "SELinux labels are not applied"),
     (
@@ -97,7 +95,6 @@ fn check(place: In, holder: &Value, path: &FieldPath, errors: &mut FieldErrors) 
         let value = meta::at(holder, field);
         let refused = match when {
             When::Present => value.is_some(),
-            When::False => value.and_then(Value::as_bool) == Some(false),
             When::Is(text) => value.and_then(Value::as_str) == Some(text),
         };
         if refused {
@@ -125,7 +122,7 @@ mod tests {
     #[test]
     fn what_nothing_acts_on_is_refused_with_its_path() {
         let spec = json!({
-            "hostUsers": false, "os": {"name": "windows"}, "resourceClaims": [{"name": "x"}],
+            "os": {"name": "windows"}, "resourceClaims": [{"name": "x"}],
             "initContainers": [
                 {"restartPolicy": "Always", "env": [{"name": "a"}, {"name": "b", "valueFrom": {"fileKeyRef": {}}}]},
                 {"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart"}, {"action": "RestartAllContainers"}]}
@@ -138,7 +135,6 @@ mod tests {
         assert_eq!(
             paths,
             [
-                "spec.hostUsers",
                 "spec.resourceClaims",
                 "spec.containers[0].securityContext.appArmorProfile.type",
                 "spec.volumes[0].iscsi",
@@ -186,7 +182,6 @@ mod tests {
             return match (when, rest.is_empty()) {
                 (When::Present, true) => format!("refused: {why}"),
                 (When::Present, false) => format!("acts; its `{rest}` is refused: {why}"),
-                (When::False, _) => format!("acts; refused when `false`: {why}"),
                 (When::Is(text), true) => format!("acts; refused when `{text}`: {why}"),
                 (When::Is(text), false) => format!("acts; refused when its `{rest}` is `{text}`: {why}"),
             };

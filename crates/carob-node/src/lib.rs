@@ -21,7 +21,7 @@
 //! three probes, `name`, `ports`, `resizePolicy`, `resources` (also when they change while it runs), `restartPolicy`,
 //! `restartPolicyRules`, `securityContext`, `stdin`, `stdinOnce`, `terminationMessagePath`,
 //! `terminationMessagePolicy`, `tty`, `volumeMounts` (all fields), `workingDir`; further `activeDeadlineSeconds`,
-//! `dnsConfig`, `dnsPolicy`, `enableServiceLinks`, `hostAliases`, `hostIPC`, `hostNetwork`, `hostPID`, `hostname`,
+//! `dnsConfig`, `dnsPolicy`, `enableServiceLinks`, `hostAliases`, `hostIPC`, `hostNetwork`, `hostPID`, `hostUsers`, `hostname`,
 //! `hostnameOverride`, `imagePullSecrets`, `nodeName`, `nodeSelector`, `overhead`, `priority`, `readinessGates`, `resources`,
 //! `restartPolicy`, `runtimeClassName`, `securityContext`, `serviceAccountName`, `setHostnameAsFQDN`,
 //! `shareProcessNamespace`, `subdomain`, `terminationGracePeriodSeconds`, and `volumes` of the kinds `configMap`,
@@ -57,6 +57,7 @@ pub mod probe;
 pub mod server;
 pub mod status;
 pub mod termination;
+pub mod user_ranges;
 pub mod virtual_nodes;
 pub mod volumes;
 pub mod worker;

@@ -37,6 +37,7 @@ use crate::objects::{ApiObjects, Objects};
 use crate::paths::PodDirs;
 use crate::probe::counts::ProbeCounts;
 use crate::server::{Access, ApiReviews, KubeletServer, PodSource};
+use crate::user_ranges::UserRanges;
 use crate::volumes::Volumes;
 use crate::worker::{NetworkRules, Settings, Tools};
 
@@ -146,6 +147,7 @@ impl Node {
             pods: Arc::new(ApiPods(client.clone())),
             clock: Arc::clone(&clock),
             cri: Arc::clone(&cri),
+            user_ranges: Arc::new(UserRanges::new(dirs.clone())),
             dirs,
             settings: settings(&config, &machine, allocatable),
             probe_counts: ProbeCounts::default(),

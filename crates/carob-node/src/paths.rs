@@ -53,6 +53,11 @@ impl PodDirs {
         self.sub_paths(uid).join(volume).join(container).join(index.to_string())
     }
 
+    /// The file that says which users of the machine the Pod's are (kubelet's name for it).
+    pub fn user_range(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("userns")
+    }
+
     pub fn hosts(&self, uid: &str) -> PathBuf {
         self.pod(uid).join("etc-hosts")
     }

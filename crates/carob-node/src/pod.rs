@@ -171,6 +171,11 @@ impl<'a> PodView<'a> {
         self.spec().and_then(|spec| spec.host_network).unwrap_or(false)
     }
 
+    /// Whether the Pod's users are the machine's, and not those of a namespace of its own.
+    pub fn host_users(&self) -> bool {
+        self.spec().and_then(|spec| spec.host_users).unwrap_or(true)
+    }
+
     /// Init containers and sidecars, in their order.
     pub fn init_members(&self) -> Vec<Member<'a>> {
         let list = self.spec().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();

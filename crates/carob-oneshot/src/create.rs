@@ -20,6 +20,7 @@ use crate::groups::OwnGroups;
 use crate::inside::{self, Wanted};
 use crate::rootfs::{attach, overlay, read_image_file};
 use crate::user::resolve;
+use crate::users::{self, Users};
 use crate::{other, staged, tree};
 
 /// The socket over which libcontainer hands out a container's terminal, in the bundle.
@@ -39,9 +40,12 @@ pub(crate) fn create(params: &CreateParams) -> Result<Started> {
     if params.runtime.is_none() {
         process::begin_session_keyring(&params.id).map_err(Error::Keyring)?;
     }
-    let image = overlay(&params.layers, &params.rootfs)?;
-    let (staged, image) = staged::prepare(&params.staged, image, &params.rootfs)?;
-    if params.own_groups_only && params.runtime.is_none() {
+    let users = params.user_namespace.as_ref().map(Users::open).transpose()?;
+    let users = users.as_ref();
+    let image = overlay(&params.layers, &params.rootfs, users)?;
+    let (staged, image) = staged::prepare(&params.staged, image, &params.rootfs, users)?;
+    // Root of a user namespace cannot pass through the directories of the host's root.
+    if (params.own_groups_only || users.is_some()) && params.runtime.is_none() {
         let volumes = spec.mounts().iter().flatten().filter(|mount| mount.typ().as_deref() == Some("bind"));
         let sources = volumes.filter_map(|mount| mount.source().as_deref());
         let sources = sources.filter(|source| !source.starts_with(&params.rootfs));
@@ -52,13 +56,21 @@ pub(crate) fn create(params: &CreateParams) -> Result<Started> {
     attach(&image, &root)?;
     let passwd = read_image_file(&root, Path::new("/etc/passwd"))?;
     let group = read_image_file(&root, Path::new("/etc/group"))?;
-    make_places(&spec, &root)?;
+    match users {
+        Some(users) => users.as_root(|| make_places(&spec, &root))?,
+        None => make_places(&spec, &root)?,
+    }
     let user = resolve(&params.user, &passwd, &group)?;
     complete(&mut spec, params, &user)?;
+    // Open until the container is made.
+    let _namespaces = match users {
+        Some(_) => users::reach_namespaces(&mut spec)?,
+        None => Vec::new(),
+    };
     let text = serde_json::to_vec(&spec).map_err(|source| Error::Config { path: config.clone(), source })?;
     fs_err::write(&config, text).map_err(|source| Error::WriteConfig { path: config, source })?;
     if !params.terminal {
-        give_streams_to(user.uid)?;
+        give_streams_to(users.map_or(Ok(user.uid), |users| users.on_host(user.uid))?)?;
     }
     let detail = serde_json::to_string(&user).map_err(Error::Parameters)?;
     let (pid, console) = match &params.runtime {

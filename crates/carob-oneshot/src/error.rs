@@ -18,6 +18,12 @@ pub(crate) enum Error {
     ReadParameters(#[source] io::Error),
     #[error("understand the parameters")]
     Parameters(#[source] serde_json::Error),
+    #[error("user namespace")]
+    UserNamespace(#[source] io::Error),
+    #[error("the user namespace has no id {id}: it has {count}")]
+    NotMapped { id: u32, count: u32 },
+    #[error("map the owners of the files in {path}, whose file system may not support id-mapped mounts", path = path.display())]
+    MapMount { path: PathBuf, source: io::Error },
     #[error("enter new namespaces")]
     Unshare(#[source] io::Error),
     #[error("enter the namespaces of process {pid}")]

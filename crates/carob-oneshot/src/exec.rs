@@ -16,11 +16,11 @@ use rustix::process::{Gid, Pid, PidfdFlags, Resource, Rlimit, Uid, pidfd_open, s
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use crate::Started;
 use crate::copy::Copy;
 use crate::create::{give_streams_to, read_config};
 use crate::error::{Error, Result, chain};
 use crate::start::find_program;
+use crate::{Started, users};
 
 /// The most that a child tells about its failure, in bytes.
 const FAILURE_BYTES_MAX: u64 = 4096;
@@ -40,8 +40,12 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
     // What protects a container's first process protects this one while it changes sides: nobody in there may trace it.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|error| Error::Enter { pid: params.pid, source: error.into() })?;
-    enter(params.pid)?;
+    let user_namespace = enter(params.pid, params.user_ids.is_some())?;
     let uid = process_spec.user().uid();
+    let uid = match params.user_ids {
+        Some(ids) => ids.on_host(uid).ok_or(Error::NotMapped { id: uid, count: ids.count })?,
+        None => uid,
+    };
     let terminal = if params.terminal {
         Some(open_terminal(uid).map_err(Error::Terminal)?)
     } else {
@@ -51,7 +55,8 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
     let (failure, failure_here) = failure_pipe()?;
     let pid = process::clone_sibling(&single, born_in.as_ref().map(AsFd::as_fd), || {
         let slave = terminal.as_ref().map(|terminal| &terminal.1);
-        let error = run_command(params, process_spec, seccomp, slave);
+        let entered = user_namespace.as_ref().map(users::enter).transpose();
+        let error = entered.err().unwrap_or_else(|| run_command(params, process_spec, seccomp, slave));
         report(&failure, &chain(&error));
         1
     })
@@ -61,8 +66,9 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
     Ok(Started { pid: pid.as_raw_nonzero().get(), detail: String::new(), console: terminal.map(|terminal| terminal.0) })
 }
 
-/// Joins all namespaces of a process in one step (setns(2) with a pidfd, Linux 5.8).
-fn enter(pid: i32) -> Result<()> {
+/// Joins the namespaces of a process in one step (setns(2) with a pidfd, Linux 5.8), but for its user namespace, which is
+/// answered where it is one of its own: the command is born in a control group that those in there have no right to.
+fn enter(pid: i32, in_user_namespace: bool) -> Result<Option<OwnedFd>> {
     let failed = |error: rustix::io::Errno| Error::Enter { pid, source: error.into() };
     let target = Pid::from_raw(pid).ok_or_else(|| failed(rustix::io::Errno::SRCH))?;
     let target = pidfd_open(target, PidfdFlags::empty()).map_err(failed)?;
@@ -72,7 +78,15 @@ fn enter(pid: i32) -> Result<()> {
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::NETWORK;
-    move_into_thread_name_spaces(target.as_fd(), all).map_err(failed)
+    let users = if in_user_namespace {
+        let path = format!("/proc/{pid}/ns/user");
+        let file = fs_err::File::open(path).map_err(|source| Error::Enter { pid, source })?;
+        Some(file.into_parts().0.into())
+    } else {
+        None
+    };
+    move_into_thread_name_spaces(target.as_fd(), all).map_err(failed)?;
+    Ok(users)
 }
 
 /// A terminal of the container's own devpts: both sides, the second for the command.

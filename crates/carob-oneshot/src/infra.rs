@@ -6,11 +6,15 @@ use std::path::Path;
 use carob_shim::params::InfraParams;
 use carob_sys::cgroup::Cgroup;
 use carob_sys::{capability, process};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
 use rustix::thread::UnshareFlags;
 
-use crate::Started;
 use crate::error::{Error, Result, chain};
+use crate::{Started, users};
 
 /// Who the infra process is, as upstream's pause image has it (`build/pause/Dockerfile`).
 const INFRA_ID: u32 = 65535;
@@ -19,13 +23,22 @@ pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> 
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
     Cgroup::new(&params.layout, &params.cgroup).enter_controllers(&single)?;
     set_oom_score(params.oom_score_adj)?;
+    let user_namespace = params.user_ids.map(|ids| users::make(&single, ids)).transpose()?;
+    // As long as it can be reached: root of another user namespace has no rights above it.
+    rustix::process::chdir(&params.root)
+        .map_err(|error| Error::Directory { path: params.root.clone(), source: error.into() })?;
+    user_namespace.as_ref().map(users::enter).transpose()?;
     process::unshare(namespaces(params)).map_err(Error::Unshare)?;
     if let Some(name) = &params.hostname {
         rustix::system::sethostname(name.as_bytes())
             .map_err(|error| Error::Hostname { name: name.clone(), source: error.into() })?;
     }
     params.sysctls.iter().try_for_each(|(name, value)| set_sysctl(name, value))?;
-    enter_empty_root(&params.root)?;
+    enter_empty_root().map_err(|error| Error::Mount {
+        what: "an empty root",
+        target: params.root.clone(),
+        source: error.into(),
+    })?;
     let (failure, failure_here) = crate::exec::failure_pipe()?;
     let pid = process::clone_sibling(&single, None, || {
         let error = become_infra(program);
@@ -70,18 +83,28 @@ fn set_sysctl(name: &str, value: &str) -> Result<()> {
     })
 }
 
-/// Leaves the host's files behind: containers that share the PID namespace see this process's root in `/proc/1/root`.
-fn enter_empty_root(root: &Path) -> Result<()> {
-    let mount = || -> rustix::io::Result<()> {
-        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        rustix::mount::mount("tmpfs", root, "tmpfs", flags, c"size=0,nr_inodes=1,mode=0555")?;
-        rustix::process::chdir(root)?;
-        rustix::process::pivot_root(".", ".")?;
-        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
-        rustix::process::chdir("/")
-    };
-    mount().map_err(|error| Error::Mount { what: "an empty root", target: root.to_owned(), source: error.into() })
+/// Leaves the host's files behind: containers that share the PID namespace see this process's root in `/proc/1/root`. The
+/// working directory is one that may be mounted over.
+fn enter_empty_root() -> rustix::io::Result<()> {
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // One inode, the root, and no room: nothing can be made here.
+    for (option, value) in [("size", "0"), ("nr_inodes", "1"), ("mode", "0555")] {
+        fsconfig_set_string(context.as_fd(), option, value)?;
+    }
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let root = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    // By no path: root of a user namespace may be in a directory that it could not enter.
+    let both_empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(root.as_fd(), "", CWD, "", both_empty)?;
+    rustix::process::fchdir(&root)?;
+    rustix::process::pivot_root(".", ".")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")
 }
 
 /// Returns only on failure.

@@ -20,6 +20,7 @@ mod staged;
 mod start;
 mod tree;
 mod user;
+mod users;
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

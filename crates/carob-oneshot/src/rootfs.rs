@@ -12,6 +12,7 @@ use rustix::mount::{
 };
 
 use crate::error::{Error, Result};
+use crate::users::Users;
 
 /// The most of `/etc/passwd` or `/etc/group` that is read, in bytes.
 const IMAGE_FILE_BYTES_MAX: u64 = 1 << 20;
@@ -20,8 +21,13 @@ const IMAGE_FILE_BYTES_MAX: u64 = 1 << 20;
 ///
 /// `volatile` spares the sync of all files when the container ends: its writable layer is never used again after a
 /// crash of the machine (kernel `Documentation/filesystems/overlayfs.rst`).
-pub(crate) fn overlay(layers: &Layers, spare: &Path) -> Result<OwnedFd> {
-    merge(&layers.lower, Some((&layers.upper, &layers.work)), spare)
+///
+/// In a user namespace of `users` the image's files are those of the same users; what is written is theirs on the host too.
+pub(crate) fn overlay(layers: &Layers, spare: &Path, users: Option<&Users>) -> Result<OwnedFd> {
+    let own = Some((layers.upper.as_path(), layers.work.as_path()));
+    let Some(users) = users else { return merge(&layers.lower, own, spare) };
+    users.give_to_root(&layers.upper)?;
+    users.with_layers(&layers.lower, spare, |lower| merge(lower, own, spare))
 }
 
 /// Lays directories over each other, the topmost first; what is written goes into the first of `own`, and without that nothing

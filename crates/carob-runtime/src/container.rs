@@ -11,7 +11,7 @@ use carob_cri::v1;
 use carob_image::ImageRecord;
 use carob_kit::fs::replace;
 use carob_shim::Exit;
-use carob_shim::params::{CreateParams, Layers, ResolvedUser, Staged};
+use carob_shim::params::{CreateParams, Layers, ResolvedUser, Staged, UserNamespace};
 use carob_shim::protocol::{CREATE_BY_OTHER, ProcessKind, Request, Spawn, StdinMode};
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ use crate::runtime::{Container, Runtime, Sandbox};
 use crate::sandbox::{lost_exit, new_id};
 use crate::shim::ShimError;
 use crate::spec::{ContainerSpec, SandboxView, SpecInput, StagedMount, merged, oci_spec_for, resources_for};
-use crate::{devices, exec, handlers, mount_points};
+use crate::{devices, exec, handlers, mount_points, user_namespace};
 
 type Result<T> = std::result::Result<T, RuntimeError>;
 
@@ -133,6 +133,10 @@ impl Runtime {
             layers,
             staged: self.staged(draft, &spec.staged),
             user: spec.user,
+            user_namespace: user_namespace::ids(&draft.sandbox.namespace_options())?.map(|ids| {
+                let path = format!("/proc/{}/ns/user", draft.infra_pid).into();
+                UserNamespace { ids, path }
+            }),
             terminal: draft.config.tty,
             runtime: draft.program.clone(),
         };
@@ -200,6 +204,7 @@ impl Runtime {
     fn staged(&self, draft: &Draft, staged: &[StagedMount]) -> Vec<Staged> {
         let own = self.paths.container_layers(&draft.sandbox.id, &draft.id);
         let place = |(number, staged): (usize, &StagedMount)| match staged {
+            StagedMount::Bind { source, mapped } => Staged::Bind { source: source.clone(), mapped: *mapped },
             StagedMount::Image(lower) => Staged::Image { lower: lower.clone() },
             StagedMount::Volume(path) => {
                 let own = own.join(format!("volume-{number}"));
@@ -253,6 +258,7 @@ impl Runtime {
             hostname_file: files.hostname,
             resolv_conf_file: files.resolv_conf.filter(|path| path.exists()),
             cgroup: draft.cgroup.clone(),
+            user_ids: user_namespace::ids(&draft.sandbox.namespace_options())?,
         };
         let rootfs = self.paths.rootfs().display().to_string();
         let seccomp_file = localhost_profile(&security)?;

@@ -10,7 +10,7 @@ use crate::spec::{DeviceNode, GrantedDevice};
 
 /// What of `/dev` a privileged container does not get: it has its own, or they are nothing to share (containerd
 /// `pkg/oci/utils_unix.go`, `HostDevices`).
-const NOT_SHARED: [&str; 8] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"];
+const NOT_SHARED: [&str; 9] = ["pts", "ptmx", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"];
 
 /// The most devices that one container gets: a directory such as `/dev` has some hundreds.
 const DEVICES_MAX: usize = 4096;
@@ -100,6 +100,6 @@ mod tests {
         let has = |path: &str| all.iter().any(|device| device.container_path == path);
         assert!(has("/dev/null"));
         assert!(!all.iter().any(|device| device.container_path.starts_with("/dev/pts/")));
-        assert!(!has("/dev/console"));
+        assert!(!has("/dev/console") && !has("/dev/ptmx"));
     }
 }

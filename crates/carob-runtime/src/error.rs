@@ -10,6 +10,7 @@ use carob_sys::cgroup::CgroupError;
 use crate::record::RecordError;
 use crate::shim::ShimError;
 use crate::spec::SpecError;
+use crate::user_namespace::UserNamespaceError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -36,6 +37,8 @@ pub enum RuntimeError {
     ImagePath { image: String, path: String, reason: &'static str },
     #[error("the container's specification")]
     Spec(#[from] SpecError),
+    #[error(transparent)]
+    UserNamespace(#[from] UserNamespaceError),
     #[error("control group")]
     Cgroup(#[from] CgroupError),
     #[error("record")]
@@ -93,9 +96,12 @@ impl RuntimeError {
 
     fn code(&self) -> Code {
         match self {
-            Self::Missing(_) | Self::Handler(_) | Self::Spec(_) | Self::SeccompFile { .. } | Self::ImagePath { .. } => {
-                Code::InvalidArgument
-            }
+            Self::Missing(_)
+            | Self::Handler(_)
+            | Self::Spec(_)
+            | Self::UserNamespace(_)
+            | Self::SeccompFile { .. }
+            | Self::ImagePath { .. } => Code::InvalidArgument,
             Self::Unsupported(_) => Code::Unimplemented,
             Self::NoSandbox(_) | Self::NoContainer(_) | Self::NoImage(_) => Code::NotFound,
             Self::SandboxNotReady(_) | Self::State { .. } => Code::FailedPrecondition,

@@ -20,6 +20,7 @@ use crate::record::{ContainerPhase, SandboxPhase};
 use crate::runtime::{Container, Runtime};
 use crate::sandbox::new_id;
 use crate::terminal::{Terminal, TerminalResizer};
+use crate::user_namespace;
 
 type Result<T> = std::result::Result<T, RuntimeError>;
 
@@ -96,7 +97,8 @@ impl Runtime {
         let sandbox = &container.sandbox;
         let config = self.paths.container_config(&sandbox.id, &container.id);
         let layout = self.layout.clone();
-        let params = ExecParams { layout, cgroup, pid, config, arguments, terminal, serves_copies };
+        let user_ids = user_namespace::ids(&sandbox.namespace_options())?;
+        let params = ExecParams { layout, cgroup, pid, config, arguments, terminal, user_ids, serves_copies };
         let text = serde_json::to_vec(&params).map_err(RuntimeError::Parameters)?;
         let params = in_memory("exec", &text).map_err(|error| RuntimeError::Descriptors("parameters", error))?;
         let id = new_id();

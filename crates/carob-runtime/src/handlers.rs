@@ -60,12 +60,12 @@ impl Handlers {
     pub(crate) fn list(&self) -> Vec<v1::RuntimeHandler> {
         let own = OWN.iter().map(|name| ((*name).to_owned(), true));
         let others = self.0.iter().map(|(name, handler)| (name.clone(), handler.recursive_read_only));
-        let features = |recursive_read_only_mounts| v1::RuntimeHandlerFeatures {
-            recursive_read_only_mounts,
-            user_namespaces: false,
-        };
         own.chain(others)
-            .map(|(name, recursive)| v1::RuntimeHandler { name, features: Some(features(recursive)) })
+            .map(|(name, recursive_read_only_mounts)| {
+                let user_namespaces = OWN.contains(&name.as_str());
+                let features = v1::RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces };
+                v1::RuntimeHandler { name, features: Some(features) }
+            })
             .collect()
     }
 }

@@ -35,6 +35,7 @@ mod stats;
 mod status;
 mod terminal;
 mod tree;
+mod user_namespace;
 
 pub use check::{Finding, Severity, check};
 pub use error::RuntimeError;

@@ -19,6 +19,7 @@ use crate::record::{SandboxPhase, SandboxRecord};
 use crate::runtime::{Container, Runtime, Sandbox, namespace_options};
 use crate::shim::{self, Shim, ShimEvents, ShimStart};
 use crate::spec::resources_for;
+use crate::user_namespace;
 
 type Result<T> = std::result::Result<T, RuntimeError>;
 
@@ -32,10 +33,9 @@ impl Runtime {
         if config.metadata.is_none() {
             return Err(RuntimeError::Missing("sandbox metadata"));
         }
-        self.handlers.program(&request.runtime_handler)?;
-        let options = namespace_options(&config);
-        if options.userns_options.is_some_and(|user| user.mode() != v1::NamespaceMode::Node) {
-            return Err(RuntimeError::Unsupported("user namespaces are not supported"));
+        let other = self.handlers.program(&request.runtime_handler)?;
+        if user_namespace::ids(&namespace_options(&config))?.is_some() && other.is_some() {
+            return Err(RuntimeError::Unsupported("the runtime handler does not support user namespaces"));
         }
         let id = new_id();
         let cgroup = self.pod_cgroup(&config, &id);
@@ -161,6 +161,7 @@ impl Runtime {
             // A Pod in the host's network has the host's name.
             new_uts: new_network,
             new_pid: options.pid() == v1::NamespaceMode::Pod,
+            user_ids: user_namespace::ids(&options)?,
             hostname: (new_network && !record.config.hostname.is_empty()).then(|| record.config.hostname.clone()),
             sysctls: sysctls.into_iter().collect(),
             oom_score_adj: INFRA_OOM_SCORE.max(self.host.oom_score_adj_min),

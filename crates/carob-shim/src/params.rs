@@ -5,6 +5,28 @@ use std::path::PathBuf;
 use carob_sys::cgroup::Layout;
 use serde::{Deserialize, Serialize};
 
+/// The users and groups of a user namespace: those from 0 to `count` are, on the host, the ones from `first` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    pub first: u32,
+    pub count: u32,
+}
+
+impl IdRange {
+    /// What a number in the namespace is on the host.
+    pub fn on_host(self, id: u32) -> Option<u32> {
+        if id < self.count { self.first.checked_add(id) } else { None }
+    }
+}
+
+/// A user namespace that a container is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    pub ids: IdRange,
+    /// Where it is found: in procfs, below its first process.
+    pub path: PathBuf,
+}
+
 /// Starts the infra process of a Pod in its new namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InfraParams {
@@ -18,6 +40,8 @@ pub struct InfraParams {
     pub new_uts: bool,
     /// The containers share a PID namespace, in which the infra process is PID 1.
     pub new_pid: bool,
+    /// A user namespace of its own, which then owns the others.
+    pub user_ids: Option<IdRange>,
     pub hostname: Option<String>,
     /// In the kernel's spelling with dots, applied inside the namespaces.
     pub sysctls: Vec<(String, String)>,
@@ -52,6 +76,7 @@ pub struct CreateParams {
     #[serde(default)]
     pub staged: Vec<Staged>,
     pub user: UserParams,
+    pub user_namespace: Option<UserNamespace>,
     pub terminal: bool,
     /// Another OCI runtime that makes the container, in place of the library.
     #[serde(default)]
@@ -74,6 +99,9 @@ pub enum Staged {
     Image { lower: Vec<PathBuf> },
     /// What the container's root has at `path`, its owner and mode included; what is written goes into `upper`.
     Volume { path: PathBuf, upper: PathBuf, work: PathBuf },
+    /// A copy of a mount of the host. `mapped`: its files are shown as those of the same users in the container's user
+    /// namespace.
+    Bind { source: PathBuf, mapped: bool },
 }
 
 /// Who a container's processes are, before names are looked up in its root filesystem.
@@ -112,6 +140,8 @@ pub struct ExecParams {
     pub config: PathBuf,
     pub arguments: Vec<String>,
     pub terminal: bool,
+    /// The container's own user namespace.
+    pub user_ids: Option<IdRange>,
     /// Do what `kubectl cp` runs, where the image has no program for it.
     #[serde(default)]
     pub serves_copies: bool,

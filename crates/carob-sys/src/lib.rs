@@ -17,3 +17,4 @@ pub mod packet;
 pub mod process;
 pub mod project;
 pub mod signal;
+pub mod user_ids;

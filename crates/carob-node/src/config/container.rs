@@ -15,6 +15,7 @@ use super::{labels, notes, security};
 use crate::env::expand::{expand, expand_all};
 use crate::paths::PodDirs;
 use crate::pod::{Member, PodId};
+use crate::user_ranges::UserRange;
 
 /// Where a container leaves its last words if it names no other place (`v1.TerminationMessagePathDefault`).
 pub const TERMINATION_PATH_DEFAULT: &str = "/dev/termination-log";
@@ -50,6 +51,8 @@ pub struct RunFacts<'a> {
     /// The container whose processes an ephemeral one looks at.
     pub target_id: Option<String>,
     pub machine: resources::Machine,
+    /// Of a Pod with a user namespace of its own.
+    pub users: Option<UserRange>,
     pub seccomp_default: bool,
 }
 
@@ -95,6 +98,9 @@ pub fn config(
     if !termination_path.is_empty() && !mounted(&mounts, termination_path) {
         mounts.push(file_mount(termination_path, termination_log.clone()));
     }
+    if let Some(users) = facts.users {
+        mounts.iter_mut().filter(|mount| mount.image.is_none()).for_each(|mount| map_owners(mount, users));
+    }
     let (command, args) = (expand_list(&spec.command), expand_list(&spec.args));
     let config = ContainerConfig {
         metadata: Some(ContainerMetadata { name: member.name().to_owned(), attempt: facts.attempt }),
@@ -116,7 +122,13 @@ pub fn config(
         tty: spec.tty.unwrap_or(false),
         linux: Some(LinuxContainerConfig {
             resources: Some(resources::container(pod, spec, facts.machine)?),
-            security_context: Some(security::container(pod, spec, facts.target_id.as_deref(), facts.seccomp_default)),
+            security_context: Some(security::container(
+                pod,
+                spec,
+                facts.users,
+                facts.target_id.as_deref(),
+                facts.seccomp_default,
+            )),
         }),
         stop_signal: stop_signal(spec.lifecycle.as_ref().and_then(|hooks| hooks.stop_signal.as_deref())).into(),
         envs: facts.env,
@@ -128,6 +140,12 @@ pub fn config(
 fn stop_signal(name: Option<&str>) -> Signal {
     let Some(name) = name else { return Signal::RuntimeDefault };
     Signal::from_str_name(&name.replace('+', "PLUS").replace('-', "MINUS")).unwrap_or(Signal::RuntimeDefault)
+}
+
+/// Has the container's users own the files of a mount that the same users own on disk.
+fn map_owners(mount: &mut Mount, users: UserRange) {
+    mount.uid_mappings = vec![users.mapping()];
+    mount.gid_mappings = vec![users.mapping()];
 }
 
 fn file_mount(container_path: &str, host_path: PathBuf) -> Mount {
@@ -265,6 +283,7 @@ mod tests {
                 .into(),
             target_id: None,
             machine: resources::Machine { memory_bytes: 1, ..resources::Machine::default() },
+            users: None,
             seccomp_default: true,
         };
         let view = PodView::new(&pod);

@@ -9,6 +9,7 @@ use super::resources::{self, ResourceError};
 use super::{labels, security};
 use crate::paths::PodDirs;
 use crate::pod::{PodId, PodView};
+use crate::user_ranges::UserRange;
 
 /// What the config needs from outside the Pod.
 #[derive(Debug, Clone)]
@@ -16,6 +17,8 @@ pub struct SandboxFacts {
     pub attempt: u32,
     pub hostname: String,
     pub dns: DnsConfig,
+    /// Of a Pod with a user namespace of its own.
+    pub users: Option<UserRange>,
     pub seccomp_default: bool,
     /// The group below which Pods have theirs.
     pub cgroup_root: String,
@@ -28,7 +31,7 @@ pub fn config(pod: &Pod, facts: SandboxFacts, dirs: &PodDirs) -> Result<PodSandb
     let sysctls = context.iter().flat_map(|context| context.sysctls.iter().flatten());
     let linux = LinuxPodSandboxConfig {
         cgroup_parent: resources::cgroup_parent(&facts.cgroup_root, resources::qos(pod)?, &id.uid),
-        security_context: Some(security::sandbox(pod, facts.seccomp_default)),
+        security_context: Some(security::sandbox(pod, facts.users, facts.seccomp_default)),
         sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
         overhead: resources::overhead(pod)?,
         resources: Some(resources::pod(pod)?),

@@ -8,6 +8,7 @@ use carob_cri::v1::{
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile};
 
 use crate::pod::PodId;
+use crate::user_ranges::UserRange;
 
 /// What /proc and /sys hide from a container (`pkg/securitycontext`, defaultMaskedPaths).
 const MASKED: [&str; 12] = [
@@ -48,7 +49,7 @@ pub struct ImageUser {
 }
 
 /// Namespaces that a Pod's containers share with each other or the machine.
-pub fn namespaces(pod: &Pod, target_id: Option<&str>) -> NamespaceOption {
+pub fn namespaces(pod: &Pod, users: Option<UserRange>, target_id: Option<&str>) -> NamespaceOption {
     let spec = pod.spec.as_ref();
     let flag = |get: fn(&k8s_openapi::api::core::v1::PodSpec) -> Option<bool>| spec.and_then(get).unwrap_or(false);
     let node_if = |on: bool| if on { NamespaceMode::Node } else { NamespaceMode::Pod };
@@ -66,15 +67,15 @@ pub fn namespaces(pod: &Pod, target_id: Option<&str>) -> NamespaceOption {
         pid: pid.into(),
         ipc: node_if(flag(|spec| spec.host_ipc)).into(),
         target_id: target_id.unwrap_or_default().to_owned(),
-        userns_options: None,
+        userns_options: users.map(UserRange::namespace),
     }
 }
 
-pub fn sandbox(pod: &Pod, seccomp_default: bool) -> LinuxSandboxSecurityContext {
+pub fn sandbox(pod: &Pod, users: Option<UserRange>, seccomp_default: bool) -> LinuxSandboxSecurityContext {
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let privileged = crate::pod::PodView::new(pod).members().iter().any(|member| is_privileged(&member.spec));
     LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod, None)),
+        namespace_options: Some(namespaces(pod, users, None)),
         selinux_options: context.and_then(|context| context.se_linux_options.as_ref()).map(se_linux),
         run_as_user: context.and_then(|context| context.run_as_user).map(|value| Int64Value { value }),
         run_as_group: context.and_then(|context| context.run_as_group).map(|value| Int64Value { value }),
@@ -90,6 +91,7 @@ pub fn sandbox(pod: &Pod, seccomp_default: bool) -> LinuxSandboxSecurityContext 
 pub fn container(
     pod: &Pod,
     container: &Container,
+    users: Option<UserRange>,
     target_id: Option<&str>,
     seccomp_default: bool,
 ) -> LinuxContainerSecurityContext {
@@ -114,7 +116,7 @@ pub fn container(
             add_ambient_capabilities: Vec::new(),
         }),
         privileged,
-        namespace_options: Some(namespaces(pod, target_id)),
+        namespace_options: Some(namespaces(pod, users, target_id)),
         selinux_options: labels.map(se_linux),
         run_as_user: user.map(|value| Int64Value { value }),
         run_as_group: group.map(|value| Int64Value { value }),
@@ -220,7 +222,7 @@ mod tests {
                 "seccompProfile": {"type": "Unconfined"}},
             "containers": [{"name": "c", "securityContext": {"runAsUser": 5, "allowPrivilegeEscalation": false,
                 "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]}}}]}));
-        let context = container(&pod, &spec, None, true);
+        let context = container(&pod, &spec, None, None, true);
         assert_eq!(context.run_as_user.map(|user| user.value), Some(5));
         assert_eq!(context.run_as_group.map(|group| group.value), Some(2));
         assert_eq!(context.supplemental_groups, [4, 3]);
@@ -234,13 +236,13 @@ mod tests {
     fn what_has_no_profile_is_confined_unless_privileged() {
         let (plain, spec) = pod(json!({"containers": [{"name": "c"}]}));
         let profile = |context: LinuxContainerSecurityContext| context.seccomp.expect("a profile").profile_type();
-        assert_eq!(profile(container(&plain, &spec, None, true)), ProfileType::RuntimeDefault);
-        assert_eq!(profile(container(&plain, &spec, None, false)), ProfileType::Unconfined);
+        assert_eq!(profile(container(&plain, &spec, None, None, true)), ProfileType::RuntimeDefault);
+        assert_eq!(profile(container(&plain, &spec, None, None, false)), ProfileType::Unconfined);
         let (privileged, spec) = pod(json!({"containers": [{"name": "c", "securityContext": {"privileged": true}}]}));
-        let context = container(&privileged, &spec, None, true);
+        let context = container(&privileged, &spec, None, None, true);
         assert!(context.masked_paths.is_empty() && context.readonly_paths.is_empty());
         assert_eq!(profile(context), ProfileType::Unconfined);
-        assert!(sandbox(&privileged, true).privileged);
+        assert!(sandbox(&privileged, None, true).privileged);
     }
 
     #[test]
@@ -253,11 +255,11 @@ mod tests {
         ] {
             let mut spec = spec;
             spec["containers"] = json!([{"name": "c"}]);
-            let options = namespaces(&pod(spec).0, None);
+            let options = namespaces(&pod(spec).0, None, None);
             assert_eq!((options.network(), options.pid(), options.ipc()), (network, pid, ipc));
         }
         let (plain, _) = pod(json!({"containers": [{"name": "c"}]}));
-        let targeted = namespaces(&plain, Some("id"));
+        let targeted = namespaces(&plain, None, Some("id"));
         assert_eq!((targeted.pid(), targeted.target_id.as_str()), (NamespaceMode::Target, "id"));
     }
 

@@ -27,6 +27,7 @@ use crate::objects::Objects;
 use crate::objects::testing::Shelf;
 use crate::paths::PodDirs;
 use crate::pod::PodId;
+use crate::user_ranges::UserRanges;
 use crate::volumes::Volumes;
 use crate::worker::Settings;
 use carob_streams::spdy::frame::{Decoder, Encoder, Frame};
@@ -106,6 +107,7 @@ impl Bench {
             pods: Arc::new(Silent),
             clock,
             cri: Arc::clone(&cri),
+            user_ranges: Arc::new(UserRanges::new(dirs.clone())),
             dirs,
             settings: Settings::default(),
             probe_counts: Default::default(),

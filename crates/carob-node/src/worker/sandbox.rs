@@ -16,7 +16,8 @@ use crate::config::resources::ResourceError;
 use crate::config::sandbox::{SandboxFacts, config};
 use crate::events::Subject;
 use crate::objects::FetchError;
-use crate::pod::PodId;
+use crate::pod::{PodId, PodView};
+use crate::user_ranges::{RangeError, UserRange};
 use crate::volumes::remove_dir;
 
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,8 @@ pub(super) enum SandboxError {
     Resources(#[from] ResourceError),
     #[error("prepare the pod's directories")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Users(#[from] RangeError),
     #[error("look up the runtime class")]
     RuntimeClass(#[source] FetchError),
     #[error("RuntimeClass {0:?} not found")]
@@ -48,10 +51,16 @@ pub(super) fn sandbox_config(tools: &Tools, pod: &Pod, attempt: u32) -> Result<P
         attempt,
         hostname: uts_name(pod, &host)?,
         dns: resolver(pod, &tools.settings.dns, &resolv_conf),
+        users: users(tools, pod)?,
         seccomp_default: tools.settings.seccomp_default,
         cgroup_root: tools.settings.cgroup_root.clone(),
     };
     Ok(config(pod, facts, &tools.dirs)?)
+}
+
+/// The range of users that the Pod has, where it has a user namespace of its own. It got that with its first sandbox.
+pub(super) fn users(tools: &Tools, pod: &Pod) -> Result<Option<UserRange>, RangeError> {
+    if PodView::new(pod).host_users() { Ok(None) } else { tools.user_ranges.find(&PodId::of(pod).uid) }
 }
 
 /// Stops the sandbox that is replaced, if any, and makes the next one.
@@ -80,6 +89,11 @@ async fn run(tools: &Tools, pod: &Pod, attempt: u32) -> Result<(), SandboxError>
     let dirs = [tools.dirs.pod_logs(&id), tools.dirs.pod(&id.uid)];
     let made = tools.files.run(&id.uid, "make the directories", move || dirs.iter().try_for_each(fs::create_dir_all));
     made.await.map_err(io::Error::from)??;
+    if !PodView::new(pod).host_users() {
+        let (ranges, uid) = (Arc::clone(&tools.user_ranges), id.uid.clone());
+        let assigned = tools.files.run(&id.uid, "choose the pod's users", move || ranges.assign(&uid));
+        assigned.await.map_err(io::Error::from)??;
+    }
     let config = sandbox_config(tools, pod, attempt)?;
     let runtime_handler = match pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()) {
         None | Some("") => String::new(),

@@ -12,7 +12,7 @@ use fs_err::os::unix::fs::OpenOptionsExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
 
-use super::sandbox::sandbox_config;
+use super::sandbox::{sandbox_config, users};
 use super::tools::Tools;
 use crate::config::container::{Prepared, RunFacts};
 use crate::config::security::{ImageUser, check_non_root};
@@ -170,6 +170,7 @@ async fn prepare(
         volume_images,
         target_id: start.target_id.clone(),
         machine: tools.settings.machine,
+        users: users(tools, &start.pod).map_err(|error| text(&error))?,
         seccomp_default: tools.settings.seccomp_default,
     };
     let prepared = container::config(&start.pod, member, run, &tools.dirs).map_err(|error| text(&error))?;

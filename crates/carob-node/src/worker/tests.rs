@@ -17,6 +17,7 @@ use crate::files::Files;
 use crate::image::Images;
 use crate::objects::testing::Shelf;
 use crate::paths::PodDirs;
+use crate::user_ranges::UserRanges;
 use crate::volumes::Volumes;
 
 /// A clock that moves with tokio's paused time.
@@ -144,6 +145,7 @@ impl Bench {
             pods: api.clone(),
             clock,
             cri,
+            user_ranges: Arc::new(UserRanges::new(dirs.clone())),
             dirs,
             settings,
             probe_counts: Default::default(),

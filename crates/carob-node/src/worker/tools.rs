@@ -22,6 +22,7 @@ use crate::objects::Objects;
 use crate::paths::PodDirs;
 use crate::probe::counts::ProbeCounts;
 use crate::status::NodeFacts;
+use crate::user_ranges::UserRanges;
 use crate::volumes::Volumes;
 
 /// What holds for all Pods of the node.
@@ -62,6 +63,7 @@ pub struct Tools {
     pub pods: Arc<dyn PodApi>,
     pub clock: Arc<dyn Clock>,
     pub dirs: PodDirs,
+    pub user_ranges: Arc<UserRanges>,
     pub settings: Settings,
     pub probe_counts: ProbeCounts,
     /// `None`: nothing has to be.

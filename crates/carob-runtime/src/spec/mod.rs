@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use carob_cri::v1;
-use carob_shim::params::UserParams;
+use carob_shim::params::{IdRange, UserParams};
 use carob_sys::device_filter::DeviceRule;
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
 
+use crate::user_namespace::{self, UserNamespaceError};
 pub use devices::{DeviceNode, GrantedDevice};
 pub(crate) use resources::{merged, resources_for};
 
@@ -49,6 +50,8 @@ pub struct SandboxView {
     pub resolv_conf_file: Option<PathBuf>,
     /// The container's own control group.
     pub cgroup: PathBuf,
+    /// The ids of its user namespace, unless that is the host's.
+    pub user_ids: Option<IdRange>,
 }
 
 /// All that a container's configuration follows from.
@@ -94,6 +97,9 @@ pub enum StagedMount {
     Image(Vec<PathBuf>),
     /// An anonymous volume of the image at this path: it begins with what the image has there.
     Volume(PathBuf),
+    /// What is at a path of the host, for a container in a user namespace: its root could not pass through the directories
+    /// above. `mapped`: with its files as the container's users own them.
+    Bind { source: PathBuf, mapped: bool },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,8 +120,8 @@ pub enum SpecError {
     AppArmor(String),
     #[error("SELinux options were asked for, this machine has SELinux, and labels are not supported")]
     SeLinux,
-    #[error("user namespaces are not supported")]
-    UserNamespace,
+    #[error(transparent)]
+    UserNamespace(#[from] UserNamespaceError),
     #[error("the target of the PID namespace is not running")]
     NoTarget,
 }
@@ -313,8 +319,8 @@ fn namespaces(input: &SpecInput<'_>, security: &Security) -> Result<Vec<Value>, 
     use v1::NamespaceMode;
 
     let options = security.namespace_options.clone().unwrap_or_default();
-    if options.userns_options.as_ref().is_some_and(|user| user.mode() != NamespaceMode::Node) {
-        return Err(SpecError::UserNamespace);
+    if user_namespace::ids(&options)? != input.sandbox.user_ids {
+        return Err(UserNamespaceError::Other.into());
     }
     let infra = |kind: &str| format!("/proc/{}/ns/{kind}", input.sandbox.infra_pid);
     // The infra process is in the host's namespace itself where the Pod is.
@@ -324,6 +330,9 @@ fn namespaces(input: &SpecInput<'_>, security: &Security) -> Result<Vec<Value>, 
         json!({"type": "ipc", "path": infra("ipc")}),
         json!({"type": "uts", "path": infra("uts")}),
     ];
+    if input.sandbox.user_ids.is_some() {
+        namespaces.push(json!({"type": "user", "path": infra("user")}));
+    }
     match options.pid() {
         NamespaceMode::Container => namespaces.push(json!({"type": "pid"})),
         NamespaceMode::Pod => namespaces.push(json!({"type": "pid", "path": infra("pid")})),

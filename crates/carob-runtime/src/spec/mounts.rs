@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use carob_cri::v1;
+use carob_shim::params::IdRange;
 use serde_json::{Value, json};
+
+use crate::user_namespace::{self, UserNamespaceError};
 
 use super::{HostFacts, SandboxView, Security, SpecError, SpecInput, StagedMount};
 
@@ -16,7 +19,7 @@ pub(super) const CGROUP_DIRECTORY: &str = "/sys/fs/cgroup";
 /// replaces it.
 pub(super) fn mounts(input: &SpecInput<'_>, security: &Security) -> Result<(Vec<Value>, Vec<StagedMount>), SpecError> {
     let sandbox = input.sandbox;
-    let asked = checked(&input.config.mounts)?;
+    let asked = checked(&input.config.mounts, sandbox.user_ids)?;
     let mut mounts: Vec<Value> = standard(sandbox, security.privileged);
     if shown_groups(input, security.privileged).is_empty() {
         mounts.extend(cgroups(input.host, sandbox, security.privileged));
@@ -33,7 +36,7 @@ pub(super) fn mounts(input: &SpecInput<'_>, security: &Security) -> Result<(Vec<
     let taken = mounts.iter().filter_map(|mount| mount["destination"].as_str());
     let taken: Vec<PathBuf> =
         taken.chain(asked.iter().map(|mount| mount.container_path.as_str())).map(cleaned).collect();
-    let mut staging = Staging { rootfs: input.rootfs, staged: Vec::new() };
+    let mut staging = Staging { rootfs: input.rootfs, user_ids: sandbox.user_ids, staged: Vec::new() };
     let mut placed = Vec::new();
     for path in volumes(input, &taken)? {
         placed.push((depth(&path), staging.volume(path)));
@@ -44,6 +47,11 @@ pub(super) fn mounts(input: &SpecInput<'_>, security: &Security) -> Result<(Vec<
             None => bind(mount),
         };
         placed.push((depth(Path::new(&mount.container_path)), made));
+    }
+    if input.sandbox.user_ids.is_some() {
+        for mount in mounts.iter_mut().chain(placed.iter_mut().map(|(_, mount)| mount)) {
+            staging.bind(mount, asked)?;
+        }
     }
     // Those above come before those below; otherwise in the order asked for.
     placed.sort_by_key(|(depth, _)| *depth);
@@ -86,6 +94,7 @@ fn depth(path: &Path) -> usize {
 /// File systems that are laid together before the container's root is: each gets a number, and is bound by it.
 struct Staging<'a> {
     rootfs: &'a str,
+    user_ids: Option<IdRange>,
     staged: Vec<StagedMount>,
 }
 
@@ -98,6 +107,27 @@ impl Staging<'_> {
     fn volume(&mut self, path: PathBuf) -> Value {
         let source = self.add(StagedMount::Volume(path.clone()));
         json!({"destination": path, "type": "bind", "source": source, "options": ["rbind", "rprivate", "rw"]})
+    }
+
+    /// Has a container in a user namespace bind a copy. The sandbox's own files are its users'; those of a volume are where that
+    /// is asked for, and control groups cannot be.
+    fn bind(&mut self, mount: &mut Value, asked: &[v1::Mount]) -> Result<(), SpecError> {
+        let source = mount["source"].as_str().unwrap_or_default().to_owned();
+        if mount["type"] != "bind" || Path::new(&source).starts_with(self.rootfs) {
+            return Ok(());
+        }
+        let place = mount["destination"].as_str().unwrap_or_default();
+        let mapped = match asked.iter().find(|asked| asked.container_path == place) {
+            // Of an image: it belongs to the users that it was made for.
+            Some(asked) if asked.image.is_some() => true,
+            Some(asked) => match user_namespace::of_mount(asked)? {
+                Some(ids) if Some(ids) != self.user_ids => return Err(UserNamespaceError::Other.into()),
+                ids => ids.is_some(),
+            },
+            None => !Path::new(place).starts_with(CGROUP_DIRECTORY),
+        };
+        mount["source"] = self.add(StagedMount::Bind { source: source.into(), mapped }).into();
+        Ok(())
     }
 
     /// An image's files, to be read only (KEP-4639). A merge of one layer would be refused by overlayfs: it is bound as it is.
@@ -183,11 +213,12 @@ pub(super) fn own_groups_only(asked: &[v1::Mount], privileged: bool) -> bool {
     !privileged && !asked.iter().any(holds_groups)
 }
 
-fn checked(asked: &[v1::Mount]) -> Result<&[v1::Mount], SpecError> {
+fn checked(asked: &[v1::Mount], user_ids: Option<IdRange>) -> Result<&[v1::Mount], SpecError> {
     for mount in asked {
         let refused = |reason| Err(SpecError::Mount { path: mount.container_path.clone(), reason });
-        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return refused("id-mapped mounts are not supported");
+        let is_mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+        if is_mapped && user_ids.is_none() {
+            return refused("its owners can be mapped in a user namespace only");
         }
         if !mount.container_path.starts_with('/') {
             return refused("the path is not absolute");

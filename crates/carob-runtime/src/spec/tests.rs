@@ -22,6 +22,7 @@ fn sandbox() -> SandboxView {
         hostname_file: Some("/run/carob/s1/hostname".into()),
         resolv_conf_file: None,
         cgroup: "/kubepods/pod1/c1".into(),
+        user_ids: None,
     }
 }
 
@@ -225,7 +226,7 @@ fn mounts_that_cannot_be_made_are_refused() {
         (v1::Mount { host_path: String::new(), image: None, ..good.clone() }, "mount /d: there is no host path"),
         (
             v1::Mount { uid_mappings: vec![v1::IdMapping::default()], ..good.clone() },
-            "mount /d: id-mapped mounts are not supported",
+            "mount /d: its owners can be mapped in a user namespace only",
         ),
         (
             v1::Mount { recursive_read_only: true, ..good },
@@ -312,11 +313,14 @@ fn what_this_machine_cannot_do_is_refused() {
         security.apparmor = Some(v1::SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref });
     });
     assert_eq!(generate(&apparmor), Err(SpecError::AppArmor("strict".into())));
+    let ids = v1::IdMapping { host_id: 65536, container_id: 0, length: 65536 };
     let user_namespace = with_security(|security| {
         let options = security.namespace_options.get_or_insert_default();
-        options.userns_options = Some(v1::UserNamespace::default());
+        options.pid = v1::NamespaceMode::Container as i32;
+        options.userns_options =
+            Some(v1::UserNamespace { mode: v1::NamespaceMode::Pod as i32, uids: vec![ids], gids: vec![ids] });
     });
-    assert_eq!(generate(&user_namespace), Err(SpecError::UserNamespace));
+    assert_eq!(generate(&user_namespace), Err(UserNamespaceError::Other.into()), "its sandbox is in the host's");
 }
 
 #[test]
@@ -336,6 +340,52 @@ fn volumes_with_control_groups_keep_the_trees_in_sight() {
     for (path, privileged, expected) in cases {
         assert_eq!(mounts::own_groups_only(&[mount(path)], privileged), expected, "{path:?}, privileged: {privileged}");
     }
+}
+
+#[test]
+fn in_a_user_namespace_every_mount_of_the_host_is_staged() {
+    let mapping = v1::IdMapping { host_id: 65536, container_id: 0, length: 65536 };
+    let user = v1::UserNamespace { mode: v1::NamespaceMode::Pod as i32, uids: vec![mapping], gids: vec![mapping] };
+    let mount = |path: &str, maps: Vec<v1::IdMapping>| v1::Mount {
+        host_path: path.into(),
+        container_path: path.into(),
+        uid_mappings: maps.clone(),
+        gid_mappings: maps,
+        ..v1::Mount::default()
+    };
+    let mut config = with_security(|security| {
+        security.namespace_options.get_or_insert_default().userns_options = Some(user);
+    });
+    config.mounts = vec![mount("/vols/a", vec![mapping]), mount("/vols/b", Vec::new())];
+    let generate = |user_ids, config: &v1::ContainerConfig| {
+        oci_spec_for(&SpecInput {
+            config,
+            sandbox: &SandboxView { user_ids, ..sandbox() },
+            image: &image(),
+            host: &HostFacts { cgroup_trees: vec![("memory".into(), "/sys/fs/cgroup/memory".into())], ..host() },
+            rootfs: "/r",
+            devices: &[],
+            target_pid: None,
+            seccomp_file: None,
+            images: &BTreeMap::new(),
+        })
+    };
+    let ids = IdRange { first: 65536, count: 65536 };
+    let spec = generate(Some(ids), &config).expect("a valid container");
+    let bind = |source: &str, mapped| StagedMount::Bind { source: source.into(), mapped };
+    let expected = [
+        bind("/run/carob/s1/shm", true),
+        bind("/run/carob/s1/hostname", true),
+        bind("/vols/a", true),
+        bind("/vols/b", false),
+    ];
+    assert_eq!(spec.staged, expected);
+    let namespaces = spec.config["linux"]["namespaces"].as_array().expect("a list");
+    assert!(namespaces.contains(&json!({"type": "user", "path": "/proc/77/ns/user"})));
+    let other = IdRange { first: 131_072, count: 65536 };
+    assert_eq!(generate(Some(other), &config), Err(UserNamespaceError::Other.into()), "not its sandbox's");
+    let refused = generate(None, &v1::ContainerConfig { linux: None, ..config });
+    assert!(matches!(refused, Err(SpecError::Mount { .. })), "no namespace to map to: {refused:?}");
 }
 
 #[test]
