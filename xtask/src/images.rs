@@ -33,8 +33,8 @@ struct Recipe {
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
-const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n";
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\npostgres:x:999:999:postgres:/var/lib/postgresql:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
+const GROUP: &str = "root:x:0:\nwww-data:x:33:\npostgres:x:999:\nnogroup:x:65534:\n";
 
 const BUSYBOX: Recipe = Recipe {
     file: "busybox",
@@ -172,7 +172,75 @@ const TOMCAT: Recipe = Recipe {
     removed: &["usr/share/doc", "usr/share/man", "usr/share/lintian", "usr/lib/x86_64-linux-gnu/gconv"],
 };
 
-const RECIPES: &[&Recipe] = &[&BUSYBOX, &PAUSE, &NGINX, &DEBIAN, &SAMPLE, &TOMCAT];
+/// A database as its official image is used: the data directory is made at the first start, by the user that the Pod names.
+const POSTGRES: Recipe = Recipe {
+    file: "postgres",
+    names: &["postgres:15"],
+    packages: &[
+        "busybox-static",
+        "libaudit1",
+        "libc6",
+        "libcap-ng0",
+        "libcap2",
+        "libcom-err2",
+        "libcrypt1",
+        "libffi8",
+        "libgcc-s1",
+        "libgcrypt20",
+        "libgmp10",
+        "libgnutls30",
+        "libgpg-error0",
+        "libgssapi-krb5-2",
+        "libhogweed6",
+        "libicu72",
+        "libidn2-0",
+        "libk5crypto3",
+        "libkeyutils1",
+        "libkrb5-3",
+        "libkrb5support0",
+        "libldap-2.5-0",
+        "liblz4-1",
+        "liblzma5",
+        "libnettle8",
+        "libp11-kit0",
+        "libpam0g",
+        "libpq5",
+        "libreadline8",
+        "libsasl2-2",
+        "libssl3",
+        "libstdc++6",
+        "libsystemd0",
+        "libtasn1-6",
+        "libtinfo6",
+        "libunistring2",
+        "libxml2",
+        "libzstd1",
+        "postgresql-15",
+        "postgresql-client-15",
+        "tzdata",
+        "zlib1g",
+    ],
+    busybox: true,
+    entrypoint: &["/usr/local/bin/entrypoint.sh"],
+    command: &["postgres"],
+    environment: &[
+        "PATH=/usr/lib/postgresql/15/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PGDATA=/var/lib/postgresql/data",
+    ],
+    stop_signal: Some("SIGINT"),
+    files: &[("usr/local/bin/entrypoint.sh", 0o755, include_str!("images/postgres.sh"))],
+    directories: &["var/lib/postgresql/data", "run"],
+    removed: &[
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/lintian",
+        "usr/share/locale",
+        "usr/lib/postgresql/15/lib/bitcode",
+        "usr/lib/x86_64-linux-gnu/gconv",
+    ],
+};
+
+const RECIPES: &[&Recipe] = &[&BUSYBOX, &PAUSE, &NGINX, &DEBIAN, &SAMPLE, &TOMCAT, &POSTGRES];
 
 /// Makes the images named in `only`, or all of them, and returns where each archive is.
 ///
@@ -222,7 +290,7 @@ impl Recipe {
     /// Changes with everything that goes into the image but the packages' versions.
     fn fingerprint(&self) -> String {
         format!(
-            "3\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n",
+            "4\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n",
             self.names,
             self.packages,
             self.entrypoint,
