@@ -16,9 +16,14 @@ const TRANSPORT_NUMBER: u16 = 1;
 const TRANSPORT_SOURCE: u16 = 2;
 const TRANSPORT_DESTINATION: u16 = 3;
 
-/// `IPCTNL_MSG_CT_GET` and `IPCTNL_MSG_CT_DELETE`.
+/// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE` and `IPCTNL_MSG_CT_GET_STATS`.
 const GET: libc::c_int = 1;
 const DELETE: libc::c_int = 2;
+const GET_STATS: libc::c_int = 5;
+/// `CTA_STATS_GLOBAL_ENTRIES`.
+const STATS_ENTRIES: u16 = 1;
+/// Bytes of `struct nfgenmsg`, which comes before the attributes.
+const HEADER_LEN: usize = 4;
 
 /// What one direction of a connection looks like on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +50,9 @@ const fn message(kind: libc::c_int) -> u16 {
 }
 
 /// `struct nfgenmsg`.
-fn header(is_ipv6: bool) -> Writer {
-    let family = if is_ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+fn header(family: libc::c_int) -> Writer {
     let mut writer = Writer::default();
-    writer.raw(&[u8::try_from(family).expect("the numbers of the two families are small"), 0, 0, 0]);
+    writer.raw(&[u8::try_from(family).expect("the families' numbers are small"), 0, 0, 0]);
     writer
 }
 
@@ -56,16 +60,29 @@ fn header(is_ipv6: bool) -> Writer {
 pub fn connections(mut wanted: impl FnMut(&Connection) -> bool) -> Result<Vec<Connection>, NetlinkError> {
     let mut socket = Socket::open(Protocol::Netfilter)?;
     let mut found = Vec::new();
-    for is_ipv6 in [false, true] {
-        let request =
-            Request::new("list the tracked connections", message(GET), flag(libc::NLM_F_DUMP), header(is_ipv6));
-        socket.query(&request, |reply| {
-            // `struct nfgenmsg` comes first.
-            let connection = reply.body.get(4..).and_then(connection);
-            found.extend(connection.filter(|connection| wanted(connection)));
-        })?;
+    // Each dump is a walk through the whole machine's table, so both families come in one, and none where there is nothing.
+    if count(&mut socket)? == Some(0) {
+        return Ok(found);
     }
+    let request =
+        Request::new("list the tracked connections", message(GET), flag(libc::NLM_F_DUMP), header(libc::AF_UNSPEC));
+    socket.query(&request, |reply| {
+        let connection = reply.body.get(HEADER_LEN..).and_then(connection);
+        found.extend(connection.filter(|connection| wanted(connection)));
+    })?;
     Ok(found)
+}
+
+/// How many connections the calling thread's network namespace has; `None` where the kernel does not say.
+fn count(socket: &mut Socket) -> Result<Option<u32>, NetlinkError> {
+    let request = Request::new("count the tracked connections", message(GET_STATS), 0, header(libc::AF_UNSPEC));
+    let mut count = None;
+    socket.query(&request, |reply| {
+        let attributes = reply.body.get(HEADER_LEN..).map(Attributes::new);
+        let entries = attributes.and_then(|attributes| attributes.clone().first(STATS_ENTRIES));
+        count = entries.and_then(|entries| entries.value.try_into().ok()).map(u32::from_be_bytes);
+    })?;
+    Ok(count)
 }
 
 /// Forgets the connections: their next packet is a first one again. Those that have gone meanwhile are fine.
@@ -73,7 +90,8 @@ pub fn forget(connections: &[Connection]) -> Result<(), NetlinkError> {
     let requests: Vec<Request> = connections
         .iter()
         .map(|connection| {
-            let mut writer = header(connection.original.source.is_ipv6());
+            let is_ipv6 = connection.original.source.is_ipv6();
+            let mut writer = header(if is_ipv6 { libc::AF_INET6 } else { libc::AF_INET });
             for (kind, value) in &connection.identity {
                 if *kind == TUPLE_ORIGINAL {
                     writer.nest(*kind, |writer| {
@@ -150,6 +168,8 @@ mod tests {
         let netns = new_netns().unwrap();
         in_netns(netns.as_fd(), || {
             Socket::open(Protocol::Route).unwrap().execute(&[route::set_up(1)]).unwrap();
+            assert_eq!(count(&mut Socket::open(Protocol::Netfilter).unwrap()).unwrap(), Some(0));
+            assert_eq!(connections(|_| true).unwrap(), []);
             track();
             for localhost in ["127.0.0.1:0", "[::1]:0"] {
                 let (one, two) = (UdpSocket::bind(localhost).unwrap(), UdpSocket::bind(localhost).unwrap());
