@@ -154,7 +154,8 @@ impl Runtime {
             log_path: draft.log_path.clone(),
             action: if draft.program.is_some() { CREATE_BY_OTHER } else { "create" }.to_owned(),
         };
-        let fds = [self.programs.oneshot(), params.as_fd()];
+        let programs = self.programs().await?;
+        let fds = [programs.oneshot(), params.as_fd()];
         let (pid, detail, _) = match shim.spawn(spawn, &fds).await {
             Ok(answer) => answer,
             Err(ShimError::Refused(why)) => return self.keep_failed(draft, why),

@@ -101,6 +101,7 @@ impl Runtime {
         let params = ExecParams { layout, cgroup, pid, config, arguments, terminal, user_ids, serves_copies };
         let text = serde_json::to_vec(&params).map_err(RuntimeError::Parameters)?;
         let params = in_memory("exec", &text).map_err(|error| RuntimeError::Descriptors("parameters", error))?;
+        let programs = self.programs().await?;
         let id = new_id();
         let (sender, exit) = oneshot::channel();
         sandbox.execs.lock().expect("no holder panics").insert(id.clone(), sender);
@@ -112,7 +113,7 @@ impl Runtime {
             log_path: String::new(),
             action: "exec".to_owned(),
         };
-        let mut fds: Vec<BorrowedFd<'_>> = vec![self.programs.oneshot(), params.as_fd()];
+        let mut fds: Vec<BorrowedFd<'_>> = vec![programs.oneshot(), params.as_fd()];
         fds.extend(streams.iter().flatten().map(AsFd::as_fd));
         let spawned = match sandbox.shim() {
             Ok(shim) => {

@@ -2,12 +2,17 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
+use tokio::sync::watch;
 
 /// Compressed by zstd, as the other: they are read once, at a start, and would be a seventh of the program.
 const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/carob-shim.zst"));
 const ONESHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/carob-oneshot.zst"));
+
+/// Priority of the thread that unpacks them: below what a start waits for, but not so low that a busy machine's first Pod waits.
+const NICENESS: i32 = 5;
 
 /// Programs as sealed files in memory: no mount option forbids to run them, and no container that gets hold of one (by
 /// `/proc/<pid>/exe`, say) can change it for the next.
@@ -18,8 +23,7 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Takes some 10 ms: not for a thread that serves requests.
-    pub(crate) fn unpack() -> io::Result<Self> {
+    fn unpack() -> io::Result<Self> {
         Ok(Self { shim: sealed("carob-shim", SHIM)?, oneshot: sealed("carob-oneshot", ONESHOT)? })
     }
 
@@ -29,6 +33,34 @@ impl Programs {
 
     pub(crate) fn oneshot(&self) -> BorrowedFd<'_> {
         self.oneshot.as_fd()
+    }
+}
+
+/// The programs once they are unpacked, which takes some 20 ms of a processor: that is done while a start waits for other things.
+#[derive(Debug)]
+pub(crate) struct Unpacking(watch::Receiver<Option<Result<Arc<Programs>, Arc<io::Error>>>>);
+
+impl Unpacking {
+    pub(crate) fn start() -> io::Result<Self> {
+        let (sender, unpacked) = watch::channel(None);
+        std::thread::Builder::new().name("unpack".to_owned()).spawn(move || {
+            // The calling thread only (setpriority(2), NOTES).
+            if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+                tracing::debug!(%error, "unpack at the usual priority");
+            }
+            sender.send_replace(Some(Programs::unpack().map(Arc::new).map_err(Arc::new)));
+        })?;
+        Ok(Self(unpacked))
+    }
+
+    pub(crate) async fn finish(&self) -> io::Result<Arc<Programs>> {
+        let mut unpacked = self.0.clone();
+        let unpacked = unpacked.wait_for(Option::is_some).await.map_err(io::Error::other)?;
+        match &*unpacked {
+            Some(Ok(programs)) => Ok(Arc::clone(programs)),
+            Some(Err(error)) => Err(io::Error::new(error.kind(), Arc::clone(error))),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The runtime: what it holds, and how its parts find each other.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -17,7 +16,7 @@ use crate::handlers::Handlers;
 use crate::images::Images;
 use crate::network::Network;
 use crate::paths::Paths;
-use crate::programs::Programs;
+use crate::programs::{Programs, Unpacking};
 use crate::record::{self, ContainerRecord, SandboxPhase, SandboxRecord};
 use crate::shim::Shim;
 use crate::spec::HostFacts;
@@ -51,7 +50,7 @@ pub struct Runtime {
     pub(crate) paths: Paths,
     pub(crate) host: HostFacts,
     pub(crate) layout: Layout,
-    pub(crate) programs: Programs,
+    programs: Unpacking,
     pub(crate) handlers: Handlers,
     pub(crate) events: broadcast::Sender<v1::ContainerEventResponse>,
     state: Mutex<State>,
@@ -95,8 +94,7 @@ impl Runtime {
     pub async fn open(config: RuntimeConfig) -> Result<Arc<Self>, RuntimeError> {
         let layout = Layout::detect()?;
         let host = host_facts(&layout)?;
-        let unpacked = tokio::task::spawn_blocking(Programs::unpack).await.map_err(io::Error::from).flatten();
-        let programs = unpacked.map_err(RuntimeError::Programs)?;
+        let programs = Unpacking::start().map_err(RuntimeError::Programs)?;
         let handlers = Handlers::open(&config.handlers).await;
         let paths = Paths::new(&config.data_dir, &config.run_dir);
         let (events, _) = broadcast::channel(EVENTS_MAX);
@@ -113,6 +111,11 @@ impl Runtime {
         });
         runtime.take_up().await?;
         Ok(runtime)
+    }
+
+    /// The programs that run beside and inside Pods.
+    pub(crate) async fn programs(&self) -> Result<Arc<Programs>, RuntimeError> {
+        self.programs.finish().await.map_err(RuntimeError::Programs)
     }
 
     /// Takes the network and the run directory's mount off the machine, unless a sandbox is left that needs them.

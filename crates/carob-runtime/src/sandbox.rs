@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::RuntimeError;
 use crate::files;
-use crate::programs::in_memory;
+use crate::programs::{Programs, in_memory};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::runtime::{Container, Runtime, Sandbox, namespace_options};
 use crate::shim::{self, Shim, ShimEvents, ShimStart};
@@ -76,8 +76,8 @@ impl Runtime {
     async fn make_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let record = sandbox.record();
         let (pid, socket) = {
-            let (runtime, record) = (Arc::clone(self), record.clone());
-            tokio::task::spawn_blocking(move || runtime.prepare(&record)).await??
+            let (runtime, record, programs) = (Arc::clone(self), record.clone(), self.programs().await?);
+            tokio::task::spawn_blocking(move || runtime.prepare(&record, &programs)).await??
         };
         let shim = self.talk_to_shim(sandbox, pid, socket).await?;
         let infra_pid = self.start_infra(sandbox, &shim, &record).await?;
@@ -99,7 +99,7 @@ impl Runtime {
     }
 
     /// Everything that blocks: directories, groups, mounts, files, the shim.
-    fn prepare(&self, record: &SandboxRecord) -> Result<(Pid, OwnedFd)> {
+    fn prepare(&self, record: &SandboxRecord, programs: &Programs) -> Result<(Pid, OwnedFd)> {
         let directory = self.paths.sandbox(&record.id);
         files::make_directory(&directory)?;
         crate::record::write(&self.paths.sandbox_record(&record.id), record)?;
@@ -124,7 +124,7 @@ impl Runtime {
         self.cgroup(&shims).create()?;
         let start = ShimStart { directory: &directory, cgroup: &record.cgroup, own_cgroup: &shims, remove_with_parent };
         let failed = |source| RuntimeError::Shim { sandbox: record.id.clone(), source };
-        shim::start(&self.programs, &start).map_err(failed)
+        shim::start(programs, &start).map_err(failed)
     }
 
     /// Takes up the conversation with a shim and starts the task that handles what it says.
@@ -177,7 +177,8 @@ impl Runtime {
             log_path: String::new(),
             action: "infra".to_owned(),
         };
-        let fds = [self.programs.oneshot(), params.as_fd(), self.programs.shim()];
+        let programs = self.programs().await?;
+        let fds = [programs.oneshot(), params.as_fd(), programs.shim()];
         let (pid, _, _) = shim.spawn(spawn, &fds).await.map_err(sandbox.shim_error())?;
         Ok(pid)
     }

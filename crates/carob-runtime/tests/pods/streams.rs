@@ -125,9 +125,12 @@ async fn a_container_with_a_terminal_is_logged_and_attached() {
     let attach = ExecStart { tty: true, stderr: false, ..start(&container, &[]) };
     let mut session = host.runtime.attach(attach).await.expect("attached");
     host.start(&container).await;
-    session.stdin.take().expect("the container reads").write_all(b"word\n").await.expect("forwarded");
+    // Who closes the input of a terminal has left it.
+    let mut stdin = session.stdin.take().expect("the container reads");
+    stdin.write_all(b"word\n").await.expect("forwarded");
     let mut out = String::new();
     session.stdout.take().expect("asked for").read_to_string(&mut out).await.expect("readable to its end");
+    drop(stdin);
     assert!(out.contains("tty\r\n") && out.contains("got word\r\n"), "{out:?}");
     assert_eq!(host.wait(&container).await.exit_code, 0);
     assert!(host.log(&container, "stdout").await.contains("got word"));
