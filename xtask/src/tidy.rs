@@ -22,6 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-store", &["carob-kit", "carob-grpc"]),
     ("carob-streams", &["carob-kit", "carob-cri"]),
     ("carob-cri-socket", &["carob-kit", "carob-cri", "carob-grpc", "carob-streams"]),
+    ("carob-csi", &["carob-grpc"]),
     ("carob-client", &["carob-kit", "carob-api"]),
     ("carob-image", &["carob-kit", "carob-sys"]),
     ("carob-import", &["carob-api"]),
@@ -37,7 +38,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-proxy", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
     ("carob-ingress", &["carob-kit", "carob-client"]),
     ("carob-local-storage", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
-    ("carob-node", &["carob-kit", "carob-api", "carob-sys", "carob-cri", "carob-client", "carob-streams"]),
+    ("carob-node", &["carob-kit", "carob-api", "carob-sys", "carob-cri", "carob-csi", "carob-client", "carob-streams"]),
     (
         "carob",
         &[
@@ -65,7 +66,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("carob-bench", &["carob-testkit"]),
     ("carob-fuzz", &[]),
-    ("carob-testkit", &[]),
+    ("carob-testkit", &["carob-csi", "carob-grpc"]),
     ("carob-tests", &["carob-testkit"]),
     ("xtask", &[]),
 ];
