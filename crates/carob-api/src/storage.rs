@@ -37,6 +37,28 @@ pub fn ephemeral_claim(pod: &str, volume: &str) -> String {
     format!("{pod}-{volume}")
 }
 
+/// How a Node's status names a volume of a CSI driver (`pkg/volume/csi`, GetVolumeName below the plug-in's name).
+pub fn csi_volume_name(driver: &str, handle: &str) -> String {
+    format!("kubernetes.io/csi/{driver}^{handle}")
+}
+
+/// The name of the VolumeAttachment of a CSI driver's volume to a Node (`pkg/volume/csi`, getAttachmentName).
+pub fn csi_attachment_name(driver: &str, handle: &str, node: &str) -> String {
+    format!("csi-{}", sha256(&format!("{handle}{driver}{node}")))
+}
+
+/// In hexadecimal digits.
+pub fn sha256(text: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let mut hex = String::with_capacity(2 * digest.as_ref().len());
+    for byte in digest.as_ref() {
+        for digit in [byte >> 4, byte & 15] {
+            hex.extend(char::from_digit(u32::from(digit), 16));
+        }
+    }
+    hex
+}
+
 /// Of several default classes the newest counts, and of equally old ones the first by name (`GetDefaultClass`).
 pub fn default_class<T: Ord, N: Ord>(defaults: impl IntoIterator<Item = (T, N)>) -> Option<N> {
     let newest = defaults
@@ -48,6 +70,14 @@ pub fn default_class<T: Ord, N: Ord>(defaults: impl IntoIterator<Item = (T, N)>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attachments_are_named_as_upstream_names_them() {
+        let name = csi_attachment_name("d.example", "handle", "node");
+        assert_eq!(name, format!("csi-{}", sha256("handled.examplenode")));
+        assert_eq!(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(csi_volume_name("d.example", "handle"), "kubernetes.io/csi/d.example^handle");
+    }
 
     #[test]
     fn the_newest_default_class_counts() {
