@@ -25,10 +25,8 @@
 //! `hostnameOverride`, `imagePullSecrets`, `nodeName`, `nodeSelector`, `overhead`, `priority`, `readinessGates`, `resources`,
 //! `restartPolicy`, `runtimeClassName`, `securityContext`, `serviceAccountName`, `setHostnameAsFQDN`,
 //! `shareProcessNamespace`, `subdomain`, `terminationGracePeriodSeconds`, and `volumes` of the kinds `configMap`,
-//! `downwardAPI`, `emptyDir` (disk and `Memory`), `hostPath`, `image`, `projected` (all but `clusterTrustBundle` and
+//! `csi`, `downwardAPI`, `emptyDir` (disk and `Memory`), `hostPath`, `image`, `projected` (all but `clusterTrustBundle` and
 //! `podCertificate`) and `secret`.
-//!
-//! A volume of `csi` keeps its Pod waiting for a driver, which none can be here.
 //!
 //! What does not act is refused by the API server: `docs/pod-fields.md` has the table, field by field.
 
@@ -36,6 +34,7 @@ pub mod admission;
 pub mod allocation;
 pub mod api;
 pub mod config;
+pub mod csi;
 pub mod dir_watch;
 pub mod env;
 pub mod events;

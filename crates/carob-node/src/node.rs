@@ -21,6 +21,9 @@ use crate::admission::Room;
 use crate::api::ApiPods;
 use crate::config::network::ClusterDns;
 use crate::config::resources::{Machine, ResourceError, amounts};
+use crate::csi::paths::KubeletDirs;
+use crate::csi::plugins::Plugins;
+use crate::csi::{Csi, CsiParts};
 use crate::events::Events;
 use crate::eviction::{Evictor, Pressures};
 use crate::files::Files;
@@ -52,6 +55,8 @@ pub struct NodeConfig {
     pub runtime: String,
     /// Pods' directories are made in `<data_dir>/pods`.
     pub data_dir: PathBuf,
+    /// Where upstream has `/var/lib/kubelet`: plug-ins register here, and their volumes are below it.
+    pub kubelet_dir: PathBuf,
     /// Where upstream has `/var/log/pods`.
     pub log_dir: PathBuf,
     /// Where upstream has `/var/log/containers`; `None` for no links.
@@ -104,6 +109,7 @@ pub struct Node {
     fleet: Arc<Fleet>,
     objects: Arc<ApiObjects>,
     registrar: Registrar,
+    plugins: Plugins,
     rotation: Rotation,
     server: Option<(KubeletServer, KubeletApi)>,
     directory: Option<Directory>,
@@ -138,9 +144,12 @@ impl Node {
             Arc::new(EventRecorder::new(client.clone(), Arc::clone(&clock), source, shutdown.child_token()));
         let as_objects: Arc<dyn Objects> = objects.clone();
         let files = Files::default();
+        let csi = csi(&config, &files, &as_objects, &clock)?;
+        let volumes =
+            Volumes::new(files.clone(), dirs.clone(), Arc::clone(&as_objects), Arc::clone(&clock), csi.clone());
         let tools = Arc::new(Tools {
-            volumes: Volumes::new(files.clone(), dirs.clone(), Arc::clone(&as_objects), Arc::clone(&clock)),
-            files,
+            volumes,
+            files: files.clone(),
             images: Images::new(Arc::clone(&cri), Arc::clone(&as_objects), Arc::clone(&events), Arc::clone(&clock)),
             objects: as_objects,
             events,
@@ -180,6 +189,7 @@ impl Node {
             let server = KubeletServer::new(source, Arc::clone(&tools), name.clone(), api.access.clone(), reviews);
             (server, api)
         });
+        let plugins = Plugins::new(csi.clone(), files, client.clone(), nodes.clone(), ours.clone());
         let registrar = Registrar {
             client,
             cri,
@@ -190,11 +200,25 @@ impl Node {
             nodes,
             events: Arc::clone(&tools.events),
             pressures: short,
+            csi,
             ready: ready_sender,
             ours: ours_sender,
         };
         let rotation = Rotation::new(Arc::clone(&tools));
-        Ok(Self { fleet, objects, registrar, rotation, server, directory, fetcher, evictor, ready, ours, shutdown })
+        Ok(Self {
+            fleet,
+            objects,
+            registrar,
+            plugins,
+            rotation,
+            server,
+            directory,
+            fetcher,
+            evictor,
+            ready,
+            ours,
+            shutdown,
+        })
     }
 
     /// Turns true once the API shows the node as ready.
@@ -217,6 +241,9 @@ impl Node {
         if let Some((server, api)) = self.server {
             tasks.spawn(server.serve(api.listener, api.tls, shutdown.child_token()));
         }
+        let (csi, nodes, end) = (self.plugins.csi.clone(), self.plugins.nodes.clone(), shutdown.child_token());
+        tasks.spawn(async move { csi.attachments().follow(nodes, end).await });
+        tasks.spawn(self.plugins.run(shutdown.child_token()));
         tasks.spawn(self.registrar.run(shutdown.child_token()));
         tasks.spawn(self.rotation.run(shutdown.child_token()));
         tasks.spawn(self.evictor.run(shutdown.child_token()));
@@ -257,6 +284,26 @@ impl Node {
             }
         }
     }
+}
+
+/// The volumes of drivers, with what is left of them from before.
+fn csi(
+    config: &NodeConfig,
+    files: &Files,
+    objects: &Arc<dyn Objects>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Csi, NodeError> {
+    let dirs = KubeletDirs::new(&config.kubelet_dir);
+    make_private(&dirs.pods(), PODS_MODE).map_err(NodeError::Directories)?;
+    let csi = Csi::new(CsiParts {
+        dirs,
+        files: files.clone(),
+        objects: Arc::clone(objects),
+        clock: Arc::clone(clock),
+        node_name: config.identity.name.clone(),
+    });
+    csi.recall().map_err(NodeError::Directories)?;
+    Ok(csi)
 }
 
 type Places = (watch::Receiver<Arc<Manifests>>, Option<Directory>, Option<Fetcher>);

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -101,6 +102,8 @@ pub trait Objects: Send + Sync {
     async fn volume(&self, name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError>;
     async fn token(&self, wish: &TokenWish) -> Result<Token, FetchError>;
     async fn node(&self, name: &str) -> Result<Option<Arc<Node>>, FetchError>;
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, FetchError>;
+    async fn attachment(&self, name: &str) -> Result<Option<Arc<VolumeAttachment>>, FetchError>;
     /// The handler that a RuntimeClass names.
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError>;
     /// Watches one object. All who watch the same object share one watch.
@@ -210,6 +213,18 @@ impl Objects for ApiObjects {
     async fn node(&self, name: &str) -> Result<Option<Arc<Node>>, FetchError> {
         let api: Api<Node> = Api::all(self.client.clone());
         let found = api.get_opt(name).await.map_err(|source| read_error("the Node", "", name, source))?;
+        Ok(found.map(Arc::new))
+    }
+
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, FetchError> {
+        let api: Api<CSIDriver> = Api::all(self.client.clone());
+        let found = api.get_opt(name).await.map_err(|source| read_error("the CSIDriver", "", name, source))?;
+        Ok(found.map(Arc::new))
+    }
+
+    async fn attachment(&self, name: &str) -> Result<Option<Arc<VolumeAttachment>>, FetchError> {
+        let api: Api<VolumeAttachment> = Api::all(self.client.clone());
+        let found = api.get_opt(name).await.map_err(|source| read_error("the VolumeAttachment", "", name, source))?;
         Ok(found.map(Arc::new))
     }
 
@@ -375,6 +390,14 @@ pub(crate) mod testing {
         }
 
         async fn node(&self, _name: &str) -> Result<Option<Arc<Node>>, FetchError> {
+            Ok(None)
+        }
+
+        async fn csi_driver(&self, _name: &str) -> Result<Option<Arc<CSIDriver>>, FetchError> {
+            Ok(None)
+        }
+
+        async fn attachment(&self, _name: &str) -> Result<Option<Arc<VolumeAttachment>>, FetchError> {
             Ok(None)
         }
 

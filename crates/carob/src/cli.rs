@@ -145,6 +145,9 @@ pub(crate) struct NodeArgs {
     /// Remove images that nothing has used for so long, whatever the disk holds; 0s for never
     #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) image_maximum_gc_age: Duration,
+    /// Where CSI drivers register and mount volumes [default: /var/lib/kubelet for the usual data directory, else kubelet in it]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) kubelet_dir: Option<PathBuf>,
     /// Where images are kept [default: images in the data directory]
     #[arg(long, hide = true, value_name = "DIR")]
     pub(crate) images_dir: Option<PathBuf>,

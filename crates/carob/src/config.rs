@@ -42,6 +42,8 @@ pub(crate) struct OfCluster {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
+    /// Where plug-ins of the node register, and what they mount is.
+    pub(crate) kubelet_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     /// Tells this instance's bridge, tables, cgroups and locks from another's.
     pub(crate) instance: String,
@@ -250,6 +252,12 @@ impl Settings {
             context: context_name(&data_dir),
             datastore: None,
             in_memory: false,
+            kubelet_dir: match arguments.kubelet_dir {
+                Some(dir) => std::path::absolute(dir)?,
+                // Drivers' manifests name it.
+                None if data_dir == Path::new(USUAL_DATA_DIR) => PathBuf::from("/var/lib/kubelet"),
+                None => data_dir.join("kubelet"),
+            },
             images_dir: arguments.images_dir.unwrap_or_else(|| data_dir.join("images")),
             registries: registries::read(arguments.private_registry.as_deref())?,
             image_gc: GcPolicy {

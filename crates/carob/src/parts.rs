@@ -489,6 +489,7 @@ fn node_config(common: &Common, kubelet_port: u16, runtime: String) -> NodeConfi
         },
         runtime,
         data_dir: settings.data_dir.clone(),
+        kubelet_dir: settings.kubelet_dir.clone(),
         cgroup_root: settings.cgroup_root.clone(),
         log_dir: settings.log_dir(),
         log_link_dir: settings.log_link_dir(),

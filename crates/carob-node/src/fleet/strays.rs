@@ -1,19 +1,27 @@
 //! What is on the machine of Pods that ended while the node was away.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use carob_cri::CriError;
 use carob_cri::v1::{ListContainersRequest, ListPodSandboxRequest};
-use carob_kit::Backoff;
+use carob_kit::{Backoff, chain};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Fleet, From, Known, SUBSCRIBE_BASE, SUBSCRIBE_MAX};
 use crate::allocation::Allocation;
 use crate::config::labels;
+use crate::csi::CsiError;
+use crate::files::FilesError;
 use crate::pod::PodId;
-use crate::worker::Order;
+use crate::volumes::UnmountError;
+use crate::worker::{Order, Tools};
+
+/// Waits between tries to remove what is left of a Pod.
+const SWEEP_BASE: Duration = Duration::from_secs(1);
+const SWEEP_MAX: Duration = Duration::from_secs(60);
 
 impl Fleet {
     /// Ends what runs here of Pods that nobody wants any more: they were deleted while the node was away.
@@ -75,24 +83,74 @@ impl Fleet {
         }
         known.swept = true;
         if let Err(error) = self.sweep().await {
-            tracing::warn!(%error, "cannot remove what is left of pods that are gone");
+            tracing::warn!(error = %chain(&error), "cannot remove what is left of pods that are gone");
         }
     }
 
-    async fn sweep(&self) -> std::io::Result<()> {
+    async fn sweep(&self) -> Result<(), SweepError> {
+        let mut uids: BTreeSet<String> = self.tools.volumes.csi().pods_on_disk().await?.into_iter().collect();
         for entry in fs_err::read_dir(self.tools.dirs.pods())? {
-            let uid = entry?.file_name().to_string_lossy().into_owned();
+            uids.insert(entry?.file_name().to_string_lossy().into_owned());
+        }
+        for uid in uids {
             if self.workers().contains_key(&uid) || self.manifests.borrow().of_uid(&uid).is_some() {
                 continue;
             }
             tracing::info!(uid, "removing what is left of a pod that is gone");
-            let (tools, of_pod) = (Arc::clone(&self.tools), uid.clone());
-            let removed = self.tools.files.run(&uid, "remove what is on disk", move || -> std::io::Result<()> {
-                tools.volumes.unmount(&of_pod)?;
-                crate::volumes::remove_dir(&tools.dirs.pod(&of_pod))
+            let tools = Arc::clone(&self.tools);
+            self.until_done("remove what is left of a pod that is gone", move || {
+                let (tools, uid) = (Arc::clone(&tools), uid.clone());
+                async move { remove(&tools, &uid).await }
             });
-            removed.await.map_err(std::io::Error::from)??;
         }
+        let csi = self.tools.volumes.csi().clone();
+        self.until_done("unstage volumes that no pod has", move || {
+            let csi = csi.clone();
+            async move { csi.unstage_left().await.map_err(SweepError::from) }
+        });
         Ok(())
     }
+
+    /// Does the work until it succeeds or the node ends: a driver may have to register first.
+    fn until_done<W, F>(&self, what: &'static str, work: W)
+    where
+        W: Fn() -> F + Send + 'static,
+        F: Future<Output = Result<(), SweepError>> + Send,
+    {
+        let shutdown = self.shutdown.clone();
+        let repeated = async move {
+            let mut retry = Backoff::new(SWEEP_BASE, SWEEP_MAX);
+            while let Err(error) = work().await {
+                let delay = retry.fail();
+                tracing::warn!(error = %chain(&error), ?delay, "cannot {what}");
+                tokio::time::sleep(delay).await;
+            }
+        };
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = repeated => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn remove(tools: &Arc<Tools>, uid: &str) -> Result<(), SweepError> {
+    tools.volumes.unmount(uid).await?;
+    let dir = tools.dirs.pod(uid);
+    let removed = tools.files.run(uid, "remove what is on disk", move || crate::volumes::remove_dir(&dir));
+    Ok(removed.await??)
+}
+
+/// Why something of a Pod that is gone is still there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SweepError {
+    #[error(transparent)]
+    Csi(#[from] CsiError),
+    #[error(transparent)]
+    Unmount(#[from] UnmountError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error("remove what is on disk")]
+    Io(#[from] std::io::Error),
 }

@@ -23,6 +23,7 @@ use super::facts::{self, MachineFacts};
 use super::lease::{self, RENEW_EVERY};
 use super::news::{self, News};
 use super::object::{self, MACHINE_ANNOTATION, NodeIdentity, Owner, Reading};
+use crate::csi::Csi;
 use crate::events::{Events, Subject};
 use crate::eviction::Pressures;
 
@@ -60,6 +61,8 @@ pub struct Registrar {
     pub events: Arc<dyn Events>,
     /// What the node is short of.
     pub pressures: watch::Receiver<Pressures>,
+    /// Which volumes of drivers are in use.
+    pub csi: Csi,
     /// Set once the Node is in the API and shown ready.
     pub ready: watch::Sender<bool>,
     /// Set once the Node is known to be this machine's: nothing is done for it before.
@@ -90,6 +93,7 @@ impl Registrar {
         let mut retry = Backoff::new(RETRY_BASE, RETRY_MAX);
         let changes = self.nodes.subscribe();
         let mut short = self.pressures.clone();
+        let mut in_use = self.csi.attachments().in_use.subscribe();
         loop {
             let wait = match self.round(&mut told).await {
                 Ok(()) => {
@@ -111,6 +115,7 @@ impl Registrar {
                 () = tokio::time::sleep(wait) => {}
                 () = self.until_changed(&changes, &told) => {}
                 Ok(()) = short.changed() => {}
+                Ok(()) = in_use.changed() => {}
                 () = shutdown.cancelled() => return,
             }
         }
@@ -268,7 +273,9 @@ impl Registrar {
         // While the node was silent, others have written that nothing is known of it.
         let overwritten = told.status.as_ref().is_some_and(|shown| object::is_overwritten(node, shown));
         let old = told.status.as_ref().filter(|_| !overwritten).or(node.status.as_ref());
-        let status = object::status(&self.identity, &reading, old, now);
+        let in_use = self.csi.attachments().in_use.borrow().clone();
+        let mut status = object::status(&self.identity, &reading, old, now);
+        status.volumes_in_use = Some(in_use.iter().cloned().collect()).filter(|names: &Vec<String>| !names.is_empty());
         let changed = overwritten || told.status.as_ref().is_none_or(|shown| object::differs(shown, &status));
         let overdue = told.at.is_none_or(|at| crate::plan::after(at, REPORT_EVERY) <= now);
         if changed || overdue {
@@ -280,6 +287,7 @@ impl Registrar {
             self.announce(news::news(&self.identity.name, old, &status));
             let ready = is_ready(&status);
             self.ready.send_if_modified(|shown| std::mem::replace(shown, ready) != ready);
+            self.csi.attachments().reported.send_replace(in_use);
             told.status = Some(status);
             told.at = Some(now);
         }
@@ -322,6 +330,10 @@ fn is_ready(status: &NodeStatus) -> bool {
 /// The status as a patch: addresses are written whole, or those that are gone would stay (they merge by type).
 pub(crate) fn status_body(status: &NodeStatus) -> serde_json::Value {
     let mut body = json!({ "status": status });
+    // A field that is left out would stay as it was.
+    if status.volumes_in_use.is_none() {
+        body["status"]["volumesInUse"] = serde_json::Value::Null;
+    }
     if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
         addresses.insert(0, json!({"$patch": "replace"}));
     }

@@ -98,9 +98,10 @@ impl Bench {
         let objects: Arc<dyn Objects> = Arc::new(Shelf::default());
         let events: Arc<dyn Events> = Arc::new(Silent);
         let dirs = PodDirs::new(dir.path().join("pods"), dir.path().join("logs"), None);
+        let csi = crate::csi::Csi::without_drivers(dir.path(), Arc::clone(&objects), Arc::clone(&clock));
         let tools = Arc::new(Tools {
             files: Files::in_runtime(),
-            volumes: Volumes::new(Files::in_runtime(), dirs.clone(), Arc::clone(&objects), Arc::clone(&clock)),
+            volumes: Volumes::new(Files::in_runtime(), dirs.clone(), Arc::clone(&objects), Arc::clone(&clock), csi),
             images: Images::new(Arc::clone(&cri), Arc::clone(&objects), Arc::clone(&events), Arc::clone(&clock)),
             objects,
             events,

@@ -6,7 +6,7 @@ mod device;
 mod empty_dir;
 mod figures;
 mod host_path;
-mod ownership;
+pub(crate) mod ownership;
 pub mod payload;
 mod persistent;
 pub mod sub_path;
@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use crate::config::resources;
+use crate::csi::{self, Csi, CsiError};
 use crate::env::fields::FieldFacts;
 use crate::files::{Files, FilesError};
 use crate::objects::Objects;
@@ -46,12 +47,8 @@ pub enum VolumeError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Files(#[from] FilesError),
-    // The words of the kubelet: no driver can be registered with this node.
-    #[error(
-        "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {0} not found in the list of registered \
-         CSI drivers"
-    )]
-    NoCsiDriver(String),
+    #[error(transparent)]
+    Csi(#[from] Arc<CsiError>),
     #[error("fsGroup {0} is not in range 0-2147483647")]
     FsGroup(i64),
     #[error("error processing PVC {namespace}/{name}")]
@@ -78,7 +75,8 @@ impl MountError {
     /// One message a volume, in upstream's words.
     pub fn messages(&self) -> Vec<String> {
         let message = |(name, error): &(String, VolumeError)| {
-            format!("MountVolume.SetUp failed for volume {name:?} : {}", chain(error))
+            let stage = if let VolumeError::Csi(error) = error { error.stage() } else { "MountVolume.SetUp" };
+            format!("{stage} failed for volume {name:?} : {}", chain(error))
         };
         self.volumes.iter().map(message).collect()
     }
@@ -108,6 +106,7 @@ pub struct Volumes {
     tokens: Tokens,
     known: Mutex<Known>,
     devices: Arc<Devices>,
+    csi: Csi,
 }
 
 /// A volume that is ready.
@@ -132,13 +131,18 @@ impl Ready {
 type Known = BTreeMap<(String, String), Ready>;
 
 impl Volumes {
-    pub fn new(files: Files, dirs: PodDirs, objects: Arc<dyn Objects>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(files: Files, dirs: PodDirs, objects: Arc<dyn Objects>, clock: Arc<dyn Clock>, csi: Csi) -> Self {
         let devices = Arc::new(Devices::new(dirs.clone()));
-        Self { files, dirs, objects, clock, tokens: Tokens::default(), known: Mutex::default(), devices }
+        Self { files, dirs, objects, clock, tokens: Tokens::default(), known: Mutex::default(), devices, csi }
+    }
+
+    /// The volumes of drivers.
+    pub(crate) fn csi(&self) -> &Csi {
+        &self.csi
     }
 
     /// Makes every volume of the Pod and brings its files up to date. Doing it again changes only what has changed.
-    pub async fn mount(&self, pod: &Pod, facts: &FieldFacts) -> Result<Mounted, MountError> {
+    pub async fn mount(&self, pod: &Arc<Pod>, facts: &FieldFacts) -> Result<Mounted, MountError> {
         let mut mounted = Mounted::default();
         let mut failed = Vec::new();
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
@@ -160,7 +164,7 @@ impl Volumes {
         if failed.is_empty() { Ok(mounted) } else { Err(MountError { volumes: failed }) }
     }
 
-    async fn one(&self, pod: &Pod, volume: &Volume, facts: &FieldFacts) -> Result<Ready, VolumeError> {
+    async fn one(&self, pod: &Arc<Pod>, volume: &Volume, facts: &FieldFacts) -> Result<Ready, VolumeError> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let group = fs_group(pod)?;
         if let Some(source) = &volume.host_path {
@@ -187,7 +191,9 @@ impl Volumes {
             return Ok(Ready::at(path));
         }
         if let Some(source) = &volume.csi {
-            return Err(VolumeError::NoCsiDriver(source.driver.clone()));
+            let read_only = source.read_only.unwrap_or(false);
+            let source = csi::Source::Ephemeral(volume.name.clone(), Box::new(source.clone()));
+            return self.of_driver(pod, source, read_only, group).await;
         }
         let now = self.clock.now();
         let sources = Sources { pod, facts, objects: &*self.objects, tokens: &self.tokens, now };
@@ -208,10 +214,23 @@ impl Volumes {
         Ok(Ready { refresh_at, ..Ready::at(path) })
     }
 
+    async fn of_driver(
+        &self,
+        pod: &Arc<Pod>,
+        source: csi::Source,
+        read_only: bool,
+        group: Option<u32>,
+    ) -> Result<Ready, VolumeError> {
+        let on_root_mismatch = on_root_mismatch(pod);
+        let wanted = csi::Wanted { pod: Arc::clone(pod), source, read_only, group, on_root_mismatch };
+        let published = self.csi.mount(wanted).await?;
+        Ok(Ready { refresh_at: published.refresh_at, read_only, ..Ready::at(published.path) })
+    }
+
     /// The volume behind a claim.
     async fn claimed(
         &self,
-        pod: &Pod,
+        pod: &Arc<Pod>,
         volume: &Volume,
         name: &str,
         read_only: bool,
@@ -219,14 +238,23 @@ impl Volumes {
     ) -> Result<Ready, VolumeError> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let key = (uid.to_owned(), volume.name.clone());
-        if let Some(known) = self.known().get(&key) {
-            return Ok(known.clone());
+        let now = self.clock.now();
+        let known = self.known().get(&key).cloned();
+        if let Some(known) = known.filter(|known| known.refresh_at.is_none_or(|at| at > now)) {
+            return Ok(known);
         }
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let wrong = |source| VolumeError::Claim { namespace: namespace.clone(), name: name.to_owned(), source };
         let bound = claim::bound(&*self.objects, pod, volume, name, read_only).await.map_err(wrong)?;
         bound.check_use(&volume.name, pod).map_err(wrong)?;
         let spec = bound.volume.spec.clone().unwrap_or_default();
+        if let Some(source) = spec.csi.clone() {
+            let source = csi::Source::Persistent(Arc::clone(&bound.volume), Box::new(source));
+            let ready = self.of_driver(pod, source, bound.read_only, group).await?;
+            let ready = Ready { claim: Some(name.to_owned()), ..ready };
+            self.known().insert(key, ready.clone());
+            return Ok(ready);
+        }
         let place = persistent::place(&spec)?;
         let plugin = match &place {
             Place::Local(_) => "local-volume",
@@ -256,9 +284,7 @@ impl Volumes {
         }
         // Whose files are the Pod's own is not touched: neither the machine's directories nor a server's.
         let group = group.filter(|_| matches!(place, Place::Local(_)) && !bound.read_only);
-        let policy = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-        let on_root_mismatch =
-            policy.and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+        let on_root_mismatch = on_root_mismatch(pod);
         let (place_, read_only, done) = (place.clone(), bound.read_only, target.join(OWNED));
         let prepared = self.files.run(uid, "mount a persistent volume", move || -> Result<PathBuf, VolumeError> {
             let path = persistent::prepare(&place_, &target, read_only)?;
@@ -281,18 +307,42 @@ impl Volumes {
     }
 
     /// Gives back all that [`Volumes::mount`] and the subPaths of its containers made. Nothing there is fine.
-    pub fn unmount(&self, uid: &str) -> io::Result<()> {
+    pub async fn unmount(&self, uid: &str) -> Result<(), UnmountError> {
         self.tokens.forget(uid);
         self.known().retain(|(of, _), _| of != uid);
-        self.devices.release(uid)?;
-        release_sub_paths(&self.dirs.sub_paths(uid))?;
-        for plugin in entries(&self.dirs.volumes(uid))? {
-            for volume in entries(&plugin)? {
-                empty_dir::release(&volume)?;
+        // What is bound out of a volume keeps it from its driver.
+        let sub_paths = self.dirs.sub_paths(uid);
+        self.files.run(uid, "give subPaths back", move || release_sub_paths(&sub_paths)).await??;
+        self.csi.release(uid).await?;
+        let (devices, volumes, of_pod) = (Arc::clone(&self.devices), self.dirs.volumes(uid), uid.to_owned());
+        let released = self.files.run(uid, "give the volumes back", move || {
+            devices.release(&of_pod)?;
+            for plugin in entries(&volumes)? {
+                for volume in entries(&plugin)? {
+                    empty_dir::release(&volume)?;
+                }
             }
-        }
-        remove_dir(&self.dirs.volumes(uid))
+            remove_dir(&volumes)
+        });
+        Ok(released.await??)
     }
+}
+
+/// Why a Pod's volumes could not be given back.
+#[derive(Debug, thiserror::Error)]
+pub enum UnmountError {
+    #[error(transparent)]
+    Csi(#[from] CsiError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error("give the volumes back")]
+    Io(#[from] io::Error),
+}
+
+/// Whether files are left alone where the volume's root has the group already.
+fn on_root_mismatch(pod: &Pod) -> bool {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    context.and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch")
 }
 
 /// The most that a volume in memory may hold: what the Pod's containers may use together, or what the node can give (kubelet

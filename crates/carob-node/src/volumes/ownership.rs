@@ -25,15 +25,15 @@ const INSIDE: ResolveFlags = ResolveFlags::BENEATH
 
 /// Who is to own a volume's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Group {
-    pub(super) gid: u32,
-    pub(super) read_only: bool,
+pub(crate) struct Group {
+    pub(crate) gid: u32,
+    pub(crate) read_only: bool,
     /// Leaves a volume as it is whose root is right already (`fsGroupChangePolicy: OnRootMismatch`).
-    pub(super) on_root_mismatch: bool,
+    pub(crate) on_root_mismatch: bool,
 }
 
 /// Gives the volume at `path` to the group, its root as the last: where this breaks off, it is done again.
-pub(super) fn set(path: &Path, group: Group) -> io::Result<()> {
+pub(crate) fn set(path: &Path, group: Group) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let named = |error: io::Error| {
         io::Error::new(error.kind(), format!("give {} to the group {}: {error}", path.display(), group.gid))

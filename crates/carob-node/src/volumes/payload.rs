@@ -76,7 +76,7 @@ pub struct Tokens(Mutex<HashMap<TokenWish, (Token, Timestamp)>>);
 
 impl Tokens {
     /// A token that is good until the time that comes with it.
-    async fn get(
+    pub(crate) async fn get(
         &self,
         wish: TokenWish,
         objects: &dyn Objects,

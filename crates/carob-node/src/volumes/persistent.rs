@@ -62,7 +62,6 @@ pub(super) fn place(spec: &PersistentVolumeSpec) -> Result<Place, PersistentErro
         "azureFile",
         "cephfs",
         "cinder",
-        "csi",
         "fc",
         "flexVolume",
         "flocker",

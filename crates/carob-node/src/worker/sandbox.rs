@@ -18,7 +18,7 @@ use crate::events::Subject;
 use crate::objects::FetchError;
 use crate::pod::{PodId, PodView};
 use crate::user_ranges::{RangeError, UserRange};
-use crate::volumes::remove_dir;
+use crate::volumes::{UnmountError, remove_dir};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SandboxError {
@@ -140,6 +140,8 @@ pub(super) async fn remove_run(
 pub(super) enum CleanError {
     #[error("remove what the runtime has")]
     Runtime(#[from] CriError),
+    #[error(transparent)]
+    Unmount(#[from] UnmountError),
     #[error("remove what is on disk")]
     Io(#[from] io::Error),
 }
@@ -160,9 +162,9 @@ pub(super) async fn clean(tools: &Arc<Tools>, id: &PodId) -> Result<(), CleanErr
         stop(tools, &sandbox.id).await?;
         remove(tools, &sandbox.id).await?;
     }
+    tools.volumes.unmount(&id.uid).await?;
     let (work, of_pod) = (Arc::clone(tools), id.clone());
     let removed = tools.files.run(&id.uid, "remove what is on disk", move || -> io::Result<()> {
-        work.volumes.unmount(&of_pod.uid)?;
         remove_dir(&work.dirs.pod(&of_pod.uid))?;
         remove_dir(&work.dirs.pod_logs(&of_pod))
     });

@@ -18,7 +18,7 @@ use crate::events::Subject;
 use crate::plan::{Failure, FailureReason, Group, Intent, KillReason, PodAction, Volumes, after, spec_hash};
 use crate::pod::PodView;
 use crate::volumes::payload::references;
-use crate::volumes::{MountError, Mounted};
+use crate::volumes::{MountError, Mounted, UnmountError};
 
 /// Time until volumes that failed are tried again, or refreshed again (kubelet `reconcilerSyncLoop` and back-off, about).
 const VOLUMES_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
@@ -34,7 +34,7 @@ pub(super) enum Done {
     Removed { id: String, how: Result<(), CleanError> },
     PodLimited { limits: Option<Limits>, how: Result<(), ResizeError> },
     Resized(Result<(), ResizeError>),
-    Finished(std::io::Result<()>),
+    Finished(Result<(), UnmountError>),
     Wrote(Box<super::report::Wrote>),
     Confirmed(Result<(), crate::api::WriteError>),
 }
@@ -171,12 +171,7 @@ impl Worker {
     fn finish(&mut self) {
         self.observed.busy.pod = true;
         let (tools, uid) = (Arc::clone(&self.tools), self.id.uid.clone());
-        self.steps.spawn(async move {
-            let work = Arc::clone(&tools);
-            let of_pod = uid.clone();
-            let how = tools.files.run(&uid, "give the volumes back", move || work.volumes.unmount(&of_pod)).await;
-            Done::Finished(how.map_err(std::io::Error::from).and_then(|how| how))
-        });
+        self.steps.spawn(async move { Done::Finished(tools.volumes.unmount(&uid).await) });
     }
 
     /// Takes in the end of a step.

@@ -136,9 +136,10 @@ impl Bench {
             hosts: "/etc/hosts".into(),
             ..Settings::default()
         };
+        let csi = crate::csi::Csi::without_drivers(dir.path(), Arc::clone(&objects), Arc::clone(&clock));
         let tools = Arc::new(Tools {
             files: Files::in_runtime(),
-            volumes: Volumes::new(Files::in_runtime(), dirs.clone(), Arc::clone(&objects), Arc::clone(&clock)),
+            volumes: Volumes::new(Files::in_runtime(), dirs.clone(), Arc::clone(&objects), Arc::clone(&clock), csi),
             images: Images::new(Arc::clone(&cri), Arc::clone(&objects), Arc::clone(&events), Arc::clone(&clock)),
             objects,
             events,
