@@ -39,7 +39,7 @@ use crate::root_ca::RootCaPublisher;
 use crate::service_account::DefaultServiceAccount;
 use crate::stateful::StatefulController;
 use crate::token::{TokenSecrets, TokenSigner};
-use crate::volumes::{Binder, BinderKey, ClaimProtection, ClaimUsers, EphemeralClaims, VolumeProtection};
+use crate::volumes::{AttachDetach, Binder, BinderKey, ClaimProtection, ClaimUsers, EphemeralClaims, VolumeProtection};
 
 /// What the controllers have to know of the cluster.
 #[derive(Clone)]
@@ -372,6 +372,21 @@ fn start_autoscalers(driver: &mut Driver, context: &Context) {
     driver.work(controller, WorkOptions::default()).on(&autoscalers, changed).after(&pods).start();
 }
 
+fn start_attachments(driver: &mut Driver, context: &Context, users: ClaimUsers) {
+    let controller = AttachDetach::new(context.clone(), users.clone());
+    let (attachments, drivers) = (controller.attachments().clone(), controller.drivers().clone());
+    let (nodes, pods) = (context.informers.of::<Node>(), context.informers.of::<Pod>());
+    let volumes = context.informers.of::<PersistentVolume>();
+    // Two Nodes may need a volume that only one may have: whichever is looked at first gets it.
+    let work = driver.work(controller, options(ONE_WORKER)).on(&nodes, AttachDetach::node_changed);
+    let work = work.on(&pods, AttachDetach::nodes_of_pod);
+    let (of_claims, of_volumes) = (users.clone(), volumes.clone());
+    let work = work.on(&context.informers.of(), move |change| AttachDetach::nodes_of_claim(&of_claims, change));
+    let work = work.on(&attachments, move |change| AttachDetach::nodes_of_attachment(&of_volumes, &users, change));
+    // Whether a driver's volumes are attached at all changes next to never.
+    work.on(&drivers, move |_| nodes.keys()).after(&volumes).start();
+}
+
 fn start_volumes(driver: &mut Driver, context: &Context) {
     let (claims, volumes) =
         (context.informers.of::<PersistentVolumeClaim>(), context.informers.of::<PersistentVolume>());
@@ -391,6 +406,8 @@ fn start_volumes(driver: &mut Driver, context: &Context) {
         if waits { Binder::keys_of_pod(ClaimUsers::claims(change), &of_pods) } else { Vec::new() }
     })
     .start();
+
+    start_attachments(driver, context, users.clone());
 
     let controller = ClaimProtection::new(context.clone(), users);
     let work = driver.work(controller, options(10)).on(&claims, |change| [change.key()]);

@@ -1,6 +1,7 @@
-//! Volumes that last: which volume a claim gets, what keeps either from being deleted, and the claims of Pods' ephemeral volumes
-//! (`pkg/controller/volume`).
+//! Volumes that last: which volume a claim gets, what keeps either from being deleted, the claims of Pods' ephemeral volumes,
+//! and which volumes are attached to which Nodes (`pkg/controller/volume`).
 
+mod attach;
 mod binder;
 mod decide;
 mod ephemeral;
@@ -17,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use carob_api::storage::BETA_CLASS;
 
+pub(crate) use attach::AttachDetach;
 pub(crate) use binder::{Binder, BinderKey};
 pub(crate) use ephemeral::EphemeralClaims;
 pub(crate) use protection::{ClaimProtection, VolumeProtection};

@@ -37,6 +37,16 @@ impl ClaimUsers {
         change.versions().flat_map(|pod| claims_of(pod).map(|(key, _)| key).collect::<Vec<_>>()).collect()
     }
 
+    pub(super) fn pods_of(&self, claim: &ObjectKey) -> Vec<Arc<Pod>> {
+        self.pods.get(claim)
+    }
+
+    /// The Nodes of the Pods that name the claim.
+    pub(super) fn nodes(&self, claim: &ObjectKey) -> Vec<ObjectKey> {
+        let pods = self.pods.get(claim);
+        pods.iter().filter_map(|pod| pods::node_name(pod).map(ObjectKey::cluster)).collect()
+    }
+
     /// The names of the Pods that wait for a node and for this claim.
     pub(super) fn unscheduled(&self, claim: &ObjectKey) -> Vec<String> {
         let waiting = self.pods.get(claim).into_iter().filter(|pod| pods::node_name(pod).is_none());
