@@ -10,11 +10,15 @@
 mod agent;
 mod cluster;
 mod containerd;
+mod csi;
+mod csi_driver;
 mod etcd;
 mod host;
 
 pub use agent::Agent;
 pub use cluster::{Cluster, Process, images, manifest, program, until_none};
 pub use containerd::Containerd;
+pub use csi::CsiDriver;
+pub use csi_driver::{CsiDriverConfig, serve_csi_driver};
 pub use etcd::Etcd;
 pub use host::Host;
