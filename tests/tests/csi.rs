@@ -277,3 +277,70 @@ fn a_volume_is_attached_before_it_is_staged_and_detached_when_nobody_uses_it() -
     cluster.kubectl(&["delete", "pod", "waiting", "--force", "--grace-period=0"])?;
     attached_to(&cluster, &[]).map(drop)
 }
+
+#[test]
+fn a_block_volume_is_a_device_and_goes_with_its_pod() -> Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.import(&["busybox"])?;
+    let driver = start_driver(&cluster, &["stage"])?;
+    create(&cluster, "driver", &driver_object(json!({"attachRequired": false})))?;
+    create(&cluster, "volume", &volume("a", &json!({"volumeMode": "Block"})))?;
+    let script = "echo written >/dev/xvda; head -c 7 /dev/xvda; echo";
+    let mut pod = user("user", claimed("a"), script);
+    let container = &mut pod["spec"]["containers"][0];
+    container["volumeDevices"] = json!([{"name": "data", "devicePath": "/dev/xvda"}]);
+    container["volumeMounts"] = json!([]);
+    create(&cluster, "user", &pod)?;
+    cluster.wait("condition=Ready", "pod/user")?;
+    assert_eq!(cluster.kubectl(&["logs", "user"])?, "written\n");
+    for method in ["NodeStageVolume", "NodePublishVolume"] {
+        assert_eq!(driver.calls(method)?[0]["capability"]["kind"], "block", "{method}");
+    }
+    let published = driver.calls("NodePublishVolume")?[0]["path"].as_str().context("a path")?.to_owned();
+    assert!(published.contains("/kubelet/plugins/kubernetes.io/csi/volumeDevices/publish/a/"), "{published}");
+    cluster.kill_server()?;
+    cluster.start_server()?;
+    cluster.kubectl(&["delete", "pod", "user"])?;
+    assert_eq!(calls_of(&driver, "NodeUnstageVolume")?, 1);
+    assert_eq!(left(&cluster)?, Vec::<String>::new());
+    assert!(fs_err::read(driver.volume("a-handle").with_extension("img"))?.starts_with(b"written"));
+    Ok(())
+}
+
+#[test]
+fn a_volume_grows_under_its_pod_and_says_how_full_it_is() -> Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.import(&["busybox"])?;
+    let driver = start_driver(&cluster, &["stage", "expand", "stats"])?;
+    create(&cluster, "driver", &driver_object(json!({"attachRequired": false})))?;
+    create(&cluster, "volume", &volume("a", &json!({})))?;
+    create(&cluster, "user", &user("user", claimed("a"), "true"))?;
+    cluster.wait("condition=Ready", "pod/user")?;
+    let node = cluster.get(&["nodes"])?["items"][0]["metadata"]["name"].as_str().context("a name")?.to_owned();
+    let summary = cluster.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")])?;
+    let summary: Value = serde_json::from_str(&summary)?;
+    let volumes = summary["pods"].as_array().into_iter().flatten().filter_map(|pod| pod["volume"].as_array().cloned());
+    let data = volumes.flatten().find(|volume| volume["pvcRef"]["name"] == "a").context("the volume is shown")?;
+    assert_eq!(
+        (&data["capacityBytes"], &data["usedBytes"], &data["inodesFree"]),
+        (&json!(1_000_000), &json!(7_000), &json!(97))
+    );
+    // What the external-resizer does when the driver's controller has made the volume larger.
+    cluster.kubectl(&["patch", "pv", "a", "-p", r#"{"spec": {"capacity": {"storage": "2Gi"}}}"#])?;
+    let mut claim = cluster.get(&["pvc", "a"])?;
+    claim["status"]["allocatedResourceStatuses"] = json!({"storage": "NodeResizePending"});
+    claim["status"]["conditions"] = json!([{"type": "FileSystemResizePending", "status": "True"}]);
+    let path = cluster.host.dir().join("claim.json");
+    fs_err::write(&path, claim.to_string())?;
+    let url = "/api/v1/namespaces/default/persistentvolumeclaims/a/status";
+    cluster.kubectl(&["replace", "--raw", url, "-f", path.to_str().context("a UTF-8 path")?])?;
+    until_none("a claim that has not grown", || {
+        let status = cluster.get(&["pvc", "a"])?["status"].clone();
+        let grown = status["capacity"]["storage"] == "2Gi" && status["conditions"].is_null();
+        Ok(if grown { Vec::new() } else { vec![status] })
+    })?;
+    let expanded = driver.calls("NodeExpandVolume")?;
+    assert_eq!((expanded.len(), &expanded[0]["bytes"]), (1, &json!(2_i64 << 30)));
+    assert!(expanded[0]["path"].as_str().is_some_and(|path| path.ends_with("/kubernetes.io~csi/a/mount")));
+    told(&cluster, "FileSystemResizeSuccessful", "MountVolume.NodeExpandVolume succeeded for volume \"a\"")
+}

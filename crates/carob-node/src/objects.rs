@@ -15,9 +15,10 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
-use kube::api::{PostParams, WatchEvent, WatchParams};
+use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -30,6 +31,13 @@ pub enum FetchError {
     #[error("read {kind} {namespace}/{name}")]
     Read {
         kind: &'static str,
+        namespace: String,
+        name: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("write to the status of the claim {namespace}/{name}")]
+    Write {
         namespace: String,
         name: String,
         #[source]
@@ -100,6 +108,8 @@ pub trait Objects: Send + Sync {
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError>;
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError>;
     async fn volume(&self, name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError>;
+    /// Writes to a claim's status, by a merge patch.
+    async fn set_claim_status(&self, namespace: &str, name: &str, body: &Value) -> Result<(), FetchError>;
     async fn token(&self, wish: &TokenWish) -> Result<Token, FetchError>;
     async fn node(&self, name: &str) -> Result<Option<Arc<Node>>, FetchError>;
     async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, FetchError>;
@@ -181,6 +191,17 @@ impl Objects for ApiObjects {
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         let found = api.get_opt(name).await.map_err(|source| read_error("the volume", "", name, source))?;
         Ok(found.map(Arc::new))
+    }
+
+    async fn set_claim_status(&self, namespace: &str, name: &str, body: &Value) -> Result<(), FetchError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let patched = api.patch_status(name, &PatchParams::default(), &Patch::Merge(body)).await;
+        let failed = |source| FetchError::Write {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            source: Box::new(source),
+        };
+        patched.map(drop).map_err(failed)
     }
 
     async fn token(&self, wish: &TokenWish) -> Result<Token, FetchError> {
@@ -373,6 +394,10 @@ pub(crate) mod testing {
 
         async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError> {
             Ok(find(&self.secrets, namespace, name))
+        }
+
+        async fn set_claim_status(&self, _namespace: &str, _name: &str, _body: &Value) -> Result<(), FetchError> {
+            Ok(())
         }
 
         async fn token(&self, wish: &TokenWish) -> Result<Token, FetchError> {

@@ -42,6 +42,8 @@ pub enum CsiError {
     },
     #[error("the driver {driver} has published no {wanted} at {path}")]
     NotPublished { driver: String, wanted: &'static str, path: String },
+    #[error("NodeExpand is not supported by the CSI driver {0}")]
+    NotExpandable(String),
     #[error("the pod ended meanwhile")]
     Ended,
     #[error(transparent)]
@@ -62,12 +64,23 @@ impl CsiError {
         matches!(self, Self::Driver { source, .. } if source.is_final())
     }
 
+    /// The reason of the event.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Driver { step: EXPAND, .. } | Self::NotExpandable(_) => "VolumeResizeFailed",
+            Self::Driver { step: MAP, .. } => "FailedMapVolume",
+            _ => "FailedMount",
+        }
+    }
+
     /// What a kubelet's event calls the step.
     pub fn stage(&self) -> &'static str {
         match self {
             Self::NotAttached { .. } | Self::Detaching | Self::Attach(_) => "MountVolume.WaitForAttach",
             Self::Slow { call: ATTACH, .. } => "MountVolume.WaitForAttach",
             Self::Driver { step: STAGE, .. } | Self::Slow { call: "NodeStageVolume", .. } => "MountVolume.MountDevice",
+            Self::Driver { step: MAP, .. } => "MapVolume.MapPodDevice",
+            Self::Driver { step: EXPAND, .. } | Self::NotExpandable(_) => "MountVolume.NodeExpandVolume",
             _ => "MountVolume.SetUp",
         }
     }
@@ -76,4 +89,6 @@ impl CsiError {
 /// What is waited for in place of a call.
 pub(super) const ATTACH: &str = "the attachment of the volume";
 pub(super) const STAGE: &str = "attacher.MountDevice";
+pub(super) const MAP: &str = "blockMapper.publishVolumeForBlock";
+pub(super) const EXPAND: &str = "Expander.NodeExpand";
 pub(super) const SET_UP: &str = "mounter.SetUpAt";

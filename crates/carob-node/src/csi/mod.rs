@@ -9,14 +9,17 @@
 //! it asks again.
 
 pub mod attached;
+mod device;
 mod drivers;
 mod error;
+mod expand;
 mod mount;
 pub(crate) mod node_record;
 pub mod paths;
 pub(crate) mod plugins;
 mod records;
 mod release;
+mod stats;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -30,6 +33,7 @@ use crate::volumes::payload::Tokens;
 use attached::Attachments;
 use drivers::Drivers;
 pub use error::CsiError;
+pub(crate) use expand::Expansion;
 use mount::{Operation, Published};
 pub(crate) use mount::{Source, Wanted};
 use paths::{KubeletDirs, VolumeId};

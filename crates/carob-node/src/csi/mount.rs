@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use carob_csi::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode};
+use carob_csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode};
 use carob_csi::{Capabilities, v1};
 use carob_kit::fs::make_private;
 use jiff::Timestamp;
@@ -32,7 +32,7 @@ const REPUBLISH_EVERY: Duration = Duration::from_secs(60);
 /// Lifetime of a token for which the driver names none (the API's default).
 const TOKEN_LIFETIME_S: i64 = 3600;
 /// Of all that a Pod's containers are shown, only root and the driver have to get here.
-const DIR_MODE: u32 = 0o750;
+pub(super) const DIR_MODE: u32 = 0o750;
 
 /// What a volume is made from.
 #[derive(Debug, Clone)]
@@ -51,6 +51,8 @@ pub(crate) struct Wanted {
     pub(crate) read_only: bool,
     pub(crate) group: Option<u32>,
     pub(crate) on_root_mismatch: bool,
+    /// Its containers get it as a device.
+    pub(crate) block: bool,
 }
 
 /// A volume that a Pod has.
@@ -62,6 +64,9 @@ pub(crate) struct Published {
     /// Who knows how full it is.
     pub(super) volume: VolumeId,
 }
+
+/// As a driver is told things.
+pub(super) type Words = BTreeMap<String, String>;
 
 type Outcome = Result<Published, Arc<CsiError>>;
 
@@ -108,7 +113,7 @@ impl Wanted {
         }
     }
 
-    fn volume(&self) -> VolumeId {
+    pub(super) fn volume(&self) -> VolumeId {
         match &self.source {
             Source::Persistent(_, source) => {
                 VolumeId { driver: source.driver.clone(), handle: source.volume_handle.clone() }
@@ -119,7 +124,7 @@ impl Wanted {
         }
     }
 
-    fn mode(&self) -> &'static str {
+    pub(super) fn mode(&self) -> &'static str {
         match self.source {
             Source::Persistent(..) => "Persistent",
             Source::Ephemeral(..) => "Ephemeral",
@@ -160,17 +165,18 @@ impl Wanted {
     }
 
     /// How the driver is to show the volume. `group`: where the driver gives the files to it.
-    fn capability(&self, can: Capabilities, group: Option<u32>) -> v1::VolumeCapability {
+    pub(super) fn capability(&self, can: Capabilities, group: Option<u32>) -> v1::VolumeCapability {
         let mode = self.access_modes().first().map_or("ReadWriteOnce", String::as_str);
+        let access_mode = Some(AccessMode { mode: access_mode(mode, can).into() });
+        if self.block {
+            return v1::VolumeCapability { access_mode, access_type: Some(AccessType::Block(BlockVolume {})) };
+        }
         let mount = MountVolume {
             fs_type: self.fs_type(),
             mount_flags: self.mount_flags(),
             volume_mount_group: group.map(|gid| gid.to_string()).unwrap_or_default(),
         };
-        v1::VolumeCapability {
-            access_mode: Some(AccessMode { mode: access_mode(mode, can).into() }),
-            access_type: Some(AccessType::Mount(mount)),
-        }
+        v1::VolumeCapability { access_mode, access_type: Some(AccessType::Mount(mount)) }
     }
 
     /// Whether the node gives the files to the Pod's group (`pkg/volume/csi/csi_mounter.go`, supportsFSGroup).
@@ -288,6 +294,9 @@ impl Inner {
         if operation.end.is_cancelled() {
             return Err(CsiError::Ended);
         }
+        if wanted.block {
+            self.record_device(wanted, &volume).await?;
+        }
         operation.now("NodeGetCapabilities");
         let can = registered.driver.capabilities().await.map_err(CsiError::driver(SET_UP))?;
         let staging = if is_persistent && can.stage {
@@ -298,7 +307,11 @@ impl Inner {
         };
         operation.now("NodePublishVolume");
         let job = Publishing { wanted, volume: &volume, can, staging, context, object: object.as_deref() };
-        let path = self.publish(job, &registered).await?;
+        let path = if wanted.block {
+            self.publish_device(job, &registered).await?
+        } else {
+            self.publish(job, &registered).await?
+        };
         let again = object.as_ref().is_some_and(|object| object.spec.requires_republish == Some(true));
         let refresh_at = again.then(|| after(self.clock.now(), REPUBLISH_EVERY));
         Ok(Published { path, refresh_at, volume })
@@ -344,7 +357,7 @@ impl Inner {
         can: Capabilities,
         publish_context: BTreeMap<String, String>,
     ) -> Result<String, CsiError> {
-        let staging = self.dirs.staging(volume);
+        let staging = if wanted.block { self.dirs.device_staging(wanted.name()) } else { self.dirs.staging(volume) };
         let staging_target_path = staging.display().to_string();
         if self.state().staged.contains(volume) {
             return Ok(staging_target_path);
@@ -358,10 +371,11 @@ impl Inner {
         };
         let record =
             Record { volume_handle: volume.handle.clone(), driver_name: volume.driver.clone(), ..Record::default() };
-        let dir = staging.clone();
+        // That of a block volume was made before this.
+        let (dir, is_block) = (staging.clone(), wanted.block);
         let recorded = self.files.run(wanted.uid(), "make the directory of a staged volume", move || {
             make_private(&dir, DIR_MODE)?;
-            record.write(dir.parent().unwrap_or(&dir))
+            if is_block { Ok(()) } else { record.write(dir.parent().unwrap_or(&dir)) }
         });
         recorded.await??;
         let request = v1::NodeStageVolumeRequest {
@@ -383,28 +397,7 @@ impl Inner {
         let uid = wanted.uid().to_owned();
         let dir = self.dirs.volume(&uid, wanted.name());
         let path = target(&dir);
-        let (secret, namespace) = match &wanted.source {
-            Source::Persistent(_, source) => {
-                let secret = source.node_publish_secret_ref.as_ref();
-                (secret.and_then(|secret| secret.name.clone()), secret.and_then(|secret| secret.namespace.clone()))
-            }
-            Source::Ephemeral(_, source) => {
-                let secret = source.node_publish_secret_ref.as_ref().map(|secret| secret.name.clone());
-                (secret, Some(wanted.namespace().to_owned()))
-            }
-        };
-        let mut secrets = match secret {
-            Some(name) => self.secret("NodePublishSecretRef", namespace.as_deref(), Some(&name)).await?,
-            None => BTreeMap::new(),
-        };
-        let mut attributes = wanted.attributes();
-        if object.is_some_and(|object| object.spec.pod_info_on_mount == Some(true)) {
-            attributes.extend(wanted.pod_info());
-        }
-        if let Some((key, tokens)) = self.service_account_tokens(wanted, object).await? {
-            let in_secrets = object.is_some_and(|object| object.spec.service_account_token_in_secrets == Some(true));
-            if in_secrets { &mut secrets } else { &mut attributes }.insert(key, tokens);
-        }
+        let (attributes, secrets) = self.words(wanted, object).await?;
         let mut record = Record {
             name: wanted.name().to_owned(),
             volume_handle: volume.handle.clone(),
@@ -456,6 +449,33 @@ impl Inner {
         Ok(path)
     }
 
+    /// What a driver is told of a volume and of its Pod, and what it may keep to itself.
+    pub(super) async fn words(&self, wanted: &Wanted, object: Option<&CSIDriver>) -> Result<(Words, Words), CsiError> {
+        let (secret, namespace) = match &wanted.source {
+            Source::Persistent(_, source) => {
+                let secret = source.node_publish_secret_ref.as_ref();
+                (secret.and_then(|secret| secret.name.clone()), secret.and_then(|secret| secret.namespace.clone()))
+            }
+            Source::Ephemeral(_, source) => {
+                let secret = source.node_publish_secret_ref.as_ref().map(|secret| secret.name.clone());
+                (secret, Some(wanted.namespace().to_owned()))
+            }
+        };
+        let mut secrets = match secret {
+            Some(name) => self.secret("NodePublishSecretRef", namespace.as_deref(), Some(&name)).await?,
+            None => BTreeMap::new(),
+        };
+        let mut attributes = wanted.attributes();
+        if object.is_some_and(|object| object.spec.pod_info_on_mount == Some(true)) {
+            attributes.extend(wanted.pod_info());
+        }
+        if let Some((key, tokens)) = self.service_account_tokens(wanted, object).await? {
+            let in_secrets = object.is_some_and(|object| object.spec.service_account_token_in_secrets == Some(true));
+            if in_secrets { &mut secrets } else { &mut attributes }.insert(key, tokens);
+        }
+        Ok((attributes, secrets))
+    }
+
     /// Gives the files to the Pod's group, once.
     async fn give_to_group(&self, wanted: &Wanted, path: &Path, mut record: Record) -> Result<(), CsiError> {
         let Some(gid) = wanted.group else { return Ok(()) };
@@ -472,7 +492,7 @@ impl Inner {
         given.await?.map_err(|source| CsiError::Group { handle, source })
     }
 
-    async fn secret(
+    pub(super) async fn secret(
         &self,
         what: &'static str,
         namespace: Option<&str>,
@@ -523,13 +543,13 @@ impl Inner {
 }
 
 /// What a volume is published with.
-struct Publishing<'a> {
-    wanted: &'a Wanted,
-    volume: &'a VolumeId,
-    can: Capabilities,
-    staging: Option<String>,
-    context: BTreeMap<String, String>,
-    object: Option<&'a CSIDriver>,
+pub(super) struct Publishing<'a> {
+    pub(super) wanted: &'a Wanted,
+    pub(super) volume: &'a VolumeId,
+    pub(super) can: Capabilities,
+    pub(super) staging: Option<String>,
+    pub(super) context: Words,
+    pub(super) object: Option<&'a CSIDriver>,
 }
 
 /// A driver without an object has volumes that last, and no others (supportsVolumeLifecycleMode).

@@ -43,6 +43,29 @@ impl KubeletDirs {
         self.pods().join(uid)
     }
 
+    /// What drivers have of block volumes: `staging` and `publish`, and a directory by the name of each volume.
+    pub(super) fn devices(&self) -> PathBuf {
+        self.staged().join("volumeDevices")
+    }
+
+    pub(super) fn device_record(&self, name: &str) -> PathBuf {
+        self.devices().join(name).join("data")
+    }
+
+    pub(super) fn device_staging(&self, name: &str) -> PathBuf {
+        self.devices().join("staging").join(name)
+    }
+
+    /// What a driver publishes a block volume at.
+    pub(super) fn device(&self, name: &str, uid: &str) -> PathBuf {
+        self.devices().join("publish").join(name).join(uid)
+    }
+
+    /// The links to the block volumes that a Pod has.
+    pub(super) fn device_links(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volumeDevices").join("kubernetes.io~csi")
+    }
+
     /// The volumes of drivers that a Pod has.
     pub(super) fn volumes(&self, uid: &str) -> PathBuf {
         self.pod(uid).join("volumes").join("kubernetes.io~csi")

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::paths::{KubeletDirs, VolumeId};
+use super::paths::{KubeletDirs, VolumeId, target};
 
 const FILE: &str = "vol_data.json";
 /// Bytes of a record; a driver's handle has 128 at most by the specification, and drivers have longer ones.
@@ -98,8 +98,54 @@ pub(super) fn is_mounted(path: &Path) -> io::Result<bool> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OfPod {
     pub(super) uid: String,
-    pub(super) dir: PathBuf,
+    /// Where the driver was told to publish it.
+    pub(super) target: PathBuf,
+    /// The link to a block volume in the Pod's directory.
+    pub(super) link: Option<PathBuf>,
     pub(super) record: Record,
+}
+
+/// A volume that is staged, or may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Staged {
+    pub(super) volume: VolumeId,
+    pub(super) staging: PathBuf,
+    /// The PersistentVolume, where it is a block device.
+    pub(super) device: Option<String>,
+}
+
+/// Removes what a driver was given for a block volume of a Pod.
+pub(super) fn remove_device(target: &Path, link: &Path) -> io::Result<()> {
+    if is_mounted(target)? {
+        return Err(io::Error::other(format!("{} is still mounted", target.display())));
+    }
+    match fs::symlink_metadata(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Drivers bind devices over empty files.
+        found => {
+            let found = found?;
+            if found.is_file() && found.len() > 0 || found.is_dir() {
+                return Err(io::Error::other(format!("{} is no device: it stays", target.display())));
+            }
+            fs::remove_file(target)?;
+        }
+    }
+    remove_dirs([target.parent()])?;
+    match fs::remove_file(link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Removes directories that are empty.
+pub(super) fn remove_dirs<'a>(dirs: impl IntoIterator<Item = Option<&'a Path>>) -> io::Result<()> {
+    for dir in dirs.into_iter().flatten() {
+        match fs::remove_dir(dir) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 impl OfPod {
@@ -114,7 +160,14 @@ impl KubeletDirs {
         let mut found = Vec::new();
         for dir in names_in(&self.volumes(uid))?.map(|name| self.volume(uid, &name)) {
             if let Some(record) = Record::read(&dir)? {
-                found.push(OfPod { uid: uid.to_owned(), dir, record });
+                found.push(OfPod { uid: uid.to_owned(), target: target(&dir), link: None, record });
+            }
+        }
+        let links = self.device_links(uid);
+        for name in names_in(&links)? {
+            if let Some(record) = Record::read(&self.device_record(&name))? {
+                let (target, link) = (self.device(&name, uid), Some(links.join(&name)));
+                found.push(OfPod { uid: uid.to_owned(), target, link, record });
             }
         }
         Ok(found)
@@ -136,15 +189,37 @@ impl KubeletDirs {
     }
 
     /// The volumes that are staged, or may be.
-    pub(super) fn staged_volumes(&self) -> io::Result<Vec<VolumeId>> {
+    pub(super) fn staged_volumes(&self) -> io::Result<Vec<Staged>> {
         let mut found = Vec::new();
+        for name in names_in(&self.devices())?.filter(|name| name != "staging" && name != "publish") {
+            let record = Record::read(&self.device_record(&name))?;
+            let staging = self.device_staging(&name);
+            found.extend(record.map(|record| Staged { volume: record.volume(), staging, device: Some(name) }));
+        }
         for driver in names_in(&self.staged())?.filter(|name| name != "volumeDevices") {
             let of_driver = self.staged().join(&driver);
             for volume in names_in(&of_driver)? {
-                found.extend(Record::read(&of_driver.join(volume))?.map(|record| record.volume()));
+                let dir = of_driver.join(volume);
+                let staged =
+                    |record: Record| Staged { volume: record.volume(), staging: dir.join("globalmount"), device: None };
+                found.extend(Record::read(&dir)?.map(staged));
             }
         }
         Ok(found)
+    }
+
+    /// Removes what is left of a volume that is staged no longer.
+    pub(super) fn remove_staged(&self, staged: &Staged) -> io::Result<()> {
+        let Some(name) = &staged.device else { return remove(&staged.staging) };
+        let (record, own) = (self.device_record(name), self.devices().join(name));
+        // What a driver left there is its own.
+        let published = self.devices().join("publish").join(name);
+        remove_dirs([Some(&*staged.staging), Some(&*published)])?;
+        match fs::remove_file(record.join(FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        remove_dirs([Some(&*record), Some(&*own.join("dev")), Some(&*own)])
     }
 }
 
@@ -174,12 +249,16 @@ mod tests {
         held.write(&dirs.volume("u", "pv")).expect("written");
         fs::create_dir_all(dirs.volume("u", "other")).expect("made");
         let found = dirs.of_pod("u").expect("readable");
-        assert_eq!(found, [OfPod { uid: "u".to_owned(), dir: dirs.volume("u", "pv"), record: held.clone() }]);
+        assert_eq!(
+            found,
+            [OfPod { uid: "u".to_owned(), target: target(&dirs.volume("u", "pv")), link: None, record: held.clone() }]
+        );
         assert!(dirs.is_used(&held.volume()).expect("readable"));
         assert!(!dirs.is_used(&record("other").volume()).expect("readable"));
         let staging = dirs.staging(&held.volume());
         held.write(staging.parent().expect("it is below the root")).expect("written");
-        assert_eq!(dirs.staged_volumes().expect("readable"), [held.volume()]);
+        let staged = Staged { volume: held.volume(), staging, device: None };
+        assert_eq!(dirs.staged_volumes().expect("readable"), [staged]);
     }
 
     #[test]

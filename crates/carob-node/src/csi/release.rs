@@ -16,7 +16,7 @@ impl Csi {
     /// Recalls from disk what is in use, before the node says anything of it. May block.
     pub(crate) fn recall(&self) -> io::Result<()> {
         let dirs = &self.0.dirs;
-        let mut volumes = dirs.staged_volumes()?;
+        let mut volumes: Vec<VolumeId> = dirs.staged_volumes()?.into_iter().map(|staged| staged.volume).collect();
         for uid in dirs.uids()? {
             volumes
                 .extend(dirs.of_pod(&uid)?.into_iter().filter(OfPod::is_persistent).map(|held| held.record.volume()));
@@ -65,16 +65,9 @@ impl Csi {
                 // Only what was never given to a driver is left here.
                 records::remove(&target(&dirs.volume(&of_pod, &name)))?;
             }
-            let (volumes, of_pod) = (dir.parent().unwrap_or(&dir).to_owned(), dirs.pod(&of_pod));
-            for dir in [&dir, &volumes, &of_pod] {
-                match fs_err::remove_dir(dir) {
-                    // The Pod's other things may be here too.
-                    Err(error)
-                        if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
-                    done => done?,
-                }
-            }
-            Ok::<_, io::Error>(())
+            let (links, of_pod) = (dirs.device_links(&of_pod), dirs.pod(&of_pod));
+            // The Pod's other things may be here too.
+            records::remove_dirs([Some(&*dir), dir.parent(), Some(&*links), links.parent(), Some(&*of_pod)])
         });
         Ok(removed.await??)
     }
@@ -90,10 +83,10 @@ impl Csi {
         let dirs = self.0.dirs.clone();
         let staged = self.0.files.run(FILES_OF, "look for staged volumes", move || dirs.staged_volumes()).await??;
         let mut failure = Ok(());
-        for volume in staged {
-            let lock = self.0.lock_of(&volume);
+        for staged in staged {
+            let lock = self.0.lock_of(&staged.volume);
             let _turn = lock.lock().await;
-            failure = failure.and(self.0.unstage_unused(&volume, FILES_OF).await);
+            failure = failure.and(self.0.unstage_unused(&staged.volume, FILES_OF).await);
         }
         failure
     }
@@ -105,10 +98,14 @@ impl Inner {
         let registered = self.drivers.wait(&driver).await;
         let registered =
             registered.ok_or_else(|| CsiError::NoDriver { step: "Unmounter.TearDownAt", driver: driver.clone() })?;
-        let path = target(&held.dir);
+        let path = held.target.clone();
         let unpublished = registered.driver.unpublish(handle, path.display().to_string()).await;
         unpublished.map_err(CsiError::driver("Unmounter.TearDownAt"))?;
-        let removed = self.files.run(&held.uid, "remove the directory of a volume", move || records::remove(&path));
+        let link = held.link.clone();
+        let removed = self.files.run(&held.uid, "remove the directory of a volume", move || match link {
+            Some(link) => records::remove_device(&path, &link),
+            None => records::remove(&path),
+        });
         Ok(removed.await??)
     }
 
@@ -130,25 +127,27 @@ impl Inner {
         }
         let (dirs, wanted) = (self.dirs.clone(), volume.clone());
         let found = self.files.run(files_of, "look whether a volume is used", move || {
-            let staging = dirs.staging(&wanted);
-            let is_staged = staging.parent().is_some_and(|dir| dir.exists());
-            Ok::<_, io::Error>((dirs.is_used(&wanted)?, is_staged, staging))
+            let staged = dirs.staged_volumes()?.into_iter().filter(|staged| staged.volume == wanted);
+            Ok::<_, io::Error>((dirs.is_used(&wanted)?, staged.collect::<Vec<_>>()))
         });
-        let (is_used, is_staged, staging) = found.await??;
+        let (is_used, all) = found.await??;
         if is_used {
             return Ok(());
         }
-        if is_staged {
+        for staged in all {
             let registered = self.drivers.wait(&volume.driver).await;
             let no_driver = || CsiError::NoDriver { step: "attacher.UnmountDevice", driver: volume.driver.clone() };
             let registered = registered.ok_or_else(no_driver)?;
             let failed = || CsiError::driver("attacher.UnmountDevice");
             if registered.driver.capabilities().await.map_err(failed())?.stage {
-                let unstaged = registered.driver.unstage(volume.handle.clone(), staging.display().to_string()).await;
+                let staging = staged.staging.display().to_string();
+                let unstaged = registered.driver.unstage(volume.handle.clone(), staging).await;
                 unstaged.map_err(failed())?;
             }
-            let removed =
-                self.files.run(files_of, "remove the directory of a staged volume", move || records::remove(&staging));
+            let dirs = self.dirs.clone();
+            let removed = self
+                .files
+                .run(files_of, "remove the directory of a staged volume", move || dirs.remove_staged(&staged));
             removed.await??;
         }
         self.state().staged.remove(volume);

@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
+use carob_api::quantity::{Quantity, QuantityError};
 use carob_api::storage::{BIND_COMPLETED, ephemeral_claim};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+
+use serde_json::{Value, json};
 
 use crate::admission::fits_any;
 use crate::objects::{FetchError, Objects};
@@ -15,6 +18,12 @@ pub enum ClaimError {
     Fetch(#[from] FetchError),
     #[error("failed to fetch PVC from API server: persistentvolumeclaims {0:?} not found")]
     NoClaim(String),
+    #[error("the amount {text:?} cannot be read")]
+    Quantity {
+        text: String,
+        #[source]
+        source: QuantityError,
+    },
     #[error("PVC is being deleted")]
     Terminating,
     #[error("PVC is not bound")]
@@ -108,6 +117,50 @@ async fn check_node(objects: &dyn Objects, pod: &Pod, volume: &PersistentVolume)
     Err(ClaimError::NodeAffinity { volume: volume.metadata.name.clone().unwrap_or_default() })
 }
 
+/// What a claim's volume is to be grown to, and what the claim says when that is done.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Growth {
+    pub(super) bytes: i64,
+    pub(super) status: Value,
+}
+
+/// What is said of growing that is over with it (`pkg/volume/util/resize_util.go`, knownResizeConditions).
+const RESIZE_CONDITIONS: [&str; 4] =
+    ["FileSystemResizePending", "Resizing", "ControllerResizeError", "NodeResizeError"];
+
+/// Whether the driver's volume has been made larger than the node shows it. Pure.
+pub(super) fn growth(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<Option<Growth>, ClaimError> {
+    let Some(status) = &claim.status else { return Ok(None) };
+    let resize = status.allocated_resource_statuses.as_ref().and_then(|all| all.get("storage"));
+    let is_asked = match resize.map(String::as_str) {
+        Some(resize) => matches!(resize, "NodeResizePending" | "NodeResizeInProgress"),
+        // As resizers before v1.34 have it.
+        None => {
+            let mut conditions = status.conditions.iter().flatten();
+            conditions.any(|condition| condition.type_ == "FileSystemResizePending" && condition.status == "True")
+        }
+    };
+    let capacity = volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()?.get("storage"));
+    let Some(capacity) = capacity.filter(|_| is_asked) else { return Ok(None) };
+    let shown = status.capacity.as_ref().and_then(|capacity| capacity.get("storage"));
+    let bytes = |text: &str| {
+        let quantity =
+            Quantity::parse(text).map_err(|source| ClaimError::Quantity { text: text.to_owned(), source })?;
+        Ok::<_, ClaimError>(quantity.value())
+    };
+    let wanted = bytes(&capacity.0)?;
+    if shown.map(|shown| bytes(&shown.0)).transpose()?.is_some_and(|shown| shown >= wanted) {
+        return Ok(None);
+    }
+    let others = status.conditions.iter().flatten().filter(|held| !RESIZE_CONDITIONS.contains(&&*held.type_));
+    let status = json!({
+        "metadata": {"uid": claim.metadata.uid, "resourceVersion": claim.metadata.resource_version},
+        "status": {"capacity": {"storage": capacity}, "allocatedResourceStatuses": {"storage": null},
+            "conditions": others.collect::<Vec<_>>()},
+    });
+    Ok(Some(Growth { bytes: wanted, status }))
+}
+
 impl Bound {
     pub(super) fn volume_name(&self) -> &str {
         self.volume.metadata.name.as_deref().unwrap_or_default()
@@ -142,8 +195,6 @@ impl Bound {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
     #[test]
@@ -163,5 +214,24 @@ mod tests {
         assert!(check(json!({}), true).is_err_and(|error| error.contains("was not created for the pod")));
         let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true}]);
         assert_eq!(check(json!({"metadata": {"ownerReferences": owner}}), true), bound);
+    }
+
+    #[test]
+    fn a_volume_grows_when_its_resizer_says_so_and_once() {
+        let volume: PersistentVolume =
+            serde_json::from_value(json!({"spec": {"capacity": {"storage": "2Gi"}}})).expect("a volume");
+        let asked = |status: Value| {
+            let claim = serde_json::from_value(json!({"metadata": {"name": "c"}, "status": status})).expect("a claim");
+            growth(&claim, &volume).expect("amounts").map(|growth| growth.bytes)
+        };
+        let pending = json!({"storage": "NodeResizePending"});
+        let condition = json!([{"type": "FileSystemResizePending", "status": "True"}]);
+        let shown = json!({"storage": "1Gi"});
+        assert_eq!(asked(json!({"capacity": shown, "allocatedResourceStatuses": pending})), Some(2 << 30));
+        assert_eq!(asked(json!({"capacity": shown, "conditions": condition})), Some(2 << 30));
+        assert_eq!(asked(json!({"capacity": shown})), None);
+        assert_eq!(asked(json!({"capacity": {"storage": "2048Mi"}, "allocatedResourceStatuses": pending})), None);
+        let infeasible = json!({"storage": "NodeResizeInfeasible"});
+        assert_eq!(asked(json!({"capacity": shown, "allocatedResourceStatuses": infeasible})), None);
     }
 }

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use carob_api::quantity::Quantity;
 use carob_kit::{Clock, chain};
@@ -30,7 +31,8 @@ use crate::env::fields::FieldFacts;
 use crate::files::{Files, FilesError};
 use crate::objects::Objects;
 use crate::paths::PodDirs;
-use claim::ClaimError;
+use crate::plan::after;
+use claim::{Bound, ClaimError};
 use device::Devices;
 use ownership::Group;
 use payload::{PayloadError, Sources, Tokens};
@@ -49,6 +51,8 @@ pub enum VolumeError {
     Files(#[from] FilesError),
     #[error(transparent)]
     Csi(#[from] Arc<CsiError>),
+    #[error(transparent)]
+    Growth(#[from] ClaimError),
     #[error("fsGroup {0} is not in range 0-2147483647")]
     FsGroup(i64),
     #[error("error processing PVC {namespace}/{name}")]
@@ -72,8 +76,15 @@ pub struct MountError {
 }
 
 impl MountError {
-    /// One message a volume, in upstream's words.
-    pub fn messages(&self) -> Vec<String> {
+    /// An event's reason and message for each volume, in upstream's words.
+    pub fn events(&self) -> Vec<(&'static str, String)> {
+        let reason =
+            |error: &VolumeError| if let VolumeError::Csi(error) = error { error.reason() } else { "FailedMount" };
+        self.volumes.iter().map(|(_, error)| reason(error)).zip(self.messages()).collect()
+    }
+
+    /// One message a volume.
+    fn messages(&self) -> Vec<String> {
         let message = |(name, error): &(String, VolumeError)| {
             let stage = if let VolumeError::Csi(error) = error { error.stage() } else { "MountVolume.SetUp" };
             format!("{stage} failed for volume {name:?} : {}", chain(error))
@@ -82,6 +93,8 @@ impl MountError {
     }
 }
 
+/// How often a claim is looked at whose volume may grow while a Pod has it.
+const GROWTH_EVERY: Duration = Duration::from_secs(60);
 /// In the directory of a volume: its files have been given to the Pod's group, and what the Pod did since stays.
 const OWNED: &str = ".owned";
 
@@ -96,6 +109,8 @@ pub struct Mounted {
     pub devices: BTreeMap<String, PathBuf>,
     /// When a token in one of them has to be renewed.
     pub refresh_at: Option<Timestamp>,
+    /// The PersistentVolumes that have just grown.
+    pub grown: Vec<String>,
 }
 
 pub struct Volumes {
@@ -119,11 +134,15 @@ struct Ready {
     device: bool,
     /// The claim behind it.
     claim: Option<String>,
+    /// The PersistentVolume of a driver.
+    volume: Option<String>,
+    /// The PersistentVolume that has just grown.
+    grown: Option<String>,
 }
 
 impl Ready {
     fn at(path: PathBuf) -> Self {
-        Self { path, refresh_at: None, read_only: false, device: false, claim: None }
+        Self { path, refresh_at: None, read_only: false, device: false, claim: None, volume: None, grown: None }
     }
 }
 
@@ -155,6 +174,7 @@ impl Volumes {
                     if ready.read_only {
                         mounted.read_only.insert(volume.name.clone());
                     }
+                    mounted.grown.extend(ready.grown);
                     let earliest = mounted.refresh_at.into_iter().chain(ready.refresh_at).min();
                     mounted.refresh_at = earliest;
                 }
@@ -193,7 +213,7 @@ impl Volumes {
         if let Some(source) = &volume.csi {
             let read_only = source.read_only.unwrap_or(false);
             let source = csi::Source::Ephemeral(volume.name.clone(), Box::new(source.clone()));
-            return self.of_driver(pod, source, read_only, group).await;
+            return self.of_driver(wanted(pod, source, read_only, group)).await;
         }
         let now = self.clock.now();
         let sources = Sources { pod, facts, objects: &*self.objects, tokens: &self.tokens, now };
@@ -214,17 +234,30 @@ impl Volumes {
         Ok(Ready { refresh_at, ..Ready::at(path) })
     }
 
-    async fn of_driver(
-        &self,
-        pod: &Arc<Pod>,
-        source: csi::Source,
-        read_only: bool,
-        group: Option<u32>,
-    ) -> Result<Ready, VolumeError> {
-        let on_root_mismatch = on_root_mismatch(pod);
-        let wanted = csi::Wanted { pod: Arc::clone(pod), source, read_only, group, on_root_mismatch };
+    async fn of_driver(&self, wanted: csi::Wanted) -> Result<Ready, VolumeError> {
+        let (read_only, device) = (wanted.read_only, wanted.block);
         let published = self.csi.mount(wanted).await?;
-        Ok(Ready { refresh_at: published.refresh_at, read_only, ..Ready::at(published.path) })
+        Ok(Ready { refresh_at: published.refresh_at, read_only, device, ..Ready::at(published.path) })
+    }
+
+    /// A driver's volume behind a claim, as large as the claim says it may be by now.
+    async fn of_driver_claimed(&self, bound: &Bound, wanted: csi::Wanted) -> Result<Ready, VolumeError> {
+        let mut ready = self.of_driver(wanted.clone()).await?;
+        if self.csi.is_expandable(&bound.volume).await {
+            // A node may read single claims and watch none, so it looks (kubelet: with each look at the Pod).
+            let again = after(self.clock.now(), GROWTH_EVERY);
+            ready.refresh_at = Some(ready.refresh_at.map_or(again, |at| at.min(again)));
+        }
+        if let Some(growth) = claim::growth(&bound.claim, &bound.volume)? {
+            self.csi.expand(csi::Expansion { wanted, bytes: growth.bytes }).await?;
+            let meta = &bound.claim.metadata;
+            let (namespace, name) =
+                (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+            self.objects.set_claim_status(namespace, name, &growth.status).await.map_err(ClaimError::from)?;
+            ready.grown = Some(bound.volume_name().to_owned());
+        }
+        ready.volume = Some(bound.volume_name().to_owned());
+        Ok(ready)
     }
 
     /// The volume behind a claim.
@@ -250,9 +283,11 @@ impl Volumes {
         let spec = bound.volume.spec.clone().unwrap_or_default();
         if let Some(source) = spec.csi.clone() {
             let source = csi::Source::Persistent(Arc::clone(&bound.volume), Box::new(source));
-            let ready = self.of_driver(pod, source, bound.read_only, group).await?;
+            let mut wanted = wanted(pod, source, bound.read_only, group);
+            wanted.block = bound.is_block();
+            let ready = self.of_driver_claimed(&bound, wanted).await?;
             let ready = Ready { claim: Some(name.to_owned()), ..ready };
-            self.known().insert(key, ready.clone());
+            self.known().insert(key, Ready { grown: None, ..ready.clone() });
             return Ok(ready);
         }
         let place = persistent::place(&spec)?;
@@ -337,6 +372,11 @@ pub enum UnmountError {
     Files(#[from] FilesError),
     #[error("give the volumes back")]
     Io(#[from] io::Error),
+}
+
+fn wanted(pod: &Arc<Pod>, source: csi::Source, read_only: bool, group: Option<u32>) -> csi::Wanted {
+    let on_root_mismatch = on_root_mismatch(pod);
+    csi::Wanted { pod: Arc::clone(pod), source, read_only, group, on_root_mismatch, block: false }
 }
 
 /// Whether files are left alone where the volume's root has the group already.

@@ -228,6 +228,7 @@ impl Worker {
         self.observed.busy.pod = false;
         match how {
             Ok(mounted) => {
+                self.tell_of_growth(&mounted);
                 self.mounted = mounted;
                 self.observed.volumes = Volumes::Mounted;
                 self.watch_volumes();
@@ -260,7 +261,10 @@ impl Worker {
     fn refreshed(&mut self, how: Result<Mounted, MountError>) {
         self.refreshing = false;
         match how {
-            Ok(mounted) => self.mounted = mounted,
+            Ok(mounted) => {
+                self.tell_of_growth(&mounted);
+                self.mounted = mounted;
+            }
             Err(error) => {
                 self.tell_of_volumes(&error);
                 self.mounted.refresh_at = Some(after(self.tools.clock.now(), VOLUMES_RETRY));
@@ -268,10 +272,18 @@ impl Worker {
         }
     }
 
+    fn tell_of_growth(&self, mounted: &Mounted) {
+        let node = &self.tools.settings.node_name;
+        for volume in &mounted.grown {
+            let message = format!("MountVolume.NodeExpandVolume succeeded for volume {volume:?} {node}");
+            self.tools.events.normal(&Subject::pod(&self.pod), "FileSystemResizeSuccessful", message);
+        }
+    }
+
     fn tell_of_volumes(&self, error: &MountError) {
         let subject = Subject::pod(&self.pod);
-        for message in error.messages() {
-            self.tools.events.warning(&subject, "FailedMount", message);
+        for (reason, message) in error.events() {
+            self.tools.events.warning(&subject, reason, message);
         }
     }
 
