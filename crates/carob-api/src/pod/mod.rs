@@ -17,5 +17,5 @@ pub mod value;
 pub use nodes::{NODE_NAME_FIELD, Operator, Requirement, term_fits};
 pub use ports::HostPort;
 pub use qos::{Asked, Qos, qos};
-pub use resources::{Amounts, ListedAmounts, Total, is_pod_level};
+pub use resources::{Amounts, ListedAmounts, Total, is_extended, is_pod_level};
 pub use tolerations::{Taint, Toleration};

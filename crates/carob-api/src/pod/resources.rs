@@ -21,6 +21,12 @@ pub trait ListedAmounts: Amounts {
     fn add_to_set(&mut self, more: &Self);
 }
 
+/// Whether a resource is an extended one. A node cannot promise it twice: requests and limits must be equal (apimachinery's
+/// `IsExtendedResourceName`).
+pub fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.starts_with("requests.") && !name.contains("kubernetes.io/")
+}
+
 /// Whether a Pod may ask for this resource as a whole, instead of its containers.
 pub fn is_pod_level(resource: &str) -> bool {
     matches!(resource, "cpu" | "memory") || resource.starts_with("hugepages-")

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::pod::resources::{NOT_NEGATIVE, is_extended};
+use super::pod::resources::NOT_NEGATIVE;
 use super::{Part, Rules, Strategy, workload::IMMUTABLE};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta, names,
+    pod::is_extended,
     quantity::Quantity,
 };
 

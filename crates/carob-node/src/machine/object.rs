@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use carob_api::pod::is_extended;
 use carob_cri::v1::{Image, StatusResponse};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -135,12 +136,16 @@ pub fn status(identity: &NodeIdentity, reading: &Reading, old: Option<&NodeStatu
         ("ephemeral-storage".to_owned(), format!("{}Ki", reading.strain.disk_total_bytes / 1024)),
         ("pods".to_owned(), identity.pods_max.to_string()),
     ]);
+    let mut allocatable: BTreeMap<String, Quantity> = quantities(allocatable(identity, machine, &reading.strain));
+    // Extended resources that others say the node has: all of one is for Pods (kubelet `pkg/kubelet/nodestatus/setters.go`).
+    let said = old.and_then(|old| old.capacity.as_ref()).into_iter().flatten();
+    allocatable.extend(said.filter(|(name, _)| is_extended(name)).map(|(name, amount)| (name.clone(), amount.clone())));
     let ips = identity.addresses.iter().map(|ip| ("InternalIP", ip.to_string()));
     let addresses = ips.chain([("Hostname", identity.name.clone())]);
     let runtime = reading.runtime.as_ref().ok();
     NodeStatus {
         addresses: Some(addresses.map(|(type_, address)| NodeAddress { type_: type_.to_owned(), address }).collect()),
-        allocatable: Some(quantities(allocatable(identity, machine, &reading.strain))),
+        allocatable: Some(allocatable),
         capacity: Some(quantities(capacity)),
         conditions: Some(conditions(reading, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -374,6 +379,18 @@ mod tests {
         assert!(differs(&fine, &bad));
         assert!(!differs(&fine, &status(&identity, &reading(true), Some(&fine), later)));
         assert_eq!(fine.allocatable.expect("resources")["memory"], Quantity("946176Ki".to_owned()));
+    }
+
+    #[test]
+    fn what_others_say_the_node_has_is_for_pods() {
+        let identity = NodeIdentity::default();
+        let said = [("example.com/dongle", "4"), ("hugepages-2Mi", "8Mi"), ("cpu", "64")];
+        let capacity = said.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())));
+        let old = NodeStatus { capacity: Some(capacity.into()), ..NodeStatus::default() };
+        let new = status(&identity, &reading(true), Some(&old), Timestamp::UNIX_EPOCH).allocatable.expect("resources");
+        assert_eq!(new.get("example.com/dongle"), Some(&Quantity("4".to_owned())));
+        assert!(!new.contains_key("hugepages-2Mi"));
+        assert_ne!(new["cpu"].0, "64");
     }
 
     #[test]

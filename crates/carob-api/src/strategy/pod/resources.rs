@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta, names,
+    pod::is_extended,
     quantity::Quantity,
 };
 
@@ -34,11 +35,6 @@ pub(super) fn sum_of_requests(containers: Option<&Vec<Value>>) -> BTreeMap<Strin
 
 fn is_standard(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
-}
-
-/// Resources that a node cannot promise twice: requests and limits must be equal.
-pub(in crate::strategy) fn is_extended(name: &str) -> bool {
-    name.contains('/') && !name.starts_with("requests.") && !name.contains("kubernetes.io/")
 }
 
 /// Validates `resources` of a container or a Pod.
