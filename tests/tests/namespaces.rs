@@ -62,3 +62,45 @@ fn with_a_shared_process_namespace_the_infra_process_is_first_and_reaps() -> Res
     assert!(tree.contains("pause") && tree.contains("sleep"), "{tree}");
     Ok(())
 }
+
+/// Starts a Pod whose users are not the machine's. Answers how they are mapped, as the container sees it.
+fn start_with_own_users(cluster: &Cluster, name: &str) -> Result<Vec<u32>> {
+    let manifest = format!(
+        r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "{name}"}}, "spec": {{"hostUsers": false,
+            "terminationGracePeriodSeconds": 0, "volumes": [{{"name": "v", "emptyDir": {{}}}}],
+            "containers": [{{"name": "a", "image": "busybox", "command": ["sleep", "3600"],
+                "volumeMounts": [{{"name": "v", "mountPath": "/v"}}]}}]}}}}"#
+    );
+    let path = cluster.host.dir().join(format!("{name}.json"));
+    fs_err::write(&path, manifest)?;
+    cluster.kubectl(&["create", "-f", path.to_str().context("a UTF-8 path")?])?;
+    cluster.wait("condition=Ready", &format!("pod/{name}"))?;
+    let map = cluster.kubectl(&["exec", name, "--", "cat", "/proc/1/uid_map"])?;
+    map.split_whitespace().map(|number| number.parse().context("a number")).collect()
+}
+
+#[test]
+fn root_of_a_pod_with_its_own_users_is_nobody_on_the_machine() -> Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.import(&["busybox"])?;
+    let (one, other) = (start_with_own_users(&cluster, "one")?, start_with_own_users(&cluster, "other")?);
+    for map in [&one, &other] {
+        assert!(map[0] == 0 && map[1] > 0 && map[1] % 65536 == 0 && map[2] == 65536, "{map:?}");
+    }
+    assert_ne!(one[1], other[1], "no two Pods share users");
+    let run = |script: &str| cluster.kubectl(&["exec", "one", "--", "sh", "-c", script]);
+    // Root of its own files, of the image's and of the volume's, and of what is written to them.
+    let owners = run("touch /v/x /tmp-x /dev/shm/x && stat -c %u / /bin/sh /v /v/x /tmp-x /dev/shm/x /etc/hosts")?;
+    assert_eq!(owners.split_whitespace().collect::<Vec<_>>(), ["0"; 7]);
+    let uid = cluster.kubectl(&["get", "pod", "one", "-o", "jsonpath={.metadata.uid}"])?;
+    let file = cluster.data_dir().join(format!("pods/{uid}/volumes/kubernetes.io~empty-dir/v/x"));
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs_err::metadata(file)?);
+    assert_eq!(owner, 0, "a volume's files keep the numbers that the Pod knows, for whoever has the volume next");
+    // Of the machine it has nothing: neither the right to mount for it, nor to make devices, nor its sysctls.
+    for refused in ["mknod /v/disk b 8 0", "echo 1 > /proc/sys/kernel/panic", "chroot /proc/1/root mknod /d c 1 3"] {
+        assert!(run(refused).is_err(), "{refused}");
+    }
+    let host = cluster.kubectl(&["get", "pod", "one", "-o", "jsonpath={.status.podIP}"])?;
+    assert!(run("ip address")?.contains(host.trim()));
+    Ok(())
+}
