@@ -189,7 +189,7 @@ mod tests {
         match (ty, field) {
             ("Volume", "name") => "acts".to_owned(),
             (_, "windowsOptions") => "accepted: it is for nodes with Windows".to_owned(),
-            ("Volume", "csi") => "the Pod waits for a driver of that name".to_owned(),
+            ("Volume", "csi") => "acts where a driver of that name runs on the node; the Pod waits for it".to_owned(),
             ("Volume", source) if !VOLUME_SOURCES.contains(&source) => {
                 "refused: this volume source is not supported".to_owned()
             }
