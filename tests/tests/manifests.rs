@@ -80,9 +80,12 @@ fn hooks_run_after_the_start_and_before_the_end() -> Result<()> {
     cluster.wait("condition=Ready", "pod/lifecycle-demo")?;
     let mut follower = cluster.kubectl_command(&["logs", "--follow", "lifecycle-demo"]);
     let mut follower = follower.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn()?;
-    cluster.kubectl(&["delete", "pod", "lifecycle-demo", "--timeout=100s"])?;
+    let mut output = BufReader::new(follower.stdout.take().context("piped")?);
     let mut log = String::new();
-    follower.stdout.take().context("piped")?.read_to_string(&mut log)?;
+    // The Pod goes once its log is followed.
+    output.read_line(&mut log)?;
+    cluster.kubectl(&["delete", "pod", "lifecycle-demo", "--timeout=100s"])?;
+    output.read_to_string(&mut log)?;
     follower.wait()?;
     assert!(log.contains("GET / HTTP/1.1"), "the hook after the start fetched the page:\n{log}");
     Ok(())

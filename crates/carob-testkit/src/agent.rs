@@ -32,7 +32,7 @@ impl Agent {
 
     fn spawn(&self, flags: &[&str]) -> Result<Process> {
         let mut command = self.host.command(program()?);
-        command.arg("agent").args(self.usual()?).args(flags);
+        command.arg("agent").args(self.usual()?).arg(NO_EVICTION).args(flags);
         let log = self.host.dir().join("agent.log");
         spawn_and_read(command, &log).with_context(|| self.log().unwrap_or_default())
     }
@@ -48,14 +48,13 @@ impl Agent {
             format!("--run-dir={}", path(self.run_dir())?),
             format!("--cgroup-root={}", self.host.cgroup_root()),
             format!("--node-ip={}", self.address),
-            NO_EVICTION.to_owned(),
         ])
     }
 
     /// Runs `carob agent` and expects it to end with an error, which is returned.
     pub fn fails(&self, flags: &[&str]) -> Result<String> {
         let mut command = self.host.command(program()?);
-        command.arg("agent").args(self.usual()?).args(flags);
+        command.arg("agent").args(self.usual()?).arg(NO_EVICTION).args(flags);
         match run(&mut command) {
             Ok(text) => anyhow::bail!("the agent was expected to fail but said\n{text}"),
             Err(error) => Ok(error.to_string()),
