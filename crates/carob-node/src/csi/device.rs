@@ -13,20 +13,11 @@ use super::drivers::Registered;
 use super::error::{CsiError, MAP};
 use super::mount::{DIR_MODE, Publishing, Wanted};
 use super::paths::VolumeId;
-use super::records::Record;
 
 impl Inner {
     /// Notes that the Pod has the volume, before the driver hears of it.
     pub(super) async fn record_device(&self, wanted: &Wanted, volume: &VolumeId) -> Result<(), CsiError> {
-        let record = Record {
-            name: wanted.name().to_owned(),
-            volume_handle: volume.handle.clone(),
-            driver_name: volume.driver.clone(),
-            node_name: self.node_name.clone(),
-            volume_lifecycle_mode: wanted.mode().to_owned(),
-            attachment_id: volume.attachment(&self.node_name),
-            fs_group: String::new(),
-        };
+        let record = wanted.record(volume, &self.node_name);
         let (uid, name) = (wanted.uid().to_owned(), wanted.name().to_owned());
         let (data, links, target) =
             (self.dirs.device_record(&name), self.dirs.device_links(&uid), self.dirs.device(&name, &uid));

@@ -124,6 +124,19 @@ impl Wanted {
         }
     }
 
+    /// What is written down of the volume before its driver hears of it.
+    pub(super) fn record(&self, volume: &VolumeId, node_name: &str) -> Record {
+        Record {
+            name: self.name().to_owned(),
+            volume_handle: volume.handle.clone(),
+            driver_name: volume.driver.clone(),
+            node_name: node_name.to_owned(),
+            volume_lifecycle_mode: self.mode().to_owned(),
+            attachment_id: volume.attachment(node_name),
+            fs_group: String::new(),
+        }
+    }
+
     pub(super) fn mode(&self) -> &'static str {
         match self.source {
             Source::Persistent(..) => "Persistent",
@@ -398,15 +411,7 @@ impl Inner {
         let dir = self.dirs.volume(&uid, wanted.name());
         let path = target(&dir);
         let (attributes, secrets) = self.words(wanted, object).await?;
-        let mut record = Record {
-            name: wanted.name().to_owned(),
-            volume_handle: volume.handle.clone(),
-            driver_name: volume.driver.clone(),
-            node_name: self.node_name.clone(),
-            volume_lifecycle_mode: wanted.mode().to_owned(),
-            attachment_id: volume.attachment(&self.node_name),
-            fs_group: String::new(),
-        };
+        let mut record = wanted.record(volume, &self.node_name);
         let (at, fresh) = (dir.clone(), record.clone());
         let recorded = self.files.run(&uid, "make the directory of a volume", move || {
             let known = Record::read(&at)?;
