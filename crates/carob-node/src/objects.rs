@@ -301,8 +301,9 @@ where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + 'static,
 {
     let params = WatchParams::default().fields(&format!("metadata.name={name}"));
-    // From version zero on the object as it is comes first, and is a change too: the reader may have an older one.
     let mut events = std::pin::pin!(api.watch_metadata(&params, "0").await?);
+    // What was read before the watch may be older; an object that has gone since is in no event.
+    bump.send_modify(|count| *count += 1);
     while let Some(event) = events.next().await {
         match event? {
             WatchEvent::Added(_) | WatchEvent::Modified(_) | WatchEvent::Deleted(_) => {
@@ -324,6 +325,8 @@ fn read_error(kind: &'static str, namespace: &str, name: &str, source: kube::Err
 pub(crate) mod testing {
     //! Objects on a shelf, for tests.
 
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     pub(crate) struct Shelf {
@@ -331,6 +334,9 @@ pub(crate) mod testing {
         changes: watch::Sender<u64>,
         secrets: Vec<Arc<Secret>>,
         services: Vec<Arc<Service>>,
+        /// ConfigMaps are found at once, and handed out when this is free.
+        pub(crate) hold: Arc<tokio::sync::Mutex<()>>,
+        pub(crate) found: AtomicUsize,
         pub(crate) wishes: Mutex<Vec<TokenWish>>,
     }
 
@@ -342,6 +348,8 @@ pub(crate) mod testing {
                 changes,
                 secrets: Vec::new(),
                 services: Vec::new(),
+                hold: Arc::default(),
+                found: AtomicUsize::default(),
                 wishes: Mutex::default(),
             }
         }
@@ -389,7 +397,10 @@ pub(crate) mod testing {
     #[async_trait]
     impl Objects for Shelf {
         async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
-            Ok(find(&self.config_maps.lock().expect("no holder panics"), namespace, name))
+            let found = find(&self.config_maps.lock().expect("no holder panics"), namespace, name);
+            self.found.fetch_add(1, Ordering::Relaxed);
+            let _free = self.hold.lock().await;
+            Ok(found)
         }
 
         async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError> {

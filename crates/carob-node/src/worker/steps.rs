@@ -66,6 +66,7 @@ impl Worker {
 
     fn mount(&mut self) {
         self.observed.busy.pod = true;
+        self.mounted.refresh_at = None;
         let (tools, pod) = (Arc::clone(&self.tools), Arc::clone(&self.pod));
         let facts = tools.field_facts(&pod, &self.pod_ips());
         self.steps.spawn(async move { Done::Mounted(tools.volumes.mount(&pod, &facts).await) });
@@ -78,6 +79,7 @@ impl Worker {
             return;
         }
         self.refreshing = true;
+        self.mounted.refresh_at = None;
         let (tools, pod) = (Arc::clone(&self.tools), Arc::clone(&self.pod));
         let facts = tools.field_facts(&pod, &self.pod_ips());
         self.steps.spawn(async move { Done::Refreshed(tools.volumes.mount(&pod, &facts).await) });
@@ -218,7 +220,9 @@ impl Worker {
         self.observed.busy = crate::plan::Busy::default();
         self.starting.clear();
         self.killing.clear();
-        self.refreshing = false;
+        if std::mem::take(&mut self.refreshing) {
+            self.mounted.refresh_at = Some(after(self.tools.clock.now(), VOLUMES_RETRY));
+        }
         self.stale = true;
         self.report.forget_write();
         self.hold(error, "carry out a step");
@@ -228,8 +232,7 @@ impl Worker {
         self.observed.busy.pod = false;
         match how {
             Ok(mounted) => {
-                self.tell_of_growth(&mounted);
-                self.mounted = mounted;
+                self.take_mounted(mounted);
                 self.observed.volumes = Volumes::Mounted;
                 self.watch_volumes();
             }
@@ -261,15 +264,19 @@ impl Worker {
     fn refreshed(&mut self, how: Result<Mounted, MountError>) {
         self.refreshing = false;
         match how {
-            Ok(mounted) => {
-                self.tell_of_growth(&mounted);
-                self.mounted = mounted;
-            }
+            Ok(mounted) => self.take_mounted(mounted),
             Err(error) => {
                 self.tell_of_volumes(&error);
                 self.mounted.refresh_at = Some(after(self.tools.clock.now(), VOLUMES_RETRY));
             }
         }
+    }
+
+    /// Takes in what the volumes are now. What has changed meanwhile may have been read before, and is due again.
+    fn take_mounted(&mut self, mut mounted: Mounted) {
+        self.tell_of_growth(&mounted);
+        mounted.refresh_at = mounted.refresh_at.into_iter().chain(self.mounted.refresh_at).min();
+        self.mounted = mounted;
     }
 
     fn tell_of_growth(&self, mounted: &Mounted) {

@@ -1,6 +1,7 @@
 //! Workers against the runtime in memory, in tokio's paused time.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use carob_cri::fake::FakeRuntime;
@@ -479,6 +480,30 @@ async fn volumes_follow_their_objects() {
     bench.shelf.replace_config_map(json!({"metadata": {"namespace": "ns", "name": "cm"}, "data": {"k": "new"}}));
     let file = bench.dir.path().join("pods/u/volumes/kubernetes.io~configmap/cm/k");
     bench.until("refreshed", |_| fs_err::read_to_string(&file).is_ok_and(|text| text == "new")).await;
+    seat.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_during_a_refresh_is_not_lost() {
+    let bench = Bench::new();
+    let spec = json!({"volumes": [{"name": "cm", "configMap": {"name": "cm"}}]});
+    let seat = bench.run(Bench::pod(spec, json!({})));
+    bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
+    let replace = |text: &str| {
+        bench.shelf.replace_config_map(json!({"metadata": {"namespace": "ns", "name": "cm"}, "data": {"k": text}}));
+    };
+    let held = Arc::clone(&bench.shelf.hold).lock_owned().await;
+    let found = bench.shelf.found.load(Ordering::Relaxed);
+    replace("first");
+    bench.until("found", |bench| bench.shelf.found.load(Ordering::Relaxed) > found).await;
+    replace("second");
+    // Time for the worker to hear of it while it waits for the first.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    let file = bench.dir.path().join("pods/u/volumes/kubernetes.io~configmap/cm/k");
+    bench.until("refreshed", |_| fs_err::read_to_string(&file).is_ok_and(|text| text == "second")).await;
     seat.shutdown.cancel();
 }
 
