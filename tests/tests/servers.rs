@@ -11,6 +11,8 @@ const ONE: &str = "203.0.113.1";
 const TWO: &str = "203.0.113.2";
 /// What servers of one cluster have in common.
 const SHARED: [&str; 5] = ["ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key"];
+/// Where etcd has it.
+const KEY: &str = "/carob/authority";
 
 struct Servers {
     one: Cluster,
@@ -32,13 +34,20 @@ fn start(flags: &[&str]) -> Result<Servers> {
     let start =
         |host, flags: Vec<String>| Cluster::start_on(host, &flags.iter().map(String::as_str).collect::<Vec<_>>());
     let one = start(first, flags_of("one", ONE))?;
-    let pki = second.dir().join("data/pki");
-    fs_err::create_dir_all(&pki)?;
-    for name in SHARED {
-        fs_err::copy(one.data_dir().join("pki").join(name), pki.join(name))?;
-    }
-    let two = start(second, flags_of("two", TWO))?;
+    let token = one.carob(&["token", "server"])?;
+    let mut flags = flags_of("two", TWO);
+    flags.push(format!("--token={}", token.trim()));
+    let two = start(second, flags)?;
+    ensure_same_authority(&one, &two)?;
     Ok(Servers { one, two, _etcd: etcd })
+}
+
+fn ensure_same_authority(one: &Cluster, two: &Cluster) -> Result<()> {
+    for name in SHARED {
+        let of = |cluster: &Cluster| fs_err::read(cluster.data_dir().join("pki").join(name));
+        ensure!(of(one)? == of(two)?, "the servers have another {name} each");
+    }
+    Ok(())
 }
 
 fn items(list: &Value) -> Result<&Vec<Value>> {
@@ -124,18 +133,95 @@ fn either_server_answers_and_one_of_them_leads() -> Result<()> {
 }
 
 #[test]
-fn a_server_of_another_cluster_is_refused() -> Result<()> {
+fn a_server_without_the_clusters_token_is_refused() -> Result<()> {
     let (first, second) = (Host::new()?, Host::new()?);
     first.link(&second, ONE, TWO)?;
     let etcd = Etcd::start(&first, ONE)?;
     let endpoint = format!("--datastore-endpoint={}", etcd.url());
-    let one = Cluster::start_on(first, &["--disable-agent", &endpoint])?;
-    // Its authority is its own, since nobody has copied the first one's.
-    let Err(error) = Cluster::start_on(second, &["--disable-agent", &endpoint]) else { bail!("it started") };
-    let said = format!("{error:#}");
+    let flags = ["--disable-agent", "--disable=dns", &endpoint];
+    let mut one = Cluster::start_on(first, &flags)?;
+    let token = one.carob(&["token", "server"])?.trim().to_owned();
+    let refused = |more: &[&str], expected: &str| -> Result<()> {
+        let said = Cluster::refused_on(&second, &[&flags[..], more].concat())?;
+        ensure!(said.contains(expected), "{more:?}: {said}");
+        ensure!(!second.dir().join("data/pki/ca.key").exists(), "{more:?}: it has an authority all the same");
+        Ok(())
+    };
+    refused(&[], "give the token that `carob token server` prints")?;
+    refused(&["--token=0123456789abcdef"], "the token is not the one")?;
+    refused(&[&format!("--token=K10{}::server:0123456789abcdef", "0".repeat(64))], "another cluster's")?;
+    refused(&["--token=abcdef.0123456789abcdef"], "a token of agents")?;
+    refused(
+        &["--service-cidr=10.97.0.0/16", &format!("--token={token}")],
+        "start it with --service-cidr 10.96.0.0/16",
+    )?;
+
+    // What was changed or cut in etcd is refused under its name, by whoever comes and by who was there.
+    let kept = etcd.get(&one.host, KEY)?.context("the first server has put it there")?;
+    etcd.put(&one.host, KEY, &kept[..kept.len() / 2])?;
+    refused(&[&format!("--token={token}")], KEY)?;
+    one.kill_server()?;
+    let said = Cluster::refused_on(&one.host, &flags)?;
+    ensure!(said.contains(KEY) && said.contains("damaged"), "{said}");
+    let changed = String::from_utf8(kept.clone())?.replace("cluster.local", "cluster.other");
+    etcd.put(&one.host, KEY, changed.as_bytes())?;
+    refused(&["--cluster-domain=cluster.other", &format!("--token={token}")], "was changed")?;
+    etcd.put(&one.host, KEY, &kept)?;
+    one.start_server()?;
+
+    // Another token makes the first one worthless.
+    let new = one.carob(&["token", "server", "--rotate"])?.trim().to_owned();
+    assert_ne!(new, token);
+    assert_eq!(one.carob(&["token", "server"])?.trim(), new);
+    refused(&[&format!("--token={token}")], "the token is not the one")?;
+    let own = one.carob(&["token", "server", "--rotate", "--new-token=a-secret-of-my-own"])?;
+    ensure!(own.trim().ends_with("::server:a-secret-of-my-own"), "{own}");
+    let two = Cluster::start_on(second, &[&flags[..], &["--token=a-secret-of-my-own"]].concat())?;
+    ensure_same_authority(&one, &two)?;
+    two.kubectl(&["get", "namespaces"])?;
+    // A server that has joined needs the token no more.
+    assert_eq!(two.carob(&["token", "server"])?, own);
+    one.carob(&["token", "server", "--rotate"])?;
+    let said = two.carob(&["token", "server"]).expect_err("its token is old").to_string();
+    ensure!(said.contains("changed on another server"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn first_servers_that_start_at_once_have_one_authority() -> Result<()> {
+    let (first, second) = (Host::new()?, Host::new()?);
+    first.link(&second, ONE, TWO)?;
+    let etcd = Etcd::start(&first, ONE)?;
+    let endpoint = format!("--datastore-endpoint={}", etcd.url());
+    let flags = ["--disable-agent", "--disable=dns", "--token=a-secret-of-my-own", &endpoint];
+    let (one, two) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| Cluster::start_on(first, &flags));
+        let two = scope.spawn(|| Cluster::start_on(second, &flags));
+        (one.join().expect("it does not panic"), two.join().expect("it does not panic"))
+    });
+    let (one, two) = (one?, two?);
+    ensure_same_authority(&one, &two)?;
+    one.kubectl(&["create", "configmap", "common"])?;
+    two.kubectl(&["get", "configmap", "common"]).map(drop)
+}
+
+/// A server that was there before authorities were kept in etcd, or that lost them there, puts its own back.
+#[test]
+fn an_authority_that_etcd_has_lost_is_put_back_by_its_servers_only() -> Result<()> {
+    let (first, second) = (Host::new()?, Host::new()?);
+    first.link(&second, ONE, TWO)?;
+    let etcd = Etcd::start(&first, ONE)?;
+    let endpoint = format!("--datastore-endpoint={}", etcd.url());
+    let flags = ["--disable-agent", "--disable=dns", &endpoint];
+    let mut one = Cluster::start_on(first, &flags)?;
+    one.kill_server()?;
+    etcd.delete(&one.host, KEY)?;
+    let said = Cluster::refused_on(&second, &flags)?;
     ensure!(said.contains("another authority"), "{said}");
-    // The cable, and etcd's address with it, has gone with the second host; what the first one knows is as it was.
-    one.kubectl(&["get", "--raw", "/api/v1/namespaces?resourceVersion=0"]).map(drop)
+    ensure!(etcd.get(&one.host, KEY)?.is_none(), "a server that was refused has put an authority into etcd");
+    one.start_server()?;
+    ensure!(etcd.get(&one.host, KEY)?.is_some(), "it was not put back");
+    one.carob(&["token", "server"]).map(drop)
 }
 
 /// Services that each server makes at the same time, out of a range of 62 addresses and 60 node ports.

@@ -57,7 +57,7 @@ mod watch;
 pub use backend::{BackendError, OpenError};
 pub use carob_grpc::Endpoint;
 pub use entry::{Entry, Event, EventKind, Revision};
-pub use etcd::{EtcdConfig, EtcdError};
+pub use etcd::{EtcdConfig, EtcdError, EtcdKeys};
 pub use index::{ListOptions, Page, ReadError};
 pub use limits::{
     HISTORY_AGE, HISTORY_BYTES_MAX, HISTORY_EVENTS_MAX, KEY_BYTES_MAX, Limits, STORE_BYTES_MAX, VALUE_BYTES_MAX,

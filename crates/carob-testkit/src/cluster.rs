@@ -94,6 +94,16 @@ impl Cluster {
         }
     }
 
+    /// Runs a server in a host where none runs, expects it to end with an error, and returns that.
+    pub fn refused_on(host: &Host, flags: &[&str]) -> Result<String> {
+        let mut command = host.command(program()?);
+        command.arg("server").arg("--data-dir").arg(host.dir().join("data")).arg("--run-dir").arg(host.run_dir());
+        match run(command.args(["--cgroup-root", &host.cgroup_root(), NO_EVICTION]).args(flags)) {
+            Ok(text) => bail!("the server was expected to be refused but said\n{text}"),
+            Err(error) => Ok(error.to_string()),
+        }
+    }
+
     /// Kills the server with SIGKILL, leaving its Pods.
     pub fn kill_server(&mut self) -> Result<()> {
         kill_within(self.server.take().context("the server is not running")?)

@@ -88,6 +88,17 @@ impl Etcd {
         answer["kvs"].get(0).map(|kv| decoded(&kv["value"])).transpose()
     }
 
+    /// Changes what a key holds, as no server would.
+    pub fn put(&self, host: &Host, key: &str, value: &[u8]) -> Result<()> {
+        let change = json!({ "key": BASE64.encode(key), "value": BASE64.encode(value) });
+        self.ask(host, "kv/put", &change).map(drop)
+    }
+
+    /// Removes a key.
+    pub fn delete(&self, host: &Host, key: &str) -> Result<()> {
+        self.ask(host, "kv/deleterange", &json!({ "key": BASE64.encode(key) })).map(drop)
+    }
+
     /// Forgets all but the present.
     pub fn compact(&self, host: &Host) -> Result<()> {
         let answer = self.ask(host, "kv/range", &json!({ "key": BASE64.encode("none") }))?;

@@ -15,7 +15,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::authority;
 use crate::commands::{image, tree};
+use crate::config::Settings;
 use crate::parts::Machine;
 
 /// Bytes of a request: names and paths, never contents.
@@ -37,6 +39,11 @@ pub(crate) enum Request {
     },
     /// Where the server keeps its images.
     ImagesDir,
+    /// The token with which more servers join, or another in its place.
+    ServerToken {
+        rotate: bool,
+        secret: Option<String>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,7 +63,7 @@ pub(crate) fn socket_path(run_dir: &Path) -> PathBuf {
 #[derive(Clone)]
 pub(crate) struct Subjects {
     pub(crate) machine: Arc<Machine>,
-    pub(crate) run_dir: PathBuf,
+    pub(crate) settings: Arc<Settings>,
 }
 
 /// Serves requests until `shutdown`.
@@ -105,12 +112,19 @@ async fn answer(stream: UnixStream, subjects: &Subjects) -> Result<()> {
     let work = async {
         match serde_json::from_str(&text).context("read the request")? {
             Request::Image(request) => {
-                image::execute(&subjects.machine.images()?, &subjects.run_dir, request, sender).await
+                image::execute(&subjects.machine.images()?, &subjects.settings.run_dir, request, sender).await
             }
             Request::ImagesDir => Ok(Value::from(subjects.machine.images()?.root().display().to_string())),
             Request::Tree { namespace, pod, json } => {
                 let runtime = subjects.machine.runtime().context("this server runs no node now")?;
                 tree::answer(runtime.tree()?, namespace, pod, json)
+            }
+            Request::ServerToken { rotate: false, .. } => {
+                Ok(Value::from(authority::show(&subjects.settings).await?.to_string()))
+            }
+            Request::ServerToken { rotate: true, secret } => {
+                let secret = secret.map(|secret| secret.parse()).transpose().context("--new-token")?;
+                Ok(Value::from(authority::rotate(&subjects.settings, secret).await?.to_string()))
             }
         }
     };

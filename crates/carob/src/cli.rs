@@ -249,6 +249,25 @@ pub(crate) struct ServerArgs {
     /// The key of that certificate
     #[arg(long, value_name = "FILE", requires = "datastore_certfile")]
     pub(crate) datastore_keyfile: Option<PathBuf>,
+    /// With what this server joins the others that share the datastore: what `carob token server` prints on one of them. The first
+    /// server makes a token, unless it is given a secret
+    #[arg(
+        long,
+        env = "CAROB_SERVER_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        requires = "datastore_endpoint"
+    )]
+    pub(crate) token: Option<String>,
+    /// Read the token from a file instead
+    #[arg(
+        long,
+        env = "CAROB_SERVER_TOKEN_FILE",
+        value_name = "FILE",
+        requires = "datastore_endpoint",
+        conflicts_with = "token"
+    )]
+    pub(crate) token_file: Option<PathBuf>,
     /// Keep all state in memory: nothing is found again after a restart
     #[arg(long, hide = true)]
     pub(crate) in_memory: bool,
@@ -314,6 +333,30 @@ pub(crate) struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
+    #[command(flatten)]
+    OfAgents(AgentTokenCommand),
+    /// Print the token with which more servers join those that share a datastore; asks the server that runs here
+    Server {
+        /// Make it worthless, and print another in its place; servers that have joined stay
+        #[arg(long)]
+        rotate: bool,
+        /// The other's secret, of your own choice
+        #[arg(
+            long,
+            value_name = "SECRET",
+            requires = "rotate",
+            env = "CAROB_NEW_SERVER_TOKEN",
+            hide_env_values = true
+        )]
+        new_token: Option<String>,
+        /// Directory with the server's sockets
+        #[arg(long, env = "CAROB_RUN_DIR", default_value = "/run/carob", value_name = "DIR")]
+        run_dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentTokenCommand {
     /// Make a token and print it
     Create {
         /// How long it is good for; 0s for ever

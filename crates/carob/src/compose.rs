@@ -14,6 +14,7 @@ use carob_store::{Options, Store, Values};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::authority::{self, Agreed};
 use crate::config::Settings;
 use crate::explainer::Schedulers;
 use crate::parts::{self, Clients, Common, Control, Machine};
@@ -42,7 +43,13 @@ impl Server {
     pub(crate) async fn start(mut settings: Settings, clock: Arc<dyn Clock>) -> Result<Self> {
         let lock = prepare_directories(&settings.data_dir, &settings.run_dir)?;
         let state = State::check(&settings)?;
-        settings.cluster_cidrs = addresses::of_server(&settings).await?;
+        let agreed = match settings.datastore.clone() {
+            Some(etcd) => authority::agree(&etcd, &mut settings, clock.now()).await?,
+            None => {
+                settings.cluster_cidrs = addresses::of_server(&settings).await?;
+                Agreed::Yes
+            }
+        };
         warn_of_few_addresses(&settings);
         let names = Names::of(&settings)?;
         let pki =
@@ -53,7 +60,10 @@ impl Server {
             .with_context(|| format!("listen on {} (--bind-address, --https-listen-port)", settings.listen))?;
         let shown = tls::Shown::new(&pki)?;
         let store = open_store(&settings, &clock).await?;
-        ensure_same_cluster(&store, &pki)?;
+        ensure_same_cluster(&store, &pki, &settings)?;
+        if let (Agreed::ToPublish, Some(etcd)) = (agreed, settings.datastore.clone()) {
+            authority::publish(&etcd, &mut settings).await?;
+        }
         state.complete()?;
         let explanations = Explanations::default();
         let keys = service_account_keys(&pki)?;
@@ -206,20 +216,15 @@ pub(crate) fn prepare_directories(data_dir: &Path, run_dir: &Path) -> Result<std
 }
 
 /// Refuses a store whose objects are of a cluster with another authority: neither would trust what the other has signed.
-fn ensure_same_cluster(store: &Store, pki: &Pki) -> Result<()> {
-    // Where every API server says whom it trusts, upstream's too.
-    const KEY: &str = "/registry/configmaps/kube-system/extension-apiserver-authentication";
+fn ensure_same_cluster(store: &Store, pki: &Pki, settings: &Settings) -> Result<()> {
     if !store.is_shared() {
         return Ok(());
     }
-    let Some(entry) = store.get(KEY) else { return Ok(()) };
-    let object: serde_json::Value = serde_json::from_slice(&entry.value).with_context(|| format!("read {KEY}"))?;
+    let Some(entry) = store.get(authority::TRUSTED) else { return Ok(()) };
+    let object: serde_json::Value =
+        serde_json::from_slice(&entry.value).with_context(|| format!("read {}", authority::TRUSTED))?;
     let trusted = object["data"]["client-ca-file"].as_str().unwrap_or_default();
-    ensure!(
-        trusted.contains(pki.ca_pem.trim()),
-        "etcd holds a cluster with another authority than the one in this server's data directory: copy ca, front-proxy-ca and \
-         sa.key of pki from a server of that cluster (docs/etcd.md)"
-    );
+    ensure!(trusted.contains(pki.ca_pem.trim()), "{}", authority::other_cluster(settings));
     Ok(())
 }
 

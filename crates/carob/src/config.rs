@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api_files::ApiFiles;
+use crate::authority::ServerToken;
 use crate::cli::{AgentArgs, AgentPart, Cli, Command, NodeArgs, Part, ServerArgs};
 use crate::{datastore, registries, virtual_nodes};
 
@@ -85,6 +86,8 @@ pub(crate) struct Settings {
     pub(crate) context: String,
     /// Where the cluster's objects are, if not in the data directory.
     pub(crate) datastore: Option<EtcdConfig>,
+    /// With what this server joins the others that share it.
+    pub(crate) server_token: Option<ServerToken>,
     pub(crate) in_memory: bool,
     pub(crate) images_dir: PathBuf,
     pub(crate) registries: RegistriesConfig,
@@ -161,6 +164,7 @@ impl Settings {
                 arguments.datastore_certfile.as_deref(),
                 arguments.datastore_keyfile.as_deref(),
             )?,
+            server_token: server_token(arguments.token.as_deref(), arguments.token_file.as_deref())?,
             in_memory: arguments.in_memory,
             die_with_parent: arguments.die_with_parent,
             ..node
@@ -251,6 +255,7 @@ impl Settings {
             kubeconfig_mode: 0o600,
             context: context_name(&data_dir),
             datastore: None,
+            server_token: None,
             in_memory: false,
             kubelet_dir: match arguments.kubelet_dir {
                 Some(dir) => std::path::absolute(dir)?,
@@ -299,6 +304,16 @@ impl Settings {
     /// The first address of each Service CIDR, which is that of `default/kubernetes`.
     pub(crate) fn api_service_ips(&self) -> Result<Vec<IpAddr>> {
         self.service_cidrs.iter().map(|cidr| nth_address(cidr, 1)).collect()
+    }
+}
+
+fn server_token(given: Option<&str>, file: Option<&Path>) -> Result<Option<ServerToken>> {
+    match (given, file) {
+        (Some(text), _) => text.parse().context("--token").map(Some),
+        (None, Some(path)) => {
+            fs_err::read_to_string(path)?.parse().with_context(|| format!("--token-file {}", path.display())).map(Some)
+        }
+        (None, None) => Ok(None),
     }
 }
 

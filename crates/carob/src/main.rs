@@ -7,6 +7,7 @@ mod addresses;
 mod admin;
 mod agent;
 mod api_files;
+mod authority;
 mod cli;
 mod commands;
 mod compose;

@@ -693,8 +693,8 @@ pub(crate) fn admin(common: &Common) -> Part {
     Part::new(ADMIN, move |context| {
         let common = common.clone();
         async move {
-            let run_dir = common.settings.run_dir.clone();
-            let subjects = admin::Subjects { machine: Arc::clone(&common.machine), run_dir };
+            let (machine, settings) = (Arc::clone(&common.machine), Arc::clone(&common.settings));
+            let subjects = admin::Subjects { machine, settings };
             context.ready();
             admin::serve(&common.settings.run_dir, subjects, context.shutdown()).await.map_err(plain)
         }

@@ -36,6 +36,11 @@ pub(crate) const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 /// The API server's name towards nodes.
 pub(crate) const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 
+/// The files that all servers of a cluster have in common, and nobody else has: authorities and signing keys.
+pub(crate) const SHARED: [&str; 5] =
+    ["ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", SERVICE_ACCOUNT_KEY];
+const SERVICE_ACCOUNT_KEY: &str = "sa.key";
+
 /// What a certificate has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Leaf {
@@ -222,7 +227,11 @@ impl Authority {
         let (certificate, key) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
         match (certificate.exists(), key.exists()) {
             (true, true) => {}
-            (false, false) => create_authority(file, &certificate, &key, now)?,
+            (false, false) => {
+                let made = new_authority(file, now)?;
+                write_private(&key, &made.key_pem)?;
+                write_private(&certificate, &made.certificate_pem)?;
+            }
             (true, false) => bail!("{} is there but {} is not", certificate.display(), key.display()),
             (false, true) => bail!("{} is there but {} is not", key.display(), certificate.display()),
         }
@@ -350,7 +359,20 @@ pub(crate) fn names_in(certificate_pem: &str) -> Result<Vec<String>> {
     alternative_names(&certificate)
 }
 
-fn create_authority(file: &str, certificate: &Path, key: &Path, now: Timestamp) -> Result<()> {
+/// The files that servers have in common, of a cluster that is not there yet, by their names.
+pub(crate) fn new_shared(now: Timestamp) -> Result<Vec<(&'static str, String)>> {
+    let (authority, front_proxy) = (new_authority("ca", now)?, new_authority("front-proxy-ca", now)?);
+    let pems = [
+        authority.certificate_pem,
+        authority.key_pem,
+        front_proxy.certificate_pem,
+        front_proxy.key_pem,
+        KeyPair::generate()?.serialize_pem(),
+    ];
+    Ok(SHARED.into_iter().zip(pems).collect())
+}
+
+fn new_authority(file: &str, now: Timestamp) -> Result<Pair> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     // Two CAs of one name cannot be told apart by a client that trusts both, so each has a number.
@@ -360,12 +382,11 @@ fn create_authority(file: &str, certificate: &Path, key: &Path, now: Timestamp) 
     valid_from(&mut params, now, CA_VALIDITY)?;
     let pair = KeyPair::generate()?;
     let signed = params.self_signed(&pair).context("create the CA certificate")?;
-    write_private(key, &pair.serialize_pem())?;
-    write_private(certificate, &signed.pem())
+    Ok(Pair { certificate_pem: signed.pem(), key_pem: pair.serialize_pem() })
 }
 
 fn signing_key(dir: &Path) -> Result<String> {
-    let path = dir.join("sa.key");
+    let path = dir.join(SERVICE_ACCOUNT_KEY);
     if !path.exists() {
         write_private(&path, &KeyPair::generate()?.serialize_pem())?;
     }

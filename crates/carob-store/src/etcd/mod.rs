@@ -12,10 +12,12 @@
 //! | `convert` | transactions and events, to and from etcd's; pure |
 //! | `follow` | the watch that the index follows |
 //! | `compact` | whose turn it is to let etcd forget the past |
+//! | `keys` | single keys, for what is agreed on before a store is opened |
 
 mod compact;
 mod convert;
 mod follow;
+mod keys;
 mod messages;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,8 @@ use prost::Message;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+pub use keys::EtcdKeys;
 
 use crate::backend::{BackendError, OpenError};
 use crate::entry::Revision;
@@ -114,7 +118,7 @@ pub(crate) struct Etcd {
     cluster: u64,
 }
 
-/// Somebody who waits until everything that was written before can be read, and is told which revision that is.
+/// Where a reader waits until everything that was written before can be read, for the revision that this is.
 pub(crate) type Reader = oneshot::Sender<Result<Revision, EtcdError>>;
 
 struct Lease {

@@ -8,9 +8,9 @@ use ring::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 
 /// Version 10 of k3s' tokens, whose form this is.
-const PREFIX: &str = "K10";
-const SEPARATOR: &str = "::";
-const HASH_LEN: usize = 64;
+pub(crate) const PREFIX: &str = "K10";
+pub(crate) const SEPARATOR: &str = "::";
+pub(crate) const HASH_LEN: usize = 64;
 /// Characters of a bootstrap token's two parts (k8s.io/cluster-bootstrap `token/api`).
 const ID_LEN: usize = 6;
 const SECRET_LEN: usize = 16;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -16,8 +17,9 @@ use kube::config::Kubeconfig;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::admin;
 use crate::agent::token::{BootstrapToken, JoinToken, authority_hash};
-use crate::cli::{TokenArgs, TokenCommand};
+use crate::cli::{AgentTokenCommand, TokenArgs, TokenCommand};
 use crate::kubeconfig;
 
 const NAMESPACE: &str = "kube-system";
@@ -30,12 +32,16 @@ const LISTED_MAX: u32 = 500;
 
 /// `carob token …`.
 pub(crate) async fn main(arguments: TokenArgs) -> Result<()> {
+    let command = match arguments.command {
+        TokenCommand::Server { rotate, new_token, run_dir } => return of_servers(rotate, new_token, &run_dir).await,
+        TokenCommand::OfAgents(command) => command,
+    };
     let kubeconfig = kubeconfig::find(arguments.kubeconfig.as_deref(), &arguments.data_dir)?;
     let authority = authority(&kubeconfig);
     let client = carob_client::over_tls(kubeconfig).await?;
     let secrets: Api<Secret> = Api::namespaced(client, NAMESPACE);
-    match arguments.command {
-        TokenCommand::Create { ttl, description } => {
+    match command {
+        AgentTokenCommand::Create { ttl, description } => {
             let (authority, server) = authority?;
             let token = BootstrapToken::random();
             let secret = secret(&token, ttl, description, SystemClock::new().now())?;
@@ -48,14 +54,22 @@ pub(crate) async fn main(arguments: TokenArgs) -> Result<()> {
             }
             Ok(())
         }
-        TokenCommand::List => list(&secrets).await,
-        TokenCommand::Revoke { ids } => {
+        AgentTokenCommand::List => list(&secrets).await,
+        AgentTokenCommand::Revoke { ids } => {
             for id in ids {
                 revoke(&secrets, &id).await?;
             }
             Ok(())
         }
     }
+}
+
+async fn of_servers(rotate: bool, secret: Option<String>, run_dir: &Path) -> Result<()> {
+    let request = admin::Request::ServerToken { rotate, secret };
+    let answer = admin::ask(run_dir, &request, |_| {}).await?;
+    let answer = answer.with_context(|| format!("no server runs with {}", run_dir.display()))?;
+    writeln!(std::io::stdout().lock(), "{}", answer.as_str().context("the server answered with no token")?)?;
+    Ok(())
 }
 
 /// What the cluster of a kubeconfig is known by, and where its API is.
