@@ -186,3 +186,82 @@ fn an_agent_that_is_killed_leaves_its_pods_and_a_node_that_is_deleted_leaves_not
     assert_eq!(agent.host.links()?, links, "no interface is left");
     Ok(())
 }
+
+/// Objects that a writer makes while the cluster is saved.
+const WRITES: usize = 50;
+/// Seconds that Pods sleep which the restored cluster does not have.
+const STRAY_SLEEPS: &str = "1000001";
+
+#[test]
+fn a_cluster_is_saved_while_it_runs_and_restored_under_its_agents() -> Result<()> {
+    let (mut cluster, agent) = joined(&[])?;
+    agent.import(&["busybox"])?;
+    cluster.import(&["busybox"])?;
+    // Processes are known by how long they sleep.
+    let keeper =
+        |name: &str| format!("exec sleep {}", if name.starts_with("stray") { STRAY_SLEEPS } else { "1000000" });
+    for (name, node) in [("kept-here", "server"), ("kept-there", "worker")] {
+        create(&cluster, &pod(name, node, &keeper(name)))?;
+        cluster.wait("condition=Ready", &format!("pod/{name}"))?;
+    }
+    let identity = |cluster: &Cluster, name: &str| -> Result<Value> {
+        Ok(cluster.get(&["pod", name])?["status"]["containerStatuses"][0]["containerID"].clone())
+    };
+    let before = [identity(&cluster, "kept-here")?, identity(&cluster, "kept-there")?];
+
+    // It is saved in the midst of writes: those that were acknowledged before are in it.
+    let script = format!("for i in $(seq {WRITES}); do kubectl create configmap before-$i >/dev/null || exit 1; done");
+    let mut writer = cluster.host.command("sh");
+    writer.env("KUBECONFIG", cluster.data_dir().join("admin.kubeconfig")).args(["-c", &script]);
+    let mut writer = writer.spawn()?;
+    cluster.kubectl(&["create", "configmap", "acknowledged"])?;
+    let file = cluster.host.dir().join("saved.tar");
+    let file = file.to_str().context("a UTF-8 path")?;
+    let said = cluster.carob(&["save", file])?;
+    assert!(said.starts_with("saved "), "{said}");
+    assert!(writer.wait()?.success(), "the server went on");
+    // What comes later is lost by the restoring, and Pods of it must not stay.
+    for (name, node) in [("stray-here", "server"), ("stray-there", "worker")] {
+        create(&cluster, &pod(name, node, &keeper(name)))?;
+        cluster.wait("condition=Ready", &format!("pod/{name}"))?;
+    }
+    cluster.kubectl(&["create", "configmap", "later"])?;
+    let revision = cluster.get(&["configmap", "later"])?["metadata"]["resourceVersion"].clone();
+    let revision: u64 = revision.as_str().context("a revision")?.parse()?;
+
+    cluster.kill_server()?;
+    let said = cluster.carob(&["restore", file]).expect_err("the store is still there").to_string();
+    assert!(said.contains("move away what is left"), "{said}");
+    for name in ["store", "pki"] {
+        fs_err::rename(cluster.data_dir().join(name), cluster.host.dir().join(name))?;
+    }
+    let said = cluster.carob(&["restore", file])?;
+    assert!(said.starts_with("restored "), "{said}");
+    cluster.start_server()?;
+
+    cluster.kubectl(&["get", "configmap", "acknowledged"])?;
+    cluster.kubectl_fails(&["get", "configmap", "later"])?;
+    let watch = format!("/api/v1/configmaps?watch=true&timeoutSeconds=1&resourceVersion={revision}");
+    let said = cluster.kubectl(&["get", "--raw", &watch])?;
+    assert!(said.contains("410") && said.contains("too old resource version"), "{said}");
+    cluster.kubectl(&["create", "configmap", "afterwards"])?;
+    let next = cluster.get(&["configmap", "afterwards"])?["metadata"]["resourceVersion"].clone();
+    assert!(next.as_str().context("a revision")?.parse::<u64>()? > revision, "{next} was issued before");
+
+    cluster.wait("condition=Ready", "node/worker")?;
+    until_none("a process of a Pod that the restored cluster does not have", || {
+        let mut found = Vec::new();
+        for host in [&cluster.host, &agent.host] {
+            let words = host.run("sh", ["-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'"])?;
+            found.extend(words.lines().filter(|word| *word == STRAY_SLEEPS).map(str::to_owned));
+        }
+        Ok(found)
+    })?;
+    for name in ["kept-here", "kept-there"] {
+        cluster.wait("condition=Ready", &format!("pod/{name}"))?;
+    }
+    assert_eq!([identity(&cluster, "kept-here")?, identity(&cluster, "kept-there")?], before, "they ran on");
+    // What the agent's node is given now, it runs.
+    create(&cluster, &pod("fresh", "worker", "exec sleep 1000000"))?;
+    cluster.wait("condition=Ready", "pod/fresh")
+}

@@ -43,6 +43,12 @@ pub(crate) struct Snapshot {
     pub(crate) entries: Vec<Arc<Entry>>,
 }
 
+impl Snapshot {
+    pub(crate) fn of(index: &Index) -> Self {
+        Self { revision: index.current(), entries: index.live().cloned().collect() }
+    }
+}
+
 /// The writing of one checkpoint.
 pub(crate) type CheckpointWork = tokio::task::JoinHandle<Result<(), BackendError>>;
 

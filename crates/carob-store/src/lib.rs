@@ -56,13 +56,14 @@ mod watch;
 
 pub use backend::{BackendError, OpenError};
 pub use carob_grpc::Endpoint;
+pub use embedded::saved::{Restored, SavedStore};
 pub use entry::{Entry, Event, EventKind, Revision};
 pub use etcd::{EtcdConfig, EtcdError, EtcdKeys};
 pub use index::{ListOptions, Page, ReadError};
 pub use limits::{
     HISTORY_AGE, HISTORY_BYTES_MAX, HISTORY_EVENTS_MAX, KEY_BYTES_MAX, Limits, STORE_BYTES_MAX, VALUE_BYTES_MAX,
 };
-pub use store::{CatchUpError, Closed, Options, Stats, Store};
+pub use store::{CatchUpError, Closed, Options, Stats, Store, restore_embedded};
 pub use txn::{Durability, Expect, Op, Txn, TxnError, TxnOk};
 pub use values::{Opened, SEALED, ValueError, Values};
 pub use watch::{Watch, WatchItem};

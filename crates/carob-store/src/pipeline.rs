@@ -276,7 +276,7 @@ impl Pipeline {
             if !self.backend.wants_checkpoint(index.live_bytes()) {
                 return;
             }
-            Snapshot { revision: index.current(), entries: index.live().cloned().collect() }
+            Snapshot::of(&index)
         };
         match self.backend.checkpoint(snapshot).await {
             Ok(work) => self.checkpoint = Some(work),

@@ -1,13 +1,16 @@
 //! The handle that everybody else holds.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use carob_kit::fs::{Fs, RealFs};
 use carob_kit::{Clock, SystemClock};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::backend::{Backend, BackendError, OpenError};
+use crate::backend::{Backend, BackendError, OpenError, Snapshot};
+use crate::embedded::saved::{self, Restored, SavedStore};
 use crate::embedded::{Embedded, LogSizes};
 use crate::entry::{Entry, Revision};
 use crate::etcd::{Etcd, EtcdConfig, EtcdError, Reader};
@@ -48,6 +51,7 @@ pub struct Store {
     requests: mpsc::Sender<Request>,
     /// Where to ask how far others have written, if they do.
     readers: Option<mpsc::Sender<Reader>>,
+    values: Option<Arc<dyn Values>>,
 }
 
 /// The store was closed.
@@ -107,11 +111,12 @@ impl Store {
     /// The store that several servers share in etcd.
     pub async fn etcd(config: EtcdConfig, options: Options) -> Result<Self, OpenError> {
         let (requests, receiver) = mpsc::channel(WRITE_QUEUE_MAX);
+        let values = options.values.clone();
         let etcd = Etcd::open(config, options.limits, options.values).await?;
         let shared = Arc::clone(etcd.shared());
         let (readers, asked) = Etcd::readers();
         tokio::spawn(etcd.run(receiver, asked));
-        Ok(Self { shared, requests, readers: Some(readers) })
+        Ok(Self { shared, requests, readers: Some(readers), values })
     }
 
     fn start(index: Index, backend: Box<dyn Backend>, options: Options) -> Self {
@@ -119,7 +124,7 @@ impl Store {
         let shared = Arc::new(Shared::new(index, options.limits));
         let pipeline = Pipeline::new(Arc::clone(&shared), options.clock, backend, receiver);
         tokio::spawn(pipeline.run());
-        Self { shared, requests, readers: None }
+        Self { shared, requests, readers: None, values: options.values }
     }
 
     /// The latest revision that can be read.
@@ -230,6 +235,11 @@ impl Store {
         Ok(done)
     }
 
+    /// Everything that there is now, to be written where it outlives the store, which goes on.
+    pub fn save(&self) -> SavedStore {
+        SavedStore::new(Snapshot::of(&self.shared.read()), self.values.clone())
+    }
+
     /// Every event of keys with `prefix` after `after`, in order.
     pub fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, ReadError> {
         Watch::start(&self.shared, prefix, after)
@@ -262,6 +272,11 @@ impl Store {
         // Another handle has closed the store already.
         self.failure().map_or(Ok(()), Err)
     }
+}
+
+/// Makes the store in `dir`, which has none, of what [`SavedStore::write`] wrote so long ago. Blocking.
+pub fn restore_embedded(dir: &Path, content: &mut dyn Read, age: Duration) -> Result<Restored, OpenError> {
+    saved::restore(Arc::new(RealFs), dir, content, age)
 }
 
 /// A list under way.

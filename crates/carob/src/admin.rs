@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use carob_store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -16,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority;
-use crate::commands::{image, tree};
+use crate::commands::{image, save, tree};
 use crate::config::Settings;
 use crate::parts::Machine;
 
@@ -39,6 +40,10 @@ pub(crate) enum Request {
     },
     /// Where the server keeps its images.
     ImagesDir,
+    /// Writes the server's state to a file.
+    Save {
+        path: PathBuf,
+    },
     /// The token with which more servers join, or another in its place.
     ServerToken {
         rotate: bool,
@@ -64,6 +69,8 @@ pub(crate) fn socket_path(run_dir: &Path) -> PathBuf {
 pub(crate) struct Subjects {
     pub(crate) machine: Arc<Machine>,
     pub(crate) settings: Arc<Settings>,
+    /// `None` on an agent.
+    pub(crate) store: Option<Store>,
 }
 
 /// Serves requests until `shutdown`.
@@ -119,6 +126,7 @@ async fn answer(stream: UnixStream, subjects: &Subjects) -> Result<()> {
                 let runtime = subjects.machine.runtime().context("this server runs no node now")?;
                 tree::answer(runtime.tree()?, namespace, pod, json)
             }
+            Request::Save { path } => save::answer(subjects.store.as_ref(), &subjects.settings, &path).await,
             Request::ServerToken { rotate: false, .. } => {
                 Ok(Value::from(authority::show(&subjects.settings).await?.to_string()))
             }

@@ -42,6 +42,10 @@ pub(crate) enum Command {
     Agent(Box<AgentArgs>),
     /// Make, list or revoke the tokens with which machines join
     Token(TokenArgs),
+    /// Save the cluster of the server that runs here in one file: its objects and its certificates
+    Save(SaveArgs),
+    /// Make what was saved the state of a data directory that holds no cluster
+    Restore(RestoreArgs),
     /// Take an instance off this machine: its Pods, its network, its images and, on a server, its cluster
     Uninstall(UninstallArgs),
     /// Run manifests in a private, in-memory cluster: follow their logs, exit with the first failing container's code
@@ -305,6 +309,25 @@ pub(crate) enum AgentPart {
     Proxy,
     /// What answers for names of the cluster
     Dns,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveArgs {
+    /// Where to; what is there is replaced once the new one is whole
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Directory with the server's sockets
+    #[arg(long, env = "CAROB_RUN_DIR", default_value = "/run/carob", value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    pub(crate) directories: Directories,
+    /// What `carob save` has written
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -90,6 +90,7 @@ impl Server {
             clock,
             health: Arc::clone(&health),
             machine: Arc::default(),
+            store: Some(store.clone()),
         };
         let control = Control { common, api, pki: Arc::new(pki), shown: Arc::new(shown), signer: Arc::new(signer) };
         let mut list = vec![
@@ -208,6 +209,12 @@ pub(crate) fn prepare_directories(data_dir: &Path, run_dir: &Path) -> Result<std
         fs_err::create_dir_all(dir)?;
         fs_err::set_permissions(dir, PermissionsExt::from_mode(0o711))?;
     }
+    lock(run_dir)
+}
+
+/// Makes sure that nothing else runs with the run directory.
+pub(crate) fn lock(run_dir: &Path) -> Result<std::fs::File> {
+    fs_err::create_dir_all(run_dir)?;
     let path = run_dir.join("lock");
     let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)

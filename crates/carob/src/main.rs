@@ -24,6 +24,7 @@ mod pki;
 mod ready;
 mod registries;
 mod renewal;
+mod saved;
 mod signer;
 mod state;
 mod tls;
@@ -67,6 +68,8 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Server(arguments) => commands::server::main(*arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Agent(arguments) => commands::agent::main(*arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Token(arguments) => commands::token::main(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Save(arguments) => commands::save::save(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Restore(arguments) => commands::save::restore(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Uninstall(arguments) => commands::uninstall::main(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Run(arguments) => commands::run::main(arguments).await,
             Command::Image(arguments) => commands::image::main(arguments).await.map(|()| ExitCode::SUCCESS),

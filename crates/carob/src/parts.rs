@@ -25,6 +25,7 @@ use carob_proxy::policy::{Admissions, PolicyConfig, PolicyParts};
 use carob_proxy::{PodInterfaces, ProxyConfig, ProxyParts, TableConfig};
 use carob_runtime::{PodGroups, Runtime, RuntimeConfig};
 use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
+use carob_store::Store;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::net::TcpListener;
@@ -73,6 +74,8 @@ pub(crate) struct Common {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) health: Arc<Health>,
     pub(crate) machine: Arc<Machine>,
+    /// `None` on an agent.
+    pub(crate) store: Option<Store>,
 }
 
 /// What the parts of a control plane are made of besides.
@@ -694,7 +697,7 @@ pub(crate) fn admin(common: &Common) -> Part {
         let common = common.clone();
         async move {
             let (machine, settings) = (Arc::clone(&common.machine), Arc::clone(&common.settings));
-            let subjects = admin::Subjects { machine, settings };
+            let subjects = admin::Subjects { machine, settings, store: common.store.clone() };
             context.ready();
             admin::serve(&common.settings.run_dir, subjects, context.shutdown()).await.map_err(plain)
         }

@@ -1,10 +1,10 @@
 //! Checkpoints: all entries of one revision in one file. Blocking.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use carob_kit::fs::{Access, Fs};
+use carob_kit::fs::{Access, Fs, FsFile};
 use carob_kit::{chain, random_u64};
 
 use super::file::{self, Kind, NewFile};
@@ -27,7 +27,8 @@ pub(super) fn write(
 ) -> Result<(), BackendError> {
     let io = |cause| BackendError::Io { operation: "write a checkpoint", cause };
     let new = NewFile::create(fs, Kind::Checkpoint.path(dir, segment)).map_err(io)?;
-    if let Err(cause) = write_content(&new, segment, snapshot, values) {
+    let mut out = FileWriter { file: &*new.file, offset: 0 };
+    if let Err(cause) = write_content(&mut out, segment, snapshot, values) {
         if let Err(error) = new.discard() {
             tracing::warn!("an unfinished checkpoint stays: {}", chain(&error));
         }
@@ -38,8 +39,26 @@ pub(super) fn write(
         .map_err(|cause| BackendError::Io { operation: "remove what a checkpoint replaced", cause })
 }
 
-fn write_content(
-    new: &NewFile<'_>,
+/// A file that is written from its beginning.
+struct FileWriter<'a> {
+    file: &'a dyn FsFile,
+    offset: u64,
+}
+
+impl Write for FileWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all_at(bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) fn write_content(
+    out: &mut dyn Write,
     segment: u64,
     snapshot: &Snapshot,
     values: Option<Arc<dyn Values>>,
@@ -48,8 +67,7 @@ fn write_content(
     #[expect(clippy::cast_possible_truncation, reason = "a salt needs no more bits")]
     let salt = random_u64() as u32;
     let header = file::Header { number: segment, before: revision, start: revision, reserved: revision, salt };
-    new.file.write_all_at(&header.encode(Kind::Checkpoint), 0)?;
-    let mut offset = file::HEADER_BYTES as u64;
+    out.write_all(&header.encode(Kind::Checkpoint))?;
     let mut buffer = FrameBuffer::new(values);
     let mut entries = snapshot.entries.iter();
     let mut before = 0;
@@ -63,9 +81,7 @@ fn write_content(
             count += 1;
         }
         let header = frame::Header { end: count == 0, before, ..frame::Header::default() };
-        let bytes = buffer.finish(&header, salt);
-        new.file.write_all_at(bytes, offset)?;
-        offset += bytes.len() as u64;
+        out.write_all(buffer.finish(&header, salt))?;
         before += count;
         if count == 0 {
             return Ok(());

@@ -39,6 +39,7 @@ mod file;
 mod frame;
 mod log;
 mod recovery;
+pub(crate) mod saved;
 
 #[cfg(test)]
 mod tests;

@@ -15,12 +15,12 @@ use crate::index::Index;
 use crate::limits::Limits;
 use crate::values::Values;
 
-const FORMAT_FILE: &str = "FORMAT";
+pub(super) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "carob-store ";
-const LOCK_FILE: &str = "lock";
+pub(super) const LOCK_FILE: &str = "lock";
 
 /// The number of a store's first segment.
-const FIRST_SEGMENT: u64 = 1;
+pub(super) const FIRST_SEGMENT: u64 = 1;
 
 /// Bytes read of the file that names the format; no format will need more.
 const FORMAT_BYTES_MAX: usize = 64;
@@ -205,9 +205,14 @@ fn make(
     let begin = Begin { before: Revision::EMPTY, start: Revision::EMPTY, reserved: Revision::EMPTY };
     let segment = create_segment(&*fs, dir, FIRST_SEGMENT, &begin, sizes.segment_bytes)
         .map_err(|cause| OpenError::Begin { path: dir.to_owned(), cause })?;
-    write_atomic(&*fs, &dir.join(FORMAT_FILE), format!("{FORMAT_PREFIX}{FORMAT}\n").as_bytes()).map_err(io)?;
+    write_atomic(&*fs, &dir.join(FORMAT_FILE), format_text().as_bytes()).map_err(io)?;
     let log = Log::new(fs, dir.to_owned(), sizes, lock, segment, Revision::EMPTY, Revision::EMPTY).sealing(values);
     Ok(Recovered { index: Index::new(Revision::EMPTY), log, first_segment: FIRST_SEGMENT })
+}
+
+/// What the file that names the format holds.
+pub(super) fn format_text() -> String {
+    format!("{FORMAT_PREFIX}{FORMAT}\n")
 }
 
 fn is_unused(fs: &dyn Fs, path: &Path) -> io::Result<bool> {

@@ -76,6 +76,7 @@ impl Agent {
             clock: Arc::clone(&clock),
             health: Arc::clone(&health),
             machine: Arc::default(),
+            store: None,
         };
         let renewal = Arc::new(Renewal {
             files,

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod image;
 pub(crate) mod import;
 pub(crate) mod run;
+pub(crate) mod save;
 pub(crate) mod scheduler;
 pub(crate) mod server;
 pub(crate) mod simulate;
