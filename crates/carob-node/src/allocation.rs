@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::pod::PodView;
 
@@ -15,26 +16,35 @@ pub struct Pending {
     pub message: String,
 }
 
-/// The resources of each container by its name.
+/// The resources of a Pod as a whole, where it asks for some, and those of each container by its name.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Allocation(BTreeMap<String, ResourceRequirements>);
+pub struct Allocation {
+    whole: Option<ResourceRequirements>,
+    containers: BTreeMap<String, ResourceRequirements>,
+}
 
 impl Allocation {
     /// What the spec asks for.
     pub fn asked(pod: &Pod) -> Self {
         let one = |container: &Container| (container.name.clone(), container.resources.clone().unwrap_or_default());
-        Self(pod.spec.iter().flat_map(containers).map(one).collect())
+        let whole = pod.spec.as_ref().and_then(|spec| spec.resources.clone());
+        Self { whole, containers: pod.spec.iter().flat_map(containers).map(one).collect() }
     }
 
-    /// What the containers had when the node was last heard of: what their statuses show, else what the spec asks for.
+    /// What the Pod had when the node was last heard of: what its status shows, else what the spec asks for.
     pub fn remembered(pod: &Pod) -> Self {
         let view = PodView::new(pod);
         let mut all = Self::asked(pod);
-        for (name, given) in &mut all.0 {
+        for (name, given) in &mut all.containers {
             let shown = view.last_status(name).filter(|status| status.container_id.is_some());
             if let Some(resources) = shown.and_then(|status| status.resources.clone()) {
                 *given = resources;
             }
+        }
+        let running = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Running"));
+        if let (Some(whole), Some(shown)) = (&mut all.whole, running.and_then(|status| status.resources.as_ref())) {
+            take_over(whole.requests.as_mut(), shown.requests.as_ref());
+            take_over(whole.limits.as_mut(), shown.limits.as_ref());
         }
         all
     }
@@ -42,10 +52,13 @@ impl Allocation {
     /// Whether the spec asks for just this.
     pub fn is_asked(&self, pod: &Pod) -> bool {
         let none = ResourceRequirements::default();
-        pod.spec
-            .iter()
-            .flat_map(containers)
-            .all(|container| self.0.get(&container.name) == Some(container.resources.as_ref().unwrap_or(&none)))
+        let all = |spec: &PodSpec| {
+            self.whole == spec.resources
+                && containers(spec).all(|container| {
+                    self.containers.get(&container.name) == Some(container.resources.as_ref().unwrap_or(&none))
+                })
+        };
+        pod.spec.as_ref().is_none_or(all)
     }
 
     /// The Pod as it would be if it asked for this.
@@ -55,12 +68,22 @@ impl Allocation {
         }
         let mut imposed = Pod::clone(pod);
         let spec = imposed.spec.get_or_insert_default();
+        spec.resources.clone_from(&self.whole);
         for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
-            if let Some(given) = self.0.get(&container.name) {
+            if let Some(given) = self.containers.get(&container.name) {
                 container.resources = Some(given.clone());
             }
         }
         Arc::new(imposed)
+    }
+}
+
+/// A Pod's status shows what it has in all, of which only what the Pod asks for as a whole was given to it as such.
+fn take_over(given: Option<&mut BTreeMap<String, Quantity>>, shown: Option<&BTreeMap<String, Quantity>>) {
+    for (name, amount) in given.into_iter().flatten() {
+        if let Some(shown) = shown.and_then(|shown| shown.get(name)) {
+            amount.clone_from(shown);
+        }
     }
 }
 
@@ -94,5 +117,20 @@ mod tests {
         assert_eq!(Allocation::remembered(&after), given, "the status tells what the container has");
         let unseen = pod("2", Value::Null);
         assert!(Allocation::remembered(&unseen).is_asked(&unseen));
+    }
+
+    #[test]
+    fn what_a_pod_was_given_as_a_whole_stays_too() {
+        let pod = |cpu: &str| -> Arc<Pod> {
+            let spec = json!({"containers": [{"name": "a"}], "resources": {"limits": {"cpu": cpu}}});
+            let shown = json!({"requests": {"memory": "1Gi"}, "limits": {"cpu": "1"}});
+            let status = json!({"phase": "Running", "resources": shown});
+            Arc::new(serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status})).expect("a Pod"))
+        };
+        let (before, after) = (pod("1"), pod("2"));
+        let given = Allocation::asked(&before);
+        assert!(!given.is_asked(&after));
+        assert_eq!(Allocation::asked(&given.impose(&after)), given);
+        assert_eq!(Allocation::remembered(&after), given, "and only what it asked for so");
     }
 }

@@ -72,9 +72,9 @@ impl Limits {
         }
     }
 
-    /// What a container asks for.
-    pub fn wanted(container: &Container) -> Result<Self, ResourceError> {
-        let (requests, limits) = both(container.resources.as_ref())?;
+    /// What a container of the Pod asks for.
+    pub fn wanted(pod: &Pod, container: &Container) -> Result<Self, ResourceError> {
+        let (requests, limits) = of_container(pod, container)?;
         Ok(Self::of(&settings(requests, limits)))
     }
 
@@ -120,6 +120,16 @@ fn both(resources: Option<&ResourceRequirements>) -> Result<(Amounts, Amounts), 
     Ok((requests, limits))
 }
 
+/// Requests and limits of a container. One without a limit has that of its Pod (kubelet `pkg/kubelet/util`, `GetLimits`).
+fn of_container(pod: &Pod, container: &Container) -> Result<(Amounts, Amounts), ResourceError> {
+    let (requests, own) = both(container.resources.as_ref())?;
+    let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let mut limits = both(whole)?.1;
+    let set = |amount: Option<i64>| amount.filter(|amount| *amount != 0);
+    limits.replace(&Amounts { cpu_milli: set(own.cpu_milli), memory_bytes: set(own.memory_bytes) });
+    Ok((requests, limits))
+}
+
 /// The control group of a Pod, below `root`, the node's.
 pub fn cgroup_parent(root: &str, qos: Qos, uid: &str) -> String {
     let root = root.trim_end_matches('/');
@@ -142,10 +152,10 @@ pub struct Machine {
 /// The settings of one container.
 pub fn container(pod: &Pod, container: &Container, machine: Machine) -> Result<LinuxContainerResources, ResourceError> {
     let resources = container.resources.as_ref();
-    let (requests, limits) = both(resources)?;
+    let (requests, limits) = of_container(pod, container)?;
     let mut settings = settings(requests, limits);
-    settings.oom_score_adj =
-        oom_score(pod, qos(pod)?, requests.memory_bytes.or(limits.memory_bytes), machine.memory_bytes);
+    let own_limit = both(resources)?.1.memory_bytes;
+    settings.oom_score_adj = oom_score(pod, qos(pod)?, requests.memory_bytes.or(own_limit), machine.memory_bytes);
     if machine.unified_cgroups {
         // All of it dies or none (kubelet `singleProcessOOMKill`, false on v2).
         settings.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
@@ -158,7 +168,7 @@ pub fn container(pod: &Pod, container: &Container, machine: Machine) -> Result<L
 pub fn requests(pod: &Pod) -> Result<Amounts, ResourceError> {
     let Some(spec) = &pod.spec else { return Ok(Amounts::default()) };
     let own = both(spec.resources.as_ref())?.0;
-    Ok(total(spec, |(requests, _)| requests)?.requests(Some(&own), Some(&amounts(spec.overhead.as_ref())?)))
+    Ok(total(spec, |of| Ok(both(of)?.0))?.requests(Some(&own), Some(&amounts(spec.overhead.as_ref())?)))
 }
 
 /// What a Pod may take in all. A container without a limit may use what it likes, so its Pod has none either, unless it says
@@ -166,7 +176,7 @@ pub fn requests(pod: &Pod) -> Result<Amounts, ResourceError> {
 fn limits(pod: &Pod) -> Result<Amounts, ResourceError> {
     let Some(spec) = &pod.spec else { return Ok(Amounts::default()) };
     let own = both(spec.resources.as_ref())?.1;
-    let mut limits = total(spec, |(_, limits)| limits)?.of_containers();
+    let mut limits = total(spec, |of| Ok(both(of)?.1))?.of_containers();
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         let limit = both(container.resources.as_ref())?.1;
         limits.cpu_milli = limits.cpu_milli.filter(|_| limit.cpu_milli.is_some());
@@ -177,16 +187,57 @@ fn limits(pod: &Pod) -> Result<Amounts, ResourceError> {
     Ok(limits)
 }
 
-fn total(spec: &PodSpec, which: impl Fn((Amounts, Amounts)) -> Amounts) -> Result<Total<Amounts>, ResourceError> {
+fn total<A: rules::Amounts>(
+    spec: &PodSpec,
+    amounts: impl Fn(Option<&ResourceRequirements>) -> Result<A, ResourceError>,
+) -> Result<Total<A>, ResourceError> {
     let mut total = Total::default();
     for container in &spec.containers {
-        total.container(&which(both(container.resources.as_ref())?));
+        total.container(&amounts(container.resources.as_ref())?);
     }
     for container in spec.init_containers.iter().flatten() {
         let is_sidecar = container.restart_policy.as_deref() == Some("Always");
-        total.init_container(&which(both(container.resources.as_ref())?), is_sidecar);
+        total.init_container(&amounts(container.resources.as_ref())?, is_sidecar);
     }
     Ok(total)
+}
+
+/// Requests and limits of the whole Pod by resource, as its status shows them: limits that its group has (kubelet
+/// `pkg/kubelet/kubelet_pods.go`, `convertToAPIPodLevelResourcesStatus`).
+pub fn shown(pod: &Pod) -> Result<ResourceRequirements, ResourceError> {
+    type Map = BTreeMap<String, Quantity>;
+    let Some(spec) = &pod.spec else { return Ok(ResourceRequirements::default()) };
+    let read = |map: Option<&BTreeMap<String, Text>>| -> Result<Map, ResourceError> {
+        let mut read = Map::new();
+        for name in map.into_iter().flat_map(BTreeMap::keys) {
+            read.extend(amount(map, name)?.map(|amount| (name.clone(), amount)));
+        }
+        Ok(read)
+    };
+    let overhead = read(spec.overhead.as_ref())?;
+    let sums = |which: fn(&ResourceRequirements) -> Option<&BTreeMap<String, Text>>| {
+        let of = |resources: Option<&ResourceRequirements>| read(resources.and_then(which));
+        Ok::<_, ResourceError>((total(spec, of)?, of(spec.resources.as_ref())?))
+    };
+    let (requests, own) = sums(|resources| resources.requests.as_ref())?;
+    let requests = requests.requests(Some(&own), Some(&overhead));
+    let (all_limits, own) = sums(|resources| resources.limits.as_ref())?;
+    let mut all_limits = all_limits.limits(Some(&own), Some(&overhead));
+    let held = limits(pod)?;
+    all_limits.retain(|name, _| match name.as_str() {
+        "cpu" => held.cpu_milli.is_some(),
+        "memory" => held.memory_bytes.is_some(),
+        _ => true,
+    });
+    let listed = |map: Map| {
+        let map: BTreeMap<_, _> = map.into_iter().map(|(name, amount)| (name, Text(amount.to_string()))).collect();
+        Some(map).filter(|map| !map.is_empty())
+    };
+    Ok(ResourceRequirements {
+        requests: listed(requests),
+        limits: listed(all_limits),
+        ..ResourceRequirements::default()
+    })
 }
 
 /// The settings of a whole Pod.
@@ -309,6 +360,52 @@ mod tests {
             let spec = &pod.spec.as_ref().expect("a spec").containers[0];
             let machine = Machine { memory_bytes: GIB, ..Machine::default() };
             assert_eq!(container(&pod, spec, machine).expect("quantities").oom_score_adj, score);
+        }
+    }
+
+    #[test]
+    fn a_container_without_a_limit_has_that_of_its_pod() {
+        for (own, shares, quota, memory) in [
+            (json!({}), 2048, 200_000, 1 << 30),
+            (json!({"requests": {"cpu": "1"}, "limits": {"memory": "1Mi"}}), 1024, 200_000, 1 << 20),
+            (json!({"limits": {"cpu": "1", "memory": "0"}}), 1024, 100_000, 1 << 30),
+        ] {
+            let whole = json!({"limits": {"cpu": "2", "memory": "1Gi"}});
+            let pod = pod_of(json!({"resources": whole, "containers": [{"name": "c", "resources": own}]}));
+            let spec = &pod.spec.as_ref().expect("a spec").containers[0];
+            let set = container(&pod, spec, Machine::default()).expect("quantities");
+            assert_eq!((set.cpu_shares, set.cpu_quota, set.memory_limit_in_bytes), (shares, quota, memory));
+            assert_eq!(Limits::wanted(&pod, spec).expect("quantities"), Limits::of(&set));
+        }
+    }
+
+    #[test]
+    fn a_pod_shows_what_it_has_in_all() {
+        let one = json!({"requests": {"cpu": "0.5", "example.com/x": "1"}, "limits": {"cpu": "1", "memory": "1Gi"}});
+        let other = json!({"requests": {"cpu": "250m"}, "limits": {"memory": "1Gi"}});
+        let containers = json!([{"name": "a", "resources": one}, {"name": "b", "resources": other}]);
+        let whole = json!({"requests": {"memory": "4Gi"}, "limits": {"memory": "4Gi"}});
+        let overhead = json!({"cpu": "50m"});
+        for (spec, requests, limits) in [
+            (json!({"containers": [{"name": "a"}]}), None, None),
+            (
+                json!({"containers": containers}),
+                Some(json!({"cpu": "750m", "example.com/x": "1"})),
+                // One container has no limit of CPU, so the Pod has none.
+                Some(json!({"memory": "2Gi"})),
+            ),
+            (
+                json!({"containers": containers, "resources": whole, "overhead": overhead}),
+                Some(json!({"cpu": "800m", "memory": "4Gi", "example.com/x": "1"})),
+                Some(json!({"memory": "4Gi"})),
+            ),
+        ] {
+            let expected: BTreeMap<_, _> = [("requests", requests), ("limits", limits)]
+                .into_iter()
+                .filter_map(|(key, map)| Some((key, map?)))
+                .collect();
+            let shown = shown(&pod_of(spec)).expect("quantities");
+            assert_eq!(serde_json::to_value(shown).expect("JSON"), json!(expected));
         }
     }
 

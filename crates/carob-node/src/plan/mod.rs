@@ -20,7 +20,7 @@ pub use observed::{
     Volumes,
 };
 pub use resize::{Change, Group, Resize, ResizeFailure};
-pub(crate) use resize::{difference, in_progress};
+pub(crate) use resize::{difference, in_progress, is_whole_settled};
 pub use restart::{Restart, next_delay, restart};
 pub use restart_all::cycle;
 pub(crate) use restart_all::is_under_way;

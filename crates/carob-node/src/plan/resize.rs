@@ -49,12 +49,7 @@ pub(super) fn plan(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) {
     let differing: Vec<_> = differing(view, observed).collect();
     let wanted = resources::pod(view.pod).map(|settings| Limits::of(&settings)).ok();
     let group = observed.resize.group;
-    let settled = match group {
-        Group::AsMade => true,
-        Group::Open => false,
-        Group::Set(limits) => Some(limits) == wanted,
-    };
-    if observed.busy.resizing || (differing.is_empty() && settled) {
+    if observed.busy.resizing || (differing.is_empty() && is_settled(group, wanted)) {
         return;
     }
     if let Some(failure) = observed.resize.failure.as_ref().filter(|failure| failure.retry_at > draft.now) {
@@ -77,21 +72,42 @@ pub(super) fn plan(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) {
     }
 }
 
-/// Whether a running container has to make way for one with the resources that it has been given.
-pub(super) fn must_restart(observed: &Observed, member: &Member<'_>, run: &ObservedContainer) -> bool {
-    observed.resize.group == Group::Open && difference(member, run).is_some_and(|to| restarts(member, run, to))
+/// Whether the Pod's group has the limits that it is wanted to have.
+fn is_settled(group: Group, wanted: Option<Limits>) -> bool {
+    match group {
+        Group::AsMade => true,
+        Group::Open => false,
+        Group::Set(limits) => Some(limits) == wanted,
+    }
 }
 
-/// Whether containers run that have not yet what they have been given.
+/// Whether the Pod as a whole has what it has been given.
+pub(crate) fn is_whole_settled(view: &PodView<'_>, observed: &Observed) -> bool {
+    is_settled(observed.resize.group, resources::pod(view.pod).map(|settings| Limits::of(&settings)).ok())
+}
+
+/// Whether a running container has to make way for one with the resources that it has been given.
+pub(super) fn must_restart(
+    view: &PodView<'_>,
+    observed: &Observed,
+    member: &Member<'_>,
+    run: &ObservedContainer,
+) -> bool {
+    observed.resize.group == Group::Open && difference(view, member, run).is_some_and(|to| restarts(member, run, to))
+}
+
+/// Whether containers run, or the Pod as a whole does, that have not yet what they have been given. A group that is open may
+/// just have been taken over from an earlier life of the node.
 pub(crate) fn in_progress(view: &PodView<'_>, observed: &Observed) -> bool {
-    differing(view, observed).next().is_some()
+    let is_other = observed.resize.group != Group::Open && !is_whole_settled(view, observed);
+    is_other || differing(view, observed).next().is_some()
 }
 
 /// What a running container has to be changed to.
-pub(crate) fn difference(member: &Member<'_>, run: &ObservedContainer) -> Option<Limits> {
+pub(crate) fn difference(view: &PodView<'_>, member: &Member<'_>, run: &ObservedContainer) -> Option<Limits> {
     let now = run.limits.filter(|_| run.is_running() && matches!(member.role, Role::App | Role::Sidecar))?;
     // A quantity that cannot be read never got past the API, nor past the start of the container.
-    let wanted = Limits::wanted(&member.spec).ok()?;
+    let wanted = Limits::wanted(view.pod, &member.spec).ok()?;
     (wanted != now).then_some(wanted)
 }
 
@@ -101,7 +117,7 @@ fn differing<'a>(
 ) -> impl Iterator<Item = (Member<'a>, &'a ObservedContainer, Limits)> {
     view.members().into_iter().filter_map(|member| {
         let run = observed.current(member.name())?;
-        let to = difference(&member, run)?;
+        let to = difference(view, &member, run)?;
         Some((member, run, to))
     })
 }

@@ -191,7 +191,7 @@ fn keep_running(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, dr
     };
     match &container.phase {
         ContainerPhase::Running { .. } => {
-            if let Some(reason) = reason_to_kill(observed, member, container) {
+            if let Some(reason) = reason_to_kill(view, observed, member, container) {
                 let grace = probe_grace(member, reason).unwrap_or_else(|| view.grace());
                 draft.kill(observed, container, after(draft.now, grace), reason);
             }
@@ -203,7 +203,12 @@ fn keep_running(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, dr
     }
 }
 
-fn reason_to_kill(observed: &Observed, member: &Member<'_>, container: &ObservedContainer) -> Option<KillReason> {
+fn reason_to_kill(
+    view: &PodView<'_>,
+    observed: &Observed,
+    member: &Member<'_>,
+    container: &ObservedContainer,
+) -> Option<KillReason> {
     let facts = observed.probe(&container.id);
     if member.spec.startup_probe.is_some() && facts.startup == Some(false) {
         return Some(KillReason::StartupProbe);
@@ -215,7 +220,7 @@ fn reason_to_kill(observed: &Observed, member: &Member<'_>, container: &Observed
     if changed {
         return Some(KillReason::SpecChanged);
     }
-    resize::must_restart(observed, member, container).then_some(KillReason::Resized)
+    resize::must_restart(view, observed, member, container).then_some(KillReason::Resized)
 }
 
 /// A probe may name a grace of its own for the kill that it causes.

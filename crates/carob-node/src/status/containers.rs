@@ -78,7 +78,7 @@ fn seen(
         volume_mounts: volume_mounts(member),
         allocated_resources: allocated.requests.clone(),
         // What it was given shows once it has it.
-        resources: match difference(member, newest) {
+        resources: match difference(view, member, newest) {
             None => Some(allocated),
             Some(_) => old.and_then(|old| old.resources.clone()).or(Some(allocated)),
         },

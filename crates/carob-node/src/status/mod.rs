@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::plan::{Intent, KillReason, Observed};
+use crate::config::resources;
+use crate::plan::{Intent, KillReason, Observed, is_whole_settled};
 use crate::pod::PodView;
 
 /// What stands between the runtime's name and the id in a `containerID`.
@@ -47,8 +48,11 @@ impl NodeFacts {
 pub fn status_for(pod: &Pod, observed: &Observed, intent: Intent, facts: &NodeFacts, now: Timestamp) -> PodStatus {
     let view = PodView::new(pod);
     let old = pod.status.clone().unwrap_or_default();
+    // What was shown stays where a quantity cannot be read, which never got past the API.
+    let given = resources::shown(pod).ok();
+    let allocated = given.as_ref().map_or(&old.allocated_resources, |given| &given.requests);
     let mut status = PodStatus {
-        allocated_resources: old.allocated_resources.clone(),
+        allocated_resources: allocated.clone(),
         extended_resource_claim_status: old.extended_resource_claim_status.clone(),
         node_allocatable_resource_claim_statuses: old.node_allocatable_resource_claim_statuses.clone(),
         nominated_node_name: old.nominated_node_name.clone(),
@@ -56,7 +60,12 @@ pub fn status_for(pod: &Pod, observed: &Observed, intent: Intent, facts: &NodeFa
         qos_class: old.qos_class.clone(),
         resize: old.resize.clone(),
         resource_claim_statuses: old.resource_claim_statuses.clone(),
-        resources: old.resources.clone(),
+        // What it was given shows once it has it.
+        resources: if is_whole_settled(&view, observed) {
+            given.or_else(|| old.resources.clone())
+        } else {
+            old.resources.clone().or(given)
+        },
         start_time: old.start_time.clone().or_else(|| Some(Time(whole_seconds(now)))),
         ..PodStatus::default()
     };
