@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use serde_json::{Map, Value, json};
 
 /// Fields of the status that the node writes. What others own (nominatedNodeName, resourceClaimStatuses, ..) is never sent.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 15] = [
     "observedGeneration",
     "phase",
     "reason",
@@ -15,6 +15,8 @@ const FIELDS: [&str; 13] = [
     "podIPs",
     "startTime",
     "qosClass",
+    "allocatedResources",
+    "resources",
     "initContainerStatuses",
     "containerStatuses",
     "ephemeralContainerStatuses",
@@ -45,6 +47,12 @@ pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value
                 let mut list = vec![json!({"$patch": "replace"})];
                 list.extend(items.iter().cloned());
                 Value::Array(list)
+            }
+            // A map would be merged, and keep what is gone from it.
+            Some(Value::Object(map)) => {
+                let mut map = map.clone();
+                map.insert("$patch".to_owned(), "replace".into());
+                Value::Object(map)
             }
             Some(value) => value.clone(),
         };
