@@ -48,13 +48,7 @@ pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value
                 list.extend(items.iter().cloned());
                 Value::Array(list)
             }
-            // A map would be merged, and keep what is gone from it.
-            Some(Value::Object(map)) => {
-                let mut map = map.clone();
-                map.insert("$patch".to_owned(), "replace".into());
-                Value::Object(map)
-            }
-            Some(value) => value.clone(),
+            Some(value) => merging(before, value),
         };
         changes.insert(field.to_owned(), value);
     }
@@ -63,6 +57,17 @@ pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value
         changes.insert("conditions".to_owned(), Value::Array(conditions));
     }
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+/// What merges into the value of `before` to make `after` of it: a map keeps what a patch does not name. (`$patch: replace` is
+/// no way: where there is no map yet, it is dropped with all that is beside it.)
+fn merging(before: Option<&Value>, after: &Value) -> Value {
+    let Value::Object(map) = after else { return after.clone() };
+    let before = before.and_then(Value::as_object);
+    let gone = before.into_iter().flatten().filter(|(key, _)| !map.contains_key(*key));
+    let gone = gone.map(|(key, _)| (key.clone(), Value::Null));
+    let kept = map.iter().map(|(key, value)| (key.clone(), merging(before.and_then(|map| map.get(key)), value)));
+    Value::Object(kept.chain(gone).collect())
 }
 
 /// Whether the node, and nobody else, writes this condition.
@@ -113,4 +118,30 @@ fn with_nulls(mut condition: Value, was: &Value) -> Value {
         }
     }
     condition
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_that_are_gone_are_named() {
+        let status = |resources: Value| -> PodStatus {
+            serde_json::from_value(json!({"resources": resources, "allocatedResources": resources.get("requests")}))
+                .expect("a status")
+        };
+        let (none, both) = (PodStatus::default(), json!({"requests": {"cpu": "1", "memory": "1Mi"}}));
+        for (old, new, patch) in [
+            (none, status(both.clone()), json!({"resources": both, "allocatedResources": both["requests"]})),
+            (
+                status(both.clone()),
+                status(json!({"requests": {"cpu": "2"}, "limits": {"cpu": "2"}})),
+                json!({"resources": {"requests": {"cpu": "2", "memory": null}, "limits": {"cpu": "2"}},
+                    "allocatedResources": {"cpu": "2", "memory": null}}),
+            ),
+            (status(both), status(json!({})), json!({"resources": {"requests": null}, "allocatedResources": null})),
+        ] {
+            assert_eq!(status_patch("u", &old, &new).expect("a change")["status"], patch);
+        }
+    }
 }

@@ -344,6 +344,35 @@ fn each_subresource_changes_its_part_only() {
 }
 
 #[test]
+fn a_pod_as_a_whole_is_resized() {
+    let whole = json!({"requests": {"cpu": "1", "memory": "1Mi"}, "limits": {"cpu": "2"}});
+    let old = created(pod_with(json!({"resources": whole}))).expect("valid");
+    let resized = updated(Part::Resize, &old, |pod| {
+        pod["spec"]["resources"] =
+            json!({"requests": {"cpu": "2", "memory": "1Mi"}, "limits": {"cpu": "3", "memory": "2Mi"}});
+    })
+    .expect("valid");
+    assert_eq!(resized["spec"]["resources"]["limits"], json!({"cpu": "3", "memory": "2Mi"}));
+    assert_eq!(resized["metadata"]["generation"], 2);
+    for (resources, message) in [
+        (json!(null), "pod-level resources cannot be removed"),
+        (json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}), "pod-level resource requests cannot be removed"),
+        (json!({"requests": {"cpu": "1", "memory": "1Mi"}}), "pod-level resource limits cannot be removed"),
+        (
+            json!({"requests": {"cpu": "1", "memory": "1Mi", "hugepages-2Mi": "2Mi"},
+                "limits": {"cpu": "2", "hugepages-2Mi": "2Mi"}}),
+            "only cpu and memory resources are mutable at pod-level",
+        ),
+    ] {
+        let refused = updated(Part::Resize, &old, |pod| pod["spec"]["resources"] = resources.clone());
+        let refused = refused.expect_err(message);
+        assert!(refused.contains(message), "{refused}");
+    }
+    let other_way = updated(Part::Main, &old, |pod| pod["spec"]["resources"]["limits"]["cpu"] = json!("3"));
+    assert!(other_way.is_err(), "only by the subresource");
+}
+
+#[test]
 fn an_ended_container_cannot_run_again() {
     let mut old = created(pod_with(json!({"restartPolicy": "Never"}))).expect("valid");
     old["status"]["containerStatuses"] = json!([{"name": "a", "state": {"terminated": {"exitCode": 0, "containerID": "x"}}, "image": "x", "imageID": "y", "ready": false, "restartCount": 0}]);

@@ -220,8 +220,11 @@ pub(super) fn validate_ephemeral_containers(new: &Value, old: &Value) -> FieldEr
     errors
 }
 
-/// Takes the resources of a resize request over, container by container.
+/// Takes the resources of a resize request over: the Pod's own, and container by container.
 pub(super) fn copy_resources(pod: &mut Value, request: &Value) {
+    if let (Some(own), Some(given)) = (pod.get_mut("spec"), request.get("spec")) {
+        copy_field(own, given, "resources");
+    }
     for list in ["containers", "initContainers"] {
         let given = meta::items_at(request, &["spec", list]).to_vec();
         let own = meta::at_mut(pod, &["spec", list]).and_then(Value::as_array_mut);
@@ -242,6 +245,7 @@ pub(super) fn validate_resize(new: &Value, old: &Value) -> FieldErrors {
     if was != is {
         errors.push(FieldError::invalid(&path, is, "Pod QOS Class may not change as a result of resizing"));
     }
+    validate_resized_whole(new, old, &path, &mut errors);
     for list in ["containers", "initContainers"] {
         let olds = meta::items_at(old, &["spec", list]);
         for (index, (new, old)) in meta::items_at(new, &["spec", list]).iter().zip(olds).enumerate() {
@@ -258,6 +262,44 @@ pub(super) fn validate_resize(new: &Value, old: &Value) -> FieldErrors {
     errors
 }
 
+/// The Pod's own resources (`validatePodLevelResourcesResize`).
+fn validate_resized_whole(new: &Value, old: &Value, spec: &FieldPath, errors: &mut FieldErrors) {
+    let path = spec.child("resources");
+    let of = |pod: &Value| meta::at(pod, &["spec", "resources"]).cloned().unwrap_or_default();
+    let (new, old) = (of(new), of(old));
+    if new.is_null() && !old.is_null() {
+        errors.push(FieldError::forbidden(&path, "pod-level resources cannot be removed"));
+        return;
+    }
+    for (field, removed) in [
+        ("requests", "pod-level resource requests cannot be removed"),
+        ("limits", "pod-level resource limits cannot be removed"),
+    ] {
+        let names = |resources: &Value| -> Vec<String> {
+            resources
+                .get(field)
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone())
+                .collect()
+        };
+        if names(&old).iter().any(|name| !names(&new).contains(name)) {
+            errors.push(FieldError::forbidden(&path.child(field), removed));
+        }
+        if unresizable(&new, field) != unresizable(&old, field) {
+            errors.push(FieldError::forbidden(spec, "only cpu and memory resources are mutable at pod-level"));
+        }
+    }
+}
+
+/// Those of the amounts that no resize may change.
+fn unresizable(resources: &Value, field: &str) -> Vec<(String, Value)> {
+    let list = meta::at(resources, &[field]).and_then(Value::as_object).into_iter().flatten();
+    let fixed = list.filter(|(name, _)| !RESIZABLE.contains(&name.as_str()));
+    fixed.map(|(name, amount)| (name.clone(), amount.clone())).collect()
+}
+
 fn validate_resized(new: &Value, old: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     for (field, removed) in
         [("limits", "resource limits cannot be removed"), ("requests", "resource requests cannot be removed")]
@@ -267,13 +309,7 @@ fn validate_resized(new: &Value, old: &Value, path: &FieldPath, errors: &mut Fie
                 errors.push(FieldError::forbidden(&path.child(field), removed));
             }
         }
-        let fixed = |resources: &Value| {
-            let list = meta::at(resources, &[field]).and_then(Value::as_object).into_iter().flatten();
-            list.filter(|(name, _)| !RESIZABLE.contains(&name.as_str()))
-                .map(|(n, v)| (n.clone(), v.clone()))
-                .collect::<Vec<_>>()
-        };
-        if fixed(new) != fixed(old) {
+        if unresizable(new, field) != unresizable(old, field) {
             errors.push(FieldError::forbidden(path, "only cpu and memory resources are mutable"));
         }
     }
