@@ -140,7 +140,7 @@ impl ApiServer {
         caller: Caller,
         notes: &Arc<Notes>,
     ) -> Response<Body> {
-        let who = match catch_unwind(AssertUnwindSafe(|| self.identify(&parts, caller))) {
+        let who = match AssertUnwindSafe(self.identify(&parts, caller)).catch_unwind().await {
             Ok(Ok(who)) => who,
             Ok(Err(error)) => {
                 let trail = self.audited(&parts, &query, &info, &Who::nobody(), notes);
@@ -247,7 +247,7 @@ impl ApiServer {
         seats_of_list(self.0.store.count(&def.storage_prefix(namespace)).min(limit))
     }
 
-    fn identify(&self, parts: &Parts, caller: Caller) -> Result<Who, ApiError> {
+    async fn identify(&self, parts: &Parts, caller: Caller) -> Result<Who, ApiError> {
         let inner = &self.0;
         match caller {
             Caller::Known(user) => {
@@ -255,7 +255,7 @@ impl ApiServer {
                 Ok(Who { user, class, impersonator: None })
             }
             Caller::Peer(peer) => {
-                let found = inner.authn.identify(&peer, &parts.headers).map_err(|error| {
+                let found = inner.authn.identify(&peer, &parts.headers, parts.uri.path()).await.map_err(|error| {
                     tracing::debug!(%error, path = parts.uri.path(), "unauthenticated request");
                     unauthorized()
                 })?;
@@ -344,7 +344,6 @@ impl ApiServer {
 
 type Panic = Box<dyn std::any::Any + Send>;
 
-/// Runs a future on a thread that may be busy for as long as it likes.
 /// Waits until what other servers have written before can be read. A version that the client names says how fresh its answer has
 /// to be; without one it is as fresh as there is. A store that is not what it was is not read at all.
 async fn be_fresh(store: &Store, query: &Query) -> Result<(), ApiError> {
@@ -358,6 +357,7 @@ async fn be_fresh(store: &Store, query: &Query) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Runs a future on a thread that may be busy for as long as it likes.
 async fn on_a_thread<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Panic> {
     let runtime = tokio::runtime::Handle::current();
     let task = tokio::task::spawn_blocking(move || runtime.block_on(future));

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::admission::{Mutator, PodSecurityConfig, Validator};
 use crate::audit::{AuditLogConfig, AuditPolicy};
-use crate::authn::{ServiceAccountKeys, StaticToken};
+use crate::authn::{AuthenticationConfig, Issuance, ServiceAccountKeys, StaticToken};
 use crate::authz::Authorizer;
 use crate::dialer::{DirectDialer, NodeDialer};
 use crate::explainer::Explainer;
@@ -27,11 +27,11 @@ pub struct Config {
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
     pub service_account_keys: Arc<ServiceAccountKeys>,
-    /// `iss` of service account tokens.
-    pub issuer: String,
-    /// `aud` values that stand for this API server; the first is what tokens get that ask for none.
-    pub audiences: Vec<String>,
+    /// How service account tokens are marked.
+    pub issuance: Issuance,
     pub static_tokens: Vec<StaticToken>,
+    /// Other issuers whose tokens count, and who needs no credentials.
+    pub authentication: AuthenticationConfig,
     /// Ranges of Service addresses, one per IP family, the primary first.
     pub service_cidrs: Vec<IpNet>,
     pub node_ports: RangeInclusive<u16>,
@@ -65,9 +65,9 @@ impl Config {
             clock,
             limits: Limits::default(),
             service_account_keys,
-            issuer: DEFAULT_ISSUER.to_owned(),
-            audiences: vec![DEFAULT_ISSUER.to_owned()],
+            issuance: Issuance::of(DEFAULT_ISSUER),
             static_tokens: Vec::new(),
+            authentication: AuthenticationConfig::default(),
             service_cidrs: vec![IpNet::new_assert("10.96.0.0".parse().expect("a valid address"), 16)],
             node_ports: DEFAULT_NODE_PORTS,
             dialer: Arc::new(DirectDialer::without_tls()),

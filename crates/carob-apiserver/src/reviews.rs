@@ -69,7 +69,7 @@ pub(crate) async fn answer(
     let mut object = decoded.value;
     admit_action(call, &options, &mut object).await?;
     let status = match review {
-        Review::Token => token(api, &object)?,
+        Review::Token => token(api, &object).await?,
         Review::SelfSubject => json!({ "userInfo": user_json(user) }),
         Review::SelfSubjectAccess => access(call, review, &object, user)?,
         Review::SubjectAccess | Review::LocalSubjectAccess => {
@@ -94,13 +94,13 @@ fn user_json(user: &UserInfo) -> Value {
     value
 }
 
-fn token(api: &State, object: &Value) -> ApiResult<Value> {
+async fn token(api: &State, object: &Value) -> ApiResult<Value> {
     let token = meta::str_at(object, &["spec", "token"]).unwrap_or_default();
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication").into());
     }
     let audiences: Vec<String> = texts(object, &["spec", "audiences"]);
-    Ok(match api.authn.token(token, &audiences) {
+    Ok(match api.authn.token(token, &audiences).await {
         Ok(found) => json!({ "authenticated": true, "user": user_json(&found.user), "audiences": found.audiences }),
         Err(error) => json!({ "user": {}, "error": error }),
     })

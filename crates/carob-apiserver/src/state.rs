@@ -12,7 +12,7 @@ use crate::admission::{ConditionsCompile, MutatingWebhooks, Mutator, Pipeline, V
 use crate::aggregation::Aggregator;
 use crate::allocate::{AllocateError, Services};
 use crate::audit::{AuditLog, AuditLogError, Auditor};
-use crate::authn::{Authentication, BootstrapTokens, ServiceAccountTokens, StaticTokens};
+use crate::authn::{Authentication, BootstrapTokens, ServiceAccountTokens, StaticTokens, TokenAuthenticator};
 use crate::authz::{Authorization, Rbac};
 use crate::catalogue::Catalogue;
 use crate::config::Config;
@@ -77,19 +77,25 @@ impl State {
         let lookup = Arc::new(Lookup::new(store.clone()));
         let tokens = Arc::new(ServiceAccountTokens::new(
             config.service_account_keys,
-            config.issuer,
-            config.audiences,
+            config.issuance.clone(),
             Arc::clone(&config.clock),
             Arc::clone(&lookup) as _,
         ));
-        let authn = Authentication::new(vec![
+        let hooks = WebhookClient::new(store.clone(), Arc::clone(&config.dialer));
+        let authenticators: Vec<Box<dyn TokenAuthenticator>> = vec![
             Box::new(StaticTokens::new(config.static_tokens)),
             Box::new(Arc::clone(&tokens)),
             Box::new(BootstrapTokens::new(store.clone(), Arc::clone(&config.clock))),
-        ]);
+        ];
+        let authn = Authentication::new(
+            authenticators,
+            config.authentication,
+            config.issuance.audiences,
+            &hooks,
+            &config.clock,
+        );
         let services =
             Services::restore(&store, &config.service_cidrs, config.node_ports).map_err(StartError::Services)?;
-        let hooks = WebhookClient::new(store.clone(), Arc::clone(&config.dialer));
         let quota = ResourceQuota::new(store.clone(), Arc::clone(&config.clock));
         let rbac = Rbac::new(&store);
         let authz = Authorization::new(&store, rbac.clone(), config.authorizers);

@@ -119,6 +119,28 @@ pub(crate) mod op {
 }
 
 impl Expr {
+    /// Whether `variable.field` is somewhere in it, also as `has(…)` or an optional selection.
+    pub(crate) fn selects(&self, variable: &str, field: &str) -> bool {
+        let is_variable = |expr: &Self| expr.as_ident().is_some_and(|name| &**name == variable);
+        let inside = |expr: &Self| expr.selects(variable, field);
+        match &self.kind {
+            Kind::Unreadable | Kind::Literal(_) | Kind::Ident(_) => false,
+            Kind::Select { operand, field: name, .. } => (is_variable(operand) && &**name == field) || inside(operand),
+            Kind::Call { function, target, args } => {
+                let is_optional = &**function == op::OPT_SELECT
+                    && matches!(args.as_slice(), [operand, Self { kind: Kind::Literal(Literal::String(name)), .. }]
+                        if is_variable(operand) && &**name == field);
+                is_optional || target.as_deref().is_some_and(inside) || args.iter().any(inside)
+            }
+            Kind::List { items } => items.iter().any(|item| inside(&item.value)),
+            Kind::Map { entries } => entries.iter().any(|entry| inside(&entry.key) || inside(&entry.value)),
+            Kind::Struct { fields, .. } => fields.iter().any(|field| inside(&field.value)),
+            Kind::Comprehension(fold) => {
+                [&fold.range, &fold.init, &fold.condition, &fold.step, &fold.result].into_iter().any(inside)
+            }
+        }
+    }
+
     pub(crate) fn as_ident(&self) -> Option<&Arc<str>> {
         match &self.kind {
             Kind::Ident(name) => Some(name),

@@ -41,6 +41,6 @@ pub use error::{CompileError, EvalError, Issue};
 pub use escape::{escape, unescape};
 pub use functions::regexes::{RegexError, go_regex};
 pub use json::{to_json, view};
-pub use program::{Environment, Program};
+pub use program::{Environment, Program, selects};
 pub use types::{Named, Type};
 pub use value::Value;

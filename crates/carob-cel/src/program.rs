@@ -86,6 +86,16 @@ impl Environment {
     }
 }
 
+/// Whether an expression reads this field of a variable by its name, be it with `has(…)`; not if it cannot be parsed.
+///
+/// ```
+/// assert!(carob_cel::selects("claims.?email.orValue('') + 'x'", "claims", "email"));
+/// assert!(!carob_cel::selects("claims['email'] + user.email", "claims", "email"));
+/// ```
+pub fn selects(expression: &str, variable: &str, field: &str) -> bool {
+    parse(&Source::new(expression)).is_ok_and(|parsed| parsed.root.selects(variable, field))
+}
+
 /// A compiled expression: cheap to clone, for any thread.
 #[derive(Debug, Clone)]
 pub struct Program(Arc<Inner>);

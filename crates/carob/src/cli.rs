@@ -232,6 +232,23 @@ pub(crate) struct ServerArgs {
     /// Days that renamed audit logs are kept [default: for ever]
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "DAYS")]
     pub(crate) audit_log_maxage: u32,
+    /// `iss` of ServiceAccounts' tokens; given several times, the first issues and the others still count [default: https://kubernetes.default.svc.DOMAIN]
+    #[arg(long, value_name = "URL")]
+    pub(crate) service_account_issuer: Vec<String>,
+    /// Where others are told to find the keys of those tokens [default: below the issuer]
+    #[arg(long, value_name = "URL")]
+    pub(crate) service_account_jwks_uri: Option<String>,
+    /// `aud` of tokens that are for this API; the first is what tokens get that ask for none [default: the issuers]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) api_audiences: Vec<String>,
+    /// Whose tokens count besides the cluster's own, and who needs none: an AuthenticationConfiguration, apiserver.config.k8s.io/v1
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["oidc_issuer_url", "anonymous_auth"])]
+    pub(crate) authentication_config: Option<PathBuf>,
+    /// Whether requests without credentials are taken; what they may do is a matter of RBAC [default: true]
+    #[arg(long, value_name = "BOOL", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    pub(crate) anonymous_auth: Option<bool>,
+    #[command(flatten)]
+    pub(crate) oidc: OidcArgs,
     /// Which objects are encrypted where they are kept, and how: an EncryptionConfiguration, apiserver.config.k8s.io/v1
     #[arg(long, value_name = "FILE")]
     pub(crate) encryption_provider_config: Option<PathBuf>,
@@ -278,6 +295,38 @@ pub(crate) struct ServerArgs {
     /// End all Pods with this process, however it ends
     #[arg(long, hide = true)]
     pub(crate) die_with_parent: bool,
+}
+
+/// kube-apiserver's flags for one issuer of tokens (OpenID Connect).
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OidcArgs {
+    /// An issuer whose tokens count: the `iss` of its tokens, https://HOST
+    #[arg(long, value_name = "URL", requires = "oidc_client_id")]
+    pub(crate) oidc_issuer_url: Option<String>,
+    /// Whom its tokens have to be for: their `aud`
+    #[arg(long, value_name = "ID", requires = "oidc_issuer_url")]
+    pub(crate) oidc_client_id: Option<String>,
+    /// The claim that is the user's name
+    #[arg(long, value_name = "CLAIM", default_value = "sub", requires = "oidc_issuer_url")]
+    pub(crate) oidc_username_claim: String,
+    /// What is put before it; `-` for nothing [default: the issuer's URL and `#`, nothing before `email`]
+    #[arg(long, value_name = "PREFIX", requires = "oidc_issuer_url", allow_hyphen_values = true)]
+    pub(crate) oidc_username_prefix: Option<String>,
+    /// The claim that has the user's groups
+    #[arg(long, value_name = "CLAIM", requires = "oidc_issuer_url")]
+    pub(crate) oidc_groups_claim: Option<String>,
+    /// What is put before each of them
+    #[arg(long, value_name = "PREFIX", requires = "oidc_issuer_url")]
+    pub(crate) oidc_groups_prefix: Option<String>,
+    /// What tokens have to claim; may be given several times
+    #[arg(long, value_name = "CLAIM=VALUE", value_parser = parse_pair, requires = "oidc_issuer_url")]
+    pub(crate) oidc_required_claim: Vec<(String, String)>,
+    /// How its tokens may be signed
+    #[arg(long, value_name = "ALG", value_delimiter = ',', default_value = "RS256", requires = "oidc_issuer_url")]
+    pub(crate) oidc_signing_algs: Vec<String>,
+    /// The authority that certifies its server [default: those of the machine]
+    #[arg(long, value_name = "FILE", requires = "oidc_issuer_url")]
+    pub(crate) oidc_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -448,6 +497,12 @@ pub(crate) enum PullWhen {
 }
 
 /// The mode of a file, as chmod(1) takes it.
+/// `key=value`.
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| format!("`{text}` is not CLAIM=VALUE"))
+}
+
 fn parse_mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
     mode.ok_or_else(|| format!("`{text}` is not an octal mode of at most 777"))

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use carob_apiserver::authn::ServiceAccountKeys;
+use carob_apiserver::authn::{Issuance, ServiceAccountKeys};
 use carob_apiserver::{ApiServer, Config, DirectDialer, Joining, Tls, UserInfo};
 use carob_client::Informers;
 use carob_kit::{Clock, Health, Part, Supervisor};
@@ -14,6 +14,7 @@ use carob_store::{Options, Store, Values};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::api_files::own_issuer;
 use crate::authority::{self, Agreed};
 use crate::config::Settings;
 use crate::explainer::Schedulers;
@@ -268,8 +269,8 @@ fn service_account_keys(pki: &Pki) -> Result<Arc<ServiceAccountKeys>> {
 }
 
 fn make_api(mut config: Config, settings: &Settings, pki: &Pki, shown: &tls::Shown) -> Result<ApiServer> {
-    config.issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
-    config.audiences = vec![config.issuer.clone()];
+    config.issuance =
+        settings.api_files.issuance.clone().unwrap_or_else(|| Issuance::of(&own_issuer(&settings.cluster_domain)));
     config.service_cidrs.clone_from(&settings.service_cidrs);
     config.dialer = virtual_nodes::dialer(settings, DirectDialer::new(tls::kubelet_client(pki, shown)?));
     config.system.addresses = settings.node_ips.iter().map(|ip| (*ip, settings.listen.port()).into()).collect();
@@ -279,6 +280,7 @@ fn make_api(mut config: Config, settings: &Settings, pki: &Pki, shown: &tls::Sho
     config.system.client_ca_pem.clone_from(&pki.ca_pem);
     config.pod_security = settings.api_files.pod_security.clone();
     config.audit.clone_from(&settings.api_files.audit);
+    config.authentication = settings.api_files.authentication.clone();
     config.proxy_client = Some(shown.front_proxy_client.clone());
     config.system.proxy_ca_pem.clone_from(&pki.front_proxy_ca_pem);
     FRONT_PROXY_CLIENT.clone_into(&mut config.system.proxy_client_name);

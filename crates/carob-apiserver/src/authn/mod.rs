@@ -1,25 +1,34 @@
 //! From a connection and its headers to a [`UserInfo`]: client certificates, then bearer tokens, then nobody.
 //!
+//! Tokens are static ones, those of service accounts and joining nodes, and those of other issuers.
+//!
 //! Anonymous requests reach only what a load balancer or a version check needs; everything else answers 401.
 
 mod bootstrap_token;
 mod certificate;
+mod jwt;
 mod keys;
 mod service_account;
 mod static_tokens;
 
 use std::sync::Arc;
 
+use carob_kit::Clock;
 use http::header::{AUTHORIZATION, HeaderName, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderValue};
 
 use crate::authz::IMPERSONATION_PREFIX;
 use crate::identity::{Identity, UserInfo};
+use crate::webhook::WebhookClient;
 
+use self::jwt::{Anonymous, JwtIssuers};
 pub(crate) use bootstrap_token::BootstrapTokens;
 pub(crate) use certificate::user_of_certificate;
+pub use jwt::{AuthenticationConfig, AuthenticationConfigError};
 pub use keys::{KeyError, ServiceAccountKeys};
-pub use service_account::{BoundObject, ObjectFacts, ObjectLookup, ServiceAccountTokens, TokenGrant, TokenSpec};
+pub use service_account::{
+    BoundObject, Issuance, ObjectFacts, ObjectLookup, ServiceAccountTokens, TokenGrant, TokenSpec,
+};
 pub use static_tokens::{StaticToken, StaticTokens};
 
 /// What the transport knows of the peer.
@@ -72,40 +81,60 @@ pub(crate) struct Unauthenticated {
 }
 
 /// The chain that every request from a socket passes.
-#[derive(Clone)]
 pub(crate) struct Authentication {
-    tokens: Arc<[Box<dyn TokenAuthenticator>]>,
+    tokens: Vec<Box<dyn TokenAuthenticator>>,
+    anonymous: Anonymous,
+    /// Asked last, since they may have to be asked over the network.
+    issuers: JwtIssuers,
 }
 
 impl Authentication {
-    pub(crate) fn new(tokens: Vec<Box<dyn TokenAuthenticator>>) -> Self {
-        Self { tokens: tokens.into() }
+    /// `audiences` are those that stand for this API server.
+    pub(crate) fn new(
+        tokens: Vec<Box<dyn TokenAuthenticator>>,
+        config: AuthenticationConfig,
+        audiences: Vec<String>,
+        http: &WebhookClient,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let anonymous = config.anonymous.clone();
+        Self { tokens, anonymous, issuers: JwtIssuers::new(config, audiences, http, clock) }
     }
 
-    /// The user behind a request; [`UserInfo::anonymous`] when it carries no credentials at all.
-    pub(crate) fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Identity, Unauthenticated> {
+    /// The user behind a request for `path`; [`UserInfo::anonymous`] when it carries no credentials at all.
+    pub(crate) async fn identify(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        path: &str,
+    ) -> Result<Identity, Unauthenticated> {
         if let Peer::Certified(user) = peer {
             return Ok(Arc::clone(user));
         }
         if let Some(token) = bearer_token(headers)? {
-            return self.token(&token, &[]).map(|found| found.user).map_err(|reason| Unauthenticated { reason });
+            return self.token(&token, &[]).await.map(|found| found.user).map_err(|reason| Unauthenticated { reason });
         }
         match peer {
             Peer::Refused(reason) => Err(Unauthenticated { reason: reason.to_string() }),
+            _ if !self.anonymous.allows(path) => Err(Unauthenticated { reason: "it has none".to_owned() }),
             Peer::Unknown | Peer::Certified(_) => Ok(UserInfo::anonymous()),
         }
     }
 
     /// Asks each token authenticator in turn; also what a TokenReview does.
-    pub(crate) fn token(&self, token: &str, audiences: &[String]) -> Result<Authenticated, String> {
-        for authenticator in self.tokens.iter() {
+    pub(crate) async fn token(&self, token: &str, audiences: &[String]) -> Result<Authenticated, String> {
+        for authenticator in &self.tokens {
             match authenticator.authenticate(token, audiences) {
                 Ok(found) => return Ok(found),
                 Err(TokenError::NotMine) => {}
                 Err(TokenError::Invalid(reason)) => return Err(reason),
             }
         }
-        Err("invalid bearer token".to_owned())
+        match self.issuers.authenticate(token, audiences).await {
+            Ok(found) => Ok(found),
+            Err(TokenError::NotMine) => Err("invalid bearer token".to_owned()),
+            Err(TokenError::Invalid(reason)) => Err(reason),
+        }
     }
 }
 
@@ -186,11 +215,24 @@ fn secrets_equal(left: &[u8], right: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use carob_kit::ManualClock;
+    use carob_store::{Options, Store};
+    use futures_util::FutureExt;
+    use serde_json::json;
 
-    fn chain() -> Authentication {
+    use super::*;
+    use crate::DirectDialer;
+
+    fn chain_of(config: AuthenticationConfig) -> Authentication {
         let token = StaticToken { token: "s3cret".to_owned(), user: UserInfo::component("alice") };
-        Authentication::new(vec![Box::new(StaticTokens::new(vec![token]))])
+        let tokens: Vec<Box<dyn TokenAuthenticator>> = vec![Box::new(StaticTokens::new(vec![token]))];
+        let http = WebhookClient::new(Store::in_memory(Options::default()), Arc::new(DirectDialer::without_tls()));
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
+        Authentication::new(tokens, config, vec!["api".to_owned()], &http, &clock)
+    }
+
+    fn identify(chain: &Authentication, peer: &Peer, headers: &HeaderMap) -> Result<Identity, Unauthenticated> {
+        chain.identify(peer, headers, "/api").now_or_never().expect("it asks nobody over the network")
     }
 
     fn headers(authorization: &str) -> HeaderMap {
@@ -199,18 +241,37 @@ mod tests {
         headers
     }
 
-    #[test]
-    fn credentials_are_tried_in_upstreams_order() {
-        let chain = chain();
+    #[tokio::test]
+    async fn credentials_are_tried_in_upstreams_order() {
+        let chain = chain_of(AuthenticationConfig::default());
         let refused = Peer::Refused("expired".into());
         let certified = Peer::Certified(UserInfo::component("bob"));
-        let name = |peer: &Peer, headers: &HeaderMap| chain.identify(peer, headers).map(|user| user.name.clone());
+        let name = |peer: &Peer, headers: &HeaderMap| identify(&chain, peer, headers).map(|user| user.name.clone());
         assert_eq!(name(&Peer::Unknown, &HeaderMap::new()).as_deref(), Ok("system:anonymous"));
         assert_eq!(name(&certified, &headers("Bearer nonsense")).as_deref(), Ok("bob"));
         assert_eq!(name(&refused, &headers("bearer s3cret")).as_deref(), Ok("alice"));
         assert_eq!(name(&refused, &HeaderMap::new()).unwrap_err().reason, "expired");
         assert_eq!(name(&Peer::Unknown, &headers("Bearer wrong")).unwrap_err().reason, "invalid bearer token");
         assert_eq!(name(&Peer::Unknown, &headers("Basic czNjcmV0")).as_deref(), Ok("system:anonymous"));
+    }
+
+    #[tokio::test]
+    async fn who_may_come_without_credentials_is_configured() {
+        let chain = |anonymous: serde_json::Value| {
+            let config = json!({
+                "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration", "anonymous": anonymous,
+            });
+            chain_of(AuthenticationConfig::parse(config, &["https://own".to_owned()]).expect("it is sound"))
+        };
+        let allows = |chain: &Authentication, path: &str| {
+            let found = chain.identify(&Peer::Unknown, &HeaderMap::new(), path).now_or_never();
+            found.expect("it asks nobody").is_ok()
+        };
+        assert!(allows(&chain(json!({ "enabled": true })), "/api"));
+        assert!(!allows(&chain(json!({ "enabled": false })), "/livez"));
+        let probes = chain(json!({ "enabled": true, "conditions": [{ "path": "/livez" }] }));
+        assert!(allows(&probes, "/livez") && !allows(&probes, "/livez/ping") && !allows(&probes, "/api"));
+        assert!(identify(&probes, &Peer::Unknown, &headers("Bearer s3cret")).is_ok());
     }
 
     fn protocols(lines: &[&str]) -> HeaderMap {
@@ -221,15 +282,16 @@ mod tests {
         headers
     }
 
-    #[test]
-    fn a_websocket_may_carry_its_token_as_a_subprotocol() {
+    #[tokio::test]
+    async fn a_websocket_may_carry_its_token_as_a_subprotocol() {
         let headers = protocols(&["v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.czNjcmV0"]);
-        let user = chain().identify(&Peer::Unknown, &headers).expect("the token is good");
+        let user =
+            identify(&chain_of(AuthenticationConfig::default()), &Peer::Unknown, &headers).expect("the token is good");
         assert_eq!(user.name, "alice");
     }
 
-    #[test]
-    fn credentials_that_cannot_be_read_are_not_anonymous() {
+    #[tokio::test]
+    async fn credentials_that_cannot_be_read_are_not_anonymous() {
         let good = "base64url.bearer.authorization.k8s.io.czNjcmV0";
         let mut twice = headers("Bearer s3cret");
         twice.append(AUTHORIZATION, HeaderValue::from_static("Bearer other"));
@@ -245,7 +307,10 @@ mod tests {
             protocols(&["v5.channel.k8s.io, base64url.bearer.authorization.k8s.io._w"]),
         ];
         for headers in cases {
-            assert!(chain().identify(&Peer::Unknown, &headers).is_err(), "{headers:?}");
+            assert!(
+                identify(&chain_of(AuthenticationConfig::default()), &Peer::Unknown, &headers).is_err(),
+                "{headers:?}"
+            );
         }
     }
 

@@ -68,12 +68,37 @@ pub struct TokenGrant {
     pub audiences: Vec<String>,
 }
 
+/// How tokens of service accounts are marked.
+#[derive(Debug, Clone)]
+pub struct Issuance {
+    /// The first one issues; tokens of the others, which issued before it, count too. Never empty.
+    pub issuers: Vec<String>,
+    /// Where others find the keys, if not below the issuer's URL.
+    pub jwks_uri: Option<String>,
+    /// What stands for this API server as `aud`; the first is what a request without audiences gets. Never empty.
+    pub audiences: Vec<String>,
+}
+
+impl Issuance {
+    /// An issuer that stands for the API server too.
+    pub fn of(issuer: &str) -> Self {
+        Self { issuers: vec![issuer.to_owned()], jwks_uri: None, audiences: vec![issuer.to_owned()] }
+    }
+
+    fn issuer(&self) -> &str {
+        self.issuers.first().map_or("", String::as_str)
+    }
+
+    fn jwks_uri(&self) -> String {
+        let own = || format!("{}/openid/v1/jwks", self.issuer().trim_end_matches('/'));
+        self.jwks_uri.clone().unwrap_or_else(own)
+    }
+}
+
 /// Issues and verifies service account tokens.
 pub struct ServiceAccountTokens {
     keys: Arc<ServiceAccountKeys>,
-    issuer: String,
-    /// Audiences that stand for this API server; the first is what a request without audiences gets.
-    audiences: Vec<String>,
+    issuance: Issuance,
     clock: Arc<dyn Clock>,
     objects: Arc<dyn ObjectLookup>,
 }
@@ -81,18 +106,17 @@ pub struct ServiceAccountTokens {
 impl ServiceAccountTokens {
     pub fn new(
         keys: Arc<ServiceAccountKeys>,
-        issuer: String,
-        audiences: Vec<String>,
+        issuance: Issuance,
         clock: Arc<dyn Clock>,
         objects: Arc<dyn ObjectLookup>,
     ) -> Self {
-        Self { keys, issuer, audiences, clock, objects }
+        Self { keys, issuance, clock, objects }
     }
 
     pub fn issue(&self, spec: &TokenSpec) -> Result<TokenGrant, KeyError> {
         let now_s = self.clock.now().as_second();
         let expires_s = now_s.saturating_add(spec.expiration_s);
-        let audiences = if spec.audiences.is_empty() { &self.audiences } else { &spec.audiences };
+        let audiences = if spec.audiences.is_empty() { &self.issuance.audiences } else { &spec.audiences };
         let mut bound = json!({
             "namespace": spec.namespace,
             "serviceaccount": { "name": spec.service_account, "uid": spec.service_account_uid },
@@ -103,7 +127,7 @@ impl ServiceAccountTokens {
             }
         }
         let token = self.keys.sign(&json!({
-            "aud": audiences, "exp": expires_s, "iat": now_s, "nbf": now_s, "iss": self.issuer, "jti": carob_kit::uid(),
+            "aud": audiences, "exp": expires_s, "iat": now_s, "nbf": now_s, "iss": self.issuance.issuer(), "jti": carob_kit::uid(),
             "sub": format!("{SERVICE_ACCOUNT_USER_PREFIX}{}:{}", spec.namespace, spec.service_account),
             "kubernetes.io": bound,
         }))?;
@@ -114,8 +138,8 @@ impl ServiceAccountTokens {
     /// `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0).
     pub(crate) fn openid_configuration(&self) -> Value {
         json!({
-            "issuer": self.issuer,
-            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer.trim_end_matches('/')),
+            "issuer": self.issuance.issuer(),
+            "jwks_uri": self.issuance.jwks_uri(),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
@@ -152,7 +176,7 @@ impl ServiceAccountTokens {
                 .collect::<Result<_, _>>()?,
             _ => Vec::new(),
         };
-        let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
+        let wanted = if wanted.is_empty() { &self.issuance.audiences } else { wanted };
         let common: Vec<String> = wanted.iter().filter(|one| named.contains(&one.as_str())).cloned().collect();
         if common.is_empty() {
             return Err(format!("token audiences {named:?} is invalid for the target audiences {wanted:?}"));
@@ -213,10 +237,14 @@ impl ServiceAccountTokens {
         if self.objects.token_in_secret(namespace, secret).is_none_or(|held| held != token.as_bytes()) {
             return Err(format!("the secrets {secret:?} does not hold the token any more"));
         }
-        let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
-        let audiences: Vec<String> = wanted.iter().filter(|one| self.audiences.contains(one)).cloned().collect();
+        let wanted = if wanted.is_empty() { &self.issuance.audiences } else { wanted };
+        let audiences: Vec<String> =
+            wanted.iter().filter(|one| self.issuance.audiences.contains(one)).cloned().collect();
         if audiences.is_empty() {
-            return Err(format!("token audiences {:?} is invalid for the target audiences {wanted:?}", self.audiences));
+            return Err(format!(
+                "token audiences {:?} is invalid for the target audiences {wanted:?}",
+                self.issuance.audiences
+            ));
         }
         let groups = [GROUP_SERVICE_ACCOUNTS.to_owned(), format!("{GROUP_SERVICE_ACCOUNTS}:{namespace}")];
         let mut user = UserInfo::new(subject, groups);
@@ -230,7 +258,7 @@ impl TokenAuthenticator for ServiceAccountTokens {
         let claims = self.keys.verify(token).ok_or(TokenError::NotMine)?;
         let checked = match text(&claims, "iss") {
             SECRET_ISSUER => self.check_secret_claims(token, &claims, audiences),
-            issuer if issuer == self.issuer => self.check_claims(&claims, audiences),
+            issuer if self.issuance.issuers.iter().any(|own| own == issuer) => self.check_claims(&claims, audiences),
             _ => return Err(TokenError::NotMine),
         };
         checked.map_err(TokenError::Invalid)
@@ -307,8 +335,7 @@ mod tests {
         let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
         let tokens = ServiceAccountTokens::new(
             keys,
-            "https://issuer".to_owned(),
-            vec!["api".to_owned()],
+            Issuance { audiences: vec!["api".to_owned()], ..Issuance::of("https://issuer") },
             Arc::clone(&clock) as _,
             Arc::clone(&objects) as _,
         );
@@ -335,6 +362,20 @@ mod tests {
         assert_eq!(found.user.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"]);
         assert_eq!(found.user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
         assert_eq!(found.audiences, ["api"]);
+    }
+
+    #[test]
+    fn tokens_of_a_former_issuer_count_and_keys_are_where_they_are_said_to_be() {
+        let mut rig = rig();
+        let former = rig.tokens.issue(&spec()).expect("a token is issued").token;
+        rig.tokens.issuance.issuers.insert(0, "https://new/".to_owned());
+        assert!(rig.tokens.authenticate(&former, &[]).is_ok());
+        let keys = |rig: &Rig| rig.tokens.openid_configuration()["jwks_uri"].clone();
+        assert_eq!(keys(&rig), "https://new/openid/v1/jwks");
+        rig.tokens.issuance.jwks_uri = Some("https://keys".to_owned());
+        assert_eq!(keys(&rig), "https://keys");
+        rig.tokens.issuance.issuers = vec!["https://new/".to_owned()];
+        assert_eq!(rig.tokens.authenticate(&former, &[]).map(|_| ()), Err(TokenError::NotMine));
     }
 
     #[test]

@@ -144,13 +144,9 @@ fn time() -> DeclType {
     DeclType::Timestamp { date_only: false }
 }
 
-/// The variable `request` (apiserver pkg/admission/plugin/cel/compile.go, BuildRequestType).
-fn request_type() -> DeclType {
-    let kind = || object("kubernetes.GroupVersionKind", vec![("group", text()), ("version", text()), ("kind", text())]);
-    let resource = || {
-        object("kubernetes.GroupVersionResource", vec![("group", text()), ("version", text()), ("resource", text())])
-    };
-    let user = object(
+/// A user, as admission and authentication show one.
+pub(crate) fn user_type() -> DeclType {
+    object(
         "kubernetes.UserInfo",
         vec![
             ("username", text()),
@@ -158,7 +154,15 @@ fn request_type() -> DeclType {
             ("groups", list(text())),
             ("extra", DeclType::map(list(text()), None)),
         ],
-    );
+    )
+}
+
+/// The variable `request` (apiserver pkg/admission/plugin/cel/compile.go, BuildRequestType).
+fn request_type() -> DeclType {
+    let kind = || object("kubernetes.GroupVersionKind", vec![("group", text()), ("version", text()), ("kind", text())]);
+    let resource = || {
+        object("kubernetes.GroupVersionResource", vec![("group", text()), ("version", text()), ("resource", text())])
+    };
     object(
         "kubernetes.AdmissionRequest",
         vec![
@@ -171,7 +175,7 @@ fn request_type() -> DeclType {
             ("name", text()),
             ("namespace", text()),
             ("operation", text()),
-            ("userInfo", user),
+            ("userInfo", user_type()),
             ("dryRun", DeclType::Bool),
             ("options", DeclType::Dyn),
         ],

@@ -18,6 +18,7 @@ mod scope;
 mod types;
 mod typing;
 
+pub(crate) use definition::user_type;
 pub(crate) use form::PolicyForm;
 pub(crate) use input::{Asker, request_resource};
 pub(crate) use link::ValidatingPolicies;

@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 
 use super::connect::{ConnectError, Connector, Server, Shared};
@@ -53,15 +54,25 @@ pub(crate) enum HookError {
     Tls(#[from] TlsError),
 }
 
+/// Nothing was fetched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    #[error(transparent)]
+    Url(#[from] HookError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
 /// A call that brought no answer to read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    #[error("Post \"{url}\": context deadline exceeded")]
-    Timeout { url: String },
-    #[error("Post \"{url}\": {text}")]
-    Connect { url: String, text: String },
-    #[error("Post \"{url}\"")]
+    #[error("{} \"{url}\": context deadline exceeded", verb(.method))]
+    Timeout { method: Method, url: String },
+    #[error("{} \"{url}\": {text}", verb(.method))]
+    Connect { method: Method, url: String, text: String },
+    #[error("{} \"{url}\"", verb(.method))]
     Http {
+        method: Method,
         url: String,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -73,6 +84,11 @@ pub(crate) enum CallError {
     Refused { message: String },
     #[error("the reply is not JSON")]
     NotJson(#[source] serde_json::Error),
+}
+
+/// As Go's client words a method.
+fn verb(method: &Method) -> &'static str {
+    if *method == Method::GET { "Get" } else { "Post" }
 }
 
 /// Makes hooks. Clones share names that were looked up and the system's authorities.
@@ -111,6 +127,31 @@ impl WebhookClient {
         };
         let connector = Connector::new(Arc::clone(&self.shared), server, tls);
         Ok(Hook { authority, path, http: pooled(connector) })
+    }
+
+    /// Fetches the JSON of `len_max` bytes at most that is at `url`, which is of https. It has to be there within `timeout`; redirects
+    /// are not followed. Without `roots` the system's authorities are trusted.
+    pub(crate) async fn get(
+        &self,
+        url: &str,
+        roots: Option<&[CertificateDer<'static>]>,
+        timeout: Duration,
+        len_max: usize,
+    ) -> Result<Value, FetchError> {
+        let (authority, _, server) = of_url(url)?;
+        let connector = self.connector(server, roots.map(|roots| Trust::Roots(roots.to_vec())), None);
+        let http: legacy::Client<Connector, Full<Bytes>> = pooled(connector.map_err(HookError::from)?);
+        let request = Request::builder()
+            .uri(url)
+            .header(HOST, authority.as_str())
+            .header(ACCEPT, HeaderValue::from_static("application/json"))
+            .header(USER_AGENT, HeaderValue::from_static("kube-apiserver"))
+            .body(Full::default());
+        let exchange = exchange(&http, url, Method::GET, request, len_max);
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(reply) => Ok(reply?),
+            Err(_) => Err(CallError::Timeout { method: Method::GET, url: url.to_owned() }.into()),
+        }
     }
 
     /// Makes connections to a Service's server, to whom they show `identity`. The system's authorities are trusted where `trust`
@@ -186,12 +227,11 @@ impl Hook {
     async fn within(&self, url: String, body: Bytes, timeout: Duration, max: usize) -> Result<Value, CallError> {
         match tokio::time::timeout(timeout, self.exchange(&url, body, max)).await {
             Ok(reply) => reply,
-            Err(_) => Err(CallError::Timeout { url }),
+            Err(_) => Err(CallError::Timeout { method: Method::POST, url }),
         }
     }
 
     async fn exchange(&self, url: &str, body: Bytes, max: usize) -> Result<Value, CallError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| CallError::Http { url: url.to_owned(), source };
         let request = Request::builder()
             .method(Method::POST)
             .uri(url)
@@ -199,23 +239,39 @@ impl Hook {
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(ACCEPT, HeaderValue::from_static("application/json, */*"))
             .header(USER_AGENT, HeaderValue::from_static("kube-apiserver-admission"))
-            .body(Full::new(body))
-            .map_err(|error| failed(error.into()))?;
-        let response = self.http.request(request).await.map_err(|error| match connect_error(&error) {
-            Some(text) => CallError::Connect { url: url.to_owned(), text },
-            None => failed(error.into()),
-        })?;
-        let code = response.status();
-        let body = Limited::new(response.into_body(), max)
-            .collect()
-            .await
-            .map_err(|error| if error.is::<LengthLimitError>() { CallError::TooLong { max } } else { failed(error) })?;
-        let body = body.to_bytes();
-        if !code.is_success() {
-            return Err(CallError::Refused { message: refused(code, &body) });
-        }
-        serde_json::from_slice(&body).map_err(CallError::NotJson)
+            .body(Full::new(body));
+        exchange(&self.http, url, Method::POST, request, max).await
     }
+}
+
+/// Sends a request and reads the JSON of the reply, of `max` bytes at most.
+async fn exchange(
+    http: &legacy::Client<Connector, Full<Bytes>>,
+    url: &str,
+    method: Method,
+    request: Result<Request<Full<Bytes>>, http::Error>,
+    max: usize,
+) -> Result<Value, CallError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| CallError::Http {
+        method: method.clone(),
+        url: url.to_owned(),
+        source,
+    };
+    let request = request.map_err(|error| failed(error.into()))?;
+    let response = http.request(request).await.map_err(|error| match connect_error(&error) {
+        Some(text) => CallError::Connect { method: method.clone(), url: url.to_owned(), text },
+        None => failed(error.into()),
+    })?;
+    let code = response.status();
+    let body = Limited::new(response.into_body(), max)
+        .collect()
+        .await
+        .map_err(|error| if error.is::<LengthLimitError>() { CallError::TooLong { max } } else { failed(error) })?;
+    let body = body.to_bytes();
+    if !code.is_success() {
+        return Err(CallError::Refused { message: refused(code, &body) });
+    }
+    serde_json::from_slice(&body).map_err(CallError::NotJson)
 }
 
 /// The text of a connection that could not be made.

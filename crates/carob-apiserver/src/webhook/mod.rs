@@ -9,6 +9,6 @@ mod client;
 mod connect;
 mod tls;
 
-pub(crate) use client::{CallError, Hook, WebhookClient, connect_error, pooled};
+pub(crate) use client::{CallError, FetchError, Hook, WebhookClient, connect_error, pooled};
 pub(crate) use connect::{Connector, Server};
 pub(crate) use tls::{Identity, Trust, roots_of};
