@@ -26,7 +26,7 @@ impl EtcdKeys {
     /// What the key holds, by the agreement of a majority of etcd's members.
     pub async fn get(&self, key: &str) -> Result<Option<Arc<Entry>>, EtcdError> {
         let request = RangeRequest { key: key.as_bytes().to_vec(), range_end: Vec::new(), limit: 1, revision: 0 };
-        let answer: RangeResponse = self.0.call(RANGE, request).await?;
+        let answer: RangeResponse = self.0.read(RANGE, request).await?;
         let kv = answer.kvs.into_iter().next();
         Ok(kv.map(|kv| convert::entry(kv, None, None)).transpose()?.flatten().map(Arc::new))
     }

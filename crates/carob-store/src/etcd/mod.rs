@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carob_grpc::{CallError, Channel, ChannelConfig, Code, Endpoint};
-use carob_kit::chain;
+use carob_kit::{Backoff, chain};
 use prost::Message;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -48,6 +48,11 @@ use messages::{LeaseGrantRequest, LeaseGrantResponse, RangeRequest, RangeRespons
 /// Time to connect, TLS included, and for one answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A read that members cannot answer at the moment is asked for again, as long as a leader's election takes and a bit (etcd
+/// `--election-timeout`, 1 s): then it is said that it cannot be answered.
+const READ_AGAIN_FOR: Duration = Duration::from_secs(3);
+const READ_AGAIN_FIRST: Duration = Duration::from_millis(25);
+const READ_AGAIN_LONGEST: Duration = Duration::from_millis(400);
 /// Bytes of one message: a page of values of the size limit.
 const MESSAGE_LEN_MAX: usize = 512 << 20;
 /// Transactions that wait for etcd at once; at the limit the next ones wait for their turn.
@@ -304,7 +309,7 @@ impl Etcd {
         // A read of nothing.
         let key = self.prefix.as_bytes().to_vec();
         let request = RangeRequest { key, range_end: Vec::new(), limit: 1, revision: 0 };
-        let answer: RangeResponse = self.client.call(RANGE, request).await?;
+        let answer: RangeResponse = self.client.read(RANGE, request).await?;
         self.check(answer.header.as_ref(), before).map_err(EtcdError::Refused)?;
         Ok(convert::revision(answer.header.as_ref()))
     }
@@ -349,6 +354,26 @@ impl Client {
         }
         answer.map_err(EtcdError::from)
     }
+
+    /// Asks for what asking again does not change (etcd `client/v3/retry_interceptor.go` does so too): members that have just lost
+    /// their leader, or were given another, answer soon, and another answers in place of one that was killed.
+    async fn read<A>(&self, path: &'static str, request: RangeRequest) -> Result<A, EtcdError>
+    where
+        A: Message + Default + 'static,
+    {
+        let begun = Instant::now();
+        let mut pause = Backoff::new(READ_AGAIN_FIRST, READ_AGAIN_LONGEST);
+        loop {
+            match self.call(path, request.clone()).await {
+                Err(EtcdError::Call(CallError::Status { code: Code::Unavailable, .. } | CallError::Broken(_)))
+                    if begun.elapsed() < READ_AGAIN_FOR =>
+                {
+                    tokio::time::sleep(pause.fail()).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
 }
 
 /// All keys with `prefix`, and which etcd they are from.
@@ -361,7 +386,7 @@ async fn load(client: &Client, prefix: &str, values: Option<&dyn Values>) -> Res
     };
     let mut loaded: Option<(Index, u64)> = None;
     loop {
-        let page: RangeResponse = client.call(RANGE, request.clone()).await?;
+        let page: RangeResponse = client.read(RANGE, request.clone()).await?;
         let (index, _) = match &mut loaded {
             Some(loaded) => loaded,
             None => {
