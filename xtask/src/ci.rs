@@ -69,6 +69,19 @@ pub(crate) fn torment(seconds: u64) -> Result<()> {
         .env("CAROB_TORMENT_SECONDS", seconds.to_string()))
 }
 
+/// How long `faults` goes on, in seconds.
+pub(crate) const FAULT_SECONDS: u64 = 600;
+
+/// Kills programs of several machines and cuts them off, for `seconds`. Not by nextest, which ends what takes long.
+pub(crate) fn faults(seconds: u64, seed: u64) -> Result<()> {
+    crate::images::build(&["busybox".to_owned()])?;
+    run(cargo()?
+        .args(["test", "--package", "carob-tests", "--test", "faults", "--", "--nocapture"])
+        .env("CAROB_BIN", dist()?)
+        .env("CAROB_FAULT_SECONDS", seconds.to_string())
+        .env("CAROB_FAULT_SEED", seed.to_string()))
+}
+
 /// Measures the release program (bench/).
 pub(crate) fn bench() -> Result<()> {
     let carob = dist()?;

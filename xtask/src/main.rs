@@ -19,8 +19,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench              measure the release program and print one JSON document
   bench sched [CASE] measure the scheduler's core alone: Pods a second, time of a decision, memory
   soak [--seed N] [--histories N | --seconds N]
-                     run random histories of the scheduler, 100 000 of each kind; check docs/scheduling.md
+                     run random histories of the scheduler, 100 000 of each kind; check docs/scheduling.md; then `faults`
   torment [SECONDS]  send hostile input to the release program for so long (60), and see that its memory comes back
+  faults [SECONDS] [SEED]
+                     kill servers, etcd members and agents of the release program, and cut their machines off, for so long (600)
   images [NAME...]   make the images of tests and demo from Debian's packages (target/images)
   tidy               check the house rules that ARCHITECTURE.md states
 ";
@@ -43,6 +45,10 @@ fn main() -> Result<()> {
         },
         Some("soak") => sched::soak(&rest),
         Some("torment") => ci::torment(rest.first().map_or(Ok(60), |seconds| seconds.parse())?),
+        Some("faults") => {
+            let number = |place: usize, usual: u64| rest.get(place).map_or(Ok(usual), |text| text.parse());
+            ci::faults(number(0, ci::FAULT_SECONDS)?, number(1, sched::seed_of_now()?)?)
+        }
         Some("vm") => match rest.first() {
             Some(carob) => vm::smoke(carob.as_ref()),
             None => vm::smoke(&ci::dist()?),

@@ -39,7 +39,8 @@ pub(crate) fn soak(arguments: &[String]) -> Result<()> {
     let seed = seed.map_or_else(seed_of_now, Ok)?;
     histories(seed, amount)?;
     say("the figures and pictures of docs/scheduling.md, the large scenarios among them");
-    run(optimised(&["docs"])?.env("CAROB_DOCS", "all"))
+    run(optimised(&["docs"])?.env("CAROB_DOCS", "all"))?;
+    crate::ci::faults(crate::ci::FAULT_SECONDS, seed)
 }
 
 /// The histories of CI: a fixed time from a fixed seed on.
@@ -90,7 +91,7 @@ fn parse(arguments: &[String]) -> Result<(Option<u64>, Amount)> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a development tool that wants another seed each time")]
-fn seed_of_now() -> Result<u64> {
+pub(crate) fn seed_of_now() -> Result<u64> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("read the clock")?;
     Ok(since.as_secs())
 }

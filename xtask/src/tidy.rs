@@ -66,7 +66,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("carob-bench", &["carob-testkit"]),
     ("carob-fuzz", &[]),
-    ("carob-testkit", &["carob-csi", "carob-grpc"]),
+    ("carob-testkit", &["carob-client", "carob-csi", "carob-grpc"]),
     ("carob-tests", &["carob-testkit"]),
     ("xtask", &[]),
 ];

@@ -21,7 +21,12 @@ impl Agent {
     pub fn linked(server: &Host, server_address: &str, address: &str) -> Result<Self> {
         let host = Host::new()?;
         host.link(server, address, server_address)?;
-        Ok(Self { host, address: address.to_owned(), process: None })
+        Ok(Self::on(host, address))
+    }
+
+    /// On a host that has the address already.
+    pub fn on(host: Host, address: &str) -> Self {
+        Self { host, address: address.to_owned(), process: None }
     }
 
     /// Starts `carob agent` with these flags besides its directories, and waits for its first line, that it is ready.

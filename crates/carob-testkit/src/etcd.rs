@@ -13,20 +13,28 @@ use serde_json::{Value, json};
 use crate::cluster::{end_within, until_none};
 use crate::host::{Host, run};
 
-/// One member that is a cluster of its own, as `etcd` in PATH or `CAROB_TEST_ETCD` has it (Debian: `etcd-server`).
+/// One member, which may be a cluster of its own, as `etcd` in PATH or `CAROB_TEST_ETCD` has it (Debian: `etcd-server`).
 #[derive(Debug)]
 pub struct Etcd {
     dir: PathBuf,
     address: String,
+    /// Addresses of all members.
+    members: Vec<String>,
     process: Option<Child>,
 }
 
 impl Etcd {
     /// Starts one on `host`, which answers on an address that the host has, and waits until it does.
     pub fn start(host: &Host, address: &str) -> Result<Self> {
-        let mut etcd = Self { dir: host.dir().join("etcd"), address: address.to_owned(), process: None };
+        let mut etcd = Self::member(host, address, &[address]);
         etcd.start_again(host)?;
         Ok(etcd)
+    }
+
+    /// One of several, each on an address of its own. It does not run yet.
+    pub fn member(host: &Host, address: &str, members: &[&str]) -> Self {
+        let members = members.iter().map(|member| (*member).to_owned()).collect();
+        Self { dir: host.dir().join("etcd"), address: address.to_owned(), members, process: None }
     }
 
     /// The URL that clients are given.
@@ -36,20 +44,32 @@ impl Etcd {
 
     /// Starts it again after [`Etcd::kill`], with what it kept.
     pub fn start_again(&mut self, host: &Host) -> Result<()> {
+        self.spawn(host)?;
+        self.wait(host)
+    }
+
+    /// Starts it, and does not wait: a member answers when most of them run.
+    pub fn spawn(&mut self, host: &Host) -> Result<()> {
         let program = std::env::var_os("CAROB_TEST_ETCD").unwrap_or_else(|| "etcd".into());
         let (clients, peers) = (self.url(), format!("http://{}:2380", self.address));
+        let named: Vec<_> = self.members.iter().map(|member| format!("{member}=http://{member}:2380")).collect();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.with_extension("log"))?;
         let mut command = host.command(program);
         command
-            .args(["--name=etcd", "--data-dir"])
+            .args(["--name", &self.address, "--data-dir"])
             .arg(&self.dir)
             .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
             .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
-            .args(["--initial-cluster", &format!("etcd={peers}")])
+            .args(["--initial-cluster", &named.join(",")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.into_parts().0);
         self.process = Some(command.spawn().context("start etcd, which is in Debian's package etcd-server")?);
+        Ok(())
+    }
+
+    /// Waits until it answers.
+    pub fn wait(&self, host: &Host) -> Result<()> {
         until_none("etcd does not answer", || {
             let health = host.command("curl").args(["-sf", &format!("{}/health", self.url())]).output()?;
             Ok(if health.status.success() { Vec::new() } else { vec![health] })

@@ -58,6 +58,11 @@ impl Host {
         &self.name
     }
 
+    /// PID of its PID 1, as this machine counts.
+    pub(crate) fn init(&self) -> u32 {
+        self.init
+    }
+
     /// A directory that lives as long as the host.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -177,7 +182,7 @@ impl Host {
 }
 
 /// Names of interfaces have at most 15 characters (netdevice(7)).
-fn link_name(host: &str) -> String {
+pub(crate) fn link_name(host: &str) -> String {
     format!("to-{}", host.trim_start_matches("carob-"))
 }
 

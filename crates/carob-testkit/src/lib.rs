@@ -13,7 +13,10 @@ mod containerd;
 mod csi;
 mod csi_driver;
 mod etcd;
+pub mod history;
 mod host;
+pub mod load;
+mod switch;
 
 pub use agent::Agent;
 pub use cluster::{Cluster, Process, images, manifest, program, until_none};
@@ -22,3 +25,4 @@ pub use csi::CsiDriver;
 pub use csi_driver::{CsiDriverConfig, serve_csi_driver};
 pub use etcd::Etcd;
 pub use host::Host;
+pub use switch::Switch;
