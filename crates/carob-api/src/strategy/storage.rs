@@ -35,6 +35,15 @@ impl Strategy for Persistent {
 
     fn prepare_create(&self, obj: &mut Value) {
         meta::set(obj, &["status"], json!({"phase": "Pending"}));
+        if self.is_claim() {
+            data_sources(obj, None);
+        }
+    }
+
+    fn prepare_update(&self, part: Part, new: &mut Value, old: &Value) {
+        if part == Part::Main && self.is_claim() {
+            data_sources(new, Some(old));
+        }
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {
@@ -48,6 +57,9 @@ impl Strategy for Persistent {
             let path = self.capacity.iter().fold(path, |path, part| path.child(part)).key("storage");
             errors.push(FieldError::required(&path, ""));
         }
+        if self.is_claim() {
+            check_data_sources(obj, &mut errors);
+        }
         errors
     }
 
@@ -55,7 +67,72 @@ impl Strategy for Persistent {
         if part != Part::Main {
             return FieldErrors::new();
         }
-        if self.capacity == ["resources", "requests"] { changed_claim(new, old) } else { changed_volume(new, old) }
+        if self.is_claim() { changed_claim(new, old) } else { changed_volume(new, old) }
+    }
+}
+
+impl Persistent {
+    fn is_claim(&self) -> bool {
+        self.capacity == ["resources", "requests"]
+    }
+}
+
+fn source_text<'a>(source: &'a Value, field: &str) -> &'a str {
+    meta::str_at(source, &[field]).unwrap_or_default()
+}
+
+/// Makes the two fields that say what a volume begins with say the same (`pkg/api/persistentvolumeclaim`): what the older one may not
+/// name is dropped from it, and of what only one says the other one says it too. A reference into another namespace is of a
+/// feature that is off.
+fn data_sources(claim: &mut Value, old: Option<&Value>) {
+    let in_use = |field: &str| old.is_some_and(|old| meta::at(old, &["spec", field]).is_some());
+    let Some(Value::Object(spec)) = claim.get_mut("spec") else { return };
+    let is_far = |source: &Value| !source_text(source, "namespace").is_empty();
+    if spec.get("dataSourceRef").is_some_and(is_far) && !in_use("dataSourceRef") {
+        spec.remove("dataSourceRef");
+    }
+    let is_known = |source: &Value| {
+        matches!(
+            (source_text(source, "apiGroup"), source_text(source, "kind")),
+            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+        )
+    };
+    if !in_use("dataSource")
+        && !in_use("dataSourceRef")
+        && !spec.contains_key("dataSourceRef")
+        && spec.get("dataSource").is_some_and(|source| !is_known(source))
+    {
+        spec.remove("dataSource");
+    }
+    match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
+        (Some(source), None) => drop(spec.insert("dataSourceRef".to_owned(), source)),
+        (None, Some(source)) if !is_far(&source) => drop(spec.insert("dataSource".to_owned(), source)),
+        _ => {}
+    }
+}
+
+/// `validateDataSource` and `validateDataSourceRef` (`pkg/apis/core/validation`).
+fn check_data_sources(claim: &Value, errors: &mut FieldErrors) {
+    let path = FieldPath::new("spec");
+    for field in ["dataSource", "dataSourceRef"] {
+        let Some(source) = meta::at(claim, &["spec", field]) else { continue };
+        let path = path.child(field);
+        for part in ["name", "kind"] {
+            if source_text(source, part).is_empty() {
+                errors.push(FieldError::required(&path.child(part), ""));
+            }
+        }
+        let kind = source_text(source, "kind");
+        if source_text(source, "apiGroup").is_empty() && kind != "PersistentVolumeClaim" {
+            let message = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+            errors.push(FieldError::invalid(&path, kind, message));
+        }
+    }
+    if let (Some(source), Some(reference)) =
+        (meta::at(claim, &["spec", "dataSource"]), meta::at(claim, &["spec", "dataSourceRef"]))
+        && ["apiGroup", "kind", "name"].iter().any(|part| source_text(source, part) != source_text(reference, part))
+    {
+        errors.push(FieldError::invalid(&path, "dataSource", "must match dataSourceRef"));
     }
 }
 
