@@ -33,6 +33,17 @@ struct DiskQuota {
     valid: u32,
 }
 
+/// `struct fs_quota_statv` (`linux/dqblk_xfs.h`), as far as it is read.
+#[repr(C)]
+#[derive(Default, Clone, Copy)]
+struct QuotaState {
+    version: i8,
+    pad: u8,
+    flags: u16,
+    in_core: u32,
+    rest: [u64; 19],
+}
+
 /// `_IOR('X', 31, struct fsxattr)` and `_IOW('X', 32, struct fsxattr)`.
 const FS_IOC_FSGETXATTR: u64 = 0x801c_581f;
 const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
@@ -45,8 +56,11 @@ const Q_SETQUOTA: u32 = 0x0080_0008;
 const QIF_BLIMITS: u32 = 1;
 /// The same number on every architecture (since Linux 5.14).
 const SYS_QUOTACTL_FD: i64 = 443;
-/// Any project: only whether the question is answered matters.
-const ANY_PROJECT: u32 = 1;
+/// `XQM_CMD(8)` (`linux/dqblk_xfs.h`); every file system with quotas answers it.
+const Q_XGETQSTATV: u32 = 0x5808;
+const STATE_VERSION: i8 = 1;
+/// Limits of projects are kept to.
+const FS_QUOTA_PDQ_ENFD: u16 = 1 << 5;
 
 /// What a project uses, in bytes and inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,11 +84,16 @@ fn quotactl(of: BorrowedFd<'_>, command: u32, project: u32, quota: &mut DiskQuot
     check(unsafe { libc::syscall(SYS_QUOTACTL_FD, of.as_raw_fd(), command, project, std::ptr::from_mut(quota)) })
 }
 
-/// Whether the file system that a descriptor is on keeps to limits of projects.
+/// Whether the file system that a descriptor is on keeps to limits of projects. That it counts by them is not enough: ext4 made with
+/// `-O quota,project` does so also where it is mounted without `prjquota`.
 pub fn is_enforced(of: BorrowedFd<'_>) -> io::Result<bool> {
-    match quotactl(of, Q_GETQUOTA, ANY_PROJECT, &mut DiskQuota::default()) {
-        // xfs has no entry for a project that has no file.
-        Ok(()) | Err(Errno::NOENT) => Ok(true),
+    let mut state = QuotaState { version: STATE_VERSION, ..QuotaState::default() };
+    let command = (Q_XGETQSTATV << 8) | PRJQUOTA;
+    // SAFETY: `of` is open for the whole call, and the kernel fills a `struct fs_quota_statv` of the version that it says.
+    let asked = unsafe { libc::syscall(SYS_QUOTACTL_FD, of.as_raw_fd(), command, 0, &raw mut state) };
+    match check(asked) {
+        Ok(()) => Ok(state.flags & FS_QUOTA_PDQ_ENFD != 0),
+        // File systems and kernels without quotas, and processes that may not ask.
         Err(
             Errno::SRCH
             | Errno::NOSYS
@@ -123,7 +142,12 @@ pub fn of(dir: BorrowedFd<'_>) -> io::Result<u32> {
 /// What a project uses and may use.
 pub fn usage(of: BorrowedFd<'_>, project: u32) -> io::Result<Usage> {
     let mut quota = DiskQuota::default();
-    quotactl(of, Q_GETQUOTA, project, &mut quota)?;
+    match quotactl(of, Q_GETQUOTA, project, &mut quota) {
+        Ok(()) => {}
+        // xfs has no entry for a project that has no file and no limit.
+        Err(Errno::NOENT) => return Ok(Usage::default()),
+        Err(error) => return Err(error.into()),
+    }
     Ok(Usage {
         bytes: quota.used_bytes,
         inodes: quota.used_inodes,
@@ -139,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_file_system_says_whether_it_limits_projects() {
-        assert_eq!((size_of::<FsXattr>(), size_of::<DiskQuota>()), (28, 72));
+        assert_eq!((size_of::<FsXattr>(), size_of::<DiskQuota>(), size_of::<QuotaState>()), (28, 72, 160));
         let dir = tempfile::tempdir().expect("a directory");
         let dir = fs_err::File::open(dir.path()).expect("open");
         is_enforced(dir.as_fd()).expect("an answer");
