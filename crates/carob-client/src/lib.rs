@@ -12,6 +12,7 @@ mod election;
 mod error;
 mod events;
 mod informer;
+pub mod snapshots;
 #[cfg(test)]
 mod testing;
 mod transport;

@@ -39,7 +39,10 @@ use crate::root_ca::RootCaPublisher;
 use crate::service_account::DefaultServiceAccount;
 use crate::stateful::StatefulController;
 use crate::token::{TokenSecrets, TokenSigner};
-use crate::volumes::{AttachDetach, Binder, BinderKey, ClaimProtection, ClaimUsers, EphemeralClaims, VolumeProtection};
+use crate::volumes::{
+    AttachDetach, Binder, BinderKey, ClaimProtection, ClaimUsers, EphemeralClaims, SnapshotKey, Snapshots,
+    VolumeProtection,
+};
 
 /// What the controllers have to know of the cluster.
 #[derive(Clone)]
@@ -59,6 +62,8 @@ pub struct Config {
     pub certificate_signer: Option<Arc<dyn CertificateSigner>>,
     /// Where machines outside the cluster reach the API, such as `https://192.0.2.1:6443`.
     pub server_url: String,
+    /// Whether snapshots of local volumes are bound to their contents.
+    pub snapshots: bool,
     /// How long Nodes may be silent.
     pub node_grace: NodeGrace,
 }
@@ -103,6 +108,9 @@ impl Controllers {
         start_certificates(&mut driver, &context, &config);
         start_autoscalers(&mut driver, &context);
         start_volumes(&mut driver, &context);
+        if config.snapshots {
+            start_snapshots(&mut driver, &context);
+        }
         Self { driver }
     }
 
@@ -429,4 +437,23 @@ fn start_volumes(driver: &mut Driver, context: &Context) {
         volumes.any(|volume| volume.ephemeral.is_some()).then(|| change.key())
     });
     work.on(&claims, EphemeralClaims::pod_of_claim).start();
+}
+
+fn start_snapshots(driver: &mut Driver, context: &Context) {
+    let controller = Snapshots::new(context.clone());
+    let (snapshots, contents, classes) =
+        (controller.snapshots().clone(), controller.contents().clone(), controller.classes().clone());
+    let (claims, volumes) =
+        (context.informers.of::<PersistentVolumeClaim>(), context.informers.of::<PersistentVolume>());
+    let work = driver.work(controller, WorkOptions::default()).after(&volumes);
+    let work = work.on(&snapshots, Snapshots::of_snapshot);
+    let of_contents = snapshots.clone();
+    let work = work.on(&contents, move |change| Snapshots::of_content(&of_contents, change));
+    let of_claims = snapshots.clone();
+    let work = work.on(&claims, move |change| Snapshots::of_claim(&of_claims, change));
+    let work = work.on(&classes, move |_| Snapshots::of_class(&snapshots));
+    // Once, not with every scan: who removes the class wants none.
+    work.asker().ask(SnapshotKey::Class);
+    // The kinds are custom ones, which a user may remove.
+    work.start_unawaited();
 }

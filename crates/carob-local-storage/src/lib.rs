@@ -1,31 +1,37 @@
 //! The provisioner of volumes that are on one node's disk: a directory, or a file that is shown as a block device, per volume.
 //!
 //! Start at [`run`]. It works over the API only: the scheduler chooses the node and says so on the claim, this makes the
-//! directory and then the PersistentVolume, the binder binds the two. [`plan`] decides (pure), [`pool`] has the effects.
+//! directory and then the PersistentVolume, the binder binds the two. [`plan`] and [`origin`] decide (pure), [`pool`] has the
+//! effects. [`contents`] takes and removes snapshots.
 //!
 //! It never removes what it did not make: each volume has a record beside it, and what the record does not say is left alone.
 //! Tasks it spawns: those of [`carob_client::Driver`] and of its event recorder. They end with the token given to [`run`].
 
+mod contents;
+mod origin;
 mod plan;
 mod pool;
 mod provisioner;
 mod record;
-mod tree;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use carob_client::snapshots::VolumeSnapshot;
 use carob_client::{Driver, DriverStats, EventRecorder, EventSource, Informers, WorkOptions};
 use carob_kit::Clock;
 use tokio_util::sync::CancellationToken;
 
+use contents::Contents;
 use plan::PROVISIONER;
 pub use pool::{Pool, PoolError};
-use provisioner::{Key, Provisioner};
+use provisioner::{Copies, Key, Provisioner, Volumes};
 
 /// Volumes that are made or removed at a time: each waits for the disk most of the time.
 const WORKERS: usize = 8;
+/// Copies that run at a time, of claims and of snapshots each: they share the disk with everything else.
+const COPIES: usize = 2;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -66,18 +72,27 @@ impl LocalStorage {
         let opened = tokio::task::spawn_blocking(move || Pool::open(&dir)).await;
         let opened = opened.map_err(io::Error::other).map_err(PoolError::from).and_then(|opened| opened);
         let pool = opened.map_err(|source| LocalStorageError::Open { dir: config.dir.clone(), source })?;
-        let source = EventSource { component: PROVISIONER.to_owned(), host: Some(config.node_name.clone()) };
-        let recorder = EventRecorder::new(client.clone(), clock, source, shutdown.clone());
-        let mut driver = Driver::new(shutdown);
-        let provisioner = Provisioner::new(client, &informers, Arc::new(pool), config.node_name, recorder);
-        let (claims, volumes) = (provisioner.claims().clone(), provisioner.volumes().clone());
-        let (classes, nodes) = (provisioner.classes().clone(), provisioner.nodes().clone());
-        let options = WorkOptions { workers: WORKERS, ..WorkOptions::default() };
-        let work = driver.work(provisioner, options).on(&claims, |change| [Key::Claim(change.key())]);
-        let work = work.on(&volumes, Key::of_volume);
-        let waiting = claims.clone();
-        let work = work.on(&classes, move |change| Key::of_class(&waiting, change));
-        work.on(&nodes, |_| [Key::Node]).always([Key::Node, Key::Leftovers]).start();
+        let pool = Arc::new(pool);
+        let recorder = |name: &str| {
+            let source = EventSource { component: name.to_owned(), host: Some(config.node_name.clone()) };
+            EventRecorder::new(client.clone(), Arc::clone(&clock), source, shutdown.clone())
+        };
+        let mut driver = Driver::new(shutdown.clone());
+        let provisioner = Provisioner::new(
+            client.clone(),
+            &informers,
+            Arc::clone(&pool),
+            config.node_name.clone(),
+            recorder(PROVISIONER),
+            shutdown.clone(),
+        );
+        start_volumes(&mut driver, &informers, Arc::new(provisioner));
+        let recorder = recorder(PROVISIONER);
+        let contents = Contents::new(client, &informers, pool, clock, recorder, shutdown);
+        let all = contents.contents().clone();
+        let options = WorkOptions { workers: COPIES, ..WorkOptions::default() };
+        // Their kind is a custom one, which a user may remove.
+        driver.work(contents, options).on(&all, |change| [change.key()]).start_unawaited();
         Ok(Self { driver })
     }
 
@@ -95,4 +110,30 @@ impl LocalStorage {
     pub async fn join(self) {
         self.driver.join().await;
     }
+}
+
+fn start_volumes(driver: &mut Driver, informers: &Informers, provisioner: Arc<Provisioner>) {
+    let (claims, volumes) = (provisioner.claims().clone(), provisioner.volumes().clone());
+    let (classes, nodes) = (provisioner.classes().clone(), provisioner.nodes().clone());
+    let options = |workers| WorkOptions { workers, ..WorkOptions::default() };
+
+    let work = driver.work(Volumes(Arc::clone(&provisioner)), options(WORKERS));
+    let work = work.on(&claims, |change| [Key::Claim(change.key())]).on(&volumes, Key::of_volume);
+    let waiting = claims.clone();
+    let work = work.on(&classes, move |change| Key::of_class(&waiting, change));
+    work.on(&nodes, |_| [Key::Node]).always([Key::Node, Key::Leftovers]).start();
+
+    let work = driver.work(Copies(provisioner), options(COPIES)).after(&volumes);
+    let waiting = claims.clone();
+    let work = work.on(&claims, move |change| Copies::of_claim(&waiting, change));
+    let waiting = claims.clone();
+    let work = work.on(&classes, move |change| Copies::of_class(&waiting, change));
+    // Copies of claims need no snapshots, so that kind is not waited for.
+    let asker = work.asker();
+    informers.of::<VolumeSnapshot>().on_change(move |change| {
+        for key in Copies::of_snapshot(&claims, change) {
+            asker.ask(key);
+        }
+    });
+    work.start();
 }

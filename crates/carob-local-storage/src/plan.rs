@@ -2,11 +2,13 @@
 
 use carob_api::quantity::Quantity;
 use carob_api::storage::{BETA_CLASS, BIND_COMPLETED, PROVISIONED_BY, PROVISIONER_PROTECTION, SELECTED_NODE};
+use carob_client::snapshots::required_label;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
+use crate::origin::{Begins, begins_with};
 use crate::record::Record;
 
 /// The name that StorageClasses have for this provisioner.
@@ -33,6 +35,8 @@ pub(crate) struct Access {
 pub(crate) struct Wish {
     pub(crate) record: Record,
     pub(crate) access: Access,
+    /// What is on it at first.
+    pub(crate) begins: Begins,
     pub(crate) class: String,
     pub(crate) access_modes: Vec<String>,
     pub(crate) policy: String,
@@ -46,6 +50,8 @@ pub(crate) enum ClaimPlan {
     Make(Box<Wish>),
     /// Its volume cannot be made, ever.
     Refuse(String),
+    /// Another program makes its volume, which begins with what only that knows.
+    Others,
     /// Its volume, by name, is to have room for so much.
     Grow {
         volume: String,
@@ -67,6 +73,11 @@ pub(crate) fn request(claim: &PersistentVolumeClaim) -> i64 {
 
 pub(crate) fn capacity(volume: &PersistentVolume) -> i64 {
     bytes(volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()?.get("storage")))
+}
+
+/// Whether the volume is a block device.
+pub(crate) fn is_block(mode: Option<&String>) -> bool {
+    mode.is_some_and(|mode| mode == "Block")
 }
 
 pub(crate) fn class_of(claim: &PersistentVolumeClaim) -> &str {
@@ -114,19 +125,21 @@ pub(crate) fn claim_plan(
         None if !waits => {}
         Some(_) | None => return ClaimPlan::Nothing,
     }
-    match wish(claim, class) {
+    let begins = match begins_with(claim) {
+        Ok(Begins::Others) => return ClaimPlan::Others,
+        Ok(begins) => begins,
+        Err(why) => return ClaimPlan::Refuse(why),
+    };
+    match wish(claim, class, begins) {
         Ok(wish) => ClaimPlan::Make(Box::new(wish)),
         Err(why) => ClaimPlan::Refuse(why),
     }
 }
 
-fn wish(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Wish, String> {
+fn wish(claim: &PersistentVolumeClaim, class: &StorageClass, begins: Begins) -> Result<Wish, String> {
     let spec = claim.spec.clone().unwrap_or_default();
     if spec.selector.is_some() {
         return Err("claim.spec.selector is not supported".to_owned());
-    }
-    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
-        return Err("claim.spec.dataSource is not supported".to_owned());
     }
     if spec.volume_attributes_class_name.as_ref().is_some_and(|name| !name.is_empty()) {
         return Err("claim.spec.volumeAttributesClassName is not supported".to_owned());
@@ -139,7 +152,7 @@ fn wish(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Wish, Str
     let uid = claim.metadata.uid.as_deref().unwrap_or_default();
     let volume = volume_name(claim);
     let mut record = Record::new(&volume, names.0.unwrap_or_default(), names.1.unwrap_or_default(), uid);
-    record.block = spec.volume_mode.as_deref() == Some("Block");
+    record.block = is_block(spec.volume_mode.as_ref());
     record.capacity_bytes = request(claim).max(1);
     if record.block {
         let sectors = record.capacity_bytes / SECTOR_BYTES + i64::from(record.capacity_bytes % SECTOR_BYTES != 0);
@@ -148,6 +161,7 @@ fn wish(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Wish, Str
     Ok(Wish {
         record,
         access: access(class)?,
+        begins,
         class: class.metadata.name.clone().unwrap_or_default(),
         access_modes: modes,
         policy: class.reclaim_policy.clone().unwrap_or_else(|| "Delete".to_owned()),
@@ -250,10 +264,7 @@ pub(crate) fn volume_plan(volume: &PersistentVolume, pool: &str) -> VolumePlan {
 
 /// The id of the pool that a volume says it is in.
 pub(crate) fn pool_of(volume: &PersistentVolume) -> Option<&str> {
-    let required = volume.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref()?;
-    let mut expressions = required.node_selector_terms.iter().flat_map(|term| term.match_expressions.iter().flatten());
-    let ours = expressions.find(|expression| expression.key == NODE_LABEL)?;
-    ours.values.as_ref()?.first().map(String::as_str)
+    required_label(volume, NODE_LABEL)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use carob_api::storage::{PROVISIONER_PROTECTION, SELECTED_NODE};
+use carob_client::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
 use carob_client::{
     Change, During, EventKind, EventRecorder, Informer, Informers, ObjectKey, Reconcile, ReconcileError, Requeue,
     Subject, reference,
@@ -11,9 +12,11 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
+use crate::origin::{Begins, Obstacle, is_copy, of_claim, of_snapshot};
 use crate::plan::{self, ClaimPlan, NODE_LABEL, VolumePlan, Wish, claim_plan, volume_plan};
-use crate::pool::{Pool, PoolError};
+use crate::pool::{Origin, Pool, PoolError};
 use crate::record::Record;
 
 /// What is looked at.
@@ -53,6 +56,7 @@ pub(crate) struct Provisioner {
     pool: Arc<Pool>,
     node_name: String,
     recorder: EventRecorder,
+    shutdown: CancellationToken,
 }
 
 impl Provisioner {
@@ -62,6 +66,7 @@ impl Provisioner {
         pool: Arc<Pool>,
         node_name: String,
         recorder: EventRecorder,
+        shutdown: CancellationToken,
     ) -> Self {
         Self {
             client,
@@ -72,6 +77,7 @@ impl Provisioner {
             pool,
             node_name,
             recorder,
+            shutdown,
         }
     }
 
@@ -99,19 +105,12 @@ impl Provisioner {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Does what blocks in a thread of its own.
     async fn in_pool<T: Send + 'static>(
         &self,
         what: &str,
         work: impl FnOnce(&Pool) -> Result<T, PoolError> + Send + 'static,
     ) -> Result<T, ReconcileError> {
-        let pool = Arc::clone(&self.pool);
-        let other = |cause: Box<dyn std::error::Error + Send + Sync>| ReconcileError::Other {
-            operation: what.to_owned(),
-            cause,
-        };
-        let done = tokio::task::spawn_blocking(move || work(&pool)).await.map_err(|error| other(Box::new(error)))?;
-        done.map_err(|error| other(Box::new(error)))
+        in_pool(&self.pool, what, work).await
     }
 
     /// The claim as the API has it, if it is the one with that uid.
@@ -126,8 +125,9 @@ impl Provisioner {
         Ok(found.filter(|claim| claim.metadata.uid.as_deref() == Some(uid)))
     }
 
-    async fn reconcile_claim(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
-        let Some(claim) = self.claims.get_key(key) else { return Ok(()) };
+    /// `copies`: whether it is the turn of those whose volume is a copy, or of the others.
+    async fn reconcile_claim(&self, key: &ObjectKey, copies: bool) -> Result<(), ReconcileError> {
+        let Some(claim) = self.claims.get_key(key).filter(|claim| is_copy(claim) == copies) else { return Ok(()) };
         let class = self.classes.get(None, plan::class_of(&claim));
         let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
         let volume = name.and_then(|name| self.volumes.get(None, name));
@@ -137,7 +137,26 @@ impl Provisioner {
                 self.failed(&claim, &why);
                 return self.give_back(&claim).await;
             }
-            ClaimPlan::Make(wish) => self.make(&claim, *wish).await,
+            ClaimPlan::Others => {
+                let message = "Assuming an external populator will provision the volume";
+                self.recorder.record(reference(&*claim), EventKind::Normal, "Provisioning", message);
+                return Ok(());
+            }
+            ClaimPlan::Make(wish) => {
+                let origin = match self.origin(&claim, &wish.begins).await? {
+                    Ok(origin) => origin,
+                    Err(Obstacle::Wait(why)) => {
+                        // Whatever it waits for asks for it when it changes.
+                        self.failed(&claim, &why);
+                        return Ok(());
+                    }
+                    Err(Obstacle::Never(why)) => {
+                        self.failed(&claim, &why);
+                        return self.give_back(&claim).await;
+                    }
+                };
+                self.make(&claim, *wish, origin).await
+            }
             ClaimPlan::Grow { volume, bytes } => return self.grow(&claim, &volume, bytes).await,
         };
         if let Err(error) = &done {
@@ -167,10 +186,67 @@ impl Provisioner {
         patched.unless_gone(|| format!("take the node off claim {key}")).map(drop)
     }
 
-    async fn make(&self, claim: &PersistentVolumeClaim, wish: Wish) -> Result<(), ReconcileError> {
+    /// What the volume is a copy of, as the API has it now.
+    async fn origin(
+        &self,
+        claim: &PersistentVolumeClaim,
+        begins: &Begins,
+    ) -> Result<Result<Option<Origin>, Obstacle>, ReconcileError> {
+        let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+        Ok(match begins {
+            Begins::Empty | Begins::Others => Ok(None),
+            Begins::Claim(name) => {
+                let source = self.api_of_claims(namespace).get_opt(name).await;
+                let source = source.during(|| format!("get claim {namespace}/{name}"))?;
+                let bound = source.as_ref().and_then(|source| source.spec.as_ref()?.volume_name.clone());
+                let volume = match bound.filter(|bound| !bound.is_empty()) {
+                    Some(bound) => {
+                        self.api_of_volumes().get_opt(&bound).await.during(|| format!("get volume {bound}"))?
+                    }
+                    None => None,
+                };
+                of_claim(claim, name, source.as_ref(), volume.as_ref(), self.pool.id()).map(Some)
+            }
+            Begins::Snapshot(name) => {
+                let api: Api<VolumeSnapshot> = Api::namespaced(self.client.clone(), namespace);
+                let snapshot = api.get_opt(name).await.during(|| format!("get snapshot {namespace}/{name}"))?;
+                let bound = snapshot
+                    .as_ref()
+                    .and_then(|snapshot| snapshot.status.as_ref()?.bound_volume_snapshot_content_name.clone());
+                let content = match bound {
+                    Some(bound) => {
+                        let api: Api<VolumeSnapshotContent> = Api::all(self.client.clone());
+                        api.get_opt(&bound).await.during(|| format!("get snapshot content {bound}"))?
+                    }
+                    None => None,
+                };
+                of_snapshot(claim, name, snapshot.as_ref(), content.as_ref(), self.pool.id()).map(Some)
+            }
+        })
+    }
+
+    /// Whether a claim is still there, for as long as this runs.
+    fn is_wanted(&self, claim: &PersistentVolumeClaim) -> impl Fn() -> bool + Send + use<> {
+        let (claims, key, uid) = (self.claims.clone(), ObjectKey::of(claim), claim.metadata.uid.clone());
+        let shutdown = self.shutdown.clone();
+        move || {
+            let is_there = |held: Arc<PersistentVolumeClaim>| {
+                held.metadata.uid == uid && held.metadata.deletion_timestamp.is_none()
+            };
+            !shutdown.is_cancelled() && claims.get_key(&key).is_some_and(is_there)
+        }
+    }
+
+    async fn make(
+        &self,
+        claim: &PersistentVolumeClaim,
+        wish: Wish,
+        origin: Option<Origin>,
+    ) -> Result<(), ReconcileError> {
         let wish = Arc::new(wish);
-        let wanted = Arc::clone(&wish);
-        let record = self.in_pool("make the volume", move |pool| pool.make(&wanted)).await?;
+        let (wanted, is_wanted) = (Arc::clone(&wish), self.is_wanted(claim));
+        let make = move |pool: &Pool| pool.make(&wanted, origin.as_ref(), &is_wanted);
+        let record = self.in_pool("make the volume", make).await?;
         let path = self.pool.content(&record).display().to_string();
         let object = plan::object(&wish, &path, self.pool.id());
         let object: PersistentVolume = serde_json::from_value(object).map_err(|cause| ReconcileError::Other {
@@ -310,7 +386,81 @@ impl Provisioner {
     }
 }
 
-impl Reconcile for Provisioner {
+/// Does what blocks in a thread of its own.
+pub(crate) async fn in_pool<T: Send + 'static>(
+    pool: &Arc<Pool>,
+    what: &str,
+    work: impl FnOnce(&Pool) -> Result<T, PoolError> + Send + 'static,
+) -> Result<T, ReconcileError> {
+    let pool = Arc::clone(pool);
+    let other =
+        |cause: Box<dyn std::error::Error + Send + Sync>| ReconcileError::Other { operation: what.to_owned(), cause };
+    let done = tokio::task::spawn_blocking(move || work(&pool)).await.map_err(|error| other(Box::new(error)))?;
+    done.map_err(|error| other(Box::new(error)))
+}
+
+/// Makes the volumes that are copies, which takes as long as there is to copy.
+pub(crate) struct Copies(pub(crate) Arc<Provisioner>);
+
+impl Copies {
+    /// The claim, and those that wait for a volume of it to copy.
+    pub(crate) fn of_claim(
+        claims: &Informer<PersistentVolumeClaim>,
+        change: Change<'_, PersistentVolumeClaim>,
+    ) -> Vec<ObjectKey> {
+        let key = change.key();
+        let mut keys = Self::waiting_for(claims, &key.namespace, &Begins::Claim(key.name.to_string()));
+        keys.extend(change.new.is_some_and(|claim| is_copy(claim)).then_some(key));
+        keys
+    }
+
+    /// The claims that may have waited for a class.
+    pub(crate) fn of_class(
+        claims: &Informer<PersistentVolumeClaim>,
+        change: Change<'_, StorageClass>,
+    ) -> Vec<ObjectKey> {
+        let keys = Key::of_class(claims, change).into_iter();
+        keys.filter_map(|key| if let Key::Claim(key) = key { Some(key) } else { None }).collect()
+    }
+
+    /// The claims that wait for a snapshot.
+    pub(crate) fn of_snapshot(
+        claims: &Informer<PersistentVolumeClaim>,
+        change: Change<'_, VolumeSnapshot>,
+    ) -> Vec<ObjectKey> {
+        let key = change.key();
+        Self::waiting_for(claims, &key.namespace, &Begins::Snapshot(key.name.to_string()))
+    }
+
+    fn waiting_for(claims: &Informer<PersistentVolumeClaim>, namespace: &str, begins: &Begins) -> Vec<ObjectKey> {
+        let waits = |claim: &Arc<PersistentVolumeClaim>| {
+            claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_none())
+                && crate::origin::begins_with(claim).as_ref() == Ok(begins)
+        };
+        claims.list_in(namespace).into_iter().filter(waits).map(|claim| ObjectKey::of(&*claim)).collect()
+    }
+}
+
+impl Reconcile for Copies {
+    type Key = ObjectKey;
+
+    fn name(&self) -> &'static str {
+        "local-storage-copies"
+    }
+
+    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
+        self.0.reconcile_claim(&key, true).await.map(|()| Requeue::No)
+    }
+
+    fn subject(&self, key: &ObjectKey) -> Option<Subject> {
+        self.0.claims.subject(key)
+    }
+}
+
+/// Makes all other volumes, lets them grow, and removes them.
+pub(crate) struct Volumes(pub(crate) Arc<Provisioner>);
+
+impl Reconcile for Volumes {
     type Key = Key;
 
     fn name(&self) -> &'static str {
@@ -319,18 +469,18 @@ impl Reconcile for Provisioner {
 
     async fn reconcile(&self, key: Key) -> Result<Requeue, ReconcileError> {
         match &key {
-            Key::Claim(key) => self.reconcile_claim(key).await?,
-            Key::Volume(key) => self.reconcile_volume(key).await?,
-            Key::Node => self.reconcile_node().await?,
-            Key::Leftovers => self.reconcile_leftovers().await?,
+            Key::Claim(key) => self.0.reconcile_claim(key, false).await?,
+            Key::Volume(key) => self.0.reconcile_volume(key).await?,
+            Key::Node => self.0.reconcile_node().await?,
+            Key::Leftovers => self.0.reconcile_leftovers().await?,
         }
         Ok(Requeue::No)
     }
 
     fn subject(&self, key: &Key) -> Option<Subject> {
         match key {
-            Key::Claim(key) => self.claims.subject(key),
-            Key::Volume(key) => self.volumes.subject(key),
+            Key::Claim(key) => self.0.claims.subject(key),
+            Key::Volume(key) => self.0.volumes.subject(key),
             Key::Node | Key::Leftovers => None,
         }
     }

@@ -208,6 +208,7 @@ pub(crate) fn controllers(control: &Control, keys: Arc<ServiceAccountKeys>) -> P
             token_signer: Some(Arc::new(SecretTokens(Arc::clone(&keys)))),
             certificate_signer: Some(control.signer.clone()),
             server_url: kubeconfig::server_url(settings.listen, &settings.node_ips),
+            snapshots: settings.local_storage,
             node_grace: settings.node_grace,
         };
         let client = common.component("system:kube-controller-manager");

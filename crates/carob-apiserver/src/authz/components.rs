@@ -49,6 +49,10 @@ fn controllers() -> Vec<Rule> {
         Rule::on("create", "networking.k8s.io", "servicecidrs ipaddresses"),
         // The binder says in a patch what upstream's says in an update.
         Rule::on("patch", "core", "persistentvolumeclaims persistentvolumes/status"),
+        // The snapshot controller's part (external-snapshotter, `deploy/kubernetes/snapshot-controller`).
+        Rule::on("patch", "snapshot.storage.k8s.io", "volumesnapshots volumesnapshots/status"),
+        Rule::on("create delete patch", "snapshot.storage.k8s.io", "volumesnapshotcontents"),
+        Rule::on("create", "snapshot.storage.k8s.io", "volumesnapshotclasses"),
     ]
 }
 
@@ -60,6 +64,8 @@ fn local_storage() -> Vec<Rule> {
         Rule::on("patch", "core", "persistentvolumeclaims/status"),
         Rule::on("patch", "core", "nodes"),
         Rule::on("create patch update", "core", "events"),
+        Rule::on("get", "snapshot.storage.k8s.io", "volumesnapshots volumesnapshotcontents"),
+        Rule::on("patch", "snapshot.storage.k8s.io", "volumesnapshotcontents volumesnapshotcontents/status"),
     ]
 }
 

@@ -10,6 +10,7 @@ mod dangling;
 mod flow;
 mod objects;
 mod peers;
+mod snapshots;
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::flow;
+use super::{flow, snapshots};
 use crate::admission::SYSTEM_CLASSES;
 use crate::aggregation::local_services;
 use crate::authz::default_objects;
@@ -135,7 +135,10 @@ pub(super) fn all(
     all.push(service(config));
     all.extend(of_addresses(config));
     all.extend(dns_service(config));
-    all.extend(config.local_storage.then(local_class));
+    if config.local_storage {
+        all.push(local_class());
+        all.extend(snapshots::definitions());
+    }
     all.extend(authentication(config));
     all.extend(config.joining.iter().flat_map(|joining| joining_config(joining, &config.service_cidrs)));
     all.push(token_tracking(now));

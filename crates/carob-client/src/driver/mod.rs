@@ -255,11 +255,17 @@ impl<R: Reconcile> Work<'_, R> {
     }
 
     pub fn start(self) {
+        let begun = self.queue.begun.subscribe();
+        self.driver.begun.push(begun);
+        self.start_unawaited();
+    }
+
+    /// As [`Work::start`], for a reconciler of a kind that may not be served: [`Driver::begun`] does not wait for it.
+    pub fn start_unawaited(self) {
         let Self { driver, reconciler, options, queue, ready, scans } = self;
         let counted = Arc::clone(&queue);
         let entry: (&'static str, StatsFn) = (reconciler.name(), Arc::new(move || counted.stats()));
         driver.stats.lock().expect("no holder of the counts panics").push(entry);
-        driver.begun.push(queue.begun.subscribe());
         let recorder = driver.events.as_ref().map(|recorder| recorder(reconciler.name()));
         let shutdown = driver.shutdown.clone();
         driver.tasks.spawn(run::run(reconciler, options, queue, ready, scans, recorder, shutdown));

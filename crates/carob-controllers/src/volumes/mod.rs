@@ -1,5 +1,5 @@
 //! Volumes that last: which volume a claim gets, what keeps either from being deleted, the claims of Pods' ephemeral volumes,
-//! and which volumes are attached to which Nodes (`pkg/controller/volume`).
+//! snapshots of local volumes, and which volumes are attached to which Nodes (`pkg/controller/volume`).
 
 mod attach;
 mod binder;
@@ -8,6 +8,7 @@ mod ephemeral;
 #[cfg(test)]
 mod histories;
 mod protection;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -22,6 +23,7 @@ pub(crate) use attach::AttachDetach;
 pub(crate) use binder::{Binder, BinderKey};
 pub(crate) use ephemeral::EphemeralClaims;
 pub(crate) use protection::{ClaimProtection, VolumeProtection};
+pub(crate) use snapshots::{SnapshotKey, Snapshots};
 pub(crate) use users::ClaimUsers;
 
 fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {

@@ -142,6 +142,7 @@ fn config_of_controllers() -> Config {
         token_signer: Some(Arc::new(Signer)),
         certificate_signer: None,
         server_url: "https://192.0.2.1:6443".to_owned(),
+        snapshots: false,
         node_grace: carob_controllers::NodeGrace::default(),
     }
 }
