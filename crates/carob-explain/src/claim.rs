@@ -17,6 +17,8 @@ pub struct Facts {
     pub claim: Value,
     /// The claim's class, where there is one of that name.
     pub class: Option<Value>,
+    /// What the volume is to be made of, where there is an object of that name.
+    pub source: Option<Value>,
     /// All volumes.
     pub volumes: Vec<Value>,
     /// The Pods of its namespace.
@@ -33,6 +35,23 @@ fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
 /// The class that a claim names; empty for none.
 pub fn class_of(claim: &Value) -> &str {
     meta::annotation(claim, BETA_CLASS).unwrap_or_else(|| text(claim, &["spec", "storageClassName"]))
+}
+
+/// The API's path of what a claim's volume is to be made of, if that is a claim or a snapshot.
+pub fn source_path(claim: &Value) -> Option<String> {
+    let source = source_of(claim)?;
+    let (namespace, name) = (meta::namespace(claim), text(source, &["name"]));
+    match (text(source, &["apiGroup"]), text(source, &["kind"])) {
+        ("", "PersistentVolumeClaim") => Some(format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")),
+        ("snapshot.storage.k8s.io", "VolumeSnapshot") => {
+            Some(format!("/apis/snapshot.storage.k8s.io/v1/namespaces/{namespace}/volumesnapshots/{name}"))
+        }
+        _ => None,
+    }
+}
+
+fn source_of(claim: &Value) -> Option<&Value> {
+    meta::at(claim, &["spec", "dataSourceRef"]).or_else(|| meta::at(claim, &["spec", "dataSource"]))
 }
 
 fn words(value: &Value, path: &[&str]) -> Vec<String> {
@@ -127,8 +146,38 @@ impl Facts {
             return reasons;
         }
         reasons.extend(self.volume_reasons());
+        reasons.extend(self.source_reason());
         reasons.push(self.class_reason());
         reasons
+    }
+
+    /// What there is of the claim or snapshot that the volume is to be made of.
+    fn source_reason(&self) -> Option<String> {
+        let wanted = source_of(&self.claim)?;
+        let shown = format!("{} {}", text(wanted, &["kind"]), text(wanted, &["name"]));
+        let begins = format!("its volume is to be made of {shown}");
+        if source_path(&self.claim).is_none() {
+            return Some(format!("{begins}, which is another program's to do"));
+        }
+        let Some(source) = &self.source else { return Some(format!("{begins}, which does not exist")) };
+        if meta::is_being_deleted(source) {
+            return Some(format!("{begins}, which is being deleted"));
+        }
+        let (size, offered) = (
+            bytes(&self.claim, &["spec", "resources", "requests", "storage"]),
+            bytes(source, &["status", "restoreSize"]).max(bytes(source, &["status", "capacity", "storage"])),
+        );
+        if size < offered {
+            return Some(format!("{begins}, which has {offered} bytes: the claim asks for less"));
+        }
+        let error = text(source, &["status", "error", "message"]);
+        match (text(wanted, &["kind"]), text(source, &["status", "phase"])) {
+            ("PersistentVolumeClaim", "Bound") => Some(begins),
+            ("PersistentVolumeClaim", _) => Some(format!("{begins}, which is not bound")),
+            _ if meta::at(source, &["status", "readyToUse"]) == Some(&Value::Bool(true)) => Some(begins),
+            _ if error.is_empty() => Some(format!("{begins}, which is not ready to use")),
+            _ => Some(format!("{begins}, which is not ready to use: {error}")),
+        }
     }
 
     /// What keeps the volumes that there are from being this claim's: those of its class.
@@ -217,6 +266,36 @@ mod tests {
             "status": {"phase": "Pending"},
         });
         Facts { claim, class, ..Facts::default() }
+    }
+
+    #[test]
+    fn what_a_volume_is_made_of_is_told() {
+        let mut facts = facts(None);
+        assert_eq!((source_path(&facts.claim), facts.source_reason()), (None, None));
+        let snapshot = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s"});
+        facts.claim["spec"]["dataSourceRef"] = snapshot;
+        let path = "/apis/snapshot.storage.k8s.io/v1/namespaces/shop/volumesnapshots/s";
+        assert_eq!(source_path(&facts.claim).as_deref(), Some(path));
+        let begins = "its volume is to be made of VolumeSnapshot s";
+        for (source, rest) in [
+            (None, ", which does not exist"),
+            (Some(json!({"status": {"readyToUse": false}})), ", which is not ready to use"),
+            (Some(json!({"status": {"error": {"message": "no room"}}})), ", which is not ready to use: no room"),
+            (
+                Some(json!({"status": {"readyToUse": true, "restoreSize": "6Gi"}})),
+                ", which has 6442450944 bytes: the claim asks for less",
+            ),
+            (Some(json!({"status": {"readyToUse": true, "restoreSize": "5Gi"}})), ""),
+        ] {
+            facts.source = source;
+            assert_eq!(facts.source_reason(), Some(format!("{begins}{rest}")));
+        }
+        facts.claim["spec"]["dataSourceRef"] = json!({"kind": "PersistentVolumeClaim", "name": "d"});
+        facts.source = Some(json!({"status": {"phase": "Pending"}}));
+        let told = facts.source_reason();
+        assert!(told.is_some_and(|told| told.ends_with("PersistentVolumeClaim d, which is not bound")));
+        facts.claim["spec"]["dataSourceRef"] = json!({"apiGroup": "example.com", "kind": "Book", "name": "b"});
+        assert!(facts.source_reason().is_some_and(|told| told.ends_with("another program's to do")));
     }
 
     #[test]

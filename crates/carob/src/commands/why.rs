@@ -107,6 +107,14 @@ async fn list(client: &kube::Client, path: &str, what: &str) -> Result<(Vec<Valu
     }
 }
 
+/// Something that a claim names, if it is there.
+async fn get_opt(client: &kube::Client, path: &str, what: &str) -> Result<Option<Value>> {
+    match get(client, path).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        found => Ok(Some(found.with_context(|| format!("get the claim's {what}"))?)),
+    }
+}
+
 async fn gather_claim(client: &kube::Client, namespace: &str, name: &str) -> Result<claim::Facts> {
     let path = format!("/api/v1/namespaces/{namespace}");
     let claim = match get(client, &format!("{path}/persistentvolumeclaims/{name}")).await {
@@ -117,10 +125,11 @@ async fn gather_claim(client: &kube::Client, namespace: &str, name: &str) -> Res
     };
     let class = match claim::class_of(&claim) {
         "" => None,
-        class => match get(client, &format!("/apis/storage.k8s.io/v1/storageclasses/{class}")).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => None,
-            class => Some(class.context("get the claim's class")?),
-        },
+        class => get_opt(client, &format!("/apis/storage.k8s.io/v1/storageclasses/{class}"), "class").await?,
+    };
+    let source = match claim::source_path(&claim) {
+        Some(source) => get_opt(client, &source, "source").await?,
+        None => None,
     };
     let uid = carob_api::meta::uid(&claim);
     let events = format!("{path}/events?fieldSelector=involvedObject.uid%3D{uid}");
@@ -128,7 +137,7 @@ async fn gather_claim(client: &kube::Client, namespace: &str, name: &str) -> Res
     let (pods, pods_note) = list(client, &format!("{path}/pods"), "Pods").await?;
     let (events, events_note) = list(client, &events, "events").await?;
     let notes = [volumes_note, pods_note, events_note].into_iter().flatten().collect();
-    Ok(claim::Facts { claim, class, volumes, pods, events, notes })
+    Ok(claim::Facts { claim, class, source, volumes, pods, events, notes })
 }
 
 /// What the nodes have left; nothing where the caller may not read it.
