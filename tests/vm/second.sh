@@ -11,5 +11,5 @@ for module in $(cat /etc/modules); do modprobe "$module" || echo "no module $mod
 hostname vm
 ip link set lo up
 echo "kernel $(uname -r), booted in $(cut -d' ' -f1 /proc/uptime) s"
-if sh /opt/smoke.sh; then echo CAROB-VM-PASSED; else echo "the script failed with $?"; fi
+if sh /opt/smoke.sh && sh /opt/volumes.sh /dev/vda ext4 && sh /opt/volumes.sh /dev/vdb xfs; then echo CAROB-VM-PASSED; else echo "the script failed with $?"; fi
 poweroff -f

@@ -1,6 +1,6 @@
 //! A virtual machine with cgroup v2: a Debian kernel, carob, kubectl and busybox in an initramfs, under software emulation.
 //!
-//! The machine runs `tests/vm/smoke.sh` as its only job and powers itself off; what its console prints is what this prints.
+//! The machine runs `tests/vm/smoke.sh` and `tests/vm/volumes.sh` (once per disk) and powers itself off; what its console prints is what this prints.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -36,10 +36,20 @@ const MODULES: &[&str] = &[
     "nft_numgen",
     "nft_hash",
     "vxlan",
+    "loop",
+    "virtio_pci",
+    "virtio_blk",
+    "quota_v2",
+    "xfs",
 ];
 /// The line by which the guest says that its script succeeded.
 const PASSED: &str = "CAROB-VM-PASSED";
 const MEMORY_MIB: u32 = 2048;
+/// The disks of the machine, as `/dev/vda` and so on: file systems that can limit projects, and how they are made.
+const DISKS: [(&str, &[&str]); 2] =
+    [("ext4", &["mkfs.ext4", "-q", "-F", "-O", "quota,project"]), ("xfs", &["mkfs.xfs", "-q", "-f"])];
+/// xfs is not made smaller than 300 MiB.
+const DISK_BYTES: u64 = 320 << 20;
 
 const INIT: &str = include_str!("../../tests/vm/init.sh");
 
@@ -52,8 +62,22 @@ pub(crate) fn smoke(carob: &Path) -> Result<()> {
     fs::create_dir_all(&dir)?;
     let (kernel, version) = kernel(&dir)?;
     let images = crate::images::build(&["busybox".to_owned()])?;
-    let initramfs = initramfs(&dir, &version, carob, &images["busybox"], &root.join("tests/vm/smoke.sh"))?;
-    boot(&kernel, &initramfs)
+    let scripts = [root.join("tests/vm/smoke.sh"), root.join("tests/vm/volumes.sh")];
+    let initramfs = initramfs(&dir, &version, carob, &images["busybox"], &scripts)?;
+    boot(&kernel, &initramfs, &disks(&dir)?)
+}
+
+/// Makes the disks.
+fn disks(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut disks = Vec::new();
+    for (name, command) in DISKS {
+        let disk = dir.join(format!("{name}.disk"));
+        fs::File::create(&disk)?.set_len(DISK_BYTES)?;
+        let [program, arguments @ ..] = command else { bail!("{name} has a command") };
+        run(Command::new(program).args(arguments).arg(&disk))?;
+        disks.push(disk);
+    }
+    Ok(disks)
 }
 
 /// Downloads and unpacks the kernel's package; returns the kernel's file and its version.
@@ -83,7 +107,7 @@ fn kernel(dir: &Path) -> Result<(PathBuf, String)> {
 }
 
 /// Packs what the machine runs.
-fn initramfs(dir: &Path, version: &str, carob: &Path, image: &Path, script: &Path) -> Result<PathBuf> {
+fn initramfs(dir: &Path, version: &str, carob: &Path, image: &Path, scripts: &[PathBuf]) -> Result<PathBuf> {
     let staging = dir.join("staging");
     if staging.exists() {
         fs::remove_dir_all(&staging)?;
@@ -99,7 +123,9 @@ fn initramfs(dir: &Path, version: &str, carob: &Path, image: &Path, script: &Pat
     fs::copy(kubectl.trim(), staging.join("opt/kubectl"))?;
     fs::copy(carob, staging.join("opt/carob"))?;
     fs::copy(image, staging.join("opt/busybox.tar"))?;
-    fs::copy(script, staging.join("opt/smoke.sh"))?;
+    for script in scripts {
+        fs::copy(script, staging.join("opt").join(script.file_name().context("a script has a name")?))?;
+    }
     fs::write(staging.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write(staging.join("etc/modules"), MODULES.join("\n"))?;
     for (name, text) in [("init", INIT), ("second", SECOND)] {
@@ -142,7 +168,7 @@ fn copy_modules(dir: &Path, staging: &Path, version: &str) -> Result<()> {
     Ok(())
 }
 
-fn boot(kernel: &Path, initramfs: &Path) -> Result<()> {
+fn boot(kernel: &Path, initramfs: &Path, disks: &[PathBuf]) -> Result<()> {
     sh::say("boot a machine with cgroup v2");
     let mut machine = Command::new("setpriv")
         .args([
@@ -172,6 +198,10 @@ fn boot(kernel: &Path, initramfs: &Path) -> Result<()> {
         .arg(kernel)
         .arg("-initrd")
         .arg(initramfs)
+        .args(disks.iter().flat_map(|disk| {
+            let drive = format!("file={},format=raw,if=virtio,cache=unsafe", disk.display());
+            ["-drive".to_owned(), drive]
+        }))
         .args(["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
