@@ -265,3 +265,53 @@ fn a_cluster_is_saved_while_it_runs_and_restored_under_its_agents() -> Result<()
     create(&cluster, &pod("fresh", "worker", "exec sleep 1000000"))?;
     cluster.wait("condition=Ready", "pod/fresh")
 }
+
+/// Lets nobody reach the kubelet API from outside, and says so at once.
+const BEHIND_NAT: &str = "nft add table inet nat_test && \
+    nft 'add chain inet nat_test input { type filter hook input priority -200; }' && \
+    nft 'add rule inet nat_test input iifname != lo tcp dport 10250 reject with tcp reset'";
+
+#[test]
+fn a_node_that_nobody_can_reach_is_reached_through_its_tunnel() -> Result<()> {
+    let (mut cluster, mut agent) = joined(&[])?;
+    agent.import(&["busybox"])?;
+    agent.host.run("sh", ["-c", BEHIND_NAT])?;
+    let script = "echo hello; echo from-the-pod >/tmp/index.html; exec httpd -f -p 8080 -h /tmp";
+    create(&cluster, &pod("there", "worker", script))?;
+    cluster.wait("condition=Ready", "pod/there")?;
+    let said = cluster.kubectl_fails(&["logs", "there"])?;
+    assert!(said.contains("dial"), "the direct way is closed: {said}");
+
+    agent.terminate()?;
+    let flags = ["--node-name=worker", "--server", URL, "--tunnel"];
+    agent.start(&flags)?;
+    let is_reached = |cluster: &Cluster| {
+        until_none("a node that is not reached through its tunnel", || {
+            Ok(cluster.kubectl(&["logs", "there"]).err().into_iter().collect())
+        })
+    };
+    is_reached(&cluster)?;
+    assert_eq!(cluster.kubectl(&["logs", "there"])?.trim(), "hello");
+    assert_eq!(cluster.kubectl(&["exec", "there", "--", "echo", "executed"])?.trim(), "executed");
+    // More than windows and buffers hold.
+    let count = cluster.kubectl(&["exec", "there", "--", "sh", "-c", "head -c 20000000 /dev/zero"])?;
+    assert_eq!(count.len(), 20_000_000);
+    let forward = "kubectl port-forward pod/there 18080:8080 >/dev/null & \
+                   for i in $(seq 100); do curl -sf http://127.0.0.1:18080/index.html && break; sleep 0.1; done; kill $!";
+    let mut command = cluster.host.command("sh");
+    command.env("KUBECONFIG", cluster.data_dir().join("admin.kubeconfig")).args(["-c", forward]);
+    let output = command.output()?;
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "from-the-pod");
+
+    // It is opened again after the server was away.
+    cluster.kill_server()?;
+    cluster.start_server()?;
+    is_reached(&cluster)?;
+    // Whose a tunnel is follows from who asks, so an administrator opens none.
+    let said = cluster.kubectl_fails(&["get", "--raw", "/carob/v1/tunnel"])?;
+    assert!(said.contains("only the agent of a node"), "{said}");
+    agent.kill()?;
+    until_none("logs of a node whose agent is gone", || {
+        Ok(cluster.kubectl(&["logs", "there"]).ok().into_iter().collect())
+    })
+}

@@ -32,7 +32,7 @@ use crate::request::{Asked, Notes, Query, RequestInfo, Verb};
 use crate::server::{Class, Classified, Limits, RETRY_AFTER_S, Refused, Remote, is_heavy, seats_of_list};
 use crate::state::{StartError, State};
 use crate::system::SystemConfig;
-use crate::{aggregation, audit, dispatch, nonresource, respond};
+use crate::{aggregation, audit, dispatch, nonresource, respond, tunnels};
 
 /// The API server. Clones share everything.
 #[derive(Clone)]
@@ -325,6 +325,7 @@ impl ApiServer {
             Err(body) => body,
         };
         match info.resource {
+            None if info.path == carob_streams::reverse::PATH => tunnels::answer(inner, &mut parts, &user),
             None => {
                 if let Some(answer) = aggregation::openapi_v3(inner, &parts, &user).await {
                     return answer;

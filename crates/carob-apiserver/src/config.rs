@@ -11,10 +11,11 @@ use crate::admission::{Mutator, PodSecurityConfig, Validator};
 use crate::audit::{AuditLogConfig, AuditPolicy};
 use crate::authn::{AuthenticationConfig, Issuance, ServiceAccountKeys, StaticToken};
 use crate::authz::Authorizer;
-use crate::dialer::{DirectDialer, NodeDialer};
+use crate::dialer::{NetworkDialer, NodeDialer};
 use crate::explainer::Explainer;
 use crate::server::Limits;
 use crate::system::SystemConfig;
+use crate::tunnels::Tunnels;
 
 /// The issuer of service account tokens when none is configured.
 pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -37,6 +38,8 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// The way to kubelets and Pods.
     pub dialer: Arc<dyn NodeDialer>,
+    /// Tunnels that nodes open to this server, for the dialer to use.
+    pub tunnels: Arc<Tunnels>,
     /// Whom pods/why asks; without one it tells what the Pod itself says.
     pub explainer: Option<Arc<dyn Explainer>>,
     /// What `/readyz` and `/metrics` tell of the other parts of the process.
@@ -70,7 +73,8 @@ impl Config {
             authentication: AuthenticationConfig::default(),
             service_cidrs: vec![IpNet::new_assert("10.96.0.0".parse().expect("a valid address"), 16)],
             node_ports: DEFAULT_NODE_PORTS,
-            dialer: Arc::new(DirectDialer::without_tls()),
+            dialer: Arc::new(NetworkDialer::without_tls()),
+            tunnels: Arc::default(),
             explainer: None,
             health: Health::new(),
             system: SystemConfig::default(),

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use carob_streams::reverse::OpenError;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::tunnels::Tunnels;
 
 /// Time to open a connection, TLS included (kube-apiserver `--kubelet-timeout` is 5 s for requests; dialling has 30).
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +43,12 @@ pub enum DialError {
     Timeout { address: SocketAddr },
     #[error("this API server has no client certificate to show to nodes")]
     NoTls,
+    #[error("reach {node} through its tunnel")]
+    Tunnel {
+        node: String,
+        #[source]
+        source: OpenError,
+    },
     #[error("prepare TLS")]
     Tls(#[source] rustls::Error),
 }
@@ -54,31 +63,42 @@ pub trait NodeDialer: Send + Sync {
     async fn dial_pod(&self, address: SocketAddr) -> Result<Box<dyn NodeStream>, DialError>;
 }
 
-/// Dials over the network that the process is in.
-pub struct DirectDialer {
+/// Dials over the network that the process is in, and nodes that keep a tunnel to this server through that.
+pub struct NetworkDialer {
     tls: Option<TlsConnector>,
+    tunnels: Arc<Tunnels>,
 }
 
-impl DirectDialer {
+impl NetworkDialer {
     /// `tls` shows the API server's client certificate and trusts the authority that signs nodes' serving certificates.
-    pub fn new(tls: Arc<ClientConfig>) -> Self {
-        Self { tls: Some(TlsConnector::from(tls)) }
+    pub fn new(tls: Arc<ClientConfig>, tunnels: Arc<Tunnels>) -> Self {
+        Self { tls: Some(TlsConnector::from(tls)), tunnels }
     }
 
     /// Reaches Pods only.
     pub fn without_tls() -> Self {
-        Self { tls: None }
+        Self { tls: None, tunnels: Arc::default() }
     }
 }
 
 #[async_trait]
-impl NodeDialer for DirectDialer {
+impl NodeDialer for NetworkDialer {
     async fn dial_node(&self, address: &NodeAddress) -> Result<Box<dyn NodeStream>, DialError> {
         let tls = self.tls.as_ref().ok_or(DialError::NoTls)?;
         let at = SocketAddr::new(address.ip, address.port);
         let server = ServerName::IpAddress(address.ip.into());
-        let stream = within(at, async { tls.connect(server, connect(at).await?).await }).await?;
-        Ok(Box::new(stream))
+        let Some(tunnel) = self.tunnels.get(&address.node) else {
+            let stream = within(at, async { tls.connect(server, connect(at).await?).await }).await?;
+            return Ok(Box::new(stream));
+        };
+        // The node's certificate is verified here too: a tunnel is only a way.
+        let dial = async {
+            let opened = tunnel.open().await;
+            let stream = opened.map_err(|source| DialError::Tunnel { node: address.node.clone(), source })?;
+            tls.connect(server, stream).await.map_err(|source| DialError::Connect { address: at, source })
+        };
+        let stream = tokio::time::timeout(DIAL_TIMEOUT, dial).await;
+        Ok(Box::new(stream.unwrap_or(Err(DialError::Timeout { address: at }))?))
     }
 
     async fn dial_pod(&self, address: SocketAddr) -> Result<Box<dyn NodeStream>, DialError> {

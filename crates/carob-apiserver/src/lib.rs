@@ -54,6 +54,7 @@ mod state;
 mod stored;
 mod subresource;
 mod system;
+mod tunnels;
 mod version;
 mod webhook;
 
@@ -62,7 +63,7 @@ pub use api::ApiServer;
 pub use audit::{AuditLogConfig, AuditLogError, AuditPolicy, AuditPolicyError};
 pub use body::{Body, BoxError};
 pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
-pub use dialer::{DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream, unverified_tls};
+pub use dialer::{DialError, NetworkDialer, NodeAddress, NodeDialer, NodeStream, unverified_tls};
 pub use encryption::{Encryption, EncryptionError};
 pub use explainer::Explainer;
 pub use identity::{
@@ -74,4 +75,5 @@ pub use request::Notes;
 pub use server::{Limits, Tls, TlsError};
 pub use state::StartError;
 pub use system::{Joining, SystemConfig, SystemError};
+pub use tunnels::Tunnels;
 pub use version::GIT_VERSION;

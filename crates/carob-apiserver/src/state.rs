@@ -26,6 +26,7 @@ use crate::resource_metrics::ResourceMetrics;
 use crate::rules::Rules;
 use crate::server::{FlowControl, InFlight, Limits};
 use crate::system::SystemConfig;
+use crate::tunnels::Tunnels;
 use crate::webhook::WebhookClient;
 
 /// An API server could not be made from its configuration.
@@ -51,6 +52,7 @@ pub(crate) struct State {
     /// Rules in CEL of custom kinds.
     pub(crate) rules: Rules,
     pub(crate) dialer: Arc<dyn crate::NodeDialer>,
+    pub(crate) tunnels: Arc<Tunnels>,
     pub(crate) explainer: Option<Arc<dyn crate::Explainer>>,
     pub(crate) aggregator: Aggregator,
     pub(crate) resource_metrics: ResourceMetrics,
@@ -127,6 +129,7 @@ impl State {
             rules: Rules::default(),
             reservations: Reservations::new(vec![Box::new(services), Box::new(quota)]),
             dialer: config.dialer,
+            tunnels: config.tunnels,
             explainer: config.explainer,
             aggregator: Aggregator::new(&store, &hooks, config.proxy_client),
             resource_metrics: ResourceMetrics::default(),

@@ -22,4 +22,4 @@ pub use election::{ElectionConfig, ElectionError, Ended, LeaderElector};
 pub use error::{During, ReconcileError, RequestError, sentence};
 pub use events::{EventKind, EventRecorder, EventSource, RecorderStats, reference};
 pub use informer::{Change, Changed, Grouped, Informer, InformerStats, Informers, ObjectKey, Selection, Subscription};
-pub use transport::{ConnectError, in_process, over_tls, remote};
+pub use transport::{ConnectError, UpgradeError, in_process, over_tls, remote, upgraded};

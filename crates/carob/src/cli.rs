@@ -347,6 +347,9 @@ pub(crate) struct AgentArgs {
     /// Address on which the kubelet API listens [default: all addresses]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) bind_address: Option<IpAddr>,
+    /// Keep a connection to the server, through which it reaches this machine's kubelet API: for machines behind NAT or a firewall
+    #[arg(long)]
+    pub(crate) tunnel: bool,
     /// Parts not to run
     #[arg(long, value_delimiter = ',', value_name = "PART")]
     pub(crate) disable: Vec<AgentPart>,

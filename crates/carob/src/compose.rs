@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use carob_apiserver::authn::{Issuance, ServiceAccountKeys};
-use carob_apiserver::{ApiServer, Config, DirectDialer, Joining, Tls, UserInfo};
+use carob_apiserver::{ApiServer, Config, Joining, NetworkDialer, Tls, UserInfo};
 use carob_client::Informers;
 use carob_kit::{Clock, Health, Part, Supervisor};
 use carob_scheduler::Explanations;
@@ -272,7 +272,8 @@ fn make_api(mut config: Config, settings: &Settings, pki: &Pki, shown: &tls::Sho
     config.issuance =
         settings.api_files.issuance.clone().unwrap_or_else(|| Issuance::of(&own_issuer(&settings.cluster_domain)));
     config.service_cidrs.clone_from(&settings.service_cidrs);
-    config.dialer = virtual_nodes::dialer(settings, DirectDialer::new(tls::kubelet_client(pki, shown)?));
+    let network = NetworkDialer::new(tls::kubelet_client(pki, shown)?, Arc::clone(&config.tunnels));
+    config.dialer = virtual_nodes::dialer(settings, network);
     config.system.addresses = settings.node_ips.iter().map(|ip| (*ip, settings.listen.port()).into()).collect();
     config.system.hostname.clone_from(&settings.node_name);
     config.system.dns_addresses = if settings.dns { settings.cluster_dns.clone() } else { Vec::new() };

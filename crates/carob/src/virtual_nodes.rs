@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
-use carob_apiserver::{ApiServer, DialError, DirectDialer, NodeAddress, NodeDialer, NodeStream, UserInfo};
+use carob_apiserver::{ApiServer, DialError, NetworkDialer, NodeAddress, NodeDialer, NodeStream, UserInfo};
 use carob_client::Informers;
 use carob_kit::Clock;
 use carob_node::virtual_nodes::{Config, Parts, VirtualNodes, kubelet};
@@ -51,14 +51,14 @@ pub(crate) fn make(
 }
 
 /// The way to nodes and Pods, with the virtual nodes answered for.
-pub(crate) fn dialer(settings: &Settings, network: DirectDialer) -> Arc<dyn NodeDialer> {
+pub(crate) fn dialer(settings: &Settings, network: NetworkDialer) -> Arc<dyn NodeDialer> {
     let nodes = settings.virtual_nodes.iter().flat_map(|config| &config.nodes);
     let nodes: HashSet<String> = nodes.map(|node| node.name.clone()).collect();
     if nodes.is_empty() { Arc::new(network) } else { Arc::new(Dialer { network, nodes }) }
 }
 
 struct Dialer {
-    network: DirectDialer,
+    network: NetworkDialer,
     /// Names of the virtual nodes.
     nodes: HashSet<String>,
 }

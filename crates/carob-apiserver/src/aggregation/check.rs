@@ -134,12 +134,12 @@ mod tests {
 
     use super::super::service::Makers;
     use super::*;
-    use crate::DirectDialer;
+    use crate::NetworkDialer;
     use crate::webhook::WebhookClient;
 
     fn api_service() -> ApiService {
         let store = Store::in_memory(Options::default());
-        let mut makers = Makers::new(WebhookClient::new(store, Arc::new(DirectDialer::without_tls())), None);
+        let mut makers = Makers::new(WebhookClient::new(store, Arc::new(NetworkDialer::without_tls())), None);
         let object = json!({ "metadata": { "name": "v1.example.com" }, "spec": {
             "group": "example.com", "version": "v1", "service": { "namespace": "n", "name": "s", "port": 443 },
             "insecureSkipTLSVerify": true,

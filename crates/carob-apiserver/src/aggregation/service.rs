@@ -231,11 +231,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::DirectDialer;
+    use crate::NetworkDialer;
 
     fn makers() -> Makers {
         let store = Store::in_memory(Options::default());
-        Makers::new(WebhookClient::new(store, Arc::new(DirectDialer::without_tls())), None)
+        Makers::new(WebhookClient::new(store, Arc::new(NetworkDialer::without_tls())), None)
     }
 
     fn service(version: &str, spec: serde_json::Value) -> Vec<u8> {

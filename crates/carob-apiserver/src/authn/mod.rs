@@ -221,12 +221,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::DirectDialer;
+    use crate::NetworkDialer;
 
     fn chain_of(config: AuthenticationConfig) -> Authentication {
         let token = StaticToken { token: "s3cret".to_owned(), user: UserInfo::component("alice") };
         let tokens: Vec<Box<dyn TokenAuthenticator>> = vec![Box::new(StaticTokens::new(vec![token]))];
-        let http = WebhookClient::new(Store::in_memory(Options::default()), Arc::new(DirectDialer::without_tls()));
+        let http = WebhookClient::new(Store::in_memory(Options::default()), Arc::new(NetworkDialer::without_tls()));
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
         Authentication::new(tokens, config, vec!["api".to_owned()], &http, &clock)
     }

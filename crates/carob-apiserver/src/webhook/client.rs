@@ -308,10 +308,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::DirectDialer;
+    use crate::NetworkDialer;
 
     fn client() -> WebhookClient {
-        WebhookClient::new(Store::in_memory(Options::default()), Arc::new(DirectDialer::without_tls()))
+        WebhookClient::new(Store::in_memory(Options::default()), Arc::new(NetworkDialer::without_tls()))
     }
 
     #[tokio::test]

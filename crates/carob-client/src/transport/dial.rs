@@ -48,7 +48,7 @@ impl Connector {
         Self { tls: TlsConnector::from(tls), names: Arc::default() }
     }
 
-    async fn connect(&self, uri: Uri) -> Result<Stream, DialError> {
+    pub(super) async fn connect(&self, uri: Uri) -> Result<Stream, DialError> {
         let host = uri.host().map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned());
         let host = host.ok_or_else(|| DialError::Url { url: uri.clone() })?;
         let name = ServerName::try_from(host.clone()).map_err(|_| DialError::Url { url: uri.clone() })?;

@@ -2,8 +2,10 @@
 
 mod dial;
 mod remote;
+mod upgraded;
 
 pub use remote::remote;
+pub use upgraded::{UpgradeError, upgraded};
 
 use http::{Request, Response};
 use kube::client::Body;

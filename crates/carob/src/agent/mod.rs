@@ -8,6 +8,7 @@ mod cluster;
 mod files;
 mod join;
 pub(crate) mod token;
+mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +60,9 @@ impl Agent {
         let client_pair = files.pair(Kind::Client)?.context("this machine has no certificate")?;
         let shown_to_api = tls::Current::new(&client_pair)?;
         let roots = tls::roots_of(authority)?;
-        let client = carob_client::remote(&server, tls::client(roots.clone(), Arc::clone(&shown_to_api))?, None)?;
+        let tls_to_api = tls::client(roots.clone(), Arc::clone(&shown_to_api))?;
+        let client = carob_client::remote(&server, tls_to_api.clone(), None)?;
+        let has_tunnel = arguments.tunnel;
         let settings = Settings::of_agent(arguments, of_cluster(&client, &files).await?)?;
         let serving = match files.pair(Kind::Serving)? {
             Some(pair) => pair,
@@ -88,8 +91,11 @@ impl Agent {
             shown_by_kubelet,
             clock,
         });
-        let mut list = vec![connection(server), parts::informers(&common)];
+        let mut list = vec![connection(server.clone()), parts::informers(&common)];
         list.extend(of_machine(&common, &client));
+        if has_tunnel {
+            list.push(tunnel::part(server, tls_to_api, &common.settings));
+        }
         list.push(renewal_part(renewal));
         let supervisor = Supervisor::start(list, &health)?;
         let Common { settings, machine, .. } = common;

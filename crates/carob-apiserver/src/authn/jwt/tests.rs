@@ -17,7 +17,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::DirectDialer;
+use crate::NetworkDialer;
 
 const NOW_S: i64 = 1_000_000;
 
@@ -141,7 +141,7 @@ fn rig(change: impl FnOnce(&mut Value)) -> Rig {
     change(&mut config);
     let config = AuthenticationConfig::parse(configuration(&config), &["https://own".to_owned()]).expect("it is sound");
     let clock = Arc::new(ManualClock::new(jiff::Timestamp::from_second(NOW_S).expect("a time")));
-    let http = WebhookClient::new(Store::in_memory(Options::default()), Arc::new(DirectDialer::without_tls()));
+    let http = WebhookClient::new(Store::in_memory(Options::default()), Arc::new(NetworkDialer::without_tls()));
     let dyn_clock: Arc<dyn Clock> = Arc::clone(&clock) as _;
     Rig { server, signer, issuers: JwtIssuers::new(config, vec!["api".to_owned()], &http, &dyn_clock), clock }
 }
