@@ -140,3 +140,84 @@ fn a_volume_made_by_hand_is_bound_and_lost_directories_are_told() -> Result<()> 
         Ok(if events.contains("is not a directory") { Vec::new() } else { vec![events] })
     })
 }
+
+/// A file that is shown as a block device until this is dropped.
+struct Device<'a> {
+    cluster: &'a Cluster,
+    path: String,
+}
+
+impl<'a> Device<'a> {
+    fn of(cluster: &'a Cluster, file: &Path) -> Result<Self> {
+        let file = file.to_str().context("a UTF-8 path")?;
+        let shown = cluster.host.command("losetup").args(["--find", "--show", file]).output()?;
+        anyhow::ensure!(shown.status.success(), "losetup: {}", String::from_utf8_lossy(&shown.stderr));
+        Ok(Self { cluster, path: String::from_utf8(shown.stdout)?.trim().to_owned() })
+    }
+}
+
+impl Drop for Device<'_> {
+    fn drop(&mut self) {
+        let detached = self.cluster.host.command("losetup").args(["--detach", &self.path]).status();
+        assert!(detached.is_ok_and(|status| status.success()) || std::thread::panicking(), "{} stays", self.path);
+    }
+}
+
+#[test]
+fn a_device_that_is_wanted_as_a_directory_is_formatted_once() -> Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.import(&["busybox"])?;
+    let file = cluster.host.dir().join("disk");
+    fs_err::File::create(&file)?.set_len(32 << 20)?;
+    let device = Device::of(&cluster, &file)?;
+    let node = cluster.get(&["node"])?["items"][0]["metadata"]["name"].clone();
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "disk"}, "spec": {
+        "capacity": {"storage": "32Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeMode": "Filesystem",
+        "persistentVolumeReclaimPolicy": "Retain", "local": {"path": device.path, "fsType": "ext4"},
+        "claimRef": {"namespace": "default", "name": "disk"},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+            {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}}}});
+    let mut wanted = claim("disk");
+    (wanted["spec"]["storageClassName"], wanted["spec"]["volumeName"]) = ("".into(), "disk".into());
+    create(&cluster, "volume", &volume)?;
+    create(&cluster, "claim", &wanted)?;
+    let mut first = user("first", "disk", "test -d /data/lost+found; echo words >/data/file");
+    first["spec"]["securityContext"] = json!({"fsGroup": 4242});
+    create(&cluster, "first", &first)?;
+    cluster.wait("condition=Ready", "pod/first")?;
+    assert_eq!(cluster.kubectl(&["exec", "first", "--", "stat", "-c", "%g", "/data/file"])?.trim(), "4242");
+    let names = cluster.kubectl(&["exec", "first", "--", "ls", "-A", "/data"])?;
+    assert_eq!(names.split_whitespace().collect::<Vec<_>>(), ["file", "lost+found"], "nothing of the node is on it");
+    // A second Pod has it at the same time, and a third one after both.
+    create(&cluster, "second", &user("second", "disk", "test \"$(cat /data/file)\" = words"))?;
+    cluster.wait("condition=Ready", "pod/second")?;
+    cluster.kubectl(&["delete", "pod", "first", "second"])?;
+    create(&cluster, "third", &user("third", "disk", "test \"$(cat /data/file)\" = words"))?;
+    cluster.wait("condition=Ready", "pod/third")?;
+    cluster.kubectl(&["delete", "pod", "third"])?;
+    Ok(())
+}
+
+#[test]
+fn a_device_is_shown_at_any_path() -> Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.import(&["busybox"])?;
+    let mut wanted = claim("device");
+    wanted["spec"]["volumeMode"] = "Block".into();
+    let mut pod = user("writer", "device", "echo words >/opt/disk; sync; head -c 5 /opt/disk; echo more >/dev/disk");
+    let container = &mut pod["spec"]["containers"][0];
+    container["volumeMounts"] = json!([]);
+    container["volumeDevices"] =
+        json!([{"name": "data", "devicePath": "/opt/disk"}, {"name": "other", "devicePath": "/dev/disk"}]);
+    let mut other = wanted.clone();
+    other["metadata"]["name"] = "other".into();
+    let volumes = pod["spec"]["volumes"].as_array_mut().context("a list")?;
+    volumes.push(json!({"name": "other", "persistentVolumeClaim": {"claimName": "other"}}));
+    for (name, object) in [("claim", &wanted), ("other", &other), ("writer", &pod)] {
+        create(&cluster, name, object)?;
+    }
+    cluster.wait("condition=Ready", "pod/writer")?;
+    let disk = data_of(&cluster, &volume_of(&cluster, "device")?).join("disk");
+    assert!(fs_err::read(disk)?.starts_with(b"words"));
+    Ok(())
+}

@@ -296,7 +296,9 @@ impl Provisioner {
         let patched = self.api_of_volumes().patch(name, &PatchParams::default(), &patch).await;
         patched.unless_gone(|| format!("write the capacity of volume {name}"))?;
         let key = ObjectKey::of(claim);
-        let patch = Patch::Merge(json!({"metadata": {"uid": claim.metadata.uid}, "status": {"capacity": size}}));
+        // As resizers leave it when they are done (RecoverVolumeExpansionFailure).
+        let status = json!({"capacity": size, "allocatedResources": size});
+        let patch = Patch::Merge(json!({"metadata": {"uid": claim.metadata.uid}, "status": status}));
         let patched = self.api_of_claims(&key.namespace).patch_status(&key.name, &PatchParams::default(), &patch).await;
         if patched.unless_gone(|| format!("write the capacity of claim {key}"))?.is_some() {
             let message = "Resize volume succeeded";

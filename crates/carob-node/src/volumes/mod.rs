@@ -5,6 +5,7 @@ mod claim;
 mod device;
 mod empty_dir;
 mod figures;
+mod formatted;
 mod host_path;
 pub(crate) mod ownership;
 pub mod payload;
@@ -95,7 +96,7 @@ impl MountError {
 
 /// How often a claim is looked at whose volume may grow while a Pod has it.
 const GROWTH_EVERY: Duration = Duration::from_secs(60);
-/// In the directory of a volume: its files have been given to the Pod's group, and what the Pod did since stays.
+/// In the directory of a volume, or beside what is mounted there: its files have been given to the Pod's group, and what the Pod did since stays.
 const OWNED: &str = ".owned";
 
 /// The volumes of one Pod, ready to be mounted into its containers.
@@ -292,7 +293,7 @@ impl Volumes {
         }
         let place = persistent::place(&spec)?;
         let plugin = match &place {
-            Place::Local(_) => "local-volume",
+            Place::Local { .. } => "local-volume",
             Place::HostPath { .. } => "host-path",
             Place::Nfs { .. } => "nfs",
         };
@@ -308,7 +309,7 @@ impl Volumes {
             return Err(wrong(ClaimError::Terminating));
         }
         if bound.is_block() {
-            let Place::Local(path) = place else { return Err(PersistentError::NoDevice.into()) };
+            let Place::Local { path, .. } = place else { return Err(PersistentError::NoDevice.into()) };
             let (devices, of_pod, volume) = (Arc::clone(&self.devices), uid.to_owned(), bound.volume_name().to_owned());
             let attach = move || devices.attach(&of_pod, &volume, &path);
             let device = self.files.run(uid, "attach a block device", attach).await??;
@@ -318,11 +319,14 @@ impl Volumes {
             return Ok(ready);
         }
         // Whose files are the Pod's own is not touched: neither the machine's directories nor a server's.
-        let group = group.filter(|_| matches!(place, Place::Local(_)) && !bound.read_only);
+        let group = group.filter(|_| matches!(place, Place::Local { .. }) && !bound.read_only);
         let on_root_mismatch = on_root_mismatch(pod);
-        let (place_, read_only, done) = (place.clone(), bound.read_only, target.join(OWNED));
+        let (place_, read_only) = (place.clone(), bound.read_only);
+        let beside = self.dirs.volume(uid, OWNED, bound.volume_name());
         let prepared = self.files.run(uid, "mount a persistent volume", move || -> Result<PathBuf, VolumeError> {
             let path = persistent::prepare(&place_, &target, read_only)?;
+            // Not on the volume, where it is the user's.
+            let done = if path == target { beside } else { target.join(OWNED) };
             if let Some(gid) = group
                 && !done.try_exists()?
             {

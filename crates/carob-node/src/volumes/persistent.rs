@@ -1,13 +1,14 @@
 //! Makes the volume behind a claim ready for a Pod: a directory of this machine as it is, others mounted.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fs_err as fs;
 use k8s_openapi::api::core::v1::{NFSVolumeSource, PersistentVolumeSpec};
 
-use super::{VolumeError, empty_dir, host_path};
+use super::{VolumeError, empty_dir, formatted, host_path};
 
 /// Bytes of what a mount helper says that are told.
 const WORDS_MAX: usize = 1024;
@@ -20,6 +21,8 @@ pub enum PersistentError {
     Kind { path: String, what: &'static str },
     #[error("mount failed: {status}\nMounting command: mount\nMounting arguments: {arguments}\nOutput: {output}")]
     Mount { status: String, arguments: String, output: String },
+    #[error(transparent)]
+    Format(#[from] formatted::FormatError),
     #[error("run the mount command")]
     Command(#[source] io::Error),
     #[error("only local volumes can be block devices on this node")]
@@ -31,8 +34,12 @@ pub enum PersistentError {
 /// Where the volume's content is.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Place {
-    /// A path of this machine.
-    Local(PathBuf),
+    /// A path of this machine: a directory, or a device that is wanted as one.
+    Local {
+        path: PathBuf,
+        kind: Option<String>,
+        options: Vec<String>,
+    },
     HostPath {
         path: PathBuf,
         type_: String,
@@ -46,7 +53,8 @@ pub(super) enum Place {
 /// Pure.
 pub(super) fn place(spec: &PersistentVolumeSpec) -> Result<Place, PersistentError> {
     if let Some(source) = &spec.local {
-        return Ok(Place::Local(PathBuf::from(&source.path)));
+        let options = spec.mount_options.clone().unwrap_or_default();
+        return Ok(Place::Local { path: PathBuf::from(&source.path), kind: source.fs_type.clone(), options });
     }
     if let Some(source) = &spec.host_path {
         let type_ = source.type_.clone().unwrap_or_default();
@@ -83,7 +91,7 @@ pub(super) fn place(spec: &PersistentVolumeSpec) -> Result<Place, PersistentErro
 /// Checks or mounts. Answers the path that containers are shown; `target` exists then. May block.
 pub(super) fn prepare(place: &Place, target: &Path, read_only: bool) -> Result<PathBuf, VolumeError> {
     match place {
-        Place::Local(path) => {
+        Place::Local { path, kind, options } => {
             let shown = path.display().to_string();
             let meta = match fs::metadata(path) {
                 Ok(meta) => meta,
@@ -92,8 +100,13 @@ pub(super) fn prepare(place: &Place, target: &Path, read_only: bool) -> Result<P
                 }
                 Err(error) => return Err(error.into()),
             };
+            if meta.file_type().is_block_device() {
+                let wish = formatted::Wish { device: path, kind: kind.as_deref(), options };
+                formatted::mount(&wish, target).map_err(PersistentError::from)?;
+                return Ok(target.to_owned());
+            }
             if !meta.is_dir() {
-                let what = "no directory: devices are not formatted by this node";
+                let what = "neither a directory nor a block device";
                 return Err(PersistentError::Kind { path: shown, what }.into());
             }
             fs::create_dir_all(target)?;

@@ -1,5 +1,7 @@
 //! Which devices a container may use: pure.
 
+use std::path::Path;
+
 use carob_sys::device_filter::{DeviceKind, DeviceRule};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,13 @@ pub struct GrantedDevice {
     pub container_path: String,
     /// Letters of `rwm`: read, write, make the file.
     pub permissions: String,
+}
+
+impl GrantedDevice {
+    /// Whether the container library makes the file: it does so in `/dev` only. Elsewhere the host's is bound.
+    pub(super) fn is_in_dev(&self) -> bool {
+        Path::new(&self.container_path).starts_with("/dev")
+    }
 }
 
 /// The numbers of what every container has: null, zero, full, random, urandom, tty, console, ptmx and the terminals

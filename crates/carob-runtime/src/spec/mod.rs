@@ -266,7 +266,7 @@ fn linux_section(input: &SpecInput<'_>, security: &Security, granted: u64) -> Re
     let mut linux = json!({
         "cgroupsPath": input.sandbox.cgroup,
         "namespaces": namespaces(input, security)?,
-        "devices": input.devices.iter().map(device).collect::<Vec<_>>(),
+        "devices": input.devices.iter().filter(|granted| granted.is_in_dev()).map(device).collect::<Vec<_>>(),
     });
     if let Some(propagation) = mounts::rootfs_propagation(&input.config.mounts) {
         linux["rootfsPropagation"] = propagation.into();

@@ -53,6 +53,16 @@ pub(super) fn mounts(input: &SpecInput<'_>, security: &Security) -> Result<(Vec<
             staging.bind(mount, asked)?;
         }
     }
+    for device in input.devices.iter().filter(|device| !device.is_in_dev()) {
+        let mut source = device.node.path.clone();
+        if sandbox.user_ids.is_some() {
+            source = staging.add(StagedMount::Bind { source: source.into(), mapped: false });
+        }
+        let path = &device.container_path;
+        let options = ["bind", "rprivate"];
+        let mount = json!({"destination": path, "type": "bind", "source": source, "options": options});
+        placed.push((depth(Path::new(path)), mount));
+    }
     // Those above come before those below; otherwise in the order asked for.
     placed.sort_by_key(|(depth, _)| *depth);
     mounts.extend(placed.into_iter().map(|(_, mount)| mount));

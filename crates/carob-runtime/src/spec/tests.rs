@@ -511,3 +511,31 @@ fn labels_matter_where_something_looks_at_them() {
     assert!(generate(false).is_ok());
     assert_eq!(generate(true), Err(SpecError::SeLinux));
 }
+
+#[test]
+fn a_device_outside_of_dev_is_bound() {
+    let granted = |path: &str| GrantedDevice {
+        node: DeviceNode { path: "/dev/vda".into(), block: true, major: 254, minor: 0, mode: 0o660, uid: 0, gid: 6 },
+        container_path: path.into(),
+        permissions: "rw".into(),
+    };
+    let spec = oci_spec_for(&SpecInput {
+        config: &plain(),
+        sandbox: &sandbox(),
+        image: &image(),
+        host: &host(),
+        rootfs: "/r",
+        devices: &[granted("/dev/xvda"), granted("/opt/disk"), granted("/devices/disk")],
+        target_pid: None,
+        seccomp_file: None,
+        images: &BTreeMap::new(),
+    })
+    .expect("a valid container");
+    let made = spec.config["linux"]["devices"].as_array().expect("a list");
+    assert_eq!(made.iter().map(|device| &device["path"]).collect::<Vec<_>>(), ["/dev/xvda"]);
+    let mounts = spec.config["mounts"].as_array().expect("a list");
+    for path in ["/opt/disk", "/devices/disk"] {
+        let mount = mounts.iter().find(|mount| mount["destination"] == path).expect("it is bound");
+        assert_eq!((&mount["source"], &mount["options"]), (&json!("/dev/vda"), &json!(["bind", "rprivate"])));
+    }
+}
