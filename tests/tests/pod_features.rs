@@ -21,6 +21,23 @@ spec:
     resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]
 ";
 
+/// A Pod whose container starts over with other memory.
+const WHOLE: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: whole}
+spec:
+  terminationGracePeriodSeconds: 0
+  resources: {requests: {cpu: 20m, memory: 40Mi}, limits: {cpu: 60m, memory: 80Mi}}
+  containers:
+  - name: c
+    image: busybox
+    command: [sleep, infinity]
+    resources: {requests: {cpu: 20m, memory: 40Mi}, limits: {cpu: 50m, memory: 50Mi}}
+    resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]
+  - {name: free, image: busybox, command: [sleep, infinity]}
+";
+
 /// Asks for `CPU`, and leaves at once when it is told to.
 const HOG: &str = "
 apiVersion: v1
@@ -123,6 +140,54 @@ fn resources_change_while_a_container_runs() -> Result<()> {
     cluster.kubectl(&["delete", "pod", "hog", "--now"])?;
     cluster.wait("jsonpath={.status.containerStatuses[0].resources.limits.cpu}=800m", "pod/resized")?;
     assert_eq!(limits(&cluster)?, "716 80000 62914560");
+    Ok(())
+}
+
+/// The CPU quota of a group below that of the cluster's host, on cgroup v1.
+fn quota(cluster: &Cluster, group: &str) -> Result<String> {
+    let path = format!("/sys/fs/cgroup/cpu{}/{group}/cpu.cfs_quota_us", cluster.host.cgroup_root());
+    Ok(cluster.host.run("cat", [&path])?.trim().to_owned())
+}
+
+#[test]
+fn a_pod_as_a_whole_is_resized() -> Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.import(&["busybox"])?;
+    apply(&cluster, WHOLE)?;
+    cluster.wait("condition=Ready", "pod/whole")?;
+    let pod = cluster.get(&["pod", "whole"])?;
+    let status = &pod["status"];
+    assert_eq!(status["allocatedResources"], serde_json::json!({"cpu": "20m", "memory": "40Mi"}));
+    assert_eq!(status["resources"]["limits"], serde_json::json!({"cpu": "60m", "memory": "80Mi"}));
+    let group = format!("kubepods/burstable/pod{}", pod["metadata"]["uid"].as_str().context("a uid")?);
+    let id = |pod: &serde_json::Value, place: usize| -> Result<String> {
+        let id = pod["status"]["containerStatuses"][place]["containerID"].as_str().context("an id")?;
+        Ok(format!("{group}/{}", id.trim_start_matches("carob://")))
+    };
+    assert_eq!(
+        (quota(&cluster, &group)?.as_str(), quota(&cluster, &id(&pod, 1)?)?.as_str()),
+        ("6000", "6000"),
+        "a container has its Pod's limit"
+    );
+    // Less CPU in all than the container had that ends for its other memory, whose group stays.
+    let patch = r#"{"spec":{"resources":{"limits":{"cpu":"30m"}},
+        "containers":[{"name":"c","resources":{"limits":{"cpu":"30m","memory":"60Mi"}}}]}}"#;
+    cluster.kubectl(&["patch", "pod", "whole", "--subresource", "resize", "--patch", patch])?;
+    cluster.wait("jsonpath={.status.resources.limits.cpu}=30m", "pod/whole")?;
+    let after = cluster.get(&["pod", "whole"])?;
+    assert_eq!(after["status"]["containerStatuses"][0]["restartCount"], 1);
+    assert_eq!(id(&after, 1)?, id(&pod, 1)?, "the other one ran on");
+    assert_eq!((quota(&cluster, &group)?.as_str(), quota(&cluster, &id(&after, 0)?)?.as_str()), ("3000", "3000"));
+    assert_eq!(quota(&cluster, &id(&after, 1)?)?, "3000");
+    let refused = r#"{"spec":{"resources":{"limits":{"cpu":null}}}}"#;
+    let refused = cluster.kubectl_fails(&["patch", "pod", "whole", "--subresource", "resize", "--patch", refused])?;
+    assert!(refused.contains("pod-level resource limits cannot be removed"), "{refused}");
+    cluster.kill_server()?;
+    cluster.start_server()?;
+    let patch = r#"{"spec":{"resources":{"limits":{"cpu":"70m"}}}}"#;
+    cluster.kubectl(&["patch", "pod", "whole", "--subresource", "resize", "--patch", patch])?;
+    cluster.wait("jsonpath={.status.resources.limits.cpu}=70m", "pod/whole")?;
+    assert_eq!(quota(&cluster, &group)?, "7000");
     Ok(())
 }
 

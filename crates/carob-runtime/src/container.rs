@@ -499,6 +499,23 @@ impl Runtime {
         })
     }
 
+    /// Takes the CPU limits of containers that have ended away: on cgroup v1 their Pod's could not be lowered below them, and the
+    /// groups stay for as long as the containers are known.
+    pub(crate) fn open_ended_groups(&self, sandbox: &str) {
+        let open = carob_sys::cgroup::Resources { cpu_quota_us: Some(-1), ..Default::default() };
+        for container in self.containers_of(sandbox) {
+            let cgroup = {
+                let record = container.record.borrow();
+                record.phase.is_exited().then(|| record.cgroup.clone())
+            };
+            let Some(cgroup) = cgroup else { continue };
+            // The group may be gone with its container by now; where it is not, the Pod's own limit fails and tells of it.
+            if let Err(error) = self.cgroup(&cgroup).apply(&open) {
+                tracing::debug!(error = %carob_kit::chain(&error), "the group of an ended container keeps its limits");
+            }
+        }
+    }
+
     /// Lets the shim go on in a new log file.
     pub(crate) async fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;

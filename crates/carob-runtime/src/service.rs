@@ -222,6 +222,7 @@ impl RuntimeService for Runtime {
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
         if let Some(resources) = &request.resources {
             let wanted = crate::spec::resources_for(resources, self.host.hugetlb);
+            self.open_ended_groups(&sandbox.id);
             let applied = self.cgroup(&sandbox.record().cgroup).apply(&wanted);
             applied.map_err(|error| CriError::from(RuntimeError::from(error)))?;
         }
