@@ -23,6 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-streams", &["carob-kit", "carob-cri"]),
     ("carob-cri-socket", &["carob-kit", "carob-cri", "carob-grpc", "carob-streams"]),
     ("carob-csi", &["carob-grpc"]),
+    ("carob-devices", &["carob-grpc"]),
     ("carob-client", &["carob-kit", "carob-api"]),
     ("carob-image", &["carob-kit", "carob-sys"]),
     ("carob-import", &["carob-api"]),
@@ -38,7 +39,19 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carob-proxy", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
     ("carob-ingress", &["carob-kit", "carob-client"]),
     ("carob-local-storage", &["carob-kit", "carob-api", "carob-sys", "carob-client"]),
-    ("carob-node", &["carob-kit", "carob-api", "carob-sys", "carob-cri", "carob-csi", "carob-client", "carob-streams"]),
+    (
+        "carob-node",
+        &[
+            "carob-kit",
+            "carob-api",
+            "carob-sys",
+            "carob-cri",
+            "carob-csi",
+            "carob-devices",
+            "carob-client",
+            "carob-streams",
+        ],
+    ),
     (
         "carob",
         &[
@@ -67,7 +80,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("carob-bench", &["carob-testkit"]),
     ("carob-fuzz", &[]),
-    ("carob-testkit", &["carob-client", "carob-csi", "carob-grpc"]),
+    ("carob-testkit", &["carob-client", "carob-csi", "carob-devices", "carob-grpc"]),
     ("carob-tests", &["carob-testkit"]),
     ("xtask", &[]),
 ];

@@ -125,6 +125,11 @@ fn rejected(reason: &'static str, what: impl std::fmt::Display) -> Rejection {
     Rejection { reason, message: format!("{REJECTED}{what}") }
 }
 
+/// A Pod is refused for what its spec did not let expect.
+pub(crate) fn unexpected(what: impl std::fmt::Display) -> Rejection {
+    rejected("UnexpectedAdmissionError", what)
+}
+
 /// Upstream `pkg/kubelet/lifecycle/predicate.go`.
 fn check_os(pod: &Pod) -> Result<(), Rejection> {
     let labelled = pod.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
@@ -215,8 +220,7 @@ fn check_room(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> 
     if alive.len() + 1 > room.pods {
         return Err(short("pods", 1, alive.len() as i64, room.pods as i64));
     }
-    let parse =
-        |pod: &Pod| requests(pod).map_err(|error| rejected("UnexpectedAdmissionError", carob_kit::chain(&error)));
+    let parse = |pod: &Pod| requests(pod).map_err(|error| unexpected(carob_kit::chain(&error)));
     let (cpu, memory) = parse(pod)?;
     let (mut used_cpu, mut used_memory) = (0i64, 0i64);
     for other in alive {

@@ -5,7 +5,7 @@
 //! of it; [`worker`] carries out and reports, one worker a Pod; [`fleet`] has the workers. [`volumes`], [`env`], [`image`],
 //! [`probe`] and [`hooks`] are what a container needs around it, [`files`] is where they touch disks, [`config`] turns it into CRI's words, [`observe`] turns
 //! CRI's words back. [`server`] is the kubelet API, with streams and [`logs`]; [`machine`] is the Node object.
-//! [`virtual_nodes`] are Nodes whose Pods live without processes; [`manifests`] are where static Pods come from.
+//! [`devices`] are those of device plug-ins. [`virtual_nodes`] are Nodes whose Pods live without processes; [`manifests`] are where static Pods come from.
 //!
 //! Tasks it spawns: one a Pod, with one for each step under way and each probe of a running container; one for the
 //! runtime's events; one that registers the Node; one that rotates logs; one for each connection to the kubelet API. All end
@@ -35,6 +35,7 @@ pub mod allocation;
 pub mod api;
 pub mod config;
 pub mod csi;
+pub mod devices;
 pub mod dir_watch;
 pub mod env;
 pub mod events;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carob_client::{EventRecorder, EventSource, Informers, Selection};
@@ -24,6 +24,7 @@ use crate::config::resources::{Machine, ResourceError, amounts};
 use crate::csi::paths::KubeletDirs;
 use crate::csi::plugins::Plugins;
 use crate::csi::{Csi, CsiParts};
+use crate::devices::{Devices, NoteError};
 use crate::events::Events;
 use crate::eviction::{Evictor, Pressures};
 use crate::files::Files;
@@ -100,6 +101,8 @@ pub enum NodeError {
     Machine(#[source] io::Error),
     #[error("prepare the node's directories")]
     Directories(#[source] io::Error),
+    #[error("recall who has which devices")]
+    Devices(#[from] NoteError),
     #[error("compute what the node can give")]
     Allocatable(#[from] ResourceError),
 }
@@ -110,6 +113,7 @@ pub struct Node {
     objects: Arc<ApiObjects>,
     registrar: Registrar,
     plugins: Plugins,
+    devices: Devices,
     rotation: Rotation,
     server: Option<(KubeletServer, KubeletApi)>,
     directory: Option<Directory>,
@@ -125,14 +129,7 @@ impl Node {
     pub fn new(config: NodeConfig, parts: NodeParts) -> Result<Self, NodeError> {
         let NodeParts { client, informers, cri, clock, api, network_rules, shutdown } = parts;
         let pods_dir = config.data_dir.join("pods");
-        if let Some(dir) = &config.log_link_dir {
-            fs::create_dir_all(dir).map_err(NodeError::Directories)?;
-        }
-        // Other users of the machine read no Pod's token, and run no file that a container left in a volume.
-        for dir in [&pods_dir, &config.log_dir] {
-            make_private(dir, PODS_MODE).map_err(NodeError::Directories)?;
-            keep_apart(dir).map_err(NodeError::Directories)?;
-        }
+        make_directories(&config, &pods_dir)?;
         let machine = facts::read().map_err(NodeError::Machine)?;
         let strain = facts::strain(&config.data_dir).map_err(NodeError::Machine)?;
         let allocatable = allocatable(&config.identity, &machine, &strain);
@@ -145,6 +142,7 @@ impl Node {
         let as_objects: Arc<dyn Objects> = objects.clone();
         let files = Files::default();
         let csi = csi(&config, &files, &as_objects, &clock)?;
+        let devices = devices(&config, &files, &clock, &shutdown)?;
         let volumes =
             Volumes::new(files.clone(), dirs.clone(), Arc::clone(&as_objects), Arc::clone(&clock), csi.clone());
         let tools = Arc::new(Tools {
@@ -157,6 +155,7 @@ impl Node {
             clock: Arc::clone(&clock),
             cri: Arc::clone(&cri),
             user_ranges: Arc::new(UserRanges::new(dirs.clone())),
+            devices: devices.clone(),
             dirs,
             settings: settings(&config, &machine, allocatable),
             probe_counts: ProbeCounts::default(),
@@ -189,7 +188,7 @@ impl Node {
             let server = KubeletServer::new(source, Arc::clone(&tools), name.clone(), api.access.clone(), reviews);
             (server, api)
         });
-        let plugins = Plugins::new(csi.clone(), files, client.clone(), nodes.clone(), ours.clone());
+        let plugins = Plugins::new(csi.clone(), devices.clone(), files, client.clone(), nodes.clone(), ours.clone());
         let registrar = Registrar {
             client,
             cri,
@@ -201,6 +200,7 @@ impl Node {
             events: Arc::clone(&tools.events),
             pressures: short,
             csi,
+            devices: devices.clone(),
             ready: ready_sender,
             ours: ours_sender,
         };
@@ -210,6 +210,7 @@ impl Node {
             objects,
             registrar,
             plugins,
+            devices,
             rotation,
             server,
             directory,
@@ -244,6 +245,9 @@ impl Node {
         let (csi, nodes, end) = (self.plugins.csi.clone(), self.plugins.nodes.clone(), shutdown.child_token());
         tasks.spawn(async move { csi.attachments().follow(nodes, end).await });
         tasks.spawn(self.plugins.run(shutdown.child_token()));
+        let pods: Arc<dyn PodSource> = self.fleet.clone();
+        tasks.spawn(self.devices.clone().tell_who_has_them(pods));
+        tasks.spawn(self.devices.run());
         tasks.spawn(self.registrar.run(shutdown.child_token()));
         tasks.spawn(self.rotation.run(shutdown.child_token()));
         tasks.spawn(self.evictor.run(shutdown.child_token()));
@@ -304,6 +308,31 @@ fn csi(
     });
     csi.recall().map_err(NodeError::Directories)?;
     Ok(csi)
+}
+
+/// Makes the directories of Pods and their logs.
+fn make_directories(config: &NodeConfig, pods_dir: &Path) -> Result<(), NodeError> {
+    if let Some(dir) = &config.log_link_dir {
+        fs::create_dir_all(dir).map_err(NodeError::Directories)?;
+    }
+    // Other users of the machine read no Pod's token, and run no file that a container left in a volume.
+    for dir in [pods_dir, &config.log_dir] {
+        make_private(dir, PODS_MODE).map_err(NodeError::Directories)?;
+        keep_apart(dir).map_err(NodeError::Directories)?;
+    }
+    Ok(())
+}
+
+/// The devices of plug-ins, with what Pods have of them from before.
+fn devices(
+    config: &NodeConfig,
+    files: &Files,
+    clock: &Arc<dyn Clock>,
+    shutdown: &CancellationToken,
+) -> Result<Devices, NodeError> {
+    let devices = Devices::new(&config.kubelet_dir, files.clone(), Arc::clone(clock), shutdown.child_token());
+    devices.recall()?;
+    Ok(devices)
 }
 
 type Places = (watch::Receiver<Arc<Manifests>>, Option<Directory>, Option<Fetcher>);

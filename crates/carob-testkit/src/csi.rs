@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use fs_err as fs;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Process, spawn_and_read};
+use crate::peer;
 
 /// A driver that runs beside a cluster's server, by the program that a test was built with.
 #[derive(Debug)]
@@ -59,22 +59,11 @@ impl CsiDriver {
 
     /// Has each call of the method fail like this from now on; `None` for no more.
     pub fn fail(&self, method: &str, how: Option<&str>) -> Result<()> {
-        let path = self.dir.join("faults").join(method);
-        match how {
-            // By a rename: the driver may look at this moment.
-            Some(how) => {
-                let whole = self.dir.join("faults").join(".next");
-                fs::write(&whole, how)?;
-                Ok(fs::rename(whole, path)?)
-            }
-            None => Ok(fs::remove_file(path)?),
-        }
+        peer::fail(&self.dir, method, how)
     }
 
     /// The calls of a method since the beginning, in order.
     pub fn calls(&self, method: &str) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(self.dir.join("calls"))?;
-        let calls: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-        Ok(calls.into_iter().filter(|call| call["call"] == method).collect())
+        peer::calls(&self.dir, method)
     }
 }

@@ -1,7 +1,6 @@
 //! A real CSI driver of the hostpath kind: a volume is a directory, or for block volumes a file, below its own directory.
 //!
-//! It does what a test tells it by files: `faults/NodeStageVolume` with `hang`, `die` (before the work), `die-after`, `garbage`,
-//! `lie` (well, and nothing done) or `error CODE` in it, once per look. Calls are noted in `calls`, one JSON object per line.
+//! It fails as a test tells it, and notes its calls (`peer.rs`).
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -13,15 +12,13 @@ use anyhow::{Context, Result, bail};
 use carob_csi::v1::node_service_capability::{self, Rpc, rpc};
 use carob_csi::v1::volume_capability::AccessType;
 use carob_csi::{paths, plugin, v1};
-use carob_grpc::{Routes, ServerLimits, Status, serve};
+use carob_grpc::{Routes, serve};
 use fs_err as fs;
-use prost::Message;
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
 use serde_json::{Value, json};
-use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-const LIMITS: ServerLimits = ServerLimits { connections_max: 64, streams_max: 64 };
+use crate::peer::{LIMITS, Peer, call, listen};
 
 /// How a driver of a test is.
 #[derive(Debug, Clone)]
@@ -71,13 +68,6 @@ async fn run(config: CsiDriverConfig) -> Result<()> {
     }
     let own = config.kubelet_dir.join("plugins").join(&config.name).join("csi.sock");
     let registration = config.kubelet_dir.join("plugins_registry").join(format!("{}-reg.sock", config.name));
-    let listen = |path: &Path| -> Result<UnixListener> {
-        fs::create_dir_all(path.parent().context("a socket is in a directory")?)?;
-        if path.exists() {
-            fs::remove_file(path)?;
-        }
-        Ok(UnixListener::bind(path)?)
-    };
     let driver = Arc::new(Driver { endpoint: own.display().to_string(), config });
     let node = serve(listen(&own)?, node_routes(&driver), LIMITS, CancellationToken::new());
     let register = serve(listen(&registration)?, registration_routes(&driver), LIMITS, CancellationToken::new());
@@ -91,73 +81,10 @@ struct Driver {
     endpoint: String,
 }
 
-/// An answer as bytes, which may be no message.
-#[derive(Debug, Default)]
-struct Raw(Vec<u8>);
-
-impl Message for Raw {
-    fn encode_raw(&self, buf: &mut impl prost::bytes::BufMut) {
-        buf.put_slice(&self.0);
+impl Peer for Driver {
+    fn dir(&self) -> &Path {
+        &self.config.dir
     }
-
-    fn merge_field(
-        &mut self,
-        _tag: u32,
-        _wire_type: prost::encoding::WireType,
-        _buf: &mut impl prost::bytes::Buf,
-        _ctx: prost::encoding::DecodeContext,
-    ) -> Result<(), prost::DecodeError> {
-        Ok(())
-    }
-
-    fn encoded_len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn clear(&mut self) {
-        self.0.clear();
-    }
-}
-
-/// Adds a call to the routes that is noted, and fails as the test wants.
-fn call<Q, A>(
-    routes: Routes,
-    driver: &Arc<Driver>,
-    path: &'static str,
-    work: fn(&Driver, &Q) -> Result<A>,
-    shown: fn(&Q) -> Value,
-) -> Routes
-where
-    Q: Message + Default + 'static,
-    A: Message + Default + 'static,
-{
-    let driver = Arc::clone(driver);
-    routes.unary(path, move |request: Q| {
-        let driver = Arc::clone(&driver);
-        async move {
-            let failed = |error: anyhow::Error| Status::internal(format!("{error:#}"));
-            let method = path.rsplit('/').next().unwrap_or_default();
-            driver.note(method, shown(&request)).map_err(failed)?;
-            let fault = driver.fault(method).map_err(failed)?;
-            match fault.as_deref() {
-                Some("hang") => std::future::pending::<()>().await,
-                Some("die") => std::process::abort(),
-                Some("garbage") => return Ok(Raw(vec![0xff; 32])),
-                Some("lie") => return Ok(Raw(A::default().encode_to_vec())),
-                Some(error) if error.starts_with("error ") => {
-                    let code: i32 = error.trim_start_matches("error ").trim().parse().unwrap_or(13);
-                    return Err(Status::new(code.into(), "as the test wants"));
-                }
-                Some("die-after") | None => {}
-                Some(other) => return Err(Status::internal(format!("the fault {other:?} is unknown"))),
-            }
-            let answer = work(&driver, &request).map_err(failed)?;
-            if fault.as_deref() == Some("die-after") {
-                std::process::abort();
-            }
-            Ok(Raw(answer.encode_to_vec()))
-        }
-    })
 }
 
 fn registration_routes(driver: &Arc<Driver>) -> Routes {
@@ -225,21 +152,6 @@ fn capability(capability: Option<&v1::VolumeCapability>) -> Value {
 
 #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "all calls have one form")]
 impl Driver {
-    fn note(&self, method: &str, mut request: Value) -> Result<()> {
-        request["call"] = method.into();
-        let mut calls = fs::OpenOptions::new().create(true).append(true).open(self.config.dir.join("calls"))?;
-        // One write per line: calls come at once.
-        Ok(calls.write_all(format!("{request}\n").as_bytes())?)
-    }
-
-    fn fault(&self, method: &str) -> Result<Option<String>> {
-        match fs::read_to_string(self.config.dir.join("faults").join(method)) {
-            Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     fn volume(&self, handle: &str) -> PathBuf {
         self.config.dir.join("volumes").join(handle)
     }

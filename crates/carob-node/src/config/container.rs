@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, VolumeDevice, VolumeMount};
 
 use super::resources::{self, ResourceError};
 use super::{labels, notes, security};
+use crate::devices::WithDevices;
 use crate::env::expand::{expand, expand_all};
 use crate::paths::PodDirs;
 use crate::pod::{Member, PodId};
@@ -32,7 +33,7 @@ pub enum ContainerConfigError {
 
 /// One run of a container.
 #[derive(Debug)]
-pub struct RunFacts<'a> {
+pub(crate) struct RunFacts<'a> {
     pub attempt: u32,
     pub restart_delay: Duration,
     /// How many times all containers of the Pod have started over.
@@ -48,6 +49,8 @@ pub struct RunFacts<'a> {
     pub devices: &'a BTreeMap<String, PathBuf>,
     /// The images that are volumes of the Pod and mounted in the container, by volume.
     pub volume_images: &'a BTreeMap<String, ImageSpec>,
+    /// What comes with the devices of plug-ins, but for the variables, which are in `env`.
+    pub with_devices: WithDevices,
     /// The container whose processes an ephemeral one looks at.
     pub target_id: Option<String>,
     pub machine: resources::Machine,
@@ -74,7 +77,7 @@ pub struct Prepared {
     pub termination_log: PathBuf,
 }
 
-pub fn config(
+pub(crate) fn config(
     pod: &Pod,
     member: &Member<'_>,
     facts: RunFacts<'_>,
@@ -101,6 +104,10 @@ pub fn config(
     if let Some(users) = facts.users {
         mounts.iter_mut().filter(|mount| mount.image.is_none()).for_each(|mount| map_owners(mount, users));
     }
+    // As upstream: its owners are the machine's, and a mount that the Pod asks for wins.
+    let of_devices = facts.with_devices.mounts.iter();
+    let added: Vec<Mount> = of_devices.filter(|mount| !mounted(&mounts, &mount.container_path)).cloned().collect();
+    mounts.extend(added);
     let (command, args) = (expand_list(&spec.command), expand_list(&spec.args));
     let config = ContainerConfig {
         metadata: Some(ContainerMetadata { name: member.name().to_owned(), attempt: facts.attempt }),
@@ -114,6 +121,7 @@ pub fn config(
         working_dir: spec.working_dir.clone().unwrap_or_default(),
         mounts,
         devices: devices(member, &facts)?,
+        cdi_devices: facts.with_devices.cdi_devices.clone(),
         labels: container_labels(&id, member.name()),
         annotations: container_notes(member, &facts, termination_path),
         log_path: PodDirs::log_name(member.name(), facts.attempt),
@@ -132,7 +140,6 @@ pub fn config(
         }),
         stop_signal: stop_signal(spec.lifecycle.as_ref().and_then(|hooks| hooks.stop_signal.as_deref())).into(),
         envs: facts.env,
-        ..ContainerConfig::default()
     };
     Ok(Prepared { config, sub_paths, termination_log })
 }
@@ -166,7 +173,7 @@ fn container_labels(id: &PodId, name: &str) -> BTreeMap<String, String> {
 
 fn container_notes(member: &Member<'_>, facts: &RunFacts<'_>, termination_path: &str) -> BTreeMap<String, String> {
     let policy = member.spec.termination_message_policy.as_deref().unwrap_or("File");
-    [
+    let own = [
         (notes::RESTART_COUNT, facts.attempt.to_string()),
         (notes::TERMINATION_PATH, termination_path.to_owned()),
         (notes::TERMINATION_POLICY, policy.to_owned()),
@@ -175,8 +182,9 @@ fn container_notes(member: &Member<'_>, facts: &RunFacts<'_>, termination_path: 
         (notes::SPEC_IMAGE, crate::plan::spec_hash(member)),
     ]
     .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
+    .map(|(key, value)| (key.to_owned(), value));
+    // What the node itself notes wins.
+    facts.with_devices.annotations.clone().into_iter().chain(own).collect()
 }
 
 fn volume_mounts(
@@ -226,7 +234,7 @@ fn volume_mounts(
     Ok((mounts, sub_paths))
 }
 
-/// The volumes that the container wants as block devices.
+/// The volumes that the container wants as block devices, and the devices that plug-ins gave it.
 fn devices(member: &Member<'_>, facts: &RunFacts<'_>) -> Result<Vec<Device>, ContainerConfigError> {
     let device = |wanted: &VolumeDevice| match facts.devices.get(&wanted.name) {
         Some(host_path) => Ok(Device {
@@ -239,7 +247,13 @@ fn devices(member: &Member<'_>, facts: &RunFacts<'_>) -> Result<Vec<Device>, Con
             Err(ContainerConfigError::NoVolume { volume, path })
         }
     };
-    member.spec.volume_devices.iter().flatten().map(device).collect()
+    let mut all: Vec<Device> = member.spec.volume_devices.iter().flatten().map(device).collect::<Result<_, _>>()?;
+    for device in &facts.with_devices.devices {
+        if !all.iter().any(|held| held.container_path == device.container_path) {
+            all.push(device.clone());
+        }
+    }
+    Ok(all)
 }
 
 fn absolute(path: &str) -> String {
@@ -281,6 +295,12 @@ mod tests {
             devices: &[("d".to_owned(), PathBuf::from("/dev/loop7"))].into(),
             volume_images: &[("i".to_owned(), ImageSpec { image: "sha256:2".to_owned(), ..ImageSpec::default() })]
                 .into(),
+            with_devices: WithDevices {
+                devices: vec![Device { container_path: "/dev/card".to_owned(), ..Device::default() }],
+                mounts: vec![file_mount("/lib/card", "/lib/card".into()), file_mount("/a", "/b".into())],
+                annotations: [(notes::CYCLE.to_owned(), "9".to_owned()), ("card".to_owned(), "1".to_owned())].into(),
+                ..WithDevices::default()
+            },
             target_id: None,
             machine: resources::Machine { memory_bytes: 1, ..resources::Machine::default() },
             users: None,
@@ -307,7 +327,11 @@ mod tests {
         assert_eq!(config.log_path, "c/2.log");
         assert_eq!(config.stop_signal(), Signal::Sigrtminplus3);
         let mounts: Vec<_> = config.mounts.iter().map(|mount| mount.container_path.as_str()).collect();
-        assert_eq!(mounts, ["/etc/hosts", "/dev/termination-log"]);
+        assert_eq!(mounts, ["/etc/hosts", "/dev/termination-log", "/lib/card", "/a"]);
+        assert_eq!(
+            (config.annotations["card"].as_str(), config.devices[0].container_path.as_str()),
+            ("1", "/dev/card")
+        );
     }
 
     #[test]
@@ -324,6 +348,7 @@ mod tests {
             1,
             "the user's own wins"
         );
+        assert_eq!(mounts.iter().filter(|mount| mount.container_path == "/a").count(), 1, "over a plug-in's too");
         assert_eq!(prepared.sub_paths[0].sub_path, "d/x");
         let image = prepare(json!({"name": "c", "volumeMounts": [{"name": "i", "mountPath": "/i", "subPath": "d"}]}));
         let image = image.expect("a config").config.mounts.swap_remove(0);

@@ -1,5 +1,5 @@
 //! Plug-ins register with the node by sockets in one directory (`pkg/kubelet/pluginmanager`): a socket that appears is asked
-//! what it is, and one that goes takes the driver along.
+//! what it is, and one that goes takes the driver along. Device plug-ins may register here too.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -23,6 +23,7 @@ use super::Csi;
 use super::drivers::{Registered, Version};
 use super::node_record::{NodeRecord, RecordError};
 use super::records::is_file_name;
+use crate::devices::{ConnectError, DEVICE_PLUGIN, Devices};
 use crate::dir_watch::DirWatch;
 use crate::files::{Files, FilesError};
 
@@ -49,6 +50,8 @@ enum PluginError {
     NodeId(&'static str),
     #[error("RegisterPlugin error -- plugin registration failed with err")]
     Record(#[source] RecordError),
+    #[error("RegisterPlugin error -- plugin registration failed with err")]
+    Device(#[source] ConnectError),
     #[error("tell the plug-in how its registration went")]
     Notify(#[source] DriverError),
 }
@@ -64,6 +67,7 @@ enum DirectoryError {
 /// Registers plug-ins for as long as the node runs.
 pub(crate) struct Plugins {
     pub(crate) csi: Csi,
+    devices: Devices,
     files: Files,
     record: Arc<NodeRecord>,
     pub(crate) nodes: Informer<Node>,
@@ -84,13 +88,14 @@ impl Plugins {
     /// `ours` is set once the Node is this machine's.
     pub(crate) fn new(
         csi: Csi,
+        devices: Devices,
         files: Files,
         client: kube::Client,
         nodes: Informer<Node>,
         ours: watch::Receiver<bool>,
     ) -> Self {
         let record = Arc::new(NodeRecord::new(client, csi.0.node_name.clone()));
-        Self { csi, files, record, nodes, ours }
+        Self { csi, devices, files, record, nodes, ours }
     }
 
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
@@ -198,8 +203,12 @@ impl Plugins {
                 continue;
             }
             let gone = CancellationToken::new();
-            let member =
-                Member { csi: self.csi.clone(), record: Arc::clone(&self.record), socket: registry.join(&name) };
+            let member = Member {
+                csi: self.csi.clone(),
+                devices: self.devices.clone(),
+                record: Arc::clone(&self.record),
+                socket: registry.join(&name),
+            };
             let task = tokio::spawn(member.keep(gone.clone()));
             sockets.insert(name, Socket { identity, gone, task });
         }
@@ -234,6 +243,7 @@ fn sockets_in(dir: &Path) -> io::Result<HashMap<OsString, Identity>> {
 /// A plug-in by its socket.
 struct Member {
     csi: Csi,
+    devices: Devices,
     record: Arc<NodeRecord>,
     socket: PathBuf,
 }
@@ -243,13 +253,13 @@ impl Member {
     async fn keep(self, gone: CancellationToken) {
         let socket = self.socket.display().to_string();
         let mut retry = Backoff::new(RETRY_BASE, RETRY_MAX);
-        let name = loop {
+        let info = loop {
             let registered = tokio::select! {
                 registered = self.register() => registered,
                 () = gone.cancelled() => return,
             };
             match registered {
-                Ok(name) => break name,
+                Ok(info) => break info,
                 Err(error) => {
                     let delay = retry.fail();
                     tracing::warn!(error = %chain(&error), socket, ?delay, "a plug-in could not be registered");
@@ -260,29 +270,48 @@ impl Member {
                 }
             }
         };
-        tracing::info!(driver = name, socket, "a CSI driver is registered");
+        tracing::info!(name = info.name, kind = info.r#type, socket, "a plug-in is registered");
         gone.cancelled().await;
-        self.csi.0.drivers.set(&name, None);
-        tracing::info!(driver = name, socket, "a CSI driver is gone");
-        if let Err(error) = self.record.uninstall(&name).await {
-            tracing::warn!(error = %chain(&error), driver = name, "the API could not be told that a driver is gone");
+        self.withdraw(&info).await;
+        tracing::info!(name = info.name, kind = info.r#type, socket, "a plug-in is gone");
+        if info.r#type != CSI_PLUGIN {
+            return;
+        }
+        if let Err(error) = self.record.uninstall(&info.name).await {
+            tracing::warn!(error = %chain(&error), driver = info.name, "the API could not be told that a driver is gone");
         }
     }
 
-    async fn register(&self) -> Result<String, PluginError> {
+    async fn withdraw(&self, info: &PluginInfo) {
+        if info.r#type == DEVICE_PLUGIN {
+            self.devices.disconnect(&info.name).await;
+        } else {
+            self.csi.0.drivers.set(&info.name, None);
+        }
+    }
+
+    async fn register(&self) -> Result<PluginInfo, PluginError> {
         let registration = Registration::at(self.socket.clone());
         let info = registration.info().await.map_err(PluginError::Info)?;
         let registered = self.accept(&info).await;
         let told = registration.notify(registered.as_ref().err().map(|error| chain(error).to_string())).await;
         registered?;
         if let Err(error) = told {
-            self.csi.0.drivers.set(&info.name, None);
+            self.withdraw(&info).await;
             return Err(PluginError::Notify(error));
         }
-        Ok(info.name)
+        Ok(info)
+    }
+
+    fn endpoint(&self, info: &PluginInfo) -> PathBuf {
+        if info.endpoint.is_empty() { self.socket.clone() } else { PathBuf::from(&info.endpoint) }
     }
 
     async fn accept(&self, info: &PluginInfo) -> Result<(), PluginError> {
+        if info.r#type == DEVICE_PLUGIN {
+            let versions = &info.supported_versions;
+            return self.devices.accept(&info.name, versions, self.endpoint(info)).await.map_err(PluginError::Device);
+        }
         if info.r#type != CSI_PLUGIN {
             let (kind, socket) = (info.r#type.clone(), self.socket.display().to_string());
             return Err(PluginError::Kind { kind, socket });
@@ -301,8 +330,7 @@ impl Member {
                 held.version
             )));
         }
-        let socket = if info.endpoint.is_empty() { self.socket.clone() } else { PathBuf::from(&info.endpoint) };
-        let driver = Driver::at(socket);
+        let driver = Driver::at(self.endpoint(info));
         let of_node = driver.node_info().await.map_err(PluginError::NodeInfo)?;
         if of_node.node_id.is_empty() {
             return Err(PluginError::NodeId("driverNodeID must not be empty"));

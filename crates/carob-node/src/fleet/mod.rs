@@ -1,7 +1,8 @@
 //! The workers of all Pods on the node: one for each, which is sent what the API and the runtime say of its Pod.
 //!
-//! [`manifests`](self::manifests) has what concerns static Pods alone, [`strays`] what is left of Pods that nobody wants.
+//! [`devices`](self::devices) has what concerns devices of plug-ins, [`manifests`](self::manifests) has what concerns static Pods alone, [`strays`] what is left of Pods that nobody wants.
 
+mod devices;
 mod manifests;
 mod strays;
 #[cfg(test)]
@@ -151,6 +152,13 @@ impl Fleet {
                 () = shutdown.cancelled() => {}
             }
         });
+        let (fleet, shutdown) = (Arc::clone(self), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = keep_running(|| Arc::clone(&fleet).follow_devices()) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
         let in_reach = async {
             tokio::join!(may_begin, self.pods.synced(), self.nodes.synced());
         };
@@ -266,6 +274,9 @@ impl Fleet {
         if rejection.as_ref().is_some_and(|rejection| rejection.reason == NODE_AFFINITY) {
             return self.ask_for_labels(pod);
         }
+        if rejection.is_none() && !has_started(pod) && self.wants_devices(pod) {
+            return self.ask_for_devices(pod);
+        }
         self.take_in(pod, rejection);
     }
 
@@ -319,12 +330,7 @@ impl Fleet {
         let (fleet, asked) = (Arc::clone(self), Arc::clone(pod));
         self.decide_later(pod, async move {
             let room = fleet.fresh_room().await;
-            let id = PodId::of(&asked);
-            let current = fleet.pods.get(Some(&id.namespace), &id.name).filter(|pod| PodId::of(pod) == id);
-            if let Some(pod) = current {
-                let rejection = fleet.refuse(&pod, &room);
-                fleet.take_in(&pod, rejection);
-            }
+            fleet.decide(&asked, &room).await;
         });
     }
 

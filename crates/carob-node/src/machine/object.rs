@@ -78,6 +78,8 @@ pub struct Reading {
     pub images: Vec<Image>,
     /// What the node is short of.
     pub pressures: Pressures,
+    /// Devices of plug-ins by resource: how many there are, and how many Pods can have.
+    pub devices: BTreeMap<String, (usize, usize)>,
 }
 
 /// The object that a node registers with; its status is written apart.
@@ -130,7 +132,7 @@ pub fn allocatable(identity: &NodeIdentity, machine: &MachineFacts, strain: &Str
 pub fn status(identity: &NodeIdentity, reading: &Reading, old: Option<&NodeStatus>, now: Timestamp) -> NodeStatus {
     let machine = &reading.machine;
     let quantities = |map: BTreeMap<String, String>| map.into_iter().map(|(key, text)| (key, Quantity(text))).collect();
-    let capacity = BTreeMap::from([
+    let mut capacity = BTreeMap::from([
         ("cpu".to_owned(), machine.cpus.to_string()),
         ("memory".to_owned(), format!("{}Ki", machine.memory_bytes / 1024)),
         ("ephemeral-storage".to_owned(), format!("{}Ki", reading.strain.disk_total_bytes / 1024)),
@@ -140,6 +142,10 @@ pub fn status(identity: &NodeIdentity, reading: &Reading, old: Option<&NodeStatu
     // Extended resources that others say the node has: all of one is for Pods (kubelet `pkg/kubelet/nodestatus/setters.go`).
     let said = old.and_then(|old| old.capacity.as_ref()).into_iter().flatten();
     allocatable.extend(said.filter(|(name, _)| is_extended(name)).map(|(name, amount)| (name.clone(), amount.clone())));
+    for (name, (there, for_pods)) in &reading.devices {
+        capacity.insert(name.clone(), there.to_string());
+        allocatable.insert(name.clone(), Quantity(for_pods.to_string()));
+    }
     let ips = identity.addresses.iter().map(|ip| ("InternalIP", ip.to_string()));
     let addresses = ips.chain([("Hostname", identity.name.clone())]);
     let runtime = reading.runtime.as_ref().ok();
@@ -318,6 +324,7 @@ mod tests {
             runtime: Ok(runtime),
             images: Vec::new(),
             pressures: Pressures::new(),
+            devices: BTreeMap::new(),
         }
     }
 
@@ -387,7 +394,11 @@ mod tests {
         let said = [("example.com/dongle", "4"), ("hugepages-2Mi", "8Mi"), ("cpu", "64")];
         let capacity = said.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())));
         let old = NodeStatus { capacity: Some(capacity.into()), ..NodeStatus::default() };
-        let new = status(&identity, &reading(true), Some(&old), Timestamp::UNIX_EPOCH).allocatable.expect("resources");
+        let mut reading = reading(true);
+        reading.devices.insert("example.com/card".to_owned(), (3, 2));
+        let new = status(&identity, &reading, Some(&old), Timestamp::UNIX_EPOCH);
+        let (capacity, new) = (new.capacity.expect("resources"), new.allocatable.expect("resources"));
+        assert_eq!((capacity["example.com/card"].0.as_str(), new["example.com/card"].0.as_str()), ("3", "2"));
         assert_eq!(new.get("example.com/dongle"), Some(&Quantity("4".to_owned())));
         assert!(!new.contains_key("hugepages-2Mi"));
         assert_ne!(new["cpu"].0, "64");

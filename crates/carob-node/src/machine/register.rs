@@ -24,6 +24,7 @@ use super::lease::{self, RENEW_EVERY};
 use super::news::{self, News};
 use super::object::{self, MACHINE_ANNOTATION, NodeIdentity, Owner, Reading};
 use crate::csi::Csi;
+use crate::devices::Devices;
 use crate::events::{Events, Subject};
 use crate::eviction::Pressures;
 
@@ -63,6 +64,8 @@ pub struct Registrar {
     pub pressures: watch::Receiver<Pressures>,
     /// Which volumes of drivers are in use.
     pub csi: Csi,
+    /// Which devices of plug-ins there are.
+    pub devices: Devices,
     /// Set once the Node is in the API and shown ready.
     pub ready: watch::Sender<bool>,
     /// Set once the Node is known to be this machine's: nothing is done for it before.
@@ -94,6 +97,7 @@ impl Registrar {
         let changes = self.nodes.subscribe();
         let mut short = self.pressures.clone();
         let mut in_use = self.csi.attachments().in_use.subscribe();
+        let mut devices = self.devices.changes();
         loop {
             let wait = match self.round(&mut told).await {
                 Ok(()) => {
@@ -116,6 +120,7 @@ impl Registrar {
                 () = self.until_changed(&changes, &told) => {}
                 Ok(()) = short.changed() => {}
                 Ok(()) = in_use.changed() => {}
+                Ok(()) = devices.changed() => {}
                 () = shutdown.cancelled() => return,
             }
         }
@@ -305,7 +310,8 @@ impl Registrar {
         let images =
             self.cri.list_images(ListImagesRequest::default()).await.map(|list| list.images).unwrap_or_default();
         let pressures = self.pressures.borrow().clone();
-        Ok(Reading { machine: self.machine.clone(), strain, runtime_version, runtime, images, pressures })
+        let devices = self.devices.amounts();
+        Ok(Reading { machine: self.machine.clone(), strain, runtime_version, runtime, images, pressures, devices })
     }
 
     async fn renew(&self, node: &Node, told: &mut Told) -> Result<(), RegisterError> {

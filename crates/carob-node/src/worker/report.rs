@@ -126,7 +126,8 @@ impl Worker {
             // Nothing is told from a picture that is known to be old.
             return;
         }
-        let status = status_for(&self.pod, &self.observed, intent, &self.tools.node_facts(), now);
+        let mut status = status_for(&self.pod, &self.observed, intent, &self.tools.node_facts(), now);
+        self.tools.devices.show(&self.id.uid, &mut status);
         self.announce_back_off(&status);
         if self.pod.status.as_ref() != Some(&status) {
             self.set_status(status.clone());

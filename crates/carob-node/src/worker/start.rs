@@ -157,7 +157,11 @@ async fn prepare(
     let facts = tools.field_facts(&start.pod, &start.pod_ips);
     let volumes = crate::env::Mounted { paths: &start.mounted.paths, files: &tools.files };
     let env = crate::env::environment(&start.pod, &member.spec, &facts, &*tools.objects, &volumes).await;
-    let env = env.map_err(|error| text(&error))?;
+    let own = env.map_err(|error| text(&error))?;
+    let with_devices = tools.devices.for_start(&start.pod, &member.spec).await.map_err(|error| text(&error))?;
+    // What the container itself sets wins.
+    let of_devices = with_devices.envs.iter().filter(|entry| !own.iter().any(|set| set.key == entry.key)).cloned();
+    let env = of_devices.chain(own.iter().cloned()).collect();
     let run = RunFacts {
         attempt: start.attempt,
         restart_delay: start.restart_delay,
@@ -168,6 +172,7 @@ async fn prepare(
         read_only: &start.mounted.read_only,
         devices: &start.mounted.devices,
         volume_images,
+        with_devices,
         target_id: start.target_id.clone(),
         machine: tools.settings.machine,
         users: users(tools, &start.pod).map_err(|error| text(&error))?,

@@ -139,6 +139,7 @@ impl Bench {
         };
         let csi = crate::csi::Csi::without_drivers(dir.path(), Arc::clone(&objects), Arc::clone(&clock));
         let tools = Arc::new(Tools {
+            devices: crate::devices::Devices::without_plugins(Arc::clone(&clock)),
             files: Files::in_runtime(),
             volumes: Volumes::new(Files::in_runtime(), dirs.clone(), Arc::clone(&objects), Arc::clone(&clock), csi),
             images: Images::new(Arc::clone(&cri), Arc::clone(&objects), Arc::clone(&events), Arc::clone(&clock)),

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::api::PodApi;
 use crate::config::network::ClusterDns;
 use crate::config::resources::Machine;
+use crate::devices::Devices;
 use crate::env::fields::FieldFacts;
 use crate::events::Events;
 use crate::files::Files;
@@ -64,6 +65,7 @@ pub struct Tools {
     pub clock: Arc<dyn Clock>,
     pub dirs: PodDirs,
     pub user_ranges: Arc<UserRanges>,
+    pub devices: Devices,
     pub settings: Settings,
     pub probe_counts: ProbeCounts,
     /// `None`: nothing has to be.
