@@ -80,7 +80,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("carob-bench", &["carob-testkit"]),
     ("carob-fuzz", &[]),
-    ("carob-testkit", &["carob-client", "carob-csi", "carob-devices", "carob-grpc"]),
+    ("carob-testkit", &["carob-csi", "carob-devices", "carob-grpc"]),
     ("carob-tests", &["carob-testkit"]),
     ("xtask", &[]),
 ];

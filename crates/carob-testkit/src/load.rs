@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
-use kube::config::Kubeconfig;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::AsyncBufReadExt as _;
 
@@ -53,10 +53,12 @@ pub fn run_load(arguments: impl Iterator<Item = String>) -> Result<()> {
 
 async fn load(name: &str, kubeconfig: PathBuf) -> Result<()> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let maps = || async {
-        let client = carob_client::over_tls(kubeconfig.clone()).await?;
-        anyhow::Ok(Api::<ConfigMap>::namespaced(client, NAMESPACE))
-    };
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // A write that was made and answered with 503 would be made again, and answered with a conflict with itself.
+    config.default_retry = false;
+    config.read_timeout = None;
+    let maps =
+        || async { anyhow::Ok(Api::<ConfigMap>::namespaced(kube::Client::try_from(config.clone())?, NAMESPACE)) };
     let stopped = Arc::new(AtomicBool::new(false));
     let mut writers = tokio::task::JoinSet::new();
     for number in 0..WRITERS {
