@@ -219,5 +219,7 @@ fn a_device_is_shown_at_any_path() -> Result<()> {
     cluster.wait("condition=Ready", "pod/writer")?;
     let disk = data_of(&cluster, &volume_of(&cluster, "device")?).join("disk");
     assert!(fs_err::read(disk)?.starts_with(b"words"));
+    // The devices are the machine's: they go with the Pod, not with the test's host.
+    cluster.kubectl(&["delete", "pod", "writer"])?;
     Ok(())
 }
