@@ -20,5 +20,5 @@ pub use error::NetError;
 pub use ipam::IpamError;
 pub use names::{pod_interfaces, tunnel_interface};
 pub use network::{NetConfig, PodNetwork, SweepReport, first_free_cidr};
-pub use record::RecordError;
+pub use record::{Kept, RecordError, Records, check_sandbox_id, has_records};
 pub use request::{AttachRequest, Attachment, HostPort, Protocol};

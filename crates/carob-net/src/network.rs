@@ -55,7 +55,7 @@ pub struct PodNetwork {
 struct Inner {
     names: Names,
     cluster_cidrs: Vec<IpNet>,
-    records: Records,
+    records: Records<Record>,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     /// Of sandboxes that something is done for.
@@ -228,7 +228,7 @@ fn attachment(record: &Record) -> Attachment {
 impl Inner {
     fn open(config: NetConfig) -> Result<Self, NetError> {
         let names = Names::of(&config.instance);
-        let (records, found) = Records::open(&config.state_dir)?;
+        let (records, found) = Records::<Record>::open(&config.state_dir)?;
         let mut ipam = Ipam::new(&config.pod_cidrs)?;
         for ip in found.iter().flat_map(|record| &record.ips) {
             ipam.reserve(*ip);

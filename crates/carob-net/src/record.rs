@@ -1,16 +1,18 @@
-//! What was given to a sandbox, on disk: written before the kernel is touched, removed after it is clean again.
+//! What was given to a sandbox, on disk: written before anything is touched, removed after it is clean again.
 
 use std::io;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use carob_kit::forget_other_boots;
 use carob_kit::fs::{TEMPORARY_SUFFIX, replace};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::request::HostPort;
 
-/// The format of record files. One that is newer is refused, never rewritten.
+/// The format of this network's own records.
 const VERSION: u32 = 1;
 /// Longest sandbox id: it becomes a file name (`NAME_MAX` is 255) with a suffix.
 pub(crate) const SANDBOX_ID_LEN_MAX: usize = 128;
@@ -32,10 +34,26 @@ pub enum RecordError {
         #[source]
         source: serde_json::Error,
     },
-    #[error("network record {path} has format {found}, this carob knows {VERSION}")]
-    Version { path: PathBuf, found: u32 },
+    #[error("network record {path} has format {found}, this carob knows {known}")]
+    Version { path: PathBuf, found: u32, known: u32 },
     #[error("{id:?} is not a sandbox id: up to {SANDBOX_ID_LEN_MAX} letters, digits, '-', '_' and '.', not first")]
     SandboxId { id: String },
+}
+
+/// What a network keeps of one sandbox. Its JSON says in `version` of which format it is.
+pub trait Kept: Serialize + DeserializeOwned {
+    /// The format. One that is newer is refused, never rewritten.
+    const VERSION: u32;
+
+    fn sandbox_id(&self) -> &str;
+}
+
+impl Kept for Record {
+    const VERSION: u32 = VERSION;
+
+    fn sandbox_id(&self) -> &str {
+        &self.sandbox_id
+    }
 }
 
 /// What one sandbox holds.
@@ -57,13 +75,14 @@ impl Record {
 
 /// The directory of record files, one for each sandbox.
 #[derive(Debug, Clone)]
-pub(crate) struct Records {
+pub struct Records<T> {
     dir: PathBuf,
+    kept: PhantomData<T>,
 }
 
-impl Records {
+impl<T: Kept> Records<T> {
     /// Opens the directory and reads what is there of this boot: the kernel has forgotten the rest.
-    pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Record>), RecordError> {
+    pub fn open(dir: &Path) -> Result<(Self, Vec<T>), RecordError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| RecordError::Io { path, source }
@@ -74,18 +93,18 @@ impl Records {
         remove(TEMPORARY_SUFFIX).map_err(at(dir))?;
         let records = files(dir, SUFFIX).map_err(at(dir))?.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>();
         let mut records = records?;
-        records.sort_by(|a, b| a.sandbox_id.cmp(&b.sandbox_id));
-        Ok((Self { dir: dir.to_owned() }, records))
+        records.sort_by(|a: &T, b: &T| a.sandbox_id().cmp(b.sandbox_id()));
+        Ok((Self { dir: dir.to_owned(), kept: PhantomData }, records))
     }
 
-    pub(crate) fn write(&self, record: &Record) -> Result<(), RecordError> {
-        let path = self.path(&record.sandbox_id);
+    pub fn write(&self, record: &T) -> Result<(), RecordError> {
+        let path = self.path(record.sandbox_id());
         let text = serde_json::to_vec(record).map_err(|source| RecordError::Decode { path: path.clone(), source })?;
         replace(&path, &text).map_err(|source| RecordError::Io { path, source })
     }
 
     /// Removes the record; one that is not there is fine.
-    pub(crate) fn remove(&self, sandbox_id: &str) -> Result<(), RecordError> {
+    pub fn remove(&self, sandbox_id: &str) -> Result<(), RecordError> {
         let path = self.path(sandbox_id);
         match fs_err::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RecordError::Io { path, source: error }),
@@ -98,13 +117,23 @@ impl Records {
     }
 }
 
+/// Whether a directory holds what some network still has to take back.
+pub fn has_records(dir: &Path) -> Result<bool, RecordError> {
+    match files(dir, SUFFIX) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => {
+            found.map(|found| !found.is_empty()).map_err(|source| RecordError::Io { path: dir.to_owned(), source })
+        }
+    }
+}
+
 /// Those whose names end so.
 fn files(dir: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
     let paths: Vec<PathBuf> = fs_err::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     Ok(paths.into_iter().filter(|path| path.to_string_lossy().ends_with(suffix)).collect())
 }
 
-fn read(path: &Path) -> Result<Record, RecordError> {
+fn read<T: Kept>(path: &Path) -> Result<T, RecordError> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
@@ -112,14 +141,14 @@ fn read(path: &Path) -> Result<Record, RecordError> {
     let bytes = fs_err::read(path).map_err(|source| RecordError::Io { path: path.to_owned(), source })?;
     let decode = |source| RecordError::Decode { path: path.to_owned(), source };
     let versioned: Versioned = serde_json::from_slice(&bytes).map_err(decode)?;
-    if versioned.version != VERSION {
-        return Err(RecordError::Version { path: path.to_owned(), found: versioned.version });
+    if versioned.version != T::VERSION {
+        return Err(RecordError::Version { path: path.to_owned(), found: versioned.version, known: T::VERSION });
     }
     serde_json::from_slice(&bytes).map_err(decode)
 }
 
 /// A sandbox id becomes a file name, so it must be one.
-pub(crate) fn check_sandbox_id(id: &str) -> Result<(), RecordError> {
+pub fn check_sandbox_id(id: &str) -> Result<(), RecordError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if !id.is_empty() && id.len() <= SANDBOX_ID_LEN_MAX && id.bytes().all(is_plain) && !id.starts_with('.') {
         return Ok(());
@@ -138,16 +167,16 @@ mod tests {
     #[test]
     fn records_survive_and_half_written_ones_do_not() {
         let dir = tempfile::tempdir().unwrap();
-        let (records, found) = Records::open(dir.path()).unwrap();
+        let (records, found) = Records::<Record>::open(dir.path()).unwrap();
         assert_eq!(found, []);
         records.write(&record("b")).unwrap();
         records.write(&record("a")).unwrap();
         fs_err::write(dir.path().join("c.tmp"), "{\"vers").unwrap();
-        let (records, found) = Records::open(dir.path()).unwrap();
+        let (records, found) = Records::<Record>::open(dir.path()).unwrap();
         assert_eq!(found, [record("a"), record("b")]);
         records.remove("a").unwrap();
         records.remove("a").unwrap();
-        assert_eq!(Records::open(dir.path()).unwrap().1, [record("b")]);
+        assert_eq!(Records::<Record>::open(dir.path()).unwrap().1, [record("b")]);
         assert!(!dir.path().join("c.tmp").exists());
     }
 
@@ -161,7 +190,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("x.json");
             fs_err::write(&path, text).unwrap();
-            let error = Records::open(dir.path()).unwrap_err().to_string();
+            let error = Records::<Record>::open(dir.path()).unwrap_err().to_string();
             assert!(error.contains(part) && error.contains("x.json"), "{error}");
             assert!(path.exists());
         }

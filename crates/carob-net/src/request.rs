@@ -77,6 +77,8 @@ pub struct AttachRequest {
     /// A path that opens the sandbox's network namespace (`/proc/<pid>/ns/net` or a bind mount of it).
     pub netns: PathBuf,
     pub host_ports: Vec<HostPort>,
+    /// What CNI plug-ins are told of the sandbox beside its id, as `CNI_ARGS`.
+    pub args: Vec<(String, String)>,
 }
 
 /// How a sandbox is reached.

@@ -4,9 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use carob_cri::{Code, CriError};
-use carob_net::NetError;
 use carob_sys::cgroup::CgroupError;
 
+use crate::network::NetworkError;
 use crate::record::RecordError;
 use crate::shim::ShimError;
 use crate::spec::SpecError;
@@ -48,9 +48,9 @@ pub enum RuntimeError {
     #[error("the shim of sandbox {sandbox} speaks version {version}, this program {ours}")]
     ShimVersion { sandbox: String, version: u16, ours: u16 },
     #[error("network of sandbox {sandbox}")]
-    Network { sandbox: String, source: NetError },
+    Network { sandbox: String, source: NetworkError },
     #[error("{operation}")]
-    WholeNetwork { operation: &'static str, source: NetError },
+    WholeNetwork { operation: &'static str, source: NetworkError },
     #[error("{operation} {path}", path = path.display())]
     File { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("unpack the embedded programs")]

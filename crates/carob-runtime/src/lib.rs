@@ -41,7 +41,7 @@ pub use check::{Finding, Severity, check};
 pub use error::RuntimeError;
 pub use image_use::{collect_images, images_in_use};
 pub use images::Images;
-pub use network::Network;
+pub use network::{Network, NetworkError, WithFormer};
 pub use pod_groups::PodGroups;
 pub use record::RecordError;
 pub use remains::{Remains, remove_directories};

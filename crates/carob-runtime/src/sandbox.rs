@@ -88,6 +88,7 @@ impl Runtime {
                 sandbox_id: sandbox.id.clone(),
                 netns: format!("/proc/{infra_pid}/ns/net").into(),
                 host_ports: host_ports(&record.config),
+                args: network_args(&record.config, &sandbox.id),
             };
             let attached = self.config.network.attach(&request).await;
             attached.map_err(|source| RuntimeError::Network { sandbox: sandbox.id.clone(), source })?.ips
@@ -390,6 +391,19 @@ pub(crate) fn lost_exit(at_ns: i64) -> Exit {
 }
 
 /// The ports of the host that lead to the Pod. Those without a host port only document.
+/// What plug-ins for Kubernetes look for (containerd and CRI-O tell them the same).
+fn network_args(config: &v1::PodSandboxConfig, id: &str) -> Vec<(String, String)> {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let args = [
+        ("IgnoreUnknown", "1"),
+        ("K8S_POD_NAMESPACE", &metadata.namespace),
+        ("K8S_POD_NAME", &metadata.name),
+        ("K8S_POD_INFRA_CONTAINER_ID", id),
+        ("K8S_POD_UID", &metadata.uid),
+    ];
+    args.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 fn host_ports(config: &v1::PodSandboxConfig) -> Vec<HostPort> {
     let port = |mapping: &v1::PortMapping| {
         let host_port = u16::try_from(mapping.host_port).ok().filter(|port| *port != 0)?;

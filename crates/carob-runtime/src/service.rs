@@ -188,7 +188,7 @@ impl RuntimeService for Runtime {
     async fn status(&self, _request: v1::StatusRequest) -> Reply<v1::StatusResponse> {
         // A runtime that cannot make containers does not open.
         let runtime = v1::RuntimeCondition { r#type: "RuntimeReady".to_owned(), status: true, ..Default::default() };
-        let unready = self.config.network.unready();
+        let unready = self.config.network.unready().await;
         let network = v1::RuntimeCondition {
             r#type: "NetworkReady".to_owned(),
             status: unready.is_none(),

@@ -133,6 +133,12 @@ pub(crate) struct NodeArgs {
     /// Runtime that runs the Pods in place of carob's own, such as unix:///run/containerd/containerd.sock
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) container_runtime_endpoint: Option<String>,
+    /// Directory of CNI configurations: plug-ins make the Pod network in place of carob's own, such as /etc/cni/net.d
+    #[arg(long, value_name = "DIR", conflicts_with = "container_runtime_endpoint")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Directories of those plug-ins
+    #[arg(long, value_delimiter = ',', default_value = "/opt/cni/bin,/usr/lib/cni", value_name = "DIR")]
+    pub(crate) cni_bin_dir: Vec<PathBuf>,
     /// Socket on which carob's own runtime is served to others, such as crictl, by CRI v1
     #[arg(long, value_name = "PATH", conflicts_with = "container_runtime_endpoint")]
     pub(crate) serve_cri: Option<PathBuf>,

@@ -175,7 +175,11 @@ pub(crate) fn of_machine(common: &Common, dns_client: &kube::Client) -> Vec<Part
         list.push(parts::dns(common, dns_client.clone()));
     }
     if settings.proxy {
-        list.extend([parts::proxy(common), parts::policies(common), parts::node_routes(common)]);
+        list.extend([parts::proxy(common), parts::policies(common)]);
+        // Plug-ins have ways of their own between nodes.
+        if settings.cni_conf_dir.is_none() {
+            list.push(parts::node_routes(common));
+        }
     }
     // Another runtime keeps its images itself.
     if settings.node && settings.runtime_endpoint.is_none() {

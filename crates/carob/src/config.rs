@@ -74,6 +74,10 @@ pub(crate) struct Settings {
     pub(crate) runtime_handlers: BTreeMap<String, PathBuf>,
     pub(crate) manifests: ManifestConfig,
     pub(crate) eviction: EvictionConfig,
+    /// Where CNI configurations are; `None`: carob's own network.
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Where CNI plug-ins are.
+    pub(crate) cni_bin_dirs: Vec<PathBuf>,
     /// `None`: carob's own runtime.
     pub(crate) runtime_endpoint: Option<String>,
     /// Where carob's own runtime is served.
@@ -248,6 +252,8 @@ impl Settings {
             runtime_handlers: runtime_handlers(&arguments.runtime_handler)?,
             manifests,
             eviction,
+            cni_conf_dir: arguments.cni_conf_dir.map(std::path::absolute).transpose()?,
+            cni_bin_dirs: arguments.cni_bin_dir,
             runtime_endpoint: arguments.container_runtime_endpoint,
             serve_cri: arguments.serve_cri.map(std::path::absolute).transpose()?,
             virtual_nodes: None,

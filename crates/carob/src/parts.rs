@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use carob_apiserver::authn::ServiceAccountKeys;
 use carob_apiserver::{ApiServer, Tls, UserInfo};
 use carob_client::{DriverStats, ElectionConfig, Ended, Informers, LeaderElector};
+use carob_cni::{CniConfig, CniNetwork};
 use carob_controllers::{Controllers, TokenSigner};
 use carob_cri::Cri;
 use carob_cri::v1::{LinuxContainerResources, VersionRequest};
@@ -18,12 +19,12 @@ use carob_image::{ImageStore, StoreConfig};
 use carob_ingress::{Ingress, IngressConfig, IngressParts};
 use carob_kit::{Clock, Health, Part, PartContext, PartError};
 use carob_local_storage::LocalStorage;
-use carob_net::{NetConfig, PodNetwork};
+use carob_net::{NetConfig, PodNetwork, has_records};
 use carob_node::{Access, ClusterDns, KubeletApi, NetworkRules, Node, NodeConfig, NodeIdentity, NodeParts};
 use carob_proxy::nodes::{NodesConfig, NodesParts};
 use carob_proxy::policy::{Admissions, PolicyConfig, PolicyParts};
 use carob_proxy::{PodInterfaces, ProxyConfig, ProxyParts, TableConfig};
-use carob_runtime::{PodGroups, Runtime, RuntimeConfig};
+use carob_runtime::{Network, PodGroups, Runtime, RuntimeConfig, WithFormer};
 use carob_scheduler::{Explanations, Scheduler, SchedulerConfig};
 use carob_store::Store;
 use ipnet::IpNet;
@@ -454,14 +455,7 @@ pub(crate) async fn open_runtime(
     images: ImageStore,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<Runtime>> {
-    let network = NetConfig {
-        instance: settings.instance.clone(),
-        state_dir: settings.run_dir.join("net"),
-        pod_cidrs: Vec::new(),
-        cluster_cidrs: settings.cluster_cidrs.clone(),
-        clock: Arc::clone(&clock),
-    };
-    let network = PodNetwork::open(network).await.context("open the Pod network")?;
+    let network = open_network(settings, &clock).await?;
     let runtime = Runtime::open(RuntimeConfig {
         data_dir: settings.data_dir.clone(),
         run_dir: settings.run_dir.clone(),
@@ -470,10 +464,40 @@ pub(crate) async fn open_runtime(
         die_with_parent: settings.die_with_parent,
         handlers: settings.runtime_handlers.clone(),
         images: Arc::new(images),
-        network: Arc::new(network),
+        network,
         clock,
     });
     runtime.await.context("open the runtime")
+}
+
+/// The network that the settings name, with what others still have of it.
+async fn open_network(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Network>> {
+    let (own_dir, cni_dir) = (settings.run_dir.join("net"), settings.run_dir.join("cni"));
+    let by_plugins = settings.cni_conf_dir.clone();
+    let mut networks: Vec<Arc<dyn Network>> = Vec::new();
+    if by_plugins.is_none() || has_records(&own_dir)? {
+        let config = NetConfig {
+            instance: settings.instance.clone(),
+            state_dir: own_dir,
+            pod_cidrs: Vec::new(),
+            cluster_cidrs: settings.cluster_cidrs.clone(),
+            clock: Arc::clone(clock),
+        };
+        networks.push(Arc::new(PodNetwork::open(config).await.context("open the Pod network")?));
+    }
+    if by_plugins.is_some() || has_records(&cni_dir)? {
+        let config = CniConfig {
+            // Without one, sandboxes of before are taken back by the configuration that each was made by.
+            conf_dir: by_plugins.clone().unwrap_or_else(|| cni_dir.clone()),
+            bin_dirs: settings.cni_bin_dirs.clone(),
+            state_dir: cni_dir,
+        };
+        let network: Arc<dyn Network> = Arc::new(CniNetwork::open(config).context("open the network of CNI plug-ins")?);
+        let at = if by_plugins.is_some() { 0 } else { networks.len() };
+        networks.insert(at, network);
+    }
+    let current = networks.remove(0);
+    Ok(if networks.is_empty() { current } else { Arc::new(WithFormer { current, former: networks }) })
 }
 
 fn node_config(common: &Common, kubelet_port: u16, runtime: String) -> NodeConfig {
@@ -661,7 +685,9 @@ pub(crate) fn node_routes(common: &Common) -> Part {
 pub(crate) async fn leave(runtime: &Runtime, settings: &Settings) -> Result<()> {
     let has_left = runtime.leave().await?;
     if has_left && settings.proxy {
-        remove_rules(&settings.instance, &settings.cluster_cidrs).await?;
+        // Routes within the cluster's ranges may be those of plug-ins.
+        let routes: &[IpNet] = if settings.cni_conf_dir.is_some() { &[] } else { &settings.cluster_cidrs };
+        remove_rules(&settings.instance, routes).await?;
     }
     Ok(())
 }

@@ -80,7 +80,7 @@ impl Lab {
         let netns = new_netns().unwrap();
         let path = PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd()));
         self.pods.lock().unwrap().insert(id.to_owned(), netns);
-        AttachRequest { sandbox_id: id.to_owned(), netns: path, host_ports: host_ports.to_vec() }
+        AttachRequest { sandbox_id: id.to_owned(), netns: path, host_ports: host_ports.to_vec(), args: Vec::new() }
     }
 
     pub(crate) fn attach(&self, network: &PodNetwork, id: &str, host_ports: &[HostPort]) -> Vec<IpAddr> {

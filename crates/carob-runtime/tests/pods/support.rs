@@ -11,8 +11,8 @@ use carob_cri::{ImageService as _, RuntimeService, v1};
 use carob_image::{
     Credentials, ImageId, ImageRecord, Progress, PullError, Reference, RemoveOutcome, StoreError, Usage,
 };
-use carob_net::{AttachRequest, Attachment, NetConfig, NetError, PodNetwork};
-use carob_runtime::{Images, Network, Runtime, RuntimeConfig};
+use carob_net::{AttachRequest, Attachment, NetConfig, PodNetwork};
+use carob_runtime::{Images, Network, NetworkError, Runtime, RuntimeConfig};
 use carob_sys::cgroup::{Cgroup, Layout};
 use futures_util::StreamExt;
 use ipnet::IpNet;
@@ -74,28 +74,28 @@ struct NoNetwork;
 
 #[async_trait]
 impl Network for NoNetwork {
-    async fn attach(&self, request: &AttachRequest) -> Result<Attachment, NetError> {
+    async fn attach(&self, request: &AttachRequest) -> Result<Attachment, NetworkError> {
         assert!(request.netns.exists(), "the namespace is there when the sandbox joins the network");
         Ok(Attachment { ips: vec!["10.244.0.2".parse().expect("an address")], interface: "eth0" })
     }
 
-    async fn detach(&self, _sandbox_id: &str) -> Result<(), NetError> {
+    async fn detach(&self, _sandbox_id: &str) -> Result<(), NetworkError> {
         Ok(())
     }
 
-    async fn sweep(&self, _live: &BTreeSet<String>) -> Result<(), NetError> {
+    async fn sweep(&self, _live: &BTreeSet<String>) -> Result<(), NetworkError> {
         Ok(())
     }
 
-    async fn set_pod_cidrs(&self, _pod_cidrs: Vec<IpNet>) -> Result<(), NetError> {
+    async fn set_pod_cidrs(&self, _pod_cidrs: Vec<IpNet>) -> Result<(), NetworkError> {
         Ok(())
     }
 
-    async fn remove(&self) -> Result<(), NetError> {
+    async fn remove(&self) -> Result<(), NetworkError> {
         Ok(())
     }
 
-    fn unready(&self) -> Option<String> {
+    async fn unready(&self) -> Option<String> {
         None
     }
 }
