@@ -219,7 +219,13 @@ fn a_device_is_shown_at_any_path() -> Result<()> {
     cluster.wait("condition=Ready", "pod/writer")?;
     let disk = data_of(&cluster, &volume_of(&cluster, "device")?).join("disk");
     assert!(fs_err::read(disk)?.starts_with(b"words"));
-    // The devices are the machine's: they go with the Pod, not with the test's host.
+    // The devices are the machine's: they go with the Pod, not with the test's host, and after the Pod's object, whose grace is 0.
     cluster.kubectl(&["delete", "pod", "writer"])?;
-    Ok(())
+    let ours = cluster.data_dir().display().to_string();
+    until_none("devices of the Pod", || {
+        let shown =
+            cluster.host.command("losetup").args(["--list", "--noheadings", "--output", "BACK-FILE"]).output()?;
+        let shown = String::from_utf8(shown.stdout)?;
+        Ok(shown.lines().filter(|file| file.contains(&ours)).map(str::to_owned).collect())
+    })
 }
