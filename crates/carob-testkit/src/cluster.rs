@@ -154,9 +154,6 @@ impl Cluster {
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.host.command("kubectl");
         command.env("KUBECONFIG", self.data_dir().join("admin.kubeconfig")).args(arguments);
-        // Over WebSockets, kubectl before 1.34 drops output that arrives before it has made its streams (kubernetes pull request
-        // 131203). Over SPDY it makes them first.
-        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
         command
     }
 

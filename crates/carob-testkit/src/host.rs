@@ -85,7 +85,10 @@ impl Host {
             .arg(format!("--target={}", self.init))
             .args(["--mount", "--net", "--pid", "--ipc", "--uts", "--wd=/", "--"])
             .arg(program)
-            .env("HOME", &self.dir);
+            .env("HOME", &self.dir)
+            // Over WebSockets, kubectl before 1.34 drops output that arrives before it has made its streams (kubernetes pull request
+            // 131203). Over SPDY it makes them first.
+            .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
         command
     }
 
