@@ -67,3 +67,7 @@ echo "== the end"
 kubectl delete pod limited greedy --timeout=120s
 left=$(find /sys/fs/cgroup -type d -path '*/kubepods/*/pod*' | wc -l)
 expect "cgroups of Pods" "$left" 0
+
+# The next script's server takes its place.
+kill -INT "$server"
+wait "$server" || { echo "the server ended with $?"; exit 1; }
