@@ -23,7 +23,7 @@ fn configuration(issuer_ca: &str) -> Value {
     })
 }
 
-/// A token of a ServiceAccount, for somebody.
+/// A token of a ServiceAccount, for someone.
 fn token(cluster: &Cluster, account: &str, audience: &str) -> Result<String> {
     let request = cluster.host.dir().join("request.json");
     let kind = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": { "audiences": [audience] } });

@@ -1,7 +1,7 @@
 //! What kubectl prints for a list of commands, against `golden/kubectl.txt`.
 //!
 //! The file holds commands (`$ …`) and their normalised output: times, addresses, identifiers and host facts are replaced
-//! by placeholders. `CAROB_UPDATE_GOLDEN=1` writes the file anew; what changed is then reviewed like code.
+//! by placeholders. `CAROB_UPDATE_GOLDEN=1` writes the file again; what changed is then reviewed like code.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -2,7 +2,7 @@
 //! that lead a node to Secrets, configurations of webhooks, policies.
 //!
 //! Nothing here waits, and no task runs: whoever looks takes in the events since the last look first. The store publishes a
-//! change before it answers the writer, so a decision always follows every write that anybody has been told of. A look that
+//! change before it answers the writer, so a decision always follows every write that anyone has been told of. A look that
 //! finds no event costs one shared lock and one atomic load per prefix.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ pub(crate) trait View: Send + Sync {
 
     fn remove(&mut self, key: &str);
 
-    /// Called once after changes, before anybody looks.
+    /// Called once after changes, before anyone looks.
     fn settle(&mut self) {}
 }
 

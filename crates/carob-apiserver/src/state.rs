@@ -150,7 +150,7 @@ impl State {
         })
     }
 
-    /// Turns true when streams should end.
+    /// Becomes true when streams should end.
     pub(crate) fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
     }

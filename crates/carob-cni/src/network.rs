@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use carob_kit::{Turns, chain};
+use carob_kit::{KeyedLocks, chain};
 use carob_net::{AttachRequest, Attachment, HostPort, Kept, RecordError, Records, check_sandbox_id};
 use carob_sys::netlink::{NetlinkError, Protocol, Socket, in_netns, route};
 use serde_json::{Map, Value, json};
@@ -83,7 +83,7 @@ struct Inner {
     config: CniConfig,
     records: Records<Record>,
     sandboxes: Mutex<BTreeMap<String, Record>>,
-    turns: Turns<String>,
+    turns: KeyedLocks<String>,
     calls: Semaphore,
 }
 
@@ -92,7 +92,7 @@ impl CniNetwork {
     pub fn open(config: CniConfig) -> Result<Self, CniError> {
         let (records, found) = Records::open(&config.state_dir)?;
         let sandboxes = found.into_iter().map(|record: Record| (record.sandbox_id.clone(), record)).collect();
-        let (turns, calls) = (Turns::default(), Semaphore::new(CALLS_MAX));
+        let (turns, calls) = (KeyedLocks::default(), Semaphore::new(CALLS_MAX));
         Ok(Self { inner: Arc::new(Inner { config, records, sandboxes: Mutex::new(sandboxes), turns, calls }) })
     }
 

@@ -74,7 +74,7 @@ impl Bootstrap {
         let signing: Vec<(String, String)> =
             tokens.iter().filter_map(|secret| signing_token(secret, self.context.now())).collect();
         let Some(held) = self.info.get(Some(INFO_NAMESPACE), INFO) else {
-            // Nobody is told of the cluster before somebody has a token for it.
+            // Nobody is told of the cluster before someone has a token for it.
             if signing.is_empty() {
                 return Ok(());
             }

@@ -1,6 +1,6 @@
 //! ResourceQuotas: counts what a namespace uses of what they limit (`pkg/controller/resourcequota`).
 //!
-//! Admission counts what comes, in the same transaction order as it admits it. This counts anew what a quota begins with and
+//! Admission counts what comes, in the same transaction order as it admits it. This counts again what a quota begins with and
 //! what changes or goes, which admission does not see; it leaves what comes to admission, since a count by caches could take
 //! back what was just given away.
 

@@ -106,7 +106,7 @@ fn family(address: SocketAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-/// The labels and owners that somebody else added stay.
+/// The labels and owners that someone else added stay.
 fn is_right(held: &EndpointSlice, wanted: &EndpointSlice) -> bool {
     let none = BTreeMap::new();
     let labels = held.metadata.labels.as_ref().unwrap_or(&none);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
-/// The class that there is without anybody's doing, and who serves it.
+/// The class that there is without anyone's doing, and who serves it.
 pub(crate) const CLASS: &str = "carob";
 pub(crate) const CONTROLLER: &str = "carob.io/ingress";
 /// What Ingresses named their class by before there were classes; where both are there, the field counts

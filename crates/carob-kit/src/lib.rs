@@ -12,12 +12,12 @@ mod clock;
 mod error;
 pub mod fs;
 mod id;
+mod keyed_locks;
 #[cfg(feature = "names")]
 pub mod names;
 mod panics;
 mod queue;
 mod supervise;
-mod turns;
 
 pub use activity::{Activity, UnderWay};
 pub use authorities::SYSTEM_CA_BUNDLES;
@@ -26,7 +26,7 @@ pub use boot::forget_other_boots;
 pub use clock::{Clock, ManualClock, SystemClock, moment_after};
 pub use error::{Chain, chain};
 pub use id::{random_bytes, random_suffix, random_u64, uid};
+pub use keyed_locks::KeyedLocks;
 pub use panics::{Panicked, catch_panic, catch_panic_in, keep_running, observe_panics, panic_counts};
 pub use queue::{KeyQueue, KeyQueueFull};
 pub use supervise::{Health, Part, PartContext, PartError, PartHealth, PartState, Supervisor, WiringError};
-pub use turns::Turns;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use carob_kit::{Clock, Turns};
+use carob_kit::{Clock, KeyedLocks};
 use carob_sys::nft::{Command, Transaction, table_exists};
 use ipnet::IpNet;
 
@@ -59,7 +59,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     /// Of sandboxes that something is done for.
-    turns: Turns<String>,
+    turns: KeyedLocks<String>,
 }
 
 /// Never locked while the kernel or the disk is asked for anything.
@@ -246,7 +246,7 @@ impl Inner {
             records,
             clock: config.clock,
             state: Mutex::new(state),
-            turns: Turns::default(),
+            turns: KeyedLocks::default(),
         };
         inner.write_rules()?;
         Ok(inner)

@@ -222,7 +222,7 @@ impl Node {
         })
     }
 
-    /// Turns true once the API shows the node as ready.
+    /// Becomes true once the API shows the node as ready.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.clone()
     }

@@ -129,7 +129,7 @@ pub struct ApiObjects {
     watches: Mutex<HashMap<Reference, SharedWatch>>,
 }
 
-/// A watch that lives as long as somebody holds it.
+/// A watch that lives as long as someone holds it.
 type SharedWatch = (watch::Receiver<u64>, Weak<DropGuard>);
 
 impl ApiObjects {

@@ -37,7 +37,7 @@ pub trait Network: Send + Sync {
 
     async fn set_pod_cidrs(&self, pod_cidrs: Vec<IpNet>) -> Result<(), NetworkError>;
 
-    /// Takes all of it off the machine. Idempotent; the next instance makes it anew.
+    /// Takes all of it off the machine. Idempotent; the next instance makes it again.
     async fn remove(&self) -> Result<(), NetworkError>;
 
     /// Why no sandbox can be attached, where that is so.

@@ -281,7 +281,7 @@ impl Runtime {
         tokio::task::spawn_blocking(move || -> Result<()> {
             files::unmount(&paths.shm(&record.id))?;
             files::remove_directory(&paths.sandbox_layers(&record.id))?;
-            // Last, since the record is in it: as long as it is there, somebody comes back to finish.
+            // Last, since the record is in it: as long as it is there, someone comes back to finish.
             files::remove_directory(&paths.sandbox(&record.id))
         })
         .await?

@@ -49,7 +49,7 @@ pub struct Explanation {
 /// What nodes said, as it is held: shared with the decision and among the members of a gang.
 type Reasons = Arc<[(Str, Arc<Rejection>)]>;
 
-/// An explanation as it is held. It is put into words when somebody asks, which is rare; Pods are turned down all the time.
+/// An explanation as it is held. It is put into words when someone asks, which is rare; Pods are turned down all the time.
 #[derive(Clone, Debug)]
 struct Entry {
     at: Timestamp,

@@ -148,7 +148,7 @@ impl Facts {
         &self.volumes
     }
 
-    /// Changes the volume facts; every cached decision about Pods with volumes is then taken anew.
+    /// Changes the volume facts; every cached decision about Pods with volumes is then taken again.
     pub fn change_volumes(&mut self, change: impl FnOnce(&mut VolumeFacts)) {
         change(&mut self.volumes);
         self.versions.volumes += 1;

@@ -15,7 +15,7 @@ use crate::snapshot::Snapshot;
 const REMEMBERED_BYTES: usize = 64 << 20;
 /// So many things are remembered at most, however small they are.
 const ENTRIES_MAX: usize = 2048;
-/// When Pods have named so many topology keys, everything is forgotten and learned again: keys are few, unless somebody
+/// When Pods have named so many topology keys, everything is forgotten and learned again: keys are few, unless someone
 /// invents them.
 const TOPOLOGIES_MAX: usize = 64;
 

@@ -54,7 +54,7 @@ impl ExitFile {
         file.write_all(line.as_bytes())
     }
 
-    /// Takes a record out, once somebody else keeps it. The file is replaced, never half written.
+    /// Takes a record out, once someone else keeps it. The file is replaced, never half written.
     pub(crate) fn forget(&mut self, id: &str) -> io::Result<()> {
         let before = self.records.len();
         self.records.retain(|record| record.id != id);

@@ -17,7 +17,7 @@
 //! | `expiry` | which key ends when; pure |
 //! | `pipeline` | the one task that changes anything; all timers |
 //! | `hub`, `watch` | fan-out of events |
-//! | `values` | what values are like where they are kept: sealed, if somebody says how |
+//! | `values` | what values are like where they are kept: sealed, if someone says how |
 //! | `backend` | what a backend must do: `memory` keeps nothing, `embedded` keeps a log |
 //! | `etcd` | in the place of pipeline and backend: etcd decides, and its watch fills index and hub |
 //! | `suite` | what every backend must pass (feature `testing`) |

@@ -132,7 +132,7 @@ impl Store {
         self.shared.current()
     }
 
-    /// Waits until every write that anybody was told of, on any server, can be read here, and says which revision that is.
+    /// Waits until every write that anyone was told of, on any server, can be read here, and says which revision that is.
     /// Without other writers there is nothing to wait for.
     pub async fn caught_up(&self) -> Result<Revision, CatchUpError> {
         let Some(readers) = &self.readers else { return Ok(self.current()) };

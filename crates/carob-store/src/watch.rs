@@ -35,7 +35,7 @@ struct Reader {
 #[derive(Debug, Clone)]
 pub enum WatchItem {
     Event(Arc<Event>),
-    /// Events were missed: read anew. The last item but for its repetition.
+    /// Events were missed: read again. The last item but for its repetition.
     Lagged,
     /// The store was closed. The last item but for its repetition.
     Closed,

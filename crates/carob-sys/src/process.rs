@@ -194,7 +194,7 @@ pub fn execute_fd(program: impl AsFd, arguments: &[&CStr]) -> io::Error {
 /// Makes a descriptor the standard input, output and error of the calling process.
 pub fn use_as_standard_streams(fd: impl AsFd) -> io::Result<()> {
     for number in 0..=2 {
-        // SAFETY: the standard streams have no owner that could close them behind somebody's back.
+        // SAFETY: the standard streams have no owner that could close them behind someone's back.
         if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) } < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -204,7 +204,7 @@ pub fn use_as_standard_streams(fd: impl AsFd) -> io::Result<()> {
 
 /// Makes a descriptor the standard output of the calling process.
 pub fn use_as_standard_output(fd: impl AsFd) -> io::Result<()> {
-    // SAFETY: the standard streams have no owner that could close them behind somebody's back.
+    // SAFETY: the standard streams have no owner that could close them behind someone's back.
     if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), 1) } < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -216,7 +216,7 @@ pub fn merge<'t>(ty: impl Into<Option<Schema<'t>>>, object: &Value, config: &Val
 const KUBECTL: &str = "kubectl";
 /// Where client-side apply keeps its last configuration.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-/// Who owns what was there before anybody owned anything.
+/// Who owns what was there before anyone owned anything.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// A configuration that cannot be seen through its schema. Upstream gives such an error no reason of its own.

@@ -246,7 +246,7 @@ impl Keeper {
                     (Some(old), Some(new)) => Arc::ptr_eq(&old, &new),
                     _ => false,
                 };
-                // Somebody else may have written its status.
+                // Someone else may have written its status.
                 let is_undone = due.target.is_available != service.is_available && due.failures == 0;
                 due.target = service;
                 if !same || is_undone {

@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(changes(&elsewhere), (Held::default(), Held::default()));
         store.txn(Txn::delete(KEY, Expect::Any)).await.expect("deleted");
         assert_eq!(changes(&elsewhere), (Held::default(), held.clone()));
-        // What this server stored itself, and another deleted before anybody looked, is free too.
+        // What this server stored itself, and another deleted before anyone looked, is free too.
         elsewhere.note(held.clone());
         assert_eq!(changes(&elsewhere), (Held::default(), held));
     }

@@ -44,7 +44,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) uri: String,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) attributes: &'a Attributes<'a>,
-    /// Who asks, and as whom if that is somebody else.
+    /// Who asks, and as whom if that is someone else.
     pub(crate) user: &'a UserInfo,
     pub(crate) impersonated: Option<&'a UserInfo>,
     pub(crate) sources: Vec<String>,

@@ -8,7 +8,7 @@ use carob_api::kinds::{api_service_priorities, version_priority};
 use crate::aggregation::RemoteVersion;
 use crate::catalogue::{GroupVersion, Served};
 
-/// A group with the versions that anybody serves, the preferred first.
+/// A group with the versions that anyone serves, the preferred first.
 pub(super) struct Group<'a> {
     pub(super) name: &'a str,
     pub(super) versions: Vec<Version<'a>>,

@@ -79,7 +79,7 @@ struct Stream {
     end_of_initial: Option<Revision>,
     bookmarks: Option<Interval>,
     /// The watch's time is up, or the server shuts down. One future for the whole watch: with a thousand watches of one
-    /// prefix, registering anew at every event is what would cost most.
+    /// prefix, registering again at every event is what would cost most.
     end: BoxFuture<'static, ()>,
     done: bool,
 }

@@ -20,7 +20,7 @@ pub(crate) const ATTEMPTS_MAX: usize = 64;
 /// Why a transaction did not go through.
 #[derive(Debug)]
 pub(crate) enum WriteError {
-    /// Somebody else wrote first: look again.
+    /// Someone else wrote first: look again.
     Overtaken,
     Failed(ApiError),
 }

@@ -1,7 +1,7 @@
 //! ResourceQuota: refuses what a namespace has no more left for, and counts what it admits
 //! (apiserver `pkg/admission/plugin/resourcequota`).
 //!
-//! What a write that is not stored after all took is uncounted, unless somebody wrote the quota meanwhile: then the
+//! What a write that is not stored after all took is uncounted, unless someone wrote the quota meanwhile: then the
 //! controller, which counts what there is, has or will have the right number.
 
 use std::sync::Arc;

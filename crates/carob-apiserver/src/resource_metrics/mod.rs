@@ -1,4 +1,4 @@
-//! `metrics.k8s.io`: what nodes and Pods use, asked of the nodes when somebody asks for it. Nothing is stored, and nothing is
+//! `metrics.k8s.io`: what nodes and Pods use, asked of the nodes when someone asks for it. Nothing is stored, and nothing is
 //! asked while nobody does. An APIService of the user for this group is answered by whoever it names, before this is reached.
 //!
 //! A rate takes two samples of a node. The last two are kept; who asks often is answered out of them or with the next one, and

@@ -37,7 +37,7 @@ const ATTEMPTS_MAX: usize = 5;
 /// Pauses after a failure: the first, and the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
-/// The shortest time between two corrections of one object, should somebody change it back each time.
+/// The shortest time between two corrections of one object, should someone change it back each time.
 const CORRECTION_PAUSE: Duration = Duration::from_secs(1);
 /// How often the identity Lease is renewed. It counts for an hour ([`objects::LEASE_DURATION_S`]), and every renewal is a
 /// write, so not every 10 seconds as upstream has it.

@@ -146,7 +146,7 @@ async fn a_server_that_does_not_answer_costs_its_own_paths_only() {
     let other = Upstream::start().await;
     let rig = Rig::new().await;
     service(&rig, upstream.port).await;
-    // It has a certificate of somebody else.
+    // It has a certificate of someone else.
     rig.post(SERVICES, &api_service(&other.bundle)).await.expect(201);
     let failed = until(&rig, "FailedDiscoveryCheck").await;
     let text = failed["message"].as_str().expect("a text");

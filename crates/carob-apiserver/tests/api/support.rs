@@ -70,7 +70,7 @@ impl Rig {
         rig
     }
 
-    /// The same server for somebody else.
+    /// The same server for someone else.
     pub(crate) fn as_user(&self, user: Identity) -> Self {
         Self { api: self.api.clone(), store: self.store.clone(), user }
     }

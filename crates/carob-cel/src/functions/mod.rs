@@ -2,7 +2,7 @@
 //! take and give, what they cost, what they do.
 //!
 //! The libraries `math`, `encoders` and `bindings` of cel-go are not among them: upstream does not have them either, and an
-//! expression that compiles here shall compile there.
+//! expression that compiles here must compile there.
 
 pub(crate) mod convert;
 pub(crate) mod formats;

@@ -197,7 +197,7 @@ impl Writer {
                 "message": event.message,
             });
             match events.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-                // Events expire after an hour: the next one begins anew.
+                // Events expire after an hour: the next one begins again.
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 done => return done.map(drop),
             }

@@ -128,7 +128,7 @@ pub(super) fn status(deployment: &Deployment, sets: &Sets, progress: &Progress, 
     status
 }
 
-/// A pause stops the deadline, and its end starts it anew (checkPausedConditions).
+/// A pause stops the deadline, and its end starts it again (checkPausedConditions).
 fn tell_paused(paused: bool, status: &mut DeploymentStatus, now: Timestamp) {
     let reason = condition::find(&status.conditions, PROGRESSING).and_then(|condition| condition.reason.clone());
     if reason.as_deref() == Some(TIMED_OUT_REASON) {

@@ -1,4 +1,4 @@
-//! EndpointSlices for Endpoints that somebody writes by hand, for Services that select nothing
+//! EndpointSlices for Endpoints that someone writes by hand, for Services that select nothing
 //! (`pkg/controller/endpointslicemirroring`).
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Where a Service's traffic goes: EndpointSlices, the older Endpoints, and slices that mirror Endpoints which somebody else
+//! Where a Service's traffic goes: EndpointSlices, the older Endpoints, and slices that mirror Endpoints which someone else
 //! writes.
 
 mod address;
@@ -21,7 +21,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// What selects a Service's Pods; `None` for one whose endpoints are somebody else's business.
+/// What selects a Service's Pods; `None` for one whose endpoints are someone else's business.
 fn selector(service: &Service) -> Option<Selector> {
     let spec = service.spec.as_ref()?;
     let labels = spec.selector.clone().filter(|labels| !labels.is_empty())?;

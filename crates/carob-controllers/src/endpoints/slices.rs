@@ -111,7 +111,7 @@ fn service_of(slice: &EndpointSlice, manager: &str) -> Option<ObjectKey> {
     Some(ObjectKey::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
 }
 
-/// The Services that a slice of that manager is or was of, in a change that somebody else made to it.
+/// The Services that a slice of that manager is or was of, in a change that someone else made to it.
 pub(super) fn services_of(change: Change<'_, EndpointSlice>, manager: &str) -> BTreeSet<ObjectKey> {
     change.versions().filter_map(|slice| service_of(slice, manager)).collect()
 }
@@ -191,7 +191,7 @@ impl Reconcile for SliceController {
     }
 }
 
-/// The Services whose slices somebody else changed or deleted.
+/// The Services whose slices someone else changed or deleted.
 pub(crate) fn services_of_slice(services: &Informer<Service>, change: Change<'_, EndpointSlice>) -> Vec<ObjectKey> {
     let selects = |key: &ObjectKey| services.get_key(key).is_some_and(|service| super::selector(&service).is_some());
     services_of(change, MANAGER).into_iter().filter(selects).collect()

@@ -225,7 +225,7 @@ impl JobController {
     }
 }
 
-/// Whether the Job is not left to a controller of somebody else's (spec.managedBy).
+/// Whether the Job is not left to a controller of someone else's (spec.managedBy).
 fn kept_by_us(spec: &JobSpec) -> bool {
     spec.managed_by.as_deref().is_none_or(|by| by == "kubernetes.io/job-controller")
 }

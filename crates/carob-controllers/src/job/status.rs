@@ -39,7 +39,7 @@ pub(super) fn after(wish: &Wish<'_>, tally: &Tally, decision: &Decision, now: &T
 fn suspend_or_start(wish: &Wish<'_>, status: &mut JobStatus, now: &Time) {
     if wish.suspended {
         if condition::set(&mut status.conditions, make(SUSPENDED, TRUE, "JobSuspended", "Job suspended", now)) {
-            // It begins anew when it goes on, and its deadline with it.
+            // It begins again when it goes on, and its deadline with it.
             status.start_time = None;
         }
         return;

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use carob_kit::Turns;
+use carob_kit::KeyedLocks;
 
 use crate::blobs::Leases;
 use crate::digest::Digest;
@@ -71,12 +71,12 @@ pub(crate) struct LayerStore {
     pub(crate) leases: Leases,
     present: Mutex<BTreeMap<Digest, Size>>,
     /// Of layers that someone is unpacking.
-    turns: Turns<Digest>,
+    turns: KeyedLocks<Digest>,
 }
 
 impl LayerStore {
     pub(super) fn new(dir: PathBuf, temporary: PathBuf, limits: UnpackLimits) -> Self {
-        let (leases, present, turns) = (Leases::default(), Mutex::default(), Turns::default());
+        let (leases, present, turns) = (Leases::default(), Mutex::default(), KeyedLocks::default());
         Self { dir, temporary, limits, leases, present, turns }
     }
 

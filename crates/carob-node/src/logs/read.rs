@@ -237,7 +237,7 @@ impl Writer {
         self.chunk.len() < CHUNK_LEN || self.flush().await
     }
 
-    /// Sends what has gathered. Answers whether anybody still listens.
+    /// Sends what has gathered. Answers whether anyone still listens.
     async fn flush(&mut self) -> bool {
         if let Some(left) = &mut self.left {
             self.chunk.truncate(usize::try_from(*left).unwrap_or(usize::MAX));

@@ -35,7 +35,7 @@ pub fn is_due(log: &Path, size_max: u64) -> io::Result<bool> {
     }
 }
 
-/// Moves the log aside; the caller then has the runtime open it anew, or calls [`undo`].
+/// Moves the log aside; the caller then has the runtime open it again, or calls [`undo`].
 ///
 /// Before, room is made: only `files_max - 2` older files stay, and all but the newest of them compressed, so that a reader
 /// who follows the log finds its last part as text.
@@ -130,7 +130,7 @@ pub enum RotateError {
     Io(#[from] io::Error),
 }
 
-/// Puts a log back that the runtime could not open anew.
+/// Puts a log back that the runtime could not open again.
 pub fn undo(aside: &Path, log: &Path) -> io::Result<()> {
     fs::rename(aside, log)
 }

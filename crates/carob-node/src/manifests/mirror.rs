@@ -1,4 +1,4 @@
-//! How the API shows static Pods: each by a mirror Pod that the node makes, and makes again when somebody deletes it (kubelet
+//! How the API shows static Pods: each by a mirror Pod that the node makes, and makes again when someone deletes it (kubelet
 //! `pkg/kubelet/pod/mirror_client.go`). Pure; [`crate::fleet`] carries it out.
 
 use std::collections::BTreeSet;

@@ -31,7 +31,7 @@ const REPLACED_LISTS: [&str; 2] = ["hostIPs", "podIPs"];
 
 /// The body that turns `old` into `new` for the Pod with `uid`, or `None` where they show the same.
 ///
-/// The uid keeps a late write from reaching a Pod made anew under the same name. Conditions are sent one by one, so that
+/// The uid keeps a late write from reaching a Pod made again under the same name. Conditions are sent one by one, so that
 /// what another owner writes at the same time survives.
 pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     let (old, new) = (fields(old), fields(new));

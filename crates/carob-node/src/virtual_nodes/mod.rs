@@ -83,7 +83,7 @@ impl VirtualNodes {
         Self { config, parts, ready: watch::Sender::new(false) }
     }
 
-    /// Turns true once all of them are registered.
+    /// Becomes true once all of them are registered.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
     }

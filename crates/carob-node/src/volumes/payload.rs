@@ -33,7 +33,7 @@ pub struct File {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Payload {
     pub files: BTreeMap<String, File>,
-    /// When a token in it has to be asked for anew.
+    /// When a token in it has to be asked for again.
     pub refresh_at: Option<Timestamp>,
 }
 
@@ -70,7 +70,7 @@ pub struct Sources<'a> {
     pub now: Timestamp,
 }
 
-/// Tokens that are in volumes, so that a volume made anew for another reason asks for none before its time.
+/// Tokens that are in volumes, so that a volume made again for another reason asks for none before its time.
 #[derive(Default)]
 pub struct Tokens(Mutex<HashMap<TokenWish, (Token, Timestamp)>>);
 

@@ -281,7 +281,7 @@ fn linux_section(input: &SpecInput<'_>, security: &Security, granted: u64) -> Re
     Ok(linux)
 }
 
-/// What the kernel shows to anybody and a container has no business with (containerd `pkg/oci/spec.go`).
+/// What the kernel shows to anyone and a container has no business with (containerd `pkg/oci/spec.go`).
 const MASKED_PATHS: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",

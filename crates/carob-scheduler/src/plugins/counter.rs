@@ -138,7 +138,7 @@ impl Topologies {
                     }
                 }
             }
-            // Whoever counts by domains has fallen behind as far, and starts anew too.
+            // Whoever counts by domains has fallen behind as far, and starts again too.
             None => self.all.iter_mut().for_each(|topology| *topology = Topology::of_all(&topology.key, snapshot)),
         }
         self.seen = snapshot.sequence();

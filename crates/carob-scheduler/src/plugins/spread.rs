@@ -72,7 +72,7 @@ impl Spread {
         self.hard.iter().chain(&self.soft).map(|tracked| tracked.counter.bytes()).sum()
     }
 
-    /// Decides anew whether and where a node counts.
+    /// Decides again whether and where a node counts.
     pub(crate) fn refresh_node(
         &mut self,
         pod: &PodTemplate,

@@ -135,7 +135,7 @@ impl Loop {
             let Some(wait) = self.cluster.queue.gang_wait(&gang, now) else { continue };
             let timeout = self.cluster.queue.gang(&gang).and_then(|spec| spec.timeout);
             if let (GangWait::Members { overdue: false, .. }, Some(timeout)) = (&wait, timeout) {
-                // It had its members in between and began to wait anew.
+                // It had its members in between and began to wait again.
                 self.overdue.insert(gang, now.saturating_add(timeout));
                 continue;
             }

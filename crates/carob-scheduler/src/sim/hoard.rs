@@ -16,7 +16,7 @@ const OFFERS: u64 = u64::MAX;
 
 pub(super) struct Hoard {
     strategy: Strategy,
-    /// After this long without progress everything is given back and tried anew.
+    /// After this long without progress everything is given back and tried again.
     hold: Option<Duration>,
     waiting: Vec<JobId>,
     /// How often each job gave back what it held, so that old timers are told from new ones.

@@ -106,7 +106,7 @@ pub(super) struct World {
     pub(super) templates: Vec<(Arc<PodTemplate>, Vec<Arc<PodTemplate>>)>,
     /// Every change of who holds what, for schedulers that work on copies.
     pub(super) log: Vec<Moved>,
-    /// Whether the log is read by anybody.
+    /// Whether the log is read by anyone.
     logged: bool,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     sequence: u64,

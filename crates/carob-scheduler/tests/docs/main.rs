@@ -1,6 +1,6 @@
 //! The figures and pictures of docs/scheduling.md are what the simulator gives for its shipped scenarios and their seeds.
 //!
-//! `CAROB_DOCS=all` looks at the large scenarios too (`cargo xtask soak` does), `CAROB_DOCS=write` writes all of them anew.
+//! `CAROB_DOCS=all` looks at the large scenarios too (`cargo xtask soak` does), `CAROB_DOCS=write` writes all of them again.
 
 mod chart;
 

@@ -153,7 +153,7 @@ impl Cluster {
         self.snapshot.remove_pod(&pod.uid);
         if let Some(gang) = &pod.template.gang {
             self.queue.set_placed(gang, &pod.uid, false, self.now);
-            // Who is left of a gang may be held from now on, and starts to wait anew when it is not.
+            // Who is left of a gang may be held from now on, and starts to wait again when it is not.
             for mate in self.pods.values().filter(|mate| mate.template.gang.as_ref() == Some(gang)) {
                 self.tried.insert(mate.uid.to_string(), self.now);
             }

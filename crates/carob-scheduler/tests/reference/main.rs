@@ -1,4 +1,4 @@
-//! The fast scheduler, which remembers and catches up, decides as the slow one, which computes everything anew: the same
+//! The fast scheduler, which remembers and catches up, decides as the slow one, which computes everything again: the same
 //! feasible nodes, reasons, scores and victims, and the same fate of gangs, after any history.
 
 #![expect(clippy::cast_possible_truncation, reason = "the numbers of a small random cluster")]

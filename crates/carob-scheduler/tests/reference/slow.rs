@@ -1,4 +1,4 @@
-//! The slow, obvious scheduler: everything is computed anew from the nodes and their Pods, plugin by plugin, as the
+//! The slow, obvious scheduler: everything is computed again from the nodes and their Pods, plugin by plugin, as the
 //! documentation says. It shares no code with the fast one but the model and the selectors.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -86,7 +86,7 @@ struct Shim {
     connections_seen: u32,
     launches: Vec<Launch>,
     processes: Vec<Process>,
-    /// Processes that ended before anybody said whose they are.
+    /// Processes that ended before anyone said whose they are.
     strangers: Vec<(i32, Exit)>,
     exits: ExitFile,
     ending: Option<Ending>,

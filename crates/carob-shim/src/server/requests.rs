@@ -194,7 +194,7 @@ impl Shim {
         if process.exit.is_some() {
             return Ok(());
         }
-        // Not reaped yet, so the number cannot be anybody else's.
+        // Not reaped yet, so the number cannot be anyone else's.
         kill(process.pid, signal).map_err(|error| error.to_string())
     }
 

@@ -36,7 +36,7 @@ pub fn check(records: &[Record]) -> Vec<String> {
     faults
 }
 
-/// The versions that anybody saw.
+/// The versions that anyone saw.
 #[derive(Default)]
 struct Versions<'a> {
     /// By key and revision.
@@ -176,7 +176,7 @@ impl<'a> Versions<'a> {
     }
 }
 
-/// Whether whoever asked after an answer was given to anybody saw at least as much.
+/// Whether whoever asked after an answer was given to anyone saw at least as much.
 fn check_real_time(records: &[Record], faults: &mut Vec<String>) {
     let calls: Vec<Call<'_>> = records.iter().filter_map(Call::of).collect();
     let mut by_answer: Vec<&Call<'_>> = calls.iter().collect();

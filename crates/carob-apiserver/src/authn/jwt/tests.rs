@@ -52,7 +52,7 @@ impl Signer {
     }
 }
 
-/// Documents by path, over TLS on loopback, and how often somebody asked.
+/// Documents by path, over TLS on loopback, and how often someone asked.
 struct Server {
     address: SocketAddr,
     ca_pem: String,

@@ -156,7 +156,7 @@ impl AttachDetach {
         self.drivers.get(None, driver).is_none_or(|object| object.spec.attach_required != Some(false))
     }
 
-    /// The attachments to a Node that this controller makes, by the volumes' names. Those that somebody else made by hand are
+    /// The attachments to a Node that this controller makes, by the volumes' names. Those that someone else made by hand are
     /// that one's.
     fn held(&self, node: &str, facts: Option<&NodeFacts>, needed: &BTreeMap<String, Needed>) -> BTreeMap<String, Held> {
         let now = self.context.clock.monotonic();

@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-/// Locks by key. It remembers those that somebody holds or waits for, and no other for longer than until the next new key.
+/// Locks by key. It remembers those that someone holds or waits for, and no other for longer than until the next new key.
 #[derive(Debug)]
-pub struct Turns<K> {
+pub struct KeyedLocks<K> {
     locks: Mutex<HashMap<K, Weak<AsyncMutex<()>>>>,
 }
 
-impl<K> Default for Turns<K> {
+impl<K> Default for KeyedLocks<K> {
     fn default() -> Self {
         Self { locks: Mutex::default() }
     }
 }
 
-impl<K: Eq + Hash> Turns<K> {
+impl<K: Eq + Hash> KeyedLocks<K> {
     /// Waits until nobody else has this key's turn. The turn ends when the guard is dropped.
     pub async fn take<Q>(&self, key: &Q) -> OwnedMutexGuard<()>
     where
@@ -54,7 +54,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_the_same_key_waits() {
-        let turns = Turns::<String>::default();
+        let turns = KeyedLocks::<String>::default();
         let first = turns.take("a").await;
         let other = turns.take("b").await;
         let waits = tokio::time::timeout(Duration::from_secs(1), turns.take("a")).await;
