@@ -41,6 +41,8 @@ pub enum CertificateRequestError {
     Pem,
     #[error("asn1: structure error")]
     Der,
+    #[error("the signature does not fit the request's key")]
+    Signature,
     #[error("the subject holds a name that is not text")]
     NotText,
     /// Which of them counts would depend on who reads it.
@@ -88,6 +90,12 @@ impl CertificateRequest {
             }
         }
         Ok(read)
+    }
+
+    /// Whether who sent the request holds the key that it names.
+    pub fn check_signature(&self) -> Result<(), CertificateRequestError> {
+        let (_, request) = X509CertificationRequest::from_der(&self.der).map_err(|_| CertificateRequestError::Der)?;
+        request.verify_signature().map_err(|_| CertificateRequestError::Signature)
     }
 
     fn add(&mut self, name: &GeneralName<'_>) -> Result<(), CertificateRequestError> {

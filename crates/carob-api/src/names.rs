@@ -7,6 +7,8 @@ use std::net::IpAddr;
 pub const DNS1123_LABEL_LEN_MAX: usize = 63;
 /// RFC 1123 subdomain, bytes.
 pub const DNS1123_SUBDOMAIN_LEN_MAX: usize = 253;
+/// A domain, and a path that a subdomain and a label fit in, bytes.
+const SIGNER_NAME_LEN_MAX: usize = 2 * DNS1123_SUBDOMAIN_LEN_MAX + DNS1123_LABEL_LEN_MAX + 2;
 /// Name part of a qualified name and label value, bytes.
 pub const LABEL_LEN_MAX: usize = 63;
 /// IANA service name, bytes (RFC 6335).
@@ -153,6 +155,33 @@ pub fn path_segment(value: &str) -> Vec<String> {
         return vec![format!("may not be '{value}'")];
     }
     ['/', '%'].into_iter().filter(|c| value.contains(*c)).map(|c| format!("may not contain '{c}'")).collect()
+}
+
+/// The parts of a signer's name, `example.com/name`, that are wrong: each with what it is of and why
+/// (`pkg/apis/core/validation/names.go`, ValidateSignerName). Not for empty names.
+pub fn signer_name(value: &str) -> Vec<(&str, String)> {
+    let Some((domain, path)) = value.split_once('/').filter(|(_, path)| !path.contains('/')) else {
+        let message = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        return vec![(value, message.to_owned())];
+    };
+    let mut errors = Vec::new();
+    if domain.len() > DNS1123_SUBDOMAIN_LEN_MAX {
+        errors.push((domain, too_long(DNS1123_SUBDOMAIN_LEN_MAX)));
+    }
+    let first_wrong = |part: &str, check: fn(&str) -> Vec<String>| {
+        let named =
+            |label: &str| check(label).into_iter().map(|why| format!("validating label \"{label}\": {why}")).collect();
+        part.split('.').map(named).find(|wrong: &Vec<String>| !wrong.is_empty()).unwrap_or_default()
+    };
+    errors.extend(first_wrong(domain, dns1123_label).into_iter().map(|why| (domain, why)));
+    if !domain.contains('.') {
+        errors.push((domain, "should be a domain with at least two segments separated by dots".to_owned()));
+    }
+    errors.extend(first_wrong(path, dns1123_subdomain).into_iter().map(|why| (path, why)));
+    if value.len() > SIGNER_NAME_LEN_MAX {
+        errors.push((value, too_long(SIGNER_NAME_LEN_MAX)));
+    }
+    errors
 }
 
 /// The relaxed form: any printable ASCII but `=`.

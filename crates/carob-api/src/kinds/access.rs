@@ -47,7 +47,7 @@ pub(super) const RESOURCES: &[Row] = &[
     resource!("rbac.authorization.k8s.io" / "rbac" ["v1"] "ClusterRoleBinding" "clusterrolebindings")
         .cluster()
         .columns(columns::ROLE_BINDING)
-        .strategy(strategies::ROLE_BINDING),
+        .strategy(strategies::CLUSTER_ROLE_BINDING),
     resource!("rbac.authorization.k8s.io" / "rbac" ["v1"] "Role" "roles")
         .columns(columns::ROLE)
         .strategy(strategies::ROLE),

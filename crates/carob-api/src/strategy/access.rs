@@ -1,12 +1,12 @@
-//! RBAC, certificate requests and ServiceAccounts.
+//! RBAC (`pkg/apis/rbac/validation`).
 
 use serde_json::Value;
 
+use super::pod::{invalid_if_any, validate_label_selector};
 use super::{NameRule, Part, Rules, Strategy};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
-    lifecycle::copy_field,
-    meta,
+    meta, names,
 };
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
@@ -52,13 +52,30 @@ impl Strategy for Role {
                 errors.push(FieldError::required(&path.child("resources"), message));
             }
         }
+        if let Some(rule) = meta::at(obj, &["aggregationRule"]).filter(|_| !self.namespaced) {
+            validate_aggregation(rule, &FieldPath::new("aggregationRule"), &mut errors);
+        }
         errors
+    }
+}
+
+fn validate_aggregation(rule: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let selectors = meta::items_at(rule, &["clusterRoleSelectors"]);
+    let path = path.child("clusterRoleSelectors");
+    if selectors.is_empty() {
+        let message = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+        errors.push(FieldError::required(&path, message));
+    }
+    for (index, selector) in selectors.iter().enumerate() {
+        validate_label_selector(selector, &path.index(index), errors);
     }
 }
 
 /// RoleBindings and ClusterRoleBindings.
 #[derive(Debug)]
-pub(super) struct RoleBinding;
+pub(super) struct RoleBinding {
+    pub(super) namespaced: bool,
+}
 
 impl Strategy for RoleBinding {
     fn rules(&self) -> &Rules {
@@ -82,28 +99,20 @@ impl Strategy for RoleBinding {
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
         let path = FieldPath::new("roleRef");
-        let kind = meta::str_at(obj, &["roleRef", "kind"]).unwrap_or_default();
-        if !matches!(kind, "Role" | "ClusterRole") {
-            errors.push(FieldError::not_supported(&path.child("kind"), kind, &["Role", "ClusterRole"]));
+        let text = |field| meta::str_at(obj, &["roleRef", field]).unwrap_or_default();
+        if text("apiGroup") != RBAC_GROUP {
+            errors.push(FieldError::not_supported(&path.child("apiGroup"), text("apiGroup"), &[RBAC_GROUP]));
         }
-        if meta::str_at(obj, &["roleRef", "name"]).is_none_or(str::is_empty) {
+        let kinds: &[&str] = if self.namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+        if !kinds.contains(&text("kind")) {
+            errors.push(FieldError::not_supported(&path.child("kind"), text("kind"), kinds));
+        }
+        if text("name").is_empty() {
             errors.push(FieldError::required(&path.child("name"), ""));
         }
+        invalid_if_any(text("name"), names::path_segment(text("name")), &path.child("name"), &mut errors);
         for (index, subject) in meta::items_at(obj, &["subjects"]).iter().enumerate() {
-            let path = FieldPath::new("subjects").index(index);
-            if meta::str_at(subject, &["name"]).is_none_or(str::is_empty) {
-                errors.push(FieldError::required(&path.child("name"), ""));
-            }
-            match meta::kind(subject) {
-                "ServiceAccount" if meta::str_at(subject, &["namespace"]).is_none_or(str::is_empty) => {
-                    errors.push(FieldError::required(&path.child("namespace"), ""));
-                }
-                "ServiceAccount" | "User" | "Group" => {}
-                other => {
-                    let supported = ["ServiceAccount", "User", "Group"];
-                    errors.push(FieldError::not_supported(&path.child("kind"), other, &supported));
-                }
-            }
+            self.validate_subject(subject, &FieldPath::new("subjects").index(index), &mut errors);
         }
         errors
     }
@@ -117,35 +126,35 @@ impl Strategy for RoleBinding {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct CertificateSigningRequest;
-
-impl Strategy for CertificateSigningRequest {
-    fn rules(&self) -> &Rules {
-        &Rules::STATUS
-    }
-
-    fn prepare_update(&self, part: Part, new: &mut Value, old: &Value) {
-        match part {
-            Part::Main => copy_field(new, old, "spec"),
-            Part::Approval => {
-                let conditions = meta::at(new, &["status", "conditions"]).cloned();
-                copy_field(new, old, "spec");
-                copy_field(new, old, "status");
-                if let Some(conditions) = conditions {
-                    meta::set(new, &["status", "conditions"], conditions);
+impl RoleBinding {
+    fn validate_subject(&self, subject: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+        let text = |field| meta::str_at(subject, &[field]).unwrap_or_default();
+        let (name, group) = (text("name"), text("apiGroup"));
+        if name.is_empty() {
+            errors.push(FieldError::required(&path.child("name"), ""));
+        }
+        match meta::kind(subject) {
+            "ServiceAccount" => {
+                if !name.is_empty() {
+                    invalid_if_any(name, names::dns1123_subdomain(name), &path.child("name"), errors);
+                }
+                if !group.is_empty() {
+                    errors.push(FieldError::not_supported(&path.child("apiGroup"), group, &[""]));
+                }
+                // A RoleBinding means the ServiceAccount of its own namespace.
+                if !self.namespaced && text("namespace").is_empty() {
+                    errors.push(FieldError::required(&path.child("namespace"), ""));
                 }
             }
-            Part::Status | Part::EphemeralContainers | Part::Resize | Part::Finalize => {}
+            "User" | "Group" => {
+                if group != RBAC_GROUP {
+                    errors.push(FieldError::not_supported(&path.child("apiGroup"), group, &[RBAC_GROUP]));
+                }
+            }
+            other => {
+                let supported = ["ServiceAccount", "User", "Group"];
+                errors.push(FieldError::not_supported(&path.child("kind"), other, &supported));
+            }
         }
-    }
-
-    fn validate(&self, obj: &Value) -> FieldErrors {
-        let path = FieldPath::new("spec");
-        ["request", "signerName"]
-            .into_iter()
-            .filter(|field| meta::str_at(obj, &["spec", field]).is_none_or(str::is_empty))
-            .map(|field| FieldError::required(&path.child(field), ""))
-            .collect()
     }
 }

@@ -1,13 +1,14 @@
 //! The strategies that the table of kinds names.
 
 use super::{
-    Generic, Rules, Strategy, access, aggregation, cluster, config, definition, job, network, network_policy, pod,
-    policy, quota, scheduling, storage, webhook, workload,
+    Generic, Rules, Strategy, access, aggregation, certificates, cluster, config, definition, job, network,
+    network_policy, pod, policy, quota, scheduling, storage, webhook, workload,
 };
 
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
-pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &access::CertificateSigningRequest;
+pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &certificates::CertificateSigningRequest;
 pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };
+pub(crate) const CLUSTER_ROLE_BINDING: &dyn Strategy = &access::RoleBinding { namespaced: false };
 pub(crate) const CONFIG_MAP: &dyn Strategy = &config::ConfigMap;
 pub(crate) const CRON_JOB: &dyn Strategy = &job::CronJob;
 pub(crate) const CUSTOM_RESOURCE_DEFINITION: &dyn Strategy = &definition::CustomResourceDefinition;
@@ -36,7 +37,7 @@ pub(crate) const REPLICATION_CONTROLLER: &dyn Strategy = &workload::ReplicationC
 pub(crate) const REPLICA_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::ReplicaSet };
 pub(crate) const RESOURCE_QUOTA: &dyn Strategy = &quota::ResourceQuota;
 pub(crate) const ROLE: &dyn Strategy = &access::Role { namespaced: true };
-pub(crate) const ROLE_BINDING: &dyn Strategy = &access::RoleBinding;
+pub(crate) const ROLE_BINDING: &dyn Strategy = &access::RoleBinding { namespaced: true };
 pub(crate) const RUNTIME_CLASS: &dyn Strategy = &cluster::RuntimeClass;
 pub(crate) const SECRET: &dyn Strategy = &config::Secret;
 pub(crate) const SERVICE: &dyn Strategy = &network::Service;

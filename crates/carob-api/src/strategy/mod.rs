@@ -10,6 +10,7 @@ use crate::{field::FieldErrors, names};
 
 mod access;
 pub mod aggregation;
+mod certificates;
 mod cluster;
 mod config;
 pub(crate) mod custom;

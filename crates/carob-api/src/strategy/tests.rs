@@ -1,3 +1,5 @@
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::{
@@ -375,9 +377,32 @@ fn mistakes_in_other_kinds() {
             "rules[0].verbs: Required value: verbs must contain at least one value",
         ),
         (
-            "RoleBinding",
-            json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "ServiceAccount", "name": "u"}]}),
+            "ClusterRoleBinding",
+            json!({"roleRef": {"kind": "ClusterRole", "name": "r"}, "subjects": [{"kind": "ServiceAccount", "name": "u"}]}),
             "subjects[0].namespace: Required value",
+        ),
+        (
+            "ClusterRoleBinding",
+            json!({"roleRef": {"kind": "Role", "name": "r"}}),
+            "roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\"",
+        ),
+        (
+            "ClusterRole",
+            json!({"aggregationRule": {"clusterRoleSelectors": []}}),
+            "aggregationRule.clusterRoleSelectors: Required value: at least one clusterRoleSelector required",
+        ),
+        (
+            "RoleBinding",
+            json!({"roleRef": {"kind": "Role", "name": "a/b"}, "subjects": [{"kind": "User", "name": "u", "apiGroup": "x"}]}),
+            "subjects[0].apiGroup: Unsupported value: \"x\": supported values: \"rbac.authorization.k8s.io\"",
+        ),
+        (
+            "CertificateSigningRequest",
+            json!({"spec": {"request": "aGk=", "signerName": "x/y", "usages": ["any", "any"], "expirationSeconds": 1}}),
+            "[spec.request: Invalid value: PEM block type must be CERTIFICATE REQUEST, \
+             spec.usages[1]: Duplicate value: \"any\", \
+             spec.signerName: Invalid value: \"x\": should be a domain with at least two segments separated by dots, \
+             spec.expirationSeconds: Invalid value: 1: may not specify a duration less than 600 seconds (10 minutes)]",
         ),
         (
             "PriorityClass",
@@ -483,7 +508,8 @@ fn what_may_not_change() {
 
 #[test]
 fn an_approval_changes_conditions_only() {
-    let csr = json!({"spec": {"request": "aGk=", "signerName": "example.com/x", "usages": ["client auth"]}});
+    let request = STANDARD.encode(include_bytes!("../../corpus/certificate-requests/node.pem"));
+    let csr = json!({"spec": {"request": request, "signerName": "example.com/x", "usages": ["client auth"]}});
     let old = created("CertificateSigningRequest", named(csr)).expect("valid");
     let new = updated("CertificateSigningRequest", Part::Approval, &old, |csr| {
         csr["status"] = json!({"conditions": [{"type": "Approved", "status": "True"}], "certificate": "aGk="});

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 pub(crate) use affinity::validate_label_selector;
 pub(crate) use defaults::default_spec;
-pub(crate) use spec::validate_spec;
+pub(crate) use spec::{invalid_if_any, validate_spec};
 pub(crate) use warnings::of_spec as warnings_of_spec;
 
 use super::{Part, Rules, Strategy};

@@ -20,7 +20,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     meta::str_at(value, &[field]).unwrap_or_default()
 }
 
-pub(super) fn invalid_if_any(value: &str, messages: Vec<String>, path: &FieldPath, errors: &mut FieldErrors) {
+pub(crate) fn invalid_if_any(value: &str, messages: Vec<String>, path: &FieldPath, errors: &mut FieldErrors) {
     for message in messages {
         errors.push(FieldError::invalid(path, value, message));
     }
