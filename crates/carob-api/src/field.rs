@@ -226,6 +226,15 @@ impl fmt::Display for Quoted<'_> {
 /// The errors of one object, in the order in which they were found.
 pub type FieldErrors = Vec<FieldError>;
 
+/// Adds an error for each message of what is wrong with a value.
+pub fn invalid_each(path: &FieldPath, value: impl Into<Value>, messages: Vec<String>, errors: &mut FieldErrors) {
+    if messages.is_empty() {
+        return;
+    }
+    let value = value.into();
+    errors.extend(messages.into_iter().map(|message| FieldError::invalid(path, value.clone(), message)));
+}
+
 /// What upstream's `ErrorList.ToAggregate` prints: one error bare, several in brackets, repeated texts once.
 pub fn aggregate(errors: &[FieldError]) -> String {
     let mut seen = HashSet::with_capacity(errors.len());

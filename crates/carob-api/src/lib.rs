@@ -6,6 +6,7 @@
 //!
 //! Invariant: this crate does no I/O, spawns nothing and knows no async runtime. Time is passed in.
 
+pub mod addresses;
 pub mod apply;
 pub mod cron;
 pub mod csr;

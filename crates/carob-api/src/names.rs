@@ -32,6 +32,11 @@ fn too_long(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
+/// The same limit in the older words: upstream counts bytes here too.
+fn too_many_characters(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
 fn is_lower_alnum(b: u8) -> bool {
     b.is_ascii_lowercase() || b.is_ascii_digit()
 }
@@ -56,7 +61,7 @@ fn is_dns1123_subdomain_form(text: &str) -> bool {
 pub fn dns1123_label(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > DNS1123_LABEL_LEN_MAX {
-        errors.push(too_long(DNS1123_LABEL_LEN_MAX));
+        errors.push(too_many_characters(DNS1123_LABEL_LEN_MAX));
     }
     if !is_dns1123_label_form(value) {
         errors.push(if is_dns1123_subdomain_form(value) {
@@ -73,7 +78,7 @@ pub fn dns1123_label(value: &str) -> Vec<String> {
 pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > DNS1123_SUBDOMAIN_LEN_MAX {
-        errors.push(too_long(DNS1123_SUBDOMAIN_LEN_MAX));
+        errors.push(too_many_characters(DNS1123_SUBDOMAIN_LEN_MAX));
     }
     if !is_dns1123_subdomain_form(value) {
         let rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
@@ -83,11 +88,30 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     errors
 }
 
+/// As [`dns1123_subdomain`], with underscores inside of labels and before them: the search paths of DNS.
+pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
+    const FORM: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    let mut errors = Vec::new();
+    if value.len() > DNS1123_SUBDOMAIN_LEN_MAX {
+        errors.push(too_many_characters(DNS1123_SUBDOMAIN_LEN_MAX));
+    }
+    let is_label = |label: &str| {
+        let label = label.strip_prefix('_').unwrap_or(label);
+        has_form(label, is_lower_alnum, |b| matches!(b, b'-' | b'_'))
+    };
+    if !value.split('.').all(is_label) {
+        let rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', \
+                    and must start and end with an alphanumeric character";
+        errors.push(pattern_message(rule, &format!("{FORM}(\\.{FORM})*"), &["example.com"]));
+    }
+    errors
+}
+
 /// RFC 1035 label, the form of Service names.
 pub fn dns1035_label(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > DNS1123_LABEL_LEN_MAX {
-        errors.push(too_long(DNS1123_LABEL_LEN_MAX));
+        errors.push(too_many_characters(DNS1123_LABEL_LEN_MAX));
     }
     if !is_dns1123_label_form(value) || !value.starts_with(|c: char| c.is_ascii_lowercase()) {
         let rule = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
@@ -203,7 +227,7 @@ pub fn env_var_name(value: &str) -> Vec<String> {
 pub fn config_map_key(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > DNS1123_SUBDOMAIN_LEN_MAX {
-        errors.push(too_long(DNS1123_SUBDOMAIN_LEN_MAX));
+        errors.push(too_many_characters(DNS1123_SUBDOMAIN_LEN_MAX));
     }
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if value.is_empty() || !value.bytes().all(allowed) {
@@ -223,7 +247,7 @@ pub fn config_map_key(value: &str) -> Vec<String> {
 pub fn port_name(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > PORT_NAME_LEN_MAX {
-        errors.push(too_long(PORT_NAME_LEN_MAX));
+        errors.push(too_many_characters(PORT_NAME_LEN_MAX));
     }
     if value.is_empty() || !value.bytes().all(|b| is_lower_alnum(b) || b == b'-') {
         errors.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
@@ -318,7 +342,7 @@ mod tests {
                 ("-a", "start and end"),
                 ("a-", "start and end"),
                 ("a.b", "must not contain dots"),
-                (&long, "must be no more than 63 bytes"),
+                (&long, "must be no more than 63 characters"),
             ],
         );
         let long = "a".repeat(254);

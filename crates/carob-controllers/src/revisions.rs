@@ -143,7 +143,8 @@ impl Revisions {
         in_use: impl Fn(&ControllerRevision) -> bool,
     ) -> Result<(), ReconcileError> {
         let spare: Vec<_> = history.all.iter().filter(|revision| !in_use(revision)).collect();
-        let surplus = spare.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+        // A negative limit keeps all, as upstream's warning about it says.
+        let surplus = spare.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
         for revision in spare.into_iter().take(surplus) {
             let name = revision.name_any();
             let deleted = self.api(owner).delete(&name, &DeleteParams::default()).await;

@@ -10,7 +10,7 @@ use crate::{strategy::kinds as strategies, table::columns};
 pub(super) const RESOURCES: &[Row] = &[
     resource!("apps" / "apps" ["v1"] "ControllerRevision" "controllerrevisions")
         .columns(columns::CONTROLLER_REVISION)
-        .strategy(&PLAIN)
+        .strategy(strategies::CONTROLLER_REVISION)
         .by(ActedOnBy::Controllers),
     resource!("apps" / "apps" ["v1"] "DaemonSet" "daemonsets")
         .short(&["ds"])

@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use crate::{
     FieldError, ResourceDef, Status,
-    field::{FieldErrors, FieldPath},
+    field::{FieldErrors, FieldPath, invalid_each},
     meta, names,
+    schema::Schema,
     strategy::NameRule,
 };
 
@@ -84,6 +85,7 @@ pub(super) fn validate(def: &ResourceDef, obj: &Value) -> FieldErrors {
     }
     validate_namespace(def, obj, &path, &mut errors);
     validate_changeable(obj, &path, &mut errors);
+    validate_finalizers(def, obj, &path, &mut errors);
     errors
 }
 
@@ -113,10 +115,22 @@ fn validate_changeable(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) 
     validate_labels(meta::labels(obj), &path.child("labels"), errors);
     validate_annotations(obj, &path.child("annotations"), errors);
     validate_owners(meta::owner_references(obj), &path.child("ownerReferences"), errors);
+    for finalizer in meta::finalizers(obj) {
+        invalid_each(&path.child("finalizers"), finalizer, names::qualified_name(finalizer), errors);
+    }
+}
+
+/// Finalizers of built-in kinds without a domain are upstream's own (core's `ValidateObjectMeta`); that of their definitions is
+/// not among them.
+fn validate_finalizers(def: &ResourceDef, obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    const STANDARD: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
+    if def.group() == "apiextensions.k8s.io" || !matches!(def.hub_schema(), Some(Schema::Table(_))) {
+        return;
+    }
     for (index, finalizer) in meta::finalizers(obj).enumerate() {
-        let path = path.child("finalizers").index(index);
-        for message in names::qualified_name(finalizer) {
-            errors.push(FieldError::invalid(&path, finalizer, message));
+        if !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
+            let message = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(&path.child("finalizers").index(index), finalizer, message));
         }
     }
 }
@@ -138,7 +152,7 @@ pub(crate) fn validate_labels(
     }
 }
 
-fn validate_annotations(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+pub(crate) fn validate_annotations(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let mut size = 0;
     for (key, value) in meta::annotations(obj).into_iter().flatten() {
         for message in names::qualified_name(&key.to_lowercase()) {
@@ -151,32 +165,38 @@ fn validate_annotations(obj: &Value, path: &FieldPath, errors: &mut FieldErrors)
     }
 }
 
+/// Upstream reports what is wrong with an owner at the list.
 fn validate_owners(owners: &[Value], path: &FieldPath, errors: &mut FieldErrors) {
-    let mut controller: Option<&str> = None;
-    for (index, owner) in owners.iter().enumerate() {
-        let path = path.index(index);
+    let mut controller: Option<String> = None;
+    for owner in owners {
         let text = |field| meta::str_at(owner, &[field]).unwrap_or_default();
-        for (field, message) in [
-            ("apiVersion", "version must not be empty"),
-            ("kind", "must not be empty"),
-            ("name", "must not be empty"),
-            ("uid", "must not be empty"),
-        ] {
-            if text(field).is_empty() {
-                errors.push(FieldError::invalid(&path.child(field), text(field), message));
-            }
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        let version = match api_version.split('/').collect::<Vec<_>>()[..] {
+            [version] | [_, version] => version,
+            _ => "",
+        };
+        if version.is_empty() {
+            errors.push(FieldError::invalid(&path.child("apiVersion"), api_version, "version must not be empty"));
+        }
+        for field in ["kind", "name", "uid"].into_iter().filter(|field| text(field).is_empty()) {
+            errors.push(FieldError::invalid(&path.child(field), "", "must not be empty"));
+        }
+        if (api_version, kind) == ("v1", "Event") {
+            let message = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(path, owner.clone(), message));
         }
         if meta::bool_at(owner, &["controller"]) != Some(true) {
             continue;
         }
-        if let Some(first) = controller {
+        let name = format!("{kind}/{}", text("name"));
+        if let Some(first) = &controller {
             let message = format!(
-                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
-                text("name")
+                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
             );
-            errors.push(FieldError::invalid(&path, owner.clone(), message));
+            errors.push(FieldError::invalid(path, owners.to_vec(), message));
+        } else {
+            controller = Some(name);
         }
-        controller = Some(text("name"));
     }
 }
 
@@ -205,5 +225,6 @@ pub(super) fn validate_update(def: &ResourceDef, new: &Value, old: &Value) -> Fi
         }
     }
     validate_changeable(new, &path, &mut errors);
+    validate_finalizers(def, new, &path, &mut errors);
     errors
 }

@@ -3,8 +3,8 @@
 
 mod deletion;
 mod metadata;
-pub(crate) use metadata::validate_labels;
 pub use metadata::{check_namespace, validate_changeable_metadata};
+pub(crate) use metadata::{validate_annotations, validate_labels};
 #[cfg(test)]
 mod tests;
 

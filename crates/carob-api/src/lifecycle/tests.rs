@@ -64,15 +64,15 @@ fn metadata_mistakes_are_upstreams() {
             json!({"name": "a", "annotations": {"x": "y".repeat(300_000)}}),
             "metadata.annotations: Too long: may not be more than 262144 bytes",
         ),
-        (json!({"name": "a", "finalizers": ["a b"]}), "metadata.finalizers[0]: Invalid value: \"a b\""),
+        (json!({"name": "a", "finalizers": ["a b"]}), "metadata.finalizers: Invalid value: \"a b\""),
         (
             json!({"name": "a", "ownerReferences": [{"kind": "K", "name": "n", "apiVersion": "v1"}]}),
-            "metadata.ownerReferences[0].uid: Invalid value: \"\": must not be empty",
+            "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty",
         ),
         (
             json!({"name": "a", "ownerReferences": [
                 {"kind": "K", "name": "n", "apiVersion": "v1", "uid": "1", "controller": true}, {"kind": "K", "name": "m", "apiVersion": "v1", "uid": "2", "controller": true}]}),
-            "Only one reference can have Controller set to true. Found \"true\" in references for n and m",
+            "Only one reference can have Controller set to true. Found \"true\" in references for K/n and K/m",
         ),
     ] {
         let message = created(def("", "configmaps"), "ns", json!({"metadata": metadata})).expect_err(expect);

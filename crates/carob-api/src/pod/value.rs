@@ -21,28 +21,33 @@ pub fn quantity(value: &Value) -> Quantity {
     value.as_str().and_then(|text| Quantity::parse(text).ok()).unwrap_or_else(Quantity::zero)
 }
 
-fn total(pod: &Value, which: &str) -> Total<ResourceList> {
+fn total(spec: &Value, which: &str) -> Total<ResourceList> {
     let mut total = Total::default();
-    for container in meta::items_at(pod, &["spec", "containers"]) {
+    for container in meta::items_at(spec, &["containers"]) {
         total.container(&amounts_at(container, &["resources", which]));
     }
-    for container in meta::items_at(pod, &["spec", "initContainers"]) {
+    for container in meta::items_at(spec, &["initContainers"]) {
         let is_sidecar = meta::str_at(container, &["restartPolicy"]) == Some("Always");
         total.init_container(&amounts_at(container, &["resources", which]), is_sidecar);
     }
     total
 }
 
+/// What the containers of a PodSpec ask for at most at one time, as `requests` or as `limits`.
+pub fn of_containers(spec: &Value, which: &str) -> ResourceList {
+    total(spec, which).of_containers()
+}
+
 /// What a Pod requests in all.
 pub fn requests(pod: &Value) -> ResourceList {
     let own = amounts_at(pod, &["spec", "resources", "requests"]);
-    total(pod, "requests").requests(Some(&own), Some(&amounts_at(pod, &["spec", "overhead"])))
+    total(&pod["spec"], "requests").requests(Some(&own), Some(&amounts_at(pod, &["spec", "overhead"])))
 }
 
 /// What a Pod may take in all, of what has a limit.
 pub fn limits(pod: &Value) -> ResourceList {
     let own = amounts_at(pod, &["spec", "resources", "limits"]);
-    total(pod, "limits").limits(Some(&own), Some(&amounts_at(pod, &["spec", "overhead"])))
+    total(&pod["spec"], "limits").limits(Some(&own), Some(&amounts_at(pod, &["spec", "overhead"])))
 }
 
 /// The class of a Pod, from its spec.

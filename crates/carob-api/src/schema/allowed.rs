@@ -60,7 +60,8 @@ fn check_element(field: FieldRef<'_>, element: Element<'_>, value: &Value, error
     }
     if let Some(text) = value.as_str()
         && field.is_enumerated()
-        && !text.is_empty()
+        // An empty text is the same as none, but where none is something else.
+        && (!text.is_empty() || field.is_pointer() || matches!(field.shape(), Shape::List(_)))
         && !field.allowed_values().any(|allowed| allowed == text)
     {
         let supported: Vec<&str> = field.allowed_values().collect();

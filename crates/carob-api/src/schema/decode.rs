@@ -367,6 +367,7 @@ fn zero_for_null(value: Value, expect: Expect<'_>) -> Value {
         (Value::Null, Expect::One(Element::Object(_))) => Value::Object(Map::new()),
         (Value::Null, Expect::One(Element::Scalar(Scalar::String | Scalar::Bytes))) => Value::String(String::new()),
         (Value::Null, Expect::One(Element::Scalar(Scalar::Quantity))) => Value::String("0".to_owned()),
+        (Value::Null, Expect::One(Element::Scalar(Scalar::Int32 | Scalar::Int64))) => Value::from(0),
         (value, _) => value,
     }
 }

@@ -119,9 +119,6 @@ fn integer(n: &Number, min: i64, max: i64) -> Result<Value, Refusal> {
 }
 
 fn quantity(text: &str) -> Result<Value, Refusal> {
-    if text.is_empty() {
-        return Ok(Value::String("0".to_owned()));
-    }
     let quantity = Quantity::parse(text).map_err(|error| Refusal::Form(error.to_string()))?;
     Ok(Value::String(quantity.to_string()))
 }

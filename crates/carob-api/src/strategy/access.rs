@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::pod::{invalid_if_any, validate_label_selector};
+use super::pod::validate_label_selector;
 use super::{NameRule, Part, Rules, Strategy};
 use crate::{
-    field::{FieldError, FieldErrors, FieldPath},
+    field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,
 };
 
@@ -110,7 +110,7 @@ impl Strategy for RoleBinding {
         if text("name").is_empty() {
             errors.push(FieldError::required(&path.child("name"), ""));
         }
-        invalid_if_any(text("name"), names::path_segment(text("name")), &path.child("name"), &mut errors);
+        invalid_each(&path.child("name"), text("name"), names::path_segment(text("name")), &mut errors);
         for (index, subject) in meta::items_at(obj, &["subjects"]).iter().enumerate() {
             self.validate_subject(subject, &FieldPath::new("subjects").index(index), &mut errors);
         }
@@ -136,7 +136,7 @@ impl RoleBinding {
         match meta::kind(subject) {
             "ServiceAccount" => {
                 if !name.is_empty() {
-                    invalid_if_any(name, names::dns1123_subdomain(name), &path.child("name"), errors);
+                    invalid_each(&path.child("name"), name, names::dns1123_subdomain(name), errors);
                 }
                 if !group.is_empty() {
                     errors.push(FieldError::not_supported(&path.child("apiGroup"), group, &[""]));

@@ -4,10 +4,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::{Part, Rules, Strategy, pod::invalid_if_any};
+use super::{Part, Rules, Strategy};
 use crate::{
     csr::{CertificateRequest, SIGNER_LEGACY},
-    field::{FieldError, FieldErrors, FieldPath},
+    field::{FieldError, FieldErrors, FieldPath, invalid_each},
     lifecycle::copy_field,
     meta,
 };
@@ -152,7 +152,7 @@ fn validate_signer(signer: &str, path: &FieldPath, errors: &mut FieldErrors) {
         errors.push(FieldError::invalid(path, signer, "the legacy signerName is not allowed via this API version"));
     } else {
         for (part, message) in crate::names::signer_name(signer) {
-            invalid_if_any(part, vec![message], path, errors);
+            invalid_each(path, part, vec![message], errors);
         }
     }
 }

@@ -2,17 +2,18 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Part, Rules, Strategy, pod,
-    workload::{IMMUTABLE, immutable, template_warnings, text, validate_pods_of_template},
+    workload::{IMMUTABLE, immutable, read_selector, template_warnings, text, validate_match, validate_template},
 };
 use crate::{
     cron,
     field::{FieldError, FieldErrors, FieldPath},
     lifecycle::copy_field,
     meta, names,
+    selector::LabelSelector,
 };
 
 /// A CronJob's name leaves room for the suffix of its Jobs: eleven characters of a DNS label.
@@ -24,10 +25,15 @@ const FAILED_INDEXES_MAX: i64 = 100_000;
 /// Completions of an Indexed Job with a back-off limit per index above which less of the rest is allowed: [`OF_MANY_MAX`].
 const MANY_COMPLETIONS: i64 = 100_000;
 const OF_MANY_MAX: i64 = 10_000;
+/// Failures of a Job's Pods by default.
+const BACKOFF_LIMIT: i32 = 6;
 const FAILURE_RULES_MAX: usize = 20;
 const EXIT_CODES_MAX: usize = 255;
 /// Patterns of Pod conditions of one rule.
 const PATTERNS_MAX: usize = 20;
+const ACTIONS: [&str; 4] = ["Count", "FailIndex", "FailJob", "Ignore"];
+const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 const MANAGED_BY_LEN_MAX: usize = 63;
 const SUCCESS_RULES_MAX: usize = 20;
 /// Longest list of indexes, bytes.
@@ -35,21 +41,32 @@ const SUCCEEDED_INDEXES_LEN_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Job;
 
-fn default_job_spec(spec: &mut Value) {
+/// Defaults of Jobs alone: what a CronJob makes Jobs of stays as the user wrote it.
+fn default_job(job: &mut Value) {
+    if let Some(labels) = meta::at(job, &["spec", "template", "metadata", "labels"]).cloned()
+        && meta::labels(job).is_none()
+    {
+        meta::set(job, &["metadata", "labels"], labels);
+    }
+    let Some(spec) = meta::at_mut(job, &["spec"]) else { return };
     if let Some(spec) = meta::at_mut(spec, &["template", "spec"]) {
         pod::default_spec(spec);
     }
-    let per_index = meta::at(spec, &["backoffLimitPerIndex"]).is_some();
-    let by_policy = meta::at(spec, &["podFailurePolicy"]).is_some();
     let Value::Object(spec) = spec else { return };
+    let (per_index, by_policy) = (spec.contains_key("backoffLimitPerIndex"), spec.contains_key("podFailurePolicy"));
     if !spec.contains_key("completions") && !spec.contains_key("parallelism") {
         spec.insert("completions".to_owned(), 1.into());
     }
-    spec.entry("parallelism").or_insert(1.into());
-    spec.entry("podReplacementPolicy").or_insert(if by_policy { "Failed" } else { "TerminatingOrFailed" }.into());
-    // The table's default of 6 is for the Job as a whole; per index nothing else bounds it.
-    if per_index && spec.get("backoffLimit").and_then(Value::as_i64) == Some(6) {
-        spec.insert("backoffLimit".to_owned(), i32::MAX.into());
+    for (field, default) in [
+        ("parallelism", json!(1)),
+        // Per index nothing else bounds it.
+        ("backoffLimit", json!(if per_index { i32::MAX } else { BACKOFF_LIMIT })),
+        ("completionMode", json!("NonIndexed")),
+        ("suspend", json!(false)),
+        ("manualSelector", json!(false)),
+        ("podReplacementPolicy", json!(if by_policy { "Failed" } else { "TerminatingOrFailed" })),
+    ] {
+        spec.entry(field).or_insert(default);
     }
 }
 
@@ -60,32 +77,39 @@ impl Strategy for Job {
     }
 
     fn default(&self, obj: &mut Value) {
-        if let Some(spec) = meta::at_mut(obj, &["spec"]) {
-            default_job_spec(spec);
+        if meta::at(obj, &["spec"]).is_some() {
+            default_job(obj);
         }
     }
 
-    /// Pods of a Job are told apart by the Job's uid, unless the user selects them.
+    /// Pods of a Job are told apart by the Job's uid, unless the user selects them. What the user has set is not overwritten:
+    /// validation refuses it if it says something else.
     fn prepare_create(&self, job: &mut Value) {
         if meta::bool_at(job, &["spec", "manualSelector"]) == Some(true) {
             return;
         }
-        let (uid, name) = (meta::uid(job).to_owned(), meta::name(job).to_owned());
+        let generated = generated_labels(job).map(|(key, value)| (key, value.to_owned()));
         let labels = meta::map_mut(job, &["spec", "template", "metadata", "labels"]);
-        for (key, value) in [
-            ("controller-uid", &uid),
-            ("job-name", &name),
-            ("batch.kubernetes.io/controller-uid", &uid),
-            ("batch.kubernetes.io/job-name", &name),
-        ] {
-            labels.insert(key.to_owned(), value.as_str().into());
+        for (key, value) in generated {
+            labels.entry(key).or_insert_with(|| value.into());
         }
-        meta::set(job, &["spec", "selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+        let uid = meta::uid(job).to_owned();
+        let selector = meta::map_mut(job, &["spec", "selector", "matchLabels"]);
+        selector.entry(CONTROLLER_UID).or_insert_with(|| uid.into());
     }
 
     fn validate(&self, job: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
-        validate_job_spec(&job["spec"], &FieldPath::new("spec"), &mut errors);
+        let (spec, path) = (&job["spec"], FieldPath::new("spec"));
+        validate_job_spec(spec, &path, &mut errors);
+        if meta::at(spec, &["selector"]).is_none() {
+            errors.push(FieldError::required(&path.child("selector"), ""));
+        }
+        if let Some(selector) = read_selector(spec, &path, &mut errors) {
+            validate_match(&selector, &spec["template"], &path, &mut errors);
+        }
+        validate_generated(job, &mut errors);
+        validate_hostnames(job, &mut errors);
         errors
     }
 
@@ -99,11 +123,7 @@ impl Strategy for Job {
         {
             immutable(new, old, &["spec", field], &mut errors);
         }
-        let indexed = text(new, &["spec", "completionMode"]) == "Indexed";
-        let together = meta::at(new, &["spec", "completions"]) == meta::at(new, &["spec", "parallelism"]);
-        if !(indexed && together) {
-            immutable(new, old, &["spec", "completions"], &mut errors);
-        }
+        validate_completions(new, old, &mut errors);
         if template_may_change(old) {
             let mut allowed = old["spec"]["template"]["spec"].clone();
             let wanted = &new["spec"]["template"]["spec"];
@@ -120,6 +140,66 @@ impl Strategy for Job {
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         template_warnings(new, old, &["spec", "template"])
+    }
+}
+
+/// The labels that tell a Job's Pods from others, under their names of today and of before.
+fn generated_labels(job: &Value) -> [(&'static str, &str); 4] {
+    let (uid, name) = (meta::uid(job), meta::name(job));
+    [("controller-uid", uid), ("job-name", name), (CONTROLLER_UID, uid), (JOB_NAME, name)]
+}
+
+/// Whether what was generated is still what it was (`validateGeneratedSelector`).
+fn validate_generated(job: &Value, errors: &mut FieldErrors) {
+    let selector = meta::at(job, &["spec", "selector"]);
+    let (Some(selector), false) = (selector, meta::bool_at(job, &["spec", "manualSelector"]) == Some(true)) else {
+        return;
+    };
+    let path = FieldPath::new("spec");
+    let labels_path = path.child("template").child("metadata").child("labels");
+    let labels = meta::at(job, &["spec", "template", "metadata", "labels"]);
+    for (key, expected) in generated_labels(job) {
+        let message = format!("must be '{expected}'");
+        match labels.and_then(|labels| meta::str_at(labels, &[key])) {
+            None => errors.push(FieldError::required(&labels_path.key(key), message)),
+            Some(given) if given != expected => {
+                let shown = labels.cloned().unwrap_or_default();
+                errors.push(FieldError::invalid(&labels_path.key(key), shown, message));
+            }
+            Some(_) => {}
+        }
+    }
+    let expected: Map<String, Value> =
+        generated_labels(job).into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+    if LabelSelector::from_json(selector).is_ok_and(|selector| !selector.matches(Some(&expected))) {
+        errors.push(FieldError::invalid(&path.child("selector"), selector.clone(), "`selector` not auto-generated"));
+    }
+}
+
+/// The hostname of an Indexed Job's last Pod must be one.
+fn validate_hostnames(job: &Value, errors: &mut FieldErrors) {
+    let completions = meta::i64_at(job, &["spec", "completions"]).filter(|completions| *completions > 0);
+    let indexed = text(job, &["spec", "completionMode"]) == INDEXED;
+    let Some(completions) = completions.filter(|_| indexed) else { return };
+    let name = meta::name(job);
+    let hostname = format!("{name}-{}", completions.saturating_sub(1));
+    if !names::dns1123_label(&hostname).is_empty() {
+        let message = format!("will not able to create pod with invalid DNS label: {hostname}");
+        errors.push(FieldError::invalid(&FieldPath::new("metadata").child("name"), name, message));
+    }
+}
+
+/// An Indexed Job may be given more or less to complete, as long as all of it runs at once.
+fn validate_completions(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    let field = ["spec", "completions"];
+    if text(new, &["spec", "completionMode"]) != INDEXED {
+        immutable(new, old, &field, errors);
+    } else if let Some(completions) = meta::at(new, &field).filter(|given| meta::at(old, &field) != Some(given))
+        && meta::at(new, &["spec", "parallelism"]) != Some(completions)
+    {
+        let path = FieldPath::new("spec").child("completions");
+        let message = "can only be modified in tandem with spec.parallelism";
+        errors.push(FieldError::invalid(&path, completions.clone(), message));
     }
 }
 
@@ -169,15 +249,19 @@ fn validate_job_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     }
     if let Some(manager) = meta::str_at(spec, &["managedBy"]) {
         let path = path.child("managedBy");
-        let wrong = names::domain_prefixed_path(manager).into_iter();
-        errors.extend(wrong.map(|(part, why)| FieldError::invalid(&path, part, why)));
+        if manager.is_empty() {
+            errors.push(FieldError::required(&path, ""));
+        } else {
+            let wrong = names::domain_prefixed_path(manager).into_iter();
+            errors.extend(wrong.map(|(part, why)| FieldError::invalid(&path, part, why)));
+        }
         if manager.len() > MANAGED_BY_LEN_MAX {
             errors.push(FieldError::too_long(&path, MANAGED_BY_LEN_MAX));
         }
     }
     if is_indexed {
         validate_indexed(spec, path, errors);
-    } else {
+    } else if matches!(meta::str_at(spec, &["completionMode"]), None | Some("NonIndexed")) {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if let Some(value) = number(field) {
                 errors.push(FieldError::invalid(&path.child(field), value, "requires indexed completion mode"));
@@ -201,13 +285,16 @@ fn validate_job_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
         let path = path.child("podReplacementPolicy");
         errors.push(FieldError::not_supported(&path, "TerminatingOrFailed", &["Failed"]));
     }
-    validate_pods_of_template(template, &path.child("template"), errors);
+    validate_template(template, &path.child("template"), errors);
     let restart_path = path.child("template").child("spec").child("restartPolicy");
     match text(template, &["spec", "restartPolicy"]) {
         "" | "Always" => {
             errors.push(FieldError::required(&restart_path, r#"valid values: "OnFailure", "Never""#));
         }
         "Never" => {}
+        restart if restart != "OnFailure" => {
+            errors.push(FieldError::not_supported(&restart_path, restart, &["OnFailure", "Never"]));
+        }
         restart if policy.is_some() => {
             let message = r#"only "Never" is supported when podFailurePolicy is specified"#;
             errors.push(FieldError::invalid(&restart_path, restart, message));
@@ -269,6 +356,8 @@ fn validate_failure_policy(policy: &Value, spec: &Value, path: &FieldPath, error
         } else if action == "FailIndex" && meta::at(spec, &["backoffLimitPerIndex"]).is_none() {
             let message = "requires the backoffLimitPerIndex to be set";
             errors.push(FieldError::invalid(&path.child("action"), action, message));
+        } else if !ACTIONS.contains(&action) {
+            errors.push(FieldError::not_supported(&path.child("action"), action, &ACTIONS));
         }
         let codes = meta::at(rule, &["onExitCodes"]);
         let conditions = meta::items_at(rule, &["onPodConditions"]);
@@ -298,7 +387,7 @@ fn validate_failure_policy(policy: &Value, spec: &Value, path: &FieldPath, error
             } else {
                 "one of OnExitCodes and OnPodConditions is required"
             };
-            errors.push(FieldError::invalid(&path, rule.clone(), format!("specifying {which}")));
+            errors.push(FieldError::invalid_unshown(&path, format!("specifying {which}")));
         }
     }
 }
@@ -307,6 +396,8 @@ fn validate_exit_codes(codes: &Value, containers: &HashSet<&str>, path: &FieldPa
     let operator = text(codes, &["operator"]);
     if operator.is_empty() {
         errors.push(FieldError::required(&path.child("operator"), r#"valid values: ["In" "NotIn"]"#));
+    } else if !matches!(operator, "In" | "NotIn") {
+        errors.push(FieldError::not_supported(&path.child("operator"), operator, &["In", "NotIn"]));
     }
     if let Some(name) = meta::str_at(codes, &["containerName"]).filter(|name| !containers.contains(name)) {
         let message = "must be one of the container or initContainer names in the pod template";

@@ -1,8 +1,8 @@
 //! The strategies that the table of kinds names.
 
 use super::{
-    Generic, Rules, Strategy, access, aggregation, certificates, cluster, config, definition, job, network,
-    network_policy, pod, policy, quota, scheduling, storage, webhook, workload,
+    Generic, Rules, Strategy, access, aggregation, autoscaling, certificates, cluster, config, definition, job,
+    network, network_policy, pod, policy, quota, scheduling, storage, webhook, workload,
 };
 
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
@@ -10,6 +10,7 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &certificates::Cer
 pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };
 pub(crate) const CLUSTER_ROLE_BINDING: &dyn Strategy = &access::RoleBinding { namespaced: false };
 pub(crate) const CONFIG_MAP: &dyn Strategy = &config::ConfigMap;
+pub(crate) const CONTROLLER_REVISION: &dyn Strategy = &workload::ControllerRevision;
 pub(crate) const CRON_JOB: &dyn Strategy = &job::CronJob;
 pub(crate) const CUSTOM_RESOURCE_DEFINITION: &dyn Strategy = &definition::CustomResourceDefinition;
 pub(crate) const DAEMON_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::DaemonSet };
@@ -17,7 +18,7 @@ pub(crate) const DEPLOYMENT: &dyn Strategy = &workload::Replicated { kind: workl
 pub(crate) const ENDPOINTS: &dyn Strategy = &Generic(Rules { creates_on_update: true, ..Rules::PLAIN });
 pub(crate) const ENDPOINT_SLICE: &dyn Strategy = &network::EndpointSlice;
 pub(crate) const EVENT: &dyn Strategy = &policy::Event;
-pub(crate) const HORIZONTAL_POD_AUTOSCALER: &dyn Strategy = &policy::HorizontalPodAutoscaler;
+pub(crate) const HORIZONTAL_POD_AUTOSCALER: &dyn Strategy = &autoscaling::HorizontalPodAutoscaler;
 pub(crate) const IP_ADDRESS: &dyn Strategy = &network::IpAddress;
 pub(crate) const JOB: &dyn Strategy = &job::Job;
 pub(crate) const LABEL_POD_GROUP: &dyn Strategy = &scheduling::LabelPodGroup;

@@ -10,7 +10,9 @@ use crate::{field::FieldErrors, names};
 
 mod access;
 pub mod aggregation;
+mod autoscaling;
 mod certificates;
+mod claim;
 mod cluster;
 mod config;
 pub(crate) mod custom;
@@ -22,10 +24,13 @@ mod network_policy;
 pub mod pod;
 mod policy;
 mod quota;
+mod resource_names;
 mod scheduling;
 mod storage;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upstream;
 mod webhook;
 mod workload;
 

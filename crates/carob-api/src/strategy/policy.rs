@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Part, Rules, Strategy, pod,
-    workload::{not_negative, validate_amount},
+    NameRule, Part, Rules, Strategy, pod,
+    workload::{not_above_all, not_negative, validate_amount},
 };
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
@@ -65,7 +65,7 @@ pub(super) struct PodDisruptionBudget;
 
 impl Strategy for PodDisruptionBudget {
     fn rules(&self) -> &Rules {
-        const RULES: Rules = Rules { updates_unconditionally: false, ..Rules::WORKLOAD };
+        const RULES: Rules = Rules { updates_unconditionally: false, name: NameRule::PathSegment, ..Rules::WORKLOAD };
         &RULES
     }
 
@@ -83,6 +83,7 @@ impl Strategy for PodDisruptionBudget {
         }
         for field in ["minAvailable", "maxUnavailable"] {
             validate_amount(spec.get(field), &path.child(field), &mut errors);
+            not_above_all(spec.get(field), &path.child(field), &mut errors);
         }
         if let Some(selector) = meta::at(spec, &["selector"]) {
             pod::validate_label_selector(selector, &path.child("selector"), &mut errors);
@@ -156,43 +157,5 @@ impl Strategy for LimitRange {
                 }
             }
         }
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct HorizontalPodAutoscaler;
-
-impl Strategy for HorizontalPodAutoscaler {
-    fn rules(&self) -> &Rules {
-        &Rules::STATUS
-    }
-
-    fn default(&self, obj: &mut Value) {
-        if meta::at(obj, &["spec"]).is_some() && meta::items_at(obj, &["spec", "metrics"]).is_empty() {
-            let target = json!({"type": "Utilization", "averageUtilization": 80});
-            let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": target}});
-            meta::set(obj, &["spec", "metrics"], json!([metric]));
-        }
-    }
-
-    fn validate(&self, obj: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::new();
-        let path = FieldPath::new("spec");
-        let number = |field| meta::i64_at(obj, &["spec", field]).unwrap_or_default();
-        if number("minReplicas") < 1 {
-            let message = "must be greater than or equal to 1";
-            errors.push(FieldError::invalid(&path.child("minReplicas"), number("minReplicas"), message));
-        }
-        if number("maxReplicas") < 1 {
-            errors.push(FieldError::invalid(
-                &path.child("maxReplicas"),
-                number("maxReplicas"),
-                "must be greater than 0",
-            ));
-        } else if number("maxReplicas") < number("minReplicas") {
-            let message = "must be greater than or equal to `minReplicas`";
-            errors.push(FieldError::invalid(&path.child("maxReplicas"), number("maxReplicas"), message));
-        }
-        errors
     }
 }

@@ -4,40 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::pod::resources::NOT_NEGATIVE;
-use super::{Part, Rules, Strategy, workload::IMMUTABLE};
+use super::{Part, Rules, Strategy, resource_names, workload::IMMUTABLE};
 use crate::{
-    field::{FieldError, FieldErrors, FieldPath},
-    meta, names,
-    pod::is_extended,
-    quantity::Quantity,
+    field::{FieldError, FieldErrors, FieldPath, invalid_each},
+    meta,
 };
 
-/// What a quota limits under a name without a group, and which of it is counted in whole pieces.
-const STANDARD: [(&str, bool); 19] = [
-    ("configmaps", true),
-    ("cpu", false),
-    ("ephemeral-storage", false),
-    ("limits.cpu", false),
-    ("limits.ephemeral-storage", false),
-    ("limits.memory", false),
-    ("memory", false),
-    ("persistentvolumeclaims", true),
-    ("pods", true),
-    ("replicationcontrollers", true),
-    ("requests.cpu", false),
-    ("requests.ephemeral-storage", false),
-    ("requests.memory", false),
-    ("requests.storage", false),
-    ("resourcequotas", true),
-    ("secrets", true),
-    ("services", true),
-    ("services.loadbalancers", true),
-    ("services.nodeports", true),
-];
-const HUGE_PAGES: [&str; 2] = ["hugepages-", "requests.hugepages-"];
-/// A name that is a standard one elsewhere, and none that a quota counts.
-const STORAGE: &str = "storage";
 const COMPUTE: [&str; 6] = ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
 const SCOPES_OF_PODS: [&str; 6] =
     ["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass", "CrossNamespacePodAffinity"];
@@ -75,32 +47,9 @@ fn amount_errors(obj: &Value, list: &[&str; 2], errors: &mut FieldErrors) {
     let path = FieldPath::new(list[0]).child(list[1]);
     for (name, amount) in meta::at(obj, list).and_then(Value::as_object).into_iter().flatten() {
         let path = path.key(name);
-        let faults = names::qualified_name(name);
-        let is_qualified = faults.is_empty();
-        errors.extend(faults.into_iter().map(|fault| FieldError::invalid(&path, name.as_str(), fault)));
-        if !name.contains('/') && !is_standard(name) {
-            if is_qualified && name != STORAGE {
-                let detail = "must be a standard resource type or fully qualified";
-                errors.push(FieldError::invalid(&path, name.as_str(), detail));
-            }
-            errors.push(FieldError::invalid(&path, name.as_str(), "must be a standard resource for quota"));
-        }
-        let Some(quantity) = amount.as_str().and_then(|text| text.parse::<Quantity>().ok()) else { continue };
-        if quantity.is_negative() {
-            errors.push(FieldError::invalid(&path, amount.clone(), NOT_NEGATIVE));
-        }
-        if is_whole(name) && quantity.milli() % 1000 != 0 {
-            errors.push(FieldError::invalid(&path, amount.clone(), "must be an integer"));
-        }
+        invalid_each(&path, name.as_str(), resource_names::of_quotas(name), errors);
+        resource_names::amount_errors(name, amount, &path, errors);
     }
-}
-
-fn is_standard(name: &str) -> bool {
-    STANDARD.iter().any(|(standard, _)| *standard == name) || HUGE_PAGES.iter().any(|prefix| name.starts_with(prefix))
-}
-
-fn is_whole(name: &str) -> bool {
-    STANDARD.contains(&(name, true)) || is_extended(name)
 }
 
 fn scopes(spec: &Value) -> impl Iterator<Item = &str> {
@@ -123,7 +72,7 @@ fn fits(scope: &str, name: &str) -> bool {
 /// How many of the limited standard names a scope is not for.
 fn misfits(spec: &Value, scope: &str) -> usize {
     let hard = meta::at(spec, &["hard"]).and_then(Value::as_object);
-    hard.into_iter().flatten().filter(|(name, _)| is_standard(name) && !fits(scope, name)).count()
+    hard.into_iter().flatten().filter(|(name, _)| resource_names::is_counted(name) && !fits(scope, name)).count()
 }
 
 fn scope_errors(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Part, Rules, Strategy, workload::immutable};
+use super::{Part, Rules, Strategy, claim, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta,
@@ -49,6 +49,10 @@ impl Strategy for Persistent {
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
         let path = FieldPath::new("spec");
+        if self.is_claim() {
+            claim::validate_spec(&obj["spec"], &path, &mut errors);
+            return errors;
+        }
         if meta::items_at(obj, &["spec", "accessModes"]).is_empty() {
             errors.push(FieldError::required(&path.child("accessModes"), "at least 1 access mode is required"));
         }
@@ -56,9 +60,6 @@ impl Strategy for Persistent {
         if meta::at(obj, &full).is_none() {
             let path = self.capacity.iter().fold(path, |path, part| path.child(part)).key("storage");
             errors.push(FieldError::required(&path, ""));
-        }
-        if self.is_claim() {
-            check_data_sources(obj, &mut errors);
         }
         errors
     }
@@ -108,31 +109,6 @@ fn data_sources(claim: &mut Value, old: Option<&Value>) {
         (Some(source), None) => drop(spec.insert("dataSourceRef".to_owned(), source)),
         (None, Some(source)) if !is_far(&source) => drop(spec.insert("dataSource".to_owned(), source)),
         _ => {}
-    }
-}
-
-/// `validateDataSource` and `validateDataSourceRef` (`pkg/apis/core/validation`).
-fn check_data_sources(claim: &Value, errors: &mut FieldErrors) {
-    let path = FieldPath::new("spec");
-    for field in ["dataSource", "dataSourceRef"] {
-        let Some(source) = meta::at(claim, &["spec", field]) else { continue };
-        let path = path.child(field);
-        for part in ["name", "kind"] {
-            if source_text(source, part).is_empty() {
-                errors.push(FieldError::required(&path.child(part), ""));
-            }
-        }
-        let kind = source_text(source, "kind");
-        if source_text(source, "apiGroup").is_empty() && kind != "PersistentVolumeClaim" {
-            let message = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
-            errors.push(FieldError::invalid(&path, kind, message));
-        }
-    }
-    if let (Some(source), Some(reference)) =
-        (meta::at(claim, &["spec", "dataSource"]), meta::at(claim, &["spec", "dataSourceRef"]))
-        && ["apiGroup", "kind", "name"].iter().any(|part| source_text(source, part) != source_text(reference, part))
-    {
-        errors.push(FieldError::invalid(&path, "dataSource", "must match dataSourceRef"));
     }
 }
 

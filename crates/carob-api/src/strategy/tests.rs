@@ -166,7 +166,7 @@ fn defaults_of_jobs_and_smaller_kinds() {
         ),
         (
             "HorizontalPodAutoscaler",
-            json!({"spec": {"maxReplicas": 2, "scaleTargetRef": {"kind": "D", "name": "d"}}}),
+            json!({"spec": {"maxReplicas": 2, "scaleTargetRef": {"apiVersion": "a/v1", "kind": "D", "name": "d"}}}),
             "/spec/metrics/0/resource/target/averageUtilization",
             json!(80),
         ),

@@ -1,13 +1,13 @@
 //! Kinds that make Pods from a template: validation that they share, and their own defaults
 //! (kubernetes pkg/apis/apps, pkg/apis/batch: v1/defaults.go and validation).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Part, Rules, Strategy, pod};
+use super::{NameRule, Part, Rules, Strategy, claim, pod};
 use crate::{
-    field::{FieldError, FieldErrors, FieldPath},
+    field::{FieldError, FieldErrors, FieldPath, invalid_each},
     lifecycle, meta, names,
     selector::LabelSelector,
 };
@@ -36,45 +36,71 @@ pub(super) fn immutable(new: &Value, old: &Value, field: &[&str], errors: &mut F
     }
 }
 
-fn validate_template(template: &Value, policies: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
-    validate_pods_of_template(template, path, errors);
+/// A template of Pods that run until they are deleted. `holder` is the kind in upstream's message.
+fn validate_lasting_template(template: &Value, holder: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    validate_template(template, path, errors);
+    validate_lasting(template, holder, path, errors);
+}
+
+fn validate_lasting(template: &Value, holder: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    let path = path.child("spec");
+    // Absent where there is no spec at all.
     let policy = text(template, &["spec", "restartPolicy"]);
-    if !policies.contains(&policy) {
-        errors.push(FieldError::not_supported(&path.child("spec").child("restartPolicy"), policy, policies));
+    if !matches!(policy, "" | "Always") {
+        errors.push(FieldError::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
+    }
+    if meta::at(template, &["spec", "activeDeadlineSeconds"]).is_some() {
+        let message = format!("activeDeadlineSeconds in {holder} is not Supported");
+        errors.push(FieldError::forbidden(&path.child("activeDeadlineSeconds"), message));
     }
 }
 
-pub(super) fn validate_pods_of_template(template: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    let metadata = path.child("metadata");
-    lifecycle::validate_labels(meta::labels(template), &metadata.child("labels"), errors);
+/// A template of Pods (`ValidatePodTemplateSpec`). Upstream reports what is wrong with its metadata without that segment.
+pub(super) fn validate_template(template: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    validate_template_metadata(template, path, errors);
     let spec = path.child("spec");
-    pod::validate_spec(&template["spec"], &spec, errors);
+    pod::validate_spec(&template["spec"], pod::Holder::Template, &spec, errors);
+    pod::validate_agreement(template, &spec, errors);
     if !meta::items_at(template, &["spec", "ephemeralContainers"]).is_empty() {
         let message = "ephemeral containers not allowed in pod template";
         errors.push(FieldError::forbidden(&spec.child("ephemeralContainers"), message));
     }
 }
 
-/// The selector must be there, say something, and match the template.
-fn validate_selector(spec: &Value, kind: &str, path: &FieldPath, errors: &mut FieldErrors) {
-    let path_selector = path.child("selector");
-    let Some(selector) = meta::at(spec, &["selector"]) else {
-        errors.push(FieldError::required(&path_selector, ""));
-        return;
-    };
-    pod::validate_label_selector(selector, &path_selector, errors);
-    match LabelSelector::from_json(selector) {
-        Ok(parsed) if parsed.is_empty() => {
-            let message = format!("empty selector is invalid for {kind}");
-            errors.push(FieldError::invalid(&path_selector, selector.clone(), message));
-        }
-        Ok(parsed) if !parsed.matches(meta::labels(&spec["template"])) => {
-            let labels = meta::at(spec, &["template", "metadata", "labels"]).cloned().unwrap_or(json!({}));
-            let path = path.child("template").child("metadata").child("labels");
-            errors.push(FieldError::invalid(&path, labels, "`selector` does not match template `labels`"));
-        }
-        Ok(_) => {}
-        Err(error) => errors.push(FieldError::invalid(&path_selector, selector.clone(), error.to_string())),
+fn validate_template_metadata(template: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    lifecycle::validate_labels(meta::labels(template), &path.child("labels"), errors);
+    let path = path.child("annotations");
+    lifecycle::validate_annotations(template, &path, errors);
+    pod::validate_annotations(template, &path, errors);
+}
+
+/// Errors when a selector does not match the Pods that are made.
+pub(super) fn validate_match(selector: &LabelSelector, template: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    if !selector.matches(meta::labels(template)) {
+        let labels = meta::at(template, &["metadata", "labels"]).cloned().unwrap_or_default();
+        let path = path.child("template").child("metadata").child("labels");
+        errors.push(FieldError::invalid(&path, labels, "`selector` does not match template `labels`"));
+    }
+}
+
+/// The selector as a program reads it: none where it has mistakes, and one that matches nothing where it is absent.
+pub(super) fn read_selector(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) -> Option<LabelSelector> {
+    let given = meta::at(spec, &["selector"]);
+    let before = errors.len();
+    if let Some(given) = given {
+        pod::validate_label_selector(given, &path.child("selector"), errors);
+    }
+    let parsed = LabelSelector::from_json(given.unwrap_or(&Value::Null));
+    parsed.ok().filter(|_| errors.len() == before)
+}
+
+/// Errors when a selector is there and says nothing.
+fn validate_says_something(spec: &Value, kind: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    let Some(selector) = meta::at(spec, &["selector"]) else { return };
+    let says = |field: &str| meta::at(selector, &[field]).is_some();
+    if !says("matchLabels") && !says("matchExpressions") {
+        let message = format!("empty selector is invalid for {kind}");
+        errors.push(FieldError::invalid(&path.child("selector"), selector.clone(), message));
     }
 }
 
@@ -103,15 +129,6 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn word(self) -> &'static str {
-        match self {
-            Kind::Deployment => "deployment",
-            Kind::ReplicaSet => "deployment",
-            Kind::DaemonSet => "daemonset",
-            Kind::StatefulSet => "statefulset",
-        }
-    }
-
     /// The strategy's field, and what a rolling update says by default.
     fn rolling_update(self) -> Option<(&'static str, Value)> {
         match self {
@@ -123,36 +140,53 @@ impl Kind {
     }
 }
 
-/// The template with the volumes that a StatefulSet makes of its claims: containers may mount them.
-fn template_with_claims(spec: &Value) -> Cow<'_, Value> {
+/// A StatefulSet's claims say what they are, and that nothing has bound them.
+fn default_claims(set: &mut Value) {
+    let claims = meta::at_mut(set, &["spec", "volumeClaimTemplates"]).and_then(Value::as_array_mut);
+    for claim in claims.into_iter().flatten() {
+        meta::set(claim, &["apiVersion"], "v1");
+        meta::set(claim, &["kind"], "PersistentVolumeClaim");
+        meta::map_mut(claim, &["status"]).entry("phase").or_insert_with(|| "Pending".into());
+    }
+}
+
+/// The template as a StatefulSet's Pods have it: with volumes of its claims, which take the place of volumes of the same names,
+/// and with names that are the set's to give.
+fn template_of_set(spec: &Value) -> Cow<'_, Value> {
     let template = &spec["template"];
     let claims = meta::items_at(spec, &["volumeClaimTemplates"]);
-    if claims.is_empty() {
+    let named = ["hostname", "subdomain"].iter().any(|field| !text(template, &["spec", field]).is_empty());
+    if claims.is_empty() && !named {
         return Cow::Borrowed(template);
     }
-    let name = |claim: &Value| meta::name(claim).to_owned();
-    let volumes = meta::items_at(template, &["spec", "volumes"]).iter();
-    // A claim's volume takes the place of one of the same name in the template.
-    let others = volumes.filter(|volume| !claims.iter().any(|claim| name(claim) == text(volume, &["name"])));
-    let mut all: Vec<Value> = others.cloned().collect();
-    all.extend(
-        claims
-            .iter()
-            .map(|claim| json!({"name": meta::name(claim), "persistentVolumeClaim": {"claimName": meta::name(claim)}})),
-    );
     let mut template = template.clone();
-    meta::set(&mut template, &["spec", "volumes"], all);
+    for field in ["hostname", "subdomain"] {
+        meta::remove(&mut template, &["spec", field]);
+    }
+    let names: BTreeSet<&str> = claims.iter().map(meta::name).collect();
+    let volumes = meta::items_at(&template, &["spec", "volumes"]).iter();
+    let others = volumes.filter(|volume| !names.contains(text(volume, &["name"]))).cloned();
+    let of_claims = names.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    let all: Vec<Value> = of_claims.chain(others).collect();
+    if !all.is_empty() {
+        meta::set(&mut template, &["spec", "volumes"], all);
+    }
     Cow::Owned(template)
 }
 
 impl Strategy for Replicated {
     fn rules(&self) -> &Rules {
-        &Rules::WORKLOAD
+        /// The names of a set's Pods are host names, and begin with the set's.
+        const OF_SET: Rules = Rules { name: NameRule::Label, ..Rules::WORKLOAD };
+        if self.kind == Kind::StatefulSet { &OF_SET } else { &Rules::WORKLOAD }
     }
 
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = meta::at_mut(obj, &["spec", "template", "spec"]) {
             pod::default_spec(spec);
+        }
+        if self.kind == Kind::StatefulSet {
+            default_claims(obj);
         }
         if let Some((field, default)) = self.kind.rolling_update()
             && text(obj, &["spec", field, "type"]) == "RollingUpdate"
@@ -167,17 +201,37 @@ impl Strategy for Replicated {
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
         let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
-        validate_selector(spec, self.kind.word(), &path, &mut errors);
-        let template = template_with_claims(spec);
-        validate_template(template.as_ref(), &["Always"], &path.child("template"), &mut errors);
-        if let Some((field, _)) = self.kind.rolling_update() {
-            validate_rolling_update(&spec[field], self.kind, &path.child(field), &mut errors);
+        match self.kind {
+            Kind::Deployment | Kind::ReplicaSet => validate_sets(spec, &path, &mut errors),
+            Kind::DaemonSet => validate_daemon_set(spec, &path, &mut errors),
+            Kind::StatefulSet => validate_stateful_set(spec, &path, &mut errors),
         }
-        let deadline = meta::i64_at(spec, &["progressDeadlineSeconds"]);
-        let ready = meta::i64_at(spec, &["minReadySeconds"]).unwrap_or_default();
-        if let Some(deadline) = deadline.filter(|deadline| *deadline <= ready) {
-            let path = path.child("progressDeadlineSeconds");
-            errors.push(FieldError::invalid(&path, deadline, "must be greater than minReadySeconds"));
+        if self.kind == Kind::Deployment {
+            validate_deployment_strategy(&spec["strategy"], &path.child("strategy"), &mut errors);
+            let deadline = meta::i64_at(spec, &["progressDeadlineSeconds"]);
+            let ready = meta::i64_at(spec, &["minReadySeconds"]).unwrap_or_default();
+            if let Some(deadline) = deadline.filter(|deadline| *deadline <= ready) {
+                let path = path.child("progressDeadlineSeconds");
+                errors.push(FieldError::invalid(&path, deadline, "must be greater than minReadySeconds"));
+            }
+        }
+        errors
+    }
+
+    /// What a StatefulSet cannot change is not looked at again.
+    fn validate_create(&self, obj: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        if self.kind == Kind::StatefulSet {
+            let path = FieldPath::new("spec");
+            for (index, claim) in meta::items_at(obj, &["spec", "volumeClaimTemplates"]).iter().enumerate() {
+                let path = path.child("volumeClaimTemplates").index(index).child("spec");
+                claim::validate_spec(&claim["spec"], &path, &mut errors);
+            }
+            let service = text(obj, &["spec", "serviceName"]);
+            if !service.is_empty() {
+                let path = path.child("serviceName");
+                invalid_each(&path, service, names::dns1123_label(service), &mut errors);
+            }
         }
         errors
     }
@@ -196,44 +250,170 @@ impl Strategy for Replicated {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        template_warnings(new, old, &["spec", "template"])
+        let mut warnings = template_warnings(new, old, &["spec", "template"]);
+        let history = meta::i64_at(new, &["spec", "revisionHistoryLimit"]);
+        if self.kind == Kind::StatefulSet && history.is_some_and(|history| history < 0) {
+            let message = "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is \
+                           recommended";
+            warnings.push(message.to_owned());
+        }
+        warnings
     }
 }
 
-fn validate_rolling_update(strategy: &Value, kind: Kind, path: &FieldPath, errors: &mut FieldErrors) {
-    let rolling = meta::at(strategy, &["rollingUpdate"]);
-    let ty = text(strategy, &["type"]);
-    let path = path.child("rollingUpdate");
-    match (ty, rolling) {
+/// Deployments, and ReplicaSets, of which upstream's messages speak as of Deployments and the other way round.
+fn validate_sets(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    if meta::at(spec, &["selector"]).is_none() {
+        errors.push(FieldError::required(&path.child("selector"), ""));
+    }
+    let selector = read_selector(spec, path, errors);
+    validate_says_something(spec, "deployment", path, errors);
+    let Some(selector) = selector else {
+        let given = spec["selector"].clone();
+        errors.push(FieldError::invalid(&path.child("selector"), given, "invalid label selector"));
+        return;
+    };
+    if !selector.is_empty() {
+        validate_match(&selector, &spec["template"], path, errors);
+    }
+    validate_lasting_template(&spec["template"], "ReplicaSet", &path.child("template"), errors);
+}
+
+fn validate_daemon_set(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    if let Some(selector) = read_selector(spec, path, errors) {
+        validate_match(&selector, &spec["template"], path, errors);
+    }
+    validate_says_something(spec, "daemonset", path, errors);
+    validate_lasting_template(&spec["template"], "DaemonSet", &path.child("template"), errors);
+    let (strategy, path) = (&spec["updateStrategy"], path.child("updateStrategy"));
+    match text(strategy, &["type"]) {
+        "" | "OnDelete" => {}
+        "RollingUpdate" => {
+            let (rolling, path) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
+            for field in ["maxUnavailable", "maxSurge"] {
+                validate_amount(rolling.get(field), &path.child(field), errors);
+                not_above_all(rolling.get(field), &path.child(field), errors);
+            }
+            match ["maxUnavailable", "maxSurge"].map(|field| amount(rolling.get(field)) != 0) {
+                [true, true] => {
+                    let surge = rolling["maxSurge"].clone();
+                    let message = "may not be set when maxUnavailable is non-zero";
+                    errors.push(FieldError::invalid(&path.child("maxSurge"), surge, message));
+                }
+                [false, false] => {
+                    let message = "cannot be 0 when maxSurge is 0";
+                    errors.push(FieldError::required(&path.child("maxUnavailable"), message));
+                }
+                _ => {}
+            }
+        }
+        _ => errors.push(FieldError::not_supported(&path, strategy.clone(), &["RollingUpdate", "OnDelete"])),
+    }
+}
+
+fn validate_deployment_strategy(strategy: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let rolling_path = path.child("rollingUpdate");
+    match (text(strategy, &["type"]), meta::at(strategy, &["rollingUpdate"])) {
+        ("", _) | ("Recreate", None) => {}
         ("Recreate", Some(_)) => {
             let message = "may not be specified when strategy `type` is 'Recreate'";
-            errors.push(FieldError::forbidden(&path, message));
-            return;
+            errors.push(FieldError::forbidden(&rolling_path, message));
         }
-        ("RollingUpdate", Some(_)) => {}
-        _ => return,
-    }
-    let amounts = ["maxUnavailable", "maxSurge"].map(|field| {
-        let value = meta::at(strategy, &["rollingUpdate", field]);
-        validate_amount(value, &path.child(field), errors);
-        value.is_none_or(is_zero)
-    });
-    if amounts == [true, true] && kind != Kind::StatefulSet {
-        let message = if kind == Kind::Deployment {
-            "may not be 0 when `maxSurge` is 0"
-        } else {
-            "cannot be 0 when maxSurge is 0"
-        };
-        let value = meta::at(strategy, &["rollingUpdate", "maxUnavailable"]).cloned().unwrap_or(Value::from(0));
-        errors.push(FieldError::invalid(&path.child("maxUnavailable"), value, message));
+        ("RollingUpdate", rolling) => {
+            let value = |field: &str| rolling.and_then(|rolling| rolling.get(field));
+            for field in ["maxUnavailable", "maxSurge"] {
+                validate_amount(value(field), &rolling_path.child(field), errors);
+            }
+            let path = rolling_path.child("maxUnavailable");
+            if amount(value("maxUnavailable")) == 0 && amount(value("maxSurge")) == 0 {
+                let given = value("maxUnavailable").cloned().unwrap_or_default();
+                errors.push(FieldError::invalid(&path, given, "may not be 0 when `maxSurge` is 0"));
+            }
+            not_above_all(value("maxUnavailable"), &path, errors);
+        }
+        _ => errors.push(FieldError::not_supported(path, strategy.clone(), &["Recreate", "RollingUpdate"])),
     }
 }
 
-fn is_zero(value: &Value) -> bool {
+fn validate_stateful_set(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    const POLICIES: [&str; 2] = ["Retain", "Delete"];
+    let management = text(spec, &["podManagementPolicy"]);
+    if !matches!(management, "" | "OrderedReady" | "Parallel") {
+        let message = "must be 'OrderedReady' or 'Parallel'";
+        errors.push(FieldError::invalid(&path.child("podManagementPolicy"), management, message));
+    }
+    validate_set_strategy(&spec["updateStrategy"], &path.child("updateStrategy"), errors);
+    for field in ["whenDeleted", "whenScaled"] {
+        let policy = text(spec, &["persistentVolumeClaimRetentionPolicy", field]);
+        if !policy.is_empty() && !POLICIES.contains(&policy) {
+            let path = path.child("persistentVolumeClaimRetentionPolicy").child(field);
+            errors.push(FieldError::not_supported(&path, policy, &POLICIES));
+        }
+    }
+    if meta::at(spec, &["selector"]).is_none() {
+        errors.push(FieldError::required(&path.child("selector"), ""));
+    }
+    let selector = read_selector(spec, path, errors);
+    validate_says_something(spec, "statefulset", path, errors);
+    let template_path = path.child("template");
+    if let Some(selector) = selector {
+        if !selector.is_empty() {
+            validate_match(&selector, &spec["template"], path, errors);
+        }
+        let template = template_of_set(spec);
+        validate_template(&template, &template_path, errors);
+        // Upstream looks at the metadata a second time.
+        validate_template_metadata(&template, &template_path, errors);
+    } else {
+        errors.push(FieldError::invalid(&path.child("selector"), spec["selector"].clone(), ""));
+    }
+    validate_lasting(&spec["template"], "StatefulSet", &template_path, errors);
+}
+
+fn validate_set_strategy(strategy: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let rolling = meta::at(strategy, &["rollingUpdate"]);
+    let rolling_path = path.child("rollingUpdate");
+    match text(strategy, &["type"]) {
+        "OnDelete" => {
+            if let Some(rolling) = rolling {
+                let message = "only allowed for updateStrategy 'RollingUpdate'";
+                errors.push(FieldError::invalid(&rolling_path, rolling.clone(), message));
+            }
+        }
+        "RollingUpdate" => {
+            let path = rolling_path.child("maxUnavailable");
+            if let Some(most) = rolling.and_then(|rolling| meta::at(rolling, &["maxUnavailable"])) {
+                validate_amount(Some(most), &path, errors);
+                if amount(Some(most)) == 0 {
+                    errors.push(FieldError::invalid(&path, most.clone(), "cannot be 0"));
+                }
+                not_above_all(Some(most), &path, errors);
+            }
+        }
+        "" => {}
+        _ => {
+            let message = "must be 'RollingUpdate' or 'OnDelete'";
+            errors.push(FieldError::invalid(path, strategy.clone(), message));
+        }
+    }
+}
+
+/// The number of a count or of a percentage; zero where there is neither.
+fn amount(value: Option<&Value>) -> i64 {
     match value {
-        Value::Number(number) => number.as_i64() == Some(0),
-        Value::String(text) => text.trim_end_matches('%').parse::<i64>() == Ok(0),
-        _ => false,
+        Some(Value::Number(number)) => number.as_i64().unwrap_or_default(),
+        Some(Value::String(given)) => given.strip_suffix('%').unwrap_or(given).parse().unwrap_or_default(),
+        _ => 0,
+    }
+}
+
+/// Errors when a percentage is of more than there is.
+pub(super) fn not_above_all(value: Option<&Value>, path: &FieldPath, errors: &mut FieldErrors) {
+    if let Some(Value::String(given)) = value
+        && names::percent(given).is_empty()
+        && given.strip_suffix('%').and_then(|digits| digits.parse::<i64>().ok()).is_none_or(|percent| percent > 100)
+    {
+        errors.push(FieldError::invalid(path, given.as_str(), "must not be greater than 100%"));
     }
 }
 
@@ -267,7 +447,10 @@ fn validate_stateful_set_update(new: &Value, old: &Value, errors: &mut FieldErro
         let fixed = fields.filter(|(key, _)| !CHANGEABLE.contains(&key.as_str()));
         fixed.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
     };
-    if fixed(new) != fixed(old) {
+    // Objects that were stored before these defaults were may be changed too.
+    let mut old = old.clone();
+    default_claims(&mut old);
+    if fixed(new) != fixed(&old) {
         let message = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
                        'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
                        'minReadySeconds' are forbidden";
@@ -299,20 +482,21 @@ impl Strategy for ReplicationController {
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
         let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
+        let template = meta::at(spec, &["template"]);
         let selector = meta::at(spec, &["selector"]).and_then(Value::as_object);
-        match selector.filter(|selector| !selector.is_empty()) {
-            None => errors.push(FieldError::required(&path.child("selector"), "")),
-            Some(selector) if !LabelSelector::from_map(selector).matches(meta::labels(&spec["template"])) => {
-                let labels = meta::at(spec, &["template", "metadata", "labels"]).cloned().unwrap_or(json!({}));
-                let path = path.child("template").child("metadata").child("labels");
-                errors.push(FieldError::invalid(&path, labels, "`selector` does not match template `labels`"));
+        match (selector, template) {
+            (None, _) => errors.push(FieldError::required(&path.child("selector"), "")),
+            (Some(selector), Some(template)) => {
+                validate_match(&LabelSelector::from_map(selector), template, &path, &mut errors);
             }
-            Some(_) => {}
+            (Some(_), None) => {}
         }
-        if meta::at(spec, &["template"]).is_none() {
-            errors.push(FieldError::required(&path.child("template"), ""));
-        } else {
-            validate_template(&spec["template"], &["Always"], &path.child("template"), &mut errors);
+        match template {
+            None => errors.push(FieldError::required(&path.child("template"), "")),
+            Some(template) => {
+                let path = path.child("template");
+                validate_lasting_template(template, "ReplicationController", &path, &mut errors);
+            }
         }
         errors
     }
@@ -338,8 +522,36 @@ impl Strategy for PodTemplate {
 
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
-        let policies = ["Always", "Never", "OnFailure"];
-        validate_template(&obj["template"], &policies, &FieldPath::new("template"), &mut errors);
+        validate_template(&obj["template"], &FieldPath::new("template"), &mut errors);
+        errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(new, old, &["template"])
+    }
+}
+
+/// What a controller keeps of an earlier state: an object that does not change.
+#[derive(Debug)]
+pub(super) struct ControllerRevision;
+
+impl Strategy for ControllerRevision {
+    fn rules(&self) -> &Rules {
+        &Rules::PLAIN
+    }
+
+    fn validate_create(&self, obj: &Value) -> FieldErrors {
+        let message = match meta::at(obj, &["data"]) {
+            Some(Value::Object(_)) => return FieldErrors::new(),
+            Some(_) => "data must be a valid JSON object",
+            None => "data is mandatory",
+        };
+        vec![FieldError::required(&FieldPath::new("data"), message)]
+    }
+
+    fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        immutable(new, old, &["data"], &mut errors);
         errors
     }
 }

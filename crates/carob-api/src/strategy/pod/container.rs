@@ -1,26 +1,25 @@
-//! Containers of every sort (kubernetes pkg/apis/core/validation: validateContainerCommon and its callers).
+//! Containers of every sort (kubernetes pkg/apis/core/validation: validateContainers and its siblings).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{probe, resources};
+use super::{
+    env, mount, probe, resources, security,
+    shared::{require, require_name, text},
+};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta, names,
 };
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sort {
-    Init,
-    App,
-    Ephemeral,
-}
-
 /// What the checks of one container need to know of its Pod.
 pub(super) struct Surroundings<'a> {
-    pub(super) volumes: BTreeSet<&'a str>,
-    pub(super) host_network: bool,
+    /// The volumes that have no mistakes, by name.
+    pub(super) volumes: BTreeMap<&'a str, &'a Value>,
+    /// Names of resourceClaims.
+    pub(super) claims: BTreeSet<&'a str>,
+    pub(super) restart_policy: &'a str,
     /// The Pod is in the host's user namespace.
     pub(super) host_users: bool,
     /// terminationGracePeriodSeconds.
@@ -28,92 +27,166 @@ pub(super) struct Surroundings<'a> {
 }
 
 /// Fields that an ephemeral container may not have.
-const NOT_FOR_EPHEMERAL: [&str; 7] =
-    ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy", "restartPolicyRules"];
-/// What an environment variable may take from its Pod.
-const ENV_FIELD_PATHS: [&str; 9] = [
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-    "spec.nodeName",
-    "spec.serviceAccountName",
-    "status.hostIP",
-    "status.hostIPs",
-    "status.podIP",
-    "status.podIPs",
+const NOT_FOR_EPHEMERAL: [&str; 9] = [
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
 ];
+const CONTAINERS: &str = "containers";
+const INIT_CONTAINERS: &str = "initContainers";
+const EPHEMERAL_CONTAINERS: &str = "ephemeralContainers";
 
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    meta::str_at(value, &[field]).unwrap_or_default()
+pub(super) fn validate_all(spec: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
+    validate_apps(spec, around, &path.child(CONTAINERS), errors);
+    validate_inits(spec, around, &path.child(INIT_CONTAINERS), errors);
+    validate_ephemerals(spec, around, &path.child(EPHEMERAL_CONTAINERS), errors);
 }
 
-pub(super) fn validate(
-    container: &Value,
-    sort: Sort,
-    around: &Surroundings<'_>,
-    path: &FieldPath,
-    errors: &mut FieldErrors,
-) {
-    validate_name_and_image(container, path, errors);
-    validate_ports(container, around.host_network, &path.child("ports"), errors);
-    validate_env(container, path, errors);
-    validate_mounts(container, around, path, errors);
-    if let Some(own) = meta::at(container, &["resources"]) {
-        if sort == Sort::Ephemeral && own.as_object().is_some_and(|own| !own.is_empty()) {
-            let message = "cannot be set for an Ephemeral Container";
-            errors.push(FieldError::forbidden(&path.child("resources"), message));
-        } else {
-            resources::validate(own, &path.child("resources"), errors);
+fn duplicate_name(name: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    errors.push(FieldError::duplicate(&path.child("name"), name));
+}
+
+fn validate_apps(spec: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
+    let containers = meta::items_at(spec, &[CONTAINERS]);
+    if containers.is_empty() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for (index, container) in containers.iter().enumerate() {
+        let path = path.index(index);
+        validate_common(container, around, &path, errors);
+        let name = text(container, "name");
+        if !seen.insert(name) {
+            duplicate_name(name, &path, errors);
+        }
+        validate_probes(container, around, &path, errors);
+        validate_restart(container, &path, errors);
+    }
+    let mut ports = BTreeSet::new();
+    for (index, container) in containers.iter().enumerate() {
+        validate_host_ports(container, &mut ports, &path.index(index), errors);
+    }
+}
+
+/// An init container runs to its end before the next starts, unless it is a sidecar.
+fn validate_inits(spec: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
+    let mut seen: BTreeSet<&str> = meta::items_at(spec, &[CONTAINERS]).iter().map(|c| text(c, "name")).collect();
+    for (index, container) in meta::items_at(spec, &[INIT_CONTAINERS]).iter().enumerate() {
+        let list = path;
+        let path = path.index(index);
+        validate_common(container, around, &path, errors);
+        validate_restart(container, &path, errors);
+        let name = text(container, "name");
+        if seen.contains(name) {
+            duplicate_name(name, &path, errors);
+        } else if !name.is_empty() {
+            seen.insert(name);
+        }
+        // Upstream looks at each alone, so the path is always the first's.
+        validate_host_ports(container, &mut BTreeSet::new(), &list.index(0), errors);
+        if text(container, "restartPolicy") == "Always" {
+            validate_probes(container, around, &path, errors);
+            continue;
+        }
+        for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+            if meta::at(container, &[field]).is_some() {
+                let message = "may not be set for init containers without restartPolicy=Always";
+                errors.push(FieldError::forbidden(&path.child(field), message));
+            }
+        }
+        for (index, policy) in meta::items_at(container, &["resizePolicy"]).iter().enumerate() {
+            if text(policy, "restartPolicy") == "RestartContainer" {
+                let path = path.child("resizePolicy").index(index).child("restartPolicy");
+                let message = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+                errors.push(FieldError::invalid(&path, "RestartContainer", message));
+            }
         }
     }
-    if let Some(context) = meta::at(container, &["securityContext"]) {
-        validate_security_context(context, around.host_users, &path.child("securityContext"), errors);
-    }
-    match sort {
-        Sort::App => {
-            validate_restart(container, path, errors);
-            validate_probes(container, around, path, errors);
+}
+
+fn validate_ephemerals(spec: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
+    const MESSAGE: &str = "cannot be set for an Ephemeral Container";
+    let others = [CONTAINERS, INIT_CONTAINERS].map(|list| meta::items_at(spec, &[list]));
+    let others: BTreeSet<&str> = others.into_iter().flatten().map(|c| text(c, "name")).collect();
+    let mut seen = others.clone();
+    for (index, container) in meta::items_at(spec, &[EPHEMERAL_CONTAINERS]).iter().enumerate() {
+        let path = path.index(index);
+        validate_common(container, around, &path, errors);
+        validate_image_of_pod(container, &path, errors);
+        let name = text(container, "name");
+        if !seen.insert(name) {
+            duplicate_name(name, &path, errors);
         }
-        Sort::Init => validate_init(container, around, path, errors),
-        Sort::Ephemeral => {
-            for field in NOT_FOR_EPHEMERAL {
-                if meta::at(container, &[field]).is_some() {
-                    let message = "cannot be set for an Ephemeral Container";
-                    errors.push(FieldError::forbidden(&path.child(field), message));
+        let target = text(container, "targetContainerName");
+        if !target.is_empty() && !others.contains(target) {
+            errors.push(FieldError::not_found(&path.child("targetContainerName"), target));
+        }
+        for field in NOT_FOR_EPHEMERAL {
+            let given = meta::at(container, &[field]);
+            let default = field == "resources" && given.and_then(Value::as_object).is_some_and(|it| it.is_empty());
+            if given.is_some() && !default {
+                errors.push(FieldError::forbidden(&path.child(field), MESSAGE));
+            }
+        }
+        for (index, mount) in meta::items_at(container, &["volumeMounts"]).iter().enumerate() {
+            for field in ["subPath", "subPathExpr"] {
+                if !text(mount, field).is_empty() {
+                    let path = path.child("volumeMounts").index(index).child(field);
+                    errors.push(FieldError::forbidden(&path, MESSAGE));
                 }
             }
         }
     }
 }
 
-fn validate_name_and_image(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    match text(container, "name") {
-        "" => errors.push(FieldError::required(&path.child("name"), "")),
-        name => {
-            for message in names::dns1123_label(name) {
-                errors.push(FieldError::invalid(&path.child("name"), name, message));
-            }
-        }
-    }
+/// What holds for Pods but not for templates.
+pub(super) fn validate_image_of_pod(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let image = text(container, "image");
-    if image.is_empty() {
-        errors.push(FieldError::required(&path.child("image"), ""));
-    } else if image != image.trim() {
+    if image != image.trim() {
         errors.push(FieldError::invalid(&path.child("image"), image, "must not have leading or trailing whitespace"));
     }
 }
 
-/// An init container runs to its end before the next starts, unless it is a sidecar.
-fn validate_init(container: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
-    validate_restart(container, path, errors);
-    if text(container, "restartPolicy") == "Always" {
-        validate_probes(container, around, path, errors);
-        return;
+fn validate_common(container: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
+    require_name(container, "name", names::dns1123_label, path, errors);
+    require(container, "image", path, errors);
+    validate_ports(container, &path.child("ports"), errors);
+    env::validate(container, path, errors);
+    mount::validate(container, &around.volumes, path, errors);
+    if let Some(own) = meta::at(container, &["resources"]) {
+        resources::validate_of_container(own, &around.claims, &path.child("resources"), errors);
     }
-    for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
-        if meta::at(container, &[field]).is_some() {
-            let message = "may not be set for init containers without restartPolicy=Always";
-            errors.push(FieldError::forbidden(&path.child(field), message));
+    validate_resize(container, around.restart_policy, &path.child("resizePolicy"), errors);
+    if let Some(context) = meta::at(container, &["securityContext"]) {
+        security::validate_of_container(context, around.host_users, &path.child("securityContext"), errors);
+    }
+}
+
+/// What a change of resources does to the container. All errors are at the list.
+fn validate_resize(container: &Value, pod_restarts: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    let mut seen = BTreeSet::new();
+    for (index, policy) in meta::items_at(container, &["resizePolicy"]).iter().enumerate() {
+        let (resource, restart) = (text(policy, "resourceName"), text(policy, "restartPolicy"));
+        if !seen.insert(resource) {
+            errors.push(FieldError::duplicate(&path.index(index), resource));
+        }
+        for (value, supported) in [(resource, ["cpu", "memory"]), (restart, ["NotRequired", "RestartContainer"])] {
+            if value.is_empty() {
+                errors.push(FieldError::required(path, ""));
+            } else if !supported.contains(&value) {
+                errors.push(FieldError::not_supported(path, value, &supported));
+            }
+        }
+        if pod_restarts == "Never" && restart != "NotRequired" {
+            let message = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
+            errors.push(FieldError::invalid(path, restart, message));
         }
     }
 }
@@ -123,13 +196,18 @@ fn validate_restart(container: &Value, path: &FieldPath, errors: &mut FieldError
     /// Rules of one container, and exit codes of one rule.
     const RULES_MAX: usize = 20;
     const CODES_MAX: usize = 255;
-    let (policy, rules) = (text(container, "restartPolicy"), meta::items_at(container, &["restartPolicyRules"]));
+    const POLICIES: [&str; 3] = ["Always", "Never", "OnFailure"];
+    let (policy, rules) =
+        (meta::str_at(container, &["restartPolicy"]), meta::items_at(container, &["restartPolicyRules"]));
     let policy_path = path.child("restartPolicy");
-    if policy.is_empty() && !rules.is_empty() {
-        errors.push(FieldError::required(&policy_path, "must specify restartPolicy when restart rules are used"));
-    }
-    if !policy.is_empty() && !matches!(policy, "Always" | "Never" | "OnFailure") {
-        errors.push(FieldError::not_supported(&policy_path, policy, &["Always", "Never", "OnFailure"]));
+    match policy {
+        None if !rules.is_empty() => {
+            errors.push(FieldError::required(&policy_path, "must specify restartPolicy when restart rules are used"));
+        }
+        Some(policy) if !POLICIES.contains(&policy) => {
+            errors.push(FieldError::not_supported(&policy_path, policy, &POLICIES));
+        }
+        _ => {}
     }
     if rules.len() > RULES_MAX {
         errors.push(FieldError::too_many(&path.child("restartPolicyRules"), Some(rules.len()), RULES_MAX));
@@ -141,11 +219,11 @@ fn validate_restart(container: &Value, path: &FieldPath, errors: &mut FieldError
             let known = &["Restart", "RestartAllContainers"];
             errors.push(FieldError::not_supported(&path.child("action"), action, known));
         }
+        let path = path.child("exitCodes");
         let Some(codes) = meta::at(rule, &["exitCodes"]) else {
-            errors.push(FieldError::required(&path.child("exitCodes"), "must be specified"));
+            errors.push(FieldError::required(&path, "must be specified"));
             continue;
         };
-        let path = path.child("exitCodes");
         let operator = text(codes, "operator");
         if !matches!(operator, "In" | "NotIn") {
             errors.push(FieldError::not_supported(&path.child("operator"), operator, &["In", "NotIn"]));
@@ -158,6 +236,12 @@ fn validate_restart(container: &Value, path: &FieldPath, errors: &mut FieldError
 }
 
 fn validate_probes(container: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
+    for field in ["postStart", "preStop"] {
+        if let Some(handler) = meta::at(container, &["lifecycle", field]) {
+            let path = path.child("lifecycle").child(field);
+            probe::validate_lifecycle_handler(handler, around.grace_seconds, &path, errors);
+        }
+    }
     for (field, kind) in [
         ("livenessProbe", probe::Kind::Liveness),
         ("readinessProbe", probe::Kind::Readiness),
@@ -167,15 +251,9 @@ fn validate_probes(container: &Value, around: &Surroundings<'_>, path: &FieldPat
             probe::validate(given, kind, &path.child(field), errors);
         }
     }
-    for field in ["postStart", "preStop"] {
-        if let Some(handler) = meta::at(container, &["lifecycle", field]) {
-            let path = path.child("lifecycle").child(field);
-            probe::validate_lifecycle_handler(handler, around.grace_seconds, &path, errors);
-        }
-    }
 }
 
-fn validate_ports(container: &Value, host_network: bool, path: &FieldPath, errors: &mut FieldErrors) {
+fn validate_ports(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let mut seen = BTreeSet::new();
     for (index, port) in meta::items_at(container, &["ports"]).iter().enumerate() {
         let path = path.index(index);
@@ -189,223 +267,27 @@ fn validate_ports(container: &Value, host_network: bool, path: &FieldPath, error
                 errors.push(FieldError::invalid(&path.child("name"), name, message));
             }
         }
-        let number = meta::i64_at(port, &["containerPort"]).unwrap_or_default();
-        let host_port = meta::i64_at(port, &["hostPort"]).unwrap_or_default();
-        if number == 0 {
+        let number = |field| meta::i64_at(port, &[field]).unwrap_or_default();
+        if number("containerPort") == 0 {
             errors.push(FieldError::required(&path.child("containerPort"), ""));
-        } else {
-            for message in names::port_number(number) {
-                errors.push(FieldError::invalid(&path.child("containerPort"), number, message));
-            }
         }
-        if host_port != 0 {
-            for message in names::port_number(host_port) {
-                errors.push(FieldError::invalid(&path.child("hostPort"), host_port, message));
-            }
-        }
-        if host_network && host_port != number {
-            let message = "must match `hostPort` when `hostNetwork` is true";
-            errors.push(FieldError::invalid(&path.child("containerPort"), number, message));
-        }
-        if text(port, "protocol").is_empty() {
-            errors.push(FieldError::required(&path.child("protocol"), ""));
-        }
-    }
-}
-
-fn validate_env(container: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    for (index, env) in meta::items_at(container, &["env"]).iter().enumerate() {
-        let path = path.child("env").index(index);
-        let name = text(env, "name");
-        if name.is_empty() {
-            errors.push(FieldError::required(&path.child("name"), ""));
-        } else {
-            for message in names::env_var_name(name) {
-                errors.push(FieldError::invalid(&path.child("name"), name, message));
-            }
-        }
-        if let Some(source) = meta::at(env, &["valueFrom"]) {
-            validate_env_source(env, source, &path.child("valueFrom"), errors);
-        }
-    }
-    for (index, source) in meta::items_at(container, &["envFrom"]).iter().enumerate() {
-        let path = path.child("envFrom").index(index);
-        let given: Vec<&str> =
-            ["configMapRef", "secretRef"].into_iter().filter(|f| meta::at(source, &[f]).is_some()).collect();
-        match given[..] {
-            [] => errors.push(FieldError::invalid(&path, "", "must specify one of: `configMapRef` or `secretRef`")),
-            [field] => {
-                if meta::str_at(source, &[field, "name"]).is_none_or(str::is_empty) {
-                    errors.push(FieldError::required(&path.child(field).child("name"), ""));
-                }
-            }
-            _ => errors.push(FieldError::invalid(&path, "", "may not have more than one field specified at a time")),
-        }
-    }
-}
-
-fn validate_env_source(env: &Value, source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    const SOURCES: [&str; 5] = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
-    let given: Vec<&str> = SOURCES.into_iter().filter(|f| meta::at(source, &[f]).is_some()).collect();
-    match given[..] {
-        [] => {
-            let message = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
-            errors.push(FieldError::invalid(path, "", message));
-        }
-        [_] if !text(env, "value").is_empty() => {
-            errors.push(FieldError::invalid(path, "", "may not be specified when `value` is not empty"));
-        }
-        [field] => validate_one_env_source(field, &source[field], &path.child(field), errors),
-        _ => errors.push(FieldError::invalid(path, "", "may not have more than one field specified at a time")),
-    }
-}
-
-fn validate_one_env_source(field: &str, source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    match field {
-        "fieldRef" => validate_field_ref(source, &ENV_FIELD_PATHS, path, errors),
-        "resourceFieldRef" if text(source, "resource").is_empty() => {
-            errors.push(FieldError::required(&path.child("resource"), ""));
-        }
-        "configMapKeyRef" | "secretKeyRef" => {
-            if text(source, "name").is_empty() {
-                errors.push(FieldError::required(&path.child("name"), ""));
-            }
-            match text(source, "key") {
-                "" => errors.push(FieldError::required(&path.child("key"), "")),
-                key => {
-                    for message in names::config_map_key(key) {
-                        errors.push(FieldError::invalid(&path.child("key"), key, message));
-                    }
+        for (field, number) in ["containerPort", "hostPort"].map(|field| (field, number(field))) {
+            if number != 0 {
+                for message in names::port_number(number) {
+                    errors.push(FieldError::invalid(&path.child(field), number, message));
                 }
             }
         }
-        "fileKeyRef" => validate_file_key(source, path, errors),
-        _ => {}
     }
 }
 
-/// A variable of a file in a volume. Which volumes there are is the Pod's to know.
-fn validate_file_key(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    match text(source, "key") {
-        "" => errors.push(FieldError::required(&path.child("key"), "")),
-        key => {
-            for message in names::env_var_name(key) {
-                errors.push(FieldError::invalid(&path.child("key"), key, message));
-            }
+/// Two containers of a Pod cannot have the same port of the host. Init containers run at other times.
+fn validate_host_ports(container: &Value, seen: &mut BTreeSet<String>, path: &FieldPath, errors: &mut FieldErrors) {
+    for (index, port) in meta::items_at(container, &["ports"]).iter().enumerate() {
+        let number = meta::i64_at(port, &["hostPort"]).unwrap_or_default();
+        let key = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
+        if number != 0 && !seen.insert(key.clone()) {
+            errors.push(FieldError::duplicate(&path.child("ports").index(index).child("hostPort"), key));
         }
-    }
-    match text(source, "volumeName") {
-        "" => errors.push(FieldError::required(&path.child("volumeName"), "")),
-        name => {
-            for message in names::dns1123_label(name) {
-                errors.push(FieldError::invalid(&path.child("volumeName"), name, message));
-            }
-        }
-    }
-    match text(source, "path") {
-        "" => errors.push(FieldError::required(&path.child("path"), "")),
-        given => validate_relative_path(given, &path.child("path"), errors),
-    }
-}
-
-/// A reference to a field of the Pod itself. `supported` are the plain paths; keyed labels and annotations are known.
-pub(super) fn validate_field_ref(source: &Value, supported: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
-    let field = text(source, "fieldPath");
-    let path = path.child("fieldPath");
-    if field.is_empty() {
-        errors.push(FieldError::required(&path, ""));
-        return;
-    }
-    let keyed = ["metadata.labels['", "metadata.annotations['"].into_iter().find_map(|p| field.strip_prefix(p));
-    if let Some(key) = keyed.and_then(|rest| rest.strip_suffix("']")) {
-        for message in names::qualified_name(&key.to_lowercase()) {
-            errors.push(FieldError::invalid(&path, field, message));
-        }
-    } else if !supported.contains(&field) {
-        errors.push(FieldError::not_supported(&path, field, supported));
-    }
-}
-
-fn validate_mounts(container: &Value, around: &Surroundings<'_>, path: &FieldPath, errors: &mut FieldErrors) {
-    let privileged = meta::bool_at(container, &["securityContext", "privileged"]) == Some(true);
-    let mut targets = BTreeSet::new();
-    for (index, mount) in meta::items_at(container, &["volumeMounts"]).iter().enumerate() {
-        let path = path.child("volumeMounts").index(index);
-        match text(mount, "name") {
-            "" => errors.push(FieldError::required(&path.child("name"), "")),
-            name if !around.volumes.contains(name) => {
-                errors.push(FieldError::not_found(&path.child("name"), name));
-            }
-            _ => {}
-        }
-        let target = text(mount, "mountPath");
-        if target.is_empty() {
-            errors.push(FieldError::required(&path.child("mountPath"), ""));
-        } else if !targets.insert(target) {
-            errors.push(FieldError::invalid(&path.child("mountPath"), target, "must be unique"));
-        }
-        for field in ["subPath", "subPathExpr"] {
-            validate_relative_path(text(mount, field), &path.child(field), errors);
-        }
-        if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
-            let message = "subPathExpr and subPath are mutually exclusive";
-            errors.push(FieldError::invalid(&path.child("subPathExpr"), text(mount, "subPathExpr"), message));
-        }
-        if text(mount, "mountPropagation") == "Bidirectional" && !privileged {
-            let message = "Bidirectional mount propagation is available only to privileged containers";
-            errors.push(FieldError::forbidden(&path.child("mountPropagation"), message));
-        }
-    }
-}
-
-/// A path inside a volume: not absolute, no way up. Empty is allowed.
-pub(super) fn validate_relative_path(value: &str, path: &FieldPath, errors: &mut FieldErrors) {
-    if value.starts_with('/') {
-        errors.push(FieldError::invalid(path, value, "must be a relative path"));
-    }
-    if value.split('/').any(|part| part == "..") {
-        errors.push(FieldError::invalid(path, value, "must not contain '..'"));
-    }
-}
-
-fn validate_security_context(context: &Value, host_users: bool, path: &FieldPath, errors: &mut FieldErrors) {
-    if text(context, "procMount") == "Unmasked" && host_users {
-        let message = "`hostUsers` must be false to use `Unmasked`";
-        errors.push(FieldError::invalid(&path.child("procMount"), "Unmasked", message));
-    }
-    if let Some(profile) = meta::at(context, &["seccompProfile"]) {
-        validate_profile(profile, "seccomp", &path.child("seccompProfile"), errors);
-    }
-    if let Some(profile) = meta::at(context, &["appArmorProfile"]) {
-        validate_profile(profile, "AppArmor", &path.child("appArmorProfile"), errors);
-    }
-    if meta::bool_at(context, &["allowPrivilegeEscalation"]) == Some(false) {
-        if meta::bool_at(context, &["privileged"]) == Some(true) {
-            let message = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.push(FieldError::invalid(path, context.clone(), message));
-        }
-        if meta::items_at(context, &["capabilities", "add"]).iter().any(|c| c.as_str() == Some("CAP_SYS_ADMIN")) {
-            let message = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(FieldError::invalid(path, context.clone(), message));
-        }
-    }
-}
-
-/// A seccomp or AppArmor profile: a file exactly when the type is Localhost.
-pub(super) fn validate_profile(profile: &Value, what: &str, path: &FieldPath, errors: &mut FieldErrors) {
-    let file = meta::str_at(profile, &["localhostProfile"]);
-    let file_path = path.child("localhostProfile");
-    match (text(profile, "type"), file) {
-        ("", _) => errors.push(FieldError::required(&path.child("type"), "type is required when profile is set")),
-        ("Localhost", None) => {
-            let message = format!("must be set when {what} type is Localhost");
-            errors.push(FieldError::required(&file_path, message));
-        }
-        ("Localhost", Some(file)) => validate_relative_path(file, &file_path, errors),
-        (_, Some(file)) => {
-            let message = format!("can only be set when {what} type is Localhost");
-            errors.push(FieldError::invalid(&file_path, file, message));
-        }
-        (_, None) => {}
     }
 }

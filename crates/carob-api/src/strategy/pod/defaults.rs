@@ -1,9 +1,12 @@
 //! Defaults that depend on other fields (kubernetes pkg/apis/core/v1/defaults.go).
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{CONTAINER_LISTS, resources};
-use crate::meta;
+use crate::{
+    meta,
+    pod::{is_pod_level, value},
+};
 
 /// Defaults of Pods only: templates keep what the user wrote.
 pub(super) fn default_pod(pod: &mut Value) {
@@ -14,19 +17,17 @@ pub(super) fn default_pod(pod: &mut Value) {
     if meta::i64_at(spec, &["terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0) {
         meta::set(spec, &["terminationGracePeriodSeconds"], 1);
     }
-    let Value::Object(spec) = spec else { return };
-    spec.entry("enableServiceLinks").or_insert(Value::Bool(true));
+    meta::map_mut(spec, &[]).entry("enableServiceLinks").or_insert(Value::Bool(true));
+    let on_host = meta::bool_at(spec, &["hostNetwork"]) == Some(true);
     for list in ["initContainers", "containers"] {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+        for container in meta::at_mut(spec, &[list]).and_then(Value::as_array_mut).into_iter().flatten() {
             requests_from_limits(container);
+            if on_host {
+                host_ports(container);
+            }
         }
     }
-    default_pod_requests(spec);
-    if spec.get("hostNetwork").and_then(Value::as_bool) == Some(true) {
-        for list in ["initContainers", "containers"] {
-            spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().for_each(host_ports);
-        }
-    }
+    default_pod_resources(spec);
 }
 
 /// status.podIP is the first of podIPs; where both are given and differ, the old field counts, since only an old node
@@ -96,16 +97,35 @@ fn requests_from_limits(container: &mut Value) {
     }
 }
 
-/// A Pod with limits of its own asks for what its containers ask for, or else for its limits.
-fn default_pod_requests(spec: &mut Map<String, Value>) {
-    let limits = spec.get("resources").and_then(|r| r.get("limits")).and_then(Value::as_object);
-    let Some(limits) = limits.filter(|limits| !limits.is_empty()).cloned() else { return };
-    let sums = resources::sum_of_requests(spec.get("containers").and_then(Value::as_array));
-    let Some(Value::Object(own)) = spec.get_mut("resources") else { return };
-    let Some(requests) = own.entry("requests").or_insert_with(|| json!({})).as_object_mut() else { return };
-    for (name, limit) in limits {
-        let sum = sums.get(name.as_str()).map(|sum| Value::from(sum.to_string()));
-        requests.entry(name).or_insert_with(|| sum.unwrap_or(limit));
+/// A Pod with limits of its own asks for what its containers ask for, or else for its limits. Huge pages that containers may take
+/// are its limit too.
+fn default_pod_resources(spec: &mut Value) {
+    let listed = |spec: &Value, which: &str| {
+        meta::at(spec, &["resources", which]).and_then(Value::as_object).cloned().unwrap_or_default()
+    };
+    let (mut limits, mut requests) = (listed(spec, "limits"), listed(spec, "requests"));
+    if limits.is_empty() && requests.is_empty() {
+        return;
+    }
+    for (name, sum) in value::of_containers(spec, "limits") {
+        if is_pod_level(&name) && !resources::may_overcommit(&name) && !requests.contains_key(&name) {
+            limits.entry(name).or_insert_with(|| sum.to_string().into());
+        }
+    }
+    if !limits.is_empty() {
+        for (name, sum) in value::of_containers(spec, "requests") {
+            if is_pod_level(&name) && resources::may_overcommit(&name) {
+                requests.entry(name).or_insert_with(|| sum.to_string().into());
+            }
+        }
+        for (name, limit) in limits.iter().filter(|(name, _)| is_pod_level(name)) {
+            requests.entry(name.clone()).or_insert_with(|| limit.clone());
+        }
+    }
+    for (field, list) in [("limits", limits), ("requests", requests)] {
+        if !list.is_empty() {
+            meta::set(spec, &["resources", field], list);
+        }
     }
 }
 

@@ -1,10 +1,19 @@
 //! Pods (kubernetes pkg/registry/core/pod/strategy.go).
 
 mod affinity;
+mod annotations;
 mod container;
 mod defaults;
+mod env;
+mod mount;
+mod network;
+mod platform;
+mod plugins;
 mod probe;
+mod resize;
 pub(super) mod resources;
+mod security;
+mod shared;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -15,8 +24,11 @@ mod warnings;
 use serde_json::{Value, json};
 
 pub(crate) use affinity::validate_label_selector;
+pub(super) use annotations::validate as validate_annotations;
 pub(crate) use defaults::default_spec;
-pub(crate) use spec::{invalid_if_any, validate_spec};
+pub(super) use security::validate_agreement;
+pub(crate) use shared::Holder;
+pub(crate) use spec::validate_spec;
 pub(crate) use warnings::of_spec as warnings_of_spec;
 
 use super::{Part, Rules, Strategy};
@@ -72,7 +84,7 @@ impl Strategy for Pod {
                 let given = std::mem::take(new);
                 *new = given.clone();
                 keep_all_but_request(new, old);
-                update::copy_resources(new, &given);
+                resize::copy_resources(new, &given);
             }
             Part::Approval | Part::Finalize => *new = old.clone(),
         }
@@ -80,7 +92,15 @@ impl Strategy for Pod {
 
     fn validate(&self, pod: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
-        validate_spec(&pod["spec"], &FieldPath::new("spec"), &mut errors);
+        let path = FieldPath::new("spec");
+        annotations::validate(pod, &FieldPath::new("metadata").child("annotations"), &mut errors);
+        validate_spec(&pod["spec"], Holder::Pod(pod), &path, &mut errors);
+        validate_tokens(&pod["spec"], &path.child("volumes"), &mut errors);
+        for list in ["containers", "initContainers"] {
+            for (index, container) in meta::items_at(pod, &["spec", list]).iter().enumerate() {
+                container::validate_image_of_pod(container, &path.child(list).index(index), &mut errors);
+            }
+        }
         errors
     }
 
@@ -95,6 +115,7 @@ impl Strategy for Pod {
             let message = "cannot be set until all schedulingGates have been cleared";
             errors.push(FieldError::forbidden(&path.child("nodeName"), message));
         }
+        security::validate_agreement(pod, &path, &mut errors);
         errors
     }
 
@@ -103,7 +124,7 @@ impl Strategy for Pod {
             Part::Main => update::validate_main(new, old),
             Part::Status => update::validate_status(new, old),
             Part::EphemeralContainers => update::validate_ephemeral_containers(new, old),
-            Part::Resize => update::validate_resize(new, old),
+            Part::Resize => resize::validate(new, old),
             Part::Approval | Part::Finalize => FieldErrors::new(),
         }
     }
@@ -121,6 +142,22 @@ impl Strategy for Pod {
             _ if unscheduled || done => Some(0),
             seconds if seconds < 0 => Some(1),
             seconds => Some(seconds),
+        }
+    }
+}
+
+/// A token is of a service account. Admission gives Pods without one the namespace's own.
+fn validate_tokens(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    if !shared::text(spec, "serviceAccountName").is_empty() {
+        return;
+    }
+    for (index, volume) in meta::items_at(spec, &["volumes"]).iter().enumerate() {
+        let path = path.index(index).child("projected").child("sources");
+        for (index, source) in meta::items_at(volume, &["projected", "sources"]).iter().enumerate() {
+            if meta::at(source, &["serviceAccountToken"]).is_some() {
+                let message = "must not be specified when serviceAccountName is not set";
+                errors.push(FieldError::forbidden(&path.index(index).child("serviceAccountToken"), message));
+            }
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use super::shared::{require, text};
 use crate::{
-    field::{FieldError, FieldErrors, FieldPath},
+    field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,
 };
 
@@ -17,13 +18,13 @@ pub(super) enum Kind {
 
 pub(super) fn validate(probe: &Value, kind: Kind, path: &FieldPath, errors: &mut FieldErrors) {
     validate_handler(probe, &["exec", "httpGet", "tcpSocket", "grpc"], path, errors);
-    let grace = meta::i64_at(probe, &["terminationGracePeriodSeconds"]);
-    if let Some(grace) = grace {
+    if let Some(grace) = meta::i64_at(probe, &["terminationGracePeriodSeconds"]) {
         let path = path.child("terminationGracePeriodSeconds");
+        if grace <= 0 {
+            errors.push(FieldError::invalid(&path, grace, "must be greater than 0"));
+        }
         if kind == Kind::Readiness {
             errors.push(FieldError::invalid(&path, grace, "must not be set for readinessProbes"));
-        } else if grace <= 0 {
-            errors.push(FieldError::invalid(&path, grace, "must be greater than 0"));
         }
     }
     let successes = meta::i64_at(probe, &["successThreshold"]).unwrap_or(1);
@@ -75,16 +76,11 @@ fn validate_handler(handler: &Value, kinds: &[&str], path: &FieldPath, errors: &
 }
 
 fn validate_http_get(action: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    if meta::str_at(action, &["path"]).is_none_or(str::is_empty) {
-        errors.push(FieldError::required(&path.child("path"), ""));
-    }
+    require(action, "path", path, errors);
     validate_port(action, &path.child("port"), errors);
-    for (index, header) in meta::items_at(action, &["httpHeaders"]).iter().enumerate() {
-        let name = meta::str_at(header, &["name"]).unwrap_or_default();
-        for message in names::http_header_name(name) {
-            let path = path.child("httpHeaders").index(index).child("name");
-            errors.push(FieldError::invalid(&path, name, message));
-        }
+    for header in meta::items_at(action, &["httpHeaders"]) {
+        let name = text(header, "name");
+        invalid_each(&path.child("httpHeaders"), name, names::http_header_name(name), errors);
     }
 }
 

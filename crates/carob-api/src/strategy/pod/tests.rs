@@ -136,7 +136,7 @@ fn mistakes_are_named_as_upstream_names_them() {
         ),
         (
             json!({"restartPolicy": "Sometimes"}),
-            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
         (
             container(json!({"imagePullPolicy": "Often"})),
@@ -202,7 +202,7 @@ fn mistakes_beyond_names_and_ports() {
         ),
         (
             json!({"dnsPolicy": "None"}),
-            "spec.dnsConfig.nameservers: Required value: must provide at least one DNS nameserver when `dnsPolicy` is None",
+            "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None",
         ),
         (
             json!({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}),
@@ -222,7 +222,7 @@ fn mistakes_beyond_names_and_ports() {
         ),
         (
             json!({"schedulingGroup": {}}),
-            "spec.schedulingGroup: Invalid value: \"\": must specify one of: `podGroupName`",
+            "spec.schedulingGroup.podGroupName: Invalid value: null: must specify one of: `podGroupName`",
         ),
         (
             json!({"hostnameOverride": "Not-RFC1123"}),

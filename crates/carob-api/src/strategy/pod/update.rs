@@ -2,46 +2,54 @@
 
 use serde_json::Value;
 
-use super::resources::amount;
+use super::{
+    affinity, annotations,
+    container::validate_image_of_pod,
+    shared::{require, text},
+};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     lifecycle::copy_field,
     meta,
-    pod::value,
 };
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
     `spec.tolerations` (only additions to existing tolerations),\
     `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-/// What an in-place resize changes.
-const RESIZABLE: [&str; 2] = ["cpu", "memory"];
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    meta::str_at(value, &[field]).unwrap_or_default()
-}
 
 pub(super) fn validate_main(new: &Value, old: &Value) -> FieldErrors {
-    let path = FieldPath::new("spec");
     let mut errors = FieldErrors::new();
-    let (new, old) = (&new["spec"], &old["spec"]);
+    annotations::validate_changes(new, old, &FieldPath::new("metadata").child("annotations"), &mut errors);
+    validate_spec(&new["spec"], &old["spec"], &FieldPath::new("spec"), &mut errors);
+    errors
+}
+
+/// In upstream's order: some mistakes end the search for others.
+fn validate_spec(new: &Value, old: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     for list in ["containers", "initContainers"] {
-        if meta::items_at(new, &[list]).len() != meta::items_at(old, &[list]).len() {
-            let message = "pod updates may not add or remove containers";
-            errors.push(FieldError::forbidden(&path.child(list), message));
+        let (path, containers) = (path.child(list), meta::items_at(new, &[list]));
+        if containers.len() != meta::items_at(old, &[list]).len() {
+            errors.push(FieldError::forbidden(&path, "pod updates may not add or remove containers"));
+            return;
+        }
+        for (index, container) in containers.iter().enumerate() {
+            require(container, "image", &path.index(index), errors);
+            validate_image_of_pod(container, &path.index(index), errors);
         }
     }
-    if !errors.is_empty() {
-        return errors;
+    if !validate_deadline(new, old, path, errors) {
+        return;
     }
-    validate_deadline(new, old, &path, &mut errors);
-    validate_tolerations(new, old, &path.child("tolerations"), &mut errors);
-    validate_gates(new, old, &path.child("schedulingGates"), &mut errors);
-    let munged = munge(new, old);
+    validate_tolerations(new, old, &path.child("tolerations"), errors);
+    validate_gates(new, old, &path.child("schedulingGates"), errors);
+    let mut munged = munge(new, old);
+    if !meta::items_at(old, &["schedulingGates"]).is_empty() {
+        validate_gated(&mut munged, old, path, errors);
+    }
     if munged != *old {
         let message = format!("pod updates may not change fields other than {UPDATABLE}\n{}", difference(&munged, old));
-        errors.push(FieldError::forbidden(&path, message));
+        errors.push(FieldError::forbidden(path, message));
     }
-    errors
 }
 
 /// The new spec with everything put back that may change.
@@ -62,26 +70,60 @@ fn munge(new: &Value, old: &Value) -> Value {
     if negative && meta::i64_at(new, &[grace]) == Some(1) {
         copy_field(&mut munged, old, grace);
     }
-    if !meta::items_at(old, &["schedulingGates"]).is_empty() {
-        munge_gated(&mut munged, old);
-    }
     munged
 }
 
-/// A Pod that is held back may be narrowed to fewer nodes.
-fn munge_gated(munged: &mut Value, old: &Value) {
+/// A Pod that is held back may be narrowed to fewer nodes. What may change is put back.
+fn validate_gated(munged: &mut Value, old: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let labels =
         |spec: &Value| meta::at(spec, &["nodeSelector"]).and_then(Value::as_object).cloned().unwrap_or_default();
     let (new_labels, old_labels) = (labels(munged), labels(old));
-    if old_labels.iter().all(|(key, value)| new_labels.get(key) == Some(value)) {
-        copy_field(munged, old, "nodeSelector");
+    if old_labels.iter().any(|(key, value)| new_labels.get(key) != Some(value)) {
+        let message = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+        errors.push(FieldError::invalid(&path.child("nodeSelector"), new_labels, message));
     }
-    if meta::at(old, &["affinity", "nodeAffinity"]).is_none() {
-        let new_affinity = meta::at(munged, &["affinity"]).cloned().unwrap_or_default();
-        let old_affinity = meta::at(old, &["affinity"]).cloned().unwrap_or_default();
-        let others_kept = ["podAffinity", "podAntiAffinity"].iter().all(|f| new_affinity.get(f) == old_affinity.get(f));
-        if others_kept {
-            copy_field(munged, old, "affinity");
+    copy_field(munged, old, "nodeSelector");
+    let affinity = |spec: &Value| meta::at(spec, &["affinity", "nodeAffinity"]).cloned();
+    let (new_affinity, old_affinity) = (affinity(munged), affinity(old));
+    if new_affinity == old_affinity {
+        return;
+    }
+    validate_node_affinity(new_affinity.as_ref(), old_affinity.as_ref(), path, errors);
+    if let Some(old_affinity) = old_affinity {
+        meta::set(munged, &["affinity", "nodeAffinity"], old_affinity);
+    } else {
+        meta::remove(munged, &["affinity", "nodeAffinity"]);
+        let rest = meta::at(munged, &["affinity"]).and_then(Value::as_object);
+        if meta::at(old, &["affinity"]).is_none() && rest.is_some_and(serde_json::Map::is_empty) {
+            meta::remove(munged, &["affinity"]);
+        }
+    }
+}
+
+/// Terms, one of which a node must fit, may be neither more nor fewer; each may get more requirements after those it has.
+fn validate_node_affinity(new: Option<&Value>, old: Option<&Value>, path: &FieldPath, errors: &mut FieldErrors) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    let terms = |affinity: Option<&Value>| {
+        affinity.map(|affinity| meta::items_at(affinity, &[REQUIRED, "nodeSelectorTerms"]).to_vec()).unwrap_or_default()
+    };
+    let (news, olds) = (terms(new), terms(old));
+    let path = path.child("affinity").child("nodeAffinity").child(REQUIRED).child("nodeSelectorTerms");
+    if !olds.is_empty() && olds.len() != news.len() {
+        let message = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        errors.push(FieldError::invalid(&path, news, message));
+        return;
+    }
+    let only_adds = |new: &Value, old: &Value| {
+        let lists = ["matchExpressions", "matchFields"]
+            .map(|list| (meta::items_at(new, &[list]), meta::items_at(old, &[list])));
+        // A term without requirements fits no node, and must not begin to.
+        let was_empty = lists.iter().all(|(_, old)| old.is_empty());
+        lists.into_iter().all(|(new, old)| if was_empty { new.is_empty() } else { new.starts_with(old) })
+    };
+    for (index, (new, old)) in news.iter().zip(&olds).enumerate() {
+        if !only_adds(new, old) {
+            let message = "only additions are allowed (no mutations or deletions)";
+            errors.push(FieldError::invalid(&path.index(index), new.clone(), message));
         }
     }
 }
@@ -101,22 +143,22 @@ fn difference(new: &Value, old: &Value) -> String {
     lines.join("\n")
 }
 
-fn validate_deadline(new: &Value, old: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+/// Answers whether upstream looks further.
+fn validate_deadline(new: &Value, old: &Value, path: &FieldPath, errors: &mut FieldErrors) -> bool {
     let field = "activeDeadlineSeconds";
     let path = path.child(field);
-    match (meta::i64_at(new, &[field]), meta::i64_at(old, &[field])) {
-        (Some(new), Some(old)) if new > old => {
-            errors.push(FieldError::invalid(&path, new, "must be less than or equal to previous value"));
-        }
+    let message = match (meta::i64_at(new, &[field]), meta::i64_at(old, &[field])) {
+        (Some(new), _) if !(0..=i64::from(i32::MAX)).contains(&new) => "must be between 0 and 2147483647, inclusive",
+        (Some(new), Some(old)) if new > old => "must be less than or equal to previous value",
         (None, Some(_)) => {
-            errors.push(FieldError::invalid(
-                &path,
-                Value::Null,
-                "must not update from a positive integer to nil value",
-            ));
+            let message = "must not update from a positive integer to nil value";
+            errors.push(FieldError::invalid(&path, Value::Null, message));
+            return true;
         }
-        _ => {}
-    }
+        _ => return true,
+    };
+    errors.push(FieldError::invalid(&path, new[field].clone(), message));
+    false
 }
 
 fn validate_tolerations(new: &Value, old: &Value, path: &FieldPath, errors: &mut FieldErrors) {
@@ -131,6 +173,9 @@ fn validate_tolerations(new: &Value, old: &Value, path: &FieldPath, errors: &mut
             return;
         }
     }
+    for (index, toleration) in news.iter().enumerate() {
+        affinity::validate_toleration(toleration, &path.index(index), errors);
+    }
 }
 
 fn validate_gates(new: &Value, old: &Value, path: &FieldPath, errors: &mut FieldErrors) {
@@ -139,7 +184,7 @@ fn validate_gates(new: &Value, old: &Value, path: &FieldPath, errors: &mut Field
         let name = text(gate, "name");
         if !olds.iter().any(|old| text(old, "name") == name) {
             let message = format!("only deletion is allowed, but found new scheduling gate '{name}'");
-            errors.push(FieldError::forbidden(&path.index(index), message));
+            errors.push(FieldError::forbidden(&path.index(index).child("name"), message));
         }
     }
 }
@@ -200,12 +245,17 @@ fn validate_transitions(new: &Value, old: &Value, policy: &str, path: &FieldPath
 
 pub(super) fn validate_ephemeral_containers(new: &Value, old: &Value) -> FieldErrors {
     let mut errors = FieldErrors::new();
+    annotations::validate_changes(new, old, &FieldPath::new("metadata").child("annotations"), &mut errors);
+    if annotations::is_mirror(old) {
+        let message = "static pods do not support ephemeral containers";
+        return vec![FieldError::forbidden(&FieldPath::new(""), message)];
+    }
     let path = FieldPath::new("spec").child("ephemeralContainers");
     let list = |pod: &Value| meta::items_at(pod, &["spec", "ephemeralContainers"]).to_vec();
     let news = list(new);
     for old in list(old) {
         let name = text(&old, "name");
-        match news.iter().find(|new| text(new, "name") == name) {
+        match news.iter().rfind(|new| text(new, "name") == name) {
             None => {
                 let message = format!("existing ephemeral containers {name:?} may not be removed\n");
                 errors.push(FieldError::forbidden(&path, message));
@@ -218,99 +268,4 @@ pub(super) fn validate_ephemeral_containers(new: &Value, old: &Value) -> FieldEr
         }
     }
     errors
-}
-
-/// Takes the resources of a resize request over: the Pod's own, and container by container.
-pub(super) fn copy_resources(pod: &mut Value, request: &Value) {
-    if let (Some(own), Some(given)) = (pod.get_mut("spec"), request.get("spec")) {
-        copy_field(own, given, "resources");
-    }
-    for list in ["containers", "initContainers"] {
-        let given = meta::items_at(request, &["spec", list]).to_vec();
-        let own = meta::at_mut(pod, &["spec", list]).and_then(Value::as_array_mut);
-        for container in own.into_iter().flatten() {
-            let name = text(container, "name").to_owned();
-            if let Some(given) = given.iter().find(|given| text(given, "name") == name) {
-                copy_field(container, given, "resources");
-                copy_field(container, given, "resizePolicy");
-            }
-        }
-    }
-}
-
-pub(super) fn validate_resize(new: &Value, old: &Value) -> FieldErrors {
-    let mut errors = FieldErrors::new();
-    let path = FieldPath::new("spec");
-    let (was, is) = (value::qos(old).as_str(), value::qos(new).as_str());
-    if was != is {
-        errors.push(FieldError::invalid(&path, is, "Pod QOS Class may not change as a result of resizing"));
-    }
-    validate_resized_whole(new, old, &path, &mut errors);
-    for list in ["containers", "initContainers"] {
-        let olds = meta::items_at(old, &["spec", list]);
-        for (index, (new, old)) in meta::items_at(new, &["spec", list]).iter().zip(olds).enumerate() {
-            let path = path.child(list).index(index).child("resources");
-            let sidecar = list == "containers" || text(new, "restartPolicy") == "Always";
-            if !sidecar && new.get("resources") != old.get("resources") {
-                let message = "resources for non-sidecar init containers are immutable";
-                errors.push(FieldError::forbidden(&path, message));
-                continue;
-            }
-            validate_resized(&new["resources"], &old["resources"], &path, &mut errors);
-        }
-    }
-    errors
-}
-
-/// The Pod's own resources (`validatePodLevelResourcesResize`).
-fn validate_resized_whole(new: &Value, old: &Value, spec: &FieldPath, errors: &mut FieldErrors) {
-    let path = spec.child("resources");
-    let of = |pod: &Value| meta::at(pod, &["spec", "resources"]).cloned().unwrap_or_default();
-    let (new, old) = (of(new), of(old));
-    if new.is_null() && !old.is_null() {
-        errors.push(FieldError::forbidden(&path, "pod-level resources cannot be removed"));
-        return;
-    }
-    for (field, removed) in [
-        ("requests", "pod-level resource requests cannot be removed"),
-        ("limits", "pod-level resource limits cannot be removed"),
-    ] {
-        let names = |resources: &Value| -> Vec<String> {
-            resources
-                .get(field)
-                .and_then(Value::as_object)
-                .into_iter()
-                .flatten()
-                .map(|(name, _)| name.clone())
-                .collect()
-        };
-        if names(&old).iter().any(|name| !names(&new).contains(name)) {
-            errors.push(FieldError::forbidden(&path.child(field), removed));
-        }
-        if unresizable(&new, field) != unresizable(&old, field) {
-            errors.push(FieldError::forbidden(spec, "only cpu and memory resources are mutable at pod-level"));
-        }
-    }
-}
-
-/// Those of the amounts that no resize may change.
-fn unresizable(resources: &Value, field: &str) -> Vec<(String, Value)> {
-    let list = meta::at(resources, &[field]).and_then(Value::as_object).into_iter().flatten();
-    let fixed = list.filter(|(name, _)| !RESIZABLE.contains(&name.as_str()));
-    fixed.map(|(name, amount)| (name.clone(), amount.clone())).collect()
-}
-
-fn validate_resized(new: &Value, old: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    for (field, removed) in
-        [("limits", "resource limits cannot be removed"), ("requests", "resource requests cannot be removed")]
-    {
-        for name in RESIZABLE {
-            if amount(old.get(field), name).is_some() && amount(new.get(field), name).is_none() {
-                errors.push(FieldError::forbidden(&path.child(field), removed));
-            }
-        }
-        if unresizable(new, field) != unresizable(old, field) {
-            errors.push(FieldError::forbidden(path, "only cpu and memory resources are mutable"));
-        }
-    }
 }

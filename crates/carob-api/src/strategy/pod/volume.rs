@@ -1,17 +1,18 @@
 //! Volumes (kubernetes pkg/apis/core/validation: ValidateVolumes).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::{
-    container::{validate_field_ref, validate_relative_path},
-    spec::invalid_if_any,
+    Holder, env, plugins,
+    shared::{file_path, no_backsteps, object_name, one_of, require, text},
 };
 use crate::{
-    field::{FieldError, FieldErrors, FieldPath},
+    field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,
     quantity::Quantity,
+    strategy::claim,
 };
 
 const MODE_MAX: i64 = 0o777;
@@ -23,124 +24,157 @@ const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 const FILE_FIELD_PATHS: [&str; 5] =
     ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    meta::str_at(value, &[field]).unwrap_or_default()
-}
+type Check = fn(&Value, &FieldPath, &mut FieldErrors);
 
-/// Validates all volumes and answers their names.
-pub(super) fn validate_all<'a>(volumes: &'a [Value], path: &FieldPath, errors: &mut FieldErrors) -> BTreeSet<&'a str> {
-    let mut seen = BTreeSet::new();
+/// The sources of volumes in upstream's order: the field, the name under which upstream reports that there is another
+/// source, the name under which it reports what is wrong in the source, and what that may be.
+const SOURCES: [(&str, &str, &str, Check); 30] = [
+    ("emptyDir", "emptyDir", "emptyDir", empty_dir),
+    ("hostPath", "hostPath", "hostPath", host_path),
+    ("gitRepo", "gitRepo", "gitRepo", plugins::git_repo),
+    ("gcePersistentDisk", "gcePersistentDisk", "persistentDisk", plugins::gce_disk),
+    ("awsElasticBlockStore", "awsElasticBlockStore", "awsElasticBlockStore", plugins::aws_disk),
+    ("secret", "secret", "secret", |source, path, errors| keyed(source, "secretName", path, errors)),
+    ("nfs", "nfs", "nfs", nfs),
+    ("iscsi", "iscsi", "iscsi", plugins::iscsi),
+    ("glusterfs", "glusterfs", "glusterfs", plugins::glusterfs),
+    ("flocker", "flocker", "flocker", plugins::flocker),
+    ("persistentVolumeClaim", "persistentVolumeClaim", "persistentVolumeClaim", |source, path, errors| {
+        require(source, "claimName", path, errors);
+    }),
+    ("rbd", "rbd", "rbd", plugins::rbd),
+    ("cinder", "cinder", "cinder", plugins::cinder),
+    ("cephfs", "cephFS", "cephfs", plugins::cephfs),
+    ("quobyte", "quobyte", "quobyte", plugins::quobyte),
+    ("downwardAPI", "downwarAPI", "downwardAPI", downward_api),
+    ("fc", "fc", "fc", plugins::fc),
+    ("flexVolume", "flexVolume", "flexVolume", plugins::flex),
+    ("configMap", "configMap", "configMap", |source, path, errors| keyed(source, "name", path, errors)),
+    ("azureFile", "azureFile", "azureFile", plugins::azure_file),
+    ("vsphereVolume", "vsphereVolume", "vsphereVolume", |source, path, errors| {
+        require(source, "volumePath", path, errors);
+    }),
+    ("photonPersistentDisk", "photonPersistentDisk", "photonPersistentDisk", |source, path, errors| {
+        require(source, "pdID", path, errors);
+    }),
+    ("portworxVolume", "portworxVolume", "portworxVolume", |source, path, errors| {
+        require(source, "volumeID", path, errors);
+    }),
+    ("azureDisk", "azureDisk", "azureDisk", plugins::azure_disk),
+    ("storageos", "storageos", "storageos", plugins::storage_os),
+    ("projected", "projected", "projected", projected),
+    ("scaleIO", "scaleIO", "scaleIO", plugins::scale_io),
+    ("csi", "csi", "csi", csi),
+    ("ephemeral", "ephemeral", "ephemeral", ephemeral),
+    ("image", "image", "image", |source, path, errors| {
+        one_of(source, "pullPolicy", &["Always", "IfNotPresent", "Never"], path, errors);
+    }),
+];
+
+/// Validates all volumes and answers those without mistakes by name.
+pub(super) fn validate_all<'a>(
+    volumes: &'a [Value],
+    of: Holder<'_>,
+    path: &FieldPath,
+    errors: &mut FieldErrors,
+) -> BTreeMap<&'a str, &'a Value> {
+    let mut good = BTreeMap::new();
+    let made: BTreeSet<String> = volumes.iter().filter_map(|volume| claim_of_ephemeral(volume, of)).collect();
     for (index, volume) in volumes.iter().enumerate() {
         let path = path.index(index);
-        match text(volume, "name") {
-            "" => errors.push(FieldError::required(&path.child("name"), "")),
-            name => {
-                let messages = names::dns1123_label(name);
-                if messages.is_empty() && !seen.insert(name) {
-                    errors.push(FieldError::duplicate(&path.child("name"), name));
-                }
-                invalid_if_any(name, messages, &path.child("name"), errors);
-            }
+        let before = errors.len();
+        validate_source(volume, of, &path, errors);
+        let name = text(volume, "name");
+        if name.is_empty() {
+            errors.push(FieldError::required(&path.child("name"), ""));
+        } else {
+            invalid_each(&path.child("name"), name, names::dns1123_label(name), errors);
         }
-        validate_source(volume, &path, errors);
+        if good.contains_key(name) {
+            errors.push(FieldError::duplicate(&path.child("name"), name));
+        }
+        if errors.len() == before {
+            good.insert(name, volume);
+        }
+        if let Some(claim) = meta::str_at(volume, &["persistentVolumeClaim", "claimName"]).filter(|c| made.contains(*c))
+        {
+            let path = path.child("persistentVolumeClaim").child("claimName");
+            let message = "must not reference a PVC that gets created for an ephemeral volume";
+            errors.push(FieldError::invalid(&path, claim, message));
+        }
     }
-    seen
+    good
 }
 
-fn validate_source(volume: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    let mut sources = volume.as_object().into_iter().flatten().filter(|(key, _)| *key != "name");
-    match sources.next() {
+/// The name of the claim that is made for a volume of a Pod whose name is known.
+fn claim_of_ephemeral(volume: &Value, of: Holder<'_>) -> Option<String> {
+    let pod = of.pod().map(meta::name).filter(|name| !name.is_empty())?;
+    meta::at(volume, &["ephemeral"])?;
+    Some(format!("{pod}-{}", text(volume, "name")))
+}
+
+fn validate_source(volume: &Value, of: Holder<'_>, path: &FieldPath, errors: &mut FieldErrors) {
+    let mut first = None;
+    for (field, again, place, check) in SOURCES {
+        let Some(source) = meta::at(volume, &[field]) else { continue };
+        if first.is_some() {
+            errors.push(FieldError::forbidden(&path.child(again), "may not specify more than 1 volume type"));
+            continue;
+        }
+        first = Some(field);
+        check(source, &path.child(place), errors);
+    }
+    let name = text(volume, "name");
+    match first {
         None => errors.push(FieldError::required(path, "must specify a volume type")),
-        Some((kind, source)) => validate_one(kind, source, &path.child(kind), errors),
-    }
-    for (kind, _) in sources {
-        errors.push(FieldError::forbidden(&path.child(kind), "may not specify more than 1 volume type"));
-    }
-}
-
-fn validate_one(kind: &str, source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    match kind {
-        "emptyDir" => {
-            let limit = text(source, "sizeLimit").parse::<Quantity>();
-            if limit.is_ok_and(|limit| limit.is_negative()) {
-                let message = "SizeLimit field must be a valid resource quantity";
-                errors.push(FieldError::forbidden(&path.child("sizeLimit"), message));
+        Some("image") if of.is_pod() => require(&volume["image"], "reference", &path.child("image"), errors),
+        Some("ephemeral") if !name.is_empty() => {
+            let Some(claim) = claim_of_ephemeral(volume, of) else { return };
+            for message in names::dns1123_subdomain(&claim) {
+                let message = format!("PVC name {claim:?}: {message}");
+                errors.push(FieldError::invalid(&path.child("name"), name, message));
             }
         }
-        "hostPath" => validate_host_path(source, path, errors),
-        "secret" => {
-            require(source, "secretName", path, errors);
-            validate_mode(source, "defaultMode", path, errors);
-            validate_items(source, path, errors);
-        }
-        "configMap" => {
-            require(source, "name", path, errors);
-            validate_mode(source, "defaultMode", path, errors);
-            validate_items(source, path, errors);
-        }
-        "downwardAPI" => {
-            validate_mode(source, "defaultMode", path, errors);
-            validate_downward_items(source, path, errors);
-        }
-        "projected" => validate_projected(source, path, errors),
-        "image" => {
-            require(source, "reference", path, errors);
-            validate_pull_policy(source, path, errors);
-        }
-        "persistentVolumeClaim" => require(source, "claimName", path, errors),
-        "nfs" => {
-            require(source, "server", path, errors);
-            require(source, "path", path, errors);
-            let target = text(source, "path");
-            if !target.is_empty() && !target.starts_with('/') {
-                errors.push(FieldError::invalid(&path.child("path"), target, "must be an absolute path"));
-            }
-        }
-        "csi" => validate_csi(source, path, errors),
-        _ => {}
+        Some(_) => {}
+    }
+    if let Some(iscsi) = meta::at(volume, &["iscsi"]) {
+        plugins::iscsi_name(iscsi, name, &path.child("name"), errors);
     }
 }
 
-fn validate_pull_policy(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    const POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
-    match text(source, "pullPolicy") {
-        "" => errors.push(FieldError::required(&path.child("pullPolicy"), "")),
-        policy if POLICIES.contains(&policy) => {}
-        policy => errors.push(FieldError::not_supported(&path.child("pullPolicy"), policy, &POLICIES)),
+fn empty_dir(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    if text(source, "sizeLimit").parse::<Quantity>().is_ok_and(|limit| limit.is_negative()) {
+        let message = "SizeLimit field must be a valid resource quantity";
+        errors.push(FieldError::forbidden(&path.child("sizeLimit"), message));
     }
 }
 
-fn validate_csi(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    match text(source, "driver") {
-        "" => errors.push(FieldError::required(&path.child("driver"), "")),
-        driver => invalid_if_any(driver, names::dns1123_subdomain(driver), &path.child("driver"), errors),
-    }
-    if let Some(secret) = meta::at(source, &["nodePublishSecretRef"])
-        && text(secret, "name").is_empty()
-    {
-        errors.push(FieldError::required(&path.child("nodePublishSecretRef").child("name"), ""));
-    }
-}
-
-fn require(source: &Value, field: &str, path: &FieldPath, errors: &mut FieldErrors) {
-    if text(source, field).is_empty() {
-        errors.push(FieldError::required(&path.child(field), ""));
-    }
-}
-
-fn validate_host_path(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+fn host_path(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     const TYPES: [&str; 8] =
         ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    match text(source, "path") {
+        "" => errors.push(FieldError::required(&path.child("path"), "")),
+        target => {
+            no_backsteps(target, &path.child("path"), errors);
+            one_of(source, "type", &TYPES, path, errors);
+        }
+    }
+}
+
+fn nfs(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    require(source, "server", path, errors);
+    require(source, "path", path, errors);
     let target = text(source, "path");
-    if target.is_empty() {
-        errors.push(FieldError::required(&path.child("path"), ""));
-    } else if target.split('/').any(|part| part == "..") {
-        errors.push(FieldError::invalid(&path.child("path"), target, "must not contain '..'"));
+    if !target.starts_with('/') {
+        errors.push(FieldError::invalid(&path.child("path"), target, "must be an absolute path"));
     }
-    let ty = text(source, "type");
-    if !TYPES.contains(&ty) {
-        errors.push(FieldError::not_supported(&path.child("type"), ty, &TYPES));
-    }
+}
+
+/// A ConfigMap or Secret, named in `name_field`.
+fn keyed(source: &Value, name_field: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    require(source, name_field, path, errors);
+    validate_mode(source, "defaultMode", path, errors);
+    validate_items(source, path, errors);
 }
 
 fn validate_mode(holder: &Value, field: &str, path: &FieldPath, errors: &mut FieldErrors) {
@@ -156,83 +190,118 @@ fn validate_items(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     for (index, item) in meta::items_at(source, &["items"]).iter().enumerate() {
         let path = path.child("items").index(index);
         require(item, "key", &path, errors);
-        validate_file(item, &path, errors);
+        require(item, "path", &path, errors);
+        file_path(text(item, "path"), &path.child("path"), errors);
+        validate_mode(item, "mode", &path, errors);
     }
 }
 
-fn validate_file(item: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+fn downward_api(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    validate_mode(source, "defaultMode", path, errors);
+    for item in meta::items_at(source, &["items"]) {
+        validate_downward_file(item, path, errors);
+    }
+}
+
+/// Upstream reports what is wrong with a file at the volume.
+fn validate_downward_file(item: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     require(item, "path", path, errors);
-    validate_relative_path(text(item, "path"), &path.child("path"), errors);
-    if text(item, "path").starts_with("..") && !text(item, "path").split('/').any(|part| part == "..") {
-        errors.push(FieldError::invalid(&path.child("path"), text(item, "path"), "must not start with '..'"));
+    file_path(text(item, "path"), &path.child("path"), errors);
+    match (meta::at(item, &["fieldRef"]), meta::at(item, &["resourceFieldRef"])) {
+        (Some(field), resource) => {
+            env::validate_field_ref(field, &FILE_FIELD_PATHS, &path.child("fieldRef"), errors);
+            if resource.is_some() {
+                let message = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                errors.push(FieldError::invalid(path, "resource", message));
+            }
+        }
+        (None, Some(resource)) => {
+            env::validate_resource_ref(resource, true, &path.child("resourceFieldRef"), errors);
+        }
+        (None, None) => errors.push(FieldError::required(path, "one of fieldRef and resourceFieldRef is required")),
     }
     validate_mode(item, "mode", path, errors);
 }
 
-fn validate_downward_items(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    for (index, item) in meta::items_at(source, &["items"]).iter().enumerate() {
-        let path = path.child("items").index(index);
-        validate_file(item, &path, errors);
-        match (meta::at(item, &["fieldRef"]), meta::at(item, &["resourceFieldRef"])) {
-            (Some(_), Some(_)) => {
-                let message = "fieldRef and resourceFieldRef can not be specified simultaneously";
-                errors.push(FieldError::invalid(&path, "resource", message));
-            }
-            (Some(field), None) => validate_field_ref(field, &FILE_FIELD_PATHS, &path.child("fieldRef"), errors),
-            (None, Some(resource)) => {
-                let path = path.child("resourceFieldRef");
-                if text(resource, "containerName").is_empty() {
-                    errors.push(FieldError::required(&path.child("containerName"), ""));
-                }
-                require(resource, "resource", &path, errors);
-            }
-            (None, None) => {
-                errors.push(FieldError::required(&path, "one of fieldRef and resourceFieldRef is required"));
-            }
+fn csi(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    /// Bytes of a driver's name.
+    const DRIVER_LEN_MAX: usize = 63;
+    let driver = text(source, "driver");
+    let driver_path = path.child("driver");
+    if driver.is_empty() {
+        errors.push(FieldError::required(&driver_path, ""));
+    } else {
+        if driver.len() > DRIVER_LEN_MAX {
+            errors.push(FieldError::too_long(&driver_path, DRIVER_LEN_MAX));
+        }
+        invalid_each(&driver_path, driver, names::dns1123_subdomain(&driver.to_lowercase()), errors);
+    }
+    if let Some(secret) = meta::at(source, &["nodePublishSecretRef"]) {
+        match text(secret, "name") {
+            "" => errors.push(FieldError::required(&path.child("nodePublishSecretRef").child("name"), "")),
+            name => object_name(name, false, &path.child("name"), errors),
         }
     }
 }
 
-fn validate_projected(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+fn ephemeral(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let path = path.child("volumeClaimTemplate");
+    match meta::at(source, &["volumeClaimTemplate"]) {
+        None => errors.push(FieldError::required(&path, "")),
+        Some(template) => claim::validate_template(template, &path, errors),
+    }
+}
+
+/// What several sources write into one volume. Two kinds of sources are of features that are off, and their fields are not
+/// looked at.
+fn projected(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     validate_mode(source, "defaultMode", path, errors);
     let mut files = BTreeSet::new();
     for (index, given) in meta::items_at(source, &["sources"]).iter().enumerate() {
-        let path = path.child("sources").index(index);
-        let kinds: Vec<&String> = given.as_object().into_iter().flatten().map(|(kind, _)| kind).collect();
-        for kind in kinds.iter().skip(1) {
-            errors.push(FieldError::forbidden(&path.child(kind), "may not specify more than 1 volume type"));
-        }
-        match kinds.first() {
-            None => errors.push(FieldError::required(&path, "must specify a volume type")),
-            Some(kind) => validate_projection(kind, &given[kind.as_str()], &path.child(kind), errors),
-        }
-        for item in given.as_object().into_iter().flatten().flat_map(|(_, s)| meta::items_at(s, &["items"])) {
-            let file = text(item, "path");
-            if !file.is_empty() && !files.insert(file) {
-                errors.push(FieldError::invalid(&path, file, "conflicting duplicate paths"));
+        let source_path = path.child("sources").index(index);
+        let mut kinds = 0;
+        for kind in ["secret", "configMap", "downwardAPI", "serviceAccountToken"] {
+            let Some(source) = meta::at(given, &[kind]) else { continue };
+            kinds += 1;
+            let kind_path = source_path.child(kind);
+            match kind {
+                "serviceAccountToken" => validate_token(source, &kind_path, path, errors),
+                "downwardAPI" => {
+                    for item in meta::items_at(source, &["items"]) {
+                        validate_downward_file(item, &kind_path, errors);
+                    }
+                }
+                _ => {
+                    require(source, "name", &kind_path, errors);
+                    validate_items(source, &kind_path, errors);
+                }
             }
+            for file in meta::items_at(source, &["items"]).iter().map(|item| text(item, "path")) {
+                if !file.is_empty() && !files.insert(file) {
+                    let shown = if kind == "downwardAPI" { file } else { text(source, "name") };
+                    errors.push(FieldError::invalid(path, shown, "conflicting duplicate paths"));
+                }
+            }
+        }
+        if kinds > 1 {
+            let message = "may not specify more than 1 volume type per source";
+            errors.push(FieldError::forbidden(&source_path, message));
         }
     }
 }
 
-fn validate_projection(kind: &str, source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    match kind {
-        "secret" | "configMap" => {
-            require(source, "name", path, errors);
-            validate_items(source, path, errors);
-        }
-        "downwardAPI" => validate_downward_items(source, path, errors),
-        "serviceAccountToken" => {
-            require(source, "path", path, errors);
-            validate_relative_path(text(source, "path"), &path.child("path"), errors);
-            let seconds = meta::i64_at(source, &["expirationSeconds"]).unwrap_or(TOKEN_SECONDS_MIN);
-            let path = path.child("expirationSeconds");
-            if seconds < TOKEN_SECONDS_MIN {
-                errors.push(FieldError::invalid(&path, seconds, "may not specify a duration less than 10 minutes"));
-            } else if seconds > TOKEN_SECONDS_MAX {
-                errors.push(FieldError::invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds"));
-            }
-        }
-        _ => {}
+/// `volume` is the path of the volume, where upstream reports the token's.
+fn validate_token(source: &Value, path: &FieldPath, volume: &FieldPath, errors: &mut FieldErrors) {
+    let seconds = meta::i64_at(source, &["expirationSeconds"]).unwrap_or_default();
+    let path = path.child("expirationSeconds");
+    if seconds < TOKEN_SECONDS_MIN {
+        errors.push(FieldError::invalid(&path, seconds, "may not specify a duration less than 10 minutes"));
+    }
+    if seconds > TOKEN_SECONDS_MAX {
+        errors.push(FieldError::invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds"));
+    }
+    match text(source, "path") {
+        "" => errors.push(FieldError::required(&volume.child("path"), "")),
+        file => file_path(file, &volume.child("path"), errors),
     }
 }

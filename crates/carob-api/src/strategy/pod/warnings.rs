@@ -1,15 +1,39 @@
 //! What is allowed but probably a mistake (kubernetes pkg/api/pod/warnings.go).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::CONTAINER_LISTS;
-use crate::{field::FieldPath, meta, names, quantity::Quantity};
+use super::shared::{containers, text};
+use crate::{field::FieldPath, meta, names, pod::value::quantity};
 
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    meta::str_at(value, &[field]).unwrap_or_default()
-}
+/// Labels of nodes that have newer names, or none.
+const OLD_NODE_LABELS: [(&str, &str); 8] = [
+    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
+    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
+    ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
+    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
+    ),
+    ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
+    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
+    ("scheduler.alpha.kubernetes.io/preferAvoidPods", "deprecated since v1.22; use Taints and Tolerations instead"),
+];
+/// Sources of volumes that are gone from Kubernetes.
+const OLD_VOLUMES: [(&str, &str, &str); 9] = [
+    ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+    ("gitRepo", "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
+    ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+    ("flocker", "flocker", "deprecated in v1.22, non-functional in v1.25+"),
+    ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+    ("quobyte", "quobyte", "deprecated in v1.22, non-functional in v1.25+"),
+    ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+    ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+];
+const NULL_SELECTOR: &str = "a null labelSelector results in matching no pod";
 
 /// Warnings of a Pod.
 pub(super) fn of_pod(pod: &Value) -> Vec<String> {
@@ -26,14 +50,25 @@ pub(super) fn of_pod(pod: &Value) -> Vec<String> {
 /// Warnings of a PodSpec, of a Pod or in a template.
 pub(crate) fn of_spec(spec: &Value, path: &FieldPath) -> Vec<String> {
     let mut warnings = Vec::new();
-    for list in CONTAINER_LISTS {
-        for (index, container) in meta::items_at(spec, &[list]).iter().enumerate() {
-            let path = path.child(list).index(index);
-            hidden_variables(container, &path, &mut warnings);
-            fractional_bytes(container, &path, &mut warnings);
-            duplicate_ports(container, &path, &mut warnings);
+    old_node_labels(spec, path, &mut warnings);
+    null_selectors(spec, path, &mut warnings);
+    for (index, volume) in meta::items_at(spec, &["volumes"]).iter().enumerate() {
+        for (_, shown, message) in OLD_VOLUMES.iter().filter(|(field, ..)| meta::at(volume, &[field]).is_some()) {
+            let path = path.child("volumes").index(index).child(shown);
+            warnings.push(format!("{path}: {message}"));
         }
     }
+    repeated(spec, path, &mut warnings);
+    fractional_bytes(spec, "overhead", path, &mut warnings);
+    for (path, container) in containers(spec, path) {
+        let path_resources = path.child("resources");
+        for list in ["limits", "requests"] {
+            fractional_bytes(&container["resources"], list, &path_resources, &mut warnings);
+        }
+        hidden_variables(container, &path, &mut warnings);
+    }
+    overlapping_ports(spec, path, &mut warnings);
+    repeated_port_names(spec, path, &mut warnings);
     if meta::i64_at(spec, &["terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0) {
         let path = path.child("terminationGracePeriodSeconds");
         warnings.push(format!("{path}: must be >= 0; negative values are invalid and will be treated as 1"));
@@ -41,13 +76,85 @@ pub(crate) fn of_spec(spec: &Value, path: &FieldPath) -> Vec<String> {
     warnings
 }
 
+fn old_node_labels(spec: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
+    let old = |key: &str| OLD_NODE_LABELS.iter().find(|(label, _)| *label == key).map(|(_, message)| *message);
+    for key in meta::at(spec, &["nodeSelector"]).and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key) {
+        if let Some(message) = old(key) {
+            warnings.push(format!("{}: {message}", path.child("nodeSelector").key(key)));
+        }
+    }
+    let mut keyed = |holder: &Value, field: &str, path: FieldPath| {
+        if let Some(message) = old(text(holder, field)) {
+            warnings.push(format!("{}: {} is {message}", path.child(field), text(holder, field)));
+        }
+    };
+    let node = |list: &[&str]| meta::items_at(spec, &[&["affinity", "nodeAffinity"], list].concat()).to_vec();
+    let node_path = path.child("affinity").child("nodeAffinity");
+    let (required, preferred) =
+        ("requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution");
+    for (index, term) in node(&[required, "nodeSelectorTerms"]).iter().enumerate() {
+        let path = node_path.child(required).child("nodeSelectorTerms").index(index).child("matchExpressions");
+        for (index, requirement) in meta::items_at(term, &["matchExpressions"]).iter().enumerate() {
+            keyed(requirement, "key", path.index(index));
+        }
+    }
+    for (index, term) in node(&[preferred]).iter().enumerate() {
+        let path = node_path.child(preferred).index(index).child("preference").child("matchExpressions");
+        for (index, requirement) in meta::items_at(term, &["preference", "matchExpressions"]).iter().enumerate() {
+            keyed(requirement, "key", path.index(index));
+        }
+    }
+    for (index, constraint) in meta::items_at(spec, &["topologySpreadConstraints"]).iter().enumerate() {
+        keyed(constraint, "topologyKey", path.child("topologySpreadConstraints").index(index));
+    }
+}
+
+fn null_selectors(spec: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
+    let mut check = |holder: &Value, path: FieldPath| {
+        if meta::at(holder, &["labelSelector"]).is_none() {
+            warnings.push(format!("{}: {NULL_SELECTOR}", path.child("labelSelector")));
+        }
+    };
+    for (index, constraint) in meta::items_at(spec, &["topologySpreadConstraints"]).iter().enumerate() {
+        check(constraint, path.child("topologySpreadConstraints").index(index));
+    }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let path = path.child("affinity").child(kind);
+        let list = "requiredDuringSchedulingIgnoredDuringExecution";
+        for (index, term) in meta::items_at(spec, &["affinity", kind, list]).iter().enumerate() {
+            check(term, path.child(list).index(index));
+        }
+        let list = "preferredDuringSchedulingIgnoredDuringExecution";
+        for (index, term) in meta::items_at(spec, &["affinity", kind, list]).iter().enumerate() {
+            check(&term["podAffinityTerm"], path.child(list).index(index).child("podAffinityTerm"));
+        }
+    }
+}
+
+/// Addresses of hostAliases and names of imagePullSecrets that are there twice, and secrets without a name.
+fn repeated(spec: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
+    for (list, field) in [("hostAliases", "ip"), ("imagePullSecrets", "name")] {
+        let mut seen = BTreeSet::new();
+        for (index, item) in meta::items_at(spec, &[list]).iter().enumerate() {
+            let (path, given) = (path.child(list).index(index).child(field), text(item, field));
+            if !seen.insert(given) {
+                warnings.push(format!("{path}: duplicate {field} {given:?}"));
+            }
+            if list == "imagePullSecrets" && given.is_empty() {
+                warnings.push(format!("{path}: invalid empty name \"\""));
+            }
+        }
+    }
+}
+
 fn hidden_variables(container: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
-    let mut values: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
     for (index, env) in meta::items_at(container, &["env"]).iter().enumerate() {
         let (name, value) = (text(env, "name"), text(env, "value"));
         // A variable that extends its earlier self is no mistake.
-        let extends = value.contains(&format!("$({name})"));
-        if values.insert(name, value).is_some() && !extends {
+        let reference = format!("$({name})");
+        let extends = value.contains(&reference) && value != reference && meta::at(env, &["valueFrom"]).is_none();
+        if !seen.insert(name) && !extends {
             let path = path.child("env").index(index);
             warnings
                 .push(format!("{path}: hides previous definition of {name:?}, which may be dropped when using apply"));
@@ -55,28 +162,61 @@ fn hidden_variables(container: &Value, path: &FieldPath, warnings: &mut Vec<Stri
     }
 }
 
-fn fractional_bytes(container: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
-    for field in ["limits", "requests"] {
-        for name in ["memory", "ephemeral-storage"] {
-            let Some(given) = meta::str_at(container, &["resources", field, name]) else { continue };
-            let fractional = given.parse::<Quantity>().is_ok_and(|quantity| quantity.milli() % 1000 != 0);
-            if fractional {
-                let path = path.child("resources").child(field).key(name);
-                warnings.push(format!("{path}: fractional byte value {given:?} is invalid, must be an integer"));
-            }
+fn fractional_bytes(holder: &Value, list: &str, path: &FieldPath, warnings: &mut Vec<String>) {
+    for name in ["memory", "ephemeral-storage"] {
+        let given = meta::at(holder, &[list, name]).map(quantity);
+        if let Some(given) = given.filter(|given| given.milli() % 1000 != 0) {
+            let path = path.child(list).key(name);
+            warnings.push(format!("{path}: fractional byte value \"{given}\" is invalid, must be an integer"));
         }
     }
 }
 
-fn duplicate_ports(container: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
-    let mut seen = BTreeMap::new();
-    let path = path.child("ports");
-    for (index, port) in meta::items_at(container, &["ports"]).iter().enumerate() {
-        let number = |field| meta::i64_at(port, &[field]).unwrap_or_default();
-        let key = (number("containerPort"), number("hostPort"), text(port, "hostIP"), text(port, "protocol"));
-        if let Some(first) = seen.insert(key, index) {
-            let (this, first) = (path.index(index), path.index(first));
-            warnings.push(format!("{this}: duplicate port definition with {first}"));
+/// Where a port is said, and the host's port and address that it takes.
+type PlacedPort<'a> = (FieldPath, i64, &'a str);
+
+/// Ports of all containers that take the same place, or may.
+fn overlapping_ports(spec: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
+    let mut seen: BTreeMap<(i64, &str), Vec<PlacedPort<'_>>> = BTreeMap::new();
+    for (path, container) in containers(spec, path) {
+        for (index, port) in meta::items_at(container, &["ports"]).iter().enumerate() {
+            let number = |field| meta::i64_at(port, &[field]).unwrap_or_default();
+            let (host, ip) = (number("hostPort"), text(port, "hostIP"));
+            let path = path.child("ports").index(index);
+            let others = seen.entry((number("containerPort"), text(port, "protocol"))).or_default();
+            for (other, other_host, other_ip) in others.iter() {
+                let what = if (host, ip) == (*other_host, *other_ip) {
+                    "duplicate"
+                } else if host == 0 || *other_host == 0 {
+                    "overlapping"
+                } else if host == *other_host && ip.is_empty() != other_ip.is_empty() {
+                    "dangerously ambiguous"
+                } else {
+                    continue;
+                };
+                warnings.push(format!("{path}: {what} port definition with {other}"));
+            }
+            others.push((path, host, ip));
+        }
+    }
+}
+
+fn repeated_port_names(spec: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
+    let mut seen: BTreeMap<&str, FieldPath> = BTreeMap::new();
+    for (path, container) in containers(spec, path) {
+        for (index, port) in meta::items_at(container, &["ports"]).iter().enumerate() {
+            let (path, name) = (path.child("ports").index(index), text(port, "name"));
+            if name.is_empty() {
+                continue;
+            }
+            if let Some(other) = seen.get(name) {
+                warnings.push(format!(
+                    "{path}: duplicate port name {name:?} with {other}, services and probes that select ports by name \
+                     will use {other}"
+                ));
+            } else {
+                seen.insert(name, path);
+            }
         }
     }
 }
@@ -100,8 +240,8 @@ mod tests {
         assert_eq!(
             of_pod(&pod),
             [
-                "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
                 "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer",
+                "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
                 "spec.containers[0].ports[2]: duplicate port definition with spec.containers[0].ports[0]",
                 "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
                 "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]",
