@@ -7,6 +7,16 @@ pub fn str_at<'a>(obj: &'a Value, path: &[&str]) -> Option<&'a str> {
     at(obj, path)?.as_str()
 }
 
+/// The text at `path`, empty when there is none.
+pub fn text<'a>(obj: &'a Value, path: &[&str]) -> &'a str {
+    str_at(obj, path).unwrap_or_default()
+}
+
+/// The texts of the list at `path`.
+pub fn texts<'a>(obj: &'a Value, path: &[&str]) -> Vec<&'a str> {
+    items_at(obj, path).iter().filter_map(Value::as_str).collect()
+}
+
 pub fn i64_at(obj: &Value, path: &[&str]) -> Option<i64> {
     at(obj, path)?.as_i64()
 }

@@ -1,8 +1,6 @@
 //! Validation of names, labels and other short texts, worded as apimachinery's pkg/util/validation. Each check returns
 //! the messages of what is wrong, in upstream's order; an empty list means valid.
 
-use std::net::IpAddr;
-
 /// RFC 1123 label, bytes.
 pub const DNS1123_LABEL_LEN_MAX: usize = 63;
 /// RFC 1123 subdomain, bytes.
@@ -80,10 +78,28 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     if value.len() > DNS1123_SUBDOMAIN_LEN_MAX {
         errors.push(too_many_characters(DNS1123_SUBDOMAIN_LEN_MAX));
     }
-    if !is_dns1123_subdomain_form(value) {
-        let rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
-                    and must start and end with an alphanumeric character";
-        errors.push(pattern_message(rule, &format!("{LABEL_FORM}(\\.{LABEL_FORM})*"), &["example.com"]));
+    errors.extend(subdomain_form_fault(value));
+    errors
+}
+
+fn subdomain_form_fault(value: &str) -> Option<String> {
+    let rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
+                and must start and end with an alphanumeric character";
+    let form = format!("{LABEL_FORM}(\\.{LABEL_FORM})*");
+    (!is_dns1123_subdomain_form(value)).then(|| pattern_message(rule, &form, &["example.com"]))
+}
+
+/// `*.` and an RFC 1123 subdomain.
+pub fn wildcard_subdomain(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > DNS1123_SUBDOMAIN_LEN_MAX {
+        errors.push(too_many_characters(DNS1123_SUBDOMAIN_LEN_MAX));
+    }
+    if !value.strip_prefix("*.").is_some_and(is_dns1123_subdomain_form) {
+        let rule = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must \
+                    consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character";
+        let form = format!("\\*\\.{LABEL_FORM}(\\.{LABEL_FORM})*");
+        errors.push(pattern_message(rule, &form, &["*.example.com"]));
     }
     errors
 }
@@ -136,7 +152,10 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             if prefix.is_empty() {
                 errors.push("prefix part must be non-empty".to_owned());
             } else {
-                errors.extend(dns1123_subdomain(prefix).into_iter().map(|e| format!("prefix part {e}")));
+                if prefix.len() > DNS1123_SUBDOMAIN_LEN_MAX {
+                    errors.push(format!("prefix part {}", too_long(DNS1123_SUBDOMAIN_LEN_MAX)));
+                }
+                errors.extend(subdomain_form_fault(prefix).map(|fault| format!("prefix part {fault}")));
             }
             name
         }
@@ -208,6 +227,17 @@ pub fn signer_name(value: &str) -> Vec<(&str, String)> {
     errors
 }
 
+/// A name as in C.
+pub fn c_identifier(value: &str) -> Vec<String> {
+    let is_first = |b: u8| b.is_ascii_alphabetic() || b == b'_';
+    if value.bytes().next().is_some_and(is_first) && value.bytes().all(|b| is_first(b) || b.is_ascii_digit()) {
+        return Vec::new();
+    }
+    let rule = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric \
+                characters or '_'";
+    vec![pattern_message(rule, "[A-Za-z_][A-Za-z0-9_]*", &["my_name", "MY_NAME", "MyName"])]
+}
+
 /// The relaxed form: any printable ASCII but `=`.
 pub fn env_var_name(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
@@ -241,6 +271,14 @@ pub fn config_map_key(value: &str) -> Vec<String> {
         _ => {}
     }
     errors
+}
+
+/// A port of Pods by its number or its name.
+pub fn port(value: &serde_json::Value) -> Vec<String> {
+    match value {
+        serde_json::Value::String(name) => port_name(name),
+        number => port_number(number.as_i64().unwrap_or_default()),
+    }
 }
 
 /// IANA service name: a container port's name.
@@ -305,15 +343,6 @@ pub fn http_header_name(value: &str) -> Vec<String> {
     }
     let rule = "a valid HTTP header must consist of alphanumeric characters or '-'";
     vec![pattern_message(rule, "[-A-Za-z0-9]+", &["X-Header-Name"])]
-}
-
-/// An IP address in its one canonical form (`pkg/apis/networking/validation`, ValidateIPAddressName).
-pub fn canonical_ip(text: &str) -> Vec<String> {
-    match text.parse::<IpAddr>() {
-        Ok(ip) if ip.to_string() == text => Vec::new(),
-        Ok(_) => vec!["must be a canonical format IP address".to_owned()],
-        Err(_) => vec![format!("ParseAddr({text:?}): unable to parse IP")],
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use serde_json::Value;
 
-use crate::{field::FieldErrors, names};
+use crate::{addresses, field::FieldErrors, names};
 
 mod access;
 pub mod aggregation;
@@ -113,7 +113,7 @@ impl NameRule {
             NameRule::Subdomain => names::dns1123_subdomain(name),
             NameRule::Label => names::dns1123_label(name),
             NameRule::PathSegment => names::path_segment(name),
-            NameRule::Ip => names::canonical_ip(name),
+            NameRule::Ip => addresses::canonical_ip(name),
         }
     }
 }
