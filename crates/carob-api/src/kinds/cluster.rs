@@ -98,18 +98,18 @@ pub(super) const RESOURCES: &[Row] = &[
         .returned_when_deleted()
         .cluster()
         .columns(columns::CSI_DRIVER)
-        .strategy(&COUNTED)
+        .strategy(strategies::CSI_DRIVER)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1"] "CSINode" "csinodes")
         .returned_when_deleted()
         .cluster()
         .columns(columns::CSI_NODE)
-        .strategy(&PLAIN)
+        .strategy(strategies::CSI_NODE)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1"] "CSIStorageCapacity" "csistoragecapacities")
         .returned_when_deleted()
         .columns(columns::CSI_STORAGE_CAPACITY)
-        .strategy(&PLAIN)
+        .strategy(strategies::CSI_STORAGE_CAPACITY)
         .by(ActedOnBy::Nothing),
     resource!("storage.k8s.io" / "storage" ["v1"] "StorageClass" "storageclasses")
         .returned_when_deleted()

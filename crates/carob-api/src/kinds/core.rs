@@ -184,5 +184,5 @@ pub(super) const RESOURCES: &[Row] = &[
             field("type"),
         ])
         .columns(columns::EVENT)
-        .strategy(strategies::EVENT),
+        .strategy(strategies::EVENT_OF_ITS_OWN_GROUP),
 ];

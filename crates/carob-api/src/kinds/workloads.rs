@@ -3,7 +3,7 @@
 
 use super::{
     ActedOnBy, Persistence,
-    builder::{COUNTED, PLAIN, Row, SCALE, STATUS, STATUS_PART, WORKLOAD, field, field_at, field_unset, resource},
+    builder::{PLAIN, Row, SCALE, STATUS, STATUS_PART, field, field_at, field_unset, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
@@ -79,12 +79,12 @@ pub(super) const RESOURCES: &[Row] = &[
         .key("ingress")
         .subresources(&[STATUS_PART])
         .columns(columns::INGRESS)
-        .strategy(&WORKLOAD)
+        .strategy(strategies::INGRESS)
         .by(ActedOnBy::Ingress),
     resource!("networking.k8s.io" / "networking" ["v1"] "IngressClass" "ingressclasses")
         .cluster()
         .columns(columns::INGRESS_CLASS)
-        .strategy(&COUNTED)
+        .strategy(strategies::INGRESS_CLASS)
         .by(ActedOnBy::Ingress),
     resource!("networking.k8s.io" / "networking" ["v1", "v1beta1"] "IPAddress" "ipaddresses")
         .cluster()

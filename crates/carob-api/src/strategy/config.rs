@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{Part, Rules, Strategy, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
-    meta, names,
+    meta, names, schema,
 };
 
 /// All values of one object, bytes (kubernetes pkg/apis/core: MaxSecretSize).
@@ -83,13 +83,63 @@ impl Strategy for ConfigMap {
 #[derive(Debug)]
 pub(super) struct Secret;
 
-/// Keys that a Secret of a type must have.
-const REQUIRED_KEYS: [(&str, &[&str]); 4] = [
-    ("kubernetes.io/dockercfg", &[".dockercfg"]),
-    ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
-    ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
-    ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
-];
+/// What the type of a Secret asks of its data.
+fn type_errors(obj: &Value, errors: &mut FieldErrors) {
+    const ACCOUNT: &str = "kubernetes.io/service-account.name";
+    let data = FieldPath::new("data");
+    let value = |key: &str| meta::str_at(obj, &["data", key]);
+    let mut require = |key: &str, present: bool| {
+        if !present {
+            errors.push(FieldError::required(&data.key(key), ""));
+        }
+        present
+    };
+    match meta::text(obj, &["type"]) {
+        "kubernetes.io/service-account-token" if meta::annotation(obj, ACCOUNT).is_none_or(str::is_empty) => {
+            let path = FieldPath::new("metadata").child("annotations").key(ACCOUNT);
+            errors.push(FieldError::required(&path, ""));
+        }
+        ty @ ("kubernetes.io/dockercfg" | "kubernetes.io/dockerconfigjson") => {
+            let key = if ty.ends_with("json") { ".dockerconfigjson" } else { ".dockercfg" };
+            let given = value(key);
+            if require(key, given.is_some())
+                && let Some(fault) = given.and_then(json_fault)
+            {
+                errors.push(FieldError::invalid(&data.key(key), "<secret contents redacted>", fault));
+            }
+        }
+        "kubernetes.io/basic-auth" => {
+            let present = value("username").is_some() || value("password").is_some();
+            require("username", present);
+            require("password", present);
+        }
+        "kubernetes.io/ssh-auth" => {
+            require("ssh-privatekey", value("ssh-privatekey").is_some_and(|key| !key.is_empty()));
+        }
+        "kubernetes.io/tls" => {
+            require("tls.crt", value("tls.crt").is_some());
+            require("tls.key", value("tls.key").is_some());
+        }
+        _ => {}
+    }
+}
+
+/// Why a base64 text is not the JSON of an object, in encoding/json's words.
+fn json_fault(encoded: &str) -> Option<String> {
+    // What is no base64 was refused by decoding.
+    let bytes = STANDARD.decode(encoded).unwrap_or_default();
+    let found = match schema::decode(&bytes, None) {
+        Err(error) => return Some(error.to_string()),
+        Ok(decoded) => match decoded.value {
+            Value::Object(_) | Value::Null => return None,
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Number(_) => "number",
+            Value::Bool(_) => "bool",
+        },
+    };
+    Some(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
+}
 
 impl Strategy for Secret {
     fn rules(&self) -> &Rules {
@@ -113,23 +163,7 @@ impl Strategy for Secret {
         if size > SIZE_MAX {
             errors.push(FieldError::too_long(&FieldPath::new("data"), SIZE_MAX));
         }
-        let ty = meta::str_at(obj, &["type"]).unwrap_or_default();
-        let data = FieldPath::new("data");
-        let has = |key: &str| meta::at(obj, &["data", key]).is_some();
-        for key in REQUIRED_KEYS.iter().filter(|(required, _)| *required == ty).flat_map(|(_, keys)| *keys) {
-            if !has(key) {
-                errors.push(FieldError::required(&data.key(key), ""));
-            }
-        }
-        if ty == "kubernetes.io/basic-auth" && !has("username") && !has("password") {
-            errors.push(FieldError::required(&data.key("username"), ""));
-            errors.push(FieldError::required(&data.key("password"), ""));
-        }
-        let account = "kubernetes.io/service-account.name";
-        if ty == "kubernetes.io/service-account-token" && meta::annotation(obj, account).is_none_or(str::is_empty) {
-            let path = FieldPath::new("metadata").child("annotations").key(account);
-            errors.push(FieldError::required(&path, ""));
-        }
+        type_errors(obj, &mut errors);
         errors
     }
 

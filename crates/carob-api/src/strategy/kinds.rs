@@ -1,8 +1,9 @@
 //! The strategies that the table of kinds names.
 
 use super::{
-    Generic, Rules, Strategy, access, aggregation, autoscaling, certificates, cluster, config, definition, job,
-    network, network_policy, pod, policy, quota, scheduling, storage, webhook, workload,
+    Generic, Rules, Strategy, access, aggregation, autoscaling, certificates, cluster, config, csi, definition,
+    endpoints, event, ingress, job, limits, network, network_policy, pod, policy, quota, runtime_class, scheduling,
+    service, storage, webhook, workload,
 };
 
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
@@ -12,18 +13,24 @@ pub(crate) const CLUSTER_ROLE_BINDING: &dyn Strategy = &access::RoleBinding { na
 pub(crate) const CONFIG_MAP: &dyn Strategy = &config::ConfigMap;
 pub(crate) const CONTROLLER_REVISION: &dyn Strategy = &workload::ControllerRevision;
 pub(crate) const CRON_JOB: &dyn Strategy = &job::CronJob;
+pub(crate) const CSI_DRIVER: &dyn Strategy = &csi::Driver;
+pub(crate) const CSI_NODE: &dyn Strategy = &csi::Node;
+pub(crate) const CSI_STORAGE_CAPACITY: &dyn Strategy = &csi::StorageCapacity;
 pub(crate) const CUSTOM_RESOURCE_DEFINITION: &dyn Strategy = &definition::CustomResourceDefinition;
 pub(crate) const DAEMON_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::DaemonSet };
 pub(crate) const DEPLOYMENT: &dyn Strategy = &workload::Replicated { kind: workload::Kind::Deployment };
-pub(crate) const ENDPOINTS: &dyn Strategy = &Generic(Rules { creates_on_update: true, ..Rules::PLAIN });
-pub(crate) const ENDPOINT_SLICE: &dyn Strategy = &network::EndpointSlice;
-pub(crate) const EVENT: &dyn Strategy = &policy::Event;
+pub(crate) const ENDPOINTS: &dyn Strategy = &endpoints::Endpoints;
+pub(crate) const ENDPOINT_SLICE: &dyn Strategy = &endpoints::EndpointSlice;
+pub(crate) const EVENT: &dyn Strategy = &event::Event::Core;
+pub(crate) const EVENT_OF_ITS_OWN_GROUP: &dyn Strategy = &event::Event::Own;
 pub(crate) const HORIZONTAL_POD_AUTOSCALER: &dyn Strategy = &autoscaling::HorizontalPodAutoscaler;
+pub(crate) const INGRESS: &dyn Strategy = &ingress::Ingress;
+pub(crate) const INGRESS_CLASS: &dyn Strategy = &ingress::IngressClass;
 pub(crate) const IP_ADDRESS: &dyn Strategy = &network::IpAddress;
 pub(crate) const JOB: &dyn Strategy = &job::Job;
 pub(crate) const LABEL_POD_GROUP: &dyn Strategy = &scheduling::LabelPodGroup;
 pub(crate) const LEASE: &dyn Strategy = &policy::Lease;
-pub(crate) const LIMIT_RANGE: &dyn Strategy = &policy::LimitRange;
+pub(crate) const LIMIT_RANGE: &dyn Strategy = &limits::LimitRange;
 pub(crate) const NAMESPACE: &dyn Strategy = &cluster::Namespace;
 pub(crate) const NETWORK_POLICY: &dyn Strategy = &network_policy::NetworkPolicy;
 pub(crate) const NODE: &dyn Strategy = &cluster::Node;
@@ -39,9 +46,9 @@ pub(crate) const REPLICA_SET: &dyn Strategy = &workload::Replicated { kind: work
 pub(crate) const RESOURCE_QUOTA: &dyn Strategy = &quota::ResourceQuota;
 pub(crate) const ROLE: &dyn Strategy = &access::Role { namespaced: true };
 pub(crate) const ROLE_BINDING: &dyn Strategy = &access::RoleBinding { namespaced: true };
-pub(crate) const RUNTIME_CLASS: &dyn Strategy = &cluster::RuntimeClass;
+pub(crate) const RUNTIME_CLASS: &dyn Strategy = &runtime_class::RuntimeClass;
 pub(crate) const SECRET: &dyn Strategy = &config::Secret;
-pub(crate) const SERVICE: &dyn Strategy = &network::Service;
+pub(crate) const SERVICE: &dyn Strategy = &service::Service;
 pub(crate) const SERVICE_ACCOUNT: &dyn Strategy = &Generic(Rules::PLAIN);
 pub(crate) const STATEFUL_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::StatefulSet };
 pub(crate) const STORAGE_CLASS: &dyn Strategy = &storage::StorageClass;

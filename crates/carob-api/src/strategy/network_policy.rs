@@ -1,17 +1,17 @@
 //! NetworkPolicies (kubernetes pkg/apis/networking/validation).
 
-use std::net::IpAddr;
-
 use serde_json::{Value, json};
 
-use super::{Rules, Strategy, pod};
+use super::{Part, Rules, Strategy, pod};
 use crate::{
-    field::{FieldError, FieldErrors, FieldPath},
+    addresses::{self, Block},
+    field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,
 };
 
-const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
-const POLICY_TYPES: [&str; 2] = ["Egress", "Ingress"];
+const POLICY_TYPES_MAX: usize = 2;
+/// The directions of a policy, and where the rules of each name their peers.
+const DIRECTIONS: [(&str, &str); 2] = [("ingress", "from"), ("egress", "to")];
 
 #[derive(Debug)]
 pub(super) struct NetworkPolicy;
@@ -28,44 +28,54 @@ impl Strategy for NetworkPolicy {
         spec.entry("policyTypes").or_insert(types);
     }
 
-    fn validate(&self, obj: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::new();
-        let path = FieldPath::new("spec");
-        if let Some(selector) = meta::at(obj, &["spec", "podSelector"]) {
-            pod::validate_label_selector(selector, &path.child("podSelector"), &mut errors);
-        }
-        for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
-            for (index, rule) in meta::items_at(obj, &["spec", direction]).iter().enumerate() {
-                let path = path.child(direction).index(index);
-                for (index, port) in meta::items_at(rule, &["ports"]).iter().enumerate() {
-                    port_errors(port, &path.child("ports").index(index), &mut errors);
-                }
-                for (index, peer) in meta::items_at(rule, &[peers]).iter().enumerate() {
-                    peer_errors(peer, &path.child(peers).index(index), &mut errors);
-                }
-            }
-        }
-        let types = meta::items_at(obj, &["spec", "policyTypes"]);
-        let path = path.child("policyTypes");
-        if types.len() > POLICY_TYPES.len() {
-            errors.push(FieldError::invalid(&path, types.to_vec(), "may not specify more than two policyTypes"));
-            return errors;
-        }
-        for (index, ty) in types.iter().filter_map(Value::as_str).enumerate() {
-            if !POLICY_TYPES.contains(&ty) {
-                errors.push(FieldError::not_supported(&path.index(index), ty, &POLICY_TYPES));
-            }
-        }
-        errors
+    fn validate_create(&self, obj: &Value) -> FieldErrors {
+        errors(obj, &[])
+    }
+
+    /// Blocks that there are already may stay in whatever form.
+    fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
+        errors(new, &blocks(old))
     }
 }
 
-fn port_errors(port: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    if let Some(protocol) = meta::str_at(port, &["protocol"])
-        && !PROTOCOLS.contains(&protocol)
-    {
-        errors.push(FieldError::not_supported(&path.child("protocol"), protocol, &PROTOCOLS));
+fn blocks(policy: &Value) -> Vec<&str> {
+    let mut blocks = Vec::new();
+    for (direction, peers) in DIRECTIONS {
+        let rules = meta::items_at(policy, &["spec", direction]).iter();
+        for peer in rules.flat_map(|rule| meta::items_at(rule, &[peers])) {
+            blocks.extend(meta::str_at(peer, &["ipBlock", "cidr"]));
+            blocks.extend(meta::texts(peer, &["ipBlock", "except"]));
+        }
     }
+    blocks
+}
+
+fn errors(policy: &Value, known: &[&str]) -> FieldErrors {
+    let mut errors = FieldErrors::new();
+    let path = FieldPath::new("spec");
+    if let Some(selector) = meta::at(policy, &["spec", "podSelector"]) {
+        pod::validate_label_selector(selector, &path.child("podSelector"), &mut errors);
+    }
+    for (direction, peers) in DIRECTIONS {
+        for (index, rule) in meta::items_at(policy, &["spec", direction]).iter().enumerate() {
+            let path = path.child(direction).index(index);
+            for (index, port) in meta::items_at(rule, &["ports"]).iter().enumerate() {
+                port_errors(port, &path.child("ports").index(index), &mut errors);
+            }
+            for (index, peer) in meta::items_at(rule, &[peers]).iter().enumerate() {
+                peer_errors(peer, known, &path.child(peers).index(index), &mut errors);
+            }
+        }
+    }
+    let types = meta::items_at(policy, &["spec", "policyTypes"]);
+    if types.len() > POLICY_TYPES_MAX {
+        let message = "may not specify more than two policyTypes";
+        errors.push(FieldError::invalid(&path.child("policyTypes"), types.to_vec(), message));
+    }
+    errors
+}
+
+fn port_errors(port: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let last = meta::i64_at(port, &["endPort"]);
     let mut wrong_end = |detail: &str| {
         if let Some(last) = last {
@@ -75,26 +85,25 @@ fn port_errors(port: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     match &port["port"] {
         Value::Number(number) => {
             let first = number.as_i64().unwrap_or_default();
-            if last.is_some_and(|last| last < first) {
-                wrong_end("must be greater than or equal to `port`");
-            }
-            for (name, number) in [("port", Some(first)), ("endPort", last)] {
-                let faults = number.map(names::port_number).unwrap_or_default().into_iter();
-                errors.extend(
-                    faults.map(|fault| FieldError::invalid(&path.child(name), number.unwrap_or_default(), fault)),
-                );
+            invalid_each(&path.child("port"), first, names::port_number(first), errors);
+            if let Some(last) = last {
+                if last < first {
+                    // Upstream shows the port here.
+                    let message = "must be greater than or equal to `port`";
+                    errors.push(FieldError::invalid(&path.child("endPort"), first, message));
+                }
+                invalid_each(&path.child("endPort"), last, names::port_number(last), errors);
             }
         }
         Value::String(name) => {
             wrong_end("may not be specified when `port` is non-numeric");
-            let faults = names::port_name(name).into_iter();
-            errors.extend(faults.map(|fault| FieldError::invalid(&path.child("port"), name.as_str(), fault)));
+            invalid_each(&path.child("port"), name.as_str(), names::port_name(name), errors);
         }
         _ => wrong_end("may not be specified when `port` is not specified"),
     }
 }
 
-fn peer_errors(peer: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+fn peer_errors(peer: &Value, known: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
     let mut peers = 0;
     for field in ["podSelector", "namespaceSelector"] {
         if let Some(selector) = meta::at(peer, &[field]).filter(|selector| selector.is_object()) {
@@ -105,7 +114,7 @@ fn peer_errors(peer: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let block = meta::at(peer, &["ipBlock"]).filter(|block| block.is_object());
     if let Some(block) = block {
         peers += 1;
-        block_errors(block, &path.child("ipBlock"), errors);
+        block_errors(block, known, &path.child("ipBlock"), errors);
     }
     if peers == 0 {
         errors.push(FieldError::required(path, "must specify a peer"));
@@ -114,47 +123,20 @@ fn peer_errors(peer: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     }
 }
 
-/// An address and the length of its prefix.
-fn parse_block(text: &str) -> Option<(IpAddr, u32)> {
-    let (address, prefix) = text.split_once('/')?;
-    let address: IpAddr = address.parse().ok()?;
-    let prefix: u32 = prefix.parse().ok()?;
-    let bits = if address.is_ipv4() { 32 } else { 128 };
-    (prefix <= bits).then_some((address, prefix))
-}
-
-fn is_within((inner, inner_prefix): (IpAddr, u32), (outer, prefix): (IpAddr, u32)) -> bool {
-    let same =
-        |inner: u128, outer: u128, bits: u32| (inner ^ outer).checked_shr(bits - prefix).unwrap_or_default() == 0;
-    inner_prefix > prefix
-        && match (inner, outer) {
-            (IpAddr::V4(inner), IpAddr::V4(outer)) => {
-                same(u128::from(u32::from(inner)), u128::from(u32::from(outer)), 32)
-            }
-            (IpAddr::V6(inner), IpAddr::V6(outer)) => same(u128::from(inner), u128::from(outer), 128),
-            _ => false,
-        }
-}
-
-fn block_errors(block: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    let text = meta::str_at(block, &["cidr"]).unwrap_or_default();
+fn block_errors(block: &Value, known: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
+    let text = meta::text(block, &["cidr"]);
     if text.is_empty() {
         errors.push(FieldError::required(&path.child("cidr"), ""));
         return;
     }
-    let malformed = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-    let Some(all) = parse_block(text) else {
-        errors.push(FieldError::invalid(&path.child("cidr"), text, malformed));
-        return;
-    };
-    for (index, except) in meta::items_at(block, &["except"]).iter().filter_map(Value::as_str).enumerate() {
+    let faults = |text| if known.contains(&text) { Vec::new() } else { addresses::cidr(text) };
+    invalid_each(&path.child("cidr"), text, faults(text), errors);
+    let Some(all) = Block::parse_lenient(text) else { return };
+    for (index, except) in meta::texts(block, &["except"]).into_iter().enumerate() {
         let path = path.child("except").index(index);
-        match parse_block(except) {
-            None => errors.push(FieldError::invalid(&path, except, malformed)),
-            Some(part) if !is_within(part, all) => {
-                errors.push(FieldError::invalid(&path, except, "must be a strict subset of `cidr`"));
-            }
-            Some(_) => {}
+        invalid_each(&path, except, faults(except), errors);
+        if Block::parse_lenient(except).is_some_and(|part| !all.strictly_contains(part)) {
+            errors.push(FieldError::invalid(&path, except, "must be a strict subset of `cidr`"));
         }
     }
 }
@@ -164,7 +146,7 @@ mod tests {
     use super::*;
 
     fn faults(spec: Value) -> Vec<String> {
-        NetworkPolicy.validate(&json!({"spec": spec})).iter().map(ToString::to_string).collect()
+        NetworkPolicy.validate_create(&json!({"spec": spec})).iter().map(ToString::to_string).collect()
     }
 
     fn of_port(port: Value) -> Vec<String> {
@@ -201,7 +183,6 @@ mod tests {
             (of_port(json!({"port": 80, "endPort": 9})), "must be greater than or equal to `port`"),
             (of_port(json!({"port": 80, "endPort": 70000})), "must be between 1 and 65535, inclusive"),
             (of_port(json!({"port": 0})), "must be between 1 and 65535, inclusive"),
-            (of_port(json!({"protocol": "ICMP"})), "Unsupported value: \"ICMP\""),
             (of_peer(json!({})), "spec.ingress[0].from[0]: Required value: must specify a peer"),
             (
                 of_peer(json!({"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}})),
@@ -220,7 +201,7 @@ mod tests {
                 of_peer(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["2001:db8::/32"]}})),
                 "must be a strict subset of `cidr`",
             ),
-            (faults(json!({"policyTypes": ["Both"]})), "spec.policyTypes[0]: Unsupported value: \"Both\""),
+            (faults(json!({"policyTypes": ["a", "b", "c"]})), "may not specify more than two policyTypes"),
         ];
         for (faults, expected) in cases {
             assert!(faults.iter().any(|fault| fault.contains(expected)), "{expected}: {faults:?}");

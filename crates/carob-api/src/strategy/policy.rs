@@ -28,17 +28,14 @@ impl Strategy for PriorityClass {
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
         let (name, value) = (meta::name(obj), meta::i64_at(obj, &["value"]).unwrap_or_default());
-        if SYSTEM_CLASSES.contains(&(name, value)) {
-            return errors;
-        }
         if name.starts_with("system-") {
-            let message = format!(
-                "priority class names with 'system-' prefix are reserved for system use only. error: {name} is not a \
-                 known system priority class"
-            );
-            errors.push(FieldError::forbidden(&FieldPath::new("metadata").child("name"), message));
-        }
-        if value > USER_PRIORITY_MAX {
+            if let Some(fault) = system_class_fault(name, value, obj) {
+                let message = format!(
+                    "priority class names with 'system-' prefix are reserved for system use only. error: {fault}"
+                );
+                errors.push(FieldError::forbidden(&FieldPath::new("metadata").child("name"), message));
+            }
+        } else if value > USER_PRIORITY_MAX {
             let message = format!("maximum allowed value of a user defined priority is {USER_PRIORITY_MAX}");
             errors.push(FieldError::forbidden(&FieldPath::new("value"), message));
         }
@@ -57,6 +54,18 @@ impl Strategy for PriorityClass {
                 }
             })
             .collect()
+    }
+}
+
+/// How a class differs from the one of its name that comes with the cluster.
+fn system_class_fault(name: &str, value: i64, class: &Value) -> Option<String> {
+    match SYSTEM_CLASSES.iter().find(|(known, _)| *known == name) {
+        None => Some(format!("{name} is not a known system priority class")),
+        Some((_, expected)) if *expected != value => Some(format!("value of {name} PriorityClass must be {expected}")),
+        Some(_) if meta::bool_at(class, &["globalDefault"]) == Some(true) => {
+            Some(format!("globalDefault of {name} PriorityClass must be false"))
+        }
+        Some(_) => None,
     }
 }
 
@@ -97,7 +106,7 @@ pub(super) struct Lease;
 
 impl Strategy for Lease {
     fn rules(&self) -> &Rules {
-        const RULES: Rules = Rules { creates_on_update: true, ..Rules::PLAIN };
+        const RULES: Rules = Rules { creates_on_update: true, updates_unconditionally: false, ..Rules::PLAIN };
         &RULES
     }
 
@@ -109,53 +118,5 @@ impl Strategy for Lease {
         }
         not_negative(&obj["spec"], "leaseTransitions", &path, &mut errors);
         errors
-    }
-}
-
-/// Events of both groups, in the form of core v1.
-#[derive(Debug)]
-pub(super) struct Event;
-
-impl Strategy for Event {
-    fn rules(&self) -> &Rules {
-        const RULES: Rules = Rules { creates_on_update: true, ..Rules::PLAIN };
-        &RULES
-    }
-
-    fn validate_create(&self, obj: &Value) -> FieldErrors {
-        let about = meta::str_at(obj, &["involvedObject", "namespace"]).unwrap_or_default();
-        let namespace = meta::namespace(obj);
-        // An Event about something without a namespace lies in the default one, or that of the system.
-        let fits = if about.is_empty() { matches!(namespace, "default" | "kube-system") } else { about == namespace };
-        if fits {
-            return FieldErrors::new();
-        }
-        let path = FieldPath::new("involvedObject").child("namespace");
-        vec![FieldError::invalid(&path, about, "does not match event.namespace")]
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct LimitRange;
-
-impl Strategy for LimitRange {
-    fn rules(&self) -> &Rules {
-        &Rules::PLAIN
-    }
-
-    /// A container's default limit is its maximum, its default request its default limit or its minimum.
-    fn default(&self, obj: &mut Value) {
-        for item in meta::at_mut(obj, &["spec", "limits"]).and_then(Value::as_array_mut).into_iter().flatten() {
-            if meta::str_at(item, &["type"]) != Some("Container") {
-                continue;
-            }
-            for (target, source) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
-                let Some(given) = meta::at(item, &[source]).and_then(Value::as_object).cloned() else { continue };
-                let target = meta::map_mut(item, &[target]);
-                for (name, value) in given {
-                    target.entry(name).or_insert(value);
-                }
-            }
-        }
     }
 }

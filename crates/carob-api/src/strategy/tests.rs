@@ -460,7 +460,7 @@ fn what_may_not_change() {
             "Service",
             json!({"spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 1}]}}),
             |o| o["spec"]["clusterIP"] = json!("10.0.0.2"),
-            "spec.clusterIPs[0]: Invalid value: \"10.0.0.2\": may not change once set",
+            "spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set",
         ),
         (
             "StatefulSet",
@@ -495,7 +495,7 @@ fn what_may_not_change() {
         (
             "Node",
             json!({"spec": {"podCIDRs": ["10.0.0.0/24"]}}),
-            |o| o["spec"]["podCIDRs"] = json!(["10.1.0.0/24"]),
+            |o| o["spec"]["podCIDR"] = json!("10.1.0.0/24"),
             "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
         ),
     ];

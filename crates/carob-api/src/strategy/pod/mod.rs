@@ -23,7 +23,7 @@ mod warnings;
 
 use serde_json::{Value, json};
 
-pub(crate) use affinity::validate_label_selector;
+pub(crate) use affinity::{validate_label_selector, validate_toleration};
 pub(super) use annotations::validate as validate_annotations;
 pub(crate) use defaults::default_spec;
 pub(super) use security::validate_agreement;
