@@ -2,7 +2,7 @@
 
 use super::{
     ActedOnBy,
-    builder::{COUNTED, PLAIN, Row, STATUS, STATUS_PART, WORKLOAD, field, resource},
+    builder::{Row, STATUS, STATUS_PART, WORKLOAD, field, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
@@ -32,7 +32,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .by(ActedOnBy::Node),
     resource!("resource.k8s.io" / "resource" ["v1", "v1beta2"] "DeviceClass" "deviceclasses")
         .cluster()
-        .strategy(&COUNTED)
+        .strategy(strategies::DEVICE_CLASS)
         .by(ActedOnBy::Nothing),
     resource!("resource.k8s.io" / "resource" ["v1beta2", "v1alpha3"] "DeviceTaintRule" "devicetaintrules")
         .cluster()
@@ -43,10 +43,10 @@ pub(super) const RESOURCES: &[Row] = &[
         .returned_when_deleted()
         .subresources(&[STATUS_PART])
         .columns(columns::RESOURCE_CLAIM)
-        .strategy(&STATUS)
+        .strategy(strategies::RESOURCE_CLAIM)
         .by(ActedOnBy::Nothing),
     resource!("resource.k8s.io" / "resource" ["v1", "v1beta2"] "ResourceClaimTemplate" "resourceclaimtemplates")
-        .strategy(&PLAIN)
+        .strategy(strategies::RESOURCE_CLAIM_TEMPLATE)
         .by(ActedOnBy::Nothing),
     resource!("resource.k8s.io" / "resource" ["v1alpha3"] "ResourcePoolStatusRequest" "resourcepoolstatusrequests")
         .cluster()
@@ -57,7 +57,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .cluster()
         .selectable(&[field("spec.driver"), field("spec.nodeName")])
         .columns(columns::RESOURCE_SLICE)
-        .strategy(&COUNTED)
+        .strategy(strategies::RESOURCE_SLICE)
         .by(ActedOnBy::Nothing),
     resource!("scheduling.k8s.io" / "scheduling" ["v1"] "PriorityClass" "priorityclasses")
         .cluster()

@@ -2,8 +2,8 @@
 
 use super::{
     Generic, Rules, Strategy, access, aggregation, autoscaling, certificates, cluster, config, csi, definition,
-    endpoints, event, ingress, job, limits, network, network_policy, pod, policy, quota, runtime_class, scheduling,
-    service, storage, webhook, workload,
+    devices, endpoints, event, ingress, job, limits, network, network_policy, pod, policy, quota, runtime_class,
+    scheduling, service, storage, webhook, workload,
 };
 
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
@@ -19,6 +19,7 @@ pub(crate) const CSI_STORAGE_CAPACITY: &dyn Strategy = &csi::StorageCapacity;
 pub(crate) const CUSTOM_RESOURCE_DEFINITION: &dyn Strategy = &definition::CustomResourceDefinition;
 pub(crate) const DAEMON_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::DaemonSet };
 pub(crate) const DEPLOYMENT: &dyn Strategy = &workload::Replicated { kind: workload::Kind::Deployment };
+pub(crate) const DEVICE_CLASS: &dyn Strategy = &devices::DeviceClass;
 pub(crate) const ENDPOINTS: &dyn Strategy = &endpoints::Endpoints;
 pub(crate) const ENDPOINT_SLICE: &dyn Strategy = &endpoints::EndpointSlice;
 pub(crate) const EVENT: &dyn Strategy = &event::Event::Core;
@@ -43,7 +44,10 @@ pub(crate) const POD_TEMPLATE: &dyn Strategy = &workload::PodTemplate;
 pub(crate) const PRIORITY_CLASS: &dyn Strategy = &policy::PriorityClass;
 pub(crate) const REPLICATION_CONTROLLER: &dyn Strategy = &workload::ReplicationController;
 pub(crate) const REPLICA_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::ReplicaSet };
+pub(crate) const RESOURCE_CLAIM: &dyn Strategy = &devices::ResourceClaim;
+pub(crate) const RESOURCE_CLAIM_TEMPLATE: &dyn Strategy = &devices::ResourceClaimTemplate;
 pub(crate) const RESOURCE_QUOTA: &dyn Strategy = &quota::ResourceQuota;
+pub(crate) const RESOURCE_SLICE: &dyn Strategy = &devices::ResourceSlice;
 pub(crate) const ROLE: &dyn Strategy = &access::Role { namespaced: true };
 pub(crate) const ROLE_BINDING: &dyn Strategy = &access::RoleBinding { namespaced: true };
 pub(crate) const RUNTIME_CLASS: &dyn Strategy = &runtime_class::RuntimeClass;

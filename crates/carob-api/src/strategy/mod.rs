@@ -18,6 +18,7 @@ mod config;
 mod csi;
 pub(crate) mod custom;
 pub mod definition;
+mod devices;
 mod endpoints;
 mod event;
 mod ingress;
