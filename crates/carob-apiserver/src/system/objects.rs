@@ -188,9 +188,11 @@ impl SystemConfig {
         self.cluster_ip().is_none_or(|ip| ip.is_ipv4())
     }
 
-    /// The addresses of the family that the Service has, since a slice and a subset hold one family.
+    /// The addresses of the family that the Service has, since a slice and a subset hold one family. Loopback, which a
+    /// machine without a route has alone, leads each Pod to itself and is no endpoint.
     fn endpoints(&self) -> Vec<String> {
-        let own = self.addresses.iter().filter(|address| address.is_ipv4() == self.is_v4());
+        let reachable = self.addresses.iter().filter(|address| !address.ip().is_loopback());
+        let own = reachable.filter(|address| address.is_ipv4() == self.is_v4());
         own.map(|address| address.ip().to_string()).collect()
     }
 
@@ -444,6 +446,9 @@ mod tests {
         let subsets = &endpoints(&config()).object["subsets"];
         assert_eq!(subsets[0]["addresses"], json!([{ "ip": "192.0.2.1" }]));
         assert_eq!(subsets[0]["ports"][0]["port"], 6443);
+        let local = SystemConfig { addresses: vec!["127.0.0.1:6443".parse().expect("valid")], ..config() };
+        assert_eq!(endpoints(&local).object.get("subsets"), None);
+        assert_eq!(endpoint_slice(&local).object["endpoints"], json!([]));
     }
 
     #[test]
