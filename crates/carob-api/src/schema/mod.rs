@@ -9,6 +9,7 @@ mod defaults;
 mod kind;
 mod model;
 mod parse;
+mod same;
 #[cfg(test)]
 pub(crate) mod sample;
 mod scalar;
@@ -24,3 +25,4 @@ pub use defaults::apply_defaults;
 pub use kind::{CustomSchema, Schema, Source, refresh};
 pub use model::{Bounds, Element, FieldRef, ListType, OnWire, Scalar, Shape, TypeRef, TypeTable, WireNumber, builtin};
 pub use parse::{TableError, parse};
+pub(crate) use same::same;

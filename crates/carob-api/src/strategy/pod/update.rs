@@ -10,7 +10,7 @@ use super::{
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     lifecycle::copy_field,
-    meta,
+    meta, schema,
 };
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -46,10 +46,14 @@ fn validate_spec(new: &Value, old: &Value, path: &FieldPath, errors: &mut FieldE
     if !meta::items_at(old, &["schedulingGates"]).is_empty() {
         validate_gated(&mut munged, old, path, errors);
     }
-    if munged != *old {
+    if !is_same_spec(&munged, old) {
         let message = format!("pod updates may not change fields other than {UPDATABLE}\n{}", difference(&munged, old));
         errors.push(FieldError::forbidden(path, message));
     }
+}
+
+fn is_same_spec(new: &Value, old: &Value) -> bool {
+    schema::builtin().get("core.v1.PodSpec").is_some_and(|ty| schema::same(ty, new, old))
 }
 
 /// The new spec with everything put back that may change.
