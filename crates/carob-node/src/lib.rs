@@ -55,6 +55,7 @@ pub mod plan;
 pub mod pod;
 pub mod probe;
 pub mod server;
+pub mod shutdown;
 pub mod status;
 pub mod termination;
 pub mod user_ranges;

@@ -41,6 +41,8 @@ use crate::objects::{ApiObjects, Objects};
 use crate::paths::PodDirs;
 use crate::probe::counts::ProbeCounts;
 use crate::server::{Access, ApiReviews, KubeletServer, PodSource};
+use crate::shutdown::ShutdownWatch;
+use crate::shutdown::periods::Periods;
 use crate::user_ranges::UserRanges;
 use crate::volumes::Volumes;
 use crate::worker::{NetworkRules, Settings, Tools};
@@ -72,6 +74,8 @@ pub struct NodeConfig {
     pub hosts: PathBuf,
     /// Where it is said which Pods run here without the API.
     pub manifests: ManifestConfig,
+    /// How long Pods get to end before the machine shuts down.
+    pub shutdown: Periods,
 }
 
 /// The node's own API, on 10250 as a rule.
@@ -119,6 +123,7 @@ pub struct Node {
     directory: Option<Directory>,
     fetcher: Option<Fetcher>,
     evictor: Evictor,
+    closing: Option<ShutdownWatch>,
     ready: watch::Receiver<bool>,
     ours: watch::Receiver<bool>,
     shutdown: CancellationToken,
@@ -169,9 +174,10 @@ impl Node {
         let (ours_sender, ours) = watch::channel(false);
         let (manifests, directory, fetcher) = manifests(config.manifests, &tools);
         let (pressures, short) = watch::channel(Pressures::new());
+        let (closing, is_closing) = watch::channel(false);
         let fleet = Fleet::new(
             Arc::clone(&tools),
-            Sources { pods, nodes: nodes.clone(), manifests, pressures: short.clone() },
+            Sources { pods, nodes: nodes.clone(), manifests, pressures: short.clone(), closing: is_closing.clone() },
             room,
             shutdown.child_token(),
         );
@@ -182,6 +188,8 @@ impl Node {
             data_dir: config.data_dir.clone(),
             pressures,
         };
+        let wants_time = !config.shutdown.is_empty();
+        let closing = wants_time.then(|| ShutdownWatch::new(config.shutdown, &fleet, &tools, name, closing));
         let server = api.map(|api| {
             let source: Arc<dyn PodSource> = fleet.clone();
             let reviews = Box::new(ApiReviews::new(client.clone(), name.clone()));
@@ -199,6 +207,7 @@ impl Node {
             nodes,
             events: Arc::clone(&tools.events),
             pressures: short,
+            closing: is_closing,
             csi,
             devices: devices.clone(),
             ready: ready_sender,
@@ -216,6 +225,7 @@ impl Node {
             directory,
             fetcher,
             evictor,
+            closing,
             ready,
             ours,
             shutdown,
@@ -251,6 +261,9 @@ impl Node {
         tasks.spawn(self.registrar.run(shutdown.child_token()));
         tasks.spawn(self.rotation.run(shutdown.child_token()));
         tasks.spawn(self.evictor.run(shutdown.child_token()));
+        if let Some(closing) = self.closing {
+            tasks.spawn(closing.run(shutdown.child_token()));
+        }
         if let Some(directory) = self.directory {
             tasks.spawn(directory.run(shutdown.child_token()));
         }

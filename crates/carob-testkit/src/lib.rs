@@ -17,6 +17,7 @@ mod etcd;
 pub mod history;
 mod host;
 pub mod load;
+mod logind;
 mod peer;
 mod switch;
 
@@ -28,4 +29,5 @@ pub use csi_driver::{CsiDriverConfig, serve_csi_driver};
 pub use device_plugin::{DevicePluginProcess, pod_resources, serve_device_plugin};
 pub use etcd::Etcd;
 pub use host::Host;
+pub use logind::Logind;
 pub use switch::Switch;

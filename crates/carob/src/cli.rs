@@ -121,6 +121,15 @@ pub(crate) struct NodeArgs {
     /// How long the node's conditions last once their cause is gone
     #[arg(long, default_value = "5m", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) eviction_pressure_transition_period: Duration,
+    /// How long a shutdown of the machine waits for Pods to end; 0s for not at all (systemd's logind is asked for it)
+    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) shutdown_grace_period: Duration,
+    /// How much of it is for Pods of the classes system-cluster-critical and system-node-critical, which end last
+    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) shutdown_grace_period_critical_pods: Duration,
+    /// In place of the two: how long Pods from a priority on get, one after the other from the lowest on
+    #[arg(long, value_delimiter = ',', value_name = "PRIORITY=DURATION", conflicts_with = "shutdown_grace_period")]
+    pub(crate) shutdown_grace_period_by_pod_priority: Vec<String>,
     /// Directory of manifests whose Pods this node runs, also while it reaches no API; or one manifest
     #[arg(long, value_name = "PATH")]
     pub(crate) pod_manifest_path: Option<PathBuf>,
@@ -518,7 +527,7 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 }
 
 /// `90s`, `5m`, `1h30m`: not negative.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
     Duration::try_from(parsed).map_err(|_| "a duration is not negative".to_owned())
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use carob_controllers::NodeGrace;
 use carob_image::{GcPolicy, RegistriesConfig};
 use carob_node::eviction_thresholds::{self, EvictionConfig};
+use carob_node::shutdown::periods::{Period, Periods, PeriodsError};
 use carob_node::{ManifestConfig, ManifestUrl};
 use carob_store::EtcdConfig;
 use clap::Parser;
@@ -20,7 +21,7 @@ use serde_json::Value;
 
 use crate::api_files::ApiFiles;
 use crate::authority::ServerToken;
-use crate::cli::{AgentArgs, AgentPart, Cli, Command, NodeArgs, Part, ServerArgs};
+use crate::cli::{AgentArgs, AgentPart, Cli, Command, NodeArgs, Part, ServerArgs, parse_duration};
 use crate::{datastore, registries, virtual_nodes};
 
 /// Where an instance is whose flags say nothing else.
@@ -74,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) runtime_handlers: BTreeMap<String, PathBuf>,
     pub(crate) manifests: ManifestConfig,
     pub(crate) eviction: EvictionConfig,
+    /// How long Pods get before the machine shuts down.
+    pub(crate) shutdown: Periods,
     /// Where CNI configurations are; `None`: carob's own network.
     pub(crate) cni_conf_dir: Option<PathBuf>,
     /// Where CNI plug-ins are.
@@ -217,6 +220,11 @@ impl Settings {
             thresholds: thresholds.context("--eviction-hard, --eviction-soft and what belongs to them")?,
             transition: arguments.eviction_pressure_transition_period,
         };
+        let shutdown = shutdown(
+            arguments.shutdown_grace_period,
+            arguments.shutdown_grace_period_critical_pods,
+            &arguments.shutdown_grace_period_by_pod_priority,
+        )?;
         let manifests = manifests(
             arguments.pod_manifest_path.as_deref(),
             arguments.manifest_url.as_deref(),
@@ -252,6 +260,7 @@ impl Settings {
             runtime_handlers: runtime_handlers(&arguments.runtime_handler)?,
             manifests,
             eviction,
+            shutdown,
             cni_conf_dir: arguments.cni_conf_dir.map(std::path::absolute).transpose()?,
             cni_bin_dirs: arguments.cni_bin_dir,
             runtime_endpoint: arguments.container_runtime_endpoint,
@@ -321,6 +330,22 @@ fn server_token(given: Option<&str>, file: Option<&Path>) -> Result<Option<Serve
         }
         (None, None) => Ok(None),
     }
+}
+
+/// How long Pods get before the machine shuts down.
+fn shutdown(total: Duration, critical: Duration, by_priority: &[String]) -> Result<Periods> {
+    if by_priority.is_empty() {
+        return Periods::of(total, critical)
+            .context("--shutdown-grace-period and --shutdown-grace-period-critical-pods");
+    }
+    let parse = |text: &String| {
+        let pair = text.split_once('=').and_then(|(priority, grace)| {
+            Some(Period { priority: priority.trim().parse().ok()?, grace: parse_duration(grace.trim()).ok()? })
+        });
+        pair.ok_or_else(|| PeriodsError::Format { text: text.clone() })
+    };
+    let periods = by_priority.iter().map(parse).collect::<Result<_, _>>().and_then(Periods::by_priority);
+    periods.context("--shutdown-grace-period-by-pod-priority")
 }
 
 /// Programs of other OCI runtimes, by the handlers that RuntimeClasses name.

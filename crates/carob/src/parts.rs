@@ -526,6 +526,7 @@ fn node_config(common: &Common, kubelet_port: u16, runtime: String) -> NodeConfi
         resolv_conf: RESOLV_CONF.into(),
         hosts: "/etc/hosts".into(),
         manifests: settings.manifests.clone(),
+        shutdown: settings.shutdown.clone(),
     }
 }
 

@@ -31,7 +31,8 @@ use crate::eviction::Pressures;
 use crate::manifests::{Manifests, mirror};
 use crate::pod::{PodId, PodView};
 use crate::server::PodSource;
-use crate::worker::{Order, Tools, Worker};
+use crate::shutdown;
+use crate::worker::{Ending, Order, Tools, Worker};
 
 /// Waits between tries to subscribe to the runtime's events.
 const SUBSCRIBE_BASE: Duration = Duration::from_millis(100);
@@ -81,6 +82,8 @@ struct Assigned {
     given: Allocation,
     /// The Pod's status as its worker sees it.
     status: Arc<Mutex<PodStatus>>,
+    /// Whether the Pod is over and holds nothing here any more.
+    over: watch::Receiver<bool>,
 }
 
 /// What the fleet is told.
@@ -93,6 +96,8 @@ pub struct Sources {
     pub manifests: watch::Receiver<Arc<Manifests>>,
     /// What the node is short of.
     pub pressures: watch::Receiver<Pressures>,
+    /// Whether the machine is about to shut down.
+    pub closing: watch::Receiver<bool>,
 }
 
 pub struct Fleet {
@@ -112,6 +117,8 @@ pub struct Fleet {
     manifests: watch::Receiver<Arc<Manifests>>,
     /// What the node is short of.
     pressures: watch::Receiver<Pressures>,
+    /// Whether the machine is about to shut down.
+    closing: watch::Receiver<bool>,
     /// Something changed that the mirrors of static Pods may depend on.
     mirrors: Notify,
     /// Whether the Pods of the API are taken in.
@@ -122,7 +129,7 @@ pub struct Fleet {
 
 impl Fleet {
     pub fn new(tools: Arc<Tools>, sources: Sources, machine: Room, shutdown: CancellationToken) -> Arc<Self> {
-        let Sources { pods, nodes, manifests, pressures } = sources;
+        let Sources { pods, nodes, manifests, pressures, closing } = sources;
         Arc::new(Self {
             tools,
             pods,
@@ -133,6 +140,7 @@ impl Fleet {
             undecided: Mutex::default(),
             manifests,
             pressures,
+            closing,
             mirrors: Notify::new(),
             begun: AtomicBool::new(false),
             tasks: TaskTracker::new(),
@@ -213,10 +221,31 @@ impl Fleet {
         pods.map(|order| Arc::clone(&order.pod)).filter(|pod| !PodView::new(pod).is_terminal()).collect()
     }
 
+    /// The Pods that have something on this machine, over or not.
+    pub fn unfinished_pods(&self) -> Vec<Arc<Pod>> {
+        let workers = self.workers();
+        let unfinished = workers.values().filter(|worker| !*worker.over.borrow());
+        unfinished.map(|worker| Arc::clone(&worker.orders.borrow().pod)).collect()
+    }
+
     /// Ends a Pod for good, for the reason that its status and an event then show.
     pub fn evict(&self, uid: &str, why: Rejection) {
+        self.end(uid, Ending { why, by: None });
+    }
+
+    /// As [`Fleet::evict`], and says when it has to be over.
+    pub fn end(&self, uid: &str, ending: Ending) {
         if let Some(worker) = self.workers().get(uid) {
-            worker.orders.send_modify(|order| order.evicted = Some(why));
+            worker.orders.send_modify(|order| order.ending = Some(ending));
+        }
+    }
+
+    /// Waits until a Pod is over and has given back all that it held here. One that nobody works on holds nothing.
+    pub async fn until_over(&self, uid: &str) {
+        let over = self.workers().get(uid).map(|worker| worker.over.clone());
+        if let Some(mut over) = over {
+            // A worker that has ended has given all back.
+            let _over = over.wait_for(|over| *over).await;
         }
     }
 
@@ -395,6 +424,9 @@ impl Fleet {
         // Only Pods that have been taken in before count, so that of two that do not fit together one stays.
         let taken = given_to_others(&self.workers(), "");
         let others: Vec<&Pod> = taken.iter().map(|other| &**other).collect();
+        if *self.closing.borrow() {
+            return Some(shutdown::refusal());
+        }
         let short = admit_under(pod, &self.pressures.borrow());
         short.and_then(|()| admit(pod, &others, room)).err()
     }
@@ -405,7 +437,15 @@ impl Fleet {
         let wake = Arc::new(Notify::new());
         let uid = id.uid.clone();
         let status: Arc<Mutex<PodStatus>> = Arc::default();
-        let worker = Assigned { id: id.clone(), orders, wake: Arc::clone(&wake), given, status: Arc::clone(&status) };
+        let (over, is_over) = watch::channel(false);
+        let worker = Assigned {
+            id: id.clone(),
+            orders,
+            wake: Arc::clone(&wake),
+            given,
+            status: Arc::clone(&status),
+            over: is_over,
+        };
         self.assign(uid.clone(), worker);
         let fleet = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -414,6 +454,7 @@ impl Fleet {
                 let (inbox, wake) = (inbox.clone(), Arc::clone(&wake));
                 let mut worker = Worker::new(Arc::clone(&fleet.tools), inbox, wake, fleet.shutdown.child_token());
                 worker.publish_to(Arc::clone(&status));
+                worker.show_over_in(over.clone());
                 if let Some(rejection) = rejection.clone() {
                     worker.reject(rejection);
                 }

@@ -28,6 +28,7 @@ struct Node {
     fleet: Arc<Fleet>,
     manifests: watch::Sender<Arc<Manifests>>,
     _pressures: watch::Sender<Pressures>,
+    closing: watch::Sender<bool>,
     shutdown: CancellationToken,
 }
 
@@ -40,13 +41,15 @@ fn alone(first: Arc<Manifests>) -> Node {
     let informers = Informers::new(in_process(nobody));
     let (manifests, receiver) = watch::channel(first);
     let (pressures, short) = watch::channel(Pressures::new());
-    let sources = Sources { pods: informers.of(), nodes: informers.of(), manifests: receiver, pressures: short };
+    let (closing, is_closing) = watch::channel(false);
+    let (pods, nodes) = (informers.of(), informers.of());
+    let sources = Sources { pods, nodes, manifests: receiver, pressures: short, closing: is_closing };
     let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 10, ..Room::default() };
     let shutdown = CancellationToken::new();
     let fleet = Fleet::new(bench.tools(), sources, room, shutdown.clone());
     let running = Arc::clone(&fleet);
     tokio::spawn(async move { running.run(std::future::pending()).await });
-    Node { bench, fleet, manifests, _pressures: pressures, shutdown }
+    Node { bench, fleet, manifests, _pressures: pressures, closing, shutdown }
 }
 
 const OLD: &str = "00000000000000000000000000000001";
@@ -86,13 +89,36 @@ async fn what_a_manifest_no_longer_names_is_ended_at_the_start_of_the_node() {
     later.cancel();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_that_shuts_down_takes_no_pod_and_knows_when_its_own_are_over() {
+    let node = alone(manifests(&[static_pod("web-n", OLD, 5)]));
+    node.bench.until("running", |bench| bench.running() == ["app#0"]).await;
+    node.closing.send_replace(true);
+    node.manifests.send_replace(manifests(&[static_pod("web-n", OLD, 5), static_pod("late-n", NEW, 5)]));
+    let reason = |name| node.fleet.pod("ns", name).and_then(|pod| pod.status.clone()?.reason);
+    node.bench.until("refused", |_| reason("late-n").as_deref() == Some("NodeShutdown")).await;
+    let unfinished = || node.fleet.unfinished_pods().iter().map(|pod| PodId::of(pod).uid).collect::<Vec<_>>();
+    node.bench.until("the refused one is over", |_| unfinished() == [OLD]).await;
+    node.fleet.evict(OLD, Rejection { reason: shutdown::TERMINATED, message: String::new() });
+    node.fleet.until_over(OLD).await;
+    assert!(node.bench.running().is_empty() && unfinished().is_empty());
+    assert_eq!(reason("web-n").as_deref(), Some("Terminated"));
+    node.fleet.until_over("a Pod that nobody knows").await;
+    node.shutdown.cancel();
+}
+
 impl Node {
     /// Another life of the node on the same runtime.
     fn again(&self, first: Arc<Manifests>) -> CancellationToken {
         let (sender, manifests) = watch::channel(first);
         let (pressures, short) = watch::channel(Pressures::new());
-        let sources =
-            Sources { pods: self.fleet.pods.clone(), nodes: self.fleet.nodes.clone(), manifests, pressures: short };
+        let sources = Sources {
+            pods: self.fleet.pods.clone(),
+            nodes: self.fleet.nodes.clone(),
+            manifests,
+            pressures: short,
+            closing: self.fleet.closing.clone(),
+        };
         let shutdown = CancellationToken::new();
         let fleet = Fleet::new(self.bench.tools(), sources, self.fleet.machine.clone(), shutdown.clone());
         tokio::spawn(async move {

@@ -78,6 +78,8 @@ pub struct Reading {
     pub images: Vec<Image>,
     /// What the node is short of.
     pub pressures: Pressures,
+    /// Whether the machine is about to shut down.
+    pub closing: bool,
     /// Devices of plug-ins by resource: how many there are, and how many Pods can have.
     pub devices: BTreeMap<String, (usize, usize)>,
 }
@@ -263,6 +265,9 @@ fn stamp(
 
 /// What keeps the node from running Pods.
 fn not_ready(reading: &Reading) -> Option<String> {
+    if reading.closing {
+        return Some("node is shutting down".to_owned());
+    }
     let runtime = match &reading.runtime {
         Ok(runtime) => runtime,
         Err(why) => return Some(format!("container runtime is down: {why}")),
@@ -324,6 +329,7 @@ mod tests {
             runtime: Ok(runtime),
             images: Vec::new(),
             pressures: Pressures::new(),
+            closing: false,
             devices: BTreeMap::new(),
         }
     }

@@ -62,6 +62,8 @@ pub struct Registrar {
     pub events: Arc<dyn Events>,
     /// What the node is short of.
     pub pressures: watch::Receiver<Pressures>,
+    /// Whether the machine is about to shut down.
+    pub closing: watch::Receiver<bool>,
     /// Which volumes of drivers are in use.
     pub csi: Csi,
     /// Which devices of plug-ins there are.
@@ -96,6 +98,7 @@ impl Registrar {
         let mut retry = Backoff::new(RETRY_BASE, RETRY_MAX);
         let changes = self.nodes.subscribe();
         let mut short = self.pressures.clone();
+        let mut closing = self.closing.clone();
         let mut in_use = self.csi.attachments().in_use.subscribe();
         let mut devices = self.devices.changes();
         loop {
@@ -119,6 +122,7 @@ impl Registrar {
                 () = tokio::time::sleep(wait) => {}
                 () = self.until_changed(&changes, &told) => {}
                 Ok(()) = short.changed() => {}
+                Ok(()) = closing.changed() => {}
                 Ok(()) = in_use.changed() => {}
                 Ok(()) = devices.changed() => {}
                 () = shutdown.cancelled() => return,
@@ -309,9 +313,18 @@ impl Registrar {
         // A list that cannot be had is shown empty: it is there for people and a scheduler's bonus.
         let images =
             self.cri.list_images(ListImagesRequest::default()).await.map(|list| list.images).unwrap_or_default();
-        let pressures = self.pressures.borrow().clone();
+        let (pressures, closing) = (self.pressures.borrow().clone(), *self.closing.borrow());
         let devices = self.devices.amounts();
-        Ok(Reading { machine: self.machine.clone(), strain, runtime_version, runtime, images, pressures, devices })
+        Ok(Reading {
+            machine: self.machine.clone(),
+            strain,
+            runtime_version,
+            runtime,
+            images,
+            pressures,
+            closing,
+            devices,
+        })
     }
 
     async fn renew(&self, node: &Node, told: &mut Told) -> Result<(), RegisterError> {

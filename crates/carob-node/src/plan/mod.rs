@@ -166,6 +166,10 @@ pub fn plan_pod(pod: &Pod, observed: &Observed, now: Timestamp) -> PodPlan {
         stop @ Intent::Stop { .. } => stop,
         Intent::Run => run::plan(&view, observed, &mut draft),
     };
+    let intent = match (intent, observed.end_by) {
+        (Intent::Stop { deadline, reason }, Some(by)) => Intent::Stop { deadline: deadline.min(by), reason },
+        (intent, _) => intent,
+    };
     if let Intent::Stop { deadline, reason } = intent {
         draft.actions.clear();
         stop::plan(&view, observed, deadline, reason, &mut draft);

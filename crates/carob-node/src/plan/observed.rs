@@ -29,6 +29,8 @@ pub struct Observed {
     pub resize: Resize,
     /// When the node first saw that the Pod has to end.
     pub stopping_since: Option<Timestamp>,
+    /// When the Pod has to be over once it ends, whatever grace it asks for: the machine goes then.
+    pub end_by: Option<Timestamp>,
     /// How many times all containers of the Pod have started over. Runs that began before the last time are outdated.
     pub cycle: u32,
     /// All that the Pod held on this machine, save its dead containers, is given back.

@@ -88,6 +88,7 @@ impl Placed {
             runtime: Ok(runtime),
             images: Vec::new(),
             pressures: Pressures::new(),
+            closing: false,
             devices: BTreeMap::new(),
         };
         let mut status = object::status(&self.identity(kubelet_version), &reading, old, now);

@@ -36,6 +36,7 @@ use crate::plan::{Group, Intent, KillReason, Observed, ProbeFacts, Volumes, cycl
 use crate::pod::{PodId, PodView};
 use crate::probe::watch::Finding;
 use crate::probe::{Answer, Prober};
+use crate::shutdown::TERMINATED;
 use crate::status::patch::{BY_KUBELET, DISRUPTION};
 use crate::status::runtime_id;
 use crate::volumes::Mounted;
@@ -54,16 +55,24 @@ pub struct Order {
     pub gone: bool,
     /// The Pod asks for other resources than those in `pod`, and does not get them for this reason.
     pub pending: Option<Pending>,
-    /// The Pod takes more than it may, and ends for that.
-    pub evicted: Option<Rejection>,
+    /// The Pod may not go on, and ends for that.
+    pub ending: Option<Ending>,
     pub shown: Shown,
 }
 
 impl Order {
     /// To run a Pod of the API as it asks for.
     pub fn new(pod: Arc<Pod>) -> Self {
-        Self { pod, gone: false, pending: None, evicted: None, shown: Shown::Itself }
+        Self { pod, gone: false, pending: None, ending: None, shown: Shown::Itself }
     }
+}
+
+/// Why the node ends a Pod.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    pub why: Rejection,
+    /// When it is to be over at the latest; `None`: when the Pod's own grace is, or what its reason gives it.
+    pub by: Option<Timestamp>,
 }
 
 /// Where the API shows a Pod, and its status.
@@ -131,6 +140,8 @@ pub struct Worker {
     shown: Shown,
     /// Where others read the status as it is seen here.
     published: Option<Arc<Mutex<PodStatus>>>,
+    /// Whether the Pod is over and has given back all that it held here.
+    over: watch::Sender<bool>,
 }
 
 impl Worker {
@@ -176,6 +187,7 @@ impl Worker {
             report,
             shown: Shown::Itself,
             published: None,
+            over: watch::Sender::new(false),
         };
         worker.adopt(&pod);
         worker.take_pending(pending);
@@ -186,6 +198,11 @@ impl Worker {
     /// Has the status be read by others too.
     pub fn publish_to(&mut self, place: Arc<Mutex<PodStatus>>) {
         self.published = Some(place);
+    }
+
+    /// Where others learn that the Pod is over and holds nothing any more.
+    pub fn show_over_in(&mut self, over: watch::Sender<bool>) {
+        self.over = over;
     }
 
     /// Takes over what an earlier life of the node left: verdicts of probes, a deletion that has begun, and perhaps a resize.
@@ -221,7 +238,7 @@ impl Worker {
     pub fn reject(&mut self, rejection: Rejection) {
         let mut status = self.pod.status.clone().unwrap_or_default();
         self.tools.events.warning(&Subject::pod(&self.pod), rejection.reason, rejection.message.clone());
-        if rejection.reason == EVICTED && status.start_time.is_some() {
+        if [EVICTED, TERMINATED].contains(&rejection.reason) && status.start_time.is_some() {
             let now = Time(crate::status::whole_seconds(self.tools.clock.now()));
             let conditions = status.conditions.get_or_insert_default();
             conditions.retain(|condition| condition.type_ != DISRUPTION);
@@ -256,6 +273,8 @@ impl Worker {
             self.sync_probes(plan.intent, now);
             self.refresh_volumes(plan.intent, now);
             self.report(plan.intent, now);
+            let over = self.observed.finished && self.steps.is_empty();
+            self.over.send_if_modified(|shown| std::mem::replace(shown, over) != over);
             if self.gone && self.observed.finished && self.steps.is_empty() {
                 match sandbox::clean(&self.tools, &self.id).await {
                     Ok(()) => {
@@ -343,7 +362,7 @@ impl Worker {
     }
 
     fn take_order(&mut self) {
-        let Order { pod, gone, pending, evicted, shown } = self.orders.borrow_and_update().clone();
+        let Order { pod, gone, pending, ending, shown } = self.orders.borrow_and_update().clone();
         if PodId::of(&pod) != self.id {
             return;
         }
@@ -355,8 +374,11 @@ impl Worker {
         self.forget_other_images(&pod);
         self.adopt_object(&pod);
         self.mounted.refresh_at = if changed { Some(self.tools.clock.now()) } else { self.mounted.refresh_at };
-        if let Some(why) = evicted.filter(|_| !PodView::new(&self.pod).is_terminal()) {
-            self.reject(why);
+        if let Some(Ending { why, by }) = ending {
+            self.observed.end_by = by;
+            if !PodView::new(&self.pod).is_terminal() {
+                self.reject(why);
+            }
         }
         self.gone |= gone;
         if self.gone {

@@ -18,6 +18,7 @@ use crate::files::Files;
 use crate::image::Images;
 use crate::objects::testing::Shelf;
 use crate::paths::PodDirs;
+use crate::plan::after;
 use crate::user_ranges::UserRanges;
 use crate::volumes::Volumes;
 
@@ -589,7 +590,7 @@ async fn a_pod_that_takes_too_much_is_evicted() {
     bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
     let began = bench.tools.clock.monotonic();
     let why = Rejection { reason: "Evicted", message: "too much".to_owned() };
-    seat.orders.send_modify(|order| order.evicted = Some(why));
+    seat.orders.send_modify(|order| order.ending = Some(Ending { why, by: None }));
     bench.until("ended", |bench| bench.runtime.running().is_empty()).await;
     let took = bench.tools.clock.monotonic().saturating_sub(began);
     assert!(took < Duration::from_secs(7), "{took:?}");
@@ -597,4 +598,29 @@ async fn a_pod_that_takes_too_much_is_evicted() {
     assert_eq!((&bench.status()["reason"], &bench.status()["message"]), (&json!("Evicted"), &json!("too much")));
     assert!(bench.events().contains(&"! Evicted: too much".to_owned()), "{:?}", bench.events());
     seat.shutdown.cancel();
+}
+
+/// Before the machine shuts down, nobody gets the time that they ask for.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_has_to_be_over_soon_gets_no_more_time() {
+    let why = || Rejection { reason: TERMINATED, message: "off".to_owned() };
+    for is_deleted in [false, true] {
+        let bench = Bench::new();
+        bench.runtime.make_stubborn("app");
+        let seat = bench.run(Bench::pod(json!({"terminationGracePeriodSeconds": 600}), json!({})));
+        bench.until("told", |bench| bench.status()["phase"] == "Running").await;
+        if is_deleted {
+            Bench::delete(&seat, 600, bench.tools.clock.now());
+            bench.until("asked to end", |bench| bench.calls().contains(&"stop app#0 600".to_owned())).await;
+        }
+        let (began, by) = (bench.tools.clock.monotonic(), after(bench.tools.clock.now(), Duration::from_secs(5)));
+        seat.orders.send_modify(|order| order.ending = Some(Ending { why: why(), by: Some(by) }));
+        bench.until("ended", |bench| bench.runtime.running().is_empty()).await;
+        let took = bench.tools.clock.monotonic().saturating_sub(began);
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        bench.until("told", |bench| bench.status()["reason"] == TERMINATED).await;
+        assert_eq!((&bench.status()["phase"], &bench.status()["message"]), (&json!("Failed"), &json!("off")));
+        assert_eq!(condition(&bench.status(), DISRUPTION), "True");
+        seat.shutdown.cancel();
+    }
 }

@@ -29,6 +29,7 @@ pub(crate) async fn main(arguments: UninstallArgs) -> Result<()> {
     );
     let _lock = prepare_directories(&data_dir, &run_dir)?;
     let pods = remove_pods(&settings).await.context("remove the Pods")?;
+    carob_node::shutdown::forget_delay().context("take back what logind was told")?;
     let mut dirs = vec![run_dir, settings.log_dir(), data_dir];
     dirs.extend(settings.log_link_dir());
     carob_runtime::remove_directories(dirs.clone()).await.context("remove the files")?;
