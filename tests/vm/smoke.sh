@@ -1,6 +1,8 @@
 #!/bin/sh
 # What a Pod must be on cgroup v2: its limits in force, its isolation whole, exec, and a clean end.
 set -eu
+# Before the server: a node says what it has when it registers.
+echo 8 > /proc/sys/vm/nr_hugepages
 echo "== server"
 carob server --data-dir /var/carob --run-dir /run/carob > /var/server.out 2> /var/server.log &
 server=$!
@@ -46,6 +48,29 @@ expect "a disk's device" "$(inside 'mknod /tmp/disk b 8 0 2>/dev/null && cat /tm
 expect "a usual device" "$(inside 'head -c 4 /dev/zero | wc -c | tr -d "[:space:]"')" 4
 expect "an exit code" "$(inside 'exit 7' 2>/dev/null; echo $?)" 7
 
+echo "== huge pages"
+kubectl apply -f - <<'POD'
+apiVersion: v1
+kind: Pod
+metadata:
+  name: paged
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox:1.28
+    command: ["sleep", "infinity"]
+    resources: {limits: {memory: 64Mi, hugepages-2Mi: 4Mi}}
+    volumeMounts: [{name: pages, mountPath: /pages}]
+  volumes: [{name: pages, emptyDir: {medium: HugePages}}]
+POD
+kubectl wait --for=condition=Ready pod/paged --timeout=300s || { kubectl describe pod paged; exit 1; }
+paged() { kubectl exec paged -- sh -c "$1"; }
+expect "hugetlb.2MB.max" "$(paged 'cat /sys/fs/cgroup/hugetlb.2MB.max')" 4194304
+expect "hugetlb.2MB.max of a Pod that asks for none" "$(inside 'cat /sys/fs/cgroup/hugetlb.2MB.max')" 0
+expect "as many huge pages as asked for" "$(paged 'fallocate -l 4194304 /pages/all && echo made')" made
+expect "one more" "$(paged 'fallocate -l 2097152 /pages/more 2>/dev/null && echo made || echo refused')" refused
+
 echo "== a container that needs more than its limit"
 kubectl apply -f - <<'POD'
 apiVersion: v1
@@ -64,7 +89,7 @@ kubectl wait --for=jsonpath='{.status.phase}'=Failed pod/greedy --timeout=300s |
 kubectl get pod greedy
 
 echo "== the end"
-kubectl delete pod limited greedy --timeout=120s
+kubectl delete pod limited paged greedy --timeout=120s
 left=$(find /sys/fs/cgroup -type d -path '*/kubepods/*/pod*' | wc -l)
 expect "cgroups of Pods" "$left" 0
 

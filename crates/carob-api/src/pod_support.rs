@@ -75,13 +75,6 @@ pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors {
     for (index, volume) in meta::items_at(spec, &["volumes"]).iter().enumerate() {
         let path = path.child("volumes").index(index);
         refuse_other_keys(volume, VOLUME_SOURCES, &path, &mut errors);
-        if meta::at(volume, &["emptyDir", "medium"])
-            .and_then(Value::as_str)
-            .is_some_and(|it| it.starts_with("HugePages"))
-        {
-            let path = path.child("emptyDir").child("medium");
-            errors.push(FieldError::forbidden(&path, "volumes of huge pages are not supported"));
-        }
         for (index, source) in meta::items_at(volume, &["projected", "sources"]).iter().enumerate() {
             let path = path.child("projected").child("sources").index(index);
             refuse_other_keys(source, PROJECTED_SOURCES, &path, &mut errors);
@@ -128,7 +121,7 @@ mod tests {
                 {"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart"}, {"action": "RestartAllContainers"}]}
             ],
             "containers": [{"name": "a", "restartPolicy": "Never", "volumeDevices": [{}], "securityContext": {"appArmorProfile": {"type": "Localhost"}}}],
-            "volumes": [{"name": "v", "iscsi": {}}, {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
+            "volumes": [{"name": "v", "iscsi": {}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
         });
         let paths: Vec<String> =
             refuse_unsupported(&spec, &FieldPath::new("spec")).iter().map(|e| e.path.to_string()).collect();
@@ -138,8 +131,7 @@ mod tests {
                 "spec.resourceClaims",
                 "spec.containers[0].securityContext.appArmorProfile.type",
                 "spec.volumes[0].iscsi",
-                "spec.volumes[1].emptyDir.medium",
-                "spec.volumes[2].projected.sources[0].clusterTrustBundle",
+                "spec.volumes[1].projected.sources[0].clusterTrustBundle",
             ]
         );
     }
@@ -195,9 +187,6 @@ mod tests {
             }
             ("VolumeProjection", source) if !PROJECTED_SOURCES.contains(&source) => {
                 "refused: this volume source is not supported".to_owned()
-            }
-            ("EmptyDirVolumeSource", "medium") => {
-                "acts; refused when `HugePages…`: volumes of huge pages are not supported".to_owned()
             }
             _ => "acts".to_owned(),
         }

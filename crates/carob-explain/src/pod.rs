@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use carob_api::meta;
+use carob_api::pod::is_huge_pages;
 use carob_api::quantity::Quantity;
 use carob_api::table::human_duration;
 use jiff::Timestamp;
@@ -93,7 +94,7 @@ pub fn rooms(nodes: &[Value], pods: &[Value]) -> Vec<NodeRoom> {
 /// An amount for people: CPUs in thousandths where they are no whole number, bytes in binary units.
 fn amount(resource: &str, milli: i128) -> String {
     let whole = milli / 1000;
-    let is_bytes = matches!(resource, "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
+    let is_bytes = matches!(resource, "memory" | "ephemeral-storage") || is_huge_pages(resource);
     if is_bytes {
         for (unit, bytes) in [("Gi", 1i128 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)] {
             if whole.abs() >= bytes {

@@ -2,13 +2,14 @@
 //!
 //! The scheduler has decided already; this is for Pods that came past it, and for races between two of them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use carob_api::pod::{self as rules, HostPort, Taint, Toleration};
 use k8s_openapi::api::core::v1::{AppArmorProfile, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
 use crate::allocation::Pending;
-use crate::config::resources::{self, Qos, ResourceError, amount, amounts};
+use crate::config::resources::{self, Qos, ResourceError, amount, amounts, huge_pages};
 use crate::eviction::rank::is_critical;
 use crate::eviction::thresholds::Pressure;
 use crate::eviction::{EVICTED, Pressures};
@@ -33,7 +34,7 @@ const SAFE_SYSCTLS: [&str; 12] = [
 /// Why a Pod is refused: it fails at once with this reason and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
 }
 
@@ -45,6 +46,8 @@ pub const NODE_AFFINITY: &str = "NodeAffinity";
 pub struct Room {
     pub cpu_milli: i64,
     pub memory_bytes: i64,
+    /// Bytes by resource.
+    pub huge_pages: BTreeMap<String, i64>,
     pub pods: usize,
     pub labels: BTreeMap<String, String>,
     /// Why no Pod can be confined by AppArmor; `None` where nothing is to be confined.
@@ -60,6 +63,7 @@ impl Room {
         Ok(Self {
             cpu_milli: given.cpu_milli.unwrap_or(self.cpu_milli),
             memory_bytes: given.memory_bytes.unwrap_or(self.memory_bytes),
+            huge_pages: if allocatable.is_some() { huge_pages(allocatable)? } else { self.huge_pages.clone() },
             pods: pods.map_or(self.pods, |pods| usize::try_from(pods).unwrap_or(0)),
             labels: node.metadata.labels.clone().unwrap_or_default(),
             no_apparmor: self.no_apparmor,
@@ -98,7 +102,7 @@ pub fn admit_under(pod: &Pod, pressures: &Pressures) -> Result<(), Rejection> {
         return Ok(());
     }
     let conditions: Vec<&str> = pressures.iter().map(|pressure| pressure.condition()).collect();
-    Err(Rejection { reason: EVICTED, message: format!("The node had condition: [{}]. ", conditions.join(" ")) })
+    Err(Rejection { reason: EVICTED.into(), message: format!("The node had condition: [{}]. ", conditions.join(" ")) })
 }
 
 /// Whether a Pod that runs here may have what it asks for now, beside what the `others` have.
@@ -121,8 +125,8 @@ pub fn admit_resize(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Pendi
 /// What the message of every refused Pod begins with.
 const REJECTED: &str = "Pod was rejected: ";
 
-fn rejected(reason: &'static str, what: impl std::fmt::Display) -> Rejection {
-    Rejection { reason, message: format!("{REJECTED}{what}") }
+fn rejected(reason: impl Into<Cow<'static, str>>, what: impl std::fmt::Display) -> Rejection {
+    Rejection { reason: reason.into(), message: format!("{REJECTED}{what}") }
 }
 
 /// A Pod is refused for what its spec did not let expect.
@@ -223,7 +227,7 @@ fn check_room(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> 
     let parse = |pod: &Pod| requests(pod).map_err(|error| unexpected(carob_kit::chain(&error)));
     let (cpu, memory) = parse(pod)?;
     let (mut used_cpu, mut used_memory) = (0i64, 0i64);
-    for other in alive {
+    for other in &alive {
         let (other_cpu, other_memory) = parse(other)?;
         used_cpu = used_cpu.saturating_add(other_cpu);
         used_memory = used_memory.saturating_add(other_memory);
@@ -234,19 +238,25 @@ fn check_room(pod: &Pod, others: &[&Pod], room: &Room) -> Result<(), Rejection> 
     if memory > 0 && used_memory.saturating_add(memory) > room.memory_bytes {
         return Err(short("memory", memory, used_memory, room.memory_bytes));
     }
+    let pages = |pod: &Pod| resources::huge_pages_of_pod(pod).map_err(|error| unexpected(carob_kit::chain(&error)));
+    for (resource, wanted) in pages(pod)?.into_iter().filter(|(_, wanted)| *wanted > 0) {
+        let mut used = 0i64;
+        for other in &alive {
+            used = used.saturating_add(pages(other)?.get(&resource).copied().unwrap_or(0));
+        }
+        let capacity = room.huge_pages.get(&resource).copied().unwrap_or(0);
+        if used.saturating_add(wanted) > capacity {
+            return Err(short(&resource, wanted, used, capacity));
+        }
+    }
     Ok(())
 }
 
-fn short(resource: &'static str, wanted: i64, used: i64, capacity: i64) -> Rejection {
-    let reason = match resource {
-        "cpu" => "OutOfcpu",
-        "memory" => "OutOfmemory",
-        _ => "OutOfpods",
-    };
+fn short(resource: &str, wanted: i64, used: i64, capacity: i64) -> Rejection {
     let message = format!(
         "Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, capacity: {capacity}"
     );
-    rejected(reason, message)
+    rejected(format!("OutOf{resource}"), message)
 }
 
 fn check_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Rejection> {
@@ -293,6 +303,10 @@ mod tests {
         json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
     }
 
+    fn asking_pages(resource: &str, amount: &str) -> serde_json::Value {
+        json!({"containers": [{"name": "c", "resources": {"requests": {resource: amount}}}]})
+    }
+
     /// Containers that ask for so much memory.
     fn huge(memory: &[&str]) -> serde_json::Value {
         let ask = |(index, memory): (usize, &&str)| json!({"name": format!("c{index}"), "resources": {"requests": {"memory": *memory}}});
@@ -312,7 +326,15 @@ mod tests {
     #[test]
     fn reasons_to_refuse() {
         let labels = [("disk".to_owned(), "ssd".to_owned())].into();
-        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2, labels, no_apparmor: Some("it is off") };
+        let huge_pages = [("hugepages-2Mi".to_owned(), 4 << 20)].into();
+        let room = Room {
+            cpu_milli: 1000,
+            memory_bytes: 1 << 30,
+            pods: 2,
+            labels,
+            no_apparmor: Some("it is off"),
+            huge_pages,
+        };
         let confined = |kind: &str| json!({"securityContext": {"appArmorProfile": {"type": kind}}});
         let sysctl = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
         for (mine, other, expect) in [
@@ -328,6 +350,9 @@ mod tests {
             (asking("600m"), asking("400m"), None),
             (json!({"resources": {"requests": {"cpu": "600m"}}}), asking("500m"), Some("OutOfcpu")),
             (asking("600m"), asking("500m"), Some("OutOfcpu")),
+            (asking_pages("hugepages-2Mi", "2Mi"), asking_pages("hugepages-2Mi", "2Mi"), None),
+            (asking_pages("hugepages-2Mi", "4Mi"), asking_pages("hugepages-2Mi", "2Mi"), Some("OutOfhugepages-2Mi")),
+            (asking_pages("hugepages-1Gi", "1Gi"), json!({}), Some("OutOfhugepages-1Gi")),
             (json!({"os": {"name": "linux"}}), json!({}), None),
             (json!({"os": {"name": "windows"}}), json!({}), Some("PodOSNotSupported")),
             (huge(&["8Ei", "8Ei"]), json!({}), Some("OutOfmemory")),
@@ -339,6 +364,7 @@ mod tests {
         ] {
             let (mine, other) = (pod(mine), pod(other));
             let verdict = admit(&mine, &[&other], &room).err().map(|rejection| rejection.reason);
+            let verdict = verdict.as_deref();
             assert_eq!(verdict, expect, "{:?}", mine.spec);
         }
         let plain = pod(json!({}));
@@ -397,7 +423,10 @@ mod tests {
         let both = Pressures::from([Pressure::Memory, Pressure::Disk]);
         assert!(admit_under(&cheap, &Pressures::new()).is_ok());
         let refused = admit_under(&cheap, &memory).expect_err("refused");
-        assert_eq!((refused.reason, refused.message.as_str()), (EVICTED, "The node had condition: [MemoryPressure]. "));
+        assert_eq!(
+            (&*refused.reason, refused.message.as_str()),
+            (EVICTED, "The node had condition: [MemoryPressure]. ")
+        );
         assert!(admit_under(&burstable, &memory).is_ok() && admit_under(&bearing, &memory).is_ok());
         for pod in [&cheap, &burstable, &bearing] {
             assert!(admit_under(pod, &both).is_err());

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Room;
 use crate::api::ApiPods;
 use crate::config::network::ClusterDns;
-use crate::config::resources::{Machine, ResourceError, amounts};
+use crate::config::resources::{Machine, ResourceError, amounts, huge_pages};
 use crate::csi::paths::KubeletDirs;
 use crate::csi::plugins::Plugins;
 use crate::csi::{Csi, CsiParts};
@@ -31,7 +31,7 @@ use crate::files::Files;
 use crate::fleet::{Fleet, Sources};
 use crate::image::Images;
 use crate::logs::rotate::Rotation;
-use crate::machine::facts::{self, MachineFacts};
+use crate::machine::facts::{self, HugePages, MachineFacts};
 use crate::machine::object::{NodeIdentity, allocatable};
 use crate::machine::register::Registrar;
 use crate::manifests::directory::Directory;
@@ -137,7 +137,8 @@ impl Node {
         make_directories(&config, &pods_dir)?;
         let machine = facts::read().map_err(NodeError::Machine)?;
         let strain = facts::strain(&config.data_dir).map_err(NodeError::Machine)?;
-        let allocatable = allocatable(&config.identity, &machine, &strain);
+        let huge_pages = facts::huge_pages().map_err(NodeError::Machine)?;
+        let allocatable = allocatable(&config.identity, &machine, &strain, &huge_pages);
         let room = room(&config.identity, &machine, &allocatable)?;
         let dirs = PodDirs::new(pods_dir, config.log_dir.clone(), config.log_link_dir.clone());
         let objects = Arc::new(ApiObjects::new(client.clone(), &informers));
@@ -162,7 +163,7 @@ impl Node {
             user_ranges: Arc::new(UserRanges::new(dirs.clone())),
             devices: devices.clone(),
             dirs,
-            settings: settings(&config, &machine, allocatable),
+            settings: settings(&config, &machine, &huge_pages, allocatable),
             probe_counts: ProbeCounts::default(),
             network_rules,
         });
@@ -188,8 +189,7 @@ impl Node {
             data_dir: config.data_dir.clone(),
             pressures,
         };
-        let wants_time = !config.shutdown.is_empty();
-        let closing = wants_time.then(|| ShutdownWatch::new(config.shutdown, &fleet, &tools, name, closing));
+        let closing = ShutdownWatch::new(config.shutdown, &fleet, &tools, name, closing);
         let server = api.map(|api| {
             let source: Arc<dyn PodSource> = fleet.clone();
             let reviews = Box::new(ApiReviews::new(client.clone(), name.clone()));
@@ -370,12 +370,22 @@ fn manifests(config: ManifestConfig, tools: &Tools) -> Places {
     (collector.manifests(), directory, fetcher)
 }
 
-fn settings(config: &NodeConfig, machine: &MachineFacts, allocatable: BTreeMap<String, String>) -> Settings {
+fn settings(
+    config: &NodeConfig,
+    machine: &MachineFacts,
+    huge_pages: &HugePages,
+    allocatable: BTreeMap<String, String>,
+) -> Settings {
+    let machine = Machine {
+        memory_bytes: machine.memory_bytes,
+        unified_cgroups: machine.unified_cgroups,
+        huge_page_sizes: huge_pages.keys().copied().collect(),
+    };
     Settings {
         node_name: config.identity.name.clone(),
         runtime: config.runtime.clone(),
         node_ips: config.identity.addresses.clone(),
-        machine: Machine { memory_bytes: machine.memory_bytes, unified_cgroups: machine.unified_cgroups },
+        machine,
         allocatable,
         dns: config.dns.clone(),
         seccomp_default: config.seccomp_default,
@@ -397,6 +407,7 @@ fn room(
     Ok(Room {
         cpu_milli: given.cpu_milli.unwrap_or(0),
         memory_bytes: given.memory_bytes.unwrap_or(0),
+        huge_pages: huge_pages(Some(&quantities))?,
         pods: identity.pods_max,
         labels,
         no_apparmor: Some(if machine.apparmor {

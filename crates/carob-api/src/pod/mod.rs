@@ -5,6 +5,7 @@
 //! says what its form holds ([`Amounts`], [`Asked`], [`Toleration`], ...); the rules are here, and [`value`] applies them to
 //! the API server's form.
 
+mod huge_pages;
 mod nodes;
 mod ports;
 mod qos;
@@ -14,6 +15,7 @@ mod tests;
 mod tolerations;
 pub mod value;
 
+pub use huge_pages::{huge_pages_of, is_huge_pages, page_bytes, size_bytes};
 pub use nodes::{NODE_NAME_FIELD, Operator, Requirement, term_fits};
 pub use ports::HostPort;
 pub use qos::{Asked, Qos, qos};

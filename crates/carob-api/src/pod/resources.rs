@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::is_huge_pages;
 use crate::quantity::Quantity;
 
 /// Amounts of some resources. Sums saturate.
@@ -29,7 +30,7 @@ pub fn is_extended(name: &str) -> bool {
 
 /// Whether a Pod may ask for this resource as a whole, instead of its containers.
 pub fn is_pod_level(resource: &str) -> bool {
-    matches!(resource, "cpu" | "memory") || resource.starts_with("hugepages-")
+    matches!(resource, "cpu" | "memory") || is_huge_pages(resource)
 }
 
 /// The sum over the containers of one Pod, of its requests or of its limits. Init containers are told in their order.

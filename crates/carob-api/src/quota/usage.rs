@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{Amounts, add, one};
 use crate::meta;
-use crate::pod::is_pod_level;
 use crate::pod::value::{self, quantity};
+use crate::pod::{is_huge_pages, is_pod_level};
 use crate::quantity::{Format, Quantity};
 
 const STORAGE_CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io";
@@ -62,7 +62,7 @@ fn pod(pod: &Value, now: Timestamp) -> Amounts {
     }
     add(&mut taken, "pods", one());
     for (name, amount) in value::requests(pod) {
-        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
+        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || is_huge_pages(&name) {
             add(&mut taken, name.clone(), amount);
         }
         add(&mut taken, format!("requests.{name}"), amount);

@@ -129,7 +129,7 @@ pub(crate) fn config(
         stdin_once: spec.stdin_once.unwrap_or(false),
         tty: spec.tty.unwrap_or(false),
         linux: Some(LinuxContainerConfig {
-            resources: Some(resources::container(pod, spec, facts.machine)?),
+            resources: Some(resources::container(pod, spec, &facts.machine)?),
             security_context: Some(security::container(
                 pod,
                 spec,

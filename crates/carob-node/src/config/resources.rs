@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carob_api::pod::{self as rules, Asked, ListedAmounts, Total};
+use carob_api::pod::{self as rules, Asked, ListedAmounts, Total, is_huge_pages, page_bytes};
 use carob_api::quantity::{Quantity, QuantityError};
 use carob_cri::v1::{HugepageLimit, LinuxContainerResources};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
@@ -141,16 +141,22 @@ pub fn cgroup_parent(root: &str, qos: Qos, uid: &str) -> String {
 }
 
 /// What of the machine a container's settings depend on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     /// Scales the OOM score.
     pub memory_bytes: u64,
     /// All control groups are of v2.
     pub unified_cgroups: bool,
+    /// In bytes.
+    pub huge_page_sizes: Vec<i64>,
 }
 
 /// The settings of one container.
-pub fn container(pod: &Pod, container: &Container, machine: Machine) -> Result<LinuxContainerResources, ResourceError> {
+pub fn container(
+    pod: &Pod,
+    container: &Container,
+    machine: &Machine,
+) -> Result<LinuxContainerResources, ResourceError> {
     let resources = container.resources.as_ref();
     let (requests, limits) = of_container(pod, container)?;
     let mut settings = settings(requests, limits);
@@ -160,7 +166,11 @@ pub fn container(pod: &Pod, container: &Container, machine: Machine) -> Result<L
         // All of it dies or none (kubelet `singleProcessOOMKill`, false on v2).
         settings.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
     }
-    settings.hugepage_limits = huge_pages(resources.and_then(|resources| resources.limits.as_ref()))?;
+    // A container that says nothing of a size may use its Pod's.
+    let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let mut pages = huge_pages(whole.and_then(|whole| whole.limits.as_ref()))?;
+    pages.extend(huge_pages(resources.and_then(|resources| resources.limits.as_ref()))?);
+    settings.hugepage_limits = huge_page_limits(&pages, machine);
     Ok(settings)
 }
 
@@ -240,7 +250,13 @@ pub fn shown(pod: &Pod) -> Result<ResourceRequirements, ResourceError> {
     })
 }
 
-/// The settings of a whole Pod.
+/// The settings of a whole Pod on a machine.
+pub fn pod_on(pod: &Pod, machine: &Machine) -> Result<LinuxContainerResources, ResourceError> {
+    let hugepage_limits = huge_page_limits(&huge_pages_of_pod(pod)?, machine);
+    Ok(LinuxContainerResources { hugepage_limits, ..self::pod(pod)? })
+}
+
+/// The settings of a whole Pod, but for what depends on the machine: all that a resize may change.
 pub fn pod(pod: &Pod) -> Result<LinuxContainerResources, ResourceError> {
     // Nothing but zeros is not asking.
     let positive = |amounts: Amounts| Amounts {
@@ -318,17 +334,40 @@ fn oom_score(pod: &Pod, qos: Qos, memory_request: Option<i64>, node_memory: u64)
     }
 }
 
-fn huge_pages(limits: Option<&BTreeMap<String, Text>>) -> Result<Vec<HugepageLimit>, ResourceError> {
-    let mut pages = Vec::new();
-    for (resource, text) in limits.into_iter().flatten() {
-        let Some(size) = resource.strip_prefix("hugepages-") else { continue };
-        let error = |source| ResourceError { resource: resource.clone(), text: text.0.clone(), source };
-        let limit = Quantity::parse(&text.0).map_err(error)?.value();
-        // The kernel writes 2MB where the API writes 2Mi.
-        let page_size = size.replace('i', "") + "B";
-        pages.push(HugepageLimit { page_size, limit: u64::try_from(limit).unwrap_or(0) });
+/// The huge pages of a list, in bytes by resource.
+pub fn huge_pages(map: Option<&BTreeMap<String, Text>>) -> Result<BTreeMap<String, i64>, ResourceError> {
+    let mut pages = BTreeMap::new();
+    for resource in map.into_iter().flat_map(BTreeMap::keys).filter(|resource| is_huge_pages(resource)) {
+        pages.extend(amount(map, resource)?.map(|bytes| (resource.clone(), bytes.value())));
     }
     Ok(pages)
+}
+
+/// The huge pages that a Pod asks for in all, which are those that it may use: nobody is promised more than there are.
+pub fn huge_pages_of_pod(pod: &Pod) -> Result<BTreeMap<String, i64>, ResourceError> {
+    let asked = shown(pod)?.requests;
+    huge_pages(asked.as_ref())
+}
+
+/// Limits for each size of pages that the machine has: who asks for none gets none (kubelet
+/// `pkg/kubelet/kuberuntime/kuberuntime_container_linux.go`, `GetHugepageLimitsFromResources`).
+fn huge_page_limits(asked: &BTreeMap<String, i64>, machine: &Machine) -> Vec<HugepageLimit> {
+    let limit_of = |size: i64| {
+        let of_size = asked.iter().filter(|(resource, _)| page_bytes(resource) == Some(size));
+        let limit = of_size.fold(0_i64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+        HugepageLimit { page_size: kernel_size(size), limit: u64::try_from(limit).unwrap_or(0) }
+    };
+    machine.huge_page_sizes.iter().map(|size| limit_of(*size)).collect()
+}
+
+/// A size of pages as the kernel names it in control groups (`mem_fmt` of its `mm/hugetlb_cgroup.c`).
+fn kernel_size(bytes: i64) -> String {
+    const KIB: i64 = 1024;
+    match bytes {
+        bytes if bytes >= KIB * KIB * KIB => format!("{}GB", bytes / (KIB * KIB * KIB)),
+        bytes if bytes >= KIB * KIB => format!("{}MB", bytes / (KIB * KIB)),
+        bytes => format!("{}KB", bytes / KIB),
+    }
 }
 
 #[cfg(test)]
@@ -359,7 +398,7 @@ mod tests {
             assert_eq!(qos(&pod).expect("quantities"), class);
             let spec = &pod.spec.as_ref().expect("a spec").containers[0];
             let machine = Machine { memory_bytes: GIB, ..Machine::default() };
-            assert_eq!(container(&pod, spec, machine).expect("quantities").oom_score_adj, score);
+            assert_eq!(container(&pod, spec, &machine).expect("quantities").oom_score_adj, score);
         }
     }
 
@@ -373,10 +412,37 @@ mod tests {
             let whole = json!({"limits": {"cpu": "2", "memory": "1Gi"}});
             let pod = pod_of(json!({"resources": whole, "containers": [{"name": "c", "resources": own}]}));
             let spec = &pod.spec.as_ref().expect("a spec").containers[0];
-            let set = container(&pod, spec, Machine::default()).expect("quantities");
+            let set = container(&pod, spec, &Machine::default()).expect("quantities");
             assert_eq!((set.cpu_shares, set.cpu_quota, set.memory_limit_in_bytes), (shares, quota, memory));
             assert_eq!(Limits::wanted(&pod, spec).expect("quantities"), Limits::of(&set));
         }
+    }
+
+    /// A size that is asked for nowhere has the limit zero; what the Pod has as a whole, a container may use that says nothing.
+    #[test]
+    fn huge_pages_are_limited_for_each_size_of_the_machine() {
+        let asking = |name: &str, size: &str, amount: &str| json!({"name": name, "resources": {"limits": {size: amount}, "requests": {size: amount}}});
+        let whole = json!({"requests": {"hugepages-1Gi": "2Gi"}, "limits": {"hugepages-1Gi": "2Gi"}});
+        let containers = json!([
+            asking("a", "hugepages-2Mi", "4Mi"),
+            asking("b", "hugepages-2Mi", "2Mi"),
+            asking("c", "hugepages-1Gi", "1Gi")
+        ]);
+        let pod = pod_of(json!({"resources": whole, "containers": containers}));
+        let machine = Machine { huge_page_sizes: vec![64 << 10, 2 << 20, 1 << 30], ..Machine::default() };
+        let limits = |settings: LinuxContainerResources| {
+            let shown = |limit: &HugepageLimit| format!("{}={}", limit.page_size, limit.limit);
+            settings.hugepage_limits.iter().map(shown).collect::<Vec<_>>().join(" ")
+        };
+        let spec = pod.spec.as_ref().expect("a spec");
+        let of: Vec<String> =
+            spec.containers.iter().map(|c| limits(container(&pod, c, &machine).expect("quantities"))).collect();
+        assert_eq!(
+            of,
+            ["64KB=0 2MB=4194304 1GB=2147483648", "64KB=0 2MB=2097152 1GB=2147483648", "64KB=0 2MB=0 1GB=1073741824"]
+        );
+        assert_eq!(limits(pod_on(&pod, &machine).expect("quantities")), "64KB=0 2MB=6291456 1GB=2147483648");
+        assert_eq!(limits(pod_on(&pod, &Machine::default()).expect("quantities")), "");
     }
 
     #[test]
@@ -419,7 +485,7 @@ mod tests {
         ] {
             let pod = pod_of(with(requests, limits));
             let spec = &pod.spec.as_ref().expect("a spec").containers[0];
-            let set = container(&pod, spec, Machine::default()).expect("quantities");
+            let set = container(&pod, spec, &Machine::default()).expect("quantities");
             assert_eq!((set.cpu_shares, set.cpu_quota, set.memory_limit_in_bytes), (shares, quota, memory));
         }
     }
@@ -429,8 +495,8 @@ mod tests {
         let pod = pod_of(json!({"containers": [{"name": "c"}]}));
         let spec = &pod.spec.as_ref().expect("a spec").containers[0];
         for (unified_cgroups, expected) in [(true, Some("1")), (false, None)] {
-            let machine = Machine { memory_bytes: 1, unified_cgroups };
-            let set = container(&pod, spec, machine).expect("quantities");
+            let machine = Machine { memory_bytes: 1, unified_cgroups, ..Machine::default() };
+            let set = container(&pod, spec, &machine).expect("quantities");
             assert_eq!(set.unified.get("memory.oom.group").map(String::as_str), expected);
         }
     }

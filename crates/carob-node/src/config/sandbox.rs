@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use carob_cri::v1::{DnsConfig, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::resources::{self, ResourceError};
+use super::resources::{self, Machine, ResourceError};
 use super::{labels, security};
 use crate::paths::PodDirs;
 use crate::pod::{PodId, PodView};
@@ -22,6 +22,7 @@ pub struct SandboxFacts {
     pub seccomp_default: bool,
     /// The group below which Pods have theirs.
     pub cgroup_root: String,
+    pub machine: Machine,
 }
 
 pub fn config(pod: &Pod, facts: SandboxFacts, dirs: &PodDirs) -> Result<PodSandboxConfig, ResourceError> {
@@ -34,7 +35,7 @@ pub fn config(pod: &Pod, facts: SandboxFacts, dirs: &PodDirs) -> Result<PodSandb
         security_context: Some(security::sandbox(pod, facts.users, facts.seccomp_default)),
         sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
         overhead: resources::overhead(pod)?,
-        resources: Some(resources::pod(pod)?),
+        resources: Some(resources::pod_on(pod, &facts.machine)?),
     };
     Ok(PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use carob_api::pod::is_huge_pages;
 use carob_api::quantity::{Quantity, QuantityError};
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
@@ -114,7 +115,7 @@ pub fn resource(
     let path = selector.resource.as_str();
     let unsupported = || FieldError::UnsupportedResource(path.to_owned());
     let (kind, name) = path.split_once('.').ok_or_else(unsupported)?;
-    let known = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    let known = matches!(name, "cpu" | "memory" | "ephemeral-storage") || is_huge_pages(name);
     if !known {
         return Err(unsupported());
     }

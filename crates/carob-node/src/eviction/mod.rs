@@ -225,7 +225,7 @@ impl Evictor {
             return Reclaimed::Nothing;
         };
         let id = PodId::of(&first.pod);
-        let why = Rejection { reason: EVICTED, message: message(shortage, &first) };
+        let why = Rejection { reason: EVICTED.into(), message: message(shortage, &first) };
         tracing::info!(pod = %id, why = why.message, "evicting a pod");
         self.fleet.evict(&id.uid, why);
         Reclaimed::Pod(id.uid)

@@ -63,7 +63,7 @@ fn bytes(text: &str) -> Option<u64> {
 
 /// Why the Pod is to be ended, if it is. Pure.
 pub fn over_limit(pod: &Pod, used: &DiskUse) -> Option<Rejection> {
-    let evicted = |message: String| Some(Rejection { reason: EVICTED, message });
+    let evicted = |message: String| Some(Rejection { reason: EVICTED.into(), message });
     let text_of = |resources: Option<&ResourceRequirements>| {
         resources.and_then(|it| it.limits.as_ref()?.get(STORAGE)).map(|limit| limit.0.clone()).unwrap_or_default()
     };

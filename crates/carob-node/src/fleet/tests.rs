@@ -99,7 +99,7 @@ async fn a_node_that_shuts_down_takes_no_pod_and_knows_when_its_own_are_over() {
     node.bench.until("refused", |_| reason("late-n").as_deref() == Some("NodeShutdown")).await;
     let unfinished = || node.fleet.unfinished_pods().iter().map(|pod| PodId::of(pod).uid).collect::<Vec<_>>();
     node.bench.until("the refused one is over", |_| unfinished() == [OLD]).await;
-    node.fleet.evict(OLD, Rejection { reason: shutdown::TERMINATED, message: String::new() });
+    node.fleet.evict(OLD, Rejection { reason: shutdown::TERMINATED.into(), message: String::new() });
     node.fleet.until_over(OLD).await;
     assert!(node.bench.running().is_empty() && unfinished().is_empty());
     assert_eq!(reason("web-n").as_deref(), Some("Terminated"));

@@ -1,5 +1,6 @@
 //! What the kernel says of the machine.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -51,6 +52,33 @@ pub fn read() -> io::Result<MachineFacts> {
         unified_cgroups: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
         apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
     })
+}
+
+/// The machine's huge pages: bytes of all pages of a size, by that size in bytes.
+pub type HugePages = BTreeMap<i64, i64>;
+
+/// Reads how many huge pages there are now, since whoever runs the machine may change that.
+pub fn huge_pages() -> io::Result<HugePages> {
+    huge_pages_in(Path::new("/sys/kernel/mm/hugepages"))
+}
+
+/// A directory per size (kernel `Documentation/admin-guide/mm/hugetlbpage.rst`); none where the kernel has no huge pages.
+fn huge_pages_in(dir: &Path) -> io::Result<HugePages> {
+    let sizes = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HugePages::new()),
+        sizes => sizes?,
+    };
+    let mut pages = HugePages::new();
+    for size in sizes {
+        let path = size?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let kib = name.and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<i64>().ok());
+        let Some(bytes) = kib.and_then(|kib| kib.checked_mul(1024)) else { continue };
+        let count = fs::read_to_string(path.join("nr_hugepages"))?;
+        let count: i64 = count.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        pages.insert(bytes, bytes.saturating_mul(count));
+    }
+    Ok(pages)
 }
 
 /// All of the machine's memory, in bytes.
@@ -126,6 +154,17 @@ mod tests {
         assert_eq!(meminfo_bytes(text, "MemTotal"), 2 << 20);
         assert_eq!(meminfo_bytes(text, "Mem"), 0);
         assert_eq!(meminfo_bytes(text, "SwapTotal"), 0);
+    }
+
+    #[test]
+    fn huge_pages_are_counted_by_their_size() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (size, count) in [("hugepages-2048kB", "8\n"), ("hugepages-1048576kB", "0\n"), ("other", "1\n")] {
+            fs::create_dir(dir.path().join(size)).expect("made");
+            fs::write(dir.path().join(size).join("nr_hugepages"), count).expect("written");
+        }
+        assert_eq!(huge_pages_in(dir.path()).expect("read"), HugePages::from([(2 << 20, 16 << 20), (1 << 30, 0)]));
+        assert!(huge_pages_in(&dir.path().join("none")).expect("there are none").is_empty());
     }
 
     #[test]

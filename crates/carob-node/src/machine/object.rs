@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use carob_api::pod::is_extended;
+use carob_api::pod::{huge_pages_of, is_extended};
+use carob_api::quantity::{Format, Quantity as Amount};
 use carob_cri::v1::{Image, StatusResponse};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -13,7 +14,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::facts::{MachineFacts, Strain};
+use super::facts::{HugePages, MachineFacts, Strain};
 use crate::eviction::Pressures;
 use crate::eviction::thresholds::{EvictionConfig, Pressure, Signal};
 use crate::status::whole_seconds;
@@ -71,6 +72,7 @@ pub(crate) fn owner(identity: &NodeIdentity, node: &Node) -> Owner {
 pub struct Reading {
     pub machine: MachineFacts,
     pub strain: Strain,
+    pub huge_pages: HugePages,
     /// The runtime's name and version, as `carob://1.0`.
     pub runtime_version: String,
     /// What the runtime says of itself, or why it says nothing.
@@ -117,17 +119,31 @@ pub(crate) fn is_overwritten(node: &Node, shown: &NodeStatus) -> bool {
 }
 
 /// What Pods may ask for, by resource: what there is but for the hard thresholds of eviction (kubelet
-/// `pkg/kubelet/cm/node_container_manager_linux.go`).
-pub fn allocatable(identity: &NodeIdentity, machine: &MachineFacts, strain: &Strain) -> BTreeMap<String, String> {
+/// `pkg/kubelet/cm/node_container_manager_linux.go`). Huge pages are taken out of memory (`pkg/kubelet/nodestatus/setters.go`).
+pub fn allocatable(
+    identity: &NodeIdentity,
+    machine: &MachineFacts,
+    strain: &Strain,
+    huge_pages: &HugePages,
+) -> BTreeMap<String, String> {
     let left = |signal, whole: u64| whole.saturating_sub(identity.eviction.hard(signal, whole));
-    let memory = left(Signal::MemoryAvailable, machine.memory_bytes);
+    let set_aside = huge_pages.values().fold(0_u64, |sum, bytes| sum.saturating_add(bytes.unsigned_abs()));
+    let memory = left(Signal::MemoryAvailable, machine.memory_bytes).saturating_sub(set_aside);
     let disk = left(Signal::NodefsAvailable, strain.disk_total_bytes);
-    BTreeMap::from([
+    let mut all = BTreeMap::from([
         ("cpu".to_owned(), machine.cpus.to_string()),
         ("memory".to_owned(), format!("{}Ki", memory / 1024)),
         ("ephemeral-storage".to_owned(), disk.to_string()),
         ("pods".to_owned(), identity.pods_max.to_string()),
-    ])
+    ]);
+    all.extend(listed(huge_pages));
+    all
+}
+
+/// Huge pages as resources. A size without pages is listed: it says that the machine could have some.
+fn listed(huge_pages: &HugePages) -> impl Iterator<Item = (String, String)> {
+    let amount = |bytes: &i64| Amount::from_units(*bytes, Format::BinarySi).to_string();
+    huge_pages.iter().map(move |(size, bytes)| (huge_pages_of(*size), amount(bytes)))
 }
 
 /// The whole status at `now`; times of transition carry over from `old`.
@@ -140,7 +156,9 @@ pub fn status(identity: &NodeIdentity, reading: &Reading, old: Option<&NodeStatu
         ("ephemeral-storage".to_owned(), format!("{}Ki", reading.strain.disk_total_bytes / 1024)),
         ("pods".to_owned(), identity.pods_max.to_string()),
     ]);
-    let mut allocatable: BTreeMap<String, Quantity> = quantities(allocatable(identity, machine, &reading.strain));
+    capacity.extend(listed(&reading.huge_pages));
+    let mut allocatable: BTreeMap<String, Quantity> =
+        quantities(allocatable(identity, machine, &reading.strain, &reading.huge_pages));
     // Extended resources that others say the node has: all of one is for Pods (kubelet `pkg/kubelet/nodestatus/setters.go`).
     let said = old.and_then(|old| old.capacity.as_ref()).into_iter().flatten();
     allocatable.extend(said.filter(|(name, _)| is_extended(name)).map(|(name, amount)| (name.clone(), amount.clone())));
@@ -329,6 +347,7 @@ mod tests {
             runtime: Ok(runtime),
             images: Vec::new(),
             pressures: Pressures::new(),
+            huge_pages: HugePages::new(),
             closing: false,
             devices: BTreeMap::new(),
         }
@@ -422,8 +441,27 @@ mod tests {
             let thresholds = parse(hard, "nodefs.available<50%", "nodefs.available=1m", "").expect("thresholds");
             let eviction = EvictionConfig { thresholds, ..EvictionConfig::default() };
             let identity = NodeIdentity { eviction, ..NodeIdentity::default() };
-            let left = allocatable(&identity, &machine, &strain);
+            let left = allocatable(&identity, &machine, &strain, &HugePages::new());
             assert_eq!((left["memory"].as_str(), left["ephemeral-storage"].as_str()), (memory, &*disk.to_string()));
         }
+    }
+
+    #[test]
+    fn huge_pages_are_resources_and_taken_out_of_memory() {
+        let mut reading = reading(true);
+        reading.huge_pages = HugePages::from([(2 << 20, 16 << 20), (1 << 30, 0)]);
+        let status = |reading: &Reading| {
+            let status = status(&NodeIdentity::default(), reading, None, Timestamp::UNIX_EPOCH);
+            [status.capacity.expect("resources"), status.allocatable.expect("resources")]
+        };
+        let [capacity, allocatable] = status(&reading);
+        for held in [&capacity, &allocatable] {
+            assert_eq!((held["hugepages-2Mi"].0.as_str(), held["hugepages-1Gi"].0.as_str()), ("16Mi", "0"));
+        }
+        reading.huge_pages.clear();
+        let [same, more] = status(&reading);
+        assert_eq!(capacity["memory"], same["memory"]);
+        let kib = |text: &str| text.trim_end_matches("Ki").parse::<u64>().expect("a number");
+        assert_eq!(kib(&more["memory"].0) - kib(&allocatable["memory"].0), 16 << 10);
     }
 }

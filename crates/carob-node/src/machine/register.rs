@@ -305,6 +305,7 @@ impl Registrar {
 
     async fn read(&self) -> Result<Reading, RegisterError> {
         let strain = facts::strain(&self.data_dir).map_err(RegisterError::Machine)?;
+        let huge_pages = facts::huge_pages().map_err(RegisterError::Machine)?;
         let runtime = self.cri.status(StatusRequest { verbose: false }).await.map_err(|error| error.message);
         let version = self.cri.version(VersionRequest::default()).await;
         let runtime_version = version
@@ -318,6 +319,7 @@ impl Registrar {
         Ok(Reading {
             machine: self.machine.clone(),
             strain,
+            huge_pages,
             runtime_version,
             runtime,
             images,

@@ -42,7 +42,7 @@ const RELOAD_BASE: Duration = Duration::from_millis(100);
 
 /// Why a Pod is not taken in while the machine is about to shut down.
 pub fn refusal() -> Rejection {
-    Rejection { reason: NODE_SHUTDOWN, message: "Pod was rejected as the node is shutting down.".to_owned() }
+    Rejection { reason: NODE_SHUTDOWN.into(), message: "Pod was rejected as the node is shutting down.".to_owned() }
 }
 
 /// Takes back what logind was told for this machine. Another instance on it tells logind again when it starts.
@@ -72,16 +72,19 @@ pub struct ShutdownWatch {
 }
 
 impl ShutdownWatch {
-    /// `closing` is what the Node says of it, and why no Pod is taken in then.
+    /// `closing` is what the Node says of it, and why no Pod is taken in then. `None` where Pods get no time.
     pub fn new(
         periods: Periods,
         fleet: &Arc<Fleet>,
         tools: &Tools,
         node_name: &str,
         closing: watch::Sender<bool>,
-    ) -> Self {
+    ) -> Option<Self> {
+        if periods.is_empty() {
+            return None;
+        }
         let (fleet, clock, events) = (Arc::clone(fleet), Arc::clone(&tools.clock), Arc::clone(&tools.events));
-        Self { fleet, clock, events, periods, node_name: node_name.to_owned(), closing }
+        Some(Self { fleet, clock, events, periods, node_name: node_name.to_owned(), closing })
     }
 
     /// Works until the node's own end, which is not the machine's.
@@ -171,7 +174,7 @@ impl ShutdownWatch {
             let by = after(self.clock.now(), grace);
             let over = pods.iter().map(|pod| async move {
                 let uid = PodId::of(pod).uid;
-                let why = Rejection { reason: TERMINATED, message: ENDED.to_owned() };
+                let why = Rejection { reason: TERMINATED.into(), message: ENDED.to_owned() };
                 self.fleet.end(&uid, Ending { why, by: Some(by) });
                 self.fleet.until_over(&uid).await;
             });

@@ -151,7 +151,7 @@ impl Life {
         let mut pod = pod.clone();
         let status = pod.status.get_or_insert_default();
         status.phase = Some("Failed".to_owned());
-        status.reason = Some(rejection.reason.to_owned());
+        status.reason = Some(rejection.reason.clone().into_owned());
         status.message = Some(rejection.message.clone());
         Cow::Owned(pod)
     }

@@ -12,9 +12,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::addresses;
 use super::config::VirtualNode;
 use crate::admission::Room;
-use crate::config::resources::{ResourceError, amounts};
+use crate::config::resources::{ResourceError, amounts, huge_pages};
 use crate::eviction::Pressures;
-use crate::machine::facts::{MachineFacts, Strain};
+use crate::machine::facts::{HugePages, MachineFacts, Strain};
 use crate::machine::object::{self, NodeIdentity, Reading};
 
 /// The architecture that virtual nodes claim, so that Pods which ask for the most usual one fit.
@@ -84,6 +84,7 @@ impl Placed {
         let reading = Reading {
             machine,
             strain: AT_EASE,
+            huge_pages: HugePages::new(),
             runtime_version: format!("{VIRTUAL}://{kubelet_version}"),
             runtime: Ok(runtime),
             images: Vec::new(),
@@ -110,6 +111,7 @@ impl Placed {
         Ok(Room {
             cpu_milli: given.cpu_milli.unwrap_or(0),
             memory_bytes: given.memory_bytes.unwrap_or(0),
+            huge_pages: huge_pages(Some(&self.quantities()))?,
             pods: self.node.pods_max,
             labels: node.metadata.labels.unwrap_or_default(),
             no_apparmor: None,

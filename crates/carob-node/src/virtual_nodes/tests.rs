@@ -224,7 +224,7 @@ fn deadlines_annotations_and_refusals() {
     check(&mut stage, &[(0, "Pending; app CreateContainerConfigError #0", Some(10))]);
 
     let mut stage = Stage::new(&json!({}), &json!({}), &json!({}));
-    stage.life.reject(Rejection { reason: "OutOfcpu", message: "no".to_owned() });
+    stage.life.reject(Rejection { reason: "OutOfcpu".into(), message: "no".to_owned() });
     let outcome = stage.after(0);
     assert_eq!((outcome.status.phase.as_deref(), outcome.status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
     assert_eq!(outcome.wake_at, None);

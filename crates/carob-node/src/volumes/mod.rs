@@ -35,6 +35,7 @@ use crate::paths::PodDirs;
 use crate::plan::after;
 use claim::{Bound, ClaimError};
 use device::Devices;
+use empty_dir::{Medium, MediumError};
 use ownership::Group;
 use payload::{PayloadError, Sources, Tokens};
 use persistent::{PersistentError, Place};
@@ -48,6 +49,8 @@ pub enum VolumeError {
     HostPath(#[from] host_path::HostPathError),
     #[error("prepare the directory")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Medium(#[from] MediumError),
     #[error(transparent)]
     Files(#[from] FilesError),
     #[error(transparent)]
@@ -197,7 +200,8 @@ impl Volumes {
         if let Some(source) = &volume.empty_dir {
             let path = self.dirs.volume(uid, "empty-dir", &volume.name);
             let (place, source, memory_max) = (path.clone(), source.clone(), memory_max(pod, facts));
-            let made = move || empty_dir::prepare(&place, &source, group, memory_max);
+            let medium = Medium::of(&source, pod)?;
+            let made = move || empty_dir::prepare(&place, medium, &source, group, memory_max);
             self.files.run(uid, "prepare an emptyDir", made).await??;
             return Ok(Ready::at(path));
         }

@@ -237,8 +237,8 @@ impl Worker {
     /// Fails the Pod: before anything of it has started, or because it may not go on.
     pub fn reject(&mut self, rejection: Rejection) {
         let mut status = self.pod.status.clone().unwrap_or_default();
-        self.tools.events.warning(&Subject::pod(&self.pod), rejection.reason, rejection.message.clone());
-        if [EVICTED, TERMINATED].contains(&rejection.reason) && status.start_time.is_some() {
+        self.tools.events.warning(&Subject::pod(&self.pod), &rejection.reason, rejection.message.clone());
+        if [EVICTED, TERMINATED].contains(&&*rejection.reason) && status.start_time.is_some() {
             let now = Time(crate::status::whole_seconds(self.tools.clock.now()));
             let conditions = status.conditions.get_or_insert_default();
             conditions.retain(|condition| condition.type_ != DISRUPTION);
@@ -253,7 +253,7 @@ impl Worker {
             });
         }
         status.phase = Some("Failed".to_owned());
-        status.reason = Some(rejection.reason.to_owned());
+        status.reason = Some(rejection.reason.into_owned());
         status.message = Some(rejection.message);
         self.set_status(status);
     }

@@ -54,6 +54,7 @@ pub(super) fn sandbox_config(tools: &Tools, pod: &Pod, attempt: u32) -> Result<P
         users: users(tools, pod)?,
         seccomp_default: tools.settings.seccomp_default,
         cgroup_root: tools.settings.cgroup_root.clone(),
+        machine: tools.settings.machine.clone(),
     };
     Ok(config(pod, facts, &tools.dirs)?)
 }

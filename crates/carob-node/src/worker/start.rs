@@ -174,7 +174,7 @@ async fn prepare(
         volume_images,
         with_devices,
         target_id: start.target_id.clone(),
-        machine: tools.settings.machine,
+        machine: tools.settings.machine.clone(),
         users: users(tools, &start.pod).map_err(|error| text(&error))?,
         seccomp_default: tools.settings.seccomp_default,
     };

@@ -561,7 +561,7 @@ async fn containers_of_a_refused_pod_are_shown_as_ended() {
     let (orders, inbox) = watch::channel(Order::new(Bench::pod(json!({}), json!({}))));
     let shutdown = CancellationToken::new();
     let mut worker = Worker::new(Arc::clone(&bench.tools), inbox, Arc::default(), shutdown.clone());
-    worker.reject(Rejection { reason: "NodeAffinity", message: "Pod was rejected: no".to_owned() });
+    worker.reject(Rejection { reason: "NodeAffinity".into(), message: "Pod was rejected: no".to_owned() });
     let task = tokio::spawn(worker.run());
     bench.until("ended", |bench| bench.app()["state"]["terminated"]["exitCode"] == 137).await;
     let status = bench.status();
@@ -589,7 +589,7 @@ async fn a_pod_that_takes_too_much_is_evicted() {
     let seat = bench.run(Bench::pod(json!({}), json!({})));
     bench.until("running", |bench| bench.runtime.running() == ["app#0"]).await;
     let began = bench.tools.clock.monotonic();
-    let why = Rejection { reason: "Evicted", message: "too much".to_owned() };
+    let why = Rejection { reason: "Evicted".into(), message: "too much".to_owned() };
     seat.orders.send_modify(|order| order.ending = Some(Ending { why, by: None }));
     bench.until("ended", |bench| bench.runtime.running().is_empty()).await;
     let took = bench.tools.clock.monotonic().saturating_sub(began);
@@ -603,7 +603,7 @@ async fn a_pod_that_takes_too_much_is_evicted() {
 /// Before the machine shuts down, nobody gets the time that they ask for.
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_has_to_be_over_soon_gets_no_more_time() {
-    let why = || Rejection { reason: TERMINATED, message: "off".to_owned() };
+    let why = || Rejection { reason: TERMINATED.into(), message: "off".to_owned() };
     for is_deleted in [false, true] {
         let bench = Bench::new();
         bench.runtime.make_stubborn("app");

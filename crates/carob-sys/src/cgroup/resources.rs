@@ -58,6 +58,7 @@ pub(super) fn settings_v1(wanted: &Resources, memory_now: Option<i64>) -> Vec<Se
     settings.extend(wanted.pids_max.map(|value| setting("pids", "pids.max", max_or(value))));
     for (size, bytes) in &wanted.hugetlb_bytes_max {
         settings.push(setting("hugetlb", &format!("hugetlb.{size}.limit_in_bytes"), bytes));
+        settings.push(setting("hugetlb", &format!("hugetlb.{size}.rsvd.limit_in_bytes"), bytes));
     }
     settings
 }
@@ -155,6 +156,7 @@ mod tests {
             "memory memory.memsw.limit_in_bytes=1048576",
             "pids pids.max=max",
             "hugetlb hugetlb.2MB.limit_in_bytes=0",
+            "hugetlb hugetlb.2MB.rsvd.limit_in_bytes=0",
         ];
         assert_eq!(lines(settings_v1(&limits(), None)), expected);
     }
