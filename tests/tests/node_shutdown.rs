@@ -76,15 +76,25 @@ fn a_shutdown_waits_for_pods_and_critical_ones_end_last() -> Result<()> {
     let mut stuck = pod(&cluster, "stuck", None);
     stuck["spec"]["terminationGracePeriodSeconds"] = json!(600);
     stuck["spec"]["containers"][0]["command"] = json!(["sh", "-c", "trap '' TERM; while true; do sleep 0.1; done"]);
+    // It is being deleted already, has been asked to end, and would take its ten minutes.
+    let mut leaving = pod(&cluster, "leaving", None);
+    leaving["spec"]["terminationGracePeriodSeconds"] = json!(600);
+    let asked = "trap 'echo leaving is asked >> /log/order' TERM; while true; do sleep 0.1; done";
+    leaving["spec"]["containers"][0]["command"] = json!(["sh", "-c", asked]);
     let mut done = pod(&cluster, "done", None);
     done["spec"]["restartPolicy"] = json!("Never");
     done["spec"]["containers"][0]["command"] = json!(["true"]);
     let critical = pod(&cluster, "critical", Some("system-node-critical"));
-    create(&cluster, &[pod(&cluster, "plain", None), critical, stuck, done])?;
-    for name in ["plain", "critical", "stuck"] {
+    create(&cluster, &[pod(&cluster, "plain", None), critical, stuck, leaving, done])?;
+    for name in ["plain", "critical", "stuck", "leaving"] {
         cluster.wait("condition=Ready", &format!("pod/{name}"))?;
     }
     cluster.wait("jsonpath={.status.phase}=Succeeded", "pod/done")?;
+    cluster.kubectl(&["delete", "pod", "leaving", "--wait=false"])?;
+    until_none("the signal", || {
+        let order = order(&cluster).unwrap_or_default();
+        Ok(if order.iter().any(|line| line == "leaving is asked") { Vec::new() } else { vec![order] })
+    })?;
 
     logind.prepare_for_shutdown(true)?;
     until_shutting_down(&cluster)?;
@@ -114,6 +124,8 @@ fn a_shutdown_waits_for_pods_and_critical_ones_end_last() -> Result<()> {
     };
     assert_eq!([exit("plain")?, exit("critical")?, exit("stuck")?], [json!(0), json!(0), json!(137)]);
     assert_eq!(cluster.get(&["pod", "done"])?["status"]["phase"], "Succeeded");
+    cluster.kubectl(&["wait", "--for=delete", "pod/leaving", "--timeout=120s"])?;
+    assert_eq!(order.iter().filter(|line| *line == "leaving is asked").count(), 1, "{order:?}");
     let events = cluster.kubectl(&["get", "events", "--field-selector=reason=NodeShutdown", "--all-namespaces"])?;
     assert!(events.contains("Shutdown manager detected shutdown event"), "{events}");
 

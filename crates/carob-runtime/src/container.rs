@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use carob_cri::v1;
@@ -339,23 +340,35 @@ impl Runtime {
     /// Ends a container: by its stop signal, then by force. One that is not known has ended.
     pub(crate) async fn stop(&self, id: &str, timeout: Duration) -> Result<()> {
         let Some(container) = self.find_container(id) else { return Ok(()) };
+        if !timeout.is_zero() {
+            self.ask_to_stop(&container).await?;
+            // Nobody is kept out meanwhile: another stop may have less time for it.
+            if tokio::time::timeout(timeout, container.exited()).await.is_ok() {
+                return Ok(());
+            }
+        }
         let _operation = container.operation.lock().await;
-        self.stop_locked_container(&container, timeout).await
+        self.kill_locked_container(&container).await
     }
 
-    async fn stop_locked_container(&self, container: &Container, timeout: Duration) -> Result<()> {
+    /// Sends the container's own signal, once: to many programs a second one means more than the first.
+    async fn ask_to_stop(&self, container: &Container) -> Result<()> {
+        let _operation = container.operation.lock().await;
         let (exited, stop_signal) = {
             let record = container.record.borrow();
             (record.phase.is_exited(), record.stop_signal)
         };
-        if exited {
+        if exited || container.asked_to_stop.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if !timeout.is_zero() {
-            self.signal(container, stop_signal).await?;
-            if tokio::time::timeout(timeout, container.exited()).await.is_ok() {
-                return Ok(());
-            }
+        self.signal(container, stop_signal).await?;
+        container.asked_to_stop.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn kill_locked_container(&self, container: &Container) -> Result<()> {
+        if container.record.borrow().phase.is_exited() {
+            return Ok(());
         }
         self.signal(container, SIGKILL).await?;
         let cgroup = container.record.borrow().cgroup.clone();
@@ -377,7 +390,7 @@ impl Runtime {
     pub(crate) async fn remove(&self, id: &str) -> Result<()> {
         let Some(container) = self.find_container(id) else { return Ok(()) };
         let _operation = container.operation.lock().await;
-        self.stop_locked_container(&container, Duration::ZERO).await?;
+        self.kill_locked_container(&container).await?;
         let cgroup = container.record.borrow().cgroup.clone();
         self.remove_container_traces(&container.sandbox, id, &cgroup).await?;
         self.forget_container(id);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use carob_cri::v1;
@@ -86,6 +87,8 @@ pub(crate) struct Container {
     pub(crate) record: watch::Sender<ContainerRecord>,
     /// Held by what changes the container.
     pub(crate) operation: tokio::sync::Mutex<()>,
+    /// Whether it has been sent its stop signal.
+    pub(crate) asked_to_stop: AtomicBool,
 }
 
 impl Runtime {
@@ -272,6 +275,7 @@ impl Container {
             sandbox,
             record: watch::Sender::new(record),
             operation: tokio::sync::Mutex::default(),
+            asked_to_stop: AtomicBool::new(false),
         }
     }
 
