@@ -73,7 +73,6 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Reads Services out of the store, so that no address is given away twice.
     pub(crate) fn new(config: Config) -> Result<Self, StartError> {
         let store = config.store.clone();
         let lookup = Arc::new(Lookup::new(store.clone()));
@@ -96,8 +95,8 @@ impl State {
             &hooks,
             &config.clock,
         );
-        let services =
-            Services::restore(&store, &config.service_cidrs, config.node_ports).map_err(StartError::Services)?;
+        let services = Services::new(&store, &config.clock, &config.service_cidrs, config.node_ports)
+            .map_err(StartError::Services)?;
         let quota = ResourceQuota::new(store.clone(), Arc::clone(&config.clock));
         let rbac = Rbac::new(&store);
         let authz = Authorization::new(&store, rbac.clone(), config.authorizers);

@@ -3,7 +3,7 @@
 
 use super::{
     ActedOnBy, Persistence,
-    builder::{PLAIN, Row, SCALE, STATUS, STATUS_PART, field, field_at, field_unset, resource},
+    builder::{PLAIN, Row, SCALE, STATUS_PART, field, field_at, field_unset, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
@@ -101,8 +101,8 @@ pub(super) const RESOURCES: &[Row] = &[
         .cluster()
         .subresources(&[STATUS_PART])
         .columns(columns::SERVICE_CIDR)
-        .strategy(&STATUS)
-        .by(ActedOnBy::Nothing),
+        .strategy(strategies::SERVICE_CIDR)
+        .by(ActedOnBy::Controllers),
     resource!("policy" / "policy" ["v1"] "PodDisruptionBudget" "poddisruptionbudgets")
         .short(&["pdb"])
         .subresources(&[STATUS_PART])

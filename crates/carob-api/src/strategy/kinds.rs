@@ -54,6 +54,7 @@ pub(crate) const RUNTIME_CLASS: &dyn Strategy = &runtime_class::RuntimeClass;
 pub(crate) const SECRET: &dyn Strategy = &config::Secret;
 pub(crate) const SERVICE: &dyn Strategy = &service::Service;
 pub(crate) const SERVICE_ACCOUNT: &dyn Strategy = &Generic(Rules::PLAIN);
+pub(crate) const SERVICE_CIDR: &dyn Strategy = &network::ServiceCidr;
 pub(crate) const STATEFUL_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::StatefulSet };
 pub(crate) const STORAGE_CLASS: &dyn Strategy = &storage::StorageClass;
 pub(crate) const VOLUME_ATTACHMENT: &dyn Strategy = &storage::VolumeAttachment;

@@ -344,6 +344,40 @@ fn cron_jobs_are_what_their_controller_can_read() {
 }
 
 #[test]
+fn mistakes_in_ranges_and_addresses_of_services() {
+    for (kind, obj, expect) in [
+        ("ServiceCIDR", json!({"spec": {}}), "spec.cidrs: Required value: at least one CIDR required"),
+        (
+            "ServiceCIDR",
+            json!({"spec": {"cidrs": ["10.0.0.1/24"]}}),
+            "spec.cidrs[0]: Invalid value: \"10.0.0.1/24\": must not have",
+        ),
+        (
+            "ServiceCIDR",
+            json!({"spec": {"cidrs": ["10.0.0.0/24", "10.1.0.0/24"]}}),
+            "may specify no more than one IP for each IP family",
+        ),
+        (
+            "ServiceCIDR",
+            json!({"spec": {"cidrs": ["10.0.0.0/24", "fd00::/64", "fd01::/64"]}}),
+            "may only hold up to 2 values",
+        ),
+        (
+            "IPAddress",
+            json!({"metadata": {"name": "10.0.0.1"}, "spec": {"parentRef": {"resource": "a/b", "name": "x"}}}),
+            "spec.parentRef.resource: Invalid value: \"a/b\": may not contain '/'",
+        ),
+        (
+            "IPAddress",
+            json!({"metadata": {"name": "10.0.0.1"}, "spec": {"parentRef": {"resource": "services"}}}),
+            "spec.parentRef.name: Required value",
+        ),
+    ] {
+        check_refused(kind, obj, expect);
+    }
+}
+
+#[test]
 fn mistakes_in_other_kinds() {
     let big = "x".repeat(1_100_000);
     for (kind, obj, expect) in [
@@ -448,7 +482,7 @@ fn mistakes_in_other_kinds() {
 fn what_may_not_change() {
     let selector = json!({"matchLabels": {"a": "b"}});
     type Change = fn(&mut Value);
-    let cases: [(&str, Value, Change, &str); 9] = [
+    let cases: [(&str, Value, Change, &str); 11] = [
         (
             "ConfigMap",
             json!({"immutable": true, "data": {"a": "b"}}),
@@ -461,6 +495,18 @@ fn what_may_not_change() {
             json!({"spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 1}]}}),
             |o| o["spec"]["clusterIP"] = json!("10.0.0.2"),
             "spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set",
+        ),
+        (
+            "ServiceCIDR",
+            json!({"spec": {"cidrs": ["10.0.0.0/24"]}}),
+            |o| o["spec"]["cidrs"] = json!(["10.0.1.0/24", "fd00::/64"]),
+            "spec.cidrs[0]: Invalid value: \"10.0.1.0/24\": field is immutable",
+        ),
+        (
+            "ServiceCIDR",
+            json!({"spec": {"cidrs": ["10.0.0.0/24", "fd00::/64"]}}),
+            |o| o["spec"]["cidrs"] = json!(["10.0.0.0/24"]),
+            "spec.cidrs: Invalid value: [\"10.0.0.0/24\"]: field is immutable",
         ),
         (
             "StatefulSet",

@@ -128,10 +128,13 @@ pub(crate) async fn remove(call: &Call<'_>, removal: &Removal) -> ApiResult<Remo
         let store = &call.api.store;
         let outcome = match plan {
             Deletion::Unchanged => return Ok(Removed::Waiting(old)),
-            Deletion::Remove => delete_key(store, &entry.key, entry.mod_revision).await.map(|_| {
-                call.api.reservations.release(&call.def, &old, None);
-                Removed::Gone(old)
-            }),
+            Deletion::Remove => match delete_key(store, &entry.key, entry.mod_revision).await {
+                Ok(_) => {
+                    call.api.reservations.release(&call.def, &old, None).await;
+                    Ok(Removed::Gone(old))
+                }
+                Err(error) => Err(error),
+            },
             Deletion::Mark(marked) => {
                 let expect = Expect::Revision(entry.mod_revision);
                 match put(call.api, &call.def, &entry.key, expect, &marked, Some(&old)).await {

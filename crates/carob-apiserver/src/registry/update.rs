@@ -156,12 +156,12 @@ async fn attempt(
     let store = &call.api.store;
     if lifecycle::deletion_is_complete(&new, old) {
         held.commit(delete(store, &entry.key, entry.mod_revision)).await?;
-        reservations.release(&call.def, old, None);
+        reservations.release(&call.def, old, None).await;
         return Ok(Written::Gone(new));
     }
     let put = put(call.api, &call.def, &entry.key, Expect::Revision(entry.mod_revision), &new, Some(old));
     let stored = held.commit(put).await?;
-    reservations.release(&call.def, old, Some(&new));
+    reservations.release(&call.def, old, Some(&new)).await;
     Ok(Written::Stored(call.hub(stored).await?))
 }
 

@@ -36,7 +36,7 @@ pub(crate) trait Reserve: Send + Sync {
     ) -> Result<Option<Box<dyn Reserved + 'a>>, Status>;
 
     /// After `new` (absent after a deletion) took the place of `old` in the store: what only `old` held is free.
-    fn release(&self, _old: &Value, _new: Option<&Value>) {}
+    async fn release(&self, _old: &Value, _new: Option<&Value>) {}
 }
 
 /// What one write took. Dropped without a word it goes back, unless a commit is under way.
@@ -72,8 +72,10 @@ impl Reservations {
         Ok(())
     }
 
-    pub(crate) fn release(&self, def: &ResourceDef, old: &Value, new: Option<&Value>) {
-        self.0.iter().filter(|supply| supply.concerns(def)).for_each(|supply| supply.release(old, new));
+    pub(crate) async fn release(&self, def: &ResourceDef, old: &Value, new: Option<&Value>) {
+        for supply in self.0.iter().filter(|supply| supply.concerns(def)) {
+            supply.release(old, new).await;
+        }
     }
 }
 

@@ -19,7 +19,16 @@ pub(super) enum Correction {
 pub(super) fn correct(keep: &Keep, wanted: &Value, mut held: Value) -> Correction {
     let before = held.clone();
     match keep {
-        Keep::Present | Keep::ServiceCidr => return Correction::None,
+        Keep::Present => return Correction::None,
+        // A range of the other family may be added; else the object's ranges stay, whatever the configuration says.
+        Keep::ServiceCidr => match (wanted["spec"]["cidrs"].as_array(), held["spec"]["cidrs"].as_array()) {
+            (Some(wanted_cidrs), Some(own))
+                if wanted_cidrs.len() == 2 && own.len() == 1 && own[0] == wanted_cidrs[0] =>
+            {
+                copy(wanted, &mut held, &[&["spec", "cidrs"]]);
+            }
+            _ => return Correction::None,
+        },
         Keep::Fields(paths) => copy(wanted, &mut held, paths),
         Keep::AutoUpdated { annotation, always } => {
             if !always && meta::annotation(&held, annotation) == Some("false") {

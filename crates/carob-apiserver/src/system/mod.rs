@@ -5,6 +5,7 @@
 //! All of it is made over the API like everything else, so that all its rules hold. [`ApiServer::bootstrap`] puts it right
 //! once; [`ApiServer::keep_system`] keeps right what upstream's API server keeps right all the time.
 
+mod addresses;
 mod correct;
 mod dangling;
 mod flow;
@@ -27,6 +28,7 @@ use tracing::{debug, warn};
 use crate::ApiServer;
 use crate::identity::UserInfo;
 use correct::{Correction, correct};
+pub(crate) use objects::SERVICE as DEFAULT_SERVICE_CIDR;
 pub use objects::{Joining, SystemConfig};
 use objects::{Keep, SystemObject};
 
@@ -107,6 +109,7 @@ impl ApiServer {
             }
             keepers.spawn(self.clone().renew_lease());
             keepers.spawn(dangling::keep(self.clone()));
+            keepers.spawn(addresses::keep(self.clone()));
             while keepers.join_next().await.is_some() {}
         };
         tokio::select! {
@@ -219,6 +222,15 @@ impl ApiServer {
             return Ok(());
         }
         let Some(mut held) = self.held(object, what).await? else { return Ok(()) };
+        if held["spec"]["cidrs"] != object.object["spec"]["cidrs"] {
+            if !self.is_bootstrapped() {
+                let (given, kept) = (&object.object["spec"]["cidrs"], &held["spec"]["cidrs"]);
+                let note = format!("The default ServiceCIDR {kept} does not match the flag configuration {given}");
+                let reason = "KubernetesDefaultServiceCIDRInconsistent";
+                addresses::Report::of(self, &held, "default").say(reason, "ServiceCIDRSync", note).await;
+            }
+            return Ok(());
+        }
         if !objects::mark_ready(&mut held, self.now()) {
             return Ok(());
         }

@@ -15,7 +15,7 @@ use crate::authz::default_objects;
 /// `pkg/controlplane/controller/systemnamespaces`.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// The Service of the API, its endpoints and the range of Service addresses have this name (`pkg/controlplane`).
-const SERVICE: &str = "kubernetes";
+pub(crate) const SERVICE: &str = "kubernetes";
 const SERVICE_PORT: u16 = 443;
 const DNS_PORT: u16 = 53;
 /// `pkg/controlplane/apiserver`, IdentityLeaseDurationSeconds.
@@ -214,15 +214,16 @@ fn service_cidr(config: &SystemConfig) -> SystemObject {
     SystemObject::new(("networking.k8s.io", "v1", "servicecidrs"), "", object, Keep::ServiceCidr).staying()
 }
 
-/// The ready condition that upstream's controller gives to a ServiceCIDR. Answers whether it was missing.
+/// Says that a ServiceCIDR is ready, where nothing says yet whether it is. Answers whether that was so.
 pub(super) fn mark_ready(held: &mut Value, now: Timestamp) -> bool {
     let mut conditions = meta::items_at(held, &["status", "conditions"]).to_vec();
-    if conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True") {
+    let is_known = |condition: &Value| condition["type"] == "Ready" && condition["status"] != "Unknown";
+    if meta::is_being_deleted(held) || conditions.iter().any(is_known) {
         return false;
     }
     conditions.retain(|condition| condition["type"] != "Ready");
     conditions.push(json!({
-        "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes Service CIDR is ready",
+        "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
         "lastTransitionTime": meta::format_time(now),
     }));
     meta::set(held, &["status", "conditions"], conditions);

@@ -18,6 +18,7 @@ mod pod_security;
 mod policies;
 mod quotas;
 mod registry;
+mod service_addresses;
 mod support;
 mod tls;
 mod upstream_api;
