@@ -37,6 +37,7 @@ mod revisions;
 mod role_aggregation;
 mod root_ca;
 mod service_account;
+mod service_cidrs;
 mod start;
 mod stateful;
 mod statuses;

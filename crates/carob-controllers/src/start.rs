@@ -37,6 +37,7 @@ use crate::replicas::{ReplicaController, Replicated};
 use crate::role_aggregation::{self, RoleAggregation};
 use crate::root_ca::RootCaPublisher;
 use crate::service_account::DefaultServiceAccount;
+use crate::service_cidrs::ServiceCidrs;
 use crate::stateful::StatefulController;
 use crate::token::{TokenSecrets, TokenSigner};
 use crate::volumes::{
@@ -99,6 +100,7 @@ impl Controllers {
         if config.load_balancers {
             start_load_balancers(&mut driver, &context, &config);
         }
+        start_service_cidrs(&mut driver, &context);
         start_jobs(&mut driver, &context);
         start_daemons(&mut driver, &context);
         start_stateful(&mut driver, &context);
@@ -275,6 +277,15 @@ fn start_endpoints(driver: &mut Driver, context: &Context) {
     let work = driver.work(controller, WorkOptions::default()).on(&legacy, |change| [change.key()]);
     let work = work.on(&services, |change| [change.key()]);
     work.on(&slices, MirroringController::endpoints_of_slice).start();
+}
+
+fn start_service_cidrs(driver: &mut Driver, context: &Context) {
+    let controller = ServiceCidrs::new(context.clone());
+    let (cidrs, addresses) = (controller.cidrs().clone(), controller.addresses().clone());
+    let all = cidrs.clone();
+    let work = driver.work(controller, options(ONE_WORKER));
+    let work = work.on(&cidrs, move |change| ServiceCidrs::of_cidr(&all, change));
+    work.on(&addresses, move |change| ServiceCidrs::of_address(&cidrs, change)).start();
 }
 
 fn start_jobs(driver: &mut Driver, context: &Context) {
