@@ -263,3 +263,42 @@ fn without_proxy_and_dns_nothing_is_written_for_services() -> Result<()> {
     assert!(Client::Pod("client").run(&cluster, line).is_err(), "nothing leads to the API's Service");
     Ok(())
 }
+
+/// A range that a user adds serves from everywhere, also by name, and stays as long as a Service has an address of it.
+#[test]
+fn an_added_range_of_services_serves_and_waits_for_its_addresses() -> Result<()> {
+    const RANGE: &str = "198.18.7.0/24";
+    const ADDED: &str = "198.18.7.10";
+    let cluster = start()?;
+    let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"},
+        "spec": {"cidrs": [RANGE]}});
+    create(&cluster, &[cidr])?;
+    cluster.wait("condition=Ready", "servicecidr/more")?;
+    let spec = json!({"clusterIP": ADDED, "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]});
+    create(&cluster, &[service("added", spec)])?;
+    let parent = cluster.kubectl(&["get", "ipaddress", ADDED, "--no-headers"])?;
+    assert!(parent.contains("services/default/added"), "{parent}");
+    for client in [Client::Pod("client"), Client::Pod("client-on-host"), Client::Pod("web"), Client::Host] {
+        let answer = client.run(&cluster, &format!("nc -w 10 {ADDED} 80 </dev/null"))?;
+        assert_eq!(answer.trim(), "web");
+    }
+    let client = Client::Pod("client");
+    let name = client.run(&cluster, &format!("nslookup {ADDED}"))?;
+    assert!(name.contains("added.default.svc.cluster.local"), "{name}");
+    let unused = client.run(&cluster, "nc -w 10 198.18.7.11 80 </dev/null 2>&1 || true")?;
+    assert!(unused.contains("refused"), "an address of the range that no Service has: {unused}");
+    // The range is not given back while the Service has its address.
+    cluster.kubectl(&["delete", "servicecidr", "more", "--wait=false"])?;
+    cluster.wait("condition=Ready=false", "servicecidr/more")?;
+    let held = cluster.get(&["servicecidr", "more"])?;
+    assert_eq!(text(&held, "/status/conditions/0/reason")?, "Terminating");
+    let refused = create(&cluster, &[service("late", json!({"clusterIP": "198.18.7.12", "ports": [{"port": 80}]}))]);
+    let why = format!("{:#}", refused.expect_err("the range is on its way out"));
+    assert!(why.contains("the provided network does not match the current range"), "{why}");
+    assert_eq!(client.run(&cluster, &format!("nc -w 10 {ADDED} 80 </dev/null"))?.trim(), "web", "it still serves");
+    cluster.kubectl(&["delete", "service", "added"])?;
+    cluster.wait("delete", "servicecidr/more")?;
+    let addresses = cluster.kubectl(&["get", "ipaddresses"])?;
+    assert!(!addresses.contains(ADDED), "{addresses}");
+    Ok(())
+}

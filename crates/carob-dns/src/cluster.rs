@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use carob_client::{Grouped, Informer, Informers, ObjectKey};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 
 use crate::zone::Objects;
 
@@ -20,6 +22,8 @@ pub(crate) struct Cluster {
     services_at: Arc<Grouped<IpAddr, Service>>,
     /// Slices with an endpoint of that address that has a name of its own.
     named_at: Arc<Grouped<IpAddr, EndpointSlice>>,
+    /// Not waited for: a server of another version may not let a node have them.
+    cidrs: Informer<ServiceCIDR>,
 }
 
 impl Cluster {
@@ -31,6 +35,7 @@ impl Cluster {
             services_at: Grouped::new(&services, addresses),
             named_at: Grouped::new(&slices, named_addresses),
             namespaces: informers.of(),
+            cidrs: informers.of(),
             services,
             slices,
         }
@@ -63,6 +68,11 @@ impl Objects for Cluster {
 
     fn named_at(&self, address: IpAddr) -> Vec<Arc<EndpointSlice>> {
         self.named_at.get(&address)
+    }
+
+    fn has_range(&self, net: &IpNet) -> bool {
+        let has = |range: &String| range.parse::<IpNet>().is_ok_and(|range| range.contains(net));
+        self.cidrs.list().iter().any(|cidr| cidr.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten()).any(has))
     }
 }
 

@@ -22,6 +22,8 @@ const SERVICES: &str = "
   spec:
     clusterIPs: [10.96.0.7, 'fd00:96::7']
     ports: [{name: web, port: 80, protocol: TCP}, {name: dns, port: 53, protocol: UDP}]
+- metadata: {name: added, namespace: shop}
+  spec: {clusterIPs: [203.0.113.7], ports: [{name: web, port: 80, protocol: TCP}]}
 - metadata: {name: db, namespace: shop}
   spec: {clusterIPs: [None], clusterIP: None}
 - metadata: {name: empty, namespace: shop}
@@ -87,5 +89,9 @@ impl Objects for Fake {
 
     fn named_at(&self, _: IpAddr) -> Vec<Arc<EndpointSlice>> {
         self.slices.clone()
+    }
+
+    fn has_range(&self, net: &ipnet::IpNet) -> bool {
+        "203.0.113.0/24".parse::<ipnet::IpNet>().unwrap().contains(net)
     }
 }

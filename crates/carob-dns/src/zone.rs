@@ -26,6 +26,8 @@ pub(crate) trait Objects {
     fn services_at(&self, address: IpAddr) -> Vec<Arc<Service>>;
     /// Slices with an endpoint of that address that has a name of its own.
     fn named_at(&self, address: IpAddr) -> Vec<Arc<EndpointSlice>>;
+    /// Whether Services get their addresses of a range that has all of `net`.
+    fn has_range(&self, net: &ipnet::IpNet) -> bool;
 }
 
 /// The answer to one question.
@@ -53,7 +55,7 @@ pub(crate) enum Lookup {
 pub(crate) struct Zone {
     /// `cluster.local.`, in lower case.
     origin: Name,
-    /// Addresses of Services and Pods: their reverse names are answered here alone.
+    /// Addresses of Services and Pods by the configuration: their reverse names are answered here alone.
     ranges: Vec<ipnet::IpNet>,
 }
 
@@ -120,7 +122,7 @@ impl Zone {
         let Ok(net) = name.parse_arpa_name() else { return Lookup::Elsewhere };
         let address = net.addr();
         let is_whole = net.prefix_len() == net.max_prefix_len();
-        if !self.ranges.iter().any(|range| range.contains(&net)) {
+        if !self.ranges.iter().any(|range| range.contains(&net)) && !objects.has_range(&net) {
             return Lookup::Elsewhere;
         }
         let targets = if is_whole { self.names_of(objects, address) } else { Vec::new() };

@@ -91,6 +91,8 @@ fn addresses_have_names() {
     check("2.0.244.10.in-addr.arpa.", RecordType::PTR, "PTR db-0.db.shop.svc.cluster.local.");
     check("3.0.244.10.in-addr.arpa.", RecordType::PTR, "missing");
     check("4.0.244.10.in-addr.arpa.", RecordType::PTR, "missing");
+    check("7.113.0.203.in-addr.arpa.", RecordType::PTR, "PTR added.shop.svc.cluster.local.");
+    check("8.113.0.203.in-addr.arpa.", RecordType::PTR, "missing");
     check("8.8.8.8.in-addr.arpa.", RecordType::PTR, "elsewhere");
     check("1.0.96.10.in-addr.arpa.", RecordType::A, "");
 }

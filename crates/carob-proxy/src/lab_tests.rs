@@ -144,6 +144,36 @@ fn is_dropped(client: &OwnedFd, target: SocketAddr) {
 }
 
 #[test]
+fn an_added_range_is_the_services_until_it_goes() {
+    let mut world = World::new(V4);
+    let change = |world: &mut World, ranges: &[&str]| {
+        let after: Vec<ipnet::IpNet> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let before = std::mem::replace(&mut world.config.service_cidrs, after);
+        let mut change = carob_sys::nft::Transaction::new(&world.config.table);
+        crate::table::change_service_cidrs(&mut change, &before, &world.config.service_cidrs);
+        world.on_machine(|| change.commit()).unwrap();
+    };
+    let web = service("clusterIPs: [203.0.113.7], clusterIP: 203.0.113.7, ports: [{port: 80, protocol: TCP}]");
+    let slice = world.slice(TCP, &["a"]);
+    world.update(&web, &[slice]);
+    change(&mut world, &["10.96.0.0/16", "203.0.113.0/24"]);
+    let b = world.pod("b").try_clone().unwrap();
+    for client in [&world.lab.machine, &b] {
+        assert_eq!(world.landings(client, at("203.0.113.7", 80), 1), BTreeMap::from([("a", 1)]));
+    }
+    is_refused(&b, at("203.0.113.9", 80));
+    is_refused(&b, at("203.0.113.7", 81));
+    // Another range of which the first is a part, then the part alone.
+    change(&mut world, &["203.0.112.0/23", "203.0.113.0/24"]);
+    is_refused(&b, at("203.0.112.9", 80));
+    change(&mut world, &["203.0.113.0/24"]);
+    is_refused(&b, at("203.0.113.9", 80));
+    change(&mut world, &["10.96.0.0/16"]);
+    let error = connect(&b, at("203.0.113.9", 80)).expect_err("nobody has it");
+    assert_ne!(error.kind(), io::ErrorKind::ConnectionRefused, "it is not the Services' any more");
+}
+
+#[test]
 fn a_service_is_reached_from_pods_the_machine_and_outside() {
     let mut world = World::new(V4);
     let web =

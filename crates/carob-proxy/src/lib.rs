@@ -21,6 +21,7 @@ mod lab_tests;
 mod model;
 pub mod nodes;
 pub mod policy;
+mod ranges;
 mod run;
 mod service;
 mod state;

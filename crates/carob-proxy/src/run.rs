@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use carob_client::{EventKind, EventRecorder, EventSource, Grouped, Informer, Informers, ObjectKey, reference};
 use carob_kit::{Clock, chain};
 use carob_sys::nft::Transaction;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -17,13 +20,16 @@ use crate::flows::{FlowCheck, FlowChecks};
 use crate::health::HealthPorts;
 use crate::keep::{ProxyError, Rules, blocking, keep};
 use crate::model::{self, NodeFacts};
+use crate::ranges;
 use crate::state::{Conflict, State, Step};
-use crate::table::TableConfig;
+use crate::table::{self, TableConfig};
 
 /// The label that names the Service of a slice, and the one of slices that are for names only.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// How long the start waits for the ServiceCIDRs: a server of another version may not let a node have them.
+const CIDRS_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub struct ProxyConfig {
@@ -64,6 +70,8 @@ struct News {
     /// At most one entry per Service that there is or was.
     services: BTreeSet<ObjectKey>,
     everything: bool,
+    /// ServiceCIDRs changed.
+    cidrs: bool,
 }
 
 impl Inbox {
@@ -90,6 +98,9 @@ struct Proxy {
     slices: Informer<EndpointSlice>,
     slices_of: Arc<Grouped<ObjectKey, EndpointSlice>>,
     nodes: Informer<Node>,
+    cidrs: Informer<ServiceCIDR>,
+    /// The ranges of the configuration; those in force are the table's.
+    configured: Vec<IpNet>,
     recorder: EventRecorder,
     inbox: Arc<Inbox>,
     node: NodeFacts,
@@ -108,6 +119,8 @@ impl Proxy {
             slices_of: Grouped::new(&slices, |slice| service_of(slice).into_iter().collect()),
             slices,
             nodes: parts.informers.of(),
+            cidrs: parts.informers.of(),
+            configured: config.table.service_cidrs.clone(),
             recorder: EventRecorder::new(parts.client, parts.clock, source, parts.shutdown),
             inbox: Arc::default(),
             node: NodeFacts { name: config.node_name.clone(), zone: None, addresses: config.node_addresses.clone() },
@@ -127,6 +140,11 @@ impl Proxy {
                 inbox.service_changed(service);
             }
         });
+        let inbox = Arc::clone(&self.inbox);
+        self.cidrs.on_change(move |_| {
+            inbox.news().cidrs = true;
+            inbox.arrived.notify_one();
+        });
         let (inbox, name) = (Arc::clone(&self.inbox), self.config.node_name.clone());
         self.nodes.on_change(move |change| {
             if *change.key().name == *name
@@ -143,6 +161,9 @@ impl Proxy {
         self.services.synced().await;
         self.slices.synced().await;
         self.nodes.synced().await;
+        if tokio::time::timeout(CIDRS_PATIENCE, self.cidrs.synced()).await.is_err() {
+            warn!("ServiceCIDRs are not known yet: Services have the configured addresses only");
+        }
         let (inbox, table) = (Arc::clone(&self.inbox), self.config.table.table.clone());
         keep(&mut self, &inbox.arrived, &table).await;
     }
@@ -172,6 +193,20 @@ impl Proxy {
         step
     }
 
+    /// Takes the ranges of Services as they are now; the transaction gets what that changes.
+    fn take_ranges(&mut self, change: &mut Transaction) {
+        if !std::mem::take(&mut self.inbox.news().cidrs) {
+            return;
+        }
+        let (pods, own) = (&self.config.table.cluster_cidrs, &self.config.node_addresses);
+        let ranges = ranges::of_services(&self.configured, &self.cidrs.list(), pods, own);
+        for (cidr, range) in &ranges.left_out {
+            warn!(cidr, %range, "a ServiceCIDR has addresses of Pods or of this machine: it is not kept to Services");
+        }
+        let before = std::mem::replace(&mut self.config.table.service_cidrs, ranges.used);
+        table::change_service_cidrs(change, &before, &self.config.table.service_cidrs);
+    }
+
     async fn update(&mut self, key: &ObjectKey, step: &mut Step) {
         let service = self.services.get_key(key);
         let slices = if service.is_some() { self.slices_of.get(key) } else { Vec::new() };
@@ -197,13 +232,14 @@ impl Proxy {
 impl Rules for Proxy {
     fn has_news(&self) -> bool {
         let news = self.inbox.news();
-        news.everything || !news.services.is_empty()
+        news.everything || news.cidrs || !news.services.is_empty()
     }
 
     async fn step(&mut self, whole: bool) -> Transaction {
         let mut step = self.take().await;
         self.flows.append(&mut step.flows);
-        let change = self.state.change(&self.config.table, &mut step);
+        let mut change = self.state.change(&self.config.table, &mut step);
+        self.take_ranges(&mut change);
         if whole { self.state.replace(&self.config.table) } else { change }
     }
 

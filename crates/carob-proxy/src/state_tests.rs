@@ -36,6 +36,20 @@ fn the_table_without_services() {
 }
 
 #[test]
+fn ranges_of_services_change() {
+    let ranges = |texts: &[&str]| -> Vec<ipnet::IpNet> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+    let mut change = carob_sys::nft::Transaction::new("golden");
+    let before = ranges(&["10.96.0.0/16", "10.97.0.0/24"]);
+    table::change_service_cidrs(&mut change, &before, &ranges(&["10.96.0.0/16", "203.0.113.0/24", "fd00:97::/112"]));
+    expect![[r"
+        delete element inet golden service_cidrs4 { 10.97.0.0/24 }
+        add element inet golden service_cidrs4 { 203.0.113.0/24 }
+        add element inet golden service_cidrs6 { fd00:97::/112 }
+    "]]
+    .assert_eq(&change.to_string());
+}
+
+#[test]
 fn cluster_ips() {
     let two = tcp(&["10.244.0.2 n1 rs", "10.244.1.2 n2 rs"]);
     table(&[(service(""), vec![two])], expect_file!["golden/cluster_ip.nft"]);

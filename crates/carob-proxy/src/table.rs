@@ -31,7 +31,7 @@ pub struct TableConfig {
     pub table: String,
     /// Addresses of the cluster's Pods, at most one CIDR a family.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Addresses of the cluster's Services, at most one CIDR a family.
+    /// Addresses of the cluster's Services, as the configuration has them.
     pub service_cidrs: Vec<IpNet>,
     /// Interfaces of Pods of any instance on this machine, and of this one's: names that end in `*`. Packets of other
     /// instances' Pods are left to those.
@@ -136,6 +136,19 @@ fn add_sets(change: &mut Transaction, config: &TableConfig, family: Family) {
     change.push(Command::AddSet(set(names.hairpins, vec![address, address], None, SetKind::Exact)));
     change.add_elements(names.pods, prefixes(&config.cluster_cidrs, family));
     change.add_elements(names.service_cidrs, prefixes(&config.service_cidrs, family));
+}
+
+/// Makes other ranges those of Services.
+pub(crate) fn change_service_cidrs(change: &mut Transaction, before: &[IpNet], after: &[IpNet]) {
+    for family in FAMILIES {
+        let set = set_names(family).service_cidrs;
+        let (before, after) = (prefixes(before, family), prefixes(after, family));
+        let gone: Vec<Element> = before.iter().filter(|element| !after.contains(element)).cloned().collect();
+        if !gone.is_empty() {
+            change.push(Command::DeleteElements { set: set.to_owned(), elements: gone });
+        }
+        change.add_elements(set, after.into_iter().filter(|element| !before.contains(element)).collect());
+    }
 }
 
 fn prefixes(cidrs: &[IpNet], family: Family) -> Vec<Element> {
