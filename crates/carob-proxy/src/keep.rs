@@ -10,6 +10,10 @@ use tracing::{debug, info, warn};
 
 /// How often to look whether the table is still there: whoever flushes all of nftables does not tell.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// The pause after a transaction, in times of what it took, and the longest. The kernel looks at all rules whenever one is
+/// added (`nft_table_validate`), so many changes at a time are gathered to few transactions; a change that comes alone does not wait.
+const REST: u32 = 2;
+const REST_MAX: Duration = Duration::from_millis(50);
 /// Waits between tries to write the table.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
 
@@ -53,7 +57,8 @@ pub(crate) async fn keep(rules: &mut impl Rules, arrived: &Notify, table: &str) 
     loop {
         let outcome = write(rules, table, whole).await;
         let wait = match &outcome {
-            Ok(()) => {
+            Ok(took) => {
+                tokio::time::sleep(REST_MAX.min(took.saturating_mul(REST))).await;
                 whole = false;
                 retry.reset();
                 if rules.has_news() {
@@ -74,11 +79,12 @@ pub(crate) async fn keep(rules: &mut impl Rules, arrived: &Notify, table: &str) 
     }
 }
 
-async fn write(rules: &mut impl Rules, table: &str, whole: bool) -> Result<(), ProxyError> {
+/// Answers how long the kernel took.
+async fn write(rules: &mut impl Rules, table: &str, whole: bool) -> Result<Duration, ProxyError> {
     let change = rules.step(whole).await;
     if change.is_empty() {
         rules.written().await;
-        return Ok(());
+        return Ok(Duration::ZERO);
     }
     let started = tokio::time::Instant::now();
     blocking(move || change.commit()).await?.map_err(ProxyError::Write)?;
@@ -91,14 +97,14 @@ async fn write(rules: &mut impl Rules, table: &str, whole: bool) -> Result<(), P
     rules.written().await;
     let clean = rules.clean();
     if clean.is_empty() {
-        return Ok(());
+        return Ok(took);
     }
     match blocking(move || clean.commit()).await? {
         Ok(()) => rules.cleaned(),
         // They are empty, and are tried again with the next change.
         Err(error) => debug!(table, error = %chain(&error), "chains that lead nowhere cannot be removed yet"),
     }
-    Ok(())
+    Ok(took)
 }
 
 async fn is_gone(table: &str) -> bool {

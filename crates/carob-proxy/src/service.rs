@@ -1,7 +1,7 @@
 //! The chains, sets and elements of one port of a Service. Pure.
 //!
-//! Without session affinity a port's chain is one rule: a random number of the port's block, looked up in the map of all
-//! backends. A changed endpoint is one element of that map. With affinity each endpoint has a chain and a set of the
+//! Without session affinity a port's chain is one rule: a random number of the port's block, looked up in a map of
+//! endpoints. A changed endpoint is one element of that map. With affinity each endpoint has a chain and a set of the
 //! clients that stay with it.
 
 use std::borrow::Cow;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use carob_sys::nft::{Data, Family, Field, Key, Rule, Set, SetKind, Statement, Value, Verdict};
 
 use crate::model::{Access, At, PortModel};
-use crate::table::{CHOICES, MASQUERADE_MARK, REJECT, set_names};
+use crate::table::{MASQUERADE_MARK, Maps, REJECT, set_names};
 
 /// Endpoints of one port and policy; more are left out. A number is a block's and an index's, so there are
 /// [`BLOCKS_MAX`] blocks.
@@ -108,15 +108,15 @@ impl Rendered {
         let offset = block * u32::try_from(BACKENDS_MAX).unwrap_or(u32::MAX);
         let random = vec![Key::Random { modulus, offset }];
         let numbered = (offset..).zip(endpoints);
-        let map = set_names(port.family).backends;
+        let maps = Maps::of(port.family, block);
         let mut rules = Vec::new();
         match port.affinity_seconds {
             None => {
-                let keys = random;
-                rules.push(vec![Statement::DestinationNat { family: port.family, keys, map: map.to_owned() }]);
+                let (keys, map) = (random, maps.backends());
+                rules.push(vec![Statement::DestinationNat { family: port.family, keys, map: map.clone() }]);
                 for (number, endpoint) in numbered {
                     let to = Data::Values(vec![Value::Address(endpoint.ip()), Value::Port(endpoint.port())]);
-                    self.add_element(map, vec![Value::Number(number)], Some(to));
+                    self.add_element(map.clone(), vec![Value::Number(number)], Some(to));
                 }
             }
             Some(seconds) => {
@@ -130,10 +130,11 @@ impl Rendered {
                     };
                     rules.push(vec![client, Statement::Verdict(goto(names.endpoint(endpoint)))]);
                 }
-                rules.push(vec![Statement::VerdictMap { keys: random, map: CHOICES.to_owned() }]);
+                let map = maps.choices();
+                rules.push(vec![Statement::VerdictMap { keys: random, map: map.clone() }]);
                 for (number, endpoint) in numbered {
                     let to = Data::Verdict(goto(names.endpoint(*endpoint)));
-                    self.add_element(CHOICES, vec![Value::Number(number)], Some(to));
+                    self.add_element(map.clone(), vec![Value::Number(number)], Some(to));
                 }
             }
         }

@@ -13,7 +13,7 @@ use carob_sys::nft::{Chain, Command, Data, Element, Transaction, Value};
 use crate::flows::FlowCheck;
 use crate::model::{At, PortModel};
 use crate::service::{BACKENDS_MAX, BLOCKS_MAX, Blocks, Rendered};
-use crate::table::{self, TableConfig};
+use crate::table::{self, Maps, TableConfig};
 
 /// Where packets of a protocol are taken; only one Service can have them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,8 @@ pub(crate) struct State {
     hairpins: HashMap<IpAddr, usize>,
     free_blocks: Vec<u32>,
     next_block: u32,
+    /// Maps of endpoints that the table has. They stay when they are empty.
+    maps: BTreeSet<Maps>,
     /// Chains that nothing leads to any more, emptied but not removed.
     stale_chains: BTreeSet<String>,
 }
@@ -60,6 +62,7 @@ pub(crate) struct State {
 pub(crate) struct Step {
     old: Rendered,
     new: Rendered,
+    maps: BTreeSet<Maps>,
     pub(crate) conflicts: Vec<Conflict>,
     /// Services that can have now what they had to wait for.
     pub(crate) freed: BTreeSet<ObjectKey>,
@@ -103,6 +106,7 @@ impl State {
                 continue;
             };
             step.new.add(&model, blocks);
+            step.maps.extend(maps_of(&model, blocks).into_iter().filter(|maps| self.maps.insert(*maps)));
             held.push(Held { model, blocks });
         }
         for unused in blocks_of.into_values() {
@@ -126,6 +130,10 @@ impl State {
         let mut keys: Vec<&ObjectKey> = self.services.keys().collect();
         keys.sort_unstable();
         let mut all = Rendered::default();
+        self.maps = self.services.values().flatten().flat_map(|held| maps_of(&held.model, held.blocks)).collect();
+        for maps in &self.maps {
+            maps.add(&mut change);
+        }
         for held in keys.into_iter().filter_map(|key| self.services.get(key)).flatten() {
             all.add(&held.model, held.blocks);
         }
@@ -139,6 +147,9 @@ impl State {
     /// The transaction of a step.
     pub(crate) fn change(&mut self, config: &TableConfig, step: &mut Step) -> Transaction {
         let mut change = Transaction::new(&config.table);
+        for maps in std::mem::take(&mut step.maps) {
+            maps.add(&mut change);
+        }
         let old = std::mem::take(&mut step.old);
         add_difference(&mut change, &old, std::mem::take(&mut step.new), &mut self.stale_chains);
         change
@@ -230,6 +241,10 @@ impl State {
             }
         }
     }
+}
+
+fn maps_of(port: &PortModel, blocks: Blocks) -> [Maps; 2] {
+    [blocks.cluster, blocks.local].map(|block| Maps::of(port.family, block))
 }
 
 /// Removes the chains.

@@ -110,8 +110,8 @@ fn an_endpoint_that_comes_or_goes_is_an_element_and_a_rule() {
         &[Arc::clone(&three)],
         expect![[r"
             flush chain inet golden ip/default/web/tcp/cluster
-            add rule inet golden ip/default/web/tcp/cluster dnat ip to numgen random mod 3 map @backends4
-            add element inet golden backends4 { 2 : 10.244.1.3 . 8080 }
+            add rule inet golden ip/default/web/tcp/cluster dnat ip to numgen random mod 3 map @backends4/0
+            add element inet golden backends4/0 { 2 : 10.244.1.3 . 8080 }
         "]],
     );
     change(
@@ -120,10 +120,10 @@ fn an_endpoint_that_comes_or_goes_is_an_element_and_a_rule() {
         &[tcp(&["10.244.1.2 n2 rs", "10.244.1.3 n2 rs"])],
         expect![[r"
             flush chain inet golden ip/default/web/tcp/cluster
-            delete element inet golden backends4 { 0 : 10.244.0.2 . 8080, 2 : 10.244.1.3 . 8080 }
+            delete element inet golden backends4/0 { 0 : 10.244.0.2 . 8080, 2 : 10.244.1.3 . 8080 }
             delete element inet golden hairpins4 { 10.244.0.2 . 10.244.0.2 }
-            add rule inet golden ip/default/web/tcp/cluster dnat ip to numgen random mod 2 map @backends4
-            add element inet golden backends4 { 0 : 10.244.1.3 . 8080 }
+            add rule inet golden ip/default/web/tcp/cluster dnat ip to numgen random mod 2 map @backends4/0
+            add element inet golden backends4/0 { 0 : 10.244.1.3 . 8080 }
         "]],
     );
     change(
@@ -131,8 +131,8 @@ fn an_endpoint_that_comes_or_goes_is_an_element_and_a_rule() {
         &[Arc::clone(&two)],
         &[tcp(&["10.244.0.2 n1 rs", "10.244.1.9 n2 rs"])],
         expect![[r"
-            delete element inet golden backends4 { 1 : 10.244.1.2 . 8080 }
-            add element inet golden backends4 { 1 : 10.244.1.9 . 8080 }
+            delete element inet golden backends4/0 { 1 : 10.244.1.2 . 8080 }
+            add element inet golden backends4/0 { 1 : 10.244.1.9 . 8080 }
         "]],
     );
     change(&service(""), &[Arc::clone(&two)], &[two], expect![""]);
@@ -148,9 +148,9 @@ fn clients_stay_with_the_endpoints_that_stay() {
         expect![[r"
             flush chain inet golden ip/default/web/tcp/10.244.1.2:8080
             flush chain inet golden ip/default/web/tcp/cluster
-            delete element inet golden choices { 1 : goto ip/default/web/tcp/10.244.1.2:8080 }
+            delete element inet golden choices4/0 { 1 : goto ip/default/web/tcp/10.244.1.2:8080 }
             add rule inet golden ip/default/web/tcp/cluster ip saddr @ip/default/web/tcp/10.244.0.2:8080/10800s goto ip/default/web/tcp/10.244.0.2:8080
-            add rule inet golden ip/default/web/tcp/cluster numgen random mod 1 vmap @choices
+            add rule inet golden ip/default/web/tcp/cluster numgen random mod 1 vmap @choices4/0
             delete set inet golden ip/default/web/tcp/10.244.1.2:8080/10800s
         "]],
     );

@@ -60,14 +60,18 @@ pub(crate) struct SetNames {
     pub(crate) refused_ports: &'static str,
     /// What not every client may use.
     pub(crate) guarded: &'static str,
-    /// Endpoints by number; each port has a block of numbers.
+    /// What the names of the maps of endpoints by number begin with; each port has a block of numbers.
     pub(crate) backends: &'static str,
     /// Pairs of a Pod's address with itself.
     pub(crate) hairpins: &'static str,
 }
 
-/// Chains of endpoints by number, for ports whose clients stay with their endpoint.
-pub(crate) const CHOICES: &str = "choices";
+/// What the names of the maps begin with that have chains of endpoints by number, for ports whose clients stay with their endpoint.
+const CHOICES: &str = "choices";
+/// Blocks that have their endpoints in one map. For each rule that uses a map, the kernel walks over all its elements when the rule
+/// is added, and over all such rules when an element is (`nf_tables_bind_set`, `nft_add_set_elem`): with one map for all, ten
+/// thousand Services took it a hundred seconds. It looks for a map among all of the table, so there is not one per port.
+const BLOCKS_PER_MAP: u32 = 64;
 
 pub(crate) fn set_names(family: Family) -> SetNames {
     match family {
@@ -103,7 +107,6 @@ pub(crate) fn replace(config: &TableConfig) -> Transaction {
     for family in FAMILIES {
         add_sets(&mut change, config, family);
     }
-    change.push(Command::AddSet(set(CHOICES, vec![Field::Number], Some(SetData::Verdict), SetKind::Exact)));
     for chain in chains() {
         change.push(Command::AddChain(chain));
     }
@@ -131,11 +134,44 @@ fn add_sets(change: &mut Transaction, config: &TableConfig, family: Family) {
     for name in [names.node_ports, names.refused_ports] {
         change.push(Command::AddSet(set(name, port(), Some(SetData::Verdict), SetKind::Exact)));
     }
-    let backend = SetData::Fields(vec![address, Field::Service]);
-    change.push(Command::AddSet(set(names.backends, vec![Field::Number], Some(backend), SetKind::Exact)));
     change.push(Command::AddSet(set(names.hairpins, vec![address, address], None, SetKind::Exact)));
     change.add_elements(names.pods, prefixes(&config.cluster_cidrs, family));
     change.add_elements(names.service_cidrs, prefixes(&config.service_cidrs, family));
+}
+
+/// The maps that the endpoints of some blocks are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Maps {
+    is_ipv6: bool,
+    number: u32,
+}
+
+impl Maps {
+    pub(crate) fn of(family: Family, block: u32) -> Self {
+        Self { is_ipv6: family == Family::V6, number: block / BLOCKS_PER_MAP }
+    }
+
+    fn family(self) -> Family {
+        if self.is_ipv6 { Family::V6 } else { Family::V4 }
+    }
+
+    /// Endpoints by number.
+    pub(crate) fn backends(self) -> String {
+        format!("{}/{}", set_names(self.family()).backends, self.number)
+    }
+
+    /// Chains of endpoints by number.
+    pub(crate) fn choices(self) -> String {
+        let family = if self.is_ipv6 { 6 } else { 4 };
+        format!("{CHOICES}{family}/{}", self.number)
+    }
+
+    pub(crate) fn add(self, change: &mut Transaction) {
+        let backend = SetData::Fields(vec![Field::address(self.family()), Field::Service]);
+        change.push(Command::AddSet(set(&self.backends(), vec![Field::Number], Some(backend), SetKind::Exact)));
+        let chain = Some(SetData::Verdict);
+        change.push(Command::AddSet(set(&self.choices(), vec![Field::Number], chain, SetKind::Exact)));
+    }
 }
 
 /// Makes other ranges those of Services.
