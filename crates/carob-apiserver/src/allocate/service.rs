@@ -31,6 +31,10 @@ fn wants_node_ports(service: &Value) -> bool {
     }
 }
 
+fn wants_health_port(service: &Value) -> bool {
+    spec(service, "type") == Some("LoadBalancer") && spec(service, "externalTrafficPolicy") == Some("Local")
+}
+
 /// The texts of `clusterIPs`, or `clusterIP` where a client left the list out.
 fn listed(service: &Value) -> Vec<&str> {
     let list: Vec<&str> = meta::items_at(service, &["spec", "clusterIPs"]).iter().filter_map(Value::as_str).collect();
@@ -76,6 +80,12 @@ fn keep_allocated(service: &mut Value, old: &Value) {
             }
         }
     }
+    let health = meta::i64_at(old, HEALTH_PORT).unwrap_or(0);
+    match (wants_health_port(old), wants_health_port(service)) {
+        (true, true) if meta::i64_at(service, HEALTH_PORT).unwrap_or(0) == 0 => meta::set(service, HEALTH_PORT, health),
+        (true, false) if meta::i64_at(service, HEALTH_PORT) == Some(health) => drop(meta::remove(service, HEALTH_PORT)),
+        _ => {}
+    }
     if !(wants_node_ports(service) && wants_node_ports(old)) {
         return;
     }
@@ -102,7 +112,8 @@ fn complete(supply: &mut Supply<'_>, service: &mut Value, old: Option<&Value>) -
             meta::remove(service, &["spec", "clusterIP"]);
         }
     }
-    node_ports(supply, service, old)
+    node_ports(supply, service, old)?;
+    health_port(supply, service, old)
 }
 
 fn family_name(is_ipv4: bool) -> &'static str {
@@ -219,6 +230,28 @@ fn node_ports(supply: &mut Supply<'_>, service: &mut Value, old: Option<&Value>)
             supply.port(chosen).map_err(|error| vec![FieldError::invalid(&at, asked, error.to_string())])?;
             own.push(chosen);
         }
+    }
+    Ok(())
+}
+
+/// Load balancers ask on a port of its own which nodes have endpoints.
+fn health_port(supply: &mut Supply<'_>, service: &mut Value, old: Option<&Value>) -> Result<(), FieldErrors> {
+    let asked = meta::i64_at(service, HEALTH_PORT).unwrap_or(0);
+    if !wants_health_port(service) || (asked != 0 && old.and_then(|old| meta::i64_at(old, HEALTH_PORT)) == Some(asked))
+    {
+        return Ok(());
+    }
+    let at = path("healthCheckNodePort");
+    if asked == 0 {
+        let found = supply.any_port().map_err(|error| {
+            vec![FieldError::internal(&at, format!("failed to allocate a HealthCheck NodePort: {error}"))]
+        })?;
+        meta::set(service, HEALTH_PORT, found);
+    } else if let Ok(chosen) = u16::try_from(asked) {
+        supply.port(chosen).map_err(|error| {
+            let why = format!("failed to allocate requested HealthCheck NodePort {chosen}: {error}");
+            vec![FieldError::invalid(&at, asked, why)]
+        })?;
     }
     Ok(())
 }

@@ -179,6 +179,28 @@ async fn a_port_of_a_write_in_doubt_is_not_given_away_for_a_while() {
 }
 
 #[tokio::test]
+async fn load_balancers_with_local_policy_have_a_health_check_port() {
+    let rig = Rig::new(&[RANGE]);
+    let local = json!({ "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{ "port": 80 }] });
+    let mut balancer = service("a", local.clone());
+    rig.write(&mut balancer, None).await;
+    let port = balancer["spec"]["healthCheckNodePort"].as_u64().expect("a port");
+    assert!((30000..=30099).contains(&port) && balancer["spec"]["ports"][0]["nodePort"] != port);
+    // Left out, it stays; it goes with the policy.
+    let mut again = service("a", local);
+    rig.write(&mut again, Some(&balancer)).await;
+    assert_eq!(again["spec"]["healthCheckNodePort"], port);
+    let mut cluster = again.clone();
+    cluster["spec"]["externalTrafficPolicy"] = json!("Cluster");
+    rig.write(&mut cluster, Some(&again)).await;
+    assert!(cluster["spec"].get("healthCheckNodePort").is_none());
+    let asked =
+        json!({ "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": port, "ports": [] });
+    rig.write(&mut service("b", asked.clone()), None).await;
+    assert!(rig.refused(&service("c", asked)).contains("failed to allocate requested HealthCheck NodePort"));
+}
+
+#[tokio::test]
 async fn dual_stack_takes_an_address_of_each_family() {
     let rig = Rig::new(&[RANGE, "fd00::/112"]);
     let mut both = service("a", json!({ "ipFamilyPolicy": "PreferDualStack" }));
