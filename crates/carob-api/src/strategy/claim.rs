@@ -33,20 +33,9 @@ pub(super) fn validate_template(template: &Value, path: &FieldPath, errors: &mut
 }
 
 pub(super) fn validate_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    let modes = || meta::items_at(spec, &["accessModes"]).iter().filter_map(Value::as_str);
-    let modes_path = path.child("accessModes");
-    if modes().next().is_none() {
-        errors.push(FieldError::required(&modes_path, "at least 1 access mode is required"));
-    }
+    validate_access_modes(spec, "at least 1 access mode is required", path, errors);
     if let Some(selector) = meta::at(spec, &["selector"]) {
         validate_label_selector(selector, &path.child("selector"), errors);
-    }
-    for mode in modes().filter(|mode| !ACCESS_MODES.contains(mode)) {
-        errors.push(FieldError::not_supported(&modes_path, mode, &ACCESS_MODES));
-    }
-    if modes().any(|mode| mode == ALONE) && modes().any(|mode| mode != ALONE && ACCESS_MODES.contains(&mode)) {
-        let message = "may not use ReadWriteOncePod with other access modes";
-        errors.push(FieldError::forbidden(&modes_path, message));
     }
     let storage_path = path.child("resources").key("storage");
     match meta::at(spec, &["resources", "requests", "storage"]) {
@@ -63,6 +52,22 @@ pub(super) fn validate_spec(spec: &Value, path: &FieldPath, errors: &mut FieldEr
         }
     }
     validate_sources(spec, path, errors);
+}
+
+/// How a volume can be used at once, of volumes and claims; `none` is what to say if it says nothing.
+pub(super) fn validate_access_modes(spec: &Value, none: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    let modes = || meta::items_at(spec, &["accessModes"]).iter().filter_map(Value::as_str);
+    let path = path.child("accessModes");
+    if modes().next().is_none() {
+        errors.push(FieldError::required(&path, none));
+    }
+    for mode in modes().filter(|mode| !ACCESS_MODES.contains(mode)) {
+        errors.push(FieldError::not_supported(&path, mode, &ACCESS_MODES));
+    }
+    if modes().any(|mode| mode == ALONE) && modes().any(|mode| mode != ALONE && ACCESS_MODES.contains(&mode)) {
+        let message = "may not use ReadWriteOncePod with other access modes";
+        errors.push(FieldError::forbidden(&path, message));
+    }
 }
 
 /// What a volume begins with (`validateDataSource` and `validateDataSourceRef`).

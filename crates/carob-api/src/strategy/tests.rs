@@ -378,6 +378,69 @@ fn mistakes_in_ranges_and_addresses_of_services() {
 }
 
 #[test]
+fn mistakes_in_volumes_and_their_classes() {
+    for (kind, obj, expect) in [
+        (
+            "PersistentVolumeClaim",
+            json!({"spec": {"accessModes": ["ReadWriteOncePod", "ReadWriteOnce"], "resources": {"requests": {"storage": "0"}}}}),
+            "[spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes, \
+             spec.resources[storage]: Invalid value: \"0\": must be greater than zero]",
+        ),
+        (
+            "PersistentVolume",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "local": {"path": "/a/../b"}}}),
+            "[spec.local.path: Invalid value: \"/a/../b\": must not contain '..', \
+             spec.nodeAffinity: Required value: Local volume requires node affinity]",
+        ),
+        (
+            "PersistentVolume",
+            json!({"spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "capacity": {"storage": "1Gi", "cpu": "1"},
+                "hostPath": {"path": "/"},
+                "nfs": {"server": "s", "path": "/p"},
+                "persistentVolumeReclaimPolicy": "Recycle",
+                "storageClassName": "A",
+            }}),
+            "spec.capacity: Unsupported value: {\"cpu\":\"1\",\"storage\":\"1Gi\"}: supported values: \"storage\", \
+             spec.nfs: Forbidden: may not specify more than 1 volume type, \
+             spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath mount of '/', \
+             spec.storageClassName: Invalid value: \"A\"",
+        ),
+        (
+            "PersistentVolume",
+            json!({"spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "capacity": {"storage": "1Gi"},
+                "csi": {"driver": "a.b", "nodePublishSecretRef": {"name": "n"}},
+                "nodeAffinity": {},
+            }}),
+            "[spec.nodeAffinity.required: Required value: must specify required node constraints, \
+             spec.csi.volumeHandle: Required value, spec.csi.nodePublishSecretRef.namespace: Required value]",
+        ),
+        (
+            "StorageClass",
+            json!({"provisioner": "a b", "allowedTopologies": [{"matchLabelExpressions": [{"key": "k", "values": ["v", "v"]}, {"key": "k"}]}]}),
+            "allowedTopologies[0].matchLabelExpressions[0].values[1]: Duplicate value: \"v\", \
+             allowedTopologies[0].matchLabelExpressions[1].values: Required value, \
+             allowedTopologies[0].matchLabelExpressions[1].key: Duplicate value: \"k\"",
+        ),
+        (
+            "VolumeAttributesClass",
+            json!({"driverName": "a.b"}),
+            "parameters: Required value: must contain at least one key/value pair",
+        ),
+        (
+            "VolumeAttachment",
+            json!({"spec": {"attacher": "a.b", "nodeName": "n", "source": {}}}),
+            "spec.source: Required value: must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+        ),
+    ] {
+        check_refused(kind, obj, expect);
+    }
+}
+
+#[test]
 fn mistakes_in_other_kinds() {
     let big = "x".repeat(1_100_000);
     for (kind, obj, expect) in [
@@ -536,7 +599,7 @@ fn what_may_not_change() {
             "StorageClass",
             json!({"provisioner": "p"}),
             |o| o["reclaimPolicy"] = json!("Retain"),
-            "reclaimPolicy: Forbidden: updates to reclaimPolicy are forbidden.",
+            "reclaimPolicy: Invalid value: \"Retain\": field is immutable",
         ),
         (
             "Node",

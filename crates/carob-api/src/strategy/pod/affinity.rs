@@ -19,14 +19,7 @@ pub(super) fn validate(affinity: &Value, path: &FieldPath, errors: &mut FieldErr
     if let Some(node) = meta::at(affinity, &["nodeAffinity"]) {
         let path = path.child("nodeAffinity");
         if let Some(selector) = meta::at(node, &[REQUIRED]) {
-            let path = path.child(REQUIRED).child("nodeSelectorTerms");
-            let terms = meta::items_at(selector, &["nodeSelectorTerms"]);
-            if terms.is_empty() {
-                errors.push(FieldError::required(&path, "must have at least one node selector term"));
-            }
-            for (index, term) in terms.iter().enumerate() {
-                validate_node_term(term, true, &path.index(index), errors);
-            }
+            validate_node_selector(selector, &path.child(REQUIRED), errors);
         }
         for (index, preferred) in meta::items_at(node, &[PREFERRED]).iter().enumerate() {
             let path = path.child(PREFERRED).index(index);
@@ -46,6 +39,18 @@ pub(super) fn validate(affinity: &Value, path: &FieldPath, errors: &mut FieldErr
             validate_weight(preferred, &path, errors);
             validate_pod_term(&preferred["podAffinityTerm"], &path.child("podAffinityTerm"), errors);
         }
+    }
+}
+
+/// A NodeSelector: terms of which one has to fit.
+pub(crate) fn validate_node_selector(selector: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let path = path.child("nodeSelectorTerms");
+    let terms = meta::items_at(selector, &["nodeSelectorTerms"]);
+    if terms.is_empty() {
+        errors.push(FieldError::required(&path, "must have at least one node selector term"));
+    }
+    for (index, term) in terms.iter().enumerate() {
+        validate_node_term(term, true, &path.index(index), errors);
     }
 }
 

@@ -23,12 +23,13 @@ mod warnings;
 
 use serde_json::{Value, json};
 
-pub(crate) use affinity::{validate_label_selector, validate_toleration};
+pub(crate) use affinity::{validate_label_selector, validate_node_selector, validate_toleration};
 pub(super) use annotations::validate as validate_annotations;
 pub(crate) use defaults::default_spec;
 pub(super) use security::validate_agreement;
 pub(crate) use shared::Holder;
 pub(crate) use spec::validate_spec;
+pub(crate) use volume::{host_path as validate_host_path, nfs as validate_nfs};
 pub(crate) use warnings::of_spec as warnings_of_spec;
 
 use super::{Part, Rules, Strategy};

@@ -149,7 +149,7 @@ fn empty_dir(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     }
 }
 
-fn host_path(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+pub(crate) fn host_path(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     const TYPES: [&str; 8] =
         ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     match text(source, "path") {
@@ -161,7 +161,7 @@ fn host_path(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     }
 }
 
-fn nfs(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+pub(crate) fn nfs(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     require(source, "server", path, errors);
     require(source, "path", path, errors);
     let target = text(source, "path");

@@ -2,6 +2,11 @@
 
 use serde_json::{Value, json};
 
+mod classes;
+mod volume;
+
+pub(super) use classes::{StorageClass, VolumeAttachment, VolumeAttributesClass};
+
 use super::{Part, Rules, Strategy, claim, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
@@ -48,18 +53,11 @@ impl Strategy for Persistent {
 
     fn validate(&self, obj: &Value) -> FieldErrors {
         let mut errors = FieldErrors::new();
-        let path = FieldPath::new("spec");
+        let (spec, path) = (&obj["spec"], FieldPath::new("spec"));
         if self.is_claim() {
-            claim::validate_spec(&obj["spec"], &path, &mut errors);
-            return errors;
-        }
-        if meta::items_at(obj, &["spec", "accessModes"]).is_empty() {
-            errors.push(FieldError::required(&path.child("accessModes"), "at least 1 access mode is required"));
-        }
-        let full: Vec<&str> = ["spec"].iter().chain(self.capacity).chain(&["storage"]).copied().collect();
-        if meta::at(obj, &full).is_none() {
-            let path = self.capacity.iter().fold(path, |path, part| path.child(part)).key("storage");
-            errors.push(FieldError::required(&path, ""));
+            claim::validate_spec(spec, &path, &mut errors);
+        } else {
+            volume::validate(spec, &path, &mut errors);
         }
         errors
     }
@@ -78,7 +76,7 @@ impl Persistent {
     }
 }
 
-fn source_text<'a>(source: &'a Value, field: &str) -> &'a str {
+fn text<'a>(source: &'a Value, field: &str) -> &'a str {
     meta::str_at(source, &[field]).unwrap_or_default()
 }
 
@@ -88,13 +86,13 @@ fn source_text<'a>(source: &'a Value, field: &str) -> &'a str {
 fn data_sources(claim: &mut Value, old: Option<&Value>) {
     let in_use = |field: &str| old.is_some_and(|old| meta::at(old, &["spec", field]).is_some());
     let Some(Value::Object(spec)) = claim.get_mut("spec") else { return };
-    let is_far = |source: &Value| !source_text(source, "namespace").is_empty();
+    let is_far = |source: &Value| !text(source, "namespace").is_empty();
     if spec.get("dataSourceRef").is_some_and(is_far) && !in_use("dataSourceRef") {
         spec.remove("dataSourceRef");
     }
     let is_known = |source: &Value| {
         matches!(
-            (source_text(source, "apiGroup"), source_text(source, "kind")),
+            (text(source, "apiGroup"), text(source, "kind")),
             ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
         )
     };
@@ -167,68 +165,4 @@ fn changed_volume(new: &Value, old: &Value) -> FieldErrors {
         immutable(new, old, &["spec", "nodeAffinity"], &mut errors);
     }
     errors
-}
-
-#[derive(Debug)]
-pub(super) struct StorageClass;
-
-impl Strategy for StorageClass {
-    fn rules(&self) -> &Rules {
-        &Rules::PLAIN
-    }
-
-    fn validate(&self, obj: &Value) -> FieldErrors {
-        if meta::str_at(obj, &["provisioner"]).is_none_or(str::is_empty) {
-            return vec![FieldError::required(&FieldPath::new("provisioner"), "")];
-        }
-        FieldErrors::new()
-    }
-
-    fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
-        let fields = ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"];
-        let changed = fields.into_iter().filter(|field| new.get(*field) != old.get(*field));
-        let error =
-            |field: &str| FieldError::forbidden(&FieldPath::new(field), format!("updates to {field} are forbidden."));
-        changed.map(error).collect()
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct VolumeAttachment;
-
-impl Strategy for VolumeAttachment {
-    fn rules(&self) -> &Rules {
-        &Rules::STATUS
-    }
-
-    fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::new();
-        if part == Part::Main {
-            immutable(new, old, &["spec"], &mut errors);
-        }
-        errors
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct VolumeAttributesClass;
-
-impl Strategy for VolumeAttributesClass {
-    fn rules(&self) -> &Rules {
-        &Rules::COUNTED
-    }
-
-    fn validate(&self, obj: &Value) -> FieldErrors {
-        if meta::str_at(obj, &["driverName"]).is_none_or(str::is_empty) {
-            return vec![FieldError::required(&FieldPath::new("driverName"), "")];
-        }
-        FieldErrors::new()
-    }
-
-    fn validate_update(&self, _part: Part, new: &Value, old: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::new();
-        immutable(new, old, &["driverName"], &mut errors);
-        immutable(new, old, &["parameters"], &mut errors);
-        errors
-    }
 }
