@@ -10,18 +10,43 @@ use crate::{
     meta,
 };
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 36] = [
+    include_str!("../../corpus/verdicts/CSINode.json"),
+    include_str!("../../corpus/verdicts/CSIStorageCapacity.json"),
+    include_str!("../../corpus/verdicts/CertificateSigningRequest.json"),
+    include_str!("../../corpus/verdicts/ClusterRole.json"),
+    include_str!("../../corpus/verdicts/ClusterRoleBinding.json"),
     include_str!("../../corpus/verdicts/ControllerRevision.json"),
     include_str!("../../corpus/verdicts/CronJob.json"),
     include_str!("../../corpus/verdicts/DaemonSet.json"),
     include_str!("../../corpus/verdicts/Deployment.json"),
+    include_str!("../../corpus/verdicts/EndpointSlice.json"),
+    include_str!("../../corpus/verdicts/Endpoints.json"),
     include_str!("../../corpus/verdicts/HorizontalPodAutoscaler.json"),
+    include_str!("../../corpus/verdicts/Ingress.json"),
+    include_str!("../../corpus/verdicts/IngressClass.json"),
     include_str!("../../corpus/verdicts/Job.json"),
+    include_str!("../../corpus/verdicts/Lease.json"),
+    include_str!("../../corpus/verdicts/LimitRange.json"),
+    include_str!("../../corpus/verdicts/NetworkPolicy.json"),
+    include_str!("../../corpus/verdicts/Node.json"),
+    include_str!("../../corpus/verdicts/PersistentVolume.json"),
+    include_str!("../../corpus/verdicts/PersistentVolumeClaim.json"),
     include_str!("../../corpus/verdicts/Pod.json"),
     include_str!("../../corpus/verdicts/PodDisruptionBudget.json"),
     include_str!("../../corpus/verdicts/ReplicaSet.json"),
     include_str!("../../corpus/verdicts/ReplicationController.json"),
+    include_str!("../../corpus/verdicts/ResourceClaim.json"),
+    include_str!("../../corpus/verdicts/ResourceQuota.json"),
+    include_str!("../../corpus/verdicts/ResourceSlice.json"),
+    include_str!("../../corpus/verdicts/Role.json"),
+    include_str!("../../corpus/verdicts/RoleBinding.json"),
+    include_str!("../../corpus/verdicts/RuntimeClass.json"),
+    include_str!("../../corpus/verdicts/ServiceCIDR.json"),
     include_str!("../../corpus/verdicts/StatefulSet.json"),
+    include_str!("../../corpus/verdicts/StorageClass.json"),
+    include_str!("../../corpus/verdicts/VolumeAttachment.json"),
+    include_str!("../../corpus/verdicts/VolumeAttributesClass.json"),
 ];
 
 /// Field, reason and message of each cause, sorted; none when the object is accepted.
@@ -30,7 +55,8 @@ fn causes(object: Value) -> Value {
     let schema = def.hub_schema().expect("a schema");
     let mut object = schema.conform(object).expect("well-typed").value;
     let creation = Creation { uid: "u1", now: "2026-01-02T03:04:05Z".parse().expect("a time"), suffix: "bcdfg" };
-    lifecycle::prepare_create(def, &mut object, "df").expect("a namespace");
+    let namespace = if def.namespaced { "df" } else { "" };
+    lifecycle::prepare_create(def, &mut object, namespace).expect("a namespace");
     lifecycle::complete_create(def, &mut object, &creation);
     let Err(status) = lifecycle::validate_create(def, &object) else { return json!([]) };
     let details = status.details.expect("details");
