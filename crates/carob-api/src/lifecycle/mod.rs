@@ -93,16 +93,19 @@ fn generated_name(base: &str, suffix: &str) -> String {
 /// Validates an object after admission; 422 with all errors.
 pub fn validate_create(def: &ResourceDef, new: &Value) -> Result<(), Status> {
     let mut errors = metadata::validate(def, new);
-    check_allowed(def, new, &mut errors);
-    errors.extend(def.strategy().validate(new));
+    errors.extend(standing_errors(def, new));
     errors.extend(def.strategy().validate_create(new));
     invalid_unless_empty(def, new, &errors)
 }
 
-fn check_allowed(def: &ResourceDef, new: &Value, errors: &mut FieldErrors) {
+/// What is wrong with an object as it stands.
+fn standing_errors(def: &ResourceDef, obj: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::new();
     if let Some(schema) = def.hub_schema() {
-        schema.check(new, errors);
+        schema.check(obj, &mut errors);
     }
+    errors.extend(def.strategy().validate(obj));
+    errors
 }
 
 fn invalid_unless_empty(def: &ResourceDef, obj: &Value, errors: &[crate::FieldError]) -> Result<(), Status> {
@@ -193,16 +196,13 @@ fn same_content(a: &Value, b: &Value, splits_status: bool) -> bool {
 pub fn validate_update(def: &ResourceDef, part: Part, new: &Value, old: &Value) -> Result<(), Status> {
     let mut errors = metadata::validate_update(def, new, old);
     if part != Part::Status {
-        // What was stored before a bound was known may stay, so that the object can still be changed and deleted.
-        let mut wrong = FieldErrors::new();
-        check_allowed(def, new, &mut wrong);
+        // What was stored before a rule was known may stay, so that the object can still be changed and deleted.
+        let mut wrong = standing_errors(def, new);
         if !wrong.is_empty() {
-            let mut before = FieldErrors::new();
-            check_allowed(def, old, &mut before);
+            let before = standing_errors(def, old);
             wrong.retain(|error| !before.contains(error));
         }
         errors.extend(wrong);
-        errors.extend(def.strategy().validate(new));
     }
     errors.extend(def.strategy().validate_update(part, new, old));
     invalid_unless_empty(def, new, &errors)

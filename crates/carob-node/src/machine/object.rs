@@ -208,7 +208,11 @@ fn node_info(identity: &NodeIdentity, reading: &Reading) -> NodeSystemInfo {
         machine_id: machine.machine_id,
         operating_system: "linux".to_owned(),
         os_image: machine.os_image,
-        swap: Some(NodeSwapStatus { capacity: i64::try_from(machine.swap_bytes).ok() }),
+        // Nothing is said of swap where there is none (pkg/kubelet/nodestatus/setters.go).
+        swap: i64::try_from(machine.swap_bytes)
+            .ok()
+            .filter(|bytes| *bytes > 0)
+            .map(|bytes| NodeSwapStatus { capacity: Some(bytes) }),
         system_uuid: machine.system_uuid,
     }
 }
