@@ -381,7 +381,7 @@ impl<'t> FieldRef<'t> {
         if self.has(Flags::DEFAULT) { self.flag_value("default=") } else { None }
     }
 
-    /// The values that the field accepts, sorted; none when anything goes.
+    /// The values that the field accepts, as upstream's messages list them; none when anything goes.
     pub fn allowed_values(self) -> impl Iterator<Item = &'t str> {
         let list = if self.has(Flags::ENUM) { self.flag_value("in=") } else { None };
         list.unwrap_or_default().split(',').filter(|value| !value.is_empty())

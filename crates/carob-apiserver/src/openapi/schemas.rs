@@ -109,7 +109,8 @@ impl<'a> Schemas<'a> {
         if let Some(text) = description {
             extras.insert("description".to_owned(), text.into());
         }
-        let allowed: Vec<&str> = field.allowed_values().collect();
+        let mut allowed: Vec<&str> = field.allowed_values().collect();
+        allowed.sort_unstable();
         if !allowed.is_empty() {
             extras.insert("enum".to_owned(), json!(allowed));
         }
