@@ -131,7 +131,7 @@ fn a_shutdown_waits_for_pods_and_critical_ones_end_last() -> Result<()> {
 
     // A server that starts again meanwhile does not take the node for ready.
     cluster.kill_server()?;
-    cluster.start_server()?;
+    cluster.start_api()?;
     until_shutting_down(&cluster)?;
     logind.prepare_for_shutdown(false)?;
     until_locked(&logind)?;

@@ -57,6 +57,26 @@ impl Cluster {
 
     /// Starts the server again after [`Cluster::kill_server`].
     pub fn start_server(&mut self) -> Result<()> {
+        let lines = self.spawn_server()?;
+        loop {
+            match lines.recv_timeout(PATIENCE) {
+                Ok(line) if line.contains("ready") => return Ok(()),
+                Ok(_) => {}
+                Err(_) => bail!("carob server did not become ready:\n{}", self.log()?),
+            }
+        }
+    }
+
+    /// As [`Cluster::start_server`] where the node has a reason not to be ready: returns when the API answers.
+    pub fn start_api(&mut self) -> Result<()> {
+        drop(self.spawn_server()?);
+        until_none("an API that does not answer", || {
+            Ok(self.kubectl(&["get", "--raw", "/livez"]).err().into_iter().collect())
+        })
+    }
+
+    /// The lines of the server's output.
+    fn spawn_server(&mut self) -> Result<mpsc::Receiver<String>> {
         if self.server.is_some() {
             bail!("the server is running");
         }
@@ -85,13 +105,7 @@ impl Cluster {
             }
         });
         self.server = Some(server);
-        loop {
-            match receiver.recv_timeout(PATIENCE) {
-                Ok(line) if line.contains("ready") => return Ok(()),
-                Ok(_) => {}
-                Err(_) => bail!("carob server did not become ready:\n{}", self.log()?),
-            }
-        }
+        Ok(receiver)
     }
 
     /// Runs a server in a host where none runs, expects it to end with an error, and returns that.
