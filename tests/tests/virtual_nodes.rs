@@ -127,7 +127,8 @@ fn a_restarted_server_finds_nodes_and_pods_as_they_were() -> Result<()> {
     let spec = json!({"restartPolicy": "Never", "containers": [container]});
     create(&cluster, &json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))?;
     let running = "jsonpath={.status.phase}=Running";
-    for pod in items(&cluster, &["pods"])? {
+    // The short one may have ended by then, on a slow machine.
+    for pod in items(&cluster, &["pods", "--selector=app"])? {
         cluster.wait(running, &format!("pod/{}", pod["metadata"]["name"].as_str().context("a name")?))?;
     }
     let look = |cluster: &Cluster| -> Result<BTreeSet<String>> {
