@@ -85,7 +85,7 @@ pub(super) fn validate(def: &ResourceDef, obj: &Value) -> FieldErrors {
     }
     validate_namespace(def, obj, &path, &mut errors);
     validate_changeable(obj, &path, &mut errors);
-    validate_finalizers(def, obj, &path, &mut errors);
+    validate_finalizers(def, obj, None, &path, &mut errors);
     errors
 }
 
@@ -121,14 +121,21 @@ fn validate_changeable(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) 
 }
 
 /// Finalizers of built-in kinds without a domain are upstream's own (core's `ValidateObjectMeta`); that of their definitions is
-/// not among them.
-fn validate_finalizers(def: &ResourceDef, obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+/// not among them. What `old` has may stay, so that one after the other can go.
+fn validate_finalizers(
+    def: &ResourceDef,
+    obj: &Value,
+    old: Option<&Value>,
+    path: &FieldPath,
+    errors: &mut FieldErrors,
+) {
     const STANDARD: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
     if def.group() == "apiextensions.k8s.io" || !matches!(def.hub_schema(), Some(Schema::Table(_))) {
         return;
     }
+    let is_kept = |finalizer| old.is_some_and(|old| meta::finalizers(old).any(|known| known == finalizer));
     for (index, finalizer) in meta::finalizers(obj).enumerate() {
-        if !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
+        if !finalizer.contains('/') && !STANDARD.contains(&finalizer) && !is_kept(finalizer) {
             let message = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(FieldError::invalid(&path.child("finalizers").index(index), finalizer, message));
         }
@@ -225,6 +232,6 @@ pub(super) fn validate_update(def: &ResourceDef, new: &Value, old: &Value) -> Fi
         }
     }
     validate_changeable(new, &path, &mut errors);
-    validate_finalizers(def, new, &path, &mut errors);
+    validate_finalizers(def, new, Some(old), &path, &mut errors);
     errors
 }

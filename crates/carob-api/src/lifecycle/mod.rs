@@ -193,18 +193,23 @@ fn same_content(a: &Value, b: &Value, splits_status: bool) -> bool {
 }
 
 /// Validates an update after admission; 422 with all errors.
+///
+/// What was stored before a rule was known may stay, so that the object can still be changed and deleted: an error that a change of
+/// nothing would have too is none of this change. Actions on a Pod (resize, ephemeral containers) are refused for what it is.
 pub fn validate_update(def: &ResourceDef, part: Part, new: &Value, old: &Value) -> Result<(), Status> {
-    let mut errors = metadata::validate_update(def, new, old);
-    if part != Part::Status {
-        // What was stored before a rule was known may stay, so that the object can still be changed and deleted.
-        let mut wrong = standing_errors(def, new);
-        if !wrong.is_empty() {
-            let before = standing_errors(def, old);
-            wrong.retain(|error| !before.contains(error));
+    let judge = |obj: &Value| {
+        let mut errors = metadata::validate_update(def, obj, old);
+        if part != Part::Status {
+            errors.extend(standing_errors(def, obj));
         }
-        errors.extend(wrong);
+        errors.extend(def.strategy().validate_update(part, obj, old));
+        errors
+    };
+    let mut errors = judge(new);
+    if !errors.is_empty() && matches!(part, Part::Main | Part::Status) {
+        let before = judge(old);
+        errors.retain(|error| !before.contains(error));
     }
-    errors.extend(def.strategy().validate_update(part, new, old));
     invalid_unless_empty(def, new, &errors)
 }
 

@@ -241,3 +241,27 @@ fn delete_options_are_checked() {
         Err("Operation cannot be fulfilled on pods \"p\": Precondition failed: UID in precondition: a, UID in object meta: b".to_owned())
     );
 }
+
+#[test]
+fn what_was_stored_before_a_rule_was_known_can_be_changed() {
+    let change = |old: &Value, change: &dyn Fn(&mut Value)| {
+        let nodes = def("", "nodes");
+        let mut new = old.clone();
+        change(&mut new);
+        prepare_update(nodes, Part::Main, &mut new, old).expect("prepared");
+        validate_update(nodes, Part::Main, &new, old).map_err(|status| status.message)
+    };
+    let taint = |key: &str| json!({"key": key, "effect": "NoSchedule"});
+    let old = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "uid": "u", "finalizers": ["one", "two"]},
+        "spec": {"taints": [taint("a b")]},
+        "status": {"nodeInfo": {"swap": {"capacity": -1}}},
+    });
+    assert_eq!(change(&old, &|node| node["metadata"]["labels"] = json!({"a": "b"})), Ok(()));
+    assert_eq!(change(&old, &|node| node["metadata"]["finalizers"] = json!(["two"])), Ok(()));
+    assert_eq!(change(&old, &|node| node["spec"]["taints"] = json!([])), Ok(()));
+    let more = change(&old, &|node| node["spec"]["taints"] = json!([taint("a b"), taint("c d")])).expect_err("new");
+    assert!(more.contains("\"c d\"") && !more.contains("\"a b\""), "{more}");
+    let more = change(&old, &|node| node["metadata"]["finalizers"] = json!(["two", "three"])).expect_err("new");
+    assert!(more.contains("\"three\"") && !more.contains("\"two\""), "{more}");
+}

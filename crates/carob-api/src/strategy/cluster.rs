@@ -139,6 +139,10 @@ impl Strategy for Node {
             meta::set(obj, &["status", "allocatable"], capacity);
         }
         keep_pod_cidr_in_step(obj);
+        // Agents may be older than their server, and some say so of a machine without swap. Upstream refuses it.
+        if meta::i64_at(obj, &["status", "nodeInfo", "swap", "capacity"]) == Some(0) {
+            meta::remove(obj, &["status", "nodeInfo", "swap"]);
+        }
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {
