@@ -84,6 +84,7 @@ impl Flags {
     pub(super) const DEFAULT: u16 = 1 << 9;
     pub(super) const ENUM: u16 = 1 << 10;
     pub(super) const BOUNDED: u16 = 1 << 11;
+    pub(super) const DOCUMENTED: u16 = 1 << 12;
 
     pub(super) fn has(self, bit: u16) -> bool {
         self.0 & bit != 0
@@ -385,6 +386,15 @@ impl<'t> FieldRef<'t> {
     pub fn allowed_values(self) -> impl Iterator<Item = &'t str> {
         let list = if self.has(Flags::ENUM) { self.flag_value("in=") } else { None };
         list.unwrap_or_default().split(',').filter(|value| !value.is_empty())
+    }
+
+    /// The values that documents list, sorted: those that the table or the kind's strategy allows.
+    pub fn documented_values(self) -> Vec<&'t str> {
+        let documented = if self.has(Flags::DOCUMENTED) { self.flag_value("values=") } else { None };
+        let documented = documented.unwrap_or_default().split(',').filter(|value| !value.is_empty());
+        let mut values: Vec<&str> = self.allowed_values().chain(documented).collect();
+        values.sort_unstable();
+        values
     }
 
     pub fn is_enumerated(self) -> bool {

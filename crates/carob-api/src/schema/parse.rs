@@ -11,7 +11,8 @@
 //! A package, a type and its fields. A field line is name, protobuf number (`2/1` through an embedded message, `0` not on the wire), shape (`[]` list of,
 //! `{}` map to; a bare type name is of the same package) and flags: `!` required, `*` tells unset from zero, `set`,
 //! `map=keys`, `atomic`, `granular` (server-side apply), `merge[=key]`, `retain`, `replace` (strategic merge),
-//! `default=JSON` without spaces, `in=values`, `min=number`, `range=least..greatest`.
+//! `default=JSON` without spaces, `in=values`, `min=number`, `range=least..greatest`; `values=values` only documents what the kind's
+//! strategy checks, in its place and with its words.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -214,6 +215,7 @@ fn flags(rest: &str, line: usize) -> Result<Flags, TableError> {
             "replace" => Flags::REPLACE,
             "default" => Flags::DEFAULT,
             "in" => Flags::ENUM,
+            "values" => Flags::DOCUMENTED,
             "min" | "range" => Flags::BOUNDED,
             _ => return Err(TableError::Syntax { line, expected: "a known flag" }),
         };

@@ -109,10 +109,11 @@ impl<'a> Schemas<'a> {
         if let Some(text) = description {
             extras.insert("description".to_owned(), text.into());
         }
-        let mut allowed: Vec<&str> = field.allowed_values().collect();
-        allowed.sort_unstable();
-        if !allowed.is_empty() {
-            extras.insert("enum".to_owned(), json!(allowed));
+        let values = field.documented_values();
+        match schema.get_mut("items") {
+            _ if values.is_empty() => {}
+            Some(items) => items["enum"] = json!(values),
+            None => drop(extras.insert("enum".to_owned(), json!(values))),
         }
         if extras.is_empty() {
             return schema;

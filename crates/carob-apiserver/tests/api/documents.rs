@@ -60,6 +60,14 @@ async fn openapi_describes_what_kubectl_looks_up() {
     assert_eq!(spec["properties"]["containers"]["x-kubernetes-patch-merge-key"], "name");
     let ports = &core["components"]["schemas"]["io.k8s.api.core.v1.Container"]["properties"]["ports"];
     assert_eq!(ports["x-kubernetes-list-map-keys"], json!(["containerPort", "protocol"]));
+    // Checked by the table, by a strategy, of each item of a list.
+    assert_eq!(spec["properties"]["restartPolicy"]["enum"], json!(["Always", "Never", "OnFailure"]));
+    let schemas = &core["components"]["schemas"];
+    let mount = &schemas["io.k8s.api.core.v1.VolumeMount"]["properties"]["mountPropagation"];
+    assert_eq!(mount["enum"], json!(["Bidirectional", "HostToContainer", "None"]));
+    let modes = &schemas["io.k8s.api.core.v1.PersistentVolumeClaimSpec"]["properties"]["accessModes"];
+    let all_modes = json!(["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]);
+    assert_eq!((&modes["items"]["enum"], modes.get("enum")), (&all_modes, None));
     let patch = &core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Pod");
     assert!(patch["parameters"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "fieldValidation")));
