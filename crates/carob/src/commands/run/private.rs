@@ -193,7 +193,10 @@ fn leftovers(data_dir: &Path) -> Result<Vec<(Private, std::fs::File)>> {
         let marker: Marker =
             serde_json::from_reader(&file).with_context(|| format!("read the marker {}", path.display()))?;
         let private = Private::of(data_dir, &marker.run_base, marker.guard, &marker.cgroup_root)?;
-        if !private.is_running()? {
+        if private.is_running()? {
+            let run = private.run_dir.display();
+            tracing::info!(%run, "a killed run is still ending: the next run removes what it leaves");
+        } else {
             found.push((private, file));
         }
     }
