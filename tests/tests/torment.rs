@@ -276,6 +276,75 @@ fn extremes(document: &Document) -> Vec<Asked> {
     requests
 }
 
+/// The sound objects that upstream's answers are recorded for, by kind. Those that bound what others may have come last.
+fn sound_objects() -> Result<Vec<Value>> {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/carob-api/corpus/verdicts");
+    let mut objects = Vec::new();
+    for entry in fs_err::read_dir(corpus)? {
+        let mut file: Value = serde_json::from_slice(&fs_err::read(entry?.path())?)?;
+        objects.push(file["base"].take());
+    }
+    let bounds = |object: &Value| matches!(object["kind"].as_str(), Some("LimitRange" | "ResourceQuota"));
+    objects.sort_by_key(|object| (bounds(object), object["kind"].to_string()));
+    Ok(objects)
+}
+
+/// The pointers of all numbers and quantities of a sound object.
+fn pointers(value: &Value, at: &str, found: &mut Vec<(String, bool)>) {
+    match value {
+        Value::Number(_) => found.push((at.to_owned(), false)),
+        Value::String(text) if text.starts_with(|first: char| first.is_ascii_digit()) => {
+            found.push((at.to_owned(), true));
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, item)| pointers(item, &format!("{at}/{index}"), found));
+        }
+        Value::Object(fields) => {
+            let below = fields.iter().filter(|(name, _)| !(at.is_empty() && *name == "metadata"));
+            below.for_each(|(name, field)| {
+                let name = name.replace('~', "~0").replace('/', "~1");
+                pointers(field, &format!("{at}/{name}"), found);
+            });
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+/// Sound objects with an extreme in place of each of their numbers: what schemas alone do not lead to, such as the fields of the
+/// one kind of a thing of several.
+fn sound_extremes(document: &Document) -> Result<Vec<Asked>> {
+    let mut requests = Vec::new();
+    for mut base in sound_objects()? {
+        let (group, version) = match base["apiVersion"].as_str().context("a version")?.split_once('/') {
+            Some((group, version)) => (group.to_owned(), version.to_owned()),
+            None => (String::new(), base["apiVersion"].as_str().unwrap_or_default().to_owned()),
+        };
+        let kind = base["kind"].as_str().context("a kind")?.to_owned();
+        let gvk = json!({ "group": group, "version": version, "kind": kind });
+        let collections = document.collections();
+        let collection = collections.iter().find(|(_, schema)| schema["x-kubernetes-group-version-kind"][0] == gvk);
+        let (path, _) = collection.with_context(|| format!("no collection of {gvk}"))?;
+        base["metadata"] = json!({ "generateName": "torment-" });
+        if kind == "Node" {
+            // Nobody would end the Pods of a machine that is not there.
+            base["spec"]["unschedulable"] = true.into();
+        }
+        let mut found = Vec::new();
+        pointers(&base, "", &mut found);
+        for (pointer, is_text) in found {
+            for extreme in EXTREMES {
+                let mut body = base.clone();
+                let place = body.pointer_mut(&pointer).context("a place")?;
+                *place = if is_text { json!(extreme.to_string()) } else { json!(extreme) };
+                let label = format!("{kind} with {pointer} = {extreme}");
+                let (path, content_type) = (path.clone(), "application/json");
+                requests.push(Asked { label, method: "POST", path, content_type, body });
+            }
+        }
+    }
+    Ok(requests)
+}
+
 fn patches(random: &mut Random, count: usize) -> Vec<Asked> {
     const POINTERS: [&str; 8] = [
         "",
@@ -372,8 +441,11 @@ fn extremes_patches_and_noise_hurt_nobody() -> Result<()> {
     cluster.kubectl(&["create", "namespace", NAMESPACE])?;
     cluster.kubectl(&["create", "quota", "pods", "--namespace", NAMESPACE, &format!("--hard=pods={PODS_MAX}")])?;
     let document = Document::read(&cluster)?;
-    let requests = extremes(&document);
+    let mut requests = extremes(&document);
     ensure!(requests.len() > 5000, "only {} numbers were found in the document", requests.len());
+    let sound = sound_extremes(&document)?;
+    ensure!(sound.len() > 1000, "only {} numbers were found in sound objects", sound.len());
+    requests.extend(sound);
     let answers = send(&cluster, &requests)?;
     ensure!(answers.get(&201).is_some_and(|made| *made > 500), "nearly nothing was stored: {answers:?}");
     lives(&cluster)?;

@@ -160,7 +160,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             name
         }
         _ => {
-            let rule = format!("a qualified name {QUALIFIED_NAME_RULE}");
+            let rule = format!("a valid label key {QUALIFIED_NAME_RULE}");
             let message = pattern_message(&rule, QUALIFIED_NAME_FORM, EXAMPLES);
             return vec![format!(
                 "{message} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"

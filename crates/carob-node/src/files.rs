@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// Threads at a time; further work waits for one.
 const THREADS_MAX: usize = 64;
-/// Threads that the work of one Pod may have, so that a Pod whose volumes hang leaves the others theirs.
+/// Threads that the work of one Pod may have, so that a Pod whose volumes hang leaves the others theirs. Further work waits for one;
+/// where all of them hang, it is refused at once.
 const THREADS_PER_POD_MAX: usize = 2;
 /// How long work may take before its caller goes on without it. Removing a million files takes less.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -51,8 +53,18 @@ pub struct Files {
     #[cfg(test)]
     in_runtime: bool,
     places: Arc<Semaphore>,
-    /// Threads by Pod uid, hanging ones included.
-    running: Arc<Mutex<HashMap<String, usize>>>,
+    /// By Pod uid, for as long as there is work.
+    running: Arc<Mutex<HashMap<String, OfPod>>>,
+}
+
+/// The threads of one Pod.
+#[derive(Debug)]
+struct OfPod {
+    free: Arc<Semaphore>,
+    /// Work that waits for a thread or has one.
+    count: usize,
+    /// How many of the threads nobody waits for any more.
+    hanging: usize,
 }
 
 impl Default for Files {
@@ -67,25 +79,35 @@ impl Default for Files {
     }
 }
 
-/// Counts a thread of a Pod for as long as it runs.
+/// Counts a piece of a Pod's work for as long as it waits for a thread or has one.
 struct Counted {
-    running: Arc<Mutex<HashMap<String, usize>>>,
+    running: Arc<Mutex<HashMap<String, OfPod>>>,
     uid: String,
+    /// Whether the work is done, and whether it is counted among what hangs. Both are set while `running` is locked.
+    state: Arc<WorkState>,
+}
+
+#[derive(Debug, Default)]
+struct WorkState {
+    ended: AtomicBool,
+    hangs: AtomicBool,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut running = lock(&self.running);
-        if let Some(count) = running.get_mut(&self.uid) {
-            *count -= 1;
-            if *count == 0 {
+        self.state.ended.store(true, Ordering::Relaxed);
+        if let Some(of_pod) = running.get_mut(&self.uid) {
+            of_pod.count -= 1;
+            of_pod.hanging -= usize::from(self.state.hangs.load(Ordering::Relaxed));
+            if of_pod.count == 0 {
                 running.remove(&self.uid);
             }
         }
     }
 }
 
-fn lock(running: &Mutex<HashMap<String, usize>>) -> MutexGuard<'_, HashMap<String, usize>> {
+fn lock(running: &Mutex<HashMap<String, OfPod>>) -> MutexGuard<'_, HashMap<String, OfPod>> {
     running.lock().expect("no holder of the counts panics")
 }
 
@@ -107,12 +129,15 @@ impl Files {
         if self.in_runtime {
             return tokio::task::spawn_blocking(work).await.map_err(|_| FilesError::Panicked { what });
         }
-        let counted = self.count(uid).ok_or(FilesError::StillHangs { what })?;
-        let place = tokio::time::timeout(self.patience, Arc::clone(&self.places).acquire_owned()).await;
-        let Ok(Ok(place)) = place else { return Err(FilesError::StillHangs { what }) };
+        let (counted, free) = self.count(uid).ok_or(FilesError::StillHangs { what })?;
+        let state = Arc::clone(&counted.state);
+        let both = async { (free.acquire_owned().await, Arc::clone(&self.places).acquire_owned().await) };
+        let Ok((Ok(own), Ok(place))) = tokio::time::timeout(self.patience, both).await else {
+            return Err(FilesError::StillHangs { what });
+        };
         let (sender, answer) = oneshot::channel();
         let thread = std::thread::Builder::new().name(format!("files {what}")).spawn(move || {
-            let _held = (counted, place);
+            let _held = (counted, own, place);
             // The caller may have gone on without it.
             drop(sender.send(work()));
         });
@@ -120,19 +145,37 @@ impl Files {
         match tokio::time::timeout(self.patience, answer).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) => Err(FilesError::Panicked { what }),
-            Err(_) => Err(FilesError::Hangs { what, patience: self.patience }),
+            Err(_) => {
+                self.give_up(uid, &state);
+                Err(FilesError::Hangs { what, patience: self.patience })
+            }
         }
     }
 
-    /// `None` where the Pod has its threads already.
-    fn count(&self, uid: &str) -> Option<Counted> {
+    /// Counts work that nobody waits for any more among what hangs, unless it has just ended.
+    fn give_up(&self, uid: &str, state: &WorkState) {
         let mut running = lock(&self.running);
-        let count = running.entry(uid.to_owned()).or_default();
-        if *count >= THREADS_PER_POD_MAX {
+        let of_pod = running.get_mut(uid).filter(|_| !state.ended.load(Ordering::Relaxed));
+        if let Some(of_pod) = of_pod {
+            of_pod.hanging += 1;
+            state.hangs.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// `None` where all threads of the Pod hang.
+    fn count(&self, uid: &str) -> Option<(Counted, Arc<Semaphore>)> {
+        let mut running = lock(&self.running);
+        let of_pod = running.entry(uid.to_owned()).or_insert_with(|| OfPod {
+            free: Arc::new(Semaphore::new(THREADS_PER_POD_MAX)),
+            count: 0,
+            hanging: 0,
+        });
+        if of_pod.hanging >= THREADS_PER_POD_MAX {
             return None;
         }
-        *count += 1;
-        Some(Counted { running: Arc::clone(&self.running), uid: uid.to_owned() })
+        of_pod.count += 1;
+        let counted = Counted { running: Arc::clone(&self.running), uid: uid.to_owned(), state: Arc::default() };
+        Some((counted, Arc::clone(&of_pod.free)))
     }
 }
 
@@ -141,6 +184,28 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    #[tokio::test]
+    async fn work_beyond_the_threads_of_a_pod_waits_for_one() {
+        let files = Files::default();
+        let (release, waits) = mpsc::sync_channel::<()>(0);
+        let waits = Arc::new(Mutex::new(waits));
+        let work = || {
+            let (files, waits) = (files.clone(), Arc::clone(&waits));
+            let work = move || waits.lock().expect("no holder panics").recv().is_ok();
+            tokio::spawn(async move { files.run("a", "read a directory", work).await })
+        };
+        let all: Vec<_> = (0..THREADS_PER_POD_MAX * 3).map(|_| work()).collect();
+        while lock(&files.running).get("a").is_none_or(|of_pod| of_pod.count < all.len()) {
+            tokio::task::yield_now().await;
+        }
+        for _ in &all {
+            release.send(()).expect("somebody waits");
+        }
+        for one in all {
+            assert!(one.await.expect("no panic").expect("a thread"), "it was released");
+        }
+    }
 
     #[tokio::test]
     async fn what_hangs_holds_up_its_own_pod_alone() {

@@ -11,13 +11,13 @@ pub(super) const RESOURCES: &[Row] = &[
         .cluster()
         .subresources(&[STATUS_PART])
         .columns(columns::FLOW_SCHEMA)
-        .strategy(&WORKLOAD)
+        .strategy(strategies::FLOW_SCHEMA)
         .by(ActedOnBy::ApiServer),
     resource!("flowcontrol.apiserver.k8s.io" / "flowcontrol" ["v1"] "PriorityLevelConfiguration" "prioritylevelconfigurations")
         .cluster()
         .subresources(&[STATUS_PART])
         .columns(columns::PRIORITY_LEVEL_CONFIGURATION)
-        .strategy(&WORKLOAD)
+        .strategy(strategies::PRIORITY_LEVEL_CONFIGURATION)
         .by(ActedOnBy::ApiServer),
     resource!("internal.apiserver.k8s.io" / "apiserverinternal" ["v1alpha1"] "StorageVersion" "storageversions")
         .cluster()

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::fields::text;
 use super::{Part, Rules, Strategy, resource_names};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
@@ -21,10 +22,6 @@ const METRIC_SOURCES: [(&str, &str); 5] = [
     ("Resource", "resource"),
     ("ContainerResource", "containerResource"),
 ];
-
-fn text<'a>(holder: &'a Value, field: &str) -> &'a str {
-    meta::str_at(holder, &[field]).unwrap_or_default()
-}
 
 #[derive(Debug)]
 pub(super) struct HorizontalPodAutoscaler;

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::fields::text;
 use super::{pod::validate_label_selector, resource_names};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
@@ -14,10 +15,6 @@ const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce
 const ALONE: &str = "ReadWriteOncePod";
 /// What of the metadata a template of a claim may have.
 const TEMPLATE_METADATA: [&str; 2] = ["annotations", "labels"];
-
-fn text<'a>(holder: &'a Value, field: &str) -> &'a str {
-    meta::str_at(holder, &[field]).unwrap_or_default()
-}
 
 /// A claim that is made for one volume of a Pod.
 pub(super) fn validate_template(template: &Value, path: &FieldPath, errors: &mut FieldErrors) {

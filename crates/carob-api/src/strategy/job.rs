@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Part, Rules, Strategy, pod,
-    workload::{IMMUTABLE, immutable, read_selector, template_warnings, text, validate_match, validate_template},
+    workload::{IMMUTABLE, immutable, read_selector, template_warnings, validate_match, validate_template},
 };
 use crate::{
     cron,
@@ -179,7 +179,7 @@ fn validate_generated(job: &Value, errors: &mut FieldErrors) {
 /// The hostname of an Indexed Job's last Pod must be one.
 fn validate_hostnames(job: &Value, errors: &mut FieldErrors) {
     let completions = meta::i64_at(job, &["spec", "completions"]).filter(|completions| *completions > 0);
-    let indexed = text(job, &["spec", "completionMode"]) == INDEXED;
+    let indexed = meta::text(job, &["spec", "completionMode"]) == INDEXED;
     let Some(completions) = completions.filter(|_| indexed) else { return };
     let name = meta::name(job);
     let hostname = format!("{name}-{}", completions.saturating_sub(1));
@@ -192,7 +192,7 @@ fn validate_hostnames(job: &Value, errors: &mut FieldErrors) {
 /// An Indexed Job may be given more or less to complete, as long as all of it runs at once.
 fn validate_completions(new: &Value, old: &Value, errors: &mut FieldErrors) {
     let field = ["spec", "completions"];
-    if text(new, &["spec", "completionMode"]) != INDEXED {
+    if meta::text(new, &["spec", "completionMode"]) != INDEXED {
         immutable(new, old, &field, errors);
     } else if let Some(completions) = meta::at(new, &field).filter(|given| meta::at(old, &field) != Some(given))
         && meta::at(new, &["spec", "parallelism"]) != Some(completions)
@@ -208,9 +208,9 @@ fn validate_completions(new: &Value, old: &Value, errors: &mut FieldErrors) {
 fn template_may_change(old: &Value) -> bool {
     let is_suspended = meta::bool_at(old, &["spec", "suspend"]) == Some(true);
     let never_started = meta::at(old, &["status", "startTime"]).is_none();
-    let shown = meta::items_at(old, &["status", "conditions"])
-        .iter()
-        .any(|condition| text(condition, &["type"]) == "Suspended" && text(condition, &["status"]) == "True");
+    let shown = meta::items_at(old, &["status", "conditions"]).iter().any(|condition| {
+        meta::text(condition, &["type"]) == "Suspended" && meta::text(condition, &["status"]) == "True"
+    });
     is_suspended && (never_started || shown) && meta::i64_at(old, &["status", "active"]).unwrap_or_default() == 0
 }
 
@@ -242,7 +242,7 @@ fn take_changes(spec: &mut Value, wanted: &Value) {
 
 fn validate_job_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let number = |field: &str| meta::i64_at(spec, &[field]);
-    let is_indexed = text(spec, &["completionMode"]) == INDEXED;
+    let is_indexed = meta::text(spec, &["completionMode"]) == INDEXED;
     if number("maxFailedIndexes").is_some() && number("backoffLimitPerIndex").is_none() {
         let path = path.child("backoffLimitPerIndex");
         errors.push(FieldError::required(&path, "when maxFailedIndexes is specified"));
@@ -281,13 +281,13 @@ fn validate_job_spec(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
             errors.push(FieldError::invalid(&path, success.clone(), "requires indexed completion mode"));
         }
     }
-    if policy.is_some() && text(spec, &["podReplacementPolicy"]) == "TerminatingOrFailed" {
+    if policy.is_some() && meta::text(spec, &["podReplacementPolicy"]) == "TerminatingOrFailed" {
         let path = path.child("podReplacementPolicy");
         errors.push(FieldError::not_supported(&path, "TerminatingOrFailed", &["Failed"]));
     }
     validate_template(template, &path.child("template"), errors);
     let restart_path = path.child("template").child("spec").child("restartPolicy");
-    match text(template, &["spec", "restartPolicy"]) {
+    match meta::text(template, &["spec", "restartPolicy"]) {
         "" | "Always" => {
             errors.push(FieldError::required(&restart_path, r#"valid values: "OnFailure", "Never""#));
         }
@@ -346,10 +346,10 @@ fn validate_failure_policy(policy: &Value, spec: &Value, path: &FieldPath, error
         errors.push(FieldError::too_many(&path, Some(rules.len()), FAILURE_RULES_MAX));
     }
     let lists = ["containers", "initContainers"].map(|list| meta::items_at(spec, &["template", "spec", list]));
-    let names: HashSet<&str> = lists.into_iter().flatten().map(|container| text(container, &["name"])).collect();
+    let names: HashSet<&str> = lists.into_iter().flatten().map(|container| meta::text(container, &["name"])).collect();
     for (index, rule) in rules.iter().enumerate() {
         let path = path.index(index);
-        let action = text(rule, &["action"]);
+        let action = meta::text(rule, &["action"]);
         if action.is_empty() {
             let message = r#"valid values: ["Count" "FailIndex" "FailJob" "Ignore"]"#;
             errors.push(FieldError::required(&path.child("action"), message));
@@ -369,10 +369,10 @@ fn validate_failure_policy(policy: &Value, spec: &Value, path: &FieldPath, error
         }
         for (index, pattern) in conditions.iter().enumerate() {
             let path = path.child("onPodConditions").index(index);
-            let kind = text(pattern, &["type"]);
+            let kind = meta::text(pattern, &["type"]);
             let wrong = names::qualified_name(kind).into_iter();
             errors.extend(wrong.map(|why| FieldError::invalid(&path.child("type"), kind, why)));
-            let status = text(pattern, &["status"]);
+            let status = meta::text(pattern, &["status"]);
             if status.is_empty() {
                 let message = r#"valid values: ["False" "True" "Unknown"]"#;
                 errors.push(FieldError::required(&path.child("status"), message));
@@ -393,7 +393,7 @@ fn validate_failure_policy(policy: &Value, spec: &Value, path: &FieldPath, error
 }
 
 fn validate_exit_codes(codes: &Value, containers: &HashSet<&str>, path: &FieldPath, errors: &mut FieldErrors) {
-    let operator = text(codes, &["operator"]);
+    let operator = meta::text(codes, &["operator"]);
     if operator.is_empty() {
         errors.push(FieldError::required(&path.child("operator"), r#"valid values: ["In" "NotIn"]"#));
     } else if !matches!(operator, "In" | "NotIn") {
@@ -560,7 +560,7 @@ impl Strategy for CronJob {
 /// Schedule and zone must be what the controller can read. What is stored already may stay.
 fn validate_when(obj: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
     let path = FieldPath::new("spec");
-    let schedule = text(obj, &["spec", "schedule"]);
+    let schedule = meta::text(obj, &["spec", "schedule"]);
     let zone = meta::str_at(obj, &["spec", "timeZone"]);
     let schedule_path = path.child("schedule");
     if schedule.is_empty() {
@@ -569,7 +569,7 @@ fn validate_when(obj: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
         if let Err(error) = cron::Schedule::parse(schedule) {
             errors.push(FieldError::invalid(&schedule_path, schedule, error.to_string()));
         }
-        let had_zone = old.is_some_and(|old| text(old, &["spec", "schedule"]).contains("TZ"));
+        let had_zone = old.is_some_and(|old| meta::text(old, &["spec", "schedule"]).contains("TZ"));
         if schedule.contains("TZ") && !had_zone {
             let message = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
             errors.push(FieldError::invalid(&schedule_path, schedule, message));

@@ -2,8 +2,8 @@
 
 use super::{
     Generic, Rules, Strategy, access, aggregation, autoscaling, certificates, cluster, config, csi, definition,
-    devices, endpoints, event, ingress, job, limits, network, network_policy, pod, policy, quota, runtime_class,
-    scheduling, service, storage, webhook, workload,
+    devices, endpoints, event, flowcontrol, ingress, job, limits, network, network_policy, pod, policy, quota,
+    runtime_class, scheduling, service, storage, webhook, workload,
 };
 
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
@@ -24,6 +24,7 @@ pub(crate) const ENDPOINTS: &dyn Strategy = &endpoints::Endpoints;
 pub(crate) const ENDPOINT_SLICE: &dyn Strategy = &endpoints::EndpointSlice;
 pub(crate) const EVENT: &dyn Strategy = &event::Event::Core;
 pub(crate) const EVENT_OF_ITS_OWN_GROUP: &dyn Strategy = &event::Event::Own;
+pub(crate) const FLOW_SCHEMA: &dyn Strategy = &flowcontrol::FlowSchema;
 pub(crate) const HORIZONTAL_POD_AUTOSCALER: &dyn Strategy = &autoscaling::HorizontalPodAutoscaler;
 pub(crate) const INGRESS: &dyn Strategy = &ingress::Ingress;
 pub(crate) const INGRESS_CLASS: &dyn Strategy = &ingress::IngressClass;
@@ -42,6 +43,7 @@ pub(crate) const POD_DISRUPTION_BUDGET: &dyn Strategy = &policy::PodDisruptionBu
 pub(crate) const POD_GROUP: &dyn Strategy = &scheduling::PodGroup;
 pub(crate) const POD_TEMPLATE: &dyn Strategy = &workload::PodTemplate;
 pub(crate) const PRIORITY_CLASS: &dyn Strategy = &policy::PriorityClass;
+pub(crate) const PRIORITY_LEVEL_CONFIGURATION: &dyn Strategy = &flowcontrol::PriorityLevelConfiguration;
 pub(crate) const REPLICATION_CONTROLLER: &dyn Strategy = &workload::ReplicationController;
 pub(crate) const REPLICA_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::ReplicaSet };
 pub(crate) const RESOURCE_CLAIM: &dyn Strategy = &devices::ResourceClaim;

@@ -21,6 +21,8 @@ pub mod definition;
 mod devices;
 mod endpoints;
 mod event;
+mod fields;
+mod flowcontrol;
 mod ingress;
 mod job;
 pub(crate) mod kinds;

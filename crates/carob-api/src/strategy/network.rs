@@ -10,10 +10,6 @@ use crate::{
     meta, names,
 };
 
-fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
-    meta::str_at(value, path).unwrap_or_default()
-}
-
 /// Names the address that some object has been given.
 #[derive(Debug)]
 pub(super) struct IpAddress;
@@ -36,7 +32,7 @@ impl Strategy for IpAddress {
             ("name", names::path_segment),
             ("namespace", names::path_segment),
         ] {
-            let (value, path) = (text(parent, &[field]), path.child(field));
+            let (value, path) = (meta::text(parent, &[field]), path.child(field));
             if value.is_empty() && matches!(field, "resource" | "name") {
                 errors.push(FieldError::required(&path, ""));
             }

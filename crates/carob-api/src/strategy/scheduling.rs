@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use super::fields::text;
 use super::{Part, Rules, Strategy, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
@@ -17,10 +18,6 @@ const TOPOLOGY_MAX: usize = 1;
 /// HighestUserDefinablePriority.
 const PRIORITY_MAX: i64 = 1_000_000_000;
 const DISRUPTION_MODES: [&str; 2] = ["Pod", "PodGroup"];
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    meta::str_at(value, &[field]).unwrap_or_default()
-}
 
 /// A name that has to be there and be well formed.
 fn required_name(

@@ -10,7 +10,7 @@ use crate::{
     meta,
 };
 
-const FILES: [&str; 36] = [
+const FILES: [&str; 40] = [
     include_str!("../../corpus/verdicts/CSINode.json"),
     include_str!("../../corpus/verdicts/CSIStorageCapacity.json"),
     include_str!("../../corpus/verdicts/CertificateSigningRequest.json"),
@@ -22,18 +22,21 @@ const FILES: [&str; 36] = [
     include_str!("../../corpus/verdicts/Deployment.json"),
     include_str!("../../corpus/verdicts/EndpointSlice.json"),
     include_str!("../../corpus/verdicts/Endpoints.json"),
+    include_str!("../../corpus/verdicts/FlowSchema.json"),
     include_str!("../../corpus/verdicts/HorizontalPodAutoscaler.json"),
     include_str!("../../corpus/verdicts/Ingress.json"),
     include_str!("../../corpus/verdicts/IngressClass.json"),
     include_str!("../../corpus/verdicts/Job.json"),
     include_str!("../../corpus/verdicts/Lease.json"),
     include_str!("../../corpus/verdicts/LimitRange.json"),
+    include_str!("../../corpus/verdicts/MutatingWebhookConfiguration.json"),
     include_str!("../../corpus/verdicts/NetworkPolicy.json"),
     include_str!("../../corpus/verdicts/Node.json"),
     include_str!("../../corpus/verdicts/PersistentVolume.json"),
     include_str!("../../corpus/verdicts/PersistentVolumeClaim.json"),
     include_str!("../../corpus/verdicts/Pod.json"),
     include_str!("../../corpus/verdicts/PodDisruptionBudget.json"),
+    include_str!("../../corpus/verdicts/PriorityLevelConfiguration.json"),
     include_str!("../../corpus/verdicts/ReplicaSet.json"),
     include_str!("../../corpus/verdicts/ReplicationController.json"),
     include_str!("../../corpus/verdicts/ResourceClaim.json"),
@@ -45,6 +48,7 @@ const FILES: [&str; 36] = [
     include_str!("../../corpus/verdicts/ServiceCIDR.json"),
     include_str!("../../corpus/verdicts/StatefulSet.json"),
     include_str!("../../corpus/verdicts/StorageClass.json"),
+    include_str!("../../corpus/verdicts/ValidatingWebhookConfiguration.json"),
     include_str!("../../corpus/verdicts/VolumeAttachment.json"),
     include_str!("../../corpus/verdicts/VolumeAttributesClass.json"),
 ];

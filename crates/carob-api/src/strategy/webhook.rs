@@ -3,11 +3,12 @@
 
 use serde_json::Value;
 
+use super::fields::{one_of, text};
+use super::pod::validate_label_selector;
 use super::{Rules, Strategy};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta, names,
-    selector::LabelSelector,
 };
 
 /// Versions of AdmissionReview that a webhook may be sent.
@@ -42,16 +43,6 @@ impl Strategy for WebhookConfiguration {
     }
 }
 
-fn text<'a>(json: &'a Value, field: &str) -> &'a str {
-    meta::str_at(json, &[field]).unwrap_or_default()
-}
-
-fn one_of(json: &Value, field: &str, supported: &[&str], path: &FieldPath, errors: &mut FieldErrors) {
-    if let Some(value) = meta::str_at(json, &[field]).filter(|value| !supported.contains(value)) {
-        errors.push(FieldError::not_supported(&path.child(field), value, supported));
-    }
-}
-
 fn validate_webhook(webhook: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     validate_name(text(webhook, "name"), &path.child("name"), errors);
     for (index, rule) in meta::items_at(webhook, &["rules"]).iter().enumerate() {
@@ -72,10 +63,8 @@ fn validate_webhook(webhook: &Value, path: &FieldPath, errors: &mut FieldErrors)
         errors.push(FieldError::invalid(&path.child("timeoutSeconds"), seconds, why));
     }
     for field in ["namespaceSelector", "objectSelector"] {
-        if let Some(selector) = meta::at(webhook, &[field])
-            && let Err(error) = LabelSelector::from_json(selector)
-        {
-            errors.push(FieldError::invalid(&path.child(field), selector.clone(), error.to_string()));
+        if let Some(selector) = meta::at(webhook, &[field]) {
+            validate_label_selector(selector, &path.child(field), errors);
         }
     }
     validate_client(&webhook["clientConfig"], &path.child("clientConfig"), errors);
@@ -98,12 +87,8 @@ fn validate_name(name: &str, path: &FieldPath, errors: &mut FieldErrors) {
     }
 }
 
-fn texts<'a>(json: &'a Value, field: &str) -> Vec<&'a str> {
-    meta::items_at(json, &[field]).iter().filter_map(Value::as_str).collect()
-}
-
 fn validate_rule(rule: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    let operations = texts(rule, "operations");
+    let operations = meta::texts(rule, &["operations"]);
     if operations.is_empty() {
         errors.push(FieldError::required(&path.child("operations"), ""));
     }
@@ -115,7 +100,7 @@ fn validate_rule(rule: &Value, path: &FieldPath, errors: &mut FieldErrors) {
         errors.push(FieldError::not_supported(&path.child("operations").index(index), *operation, &OPERATIONS));
     }
     for (field, called) in [("apiGroups", "API groups"), ("apiVersions", "API versions")] {
-        let values = texts(rule, field);
+        let values = meta::texts(rule, &[field]);
         if values.is_empty() {
             errors.push(FieldError::required(&path.child(field), ""));
         }
@@ -124,7 +109,7 @@ fn validate_rule(rule: &Value, path: &FieldPath, errors: &mut FieldErrors) {
             errors.push(FieldError::invalid(&path.child(field), rule[field].clone(), why));
         }
     }
-    for (index, _) in texts(rule, "apiVersions").iter().enumerate().filter(|(_, version)| version.is_empty()) {
+    for (index, _) in meta::texts(rule, &["apiVersions"]).iter().enumerate().filter(|(_, version)| version.is_empty()) {
         errors.push(FieldError::required(&path.child("apiVersions").index(index), ""));
     }
     validate_resources(rule, &path.child("resources"), errors);
@@ -132,7 +117,7 @@ fn validate_rule(rule: &Value, path: &FieldPath, errors: &mut FieldErrors) {
 }
 
 fn validate_resources(rule: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    let resources = texts(rule, "resources");
+    let resources = meta::texts(rule, &["resources"]);
     if resources.is_empty() {
         errors.push(FieldError::required(path, ""));
     }
@@ -223,10 +208,11 @@ fn validate_service(service: &Value, path: &FieldPath, errors: &mut FieldErrors)
     if matches!(url_path, "" | "/") {
         return;
     }
-    let Some(inside) = url_path.strip_prefix('/') else {
+    if !url_path.starts_with('/') {
         errors.push(FieldError::invalid(&path, url_path, "must start with a '/'"));
-        return;
-    };
+    }
+    // The first character counts as the slash, whatever it is.
+    let inside = url_path.strip_prefix(|_: char| true).unwrap_or_default();
     let inside = inside.strip_suffix('/').unwrap_or(inside);
     for (index, segment) in inside.split('/').enumerate() {
         if segment.is_empty() {
@@ -265,7 +251,7 @@ fn validate_conditions(conditions: &[Value], path: &FieldPath, errors: &mut Fiel
 }
 
 fn validate_versions(webhook: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    let versions = texts(webhook, "admissionReviewVersions");
+    let versions = meta::texts(webhook, &["admissionReviewVersions"]);
     if versions.is_empty() {
         errors.push(FieldError::required(path, format!("must specify one of {REVIEW_VERSIONS_TEXT}")));
         return;

@@ -15,10 +15,6 @@ use crate::{
 pub(super) const IMMUTABLE: &str = "field is immutable";
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
-pub(super) fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
-    meta::str_at(value, path).unwrap_or_default()
-}
-
 /// Errors when a number is negative.
 pub(super) fn not_negative(holder: &Value, field: &str, path: &FieldPath, errors: &mut FieldErrors) {
     let value = meta::i64_at(holder, &[field]).unwrap_or_default();
@@ -45,7 +41,7 @@ fn validate_lasting_template(template: &Value, holder: &str, path: &FieldPath, e
 fn validate_lasting(template: &Value, holder: &str, path: &FieldPath, errors: &mut FieldErrors) {
     let path = path.child("spec");
     // Absent where there is no spec at all.
-    let policy = text(template, &["spec", "restartPolicy"]);
+    let policy = meta::text(template, &["spec", "restartPolicy"]);
     if !matches!(policy, "" | "Always") {
         errors.push(FieldError::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
     }
@@ -155,7 +151,7 @@ fn default_claims(set: &mut Value) {
 fn template_of_set(spec: &Value) -> Cow<'_, Value> {
     let template = &spec["template"];
     let claims = meta::items_at(spec, &["volumeClaimTemplates"]);
-    let named = ["hostname", "subdomain"].iter().any(|field| !text(template, &["spec", field]).is_empty());
+    let named = ["hostname", "subdomain"].iter().any(|field| !meta::text(template, &["spec", field]).is_empty());
     if claims.is_empty() && !named {
         return Cow::Borrowed(template);
     }
@@ -165,7 +161,7 @@ fn template_of_set(spec: &Value) -> Cow<'_, Value> {
     }
     let names: BTreeSet<&str> = claims.iter().map(meta::name).collect();
     let volumes = meta::items_at(&template, &["spec", "volumes"]).iter();
-    let others = volumes.filter(|volume| !names.contains(text(volume, &["name"]))).cloned();
+    let others = volumes.filter(|volume| !names.contains(meta::text(volume, &["name"]))).cloned();
     let of_claims = names.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
     let all: Vec<Value> = of_claims.chain(others).collect();
     if !all.is_empty() {
@@ -189,7 +185,7 @@ impl Strategy for Replicated {
             default_claims(obj);
         }
         if let Some((field, default)) = self.kind.rolling_update()
-            && text(obj, &["spec", field, "type"]) == "RollingUpdate"
+            && meta::text(obj, &["spec", field, "type"]) == "RollingUpdate"
         {
             let given = meta::map_mut(obj, &["spec", field, "rollingUpdate"]);
             for (name, value) in default.as_object().cloned().unwrap_or_default() {
@@ -227,7 +223,7 @@ impl Strategy for Replicated {
                 let path = path.child("volumeClaimTemplates").index(index).child("spec");
                 claim::validate_spec(&claim["spec"], &path, &mut errors);
             }
-            let service = text(obj, &["spec", "serviceName"]);
+            let service = meta::text(obj, &["spec", "serviceName"]);
             if !service.is_empty() {
                 let path = path.child("serviceName");
                 invalid_each(&path, service, names::dns1123_label(service), &mut errors);
@@ -286,7 +282,7 @@ fn validate_daemon_set(spec: &Value, path: &FieldPath, errors: &mut FieldErrors)
     validate_says_something(spec, "daemonset", path, errors);
     validate_lasting_template(&spec["template"], "DaemonSet", &path.child("template"), errors);
     let (strategy, path) = (&spec["updateStrategy"], path.child("updateStrategy"));
-    match text(strategy, &["type"]) {
+    match meta::text(strategy, &["type"]) {
         "" | "OnDelete" => {}
         "RollingUpdate" => {
             let (rolling, path) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
@@ -313,7 +309,7 @@ fn validate_daemon_set(spec: &Value, path: &FieldPath, errors: &mut FieldErrors)
 
 fn validate_deployment_strategy(strategy: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let rolling_path = path.child("rollingUpdate");
-    match (text(strategy, &["type"]), meta::at(strategy, &["rollingUpdate"])) {
+    match (meta::text(strategy, &["type"]), meta::at(strategy, &["rollingUpdate"])) {
         ("", _) | ("Recreate", None) => {}
         ("Recreate", Some(_)) => {
             let message = "may not be specified when strategy `type` is 'Recreate'";
@@ -337,14 +333,14 @@ fn validate_deployment_strategy(strategy: &Value, path: &FieldPath, errors: &mut
 
 fn validate_stateful_set(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     const POLICIES: [&str; 2] = ["Retain", "Delete"];
-    let management = text(spec, &["podManagementPolicy"]);
+    let management = meta::text(spec, &["podManagementPolicy"]);
     if !matches!(management, "" | "OrderedReady" | "Parallel") {
         let message = "must be 'OrderedReady' or 'Parallel'";
         errors.push(FieldError::invalid(&path.child("podManagementPolicy"), management, message));
     }
     validate_set_strategy(&spec["updateStrategy"], &path.child("updateStrategy"), errors);
     for field in ["whenDeleted", "whenScaled"] {
-        let policy = text(spec, &["persistentVolumeClaimRetentionPolicy", field]);
+        let policy = meta::text(spec, &["persistentVolumeClaimRetentionPolicy", field]);
         if !policy.is_empty() && !POLICIES.contains(&policy) {
             let path = path.child("persistentVolumeClaimRetentionPolicy").child(field);
             errors.push(FieldError::not_supported(&path, policy, &POLICIES));
@@ -373,7 +369,7 @@ fn validate_stateful_set(spec: &Value, path: &FieldPath, errors: &mut FieldError
 fn validate_set_strategy(strategy: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let rolling = meta::at(strategy, &["rollingUpdate"]);
     let rolling_path = path.child("rollingUpdate");
-    match text(strategy, &["type"]) {
+    match meta::text(strategy, &["type"]) {
         "OnDelete" => {
             if let Some(rolling) = rolling {
                 let message = "only allowed for updateStrategy 'RollingUpdate'";

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use carob_api::field::{FieldError, FieldPath};
+use carob_api::strategy::pod::validate_label_selector;
 use carob_api::{Status, meta, names};
 use serde_json::Value;
 
@@ -198,8 +199,8 @@ fn match_errors(json: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
         one_of(&path.child("matchPolicy"), policy, &["Equivalent", "Exact"], errors);
     }
     for field in ["namespaceSelector", "objectSelector"] {
-        if let Some(Err(error)) = meta::at(json, &[field]).map(carob_api::selector::LabelSelector::from_json) {
-            errors.push(FieldError::invalid(&path.child(field), json[field].clone(), error.to_string()));
+        if let Some(selector) = meta::at(json, &[field]) {
+            validate_label_selector(selector, &path.child(field), errors);
         }
     }
     for list in ["resourceRules", "excludeResourceRules"] {
@@ -403,9 +404,7 @@ fn param_ref_errors(json: &Value, path: &FieldPath, errors: &mut Vec<FieldError>
         errors.extend(faults.map(|fault| FieldError::invalid(&path.child("name"), name, fault)));
     }
     if let Some(selector) = selector {
-        if let Err(error) = carob_api::selector::LabelSelector::from_json(selector) {
-            errors.push(FieldError::invalid(&path.child("selector"), selector.clone(), error.to_string()));
-        }
+        validate_label_selector(selector, &path.child("selector"), errors);
         if !name.is_empty() {
             for field in ["name", "selector"] {
                 errors.push(FieldError::forbidden(&path.child(field), "name and selector are mutually exclusive"));

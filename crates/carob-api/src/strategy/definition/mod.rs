@@ -148,10 +148,6 @@ fn note_stored_version(obj: &mut Value) {
     }
 }
 
-fn text<'v>(obj: &'v Value, path: &[&str]) -> &'v str {
-    meta::str_at(obj, path).unwrap_or_default()
-}
-
 fn invalid_unless_empty(errors: &mut FieldErrors, path: &FieldPath, value: &str, problems: &[String]) {
     if !problems.is_empty() {
         errors.push(FieldError::invalid(path, value, problems.join(",")));
@@ -159,7 +155,7 @@ fn invalid_unless_empty(errors: &mut FieldErrors, path: &FieldPath, value: &str,
 }
 
 fn check_name_and_group(obj: &Value, spec: &FieldPath, errors: &mut FieldErrors) {
-    let (plural, group) = (text(obj, &["spec", "names", "plural"]), text(obj, &["spec", "group"]));
+    let (plural, group) = (meta::text(obj, &["spec", "names", "plural"]), meta::text(obj, &["spec", "group"]));
     if meta::name(obj) != format!("{plural}.{group}") {
         let path = FieldPath::new("metadata").child("name");
         errors.push(FieldError::invalid(&path, meta::name(obj), "must be spec.names.plural+\".\"+spec.group"));
@@ -173,7 +169,7 @@ fn check_name_and_group(obj: &Value, spec: &FieldPath, errors: &mut FieldErrors)
     } else if !group.contains('.') {
         errors.push(FieldError::invalid(&path, group, "should be a domain with at least one dot"));
     }
-    match text(obj, &["spec", "scope"]) {
+    match meta::text(obj, &["spec", "scope"]) {
         "" => errors.push(FieldError::required(&spec.child("scope"), "")),
         "Cluster" | "Namespaced" => {}
         other => errors.push(FieldError::not_supported(&spec.child("scope"), other, &["Cluster", "Namespaced"])),
@@ -182,7 +178,7 @@ fn check_name_and_group(obj: &Value, spec: &FieldPath, errors: &mut FieldErrors)
 
 fn check_versions(versions: &[Value], path: &FieldPath, errors: &mut FieldErrors) {
     // The schemas would make the message megabytes long, so versions are named and not shown.
-    let names: Vec<&str> = versions.iter().map(|version| text(version, &["name"])).collect();
+    let names: Vec<&str> = versions.iter().map(|version| meta::text(version, &["name"])).collect();
     for (index, name) in names.iter().enumerate() {
         invalid_unless_empty(errors, &path.index(index).child("name"), name, &names::dns1035_label(name));
     }
@@ -242,7 +238,7 @@ fn check_scale(scale: &Value, path: &FieldPath, errors: &mut FieldErrors) {
         ("labelSelectorPath", &[".spec.", ".status."], "should be a json path under either .spec or .status", false),
     ] {
         let path = path.child("scale").child(name);
-        match text(scale, &[name]) {
+        match meta::text(scale, &[name]) {
             "" if required => errors.push(FieldError::required(&path, "")),
             "" => {}
             value => {
@@ -255,21 +251,21 @@ fn check_scale(scale: &Value, path: &FieldPath, errors: &mut FieldErrors) {
 }
 
 fn check_column(column: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    if text(column, &["name"]).is_empty() {
+    if meta::text(column, &["name"]).is_empty() {
         errors.push(FieldError::required(&path.child("name"), ""));
     }
     let types = format!("must be one of {}", COLUMN_TYPES.join(","));
-    match text(column, &["type"]) {
+    match meta::text(column, &["type"]) {
         "" => errors.push(FieldError::required(&path.child("type"), types)),
         ty if !COLUMN_TYPES.contains(&ty) => errors.push(FieldError::invalid(&path.child("type"), ty, types)),
         _ => {}
     }
-    let format = text(column, &["format"]);
+    let format = meta::text(column, &["format"]);
     if !format.is_empty() && !COLUMN_FORMATS.contains(&format) {
         let detail = format!("must be one of {}", COLUMN_FORMATS.join(","));
         errors.push(FieldError::invalid(&path.child("format"), format, detail));
     }
-    match text(column, &["jsonPath"]) {
+    match meta::text(column, &["jsonPath"]) {
         "" => errors.push(FieldError::required(&path.child("JSONPath"), "")),
         value => {
             check_simple_path(value, &path.child("JSONPath"), errors);
@@ -281,7 +277,7 @@ fn check_selectable(version: &Value, path: &FieldPath, errors: &mut FieldErrors)
     let mut seen: Vec<&str> = Vec::new();
     for (index, field) in meta::items_at(version, &["selectableFields"]).iter().enumerate() {
         let path = path.index(index).child("jsonPath");
-        let json_path = text(field, &["jsonPath"]);
+        let json_path = meta::text(field, &["jsonPath"]);
         if json_path.is_empty() {
             errors.push(FieldError::required(&path, ""));
             continue;
@@ -318,14 +314,14 @@ fn check_selectable(version: &Value, path: &FieldPath, errors: &mut FieldErrors)
 fn type_at<'v>(version: &'v Value, keys: &[&str]) -> Option<&'v str> {
     let schema = meta::at(version, &["schema", "openAPIV3Schema"])?;
     let field = keys.iter().try_fold(schema, |schema, key| schema.get("properties")?.get(*key))?;
-    Some(text(field, &["type"]))
+    Some(meta::text(field, &["type"]))
 }
 
 fn check_names(value: Option<&Value>, path: &FieldPath, required: bool, errors: &mut FieldErrors) {
     let empty = Value::Object(Map::new());
     let value = value.unwrap_or(&empty);
     for (name, is_kind) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
-        let given = text(value, &[name]);
+        let given = meta::text(value, &[name]);
         let path = path.child(name);
         if given.is_empty() {
             if required {
@@ -347,7 +343,7 @@ fn check_names(value: Option<&Value>, path: &FieldPath, required: bool, errors: 
             invalid_unless_empty(errors, &path.child(list).index(index), item, &names::dns1035_label(item));
         }
     }
-    let (kind, list) = (text(value, &["kind"]), text(value, &["listKind"]));
+    let (kind, list) = (meta::text(value, &["kind"]), meta::text(value, &["listKind"]));
     if !kind.is_empty() && kind == list {
         errors.push(FieldError::invalid(&path.child("listKind"), list, "kind and listKind may not be the same"));
     }
@@ -356,7 +352,7 @@ fn check_names(value: Option<&Value>, path: &FieldPath, required: bool, errors: 
 fn check_conversion(conversion: Option<&Value>, path: &FieldPath, errors: &mut FieldErrors) {
     let Some(conversion) = conversion else { return };
     let webhook = meta::at(conversion, &["webhook"]);
-    match text(conversion, &["strategy"]) {
+    match meta::text(conversion, &["strategy"]) {
         "" => errors.push(FieldError::required(&path.child("strategy"), "")),
         "None" => {
             if webhook.is_some() {
@@ -401,7 +397,7 @@ fn check_webhook(webhook: &Value, path: &FieldPath, errors: &mut FieldErrors) {
         (None, Some(service)) => {
             for (name, detail) in [("name", "service name is required"), ("namespace", "service namespace is required")]
             {
-                if text(service, &[name]).is_empty() {
+                if meta::text(service, &[name]).is_empty() {
                     errors.push(FieldError::required(&at.child("service").child(name), detail));
                 }
             }
@@ -441,12 +437,12 @@ fn check_stored_versions(obj: &Value, versions: &[Value], errors: &mut FieldErro
 
 /// Groups of the Kubernetes community need a link to the review of the API, or a word that there was none.
 fn check_approval(obj: &Value, errors: &mut FieldErrors) {
-    if !is_protected(text(obj, &["spec", "group"])) {
+    if !is_protected(meta::text(obj, &["spec", "group"])) {
         return;
     }
     let path = FieldPath::new("metadata").child("annotations").key(APPROVAL);
     let given = meta::annotation(obj, APPROVAL);
-    match approval(text(obj, &["spec", "group"]), given) {
+    match approval(meta::text(obj, &["spec", "group"]), given) {
         Some(Approval::Missing(detail)) => errors.push(FieldError::required(&path, detail)),
         Some(Approval::Invalid(detail)) => {
             errors.push(FieldError::invalid(&path, given.unwrap_or_default(), detail));

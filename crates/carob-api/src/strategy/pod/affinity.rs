@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::shared::{one_of, text};
+use crate::strategy::fields::{one_of, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,
@@ -127,7 +127,7 @@ fn validate_selector_operator(operator: &str, values: &[Value], path: &FieldPath
 }
 
 /// A metav1.LabelSelector (apimachinery pkg/apis/meta/v1/validation).
-pub(crate) fn validate_label_selector(selector: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+pub fn validate_label_selector(selector: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let labels = meta::at(selector, &["matchLabels"]).and_then(Value::as_object);
     crate::lifecycle::validate_labels(labels, &path.child("matchLabels"), errors);
     for (index, requirement) in meta::items_at(selector, &["matchExpressions"]).iter().enumerate() {

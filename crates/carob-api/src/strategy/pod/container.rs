@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{
-    env, mount, probe, resources, security,
-    shared::{require, require_name, text},
-};
+use super::{env, mount, probe, resources, security};
+use crate::strategy::fields::{require, require_name, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta, names,

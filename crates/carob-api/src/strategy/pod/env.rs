@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::shared::{no_backsteps, object_name, require_name, text};
+use super::shared::no_backsteps;
+use crate::strategy::fields::{object_name, require_name, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,

@@ -23,7 +23,8 @@ mod warnings;
 
 use serde_json::{Value, json};
 
-pub(crate) use affinity::{validate_label_selector, validate_node_selector, validate_toleration};
+pub use affinity::validate_label_selector;
+pub(crate) use affinity::{validate_node_selector, validate_toleration};
 pub(super) use annotations::validate as validate_annotations;
 pub(crate) use defaults::default_spec;
 pub(super) use security::validate_agreement;
@@ -149,7 +150,7 @@ impl Strategy for Pod {
 
 /// A token is of a service account. Admission gives Pods without one the namespace's own.
 fn validate_tokens(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    if !shared::text(spec, "serviceAccountName").is_empty() {
+    if !super::fields::text(spec, "serviceAccountName").is_empty() {
         return;
     }
     for (index, volume) in meta::items_at(spec, &["volumes"]).iter().enumerate() {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::shared::{descending_path, has_backsteps, is_true, require, text};
+use super::shared::{descending_path, has_backsteps};
+use crate::strategy::fields::{is_true, require, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta,

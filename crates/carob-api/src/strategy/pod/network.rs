@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
-use super::{
-    Holder,
-    shared::{is_true, text},
-};
+use super::Holder;
+use crate::strategy::fields::{is_true, text};
 use crate::{
     addresses,
     field::{FieldError, FieldErrors, FieldPath, invalid_each},

@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use super::shared::{containers, is_true, text};
+use super::shared::containers;
+use crate::strategy::fields::{is_true, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,

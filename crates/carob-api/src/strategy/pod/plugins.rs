@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use super::shared::{descending_path, is_true, one_of, require, require_name, text};
+use super::shared::descending_path;
+use crate::strategy::fields::{is_true, one_of, require, require_name, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::shared::{require, text};
+use crate::strategy::fields::{require, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{annotations, shared::text};
+use super::annotations;
+use crate::strategy::fields::text;
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     lifecycle::copy_field,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::shared::text;
+use crate::strategy::fields::text;
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,

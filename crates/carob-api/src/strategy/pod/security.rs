@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{
     platform,
-    shared::{containers, descending_path, is_true, one_of, text},
+    shared::{containers, descending_path},
 };
+use crate::strategy::fields::{is_true, one_of, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta,

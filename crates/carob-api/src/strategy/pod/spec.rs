@@ -4,11 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{
-    Holder, affinity, container, network, platform, resources, security,
-    shared::{containers, object_name, text},
-    volume,
-};
+use super::{Holder, affinity, container, network, platform, resources, security, shared::containers, volume};
+use crate::strategy::fields::{object_name, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     lifecycle::validate_labels,

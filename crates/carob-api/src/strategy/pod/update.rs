@@ -2,11 +2,8 @@
 
 use serde_json::Value;
 
-use super::{
-    affinity, annotations,
-    container::validate_image_of_pod,
-    shared::{require, text},
-};
+use super::{affinity, annotations, container::validate_image_of_pod};
+use crate::strategy::fields::{require, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     lifecycle::copy_field,

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::{
     Holder, env, plugins,
-    shared::{file_path, no_backsteps, object_name, one_of, require, text},
+    shared::{file_path, no_backsteps},
 };
+use crate::strategy::fields::{object_name, one_of, require, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,

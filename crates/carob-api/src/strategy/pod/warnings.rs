@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::shared::{containers, text};
+use super::shared::containers;
+use crate::strategy::fields::text;
 use crate::{field::FieldPath, meta, names, pod::value::quantity};
 
 /// Labels of nodes that have newer names, or none.

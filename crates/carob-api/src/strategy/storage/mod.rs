@@ -7,6 +7,7 @@ mod volume;
 
 pub(super) use classes::{StorageClass, VolumeAttachment, VolumeAttributesClass};
 
+use super::fields::text;
 use super::{Part, Rules, Strategy, claim, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
@@ -74,10 +75,6 @@ impl Persistent {
     fn is_claim(&self) -> bool {
         self.capacity == ["resources", "requests"]
     }
-}
-
-fn text<'a>(source: &'a Value, field: &str) -> &'a str {
-    meta::str_at(source, &[field]).unwrap_or_default()
 }
 
 /// Makes the two fields that say what a volume begins with say the same (`pkg/api/persistentvolumeclaim`): what the older one may not

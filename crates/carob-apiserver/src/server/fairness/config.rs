@@ -17,6 +17,16 @@ pub(super) enum Beyond {
     Queue { queues: usize, hand: usize, len_max: usize },
 }
 
+impl Beyond {
+    /// How many queues there are.
+    pub(super) fn queues(self) -> usize {
+        match self {
+            Self::Reject => 0,
+            Self::Queue { queues, .. } => queues,
+        }
+    }
+}
+
 /// A priority level.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Level {

@@ -4,10 +4,11 @@
 //! level's queues: a flow has a hand of them and enters the shortest, and queues take turns, so a flow that floods its hand
 //! holds up few others.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::config::{Beyond, Level, Limit};
+use super::queues::{Queues, Waiter};
 
 /// Why a request is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +38,6 @@ pub(super) enum Entered {
     Rejected(Rejection),
 }
 
-struct Waiter<W> {
-    id: u64,
-    seats: u32,
-    flow: u64,
-    who: W,
-}
-
 struct State<W> {
     limit: Limit,
     /// Seats by the level's shares, what of them may be lent, and what may be borrowed beside them.
@@ -51,10 +45,7 @@ struct State<W> {
     lendable: u32,
     borrowable: u32,
     used: u32,
-    queues: Vec<VecDeque<Waiter<W>>>,
-    /// The queue whose turn is next.
-    turn: usize,
-    waiting: usize,
+    queues: Queues<W>,
 }
 
 /// The seats of a server.
@@ -90,7 +81,8 @@ impl<W> Dispatch<W> {
         let limits: BTreeMap<&str, &Limit> =
             levels.filter_map(|level| Some((level.name.as_str(), level.limit.as_ref()?))).collect();
         let sum: u64 = limits.values().map(|limit| u64::from(limit.shares)).sum();
-        self.levels.retain(|name, state| limits.contains_key(name.as_str()) || state.used > 0 || state.waiting > 0);
+        self.levels
+            .retain(|name, state| limits.contains_key(name.as_str()) || state.used > 0 || state.queues.waiting() > 0);
         for (name, limit) in limits {
             let seats = (u64::from(self.total) * u64::from(limit.shares)).div_ceil(sum.max(1));
             let nominal = u32::try_from(seats).unwrap_or(self.total);
@@ -106,7 +98,7 @@ impl<W> Dispatch<W> {
 
     /// Asks for seats. `who` is kept if the request has to wait.
     pub(super) fn enter(&mut self, level: &str, flow: u64, seats: u32, who: impl FnOnce() -> W) -> Entered {
-        let waits_already = self.levels.get(level).is_some_and(|state| state.waiting > 0);
+        let waits_already = self.levels.get(level).is_some_and(|state| state.queues.waiting() > 0);
         let seats = self.clamp(level, seats);
         if !waits_already && self.fits(level, seats) {
             self.take(level, seats);
@@ -137,11 +129,7 @@ impl<W> Dispatch<W> {
     /// A waiter gave up. Answers who is let in by that.
     pub(super) fn give_up(&mut self, level: &str, id: u64) -> Vec<Granted<W>> {
         if let Some(state) = self.levels.get_mut(level) {
-            for queue in &mut state.queues {
-                let before = queue.len();
-                queue.retain(|waiter| waiter.id != id);
-                state.waiting -= before - queue.len();
-            }
+            state.queues.remove(id);
         }
         self.advance(level)
     }
@@ -149,7 +137,7 @@ impl<W> Dispatch<W> {
     /// Lets in who fits: of the level that seats came back to first, then of those that may borrow them.
     pub(super) fn advance(&mut self, first: &str) -> Vec<Granted<W>> {
         let mut granted = Vec::new();
-        let waiting = self.levels.iter().filter(|(name, state)| state.waiting > 0 && *name != first);
+        let waiting = self.levels.iter().filter(|(name, state)| state.queues.waiting() > 0 && *name != first);
         let names: Vec<String> =
             std::iter::once(first.to_owned()).chain(waiting.map(|(name, _)| name.clone())).collect();
         for name in names {
@@ -157,7 +145,7 @@ impl<W> Dispatch<W> {
                 if !self.fits(&name, seats) {
                     break;
                 }
-                let Some(waiter) = self.levels.get_mut(&name).and_then(State::pop) else { break };
+                let Some(waiter) = self.levels.get_mut(&name).and_then(|state| state.queues.pop()) else { break };
                 self.take(&name, seats);
                 granted.push(Granted { level: name.clone(), seats, who: waiter.who });
             }
@@ -204,7 +192,7 @@ impl<W> Dispatch<W> {
             level: name.clone(),
             nominal: state.nominal,
             used: state.used,
-            waiting: state.waiting,
+            waiting: state.queues.waiting(),
         };
         self.levels.iter().map(one).collect()
     }
@@ -212,32 +200,12 @@ impl<W> Dispatch<W> {
 
 impl<W> State<W> {
     fn new(limit: Limit) -> Self {
-        let queues = Self::empty_queues(&limit);
-        Self { limit, nominal: 0, lendable: 0, borrowable: 0, used: 0, queues, turn: 0, waiting: 0 }
+        let queues = Queues::new(limit.beyond.queues());
+        Self { limit, nominal: 0, lendable: 0, borrowable: 0, used: 0, queues }
     }
 
-    fn empty_queues(limit: &Limit) -> Vec<VecDeque<Waiter<W>>> {
-        match limit.beyond {
-            Beyond::Reject => Vec::new(),
-            Beyond::Queue { queues, .. } => (0..queues).map(|_| VecDeque::new()).collect(),
-        }
-    }
-
-    /// Another number of queues is other queues; who waits is dealt to them, and stays even where a level queues no more.
     fn set_limit(&mut self, limit: &Limit) {
-        if self.limit.beyond != limit.beyond && self.queues.len() != Self::empty_queues(limit).len() {
-            let mut fresh = Self::empty_queues(limit);
-            if fresh.is_empty() && self.waiting > 0 {
-                fresh.push(VecDeque::new());
-            }
-            let count = fresh.len();
-            for waiter in std::mem::take(&mut self.queues).into_iter().flatten() {
-                let at = usize::try_from(waiter.flow % count.max(1) as u64).unwrap_or(0);
-                fresh[at].push_back(waiter);
-            }
-            self.queues = fresh;
-            self.turn = 0;
-        }
+        self.queues.set_count(limit.beyond.queues());
         self.limit = limit.clone();
     }
 
@@ -245,50 +213,21 @@ impl<W> State<W> {
         let Beyond::Queue { hand, len_max, .. } = self.limit.beyond else {
             return Entered::Rejected(Rejection::Concurrency);
         };
-        let hand = hand_of(waiter.flow, self.queues.len(), hand);
-        let Some(at) = hand.into_iter().min_by_key(|at| self.queues[*at].len()) else {
+        let Some(at) = self.queues.shortest(waiter.flow, hand) else {
             return Entered::Rejected(Rejection::Concurrency);
         };
-        if self.queues[at].len() >= len_max {
+        if self.queues.len(at) >= len_max {
             return Entered::Rejected(Rejection::QueueFull);
         }
         let Waiter { id, seats, flow, who: () } = waiter;
-        self.queues[at].push_back(Waiter { id, seats, flow, who: who() });
-        self.waiting += 1;
+        self.queues.push(at, Waiter { id, seats, flow, who: who() });
         Entered::Queued(id)
-    }
-
-    /// The queue whose turn it is: the next one that is not empty.
-    fn next_queue(&self) -> Option<usize> {
-        let count = self.queues.len();
-        (0..count).map(|offset| (self.turn + offset) % count).find(|at| !self.queues[*at].is_empty())
     }
 
     /// The level may have become smaller since.
     fn next_seats(&self) -> Option<u32> {
-        self.queues.get(self.next_queue()?)?.front().map(|waiter| waiter.seats.min(self.nominal.max(1)))
+        self.queues.front().map(|waiter| waiter.seats.min(self.nominal.max(1)))
     }
-
-    fn pop(&mut self) -> Option<Waiter<W>> {
-        let at = self.next_queue()?;
-        let waiter = self.queues.get_mut(at)?.pop_front()?;
-        self.turn = at + 1;
-        self.waiting -= 1;
-        Some(waiter)
-    }
-}
-
-/// The queues of a flow: different ones, by its number (apiserver `pkg/util/shufflesharding`).
-fn hand_of(flow: u64, queues: usize, hand: usize) -> Vec<usize> {
-    let mut rest: Vec<usize> = (0..queues).collect();
-    let mut number = flow;
-    let mut dealt = Vec::new();
-    for _ in 0..hand.min(queues) {
-        let count = rest.len() as u64;
-        dealt.push(rest.swap_remove(usize::try_from(number % count).unwrap_or(0)));
-        number /= count;
-    }
-    dealt
 }
 
 #[cfg(test)]
@@ -377,14 +316,5 @@ mod tests {
         assert_eq!(dispatch.usage().len(), 2, "it stays until it is empty");
         let left: Vec<u32> = (0..10).flat_map(|_| granted(&dispatch.release("a", 1))).collect();
         assert_eq!(left, [3]);
-    }
-
-    #[test]
-    fn hands_are_of_different_queues_and_of_all_of_them() {
-        let hand = hand_of(12_345_678, 64, 6);
-        let unique: std::collections::BTreeSet<usize> = hand.iter().copied().collect();
-        assert_eq!((hand.len(), unique.len()), (6, 6));
-        assert_eq!(hand_of(7, 2, 6).len(), 2);
-        assert!(hand_of(7, 0, 6).is_empty());
     }
 }

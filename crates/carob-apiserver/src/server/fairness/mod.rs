@@ -6,6 +6,7 @@
 
 mod config;
 mod dispatch;
+mod queues;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
