@@ -188,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn work_beyond_the_threads_of_a_pod_waits_for_one() {
         let files = Files::default();
-        let (release, waits) = mpsc::sync_channel::<()>(0);
+        let (release, waits) = mpsc::sync_channel::<()>(THREADS_PER_POD_MAX * 3);
         let waits = Arc::new(Mutex::new(waits));
         let work = || {
             let (files, waits) = (files.clone(), Arc::clone(&waits));
