@@ -6,9 +6,15 @@ use std::net::IpAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+    OID_SIG_ED25519,
+};
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer};
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// The signers that are Kubernetes' own (k8s.io/api/certificates/v1).
 pub const SIGNER_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
@@ -62,11 +68,7 @@ impl CertificateRequest {
         if pem.label != "CERTIFICATE REQUEST" {
             return Err(CertificateRequestError::Pem);
         }
-        let (rest, request) =
-            X509CertificationRequest::from_der(&pem.contents).map_err(|_| CertificateRequestError::Der)?;
-        if !rest.is_empty() {
-            return Err(CertificateRequestError::Der);
-        }
+        let request = parse_der(&pem.contents)?;
         let subject = &request.certification_request_info.subject;
         let mut names = subject.iter_common_name().map(text);
         let common_name = names.next().transpose()?.unwrap_or_default();
@@ -94,7 +96,7 @@ impl CertificateRequest {
 
     /// Whether who sent the request holds the key that it names.
     pub fn check_signature(&self) -> Result<(), CertificateRequestError> {
-        let (_, request) = X509CertificationRequest::from_der(&self.der).map_err(|_| CertificateRequestError::Der)?;
+        let request = parse_der(&self.der)?;
         request.verify_signature().map_err(|_| CertificateRequestError::Signature)
     }
 
@@ -175,6 +177,74 @@ impl CertificateRequest {
             return Ok(());
         }
         Err(format!("subject common name does not begin with {NODE_USER_PREFIX}"))
+    }
+}
+
+/// Reads a request that is not in PEM.
+pub(crate) fn parse_der(der: &[u8]) -> Result<X509CertificationRequest<'_>, CertificateRequestError> {
+    match X509CertificationRequest::from_der(der) {
+        Ok(([], request)) => Ok(request),
+        _ => Err(CertificateRequestError::Der),
+    }
+}
+
+/// Reads a public key in its PKIX form.
+pub(crate) fn parse_public_key(der: &[u8]) -> Option<SubjectPublicKeyInfo<'_>> {
+    let (rest, key) = SubjectPublicKeyInfo::from_der(der).ok()?;
+    // That the bits are a key of their kind is seen when they are used.
+    rest.is_empty().then_some(key)
+}
+
+/// Whether two public keys are one.
+pub(crate) fn is_same_key(one: &SubjectPublicKeyInfo<'_>, other: &SubjectPublicKeyInfo<'_>) -> bool {
+    PublicKey::of(one) == PublicKey::of(other)
+        && one.algorithm.algorithm == other.algorithm.algorithm
+        && one.subject_public_key.data == other.subject_public_key.data
+}
+
+/// The kind of a public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PublicKey {
+    Ed25519,
+    P256,
+    P384,
+    P521,
+    OtherCurve,
+    Rsa { bits: usize },
+}
+
+impl PublicKey {
+    /// `None` for other kinds.
+    pub(crate) fn of(key: &SubjectPublicKeyInfo<'_>) -> Option<Self> {
+        let algorithm = &key.algorithm.algorithm;
+        if *algorithm == OID_SIG_ED25519 {
+            return Some(Self::Ed25519);
+        }
+        if *algorithm == OID_PKCS1_RSAENCRYPTION {
+            let x509_parser::public_key::PublicKey::RSA(rsa) = key.parsed().ok()? else { return None };
+            let zeros = rsa.modulus.iter().take_while(|byte| **byte == 0).count();
+            return Some(Self::Rsa { bits: 8 * (rsa.modulus.len() - zeros) });
+        }
+        if *algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY {
+            return None;
+        }
+        let curve = key.algorithm.parameters.as_ref()?.as_oid().ok()?;
+        let known = [(OID_EC_P256, Self::P256), (OID_NIST_EC_P384, Self::P384), (OID_NIST_EC_P521, Self::P521)];
+        Some(known.into_iter().find(|(oid, _)| *oid == curve).map_or(Self::OtherCurve, |(_, kind)| kind))
+    }
+
+    /// Whether `signature` is that of a key of this kind over the SHA-256 hash of `message`, or over the message itself for
+    /// Ed25519. An RSA signature has the padding PSS, with as much salt as the hash is long. `false` for curves that the
+    /// cryptography library does not have.
+    pub(crate) fn verify(self, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        let algorithm: &dyn VerificationAlgorithm = match self {
+            Self::Ed25519 => &signature::ED25519,
+            Self::P256 => &signature::ECDSA_P256_SHA256_ASN1,
+            Self::P384 => &signature::ECDSA_P384_SHA256_ASN1,
+            Self::Rsa { .. } => &signature::RSA_PSS_2048_8192_SHA256,
+            Self::P521 | Self::OtherCurve => return false,
+        };
+        UnparsedPublicKey::new(algorithm, key).verify(message, signature).is_ok()
     }
 }
 

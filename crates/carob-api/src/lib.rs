@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod meta;
 pub mod names;
 pub mod patch;
+pub mod pem;
 pub mod pod;
 pub mod pod_support;
 pub mod proto;

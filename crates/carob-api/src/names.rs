@@ -227,6 +227,59 @@ pub fn signer_name(value: &str) -> Vec<(&str, String)> {
     errors
 }
 
+/// Whether a signer is one that the Kubernetes project keeps for itself.
+pub fn is_kubernetes_signer(signer: &str) -> bool {
+    let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+    domain == "kubernetes.io" || domain.ends_with(".kubernetes.io")
+}
+
+/// What the name of a ClusterTrustBundle of this signer begins with; empty without one.
+pub fn trust_bundle_prefix(signer: &str) -> String {
+    if signer.is_empty() { String::new() } else { format!("{}:", signer.replace('/', ":")) }
+}
+
+/// The name of a ClusterTrustBundle, whose signer may be empty (`ValidateClusterTrustBundleName`).
+pub fn trust_bundle_name(signer: &str, name: &str) -> Vec<String> {
+    if signer.is_empty() && name.contains(':') {
+        return vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()];
+    }
+    let prefix = trust_bundle_prefix(signer);
+    match name.strip_prefix(&prefix) {
+        Some(own) => dns1123_subdomain(own),
+        None => vec![format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}")],
+    }
+}
+
+/// The signer that the name of a ClusterTrustBundle speaks of.
+pub fn signer_of_trust_bundle(name: &str) -> Option<String> {
+    name.rsplit_once(':').map(|(signer, _)| signer.replace(':', "/"))
+}
+
+/// A key of an annotation that says whose it is, `acme.io/foo`. Not for empty ones.
+pub fn domain_prefixed_key(value: &str) -> Vec<String> {
+    let errors = qualified_name(value);
+    if errors.is_empty() && !value.contains('/') {
+        return vec!["must be a domain-prefixed key (such as \"acme.io/foo\")".to_owned()];
+    }
+    errors
+}
+
+/// Why a condition is as it is, in a word or some.
+pub fn condition_reason(value: &str) -> Vec<String> {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b',' | b':');
+    let bytes = value.as_bytes();
+    let is_good = bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.iter().all(|b| inner(*b))
+        && bytes.last().is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+    if is_good {
+        return Vec::new();
+    }
+    let rule = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric \
+                characters or '_,:', and must end with an alphanumeric character or '_'";
+    let examples = ["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"];
+    vec![pattern_message(rule, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &examples)]
+}
+
 /// A name as in C.
 pub fn c_identifier(value: &str) -> Vec<String> {
     let is_first = |b: u8| b.is_ascii_alphabetic() || b == b'_';

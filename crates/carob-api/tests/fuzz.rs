@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use carob_api::cron::Schedule;
 use carob_api::csr::CertificateRequest;
 use carob_api::kinds::{self, Definition};
 use carob_api::schema::structural::Node;
 use carob_api::selector::{FieldSelector, LabelSelector};
-use carob_api::{FieldErrors, Quantity, apply, depth, meta, patch, proto};
-use serde_json::Value;
+use carob_api::{FieldErrors, Quantity, apply, depth, meta, patch, pem, proto};
+use serde_json::{Value, json};
 
 fn corpus(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)
@@ -133,5 +135,32 @@ fn definitions_and_their_schemas_are_parsed() {
                 drop(Node::parse(schema));
             }
         }
+    });
+}
+
+#[test]
+fn what_certificates_of_pods_are_made_of_is_read_or_refused() {
+    let strategy = |plural| {
+        let def = kinds::by_resource("certificates.k8s.io", "v1beta1", plural).expect("it is in the table");
+        def.strategy()
+    };
+    let (bundles, requests) = (strategy("clustertrustbundles"), strategy("podcertificaterequests"));
+    carob_fuzz::run(corpus("certificates"), |bytes| {
+        let given = STANDARD.encode(bytes);
+        for spec in [
+            json!({ "maxExpirationSeconds": 3600, "stubPKCS10Request": given }),
+            json!({ "maxExpirationSeconds": 3600, "podUID": "uid", "pkixPublicKey": given, "proofOfPossession": given }),
+        ] {
+            requests.validate_create(&json!({ "spec": spec }));
+        }
+        let bundle = pem::encode(pem::CERTIFICATE, bytes);
+        bundles.validate_create(&json!({ "spec": { "trustBundle": bundle } }));
+        text(bytes, |text| {
+            for block in pem::blocks(text) {
+                let written = pem::encode(&block.label, &block.contents);
+                let again: Vec<Vec<u8>> = pem::blocks(&written).map(|block| block.contents).collect();
+                assert_eq!(again, [block.contents], "{written}");
+            }
+        });
     });
 }

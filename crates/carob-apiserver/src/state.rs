@@ -122,7 +122,15 @@ impl State {
         Ok(Self {
             authn,
             auditor: auditor.transpose().map_err(StartError::Audit)?,
-            admission: Pipeline::new(store.clone(), &authz, rbac, config.pod_security, mutators, validators),
+            admission: Pipeline::new(
+                store.clone(),
+                &config.clock,
+                &authz,
+                rbac,
+                config.pod_security,
+                mutators,
+                validators,
+            ),
             authz,
             tokens,
             rules: Rules::default(),

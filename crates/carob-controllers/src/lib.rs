@@ -28,6 +28,7 @@ mod namespaces;
 mod node;
 mod ownership;
 mod percent;
+mod pod_certificates;
 mod pod_control;
 mod pod_gc;
 mod pods;

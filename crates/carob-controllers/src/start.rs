@@ -31,6 +31,7 @@ use crate::node::NodeLifecycle;
 use crate::node::eviction::TaintEviction;
 use crate::node::health::NodeGrace;
 use crate::node::ipam::NodeIpam;
+use crate::pod_certificates::PodCertificateCleaner;
 use crate::pod_gc::{PodGc, PodGcKey};
 use crate::quota::QuotaController;
 use crate::replicas::{ReplicaController, Replicated};
@@ -371,6 +372,10 @@ fn start_certificates(driver: &mut Driver, context: &Context, config: &Config) {
     let (requests, nodes) = (controller.requests().clone(), controller.nodes().clone());
     let work = driver.work(controller, WorkOptions::default()).on(&requests, |change| [change.key()]);
     work.on(&nodes, move |change| certificates::waiting_for(&requests, change)).start();
+
+    let controller = PodCertificateCleaner::new(context.clone());
+    let requests = controller.requests().clone();
+    driver.work(controller, options(ONE_WORKER)).on(&requests, |change| [change.key()]).start();
 
     let kubeconfig = bootstrap::kubeconfig(&config.server_url, &config.root_ca_pem);
     let controller = Bootstrap::new(context.clone(), kubeconfig);

@@ -2,7 +2,7 @@
 
 use super::{
     ActedOnBy,
-    builder::{APPROVAL, PLAIN, Row, STATUS, STATUS_PART, field, resource},
+    builder::{APPROVAL, Row, STATUS_PART, field, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
@@ -31,15 +31,19 @@ pub(super) const RESOURCES: &[Row] = &[
         .strategy(strategies::CERTIFICATE_SIGNING_REQUEST)
         .by(ActedOnBy::Controllers),
     resource!("certificates.k8s.io" / "certificates" ["v1beta1", "v1alpha1"] "ClusterTrustBundle" "clustertrustbundles")
+        .always_served()
         .cluster()
         .selectable(&[field("spec.signerName")])
-        .strategy(&PLAIN)
-        .by(ActedOnBy::Nothing),
+        .columns(columns::CLUSTER_TRUST_BUNDLE)
+        .strategy(strategies::CLUSTER_TRUST_BUNDLE)
+        .by(ActedOnBy::Node),
     resource!("certificates.k8s.io" / "certificates" ["v1beta1"] "PodCertificateRequest" "podcertificaterequests")
+        .always_served()
         .subresources(&[STATUS_PART])
         .selectable(&[field("spec.signerName"), field("spec.podName"), field("spec.nodeName")])
-        .strategy(&STATUS)
-        .by(ActedOnBy::Nothing),
+        .columns(columns::POD_CERTIFICATE_REQUEST)
+        .strategy(strategies::POD_CERTIFICATE_REQUEST)
+        .by(ActedOnBy::Node),
     resource!("rbac.authorization.k8s.io" / "rbac" ["v1"] "ClusterRole" "clusterroles")
         .cluster()
         .columns(columns::ROLE)

@@ -36,7 +36,7 @@ pub struct ResourceDef {
     custom: Option<CustomKind>,
     pub namespaced: bool,
     pub acted_on_by: ActedOnBy,
-    /// Served by default though its versions are not stable: what carob does for every user, such as gangs.
+    /// Its stored version is served by default though it is not stable: what carob does for every user, such as gangs.
     pub always_served: bool,
     /// A deletion is answered with the object's last state instead of a Status.
     pub returned_when_deleted: bool,
@@ -306,7 +306,8 @@ impl ResourceDef {
 
     /// Whether a version is served without being asked for.
     pub fn is_served_by_default(&self, version: &VersionDef) -> bool {
-        self.always_served || version.is_stable()
+        let is_stored = self.versions.first().is_some_and(|stored| stored.name == version.name);
+        version.is_stable() || (self.always_served && is_stored)
     }
 
     /// Schema of one version; `None` for an unknown version.

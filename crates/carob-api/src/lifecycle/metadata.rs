@@ -160,14 +160,34 @@ pub(crate) fn validate_labels(
 }
 
 pub(crate) fn validate_annotations(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    let mut size = 0;
-    for (key, value) in meta::annotations(obj).into_iter().flatten() {
+    let annotations = meta::annotations(obj);
+    for key in annotations.into_iter().flatten().map(|(key, _)| key) {
         for message in names::qualified_name(&key.to_lowercase()) {
             errors.push(FieldError::invalid(path, key.as_str(), message));
         }
-        size += key.len() + value.as_str().unwrap_or_default().len();
     }
-    if size > ANNOTATIONS_SIZE_MAX {
+    validate_size(annotations, path, errors);
+}
+
+/// What Pods' authors tell a signer (`ValidateUserAnnotations`).
+pub(crate) fn validate_user_annotations(
+    annotations: Option<&serde_json::Map<String, Value>>,
+    path: &FieldPath,
+    errors: &mut FieldErrors,
+) {
+    for key in annotations.into_iter().flatten().map(|(key, _)| key.to_lowercase()) {
+        if key.is_empty() {
+            errors.push(FieldError::required(path, ""));
+        } else {
+            invalid_each(path, key.as_str(), names::domain_prefixed_key(&key), errors);
+        }
+    }
+    validate_size(annotations, path, errors);
+}
+
+fn validate_size(annotations: Option<&serde_json::Map<String, Value>>, path: &FieldPath, errors: &mut FieldErrors) {
+    let sizes = annotations.into_iter().flatten().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len));
+    if sizes.sum::<usize>() > ANNOTATIONS_SIZE_MAX {
         errors.push(FieldError::too_long(path, ANNOTATIONS_SIZE_MAX));
     }
 }

@@ -4,7 +4,7 @@
 mod deletion;
 mod metadata;
 pub use metadata::{check_namespace, validate_changeable_metadata};
-pub(crate) use metadata::{validate_annotations, validate_labels};
+pub(crate) use metadata::{validate_annotations, validate_labels, validate_user_annotations};
 #[cfg(test)]
 mod tests;
 

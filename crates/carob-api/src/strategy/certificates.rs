@@ -146,14 +146,21 @@ fn validate_usages(usages: &[Value], path: &FieldPath, errors: &mut FieldErrors)
 }
 
 fn validate_signer(signer: &str, path: &FieldPath, errors: &mut FieldErrors) {
-    if signer.is_empty() {
-        errors.push(FieldError::required(path, ""));
-    } else if signer == SIGNER_LEGACY {
+    if signer == SIGNER_LEGACY {
         errors.push(FieldError::invalid(path, signer, "the legacy signerName is not allowed via this API version"));
     } else {
-        for (part, message) in crate::names::signer_name(signer) {
-            invalid_each(path, part, vec![message], errors);
-        }
+        validate_signer_name(signer, path, errors);
+    }
+}
+
+/// A signer's name where there has to be one (`ValidateSignerName`).
+pub(super) fn validate_signer_name(signer: &str, path: &FieldPath, errors: &mut FieldErrors) {
+    if signer.is_empty() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    for (part, message) in crate::names::signer_name(signer) {
+        invalid_each(path, part, vec![message], errors);
     }
 }
 

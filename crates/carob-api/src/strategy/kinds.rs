@@ -2,14 +2,15 @@
 
 use super::{
     Generic, Rules, Strategy, access, aggregation, autoscaling, certificates, cluster, config, csi, definition,
-    devices, endpoints, event, flowcontrol, ingress, job, limits, network, network_policy, pod, policy, quota,
-    runtime_class, scheduling, service, storage, webhook, workload,
+    devices, endpoints, event, flowcontrol, ingress, job, limits, network, network_policy, pod, pod_certificates,
+    policy, quota, runtime_class, scheduling, service, storage, trust_bundles, webhook, workload,
 };
 
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &certificates::CertificateSigningRequest;
 pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };
 pub(crate) const CLUSTER_ROLE_BINDING: &dyn Strategy = &access::RoleBinding { namespaced: false };
+pub(crate) const CLUSTER_TRUST_BUNDLE: &dyn Strategy = &trust_bundles::ClusterTrustBundle;
 pub(crate) const CONFIG_MAP: &dyn Strategy = &config::ConfigMap;
 pub(crate) const CONTROLLER_REVISION: &dyn Strategy = &workload::ControllerRevision;
 pub(crate) const CRON_JOB: &dyn Strategy = &job::CronJob;
@@ -39,6 +40,7 @@ pub(crate) const NODE: &dyn Strategy = &cluster::Node;
 pub(crate) const PERSISTENT_VOLUME: &dyn Strategy = &storage::Persistent { capacity: &["capacity"] };
 pub(crate) const PERSISTENT_VOLUME_CLAIM: &dyn Strategy = &storage::Persistent { capacity: &["resources", "requests"] };
 pub(crate) const POD: &dyn Strategy = &pod::Pod;
+pub(crate) const POD_CERTIFICATE_REQUEST: &dyn Strategy = &pod_certificates::PodCertificateRequest;
 pub(crate) const POD_DISRUPTION_BUDGET: &dyn Strategy = &policy::PodDisruptionBudget;
 pub(crate) const POD_GROUP: &dyn Strategy = &scheduling::PodGroup;
 pub(crate) const POD_TEMPLATE: &dyn Strategy = &workload::PodTemplate;

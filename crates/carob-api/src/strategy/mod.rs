@@ -2,7 +2,7 @@
 //!
 //! What most kinds share is data ([`Rules`]) that [`crate::lifecycle`] carries out; a strategy adds the rest.
 
-use std::fmt::Debug;
+use std::{borrow::Cow, fmt::Debug};
 
 use serde_json::Value;
 
@@ -14,6 +14,7 @@ mod autoscaling;
 mod certificates;
 mod claim;
 mod cluster;
+mod conditions;
 mod config;
 mod csi;
 pub(crate) mod custom;
@@ -30,6 +31,7 @@ mod limits;
 mod network;
 mod network_policy;
 pub mod pod;
+pub mod pod_certificates;
 mod policy;
 mod quota;
 mod resource_names;
@@ -39,6 +41,7 @@ mod service;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod trust_bundles;
 #[cfg(test)]
 mod upstream;
 mod webhook;
@@ -106,26 +109,28 @@ pub enum NameRule {
     PathSegment,
     /// The address that an IPAddress stands for.
     Ip,
+    /// What the kind's strategy says: it depends on more than the name.
+    OfStrategy,
 }
 
 impl NameRule {
     /// What is wrong with a name; `prefix` when it is a generateName, whose last hyphen does not count.
     pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
-        let masked;
-        let name = match name.strip_suffix('-') {
-            Some(rest) if prefix && self != NameRule::PathSegment => {
-                masked = format!("{rest}a");
-                &masked
-            }
-            _ => name,
-        };
+        let name = if prefix && self != NameRule::PathSegment { masked(name) } else { name.into() };
+        let name = &*name;
         match self {
             NameRule::Subdomain => names::dns1123_subdomain(name),
             NameRule::Label => names::dns1123_label(name),
             NameRule::PathSegment => names::path_segment(name),
             NameRule::Ip => addresses::canonical_ip(name),
+            NameRule::OfStrategy => Vec::new(),
         }
     }
+}
+
+/// A generateName as a name is checked: its last hyphen does not count.
+fn masked(base: &str) -> Cow<'_, str> {
+    base.strip_suffix('-').map_or(base.into(), |rest| format!("{rest}a").into())
 }
 
 /// Hooks of one kind. Objects are in the storage version; every hook has a default that does nothing.

@@ -405,6 +405,18 @@ pub const CERTIFICATE_SIGNING_REQUEST: &[ColumnDef] = &[
     string("Condition", Made(workload::csr_condition)),
 ];
 
+pub const CLUSTER_TRUST_BUNDLE: &[ColumnDef] = &[NAME, string("SignerName", At("spec.signerName", "<none>"))];
+
+pub const POD_CERTIFICATE_REQUEST: &[ColumnDef] = &[
+    NAME,
+    string("PodName", At("spec.podName", "")),
+    string("ServiceAccountName", At("spec.serviceAccountName", "")),
+    string("NodeName", At("spec.nodeName", "")),
+    string("SignerName", At("spec.signerName", "")),
+    string("State", Made(workload::pod_certificate_state)),
+    wide(string("UnverifiedUserAnnotations", Made(workload::user_annotations))),
+];
+
 pub const ROLE: &[ColumnDef] = NAME_AND_CREATED;
 
 pub const ROLE_BINDING: &[ColumnDef] = &[

@@ -304,6 +304,15 @@ pub(super) fn csr_condition(csr: &Value, _: Timestamp) -> Value {
     parts.join(",").into()
 }
 
+pub(super) fn pod_certificate_state(request: &Value, _: Timestamp) -> Value {
+    let mut types = items(request, "status.conditions").iter().map(|condition| text(condition, "type"));
+    types.rfind(|ty| matches!(*ty, "Issued" | "Denied" | "Failed")).unwrap_or("Pending").into()
+}
+
+pub(super) fn user_annotations(request: &Value, _: Timestamp) -> Value {
+    or_none(join_labels(at(request, "spec.unverifiedUserAnnotations").and_then(Value::as_object)))
+}
+
 pub(super) fn csr_duration(csr: &Value, _: Timestamp) -> Value {
     match at(csr, "spec.expirationSeconds").and_then(Value::as_i64) {
         Some(seconds) => human_duration(seconds).into(),

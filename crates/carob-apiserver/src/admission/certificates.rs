@@ -1,16 +1,25 @@
 //! CertificateSigningRequests: who asks is who sent the request, and only who may, approves and signs
-//! (pkg/registry/certificates/certificates/strategy.go; plugin/pkg/admission/certificates).
+//! (pkg/registry/certificates/certificates/strategy.go; plugin/pkg/admission/certificates). So it is with the certificates of
+//! Pods and with the authorities of a signer (pkg/registry/certificates/podcertificaterequest/strategy.go).
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use carob_api::csr::{CertificateRequest, CertificateRequestError, SIGNER_CLIENT};
 use carob_api::status::GroupResource;
-use carob_api::{Status, meta};
+use carob_api::strategy::pod_certificates;
+use carob_api::{FieldError, FieldPath, Status, meta};
+use carob_kit::Clock;
 use serde_json::{Value, json};
 
 use super::roles::only_collected;
 use super::{Admission, Mutator, Operation, Validator};
 use crate::authz::{Attributes, Authorization, Decision, ResourceAttributes};
 use crate::identity::{GROUP_MASTERS, UserInfo};
+
+/// How far the beginning of a Pod's certificate may be from now.
+const BEGIN_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Reads `spec.request`.
 pub(super) fn parse(object: &Value) -> Result<CertificateRequest, CertificateRequestError> {
@@ -116,6 +125,40 @@ impl Validator for Attest {
         }
         let why = format!("user not permitted to attest for signerName {signer:?}");
         Err(write.forbidden(Some(object), &why))
+    }
+}
+
+/// The status of a PodCertificateRequest is its signer's to write, and what it issues begins about now.
+pub(super) struct PodCertificates {
+    pub(super) authz: Authorization,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Validator for PodCertificates {
+    fn handles(&self, write: &Admission<'_>) -> bool {
+        write.is("certificates.k8s.io", "podcertificaterequests") && write.subresource == "status"
+    }
+
+    async fn validate(&self, write: &Admission<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
+        let (Some(object), Some(old)) = (object, old) else { return Ok(()) };
+        if meta::at(object, &["status"]) == meta::at(old, &["status"]) {
+            return Ok(());
+        }
+        let refuse = |error| Err(Status::invalid(write.def.group(), write.def.kind(), meta::name(old), &[error]));
+        let signer = meta::text(old, &["spec", "signerName"]);
+        if !may_sign(&self.authz, write.user, "sign", signer) {
+            let why = format!("User {:?} is not permitted to \"sign\" for signer {signer:?}", write.user.name);
+            return refuse(FieldError::forbidden(&FieldPath::new("spec").child("signerName"), why));
+        }
+        let begin = pod_certificates::issued_from(object, old);
+        let is_far = |begin: &jiff::Timestamp| begin.duration_since(self.clock.now()).unsigned_abs() >= BEGIN_SKEW_MAX;
+        if begin.as_ref().is_some_and(is_far) {
+            let given = meta::text(object, &["status", "notBefore"]);
+            let why = "must be set to within 5 minutes of kube-apiserver's current time";
+            return refuse(FieldError::invalid(&FieldPath::new("status").child("notBefore"), given, why));
+        }
+        Ok(())
     }
 }
 

@@ -22,13 +22,16 @@ mod storage;
 mod topology;
 mod webhook;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use carob_api::Status;
+use carob_kit::Clock;
 use serde_json::Value;
 
 use crate::authz::{Authorization, Rbac};
 pub use attributes::{Admission, Chain, Operation};
-use certificates::{Attest, Certificates, Requester};
+use certificates::{Attest, Certificates, PodCertificates, Requester};
 use ingress::DefaultIngressClass;
 use limit_range::LimitRanger;
 use namespace::NamespaceLifecycle;
@@ -85,6 +88,7 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(
         store: carob_store::Store,
+        clock: &Arc<dyn Clock>,
         authz: &Authorization,
         rbac: Rbac,
         pod_security: PodSecurityConfig,
@@ -115,6 +119,7 @@ impl Pipeline {
             Box::new(NodeRestriction { reader: reader.clone() }),
             Box::new(Certificates { authz: authz.clone() }),
             Box::new(Attest { authz: authz.clone() }),
+            Box::new(PodCertificates { authz: authz.clone(), clock: Arc::clone(clock) }),
             Box::new(NoEscalation { authz: authz.clone(), rbac }),
             Box::new(ClaimResize { reader: reader.clone() }),
             Box::new(LimitRanger { reader }),

@@ -71,9 +71,7 @@ impl Validator for NodeRestriction {
             ("resource.k8s.io", "resourceslices") => request.slice(),
             ("certificates.k8s.io", "certificatesigningrequests") => request.certificate(),
             ("discovery.k8s.io", "endpointslices") => request.endpoint_slice(&self.reader),
-            ("certificates.k8s.io", "podcertificaterequests") => {
-                Err("PodCertificateRequest feature gate is disabled".to_owned())
-            }
+            ("certificates.k8s.io", "podcertificaterequests") => request.pod_certificate(&self.reader),
             _ => Ok(()),
         };
         why.map_err(|why| {
@@ -307,6 +305,67 @@ impl Request<'_> {
         Ok(())
     }
 
+    /// A node asks for certificates of the Pods that it runs only, and names them as they are. Upstream answers some of these
+    /// in another way, for it may be behind; what is read here is not.
+    fn pod_certificate(&self, reader: &Reader) -> Outcome {
+        if self.operation != Operation::Create {
+            return Err(format!("unexpected operation {:?}", self.operation));
+        }
+        if !self.subresource.is_empty() {
+            return Err(format!("unexpected subresource {:?}", self.subresource));
+        }
+        let text = |field: &str| meta::text(self.object, &["spec", field]);
+        let (node, node_name) = (self.node, text("nodeName"));
+        if node_name != node {
+            return Err(format!(
+                "PodCertificateRequest.Spec.NodeName={node_name:?}, which is not the requesting node {node:?}"
+            ));
+        }
+        let missing = |what: &str, name: &str| format!("{what} {name:?} named in the PodCertificateRequest not found");
+        let own = reader.get("", "nodes", "", node).ok_or_else(|| missing("node", node))?;
+        let pod_name = text("podName");
+        let pod = format!("{}/{pod_name}", self.namespace);
+        if meta::uid(&own) != text("nodeUID") {
+            return Err(format!(
+                "PodCertificateRequest for pod {pod:?} names node UID {:?}, inconsistent with the running node ({:?})",
+                text("nodeUID"),
+                meta::uid(&own)
+            ));
+        }
+        let running = reader.get("", "pods", self.namespace, pod_name).ok_or_else(|| missing("pod", &pod))?;
+        if meta::uid(&running) != text("podUID") {
+            return Err(format!(
+                "PodCertificateRequest for pod {pod:?} contains pod UID ({:?}) which differs from running pod {:?}",
+                text("podUID"),
+                meta::uid(&running)
+            ));
+        }
+        if node_of(&running) != Some(node) {
+            return Err(format!("pod {pod:?} is not running on node {node:?} named in the PodCertificateRequest"));
+        }
+        if meta::annotation(&running, MIRROR_ANNOTATION).is_some() {
+            return Err(format!("pod {pod:?} is a mirror pod"));
+        }
+        let (account, of_pod) = (text("serviceAccountName"), meta::text(&running, &["spec", "serviceAccountName"]));
+        if account != of_pod {
+            return Err(format!(
+                "PodCertificateRequest for pod {pod:?} contains serviceAccountName ({account:?}) that differs from running \
+                 pod ({of_pod:?})"
+            ));
+        }
+        let found = reader.get("", "serviceaccounts", self.namespace, account);
+        let found = found.ok_or_else(|| missing("service account", &format!("{}/{account}", self.namespace)))?;
+        if meta::uid(&found) != text("serviceAccountUID") {
+            return Err(format!(
+                "PodCertificateRequest for pod {pod:?} names service account UID {:?}, which differs from the running service \
+                 account ({:?})",
+                text("serviceAccountUID"),
+                meta::uid(&found)
+            ));
+        }
+        Ok(())
+    }
+
     /// A node asks for its own certificates only.
     fn certificate(&self) -> Outcome {
         let signer = meta::str_at(self.object, &["spec", "signerName"]).unwrap_or_default();
@@ -511,6 +570,62 @@ mod tests {
         assert!(request(Operation::Update, "status", &new, &old).pod_status().is_err());
         let elsewhere = json!({ "spec": { "nodeName": "n2" } });
         assert!(request(Operation::Update, "status", &elsewhere, &elsewhere).pod_status().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_node_asks_for_certificates_of_the_pods_that_it_runs() {
+        let store = carob_store::Store::in_memory(carob_store::Options::default());
+        let mirror = json!({ MIRROR_ANNOTATION: "hash" });
+        let objects = [
+            ("minions/n1", json!({ "metadata": { "name": "n1", "uid": "u1" } })),
+            ("serviceaccounts/ns/sa", json!({ "metadata": { "name": "sa", "uid": "u2" } })),
+            ("pods/ns/p", pod("n1", &json!({}))),
+            ("pods/ns/elsewhere", pod("n2", &json!({}))),
+            ("pods/ns/mirror", pod("n1", &mirror)),
+        ];
+        for (key, object) in objects {
+            let put = carob_store::Txn::put(format!("/registry/{key}"), carob_store::Expect::Any, object.to_string());
+            store.txn(put).await.expect("the store takes it");
+        }
+        let reader = Reader::new(store);
+        let ask = |field: &str, value: &str| {
+            let mut object = json!({ "spec": {
+                "nodeName": "n1", "nodeUID": "u1", "podName": "p", "podUID": "u3",
+                "serviceAccountName": "sa", "serviceAccountUID": "u2",
+            } });
+            object["spec"][field] = json!(value);
+            request(Operation::Create, "", &object, &Value::Null).pod_certificate(&reader)
+        };
+        assert_eq!(ask("podName", "p"), Ok(()));
+        for (field, value, why) in [
+            ("nodeName", "n2", "NodeName=\"n2\", which is not the requesting node \"n1\""),
+            ("nodeUID", "x", "names node UID \"x\", inconsistent with the running node (\"u1\")"),
+            ("podName", "gone", "pod \"ns/gone\" named in the PodCertificateRequest not found"),
+            ("podUID", "x", "contains pod UID (\"x\") which differs from running pod \"u3\""),
+            ("podName", "elsewhere", "pod \"ns/elsewhere\" is not running on node \"n1\""),
+            ("podName", "mirror", "pod \"ns/mirror\" is a mirror pod"),
+            ("serviceAccountName", "other", "serviceAccountName (\"other\") that differs from running pod (\"sa\")"),
+            (
+                "serviceAccountUID",
+                "x",
+                "service account UID \"x\", which differs from the running service account (\"u2\")",
+            ),
+        ] {
+            let refused = ask(field, value).expect_err(why);
+            assert!(refused.contains(why), "{refused}");
+        }
+        let null = Value::Null;
+        for operation in [Operation::Update, Operation::Delete] {
+            assert!(request(operation, "", &null, &null).pod_certificate(&reader).is_err());
+        }
+        assert!(request(Operation::Create, "status", &null, &null).pod_certificate(&reader).is_err());
+    }
+
+    fn pod(node: &str, annotations: &Value) -> Value {
+        json!({
+            "metadata": { "uid": "u3", "annotations": annotations },
+            "spec": { "nodeName": node, "serviceAccountName": "sa" },
+        })
     }
 
     #[test]

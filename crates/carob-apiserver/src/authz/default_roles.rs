@@ -1,6 +1,7 @@
 //! The roles and bindings that every cluster has, from `default_roles.txt`: names and rules are those of v1.36
 //! (plugin/pkg/auth/authorizer/rbac/bootstrappolicy), with the rules on PodGroups and Workloads that upstream adds with the
-//! feature gate GenericWorkload, since those kinds are always served here, what kubeadm adds for machines that join
+//! feature gate GenericWorkload, and those on Pods' certificates and the authorities to trust (ClusterTrustBundle,
+//! PodCertificateRequest), since those kinds are always served here, what kubeadm adds for machines that join
 //! (cmd/kubeadm/app/phases/bootstraptoken), and what a node's proxy, DNS server and serving certificate need, since they act as
 //! the node (`carob:`).
 //!
@@ -203,7 +204,7 @@ mod tests {
         }
         let all = all();
         let count = |kind: &str| all.iter().filter(|one| meta::kind(&one.2) == kind).count();
-        assert_eq!((count("ClusterRole"), count("ClusterRoleBinding")), (74, 57));
+        assert_eq!((count("ClusterRole"), count("ClusterRoleBinding")), (76, 59));
         assert_eq!((count("Role"), count("RoleBinding")), (11, 11));
         let named: BTreeSet<(&str, &str, &str)> = all
             .iter()

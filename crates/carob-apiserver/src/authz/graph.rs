@@ -22,18 +22,20 @@ pub(crate) struct NodeGraph(Follower<Graph>);
 pub(crate) enum OfNode {
     VolumeAttachment,
     ResourceSlice,
+    PodCertificateRequest,
 }
 
 const PODS: (&str, &str, &str) = ("", "v1", "pods");
 const VOLUMES: (&str, &str, &str) = ("", "v1", "persistentvolumes");
 const ATTACHMENTS: (&str, &str, &str) = ("storage.k8s.io", "v1", "volumeattachments");
 const SLICES: (&str, &str, &str) = ("resource.k8s.io", "v1", "resourceslices");
+const REQUESTS: (&str, &str, &str) = ("certificates.k8s.io", "v1beta1", "podcertificaterequests");
 
 impl NodeGraph {
     pub(crate) fn new(store: &Store) -> Self {
-        let prefixes = [PODS, VOLUMES, ATTACHMENTS, SLICES].map(prefix_of);
-        let [pods, volumes, _attachments, slices] = prefixes.clone();
-        let graph = Graph { prefixes: Prefixes { pods, volumes, slices }, ..Graph::default() };
+        let prefixes = [PODS, VOLUMES, ATTACHMENTS, SLICES, REQUESTS].map(prefix_of);
+        let [pods, volumes, _attachments, slices, requests] = prefixes.clone();
+        let graph = Graph { prefixes: Prefixes { pods, volumes, slices, requests }, ..Graph::default() };
         Self(Follower::new(store, prefixes, graph))
     }
 
@@ -52,7 +54,7 @@ impl NodeGraph {
         self.0.ask(|graph| graph.runs(node, namespace, pod))
     }
 
-    /// Whether an object of a node is this one's.
+    /// Whether an object of a node is this one's. The name of one in a namespace is `namespace/name`.
     pub(crate) fn owns(&self, node: &str, kind: OfNode, name: &str) -> bool {
         self.0.ask(|graph| graph.owned.get(&(kind, name.into())).is_some_and(|owner| **owner == *node))
     }
@@ -91,6 +93,18 @@ struct Prefixes {
     pods: String,
     volumes: String,
     slices: String,
+    requests: String,
+}
+
+impl Prefixes {
+    /// The kind of an object that belongs to a node, and its name with its namespace.
+    fn of_node<'k>(&self, key: &'k str) -> (OfNode, &'k str) {
+        if let Some(name) = key.strip_prefix(&self.requests) {
+            return (OfNode::PodCertificateRequest, name);
+        }
+        let is_slice = key.starts_with(&self.slices);
+        (if is_slice { OfNode::ResourceSlice } else { OfNode::VolumeAttachment }, last(key))
+    }
 }
 
 #[derive(Debug)]
@@ -201,9 +215,10 @@ impl Graph {
         }
     }
 
-    fn put_owned(&mut self, kind: OfNode, entry: &Entry) {
+    fn put_owned(&mut self, entry: &Entry) {
         let owner = parse(entry).and_then(|object| meta::str_at(&object, &["spec", "nodeName"]).map(Box::from));
-        let key = (kind, last(&entry.key).into());
+        let (kind, name) = self.prefixes.of_node(&entry.key);
+        let key = (kind, name.into());
         match owner {
             Some(owner) => self.owned.insert(key, owner),
             None => self.owned.remove(&key),
@@ -220,7 +235,7 @@ impl View for Graph {
             self.volumes.clear();
             self.volumes_of_secret.clear();
         } else {
-            let gone = if prefix == self.prefixes.slices { OfNode::ResourceSlice } else { OfNode::VolumeAttachment };
+            let (gone, _) = self.prefixes.of_node(prefix);
             self.owned.retain(|(kind, _), _| *kind != gone);
         }
     }
@@ -230,10 +245,8 @@ impl View for Graph {
             self.put_pod(entry);
         } else if entry.key.starts_with(&self.prefixes.volumes) {
             self.put_volume(entry);
-        } else if entry.key.starts_with(&self.prefixes.slices) {
-            self.put_owned(OfNode::ResourceSlice, entry);
         } else {
-            self.put_owned(OfNode::VolumeAttachment, entry);
+            self.put_owned(entry);
         }
     }
 
@@ -243,9 +256,8 @@ impl View for Graph {
         } else if key.starts_with(&self.prefixes.volumes) {
             self.remove_volume(last(key));
         } else {
-            let slice = key.starts_with(&self.prefixes.slices);
-            let kind = if slice { OfNode::ResourceSlice } else { OfNode::VolumeAttachment };
-            self.owned.remove(&(kind, last(key).into()));
+            let (kind, name) = self.prefixes.of_node(key);
+            self.owned.remove(&(kind, name.into()));
         }
     }
 }
@@ -359,5 +371,10 @@ mod tests {
         let attachment = json!({ "metadata": { "name": "a" }, "spec": { "nodeName": "n1" } });
         put(&store, "/registry/volumeattachments/a", &attachment).await;
         assert!(graph.owns("n1", OfNode::VolumeAttachment, "a") && !graph.owns("n1", OfNode::ResourceSlice, "a"));
+        put(&store, "/registry/podcertificaterequests/ns/a", &attachment).await;
+        let request = |node: &str, name: &str| graph.owns(node, OfNode::PodCertificateRequest, name);
+        assert!(request("n1", "ns/a") && !request("n2", "ns/a") && !request("n1", "other/a"));
+        delete(&store, "/registry/podcertificaterequests/ns/a").await;
+        assert!(!request("n1", "ns/a") && graph.owns("n1", OfNode::VolumeAttachment, "a"));
     }
 }

@@ -49,6 +49,7 @@ impl Nodes {
             ("coordination.k8s.io", "leases") => lease(node, verb, at),
             ("storage.k8s.io", "csinodes") => csi_node(node, verb, at),
             ("resource.k8s.io", "resourceslices") => self.slice(node, verb, at),
+            ("certificates.k8s.io", "podcertificaterequests") => self.certificate_request(node, verb, at),
             ("", "nodes") => own_node(node, verb, at),
             ("", "pods") => self.pod(node, verb, at),
             _ => {
@@ -108,6 +109,25 @@ impl Nodes {
                 Err("can only list/watch/deletecollection resourceslices with nodeName field selector".to_owned())
             }
             _ => Err("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection".to_owned()),
+        }
+    }
+
+    /// For which Pods a node asks, admission sees.
+    fn certificate_request(&self, node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
+        if !at.subresource.is_empty() {
+            return Err("nodes may not access the status subresource of PodCertificateRequests".to_owned());
+        }
+        match verb {
+            "create" => Ok(()),
+            "get" => {
+                let name = format!("{}/{}", at.namespace, at.name);
+                related(node, at, self.graph.owns(node, OfNode::PodCertificateRequest, &name))
+            }
+            "list" | "watch" if at.requires("spec.nodeName", node) => Ok(()),
+            "list" | "watch" => {
+                Err("can only list/watch podcertificaterequests with nodeName field selector".to_owned())
+            }
+            _ => Err(format!("nodes may not {verb} podcertificaterequests")),
         }
     }
 
@@ -221,6 +241,11 @@ mod tests {
             let txn = Txn::put(format!("/registry/pods/ns/{pod}"), Expect::Any, object.to_string());
             store.txn(txn).await.expect("the store takes it");
         }
+        for (name, node) in [("mine", "n1"), ("other", "n2")] {
+            let object = json!({ "metadata": { "namespace": "ns", "name": name }, "spec": { "nodeName": node } });
+            let key = format!("/registry/podcertificaterequests/ns/{name}");
+            store.txn(Txn::put(key, Expect::Any, object.to_string())).await.expect("the store takes it");
+        }
         Nodes::new(Arc::new(NodeGraph::new(&store)))
     }
 
@@ -273,6 +298,15 @@ mod tests {
             ("list", "", "services", "", "", "", true),
             ("create", "certificates.k8s.io", "certificatesigningrequests", "", "", "", true),
             ("update", "certificates.k8s.io", "certificatesigningrequests", "approval", "", "c", false),
+            ("create", "certificates.k8s.io", "podcertificaterequests", "", "ns", "", true),
+            ("get", "certificates.k8s.io", "podcertificaterequests", "", "ns", "mine", true),
+            ("get", "certificates.k8s.io", "podcertificaterequests", "", "other", "mine", false),
+            ("get", "certificates.k8s.io", "podcertificaterequests", "", "ns", "other", false),
+            ("list", "certificates.k8s.io", "podcertificaterequests", "", "", "", false),
+            ("update", "certificates.k8s.io", "podcertificaterequests", "status", "ns", "mine", false),
+            ("delete", "certificates.k8s.io", "podcertificaterequests", "", "ns", "mine", false),
+            ("watch", "certificates.k8s.io", "clustertrustbundles", "", "", "", true),
+            ("create", "certificates.k8s.io", "clustertrustbundles", "", "", "b", false),
             ("create", "apps", "deployments", "", "ns", "", false),
         ];
         for (verb, group, resource, subresource, namespace, name, allowed) in cases {
@@ -287,14 +321,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_lists_pods_by_its_own_name_only() {
+    async fn a_node_lists_what_is_its_own_by_its_name_only() {
         let nodes = nodes().await;
-        let ask = |name: &str| {
+        let ask = |group, resource, name: &str| {
             let field_equals = vec![("spec.nodeName".to_owned(), name.to_owned())];
-            let at = ResourceAttributes { resource: "pods", field_equals, ..Default::default() };
+            let at = ResourceAttributes { group, resource, field_equals, ..Default::default() };
             nodes.authorize(&UserInfo::node("n1"), &Attributes { verb: "watch", resource: Some(at), path: "" })
         };
-        assert_eq!(ask("n1"), Decision::Allow);
-        assert_ne!(ask("n2"), Decision::Allow);
+        for (group, resource) in [("", "pods"), ("certificates.k8s.io", "podcertificaterequests")] {
+            assert_eq!(ask(group, resource, "n1"), Decision::Allow);
+            assert_ne!(ask(group, resource, "n2"), Decision::Allow);
+        }
     }
 }

@@ -21,5 +21,6 @@ mod registry;
 mod service_addresses;
 mod support;
 mod tls;
+mod trust;
 mod upstream_api;
 mod webhooks;

@@ -11,9 +11,10 @@ use super::{
 use crate::strategy::fields::{object_name, one_of, require, text};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
+    lifecycle::validate_user_annotations,
     meta, names,
     quantity::Quantity,
-    strategy::claim,
+    strategy::{certificates::validate_signer_name, claim, pod_certificates},
 };
 
 const MODE_MAX: i64 = 0o777;
@@ -24,6 +25,13 @@ const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 /// What a file of a downward API volume may take from its Pod.
 const FILE_FIELD_PATHS: [&str; 5] =
     ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+
+/// The sources of a projected volume, in upstream's order.
+const PROJECTIONS: [&str; 6] =
+    ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
+const KEY_TYPES: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+/// Where a certificate and its key may be written.
+const CERTIFICATE_PATHS: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
 
 type Check = fn(&Value, &FieldPath, &mut FieldErrors);
 
@@ -253,20 +261,21 @@ fn ephemeral(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     }
 }
 
-/// What several sources write into one volume. Two kinds of sources are of features that are off, and their fields are not
-/// looked at.
+/// What several sources write into one volume.
 fn projected(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     validate_mode(source, "defaultMode", path, errors);
     let mut files = BTreeSet::new();
     for (index, given) in meta::items_at(source, &["sources"]).iter().enumerate() {
         let source_path = path.child("sources").index(index);
         let mut kinds = 0;
-        for kind in ["secret", "configMap", "downwardAPI", "serviceAccountToken"] {
+        for kind in PROJECTIONS {
             let Some(source) = meta::at(given, &[kind]) else { continue };
             kinds += 1;
             let kind_path = source_path.child(kind);
             match kind {
                 "serviceAccountToken" => validate_token(source, &kind_path, path, errors),
+                "clusterTrustBundle" => validate_trust_bundle(source, &kind_path, errors),
+                "podCertificate" => validate_pod_certificate(source, &kind_path, errors),
                 "downwardAPI" => {
                     for item in meta::items_at(source, &["items"]) {
                         validate_downward_file(item, &kind_path, errors);
@@ -277,9 +286,8 @@ fn projected(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
                     validate_items(source, &kind_path, errors);
                 }
             }
-            for file in meta::items_at(source, &["items"]).iter().map(|item| text(item, "path")) {
-                if !file.is_empty() && !files.insert(file) {
-                    let shown = if kind == "downwardAPI" { file } else { text(source, "name") };
+            for (file, shown) in files_of(kind, source) {
+                if !files.insert(file) {
                     errors.push(FieldError::invalid(path, shown, "conflicting duplicate paths"));
                 }
             }
@@ -288,6 +296,89 @@ fn projected(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
             let message = "may not specify more than 1 volume type per source";
             errors.push(FieldError::forbidden(&source_path, message));
         }
+    }
+}
+
+/// The files of a source that no other may write, each with what is shown if another does. Upstream does not look at a token's,
+/// and counts a bundle's even where there is none.
+fn files_of<'a>(kind: &str, source: &'a Value) -> Vec<(&'a str, &'a str)> {
+    let files: Vec<&str> = match kind {
+        "serviceAccountToken" => return Vec::new(),
+        "clusterTrustBundle" => return vec![(text(source, "path"), text(source, "path"))],
+        "podCertificate" => CERTIFICATE_PATHS.map(|field| text(source, field)).to_vec(),
+        _ => meta::items_at(source, &["items"]).iter().map(|item| text(item, "path")).collect(),
+    };
+    let is_object = matches!(kind, "secret" | "configMap");
+    let shown = |file| if is_object { text(source, "name") } else { file };
+    files.into_iter().filter(|file| !file.is_empty()).map(|file| (file, shown(file))).collect()
+}
+
+fn validate_trust_bundle(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let (name, signer) = (meta::str_at(source, &["name"]), meta::str_at(source, &["signerName"]));
+    match (name, signer) {
+        (Some(_), Some(_)) => {
+            let message = "only one of name and signerName may be used";
+            errors.push(FieldError::invalid(path, source.clone(), message));
+        }
+        (Some(name), None) => {
+            let name_path = path.child("name");
+            if name.is_empty() {
+                errors.push(FieldError::required(&name_path, "must be a valid object name"));
+            }
+            let of = names::signer_of_trust_bundle(name).unwrap_or_default();
+            for message in names::trust_bundle_name(&of, name) {
+                let message = format!("not a valid clustertrustbundlename: {message}");
+                errors.push(FieldError::invalid(&name_path, name, message));
+            }
+            if let Some(selector) = meta::at(source, &["labelSelector"]) {
+                let message = "labelSelector must be unset if name is specified";
+                errors.push(FieldError::invalid(&path.child("labelSelector"), selector.clone(), message));
+            }
+        }
+        (None, Some(signer)) => {
+            let signer_path = path.child("signerName");
+            if signer.is_empty() {
+                errors.push(FieldError::required(&signer_path, "must be a valid signer name"));
+            }
+            validate_signer_name(signer, &signer_path, errors);
+            if let Some(selector) = meta::at(source, &["labelSelector"]) {
+                super::validate_label_selector(selector, &path.child("labelSelector"), errors);
+            }
+        }
+        (None, None) => errors.push(FieldError::required(path, "either name or signerName must be specified")),
+    }
+    require(source, "path", path, errors);
+    file_path(text(source, "path"), &path.child("path"), errors);
+}
+
+fn validate_pod_certificate(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let signer = text(source, "signerName");
+    validate_signer_name(signer, &path.child("signerName"), errors);
+    let annotations = meta::at(source, &["userAnnotations"]).and_then(Value::as_object);
+    validate_user_annotations(annotations, &path.child("userAnnotations"), errors);
+    let key_type = text(source, "keyType");
+    if !KEY_TYPES.contains(&key_type) {
+        errors.push(FieldError::not_supported(&path.child("keyType"), key_type, &KEY_TYPES));
+    }
+    if let Some(seconds) = meta::i64_at(source, &["maxExpirationSeconds"]) {
+        let path = path.child("maxExpirationSeconds");
+        let max = pod_certificates::expiration_seconds_max(signer);
+        let min = pod_certificates::EXPIRATION_SECONDS_MIN;
+        if seconds < min {
+            let message = format!("if provided, maxExpirationSeconds must be >= {min}");
+            errors.push(FieldError::invalid(&path, seconds, message));
+        }
+        if seconds > max {
+            let message = format!("if provided, maxExpirationSeconds must be <= {max}");
+            errors.push(FieldError::invalid(&path, seconds, message));
+        }
+    }
+    for field in CERTIFICATE_PATHS {
+        file_path(text(source, field), &path.child(field), errors);
+    }
+    if CERTIFICATE_PATHS.iter().all(|field| text(source, field).is_empty()) {
+        let message = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        errors.push(FieldError::required(path, message));
     }
 }
 
@@ -304,5 +395,112 @@ fn validate_token(source: &Value, path: &FieldPath, volume: &FieldPath, errors: 
     match text(source, "path") {
         "" => errors.push(FieldError::required(&volume.child("path"), "")),
         file => file_path(file, &volume.child("path"), errors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn errors(sources: Value) -> Vec<String> {
+        let mut errors = FieldErrors::new();
+        projected(&json!({ "sources": sources }), &FieldPath::new("projected"), &mut errors);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[track_caller]
+    fn check(kind: &str, source: Value, expected: &[&str]) {
+        let errors = errors(json!([{ kind: source }]));
+        let fits = |(error, start): (&String, &&str)| error.starts_with(&format!("projected.sources[0].{kind}{start}"));
+        assert!(errors.len() == expected.len() && errors.iter().zip(expected).all(fits), "{errors:#?}");
+    }
+
+    #[test]
+    fn a_trust_bundle_is_named_or_chosen_by_its_signer() {
+        let kind = "clusterTrustBundle";
+        check(kind, json!({ "name": "own", "path": "ca.pem" }), &[]);
+        check(kind, json!({ "name": "example.com:x:v1", "path": "ca.pem" }), &[]);
+        let selector = json!({ "matchLabels": { "a": "b" } });
+        check(kind, json!({ "signerName": "example.com/x", "labelSelector": selector, "path": "ca.pem" }), &[]);
+        check(
+            kind,
+            json!({ "name": "a", "signerName": "example.com/x", "path": "p" }),
+            &[
+                ": Invalid value: {\"name\":\"a\",\"path\":\"p\",\"signerName\":\"example.com/x\"}: only one of name and signerName",
+            ],
+        );
+        check(kind, json!({ "path": "p" }), &[": Required value: either name or signerName must be specified"]);
+        check(
+            kind,
+            json!({ "name": "A", "path": "p" }),
+            &[".name: Invalid value: \"A\": not a valid clustertrustbundlename: a lowercase RFC 1123 subdomain"],
+        );
+        check(
+            kind,
+            json!({ "name": "a", "labelSelector": selector, "path": "p" }),
+            &[".labelSelector: Invalid value: {\"matchLabels\":{\"a\":\"b\"}}: labelSelector must be unset"],
+        );
+        let bad = json!({ "matchLabels": { "a": "?" } });
+        check(
+            kind,
+            json!({ "signerName": "x", "labelSelector": bad, "path": "../p" }),
+            &[
+                ".signerName: Invalid value",
+                ".labelSelector.matchLabels: Invalid value: \"?\"",
+                ".path: Invalid value: \"../p\"",
+            ],
+        );
+        check(kind, json!({ "name": "a" }), &[".path: Required value"]);
+    }
+
+    #[test]
+    fn a_certificate_says_its_signer_its_key_and_where_they_go() {
+        let kind = "podCertificate";
+        let good = json!({ "signerName": "example.com/x", "keyType": "ED25519", "credentialBundlePath": "both.pem" });
+        check(kind, good.clone(), &[]);
+        let with = |field: &str, value: Value| {
+            let mut source = good.clone();
+            source[field] = value;
+            source
+        };
+        check(kind, with("signerName", json!("")), &[".signerName: Required value"]);
+        check(
+            kind,
+            with("keyType", json!("RSA2048")),
+            &[".keyType: Unsupported value: \"RSA2048\": supported values: "],
+        );
+        check(kind, with("maxExpirationSeconds", json!(3600)), &[]);
+        check(
+            kind,
+            with("maxExpirationSeconds", json!(3599)),
+            &[".maxExpirationSeconds: Invalid value: 3599: if provided"],
+        );
+        let long =
+            &[".maxExpirationSeconds: Invalid value: 7862401: if provided, maxExpirationSeconds must be <= 7862400"];
+        check(kind, with("maxExpirationSeconds", json!(7_862_401)), long);
+        check(kind, with("userAnnotations", json!({ "example.com/a": "b" })), &[]);
+        check(
+            kind,
+            with("userAnnotations", json!({ "a": "b" })),
+            &[".userAnnotations: Invalid value: \"a\": must be a domain"],
+        );
+        check(kind, with("keyPath", json!("/key")), &[".keyPath: Invalid value: \"/key\": must be a relative path"]);
+        check(kind, with("credentialBundlePath", json!("")), &[": Required value: specify at least one of"]);
+    }
+
+    #[test]
+    fn no_file_is_written_twice() {
+        let bundle = |path: &str| json!({ "clusterTrustBundle": { "name": "a", "path": path } });
+        let certificate = json!({ "podCertificate": {
+            "signerName": "example.com/x", "keyType": "ED25519", "keyPath": "k", "certificateChainPath": "c",
+        } });
+        assert_eq!(errors(json!([bundle("a"), bundle("b"), certificate])), [""; 0]);
+        let twice = |path: &str| format!("projected: Invalid value: \"{path}\": conflicting duplicate paths");
+        assert_eq!(errors(json!([bundle("a"), bundle("a")])), [twice("a")]);
+        assert_eq!(errors(json!([bundle("k"), certificate])), [twice("k")]);
+        let two = json!([{ "clusterTrustBundle": { "name": "a", "path": "a" }, "configMap": { "name": "m" } }]);
+        assert_eq!(errors(two).len(), 1);
     }
 }
