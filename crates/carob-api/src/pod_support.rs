@@ -26,7 +26,10 @@ pub const VOLUME_SOURCES: &[&str] = &[
     "secret",
 ];
 /// Sources of a projected volume that the node writes.
-pub const PROJECTED_SOURCES: &[&str] = &["configMap", "downwardAPI", "secret", "serviceAccountToken"];
+pub const PROJECTED_SOURCES: &[&str] =
+    &["clusterTrustBundle", "configMap", "downwardAPI", "podCertificate", "secret", "serviceAccountToken"];
+/// Kinds of keys of Pods' certificates that the node can make: the cryptography library makes no RSA keys and has no P-521.
+pub const KEY_TYPES: &[&str] = &["ECDSAP256", "ECDSAP384", "ED25519"];
 
 /// What makes a field one that the node does not act on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,9 +81,19 @@ pub fn refuse_unsupported(spec: &Value, path: &FieldPath) -> FieldErrors {
         for (index, source) in meta::items_at(volume, &["projected", "sources"]).iter().enumerate() {
             let path = path.child("projected").child("sources").index(index);
             refuse_other_keys(source, PROJECTED_SOURCES, &path, &mut errors);
+            refuse_key_type(source, &path, &mut errors);
         }
     }
     errors
+}
+
+/// What is no kind of key at all is refused elsewhere.
+fn refuse_key_type(source: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let given = meta::text(source, &["podCertificate", "keyType"]);
+    if matches!(given, "RSA3072" | "RSA4096" | "ECDSAP521") {
+        let message = format!("the node cannot make keys of this type; supported: {}", KEY_TYPES.join(", "));
+        errors.push(FieldError::forbidden(&path.child("podCertificate").child("keyType"), message));
+    }
 }
 
 fn check(place: In, holder: &Value, path: &FieldPath, errors: &mut FieldErrors) {
@@ -121,7 +134,9 @@ mod tests {
                 {"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart"}, {"action": "RestartAllContainers"}]}
             ],
             "containers": [{"name": "a", "restartPolicy": "Never", "volumeDevices": [{}], "securityContext": {"appArmorProfile": {"type": "Localhost"}}}],
-            "volumes": [{"name": "v", "iscsi": {}}, {"name": "p", "projected": {"sources": [{"clusterTrustBundle": {}}]}}],
+            "volumes": [{"name": "v", "iscsi": {}}, {"name": "p", "projected": {"sources": [
+                {"clusterTrustBundle": {}}, {"other": {}}, {"podCertificate": {"keyType": "RSA3072"}},
+                {"podCertificate": {"keyType": "ED25519"}}]}}],
         });
         let paths: Vec<String> =
             refuse_unsupported(&spec, &FieldPath::new("spec")).iter().map(|e| e.path.to_string()).collect();
@@ -131,7 +146,8 @@ mod tests {
                 "spec.resourceClaims",
                 "spec.containers[0].securityContext.appArmorProfile.type",
                 "spec.volumes[0].iscsi",
-                "spec.volumes[1].projected.sources[0].clusterTrustBundle",
+                "spec.volumes[1].projected.sources[1].other",
+                "spec.volumes[1].projected.sources[2].podCertificate.keyType",
             ]
         );
     }
@@ -163,6 +179,7 @@ mod tests {
         ("Volume", None, &[]),
         ("EmptyDirVolumeSource", None, &[]),
         ("VolumeProjection", None, &[]),
+        ("PodCertificateProjection", None, &[]),
     ];
 
     /// What becomes of a field.
@@ -185,6 +202,7 @@ mod tests {
             ("Volume", source) if !VOLUME_SOURCES.contains(&source) => {
                 "refused: this volume source is not supported".to_owned()
             }
+            ("PodCertificateProjection", "keyType") => format!("acts for {}; others are refused", KEY_TYPES.join(", ")),
             ("VolumeProjection", source) if !PROJECTED_SOURCES.contains(&source) => {
                 "refused: this volume source is not supported".to_owned()
             }

@@ -25,8 +25,7 @@
 //! `hostnameOverride`, `imagePullSecrets`, `nodeName`, `nodeSelector`, `overhead`, `priority`, `readinessGates`, `resources`,
 //! `restartPolicy`, `runtimeClassName`, `securityContext`, `serviceAccountName`, `setHostnameAsFQDN`,
 //! `shareProcessNamespace`, `subdomain`, `terminationGracePeriodSeconds`, and `volumes` of the kinds `configMap`,
-//! `csi`, `downwardAPI`, `emptyDir`, `hostPath`, `image`, `projected` (all but `clusterTrustBundle` and
-//! `podCertificate`) and `secret`.
+//! `csi`, `downwardAPI`, `emptyDir`, `hostPath`, `image`, `projected` and `secret`.
 //!
 //! What does not act is refused by the API server: `docs/pod-fields.md` has the table, field by field.
 

@@ -44,7 +44,7 @@ use crate::server::{Access, ApiReviews, KubeletServer, PodSource};
 use crate::shutdown::ShutdownWatch;
 use crate::shutdown::periods::Periods;
 use crate::user_ranges::UserRanges;
-use crate::volumes::Volumes;
+use crate::volumes::{Volumes, VolumesParts};
 use crate::worker::{NetworkRules, Settings, Tools};
 
 /// Mode of the directories that have the Pods' files and logs (kubelet `setupDataDirs`).
@@ -149,8 +149,7 @@ impl Node {
         let files = Files::default();
         let csi = csi(&config, &files, &as_objects, &clock)?;
         let devices = devices(&config, &files, &clock, &shutdown)?;
-        let volumes =
-            Volumes::new(files.clone(), dirs.clone(), Arc::clone(&as_objects), Arc::clone(&clock), csi.clone());
+        let volumes = volumes(&config, (&files, &dirs), &as_objects, &events, &clock, &csi);
         let tools = Arc::new(Tools {
             volumes,
             files: files.clone(),
@@ -321,6 +320,25 @@ fn csi(
     });
     csi.recall().map_err(NodeError::Directories)?;
     Ok(csi)
+}
+
+fn volumes(
+    config: &NodeConfig,
+    (files, dirs): (&Files, &PodDirs),
+    objects: &Arc<dyn Objects>,
+    events: &Arc<dyn Events>,
+    clock: &Arc<dyn Clock>,
+    csi: &Csi,
+) -> Volumes {
+    Volumes::new(VolumesParts {
+        files: files.clone(),
+        dirs: dirs.clone(),
+        objects: Arc::clone(objects),
+        events: Arc::clone(events),
+        clock: Arc::clone(clock),
+        csi: csi.clone(),
+        node_name: config.identity.name.clone(),
+    })
 }
 
 /// Makes the directories of Pods and their logs.

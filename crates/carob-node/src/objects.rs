@@ -10,12 +10,13 @@ use carob_kit::Backoff;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::certificates::v1beta1::{ClusterTrustBundle, PodCertificateRequest};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
-use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -50,6 +51,12 @@ pub enum FetchError {
         #[source]
         source: Box<kube::Error>,
     },
+    #[error("create a PodCertificateRequest in {namespace}")]
+    Request {
+        namespace: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
     #[error("the API answered the token request for {namespace}/{name} without a token")]
     NoToken { namespace: String, name: String },
 }
@@ -75,8 +82,40 @@ pub struct Token {
 /// An object that the files of a volume come from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reference {
-    ConfigMap { namespace: String, name: String },
-    Secret { namespace: String, name: String },
+    ConfigMap {
+        namespace: String,
+        name: String,
+    },
+    Secret {
+        namespace: String,
+        name: String,
+    },
+    TrustBundle {
+        name: String,
+    },
+    /// All of a signer.
+    TrustBundles {
+        signer: String,
+    },
+    /// Made by `node`.
+    CertificateRequest {
+        namespace: String,
+        name: String,
+        node: String,
+    },
+}
+
+impl Reference {
+    /// The field selector of what is meant. A node may watch requests that say its name only.
+    fn fields(&self) -> String {
+        match self {
+            Self::ConfigMap { name, .. } | Self::Secret { name, .. } | Self::TrustBundle { name } => {
+                format!("metadata.name={name}")
+            }
+            Self::TrustBundles { signer } => format!("spec.signerName={signer}"),
+            Self::CertificateRequest { name, node, .. } => format!("metadata.name={name},spec.nodeName={node}"),
+        }
+    }
 }
 
 /// Tells when an object changes, for as long as it is held.
@@ -116,7 +155,20 @@ pub trait Objects: Send + Sync {
     async fn attachment(&self, name: &str) -> Result<Option<Arc<VolumeAttachment>>, FetchError>;
     /// The handler that a RuntimeClass names.
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError>;
-    /// Watches one object. All who watch the same object share one watch.
+    async fn service_account(&self, namespace: &str, name: &str) -> Result<Option<Arc<ServiceAccount>>, FetchError>;
+    async fn trust_bundle(&self, name: &str) -> Result<Option<ClusterTrustBundle>, FetchError>;
+    /// All of a signer.
+    async fn trust_bundles(&self, signer: &str) -> Result<Vec<ClusterTrustBundle>, FetchError>;
+    async fn certificate_request(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<PodCertificateRequest>>, FetchError>;
+    async fn create_certificate_request(
+        &self,
+        request: &PodCertificateRequest,
+    ) -> Result<PodCertificateRequest, FetchError>;
+    /// Watches one object, or what is meant as one. All who watch the same share one watch.
     fn watch(&self, reference: &Reference) -> ObjectWatch;
     /// Every Service, from memory.
     fn services(&self) -> Vec<Arc<Service>>;
@@ -144,12 +196,19 @@ impl ApiObjects {
         let (client, reference) = (self.client.clone(), reference.clone());
         tokio::spawn(async move {
             let watching = async {
+                let fields = reference.fields();
                 match &reference {
-                    Reference::ConfigMap { namespace, name } => {
-                        follow(Api::<ConfigMap>::namespaced(client, namespace), name, &bump).await;
+                    Reference::ConfigMap { namespace, .. } => {
+                        follow(Api::<ConfigMap>::namespaced(client, namespace), &fields, &bump).await;
                     }
-                    Reference::Secret { namespace, name } => {
-                        follow(Api::<Secret>::namespaced(client, namespace), name, &bump).await;
+                    Reference::Secret { namespace, .. } => {
+                        follow(Api::<Secret>::namespaced(client, namespace), &fields, &bump).await;
+                    }
+                    Reference::TrustBundle { .. } | Reference::TrustBundles { .. } => {
+                        follow(Api::<ClusterTrustBundle>::all(client), &fields, &bump).await;
+                    }
+                    Reference::CertificateRequest { namespace, .. } => {
+                        follow(Api::<PodCertificateRequest>::namespaced(client, namespace), &fields, &bump).await;
                     }
                 }
             };
@@ -249,6 +308,44 @@ impl Objects for ApiObjects {
         Ok(found.map(Arc::new))
     }
 
+    async fn service_account(&self, namespace: &str, name: &str) -> Result<Option<Arc<ServiceAccount>>, FetchError> {
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let found = api.get_opt(name).await;
+        Ok(found.map_err(|source| read_error("the ServiceAccount", namespace, name, source))?.map(Arc::new))
+    }
+
+    async fn trust_bundle(&self, name: &str) -> Result<Option<ClusterTrustBundle>, FetchError> {
+        let api: Api<ClusterTrustBundle> = Api::all(self.client.clone());
+        api.get_opt(name).await.map_err(|source| read_error("the ClusterTrustBundle", "", name, source))
+    }
+
+    async fn trust_bundles(&self, signer: &str) -> Result<Vec<ClusterTrustBundle>, FetchError> {
+        let api: Api<ClusterTrustBundle> = Api::all(self.client.clone());
+        let reference = Reference::TrustBundles { signer: signer.to_owned() };
+        let listed = api.list(&ListParams::default().fields(&reference.fields())).await;
+        Ok(listed.map_err(|source| read_error("the ClusterTrustBundles of", "", signer, source))?.items)
+    }
+
+    async fn certificate_request(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<PodCertificateRequest>>, FetchError> {
+        let api: Api<PodCertificateRequest> = Api::namespaced(self.client.clone(), namespace);
+        let found = api.get_opt(name).await;
+        Ok(found.map_err(|source| read_error("the PodCertificateRequest", namespace, name, source))?.map(Arc::new))
+    }
+
+    async fn create_certificate_request(
+        &self,
+        request: &PodCertificateRequest,
+    ) -> Result<PodCertificateRequest, FetchError> {
+        let namespace = request.metadata.namespace.clone().unwrap_or_default();
+        let api: Api<PodCertificateRequest> = Api::namespaced(self.client.clone(), &namespace);
+        let made = api.create(&PostParams::default(), request).await;
+        made.map_err(|source| FetchError::Request { namespace, source: Box::new(source) })
+    }
+
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, FetchError> {
         let api: Api<RuntimeClass> = Api::all(self.client.clone());
         let found = api.get_opt(class).await.map_err(|source| read_error("the RuntimeClass", "", class, source))?;
@@ -275,17 +372,17 @@ impl Objects for ApiObjects {
     }
 }
 
-/// Counts the changes of one object for as long as it is polled. Metadata is enough: its readers fetch the rest.
-async fn follow<K>(api: Api<K>, name: &str, bump: &watch::Sender<u64>)
+/// Counts the changes of what has these fields for as long as it is polled. Metadata is enough: its readers fetch the rest.
+async fn follow<K>(api: Api<K>, fields: &str, bump: &watch::Sender<u64>)
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + 'static,
 {
     let mut retry = Backoff::new(WATCH_RETRY_BASE, WATCH_RETRY_MAX);
     loop {
         // Not a warning: a node may read what its Pods refer to, so the end of the last such Pod ends this too.
-        match follow_once(&api, name, bump, &mut retry).await {
-            Ok(()) => tracing::debug!(name, "the API ended a watch"),
-            Err(error) => tracing::debug!(name, error = %carob_kit::chain(&error), "a watch is begun anew"),
+        match follow_once(&api, fields, bump, &mut retry).await {
+            Ok(()) => tracing::debug!(fields, "the API ended a watch"),
+            Err(error) => tracing::debug!(fields, error = %carob_kit::chain(&error), "a watch is begun anew"),
         }
         tokio::time::sleep(retry.fail()).await;
     }
@@ -293,14 +390,14 @@ where
 
 async fn follow_once<K>(
     api: &Api<K>,
-    name: &str,
+    fields: &str,
     bump: &watch::Sender<u64>,
     retry: &mut Backoff,
 ) -> Result<(), kube::Error>
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + 'static,
 {
-    let params = WatchParams::default().fields(&format!("metadata.name={name}"));
+    let params = WatchParams::default().fields(fields);
     let mut events = std::pin::pin!(api.watch_metadata(&params, "0").await?);
     // What was read before the watch may be older; an object that has gone since is in no event.
     bump.send_modify(|count| *count += 1);
@@ -327,6 +424,8 @@ pub(crate) mod testing {
 
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use serde_json::json;
+
     use super::*;
 
     pub(crate) struct Shelf {
@@ -334,6 +433,11 @@ pub(crate) mod testing {
         changes: watch::Sender<u64>,
         secrets: Vec<Arc<Secret>>,
         services: Vec<Arc<Service>>,
+        pub(crate) bundles: Vec<ClusterTrustBundle>,
+        /// Those that were made and not removed.
+        pub(crate) requests: Mutex<Vec<PodCertificateRequest>>,
+        /// How many were made.
+        pub(crate) asked: AtomicUsize,
         /// ConfigMaps are found at once, and handed out when this is free.
         pub(crate) hold: Arc<tokio::sync::Mutex<()>>,
         pub(crate) found: AtomicUsize,
@@ -348,6 +452,9 @@ pub(crate) mod testing {
                 changes,
                 secrets: Vec::new(),
                 services: Vec::new(),
+                bundles: Vec::new(),
+                requests: Mutex::default(),
+                asked: AtomicUsize::default(),
                 hold: Arc::default(),
                 found: AtomicUsize::default(),
                 wishes: Mutex::default(),
@@ -369,6 +476,17 @@ pub(crate) mod testing {
         pub(crate) fn replace_config_map(&self, object: serde_json::Value) {
             *self.config_maps.lock().expect("no holder panics") = vec![parse(object)];
             self.changes.send_modify(|count| *count += 1);
+        }
+
+        /// Changes all requests for certificates, and tells who watches.
+        pub(crate) fn change_requests(&self, change: impl FnOnce(&mut Vec<PodCertificateRequest>)) {
+            change(&mut self.requests.lock().expect("no holder panics"));
+            self.changes.send_modify(|count| *count += 1);
+        }
+
+        pub(crate) fn bundle(mut self, object: serde_json::Value) -> Self {
+            self.bundles.push(serde_json::from_value(object).expect("it is a bundle"));
+            self
         }
 
         pub(crate) fn secret(mut self, object: serde_json::Value) -> Self {
@@ -425,8 +543,42 @@ pub(crate) mod testing {
             Ok(None)
         }
 
-        async fn node(&self, _name: &str) -> Result<Option<Arc<Node>>, FetchError> {
-            Ok(None)
+        async fn node(&self, name: &str) -> Result<Option<Arc<Node>>, FetchError> {
+            let metadata = json!({ "name": name, "uid": format!("uid of {name}") });
+            Ok(Some(parse(json!({ "metadata": metadata }))))
+        }
+
+        async fn service_account(&self, _: &str, name: &str) -> Result<Option<Arc<ServiceAccount>>, FetchError> {
+            let metadata = json!({ "name": name, "uid": format!("uid of {name}") });
+            Ok((name != "gone").then(|| parse(json!({ "metadata": metadata }))))
+        }
+
+        async fn trust_bundle(&self, name: &str) -> Result<Option<ClusterTrustBundle>, FetchError> {
+            Ok(self.bundles.iter().find(|bundle| bundle.metadata.name.as_deref() == Some(name)).cloned())
+        }
+
+        async fn trust_bundles(&self, signer: &str) -> Result<Vec<ClusterTrustBundle>, FetchError> {
+            let of_signer = |bundle: &&ClusterTrustBundle| bundle.spec.signer_name.as_deref() == Some(signer);
+            Ok(self.bundles.iter().filter(of_signer).cloned().collect())
+        }
+
+        async fn certificate_request(
+            &self,
+            _namespace: &str,
+            name: &str,
+        ) -> Result<Option<Arc<PodCertificateRequest>>, FetchError> {
+            let requests = self.requests.lock().expect("no holder panics");
+            Ok(requests.iter().find(|request| request.metadata.name.as_deref() == Some(name)).cloned().map(Arc::new))
+        }
+
+        async fn create_certificate_request(
+            &self,
+            request: &PodCertificateRequest,
+        ) -> Result<PodCertificateRequest, FetchError> {
+            let mut made = request.clone();
+            made.metadata.name = Some(format!("req-{}", self.asked.fetch_add(1, Ordering::Relaxed)));
+            self.requests.lock().expect("no holder panics").push(made.clone());
+            Ok(made)
         }
 
         async fn csi_driver(&self, _name: &str) -> Result<Option<Arc<CSIDriver>>, FetchError> {

@@ -28,7 +28,7 @@ use crate::objects::testing::Shelf;
 use crate::paths::PodDirs;
 use crate::pod::PodId;
 use crate::user_ranges::UserRanges;
-use crate::volumes::Volumes;
+use crate::volumes::{Volumes, VolumesParts};
 use crate::worker::Settings;
 use carob_streams::spdy::frame::{Decoder, Encoder, Frame};
 use carob_streams::spdy::headers::Headers;
@@ -102,7 +102,15 @@ impl Bench {
         let tools = Arc::new(Tools {
             devices: crate::devices::Devices::without_plugins(Arc::clone(&clock)),
             files: Files::in_runtime(),
-            volumes: Volumes::new(Files::in_runtime(), dirs.clone(), Arc::clone(&objects), Arc::clone(&clock), csi),
+            volumes: Volumes::new(VolumesParts {
+                files: Files::in_runtime(),
+                dirs: dirs.clone(),
+                objects: Arc::clone(&objects),
+                events: Arc::clone(&events),
+                clock: Arc::clone(&clock),
+                csi,
+                node_name: "n".to_owned(),
+            }),
             images: Images::new(Arc::clone(&cri), Arc::clone(&objects), Arc::clone(&events), Arc::clone(&clock)),
             objects,
             events,

@@ -1,6 +1,7 @@
 //! The volumes of Pods: made before the first container, kept up to date, given back at the end.
 
 mod atomic;
+pub mod certificates;
 mod claim;
 mod device;
 mod empty_dir;
@@ -29,10 +30,12 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use crate::config::resources;
 use crate::csi::{self, Csi, CsiError};
 use crate::env::fields::FieldFacts;
+use crate::events::Events;
 use crate::files::{Files, FilesError};
 use crate::objects::Objects;
 use crate::paths::PodDirs;
 use crate::plan::after;
+use certificates::PodCertificates;
 use claim::{Bound, ClaimError};
 use device::Devices;
 use empty_dir::{Medium, MediumError};
@@ -117,12 +120,24 @@ pub struct Mounted {
     pub grown: Vec<String>,
 }
 
+/// What volumes are made with.
+pub struct VolumesParts {
+    pub files: Files,
+    pub dirs: PodDirs,
+    pub objects: Arc<dyn Objects>,
+    pub events: Arc<dyn Events>,
+    pub clock: Arc<dyn Clock>,
+    pub csi: Csi,
+    pub node_name: String,
+}
+
 pub struct Volumes {
     files: Files,
     dirs: PodDirs,
     objects: Arc<dyn Objects>,
     clock: Arc<dyn Clock>,
     tokens: Tokens,
+    certificates: PodCertificates,
     known: Mutex<Known>,
     devices: Arc<Devices>,
     csi: Csi,
@@ -154,9 +169,23 @@ impl Ready {
 type Known = BTreeMap<(String, String), Ready>;
 
 impl Volumes {
-    pub fn new(files: Files, dirs: PodDirs, objects: Arc<dyn Objects>, clock: Arc<dyn Clock>, csi: Csi) -> Self {
+    pub fn new(parts: VolumesParts) -> Self {
+        let VolumesParts { files, dirs, objects, events, clock, csi, node_name } = parts;
         let devices = Arc::new(Devices::new(dirs.clone()));
-        Self { files, dirs, objects, clock, tokens: Tokens::default(), known: Mutex::default(), devices, csi }
+        let certificates = PodCertificates::new(
+            files.clone(),
+            dirs.clone(),
+            Arc::clone(&objects),
+            events,
+            Arc::clone(&clock),
+            node_name,
+        );
+        let (tokens, known) = (Tokens::default(), Mutex::default());
+        Self { files, dirs, objects, clock, tokens, certificates, known, devices, csi }
+    }
+
+    pub(crate) fn certificates(&self) -> &PodCertificates {
+        &self.certificates
     }
 
     /// The volumes of drivers.
@@ -221,7 +250,8 @@ impl Volumes {
             return self.of_driver(wanted(pod, source, read_only, group)).await;
         }
         let now = self.clock.now();
-        let sources = Sources { pod, facts, objects: &*self.objects, tokens: &self.tokens, now };
+        let certificates = &self.certificates;
+        let sources = Sources { pod, facts, objects: &*self.objects, tokens: &self.tokens, certificates, now };
         let payload = sources.payload(volume).await?.ok_or(VolumeError::Unsupported)?;
         let path = self.dirs.volume(uid, plugin(volume), &volume.name);
         let (dir, refresh_at) = (path.clone(), payload.refresh_at);
@@ -352,6 +382,7 @@ impl Volumes {
     /// Gives back all that [`Volumes::mount`] and the subPaths of its containers made. Nothing there is fine.
     pub async fn unmount(&self, uid: &str) -> Result<(), UnmountError> {
         self.tokens.forget(uid);
+        self.certificates.end(uid).await;
         self.known().retain(|(of, _), _| of != uid);
         // What is bound out of a volume keeps it from its driver.
         let sub_paths = self.dirs.sub_paths(uid);

@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use carob_api::pem;
+use carob_api::selector::{LabelSelector, SelectorError};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, ServiceAccountTokenProjection,
-    Volume,
+    ClusterTrustBundleProjection, ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, PodCertificateProjection,
+    ProjectedVolumeSource, Secret, ServiceAccountTokenProjection, Volume,
 };
+use serde_json::json;
 
 use crate::env::fields::{self, FieldError, FieldFacts};
 use crate::objects::{FetchError, Objects, Reference, Token, TokenWish};
+use crate::volumes::certificates::{CertificateError, Credentials, PodCertificates};
 
 /// Mode of files for which nobody names one (`defaultMode` of the API).
 const DEFAULT_MODE: u32 = 0o644;
@@ -55,6 +59,16 @@ pub enum PayloadError {
     },
     #[error("container {0:?} of the resource reference does not exist")]
     NoContainer(String),
+    #[error("clustertrustbundle {0:?} not found")]
+    NoBundle(String),
+    #[error("combination of signerName and labelSelector matched zero ClusterTrustBundles")]
+    NoBundles,
+    #[error("ClusterTrustBundle projection requires either name or signerName to be set")]
+    BundleUnnamed,
+    #[error("parse the label selector")]
+    Selector(#[from] SelectorError),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     #[error("the projected source is not supported")]
     UnsupportedSource,
     #[error("fetch the source")]
@@ -63,10 +77,11 @@ pub enum PayloadError {
 
 /// What a payload is made from.
 pub struct Sources<'a> {
-    pub pod: &'a Pod,
+    pub pod: &'a Arc<Pod>,
     pub facts: &'a FieldFacts,
     pub objects: &'a dyn Objects,
     pub tokens: &'a Tokens,
+    pub certificates: &'a PodCertificates,
     pub now: Timestamp,
 }
 
@@ -119,16 +134,21 @@ impl Sources<'_> {
         } else if let Some(source) = &volume.downward_api {
             self.downward(source.items.as_deref().unwrap_or_default(), mode(source.default_mode), &mut payload)?;
         } else if let Some(source) = &volume.projected {
-            self.projected(source, &mut payload).await?;
+            self.projected(&volume.name, source, &mut payload).await?;
         } else {
             return Ok(None);
         }
         Ok(Some(payload))
     }
 
-    async fn projected(&self, source: &ProjectedVolumeSource, payload: &mut Payload) -> Result<(), PayloadError> {
+    async fn projected(
+        &self,
+        volume: &str,
+        source: &ProjectedVolumeSource,
+        payload: &mut Payload,
+    ) -> Result<(), PayloadError> {
         let default = mode(source.default_mode);
-        for part in source.sources.iter().flatten() {
+        for (index, part) in source.sources.iter().flatten().enumerate() {
             if let Some(map) = &part.config_map {
                 let wanted = Wanted::new(Kind::ConfigMap, &map.name, map.items.as_deref(), default);
                 self.config_map(wanted.optional(map.optional), payload).await?;
@@ -139,6 +159,11 @@ impl Sources<'_> {
                 self.downward(downward.items.as_deref().unwrap_or_default(), default, payload)?;
             } else if let Some(token) = &part.service_account_token {
                 self.token(token, default, payload).await?;
+            } else if let Some(bundle) = &part.cluster_trust_bundle {
+                self.trust_bundle(bundle, default, payload).await?;
+            } else if let Some(certificate) = &part.pod_certificate {
+                let credentials = self.certificates.get(self.pod, volume, (index, certificate)).await?;
+                self.certificate(certificate, &credentials, default, payload)?;
             } else {
                 return Err(PayloadError::UnsupportedSource);
             }
@@ -198,13 +223,73 @@ impl Sources<'_> {
             lifetime: Duration::from_secs(u64::try_from(lifetime_s).unwrap_or(0)),
         };
         let (token, at) = self.tokens.get(wish, self.objects, self.now).await?;
-        let uid = common_user(self.pod);
-        let group = spec.and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
-        let mode = if uid.is_some() || group.is_some() { TOKEN_MODE_OWNED } else { default };
-        payload.put(&source.path, File { data: token.text.into_bytes(), mode, uid })?;
+        payload.put(&source.path, self.owned(token.text.into_bytes(), default))?;
         payload.refresh_at = Some(payload.refresh_at.map_or(at, |earlier| earlier.min(at)));
         Ok(())
     }
+
+    /// A file that is the Pod's own, where its containers have one user or the Pod a group.
+    fn owned(&self, data: Vec<u8>, default: u32) -> File {
+        let uid = common_user(self.pod);
+        let context = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let group = context.and_then(|context| context.fs_group);
+        let mode = if uid.is_some() || group.is_some() { TOKEN_MODE_OWNED } else { default };
+        File { data, mode, uid }
+    }
+
+    async fn trust_bundle(
+        &self,
+        source: &ClusterTrustBundleProjection,
+        default: u32,
+        payload: &mut Payload,
+    ) -> Result<(), PayloadError> {
+        let (bundles, missing) = match (&source.name, &source.signer_name) {
+            (Some(name), _) => {
+                let found = self.objects.trust_bundle(name).await?;
+                (found.into_iter().collect(), PayloadError::NoBundle(name.clone()))
+            }
+            (None, Some(signer)) => {
+                let selector = LabelSelector::from_json(&json!(source.label_selector))?;
+                let mut bundles = self.objects.trust_bundles(signer).await?;
+                bundles.retain(|bundle| {
+                    selector.matches_with(|key| bundle.metadata.labels.as_ref()?.get(key).map(String::as_str))
+                });
+                (bundles, PayloadError::NoBundles)
+            }
+            (None, None) => return Err(PayloadError::BundleUnnamed),
+        };
+        if bundles.is_empty() && source.optional != Some(true) {
+            return Err(missing);
+        }
+        let data = anchors(bundles.iter().map(|bundle| bundle.spec.trust_bundle.as_str())).into_bytes();
+        payload.put(&source.path, self.owned(data, default))
+    }
+
+    fn certificate(
+        &self,
+        source: &PodCertificateProjection,
+        credentials: &Credentials,
+        default: u32,
+        payload: &mut Payload,
+    ) -> Result<(), PayloadError> {
+        let Credentials { key_pem, chain_pem, .. } = credentials;
+        for (path, data) in [
+            (&source.credential_bundle_path, format!("{key_pem}{chain_pem}")),
+            (&source.key_path, key_pem.clone()),
+            (&source.certificate_chain_path, chain_pem.clone()),
+        ] {
+            if let Some(path) = path.as_deref().filter(|path| !path.is_empty()) {
+                payload.put(path, self.owned(data.into_bytes(), default))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The certificates of all bundles, each once, in an order that stays.
+fn anchors<'b>(bundles: impl Iterator<Item = &'b str>) -> String {
+    let found: BTreeSet<Vec<u8>> = bundles.flat_map(pem::blocks).map(|block| block.contents).collect();
+    found.iter().map(|contents| pem::encode(pem::CERTIFICATE, contents)).collect()
 }
 
 /// The objects whose changes change the Pod's files.
@@ -212,6 +297,10 @@ pub fn references(pod: &Pod) -> BTreeSet<Reference> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let config_map = |name: &str| Reference::ConfigMap { namespace: namespace.clone(), name: name.to_owned() };
     let secret = |name: &str| Reference::Secret { namespace: namespace.clone(), name: name.to_owned() };
+    let bundles = |source: &ClusterTrustBundleProjection| match (source.name.clone(), source.signer_name.clone()) {
+        (Some(name), _) => Some(Reference::TrustBundle { name }),
+        (None, signer) => signer.map(|signer| Reference::TrustBundles { signer }),
+    };
     let mut all = BTreeSet::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         all.extend(volume.config_map.as_ref().map(|source| config_map(&source.name)));
@@ -220,6 +309,7 @@ pub fn references(pod: &Pod) -> BTreeSet<Reference> {
         for part in sources {
             all.extend(part.config_map.as_ref().map(|source| config_map(&source.name)));
             all.extend(part.secret.as_ref().map(|source| secret(&source.name)));
+            all.extend(part.cluster_trust_bundle.as_ref().and_then(bundles));
         }
     }
     all
@@ -347,26 +437,44 @@ mod tests {
 
     use super::*;
     use crate::objects::testing::Shelf;
+    use crate::volumes::certificates;
 
     fn shelf() -> Shelf {
         Shelf::default()
             .config_map(json!({"metadata": {"namespace": "ns", "name": "cm"},
                 "data": {"a": "1", "b": "2"}, "binaryData": {"c": "AAE="}}))
             .secret(json!({"metadata": {"namespace": "ns", "name": "s"}, "data": {"k": "djE="}}))
+            .bundle(json!({"metadata": {"name": "own"}, "spec": {"trustBundle": bundle(&[b"b", b"a"])}}))
+            .bundle(json!({"metadata": {"name": "example.com:x:1", "labels": {"l": "1"}},
+                "spec": {"signerName": "example.com/x", "trustBundle": bundle(&[b"c", b"a"])}}))
+            .bundle(json!({"metadata": {"name": "example.com:x:2", "labels": {"l": "2"}},
+                "spec": {"signerName": "example.com/x", "trustBundle": bundle(&[b"b", b"a"])}}))
+    }
+
+    fn bundle(anchors: &[&[u8]]) -> String {
+        let blocks: Vec<String> = anchors.iter().map(|anchor| pem::encode(pem::CERTIFICATE, anchor)).collect();
+        format!("about it\n{}", blocks.join("between\n"))
     }
 
     async fn payload(volume: serde_json::Value, pod: serde_json::Value) -> Result<Payload, PayloadError> {
         let mut pod = pod;
         pod["metadata"] = json!({"name": "p", "namespace": "ns", "uid": "u", "labels": {"l": "v"}});
-        let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+        let pod: Arc<Pod> = serde_json::from_value(pod).map(Arc::new).expect("a Pod");
         let mut volume = volume;
         volume["name"] = json!("v");
         let volume = serde_json::from_value(volume).expect("a volume");
         let facts = FieldFacts::default();
-        let shelf = shelf();
+        let shelf: Arc<dyn Objects> = Arc::new(shelf());
         let tokens = Tokens::default();
-        let sources =
-            Sources { pod: &pod, facts: &facts, objects: &shelf, tokens: &tokens, now: Timestamp::UNIX_EPOCH };
+        let certificates = certificates::testing::of(&shelf);
+        let sources = Sources {
+            pod: &pod,
+            facts: &facts,
+            objects: &*shelf,
+            tokens: &tokens,
+            certificates: &certificates,
+            now: Timestamp::UNIX_EPOCH,
+        };
         sources.payload(&volume).await.map(|payload| payload.expect("a volume of files"))
     }
 
@@ -375,6 +483,49 @@ mod tests {
             format!("{path}={} {:o}", String::from_utf8_lossy(&file.data).escape_debug(), file.mode)
         });
         lines.collect::<Vec<_>>().join("; ")
+    }
+
+    #[tokio::test]
+    async fn authorities_are_shown_each_once_and_in_an_order_that_stays() {
+        let show = async |source: serde_json::Value, pod: serde_json::Value| {
+            let mut source = source;
+            source["path"] = json!("ca");
+            let payload = payload(json!({"projected": {"sources": [{"clusterTrustBundle": source}]}}), pod).await;
+            let file = payload.map_err(|error| error.to_string())?.files.remove("ca").expect("the file");
+            let shown = pem::blocks(&String::from_utf8(file.data).expect("text"))
+                .map(|block| String::from_utf8(block.contents).expect("the test's anchors are text"))
+                .collect::<String>();
+            Ok::<_, String>((shown, file.mode, file.uid))
+        };
+        let anchors = |text: &str| Ok((text.to_owned(), 0o644, None));
+        assert_eq!(show(json!({"name": "own"}), plain()).await, anchors("ab"));
+        let signer = |selector: serde_json::Value| json!({"signerName": "example.com/x", "labelSelector": selector});
+        assert_eq!(show(signer(json!({})), plain()).await, anchors("abc"));
+        assert_eq!(show(signer(json!({"matchLabels": {"l": "1"}})), plain()).await, anchors("ac"));
+        let without = json!({"matchExpressions": [{"key": "l", "operator": "NotIn", "values": ["1"]}]});
+        assert_eq!(show(signer(without), plain()).await, anchors("ab"));
+        let none = Err("combination of signerName and labelSelector matched zero ClusterTrustBundles".to_owned());
+        assert_eq!(
+            show(signer(serde_json::Value::Null), plain()).await,
+            none,
+            "a selector that is not there matches none"
+        );
+        assert_eq!(show(json!({"name": "x"}), plain()).await, Err("clustertrustbundle \"x\" not found".to_owned()));
+        assert_eq!(show(json!({"name": "x", "optional": true}), plain()).await, anchors(""));
+        let owned = json!({"spec": {"securityContext": {"runAsUser": 7}, "containers": [{"name": "c"}]}});
+        assert_eq!(show(json!({"name": "own"}), owned).await, Ok(("ab".to_owned(), 0o600, Some(7))));
+    }
+
+    #[test]
+    fn bundles_are_watched_by_name_or_by_signer() {
+        let pod = json!({"metadata": {"namespace": "ns"}, "spec": {"containers": [], "volumes": [{"name": "v", "projected": {"sources": [
+            {"clusterTrustBundle": {"name": "own", "path": "a"}},
+            {"clusterTrustBundle": {"signerName": "example.com/x", "path": "b"}},
+        ]}}]}});
+        let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+        let named = Reference::TrustBundle { name: "own".to_owned() };
+        let signers = Reference::TrustBundles { signer: "example.com/x".to_owned() };
+        assert_eq!(references(&pod), BTreeSet::from([named, signers]));
     }
 
     fn plain() -> serde_json::Value {

@@ -258,6 +258,15 @@ impl Worker {
                 }
             });
         }
+        for mut certificate in self.tools.volumes.certificates().changes(&self.id.uid) {
+            let changed = Arc::clone(&self.volumes_changed);
+            self.watchers.spawn(async move {
+                loop {
+                    certificate.changed().await;
+                    changed.notify_one();
+                }
+            });
+        }
     }
 
     /// A refresh that fails leaves the old files in place; they are tried again.
