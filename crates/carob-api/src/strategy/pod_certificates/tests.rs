@@ -60,7 +60,7 @@ fn a_request_names_its_pod_and_the_signer() {
     let annotations = |key: &str, value: &str| json!({ key: value });
     let prefixed = "must be a domain-prefixed key (such as \"acme.io/foo\")";
     check_spec("unverifiedUserAnnotations", annotations("a", "b"), prefixed);
-    check_spec("unverifiedUserAnnotations", annotations("a/b/c", "d"), "a qualified name must consist of");
+    check_spec("unverifiedUserAnnotations", annotations("a/b/c", "d"), "a valid label key must consist of");
     check_spec(
         "unverifiedUserAnnotations",
         annotations("a/b", &"x".repeat(262_144)),
