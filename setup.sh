@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing need on Debian; does nothing where all of it is there.
 set -euo pipefail
-packages=(gcc pkg-config libseccomp-dev busybox-static curl iproute2 util-linux kmod cpio qemu-system-x86 e2fsprogs xfsprogs dbus-daemon)
+packages=(gcc pkg-config libseccomp-dev busybox-static curl iproute2 nftables util-linux kmod cpio qemu-system-x86 e2fsprogs xfsprogs dbus-daemon)
 command -v kubectl >/dev/null || packages+=(kubernetes-client)
 command -v runc >/dev/null || packages+=(runc)
 command -v containerd >/dev/null || packages+=(containerd containernetworking-plugins iptables)
