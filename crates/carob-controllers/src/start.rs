@@ -419,7 +419,8 @@ fn start_volumes(driver: &mut Driver, context: &Context) {
 
     let of_users = users.clone();
     let work = driver.work_asking(|ask| Binder::new(context.clone(), of_users, ask), options(10));
-    let work = work.on(&claims, Binder::keys_of_claim);
+    let of_claims = volumes.clone();
+    let work = work.on(&claims, move |change| Binder::keys_of_claim(&of_claims, change));
     let of_volumes = claims.clone();
     let work = work.on(&volumes, move |change| Binder::keys_of_volume(&of_volumes, change));
     let of_classes = claims.clone();

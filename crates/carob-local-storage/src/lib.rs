@@ -21,6 +21,7 @@ use std::sync::Arc;
 use carob_client::snapshots::VolumeSnapshot;
 use carob_client::{Driver, DriverStats, EventRecorder, EventSource, Informers, WorkOptions};
 use carob_kit::Clock;
+use carob_sys::disks::{Disks, Machine};
 use tokio_util::sync::CancellationToken;
 
 use contents::Contents;
@@ -67,9 +68,14 @@ pub struct LocalStorage {
 impl LocalStorage {
     /// Opens the directory and starts. Must be called within a tokio runtime.
     pub async fn start(config: Config, parts: Parts) -> Result<Self, LocalStorageError> {
+        Self::start_on(config, parts, Arc::new(Machine)).await
+    }
+
+    /// As [`LocalStorage::start`], on a machine that something may stand in for.
+    pub async fn start_on(config: Config, parts: Parts, disks: Arc<dyn Disks>) -> Result<Self, LocalStorageError> {
         let Parts { client, informers, clock, shutdown } = parts;
         let dir = config.dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Pool::open(&dir)).await;
+        let opened = tokio::task::spawn_blocking(move || Pool::open_on(&dir, disks)).await;
         let opened = opened.map_err(io::Error::other).map_err(PoolError::from).and_then(|opened| opened);
         let pool = opened.map_err(|source| LocalStorageError::Open { dir: config.dir.clone(), source })?;
         let pool = Arc::new(pool);
@@ -118,7 +124,10 @@ fn start_volumes(driver: &mut Driver, informers: &Informers, provisioner: Arc<Pr
     let options = |workers| WorkOptions { workers, ..WorkOptions::default() };
 
     let work = driver.work(Volumes(Arc::clone(&provisioner)), options(WORKERS));
-    let work = work.on(&claims, |change| [Key::Claim(change.key())]).on(&volumes, Key::of_volume);
+    let (pool, node) = (Arc::clone(provisioner.pool()), provisioner.node_name().to_owned());
+    let work = work.on(&claims, move |change| Key::of_claim(&pool, &node, change));
+    let pool = Arc::clone(provisioner.pool());
+    let work = work.on(&volumes, move |change| Key::of_volume(&pool, change));
     let waiting = claims.clone();
     let work = work.on(&classes, move |change| Key::of_class(&waiting, change));
     work.on(&nodes, |_| [Key::Node]).always([Key::Node, Key::Leftovers]).start();

@@ -202,12 +202,11 @@ pub(crate) fn quantity(bytes: i64) -> String {
 /// The object of a volume that is at `path` of the node whose pool has the id `pool`.
 pub(crate) fn object(wish: &Wish, path: &str, pool: &str) -> Value {
     let record = &wish.record;
-    // Only what is to be removed is waited for.
-    let finalizers: &[&str] = if wish.policy == "Delete" { &[PROVISIONER_PROTECTION] } else { &[] };
     json!({
         "apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {
-            "name": record.volume, "finalizers": finalizers, "annotations": {PROVISIONED_BY: PROVISIONER},
+            // Of what is kept it goes once the record says that there was an object: until then its data would be taken for nobody's.
+            "name": record.volume, "finalizers": [PROVISIONER_PROTECTION], "annotations": {PROVISIONED_BY: PROVISIONER},
         },
         "spec": {
             "capacity": {"storage": quantity(record.capacity_bytes)},

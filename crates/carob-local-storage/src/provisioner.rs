@@ -1,6 +1,8 @@
 //! Carries out what [`crate::plan`] says: directories in the pool, objects over the API.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use carob_api::storage::{PROVISIONER_PROTECTION, SELECTED_NODE};
 use carob_client::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
@@ -19,6 +21,9 @@ use crate::plan::{self, ClaimPlan, NODE_LABEL, VolumePlan, Wish, claim_plan, vol
 use crate::pool::{Origin, Pool, PoolError};
 use crate::record::Record;
 
+/// Time until what could not be removed, since it was just being made, is looked at again.
+const LEFTOVERS_AGAIN: Duration = Duration::from_secs(1);
+
 /// What is looked at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Key {
@@ -31,12 +36,30 @@ pub(crate) enum Key {
 }
 
 impl Key {
-    /// The volume, and its claim, which may want it to grow.
-    pub(crate) fn of_volume(change: Change<'_, PersistentVolume>) -> Vec<Self> {
+    /// The claim, and what was made for it here, where it may not need that.
+    pub(crate) fn of_claim(pool: &Pool, node: &str, change: Change<'_, PersistentVolumeClaim>) -> Vec<Self> {
+        let claim = change.latest();
+        let selected = claim.metadata.annotations.as_ref().and_then(|all| all.get(SELECTED_NODE));
+        let is_elsewhere = selected.is_some_and(|selected| selected != node);
+        let may_stay = change.new.is_some() && claim.metadata.deletion_timestamp.is_none() && !is_elsewhere;
+        let mut keys = vec![Self::Claim(change.key())];
+        keys.extend((!may_stay && pool.is_unpublished(&plan::volume_name(claim))).then_some(Self::Leftovers));
+        keys
+    }
+
+    /// The volume, its claim, which may want it to grow, and what was made here under its name though it is on another node.
+    pub(crate) fn of_volume(pool: &Pool, change: Change<'_, PersistentVolume>) -> Vec<Self> {
         if !change.versions().any(|volume| plan::is_ours(volume)) {
             return Vec::new();
         }
-        vec![Self::Volume(change.key())]
+        let is_elsewhere = plan::pool_of(change.latest()) != Some(pool.id());
+        let claim = change.new.and_then(|volume| volume.spec.as_ref()?.claim_ref.as_ref()).map(|held| {
+            ObjectKey::new(held.namespace.as_deref().unwrap_or_default(), held.name.as_deref().unwrap_or_default())
+        });
+        let mut keys = vec![Self::Volume(change.key())];
+        keys.extend(claim.filter(|_| !is_elsewhere).map(Self::Claim));
+        keys.extend((is_elsewhere && pool.is_unpublished(&change.key().name)).then_some(Self::Leftovers));
+        keys
     }
 
     /// The claims that may have waited for a class.
@@ -54,9 +77,27 @@ pub(crate) struct Provisioner {
     classes: Informer<StorageClass>,
     nodes: Informer<Node>,
     pool: Arc<Pool>,
+    /// The volumes whose object is being made now.
+    making: Mutex<HashSet<String>>,
     node_name: String,
     recorder: EventRecorder,
     shutdown: CancellationToken,
+}
+
+/// A volume whose object is being made. Dropping it says that it no longer is.
+struct Making<'a> {
+    all: &'a Mutex<HashSet<String>>,
+    name: String,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        lock(self.all).remove(&self.name);
+    }
+}
+
+fn lock(making: &Mutex<HashSet<String>>) -> MutexGuard<'_, HashSet<String>> {
+    making.lock().expect("no holder of the names panics")
 }
 
 impl Provisioner {
@@ -75,10 +116,19 @@ impl Provisioner {
             classes: informers.of(),
             nodes: informers.of(),
             pool,
+            making: Mutex::default(),
             node_name,
             recorder,
             shutdown,
         }
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    pub(crate) fn node_name(&self) -> &str {
+        &self.node_name
     }
 
     pub(crate) fn claims(&self) -> &Informer<PersistentVolumeClaim> {
@@ -244,6 +294,8 @@ impl Provisioner {
         origin: Option<Origin>,
     ) -> Result<(), ReconcileError> {
         let wish = Arc::new(wish);
+        let making = Making { all: &self.making, name: wish.record.volume.clone() };
+        lock(making.all).insert(making.name.clone());
         let (wanted, is_wanted) = (Arc::clone(&wish), self.is_wanted(claim));
         let make = move |pool: &Pool| pool.make(&wanted, origin.as_ref(), &is_wanted);
         let record = self.in_pool("make the volume", make).await?;
@@ -266,7 +318,13 @@ impl Provisioner {
             }
             Err(error) => return Err(error).during(|| format!("create volume {}", record.volume)),
         }
-        self.in_pool("note that the volume is published", move |pool| pool.publish(&record)).await
+        self.publish(&record.volume).await
+    }
+
+    /// Notes that the volume's object is there.
+    async fn publish(&self, name: &str) -> Result<(), ReconcileError> {
+        let name = name.to_owned();
+        self.in_pool("note that the volume is published", move |pool| pool.publish(&name)).await
     }
 
     async fn remove_from_pool(&self, record: &Record) -> Result<(), ReconcileError> {
@@ -309,6 +367,13 @@ impl Provisioner {
 
     async fn reconcile_volume(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
         let Some(volume) = self.volumes.get_key(key) else { return Ok(()) };
+        // Before anything lets the object go: without it, only its record says that there is data.
+        if plan::is_ours(&volume)
+            && plan::pool_of(&volume) == Some(self.pool.id())
+            && self.pool.is_unpublished(&key.name)
+        {
+            self.publish(&key.name).await?;
+        }
         match volume_plan(&volume, self.pool.id()) {
             VolumePlan::Nothing => Ok(()),
             VolumePlan::Finalizers(finalizers) => self.write_finalizers(&volume, &finalizers).await,
@@ -374,17 +439,32 @@ impl Provisioner {
         patched.unless_gone(|| format!("label node {}", self.node_name)).map(drop)
     }
 
-    /// Removes volumes whose object was never made and never will be, since their claim is gone.
-    async fn reconcile_leftovers(&self) -> Result<(), ReconcileError> {
-        for record in self.in_pool("list the volumes", |pool| pool.unpublished()).await? {
-            if self.is_here(&record.volume).await? {
-                let published = record.clone();
-                self.in_pool("note that the volume is published", move |pool| pool.publish(&published)).await?;
-            } else if self.live_claim(&record.namespace, &record.claim, &record.claim_uid).await?.is_none() {
-                self.remove_from_pool(&record).await?;
+    /// Removes volumes whose object was never made and never will be: their claim is gone, or has its volume on another node.
+    async fn reconcile_leftovers(&self) -> Result<Requeue, ReconcileError> {
+        let mut requeue = Requeue::No;
+        for record in self.in_pool("list the volumes", Pool::unpublished).await? {
+            if lock(&self.making).contains(&record.volume) {
+                requeue = Requeue::After(LEFTOVERS_AGAIN);
+                continue;
+            }
+            let object = self.api_of_volumes().get_opt(&record.volume).await;
+            match object.during(|| format!("get volume {}", record.volume))? {
+                Some(volume) if plan::is_ours(&volume) && plan::pool_of(&volume) == Some(self.pool.id()) => {
+                    self.publish(&record.volume).await?;
+                }
+                // Another node was first.
+                Some(_) => self.remove_from_pool(&record).await?,
+                None => {
+                    let claim = self.live_claim(&record.namespace, &record.claim, &record.claim_uid).await?;
+                    let annotations = claim.as_ref().and_then(|claim| claim.metadata.annotations.as_ref());
+                    let selected = annotations.and_then(|all| all.get(SELECTED_NODE));
+                    if claim.is_none() || selected.is_some_and(|selected| *selected != self.node_name) {
+                        self.remove_from_pool(&record).await?;
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(requeue)
     }
 }
 
@@ -474,7 +554,7 @@ impl Reconcile for Volumes {
             Key::Claim(key) => self.0.reconcile_claim(key, false).await?,
             Key::Volume(key) => self.0.reconcile_volume(key).await?,
             Key::Node => self.0.reconcile_node().await?,
-            Key::Leftovers => self.0.reconcile_leftovers().await?,
+            Key::Leftovers => return self.0.reconcile_leftovers().await,
         }
         Ok(Requeue::No)
     }

@@ -44,6 +44,11 @@ impl PodDirs {
         self.volume_devices(uid).join(volume)
     }
 
+    /// Links to the files that are shown as the Pod's block devices, by the names of the volumes.
+    pub fn volume_device_files(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volumeDevices").join("carob.io~files")
+    }
+
     pub fn sub_paths(&self, uid: &str) -> PathBuf {
         self.pod(uid).join("volume-subpaths")
     }

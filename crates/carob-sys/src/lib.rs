@@ -7,6 +7,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod device_filter;
+pub mod disks;
 pub mod loop_device;
 pub mod memory;
 pub mod mountinfo;

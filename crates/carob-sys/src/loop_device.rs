@@ -123,6 +123,20 @@ pub fn find(file: &File) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
+/// Whether the device shows the file that was at `path` when it was attached, be it there still or not.
+pub fn is_of(device: &Path, path: &Path) -> io::Result<bool> {
+    let Some(name) = device.file_name() else { return Ok(false) };
+    let backing = match fs::read(Path::new("/sys/block").join(name).join("loop/backing_file")) {
+        Ok(backing) => backing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let backing = backing.strip_suffix(b"\n").unwrap_or(&backing);
+    // As d_path() marks what has no name any more.
+    let backing = backing.strip_suffix(b" (deleted)").unwrap_or(backing);
+    Ok(backing == path.as_os_str().as_encoded_bytes())
+}
+
 /// Takes the device away. One that is in use goes when nothing has it open any more.
 pub fn detach(device: &Path) -> io::Result<()> {
     let device = fs::File::open(device)?;
@@ -160,8 +174,12 @@ mod tests {
         let name = device.file_name().expect("it has a name").to_owned();
         let sectors = fs::read_to_string(Path::new("/sys/block").join(name).join("size")).expect("there");
         assert_eq!(sectors.trim(), "4096");
+        assert!(is_of(&device, &path).expect("an answer") && !is_of(&device, dir.path()).expect("an answer"));
+        fs::remove_file(&path).expect("removed");
+        assert!(is_of(&device, &path).expect("an answer"), "it shows what has no name any more");
         detach(&device).expect("detached");
         detach(&device).expect("detached twice");
         assert_eq!(find(file.file()).expect("an answer"), None);
+        assert!(!is_of(&device, &path).expect("an answer"));
     }
 }

@@ -67,11 +67,21 @@ impl Binder {
         }
     }
 
-    /// The claim that changed, and the volumes that it named, names now, or that name it.
-    pub(crate) fn keys_of_claim(change: Change<'_, PersistentVolumeClaim>) -> Vec<BinderKey> {
+    /// The claim that changed, the volumes that it named or names now, and those that name it where it went before it named them.
+    pub(crate) fn keys_of_claim(
+        volumes: &Informer<PersistentVolume>,
+        change: Change<'_, PersistentVolumeClaim>,
+    ) -> Vec<BinderKey> {
+        let key = change.key();
         let named = change.versions().filter_map(|claim| volume_name(claim).map(ObjectKey::cluster));
         let mut keys: Vec<BinderKey> = named.map(BinderKey::Volume).collect();
-        keys.push(BinderKey::Claim(change.key()));
+        let is_gone = |old: &PersistentVolumeClaim| change.new.is_none_or(|new| new.metadata.uid != old.metadata.uid);
+        if change.old.is_some_and(|old| is_unbound(old) && is_gone(old)) {
+            let names_it = |volume: &Arc<PersistentVolume>| claim_ref(volume).map(key_of).as_ref() == Some(&key);
+            let of_claim = volumes.list().into_iter().filter(names_it);
+            keys.extend(of_claim.map(|volume| BinderKey::Volume(ObjectKey::of(&*volume))));
+        }
+        keys.push(BinderKey::Claim(key));
         keys
     }
 

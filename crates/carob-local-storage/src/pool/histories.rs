@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::tests::wish;
+use super::tests::{Breaking, wish};
 use super::*;
 
 const NAMES: [&str; 3] = ["v0", "v1", "v2"];
@@ -52,6 +52,7 @@ struct Known {
 struct World {
     dir: tempfile::TempDir,
     pool: Pool,
+    disks: Arc<Breaking>,
     volumes: BTreeMap<&'static str, Known>,
     snapshots: BTreeMap<&'static str, Known>,
     /// Volumes are told apart by when they were made.
@@ -71,8 +72,9 @@ fn words(pool: &Pool, name: &str, known: &Known) -> String {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let pool = Pool::open(dir.path()).expect("opened");
-        Self { dir, pool, volumes: BTreeMap::new(), snapshots: BTreeMap::new(), made: 0 }
+        let disks = Arc::new(Breaking::default());
+        let pool = Pool::open_on(dir.path(), disks.clone()).expect("opened");
+        Self { dir, pool, disks, volumes: BTreeMap::new(), snapshots: BTreeMap::new(), made: 0 }
     }
 
     /// Writes what tells a volume from all others, as its Pod would.
@@ -87,7 +89,8 @@ impl World {
     }
 
     fn reopen(&mut self) {
-        self.pool = Pool::open(self.dir.path()).expect("the pool opens after any crash");
+        self.disks = Arc::new(Breaking::default());
+        self.pool = Pool::open_on(self.dir.path(), self.disks.clone()).expect("the pool opens after any crash");
     }
 
     fn make(&mut self, name: &'static str, known: Known, origin: Option<&Origin>) -> Result<(), PoolError> {
@@ -131,10 +134,7 @@ impl World {
                 self.volumes.get_mut(NAMES[name]).expect("it was there").bytes = record.capacity_bytes;
                 grown.map(drop)
             }
-            Act::Publish(name) => match self.pool.read(NAMES[name])? {
-                Some(record) => self.pool.publish(&record),
-                None => Ok(()),
-            },
+            Act::Publish(name) => self.pool.publish(NAMES[name]),
             Act::Remove(name) => {
                 let name = NAMES[name];
                 if self.volumes.contains_key(name) {
@@ -203,7 +203,7 @@ proptest! {
         let mut world = World::new();
         for (act, crash_after) in &acts {
             if let Some(steps) = crash_after {
-                world.pool.steps.break_after(*steps);
+                world.disks.break_after(*steps);
             }
             let done = world.run(act);
             if crash_after.is_some() {

@@ -8,20 +8,19 @@ mod copy;
 mod histories;
 mod projects;
 mod snapshots;
-mod steps;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use carob_kit::fs::{Access as FileAccess, Fs, RealFs, make_private, write_atomic};
-use carob_sys::{loop_device, project};
+use carob_sys::disks::{Disks, Machine};
 use fs_err as fs;
 use rustix::fs::FallocateFlags;
 
@@ -30,7 +29,6 @@ use crate::record::{Record, RecordError};
 use copy::Copy;
 use projects::Projects;
 pub(crate) use snapshots::Origin;
-use steps::Steps;
 
 /// Others look for volumes by name only.
 const POOL_MODE: u32 = 0o711;
@@ -94,7 +92,9 @@ pub struct Pool {
     projects: Projects,
     /// How often each volume and snapshot is being copied: until it is not, it is not removed.
     copied: Mutex<HashMap<String, usize>>,
-    steps: Steps,
+    /// The volumes whose object may never have been made. Whoever changes a record holds this.
+    unpublished: Mutex<BTreeSet<String>>,
+    disks: Arc<dyn Disks>,
 }
 
 /// What is being copied. Dropping it says that it no longer is.
@@ -118,17 +118,25 @@ impl Pool {
     /// Makes the directory where there is none, removes what an earlier run left half made or half removed, and puts limits right
     /// that are not what the records say.
     pub fn open(dir: &Path) -> Result<Self, PoolError> {
+        Self::open_on(dir, Arc::new(Machine))
+    }
+
+    /// As [`Pool::open`], on a machine that something may stand in for.
+    pub fn open_on(dir: &Path, disks: Arc<dyn Disks>) -> Result<Self, PoolError> {
         make_private(dir, POOL_MODE)?;
         let id = id(dir)?;
-        let enforced = project::is_enforced(fs::File::open(dir)?.as_fd())?;
-        let (projects, copied) = (Projects::new(enforced), Mutex::default());
-        let pool = Self { dir: dir.to_owned(), id, projects, copied, steps: Steps::default() };
+        let enforced = disks.is_enforced(fs::File::open(dir)?.as_fd())?;
+        let (projects, copied) = (Projects::new(enforced, Arc::clone(&disks)), Mutex::default());
+        let pool = Self { dir: dir.to_owned(), id, projects, copied, unpublished: Mutex::default(), disks };
         for name in RealFs.list(dir)? {
             let Some(name) = name.to_str() else { continue };
             if name.starts_with(MAKING) || name.starts_with(REMOVING) {
                 pool.discard(name)?;
             } else if let Some(record) = pool.read(name)? {
                 pool.projects.keep(&pool.dir.join(name).join(DATA), record.project, record.capacity_bytes)?;
+                if !record.published {
+                    pool.unpublished_names().insert(name.to_owned());
+                }
             }
         }
         Ok(pool)
@@ -141,6 +149,10 @@ impl Pool {
 
     fn copied(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.copied.lock().expect("no holder of the counts panics")
+    }
+
+    fn unpublished_names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unpublished.lock().expect("no holder of the records panics")
     }
 
     /// Keeps a volume or snapshot from being removed while it is copied.
@@ -195,13 +207,19 @@ impl Pool {
         record.project = if record.block { 0 } else { self.projects.take(&fs::File::open(&self.dir)?)? };
         let made = self.draft(&record.volume, |draft| {
             self.fill(draft, &record, wish.access, origin, wanted)?;
-            self.steps.next()?;
+            self.disks.between()?;
             write_record(draft, &record)
         });
-        if made.is_err() {
-            self.projects.give_back(record.project);
+        match made {
+            Ok(()) => {
+                self.unpublished_names().insert(record.volume.clone());
+                Ok(record)
+            }
+            Err(error) => {
+                self.projects.give_back(record.project);
+                Err(error)
+            }
         }
-        made.map(|()| record)
     }
 
     fn check_size(&self, wanted: i64) -> Result<(), PoolError> {
@@ -220,10 +238,10 @@ impl Pool {
         self.discard(&draft_name)?;
         let draft = self.dir.join(&draft_name);
         make_private(&draft, VOLUME_MODE)?;
-        let filled = self.steps.next().map_err(PoolError::from).and_then(|()| fill(&draft));
+        let filled = self.disks.between().map_err(PoolError::from).and_then(|()| fill(&draft));
         if let Err(error) = filled {
             // Why it failed is what matters; what cannot be removed now is at the next start.
-            if self.steps.next().is_ok() {
+            if self.disks.between().is_ok() {
                 self.discard(&draft_name).unwrap_or_else(|rest| {
                     tracing::warn!(error = %carob_kit::chain(&rest), "what is left of {name} stays until the next start");
                 });
@@ -231,9 +249,9 @@ impl Pool {
             return Err(error);
         }
         RealFs.sync_dir(&draft)?;
-        self.steps.next()?;
+        self.disks.between()?;
         fs::rename(&draft, self.dir.join(name))?;
-        self.steps.next()?;
+        self.disks.between()?;
         Ok(RealFs.sync_dir(&self.dir)?)
     }
 
@@ -255,9 +273,9 @@ impl Pool {
         }
         let data = draft.join(DATA);
         fs::create_dir(&data)?;
-        self.steps.next()?;
+        self.disks.between()?;
         self.projects.begin(&data, record.project, record.capacity_bytes)?;
-        self.steps.next()?;
+        self.disks.between()?;
         if let Some(origin) = origin {
             // Owner and mode are the origin's too.
             return self.copy(origin, record, draft, wanted);
@@ -267,17 +285,23 @@ impl Pool {
         Ok(fs::set_permissions(&data, std::fs::Permissions::from_mode(access.mode))?)
     }
 
-    /// Notes that the volume's object is there.
-    pub(crate) fn publish(&self, record: &Record) -> Result<(), PoolError> {
-        let mut published = record.clone();
-        published.published = true;
-        write_record(&self.place(&record.volume)?, &published)
+    /// Notes that the volume's object is there. A volume that is gone meanwhile stays gone.
+    pub(crate) fn publish(&self, name: &str) -> Result<(), PoolError> {
+        let place = self.place(name)?;
+        let mut unpublished = self.unpublished_names();
+        // As it is now: it may have grown since it was made.
+        if let Some(mut record) = self.read(name)?.filter(|record| !record.published) {
+            record.published = true;
+            write_record(&place, &record)?;
+        }
+        unpublished.remove(name);
+        Ok(())
     }
 
     /// Gives a volume more room. Answers what it has now.
     pub(crate) fn grow(&self, name: &str, bytes: i64) -> Result<i64, PoolError> {
         let place = self.place(name)?;
-        let Some(mut record) = self.read(name)? else { return Err(PoolError::NoRecord { path: place }) };
+        let Some(record) = self.read(name)? else { return Err(PoolError::NoRecord { path: place }) };
         if bytes <= record.capacity_bytes {
             return Ok(record.capacity_bytes);
         }
@@ -285,13 +309,16 @@ impl Pool {
         if record.block {
             let disk = place.join(DISK);
             reserve(&disk, bytes)?;
-            if let Some(device) = loop_device::find(&fs::File::open(&disk)?.into_parts().0)? {
-                loop_device::refresh_size(&device)?;
+            if let Some(device) = self.disks.find(fs::File::open(&disk)?.file())? {
+                self.disks.refresh_size(&device)?;
             }
         } else {
             self.projects.limit(&place.join(DATA), record.project, bytes)?;
         }
-        self.steps.next()?;
+        self.disks.between()?;
+        let _turn = self.unpublished_names();
+        // As it is now: its object may have been made meanwhile.
+        let Some(mut record) = self.read(name)? else { return Err(PoolError::NoRecord { path: place }) };
         record.capacity_bytes = bytes;
         write_record(&place, &record)?;
         Ok(bytes)
@@ -306,7 +333,9 @@ impl Pool {
         if record.claim_uid != claim_uid {
             return Err(PoolError::NotOurs { path: place, uid: claim_uid.to_owned() });
         }
-        self.take_away(name)
+        self.take_away(name)?;
+        self.unpublished_names().remove(name);
+        Ok(())
     }
 
     /// Removes a directory of the pool, unless it is being copied.
@@ -319,14 +348,32 @@ impl Pool {
         }
         fs::rename(self.dir.join(name), self.dir.join(&rest))?;
         drop(copied);
-        self.steps.next()?;
+        self.disks.between()?;
         self.discard(&rest)
+    }
+
+    /// Takes away the device that shows a file which is about to go: once it is gone nobody finds the device by it. One that is open
+    /// goes when it no longer is.
+    fn hide(&self, disk: &Path) -> Result<(), PoolError> {
+        let file = match fs::File::open(disk) {
+            Ok(file) => file,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(device) = self.disks.find(file.file())? {
+            self.disks.detach(&device)?;
+            self.disks.between()?;
+        }
+        Ok(())
     }
 
     /// Removes what is half made or half removed. Nothing there is fine.
     fn discard(&self, rest: &str) -> Result<(), PoolError> {
         let project = self.projects.lift(&self.dir.join(rest).join(DATA))?;
-        self.steps.next()?;
+        self.disks.between()?;
+        self.hide(&self.dir.join(rest).join(DISK))?;
         tree::remove(fs::File::open(&self.dir)?.as_fd(), rest)?;
         if let Some(project) = project {
             self.projects.give_back(project);
@@ -336,12 +383,14 @@ impl Pool {
 
     /// The volumes whose object may never have been made.
     pub(crate) fn unpublished(&self) -> Result<Vec<Record>, PoolError> {
-        let mut found = Vec::new();
-        for name in RealFs.list(&self.dir)? {
-            let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
-            found.extend(self.read(name)?.filter(|record| !record.published));
-        }
-        Ok(found)
+        let names: Vec<String> = self.unpublished_names().iter().cloned().collect();
+        let records = names.iter().map(|name| self.read(name));
+        records.filter_map(Result::transpose).collect()
+    }
+
+    /// Whether the object of a volume that is here may never have been made.
+    pub(crate) fn is_unpublished(&self, name: &str) -> bool {
+        self.unpublished_names().contains(name)
     }
 }
 

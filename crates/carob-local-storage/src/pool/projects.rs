@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use carob_sys::project;
+use carob_sys::disks::Disks;
 use fs_err as fs;
 
 use super::PoolError;
@@ -20,6 +20,7 @@ pub(super) struct Projects {
     /// Whether the file system keeps to limits of projects.
     pub(super) enforced: bool,
     taken: Mutex<HashSet<u32>>,
+    disks: Arc<dyn Disks>,
 }
 
 /// The first id that no volume has, and that nothing on the file system has either: what was moved out of the pool by hand
@@ -39,8 +40,8 @@ fn limit_of(bytes: i64) -> u64 {
 }
 
 impl Projects {
-    pub(super) fn new(enforced: bool) -> Self {
-        Self { enforced, taken: Mutex::default() }
+    pub(super) fn new(enforced: bool, disks: Arc<dyn Disks>) -> Self {
+        Self { enforced, taken: Mutex::default(), disks }
     }
 
     fn taken(&self) -> MutexGuard<'_, HashSet<u32>> {
@@ -53,7 +54,7 @@ impl Projects {
             return Ok(0);
         }
         let mut taken = self.taken();
-        let id = free_id(&taken, |id| Ok(project::usage(pool.as_fd(), id)?.inodes > 0))?;
+        let id = free_id(&taken, |id| Ok(self.disks.usage(pool.as_fd(), id)?.inodes > 0))?;
         taken.insert(id);
         Ok(id)
     }
@@ -70,8 +71,9 @@ impl Projects {
         }
         let dir = fs::File::open(data)?;
         let set = || {
-            project::assign(dir.as_fd(), id)?;
-            project::limit(dir.as_fd(), id, limit_of(bytes))
+            self.disks.assign(dir.as_fd(), id)?;
+            self.disks.between()?;
+            self.disks.limit(dir.as_fd(), id, limit_of(bytes))
         };
         set().map_err(|source| PoolError::Limit { bytes, source })
     }
@@ -82,7 +84,7 @@ impl Projects {
             return Ok(());
         }
         let dir = fs::File::open(data)?;
-        project::limit(dir.as_fd(), id, limit_of(bytes)).map_err(|source| PoolError::Limit { bytes, source })
+        self.disks.limit(dir.as_fd(), id, limit_of(bytes)).map_err(|source| PoolError::Limit { bytes, source })
     }
 
     /// Takes note of a volume that was there before, and puts its limit right where it is another one.
@@ -98,11 +100,11 @@ impl Projects {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let held = project::usage(dir.as_fd(), id).map_err(|source| PoolError::Limit { bytes, source })?;
+        let held = self.disks.usage(dir.as_fd(), id).map_err(|source| PoolError::Limit { bytes, source })?;
         if held.limit_bytes == limit_of(bytes) {
             return Ok(());
         }
-        project::limit(dir.as_fd(), id, limit_of(bytes)).map_err(|source| PoolError::Limit { bytes, source })
+        self.disks.limit(dir.as_fd(), id, limit_of(bytes)).map_err(|source| PoolError::Limit { bytes, source })
     }
 
     /// Lifts the limit of the project that a directory of the pool counts for, before it is removed: what a crash leaves of
@@ -115,12 +117,12 @@ impl Projects {
             }
             Err(error) => return Err(error.into()),
         };
-        let id = project::of(dir.as_fd())?;
+        let id = self.disks.project_of(dir.as_fd())?;
         if !IDS.contains(&id) {
             return Ok(None);
         }
         if self.enforced {
-            project::limit(dir.as_fd(), id, 0).map_err(|source| PoolError::Limit { bytes: 0, source })?;
+            self.disks.limit(dir.as_fd(), id, 0).map_err(|source| PoolError::Limit { bytes: 0, source })?;
         }
         Ok(Some(id))
     }

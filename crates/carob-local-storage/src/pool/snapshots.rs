@@ -5,7 +5,6 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use carob_kit::fs::{Access as FileAccess, Fs, RealFs, write_atomic};
-use carob_sys::loop_device;
 use fs_err as fs;
 
 use super::{Copy, DATA, DISK, Pool, PoolError};
@@ -94,7 +93,7 @@ impl Pool {
             if let Some(disk) = disk {
                 disk.sync_data()?;
             }
-            self.steps.next()?;
+            self.disks.between()?;
             let path = draft.join(SNAPSHOT_FILE);
             let bytes = record.bytes().map_err(|source| PoolError::Record { path: path.clone(), source })?;
             Ok(write_atomic(&RealFs, &path, &bytes)?)
@@ -104,7 +103,7 @@ impl Pool {
 
     /// The device that shows a volume's file.
     fn device_of(&self, record: &Record) -> Result<Option<std::path::PathBuf>, PoolError> {
-        Ok(loop_device::find(fs::File::open(self.content(record))?.file())?)
+        Ok(self.disks.find(fs::File::open(self.content(record))?.file())?)
     }
 
     /// Removes a snapshot. Nothing there is fine.
@@ -156,7 +155,7 @@ impl Pool {
         if source.capacity_bytes > room {
             return Err(PoolError::Smaller { name, has: source.capacity_bytes, wanted: room });
         }
-        self.steps.next()?;
+        self.disks.between()?;
         let mut copy = Copy::new(wanted);
         let content = self.dir.join(&name);
         let mut copied = || -> io::Result<bool> {

@@ -1,8 +1,33 @@
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::snapshots::Taken;
 use super::*;
 use crate::origin::Begins;
+
+/// This machine, with the pool's work broken off after some steps, as a crash would.
+#[derive(Debug, Default)]
+pub(super) struct Breaking {
+    /// Steps until the work is broken off; 0 for never.
+    left: AtomicU64,
+}
+
+impl Breaking {
+    pub(super) fn break_after(&self, steps: u64) {
+        self.left.store(steps.saturating_add(1), Ordering::SeqCst);
+    }
+}
+
+impl Disks for Breaking {
+    fn between(&self) -> io::Result<()> {
+        // Once crashed, nothing more is done: 1 is the last value before none.
+        let next = |left: u64| if left > 1 { Some(left - 1) } else { None };
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
+            Err(1) => Err(io::Error::other("a test broke this off")),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
 
 pub(super) fn wish(name: &str, uid: &str, block: bool) -> Wish {
     let mut record = Record::new(name, "ns", "c", uid);
@@ -37,8 +62,12 @@ fn a_volume_is_made_once_and_removed_for_its_own_claim_only() {
     assert!(matches!(make(&pool, "v", "u2", false), Err(PoolError::NotOurs { .. })));
     assert!(matches!(pool.remove("v", "u2"), Err(PoolError::NotOurs { .. })));
     assert_eq!(pool.unpublished().expect("listed"), std::slice::from_ref(&record));
-    pool.publish(&record).expect("written");
+    assert!(pool.is_unpublished("v"));
+    assert_eq!(pool.grow("v", 8192).expect("grown"), 8192);
+    pool.publish("v").expect("written");
     assert_eq!(pool.unpublished().expect("listed"), []);
+    let held = pool.read("v").expect("read").expect("there");
+    assert_eq!((held.published, held.capacity_bytes), (true, 8192), "what has changed since it was made stays");
     pool.remove("v", "u1").expect("removed");
     pool.remove("v", "u1").expect("removed twice");
     assert!(!dir.path().join("v").exists());

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use carob_api::quantity::Quantity;
 use carob_kit::{Clock, chain};
+use carob_sys::disks::{Disks, Machine};
 use fs_err as fs;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
@@ -171,7 +172,7 @@ type Known = BTreeMap<(String, String), Ready>;
 impl Volumes {
     pub fn new(parts: VolumesParts) -> Self {
         let VolumesParts { files, dirs, objects, events, clock, csi, node_name } = parts;
-        let devices = Arc::new(Devices::new(dirs.clone()));
+        let devices = Arc::new(Devices::new(dirs.clone(), Arc::new(Machine)));
         let certificates = PodCertificates::new(
             files.clone(),
             dirs.clone(),
@@ -186,6 +187,12 @@ impl Volumes {
 
     pub(crate) fn certificates(&self) -> &PodCertificates {
         &self.certificates
+    }
+
+    /// Block devices are had from `disks`.
+    #[must_use]
+    pub fn on(self, disks: Arc<dyn Disks>) -> Self {
+        Self { devices: Arc::new(Devices::new(self.dirs.clone(), disks)), ..self }
     }
 
     /// The volumes of drivers.

@@ -16,9 +16,8 @@ const HISTORIES: &str = "CAROB_SOAK_HISTORIES";
 /// Histories are run for so many seconds, however many that are.
 const SECONDS: &str = "CAROB_SOAK_SECONDS";
 
-/// What `cargo test` runs: the same ones each time, within a second or two.
+/// What `cargo test` runs: the same ones each time.
 const USUAL_SEED: u64 = 1;
-pub(crate) const USUAL_HISTORIES: u64 = 256;
 
 /// A stream of random numbers (xorshift64*).
 pub(crate) struct Dice(u64);
@@ -42,6 +41,8 @@ pub(crate) struct Shape {
     pub(crate) kinds: u64,
     /// The steps of the longest.
     pub(crate) longest: u64,
+    /// How many are run where the environment says nothing.
+    pub(crate) usual: u64,
 }
 
 /// Runs histories as the environment says, the usual ones where it says nothing. Returns how many it ran.
@@ -50,7 +51,7 @@ pub(crate) fn histories(shape: &Shape, run: impl Fn(&[Step]) -> Result<(), TestC
     let clock = SystemClock::new();
     let seed = number(SEED).unwrap_or(USUAL_SEED);
     let seconds = number(SECONDS).map(Duration::from_secs);
-    let count = number(HISTORIES).unwrap_or(if seconds.is_some() { u64::MAX } else { USUAL_HISTORIES });
+    let count = number(HISTORIES).unwrap_or(if seconds.is_some() { u64::MAX } else { shape.usual });
     let mut done = 0;
     while done < count && seconds.is_none_or(|seconds| clock.monotonic() < seconds) {
         let seed = seed.wrapping_add(done);

@@ -262,6 +262,14 @@ fn create(snapshot: &VolumeSnapshot, around: &Surroundings) -> Step {
     }))
 }
 
+/// Whether a content of ours that is being deleted has not been told that its snapshot goes.
+pub(super) fn waits_for_snapshot(content: &VolumeSnapshotContent) -> bool {
+    content.spec.driver == LOCAL_PROVISIONER
+        && content.metadata.deletion_timestamp.is_some()
+        && content.spec.volume_snapshot_ref.uid.as_ref().is_some_and(|uid| !uid.is_empty())
+        && annotation(&content.metadata, BEING_DELETED).is_none()
+}
+
 /// The status of a snapshot that cannot be had; `None` where it says so, or where another controller has said why.
 pub(super) fn failure(snapshot: &VolumeSnapshot, why: &str, now: Timestamp) -> Option<SnapshotStatus> {
     let held = snapshot.status.clone().unwrap_or_default();
@@ -281,8 +289,9 @@ pub(super) fn freed_claim(
     volume: Option<&PersistentVolume>,
     snapshots: &[Arc<VolumeSnapshot>],
 ) -> Option<Vec<String>> {
-    // The finalizer is the same for all drivers: of what is not local, upstream's controller takes it off.
-    if !volume.is_some_and(is_local) {
+    // The finalizer is the same for all drivers: of what is not local, upstream's controller takes it off. Of a volume that is gone
+    // nobody can take a snapshot.
+    if volume.is_some_and(|volume| !is_local(volume)) {
         return None;
     }
     let waits = |snapshot: &&Arc<VolumeSnapshot>| {

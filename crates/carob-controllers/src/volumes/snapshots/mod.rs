@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::volume_name;
 use crate::context::Context;
 use crate::volumes::writes;
-use decide::{DRIVER, Step, Surroundings, content_name, failure, freed_claim, snapshot_step};
+use decide::{DRIVER, Step, Surroundings, content_name, failure, freed_claim, snapshot_step, waits_for_snapshot};
 
 /// The class of snapshots that is there from the start.
 const CLASS: &str = "local";
@@ -34,6 +34,8 @@ pub(crate) enum SnapshotKey {
     Snapshot(ObjectKey),
     /// A claim that may be free of the snapshots that were taken of it.
     Claim(ObjectKey),
+    /// A content that is being deleted, and whose snapshot may be gone.
+    Content(ObjectKey),
     /// The class that is there from the start.
     Class,
 }
@@ -73,12 +75,14 @@ impl Snapshots {
         &self.classes
     }
 
-    /// The snapshot, and the claim that it is of.
+    /// The snapshot, the claim that it is of, and its content, which may have waited for it.
     pub(crate) fn of_snapshot(change: Change<'_, VolumeSnapshot>) -> Vec<SnapshotKey> {
         let key = change.key();
         let claim = change.latest().spec.source.persistent_volume_claim_name.as_ref();
         let claim = claim.map(|claim| SnapshotKey::Claim(ObjectKey::new(&*key.namespace, claim)));
-        claim.into_iter().chain([SnapshotKey::Snapshot(key)]).collect()
+        let is_gone = change.new.is_none();
+        let content = is_gone.then(|| SnapshotKey::Content(ObjectKey::cluster(content_name(change.latest()))));
+        claim.into_iter().chain(content).chain([SnapshotKey::Snapshot(key)]).collect()
     }
 
     /// The snapshot that a content says it is of, and those that name it.
@@ -94,7 +98,9 @@ impl Snapshots {
         let key = change.key();
         let names = |snapshot: &Arc<VolumeSnapshot>| *content_name(snapshot) == *key.name;
         let naming = snapshots.list().into_iter().filter(names).map(|snapshot| ObjectKey::of(&*snapshot));
-        of.into_iter().chain(naming).map(SnapshotKey::Snapshot).collect()
+        let going = change.new.is_some_and(|content| content.metadata.deletion_timestamp.is_some());
+        let content = going.then(|| SnapshotKey::Content(key.clone()));
+        of.into_iter().chain(naming).map(SnapshotKey::Snapshot).chain(content).collect()
     }
 
     /// The snapshots that wait for a claim, or for its volume to be made of them.
@@ -131,7 +137,27 @@ impl Snapshots {
         volume_name(claim).and_then(|name| self.volumes.get(None, name))
     }
 
-    fn around(&self, snapshot: &VolumeSnapshot, namespace: &str) -> Surroundings {
+    /// The content of a snapshot. For one that goes the API is asked, where the informer knows none: what was just made for it would
+    /// stay for ever.
+    async fn content_of(
+        &self,
+        snapshot: &VolumeSnapshot,
+    ) -> Result<Option<Arc<VolumeSnapshotContent>>, ReconcileError> {
+        let name = content_name(snapshot);
+        let held = self.contents.get(None, &name);
+        if held.is_some() || snapshot.metadata.deletion_timestamp.is_none() {
+            return Ok(held);
+        }
+        let found = self.context.cluster_api::<VolumeSnapshotContent>().get_opt(&name).await;
+        Ok(found.during(|| format!("get snapshot content {name}"))?.map(Arc::new))
+    }
+
+    fn around(
+        &self,
+        snapshot: &VolumeSnapshot,
+        namespace: &str,
+        content: Option<Arc<VolumeSnapshotContent>>,
+    ) -> Surroundings {
         let name = snapshot.metadata.name.as_deref();
         let claim = snapshot.spec.source.persistent_volume_claim_name.as_deref();
         let claim = claim.and_then(|claim| self.claims.get(Some(namespace), claim));
@@ -140,7 +166,7 @@ impl Snapshots {
             phase != Some("Bound") && restores(claim) == name
         });
         Surroundings {
-            content: self.contents.get(None, &content_name(snapshot)),
+            content,
             volume: claim.as_deref().and_then(|claim| self.volume_of(claim)),
             claim,
             classes: self.classes.list(),
@@ -150,7 +176,8 @@ impl Snapshots {
 
     async fn reconcile_snapshot(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
         let Some(snapshot) = self.snapshots.get_key(key) else { return Ok(()) };
-        match snapshot_step(&snapshot, &self.around(&snapshot, &key.namespace)) {
+        let content = self.content_of(&snapshot).await?;
+        match snapshot_step(&snapshot, &self.around(&snapshot, &key.namespace, content)) {
             Step::Nothing => Ok(()),
             Step::Wait(reason, message) => {
                 self.recorder.record(reference(&*snapshot), EventKind::Warning, reason, message);
@@ -182,11 +209,7 @@ impl Snapshots {
             Step::Create(content) => self.create(&snapshot, content).await,
             Step::Bind(content) => self.bind(&snapshot, &content).await,
             Step::Status(status) => self.write_status(&snapshot, key, &status).await,
-            Step::TellContent(content) => {
-                let mut metadata = writes::at(&content.metadata);
-                metadata["annotations"] = json!({BEING_DELETED: "yes"});
-                self.patch_content(&content, json!({"metadata": metadata})).await
-            }
+            Step::TellContent(content) => self.tell_content(&content).await,
             Step::DeleteContent(content) => {
                 let name = content.metadata.name.as_deref().unwrap_or_default();
                 let preconditions = Some(Preconditions { uid: content.metadata.uid.clone(), resource_version: None });
@@ -228,6 +251,30 @@ impl Snapshots {
         self.patch_content(content, json!({"metadata": metadata, "spec": spec})).await
     }
 
+    /// Tells a content that its snapshot goes.
+    async fn tell_content(&self, content: &VolumeSnapshotContent) -> Result<(), ReconcileError> {
+        let mut metadata = writes::at(&content.metadata);
+        metadata["annotations"] = json!({BEING_DELETED: "yes"});
+        self.patch_content(content, json!({"metadata": metadata})).await
+    }
+
+    /// Frees a content that the user deletes and whose snapshot went without a word: nobody else tells it any more. One that nobody
+    /// deletes is left alone, since it may have been brought from another cluster.
+    async fn reconcile_content(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
+        let Some(content) = self.contents.get_key(key).filter(|content| waits_for_snapshot(content)) else {
+            return Ok(());
+        };
+        let held = &content.spec.volume_snapshot_ref;
+        let (namespace, name) =
+            (held.namespace.as_deref().unwrap_or_default(), held.name.as_deref().unwrap_or_default());
+        let found = self.context.api::<VolumeSnapshot>(namespace).get_opt(name).await;
+        let found = found.during(|| format!("get snapshot {namespace}/{name}"))?;
+        if found.is_some_and(|snapshot| snapshot.metadata.uid == held.uid) {
+            return Ok(());
+        }
+        self.tell_content(&content).await
+    }
+
     async fn patch_content(&self, content: &VolumeSnapshotContent, patch: Value) -> Result<(), ReconcileError> {
         let name = content.metadata.name.as_deref().unwrap_or_default();
         let api = self.context.cluster_api::<VolumeSnapshotContent>();
@@ -263,7 +310,18 @@ impl Snapshots {
 
     async fn reconcile_claim(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
         let Some(claim) = self.claims.get_key(key) else { return Ok(()) };
-        let volume = self.volume_of(&claim);
+        let is_kept = |name: &String| name == CLAIM_PROTECTION;
+        if !claim.metadata.finalizers.iter().flatten().any(is_kept) {
+            return Ok(());
+        }
+        let volume = match (self.volume_of(&claim), volume_name(&claim)) {
+            // Whether it is gone, or too new for the informer.
+            (None, Some(name)) => {
+                let found = self.context.cluster_api::<PersistentVolume>().get_opt(name).await;
+                found.during(|| format!("get volume {name}"))?.map(Arc::new)
+            }
+            (held, _) => held,
+        };
         match freed_claim(&claim, volume.as_deref(), &self.snapshots.list_in(&key.namespace)) {
             Some(finalizers) => self.write_claim(&claim, &finalizers).await,
             None => Ok(()),
@@ -312,6 +370,7 @@ impl Reconcile for Snapshots {
         match &key {
             SnapshotKey::Snapshot(key) => self.reconcile_snapshot(key).await?,
             SnapshotKey::Claim(key) => self.reconcile_claim(key).await?,
+            SnapshotKey::Content(key) => self.reconcile_content(key).await?,
             SnapshotKey::Class => self.make_class().await?,
         }
         Ok(Requeue::No)
@@ -321,6 +380,7 @@ impl Reconcile for Snapshots {
         match key {
             SnapshotKey::Snapshot(key) => self.snapshots.subject(key),
             SnapshotKey::Claim(key) => self.claims.subject(key),
+            SnapshotKey::Content(key) => self.contents.subject(key),
             SnapshotKey::Class => None,
         }
     }

@@ -80,6 +80,7 @@ fn what_is_of_another_driver_is_left_alone() {
     assert_eq!(freed_claim(&claim, others.volume.as_deref(), &[]), None);
     assert_eq!(freed_claim(&claim, around().volume.as_deref(), &[]), Some(Vec::new()));
     assert_eq!(freed_claim(&claim, around().volume.as_deref(), &[snapshot(json!({}))]), None);
+    assert_eq!(freed_claim(&claim, None, &[]), Some(Vec::new()), "its volume is gone: nothing is taken of it any more");
 }
 
 #[test]
@@ -133,6 +134,22 @@ fn a_content_and_its_snapshot_point_at_each_other() {
         "source": {"volumeHandle": null, "snapshotHandle": "pool/x"}, "volumeSnapshotRef": {"uid": null}}});
     assert!(matches!(step(&named, mine), Step::Bind(_)));
     assert!(matches!(step(&named, json!({})), Step::Fail("SnapshotContentMismatch", _)));
+}
+
+#[test]
+fn a_content_that_the_user_deletes_waits_for_a_word_of_its_snapshot() {
+    let going = |mut change: Value| {
+        change["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        waits_for_snapshot(&content(change))
+    };
+    assert!(going(json!({})) && !waits_for_snapshot(&content(json!({}))));
+    for other in [
+        json!({"metadata": {"annotations": {BEING_DELETED: "yes"}}}),
+        json!({"spec": {"driver": "other"}}),
+        json!({"spec": {"volumeSnapshotRef": {"uid": null}}}),
+    ] {
+        assert!(!going(other.clone()), "{other}");
+    }
 }
 
 #[test]
