@@ -184,6 +184,7 @@ fn an_agent_that_is_killed_leaves_its_pods_and_a_node_that_is_deleted_leaves_not
     assert!(!agent.host.dir().join("data").exists());
     assert_eq!(agent.host.mounts()?, mounts, "no mount is left");
     assert_eq!(agent.host.links()?, links, "no interface is left");
+    assert!(agent.host.cgroups()?.is_empty(), "no group is left: {:?}", agent.host.cgroups()?);
     Ok(())
 }
 

@@ -121,7 +121,7 @@ impl Runtime {
         self.programs.finish().await.map_err(RuntimeError::Programs)
     }
 
-    /// Takes the network and the run directory's mount off the machine, unless a sandbox is left that needs them.
+    /// Takes the network, the run directory's mount and the groups of Pods off the machine, unless a sandbox is left that needs them.
     /// The runtime is of no use afterwards.
     pub async fn leave(&self) -> Result<bool, RuntimeError> {
         let ended = |sandbox: &Arc<Sandbox>| matches!(sandbox.record().phase, SandboxPhase::Stopped { .. });
@@ -133,9 +133,16 @@ impl Runtime {
         crate::files::release_run_dir(&self.config.run_dir)?;
         // The shims have ended with their sandboxes; one that has not yet keeps the group until the next server stops.
         match self.cgroup(&self.shims_cgroup()).remove() {
-            Err(error) if !error.is_busy() => Err(error.into()),
-            Ok(()) | Err(_) => Ok(true),
+            Err(error) if !error.is_busy() => return Err(error.into()),
+            Ok(()) | Err(_) => {}
         }
+        // Another instance or a kubelet may have its Pods below the same groups.
+        let pods = self.config.cgroup_root.join("kubepods");
+        let groups = [pods.join("burstable"), pods.join("besteffort"), pods, self.config.cgroup_root.clone()];
+        for group in groups.iter().filter(|group| group.file_name().is_some()) {
+            self.cgroup(group).remove_if_empty()?;
+        }
+        Ok(true)
     }
 
     /// What this machine is, as far as containers see it.

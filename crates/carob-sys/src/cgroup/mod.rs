@@ -311,6 +311,15 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         self.layout.directories(&self.group).iter().try_for_each(|directory| remove_tree(directory))
     }
+
+    /// Removes the group unless it has processes or groups below it. Nothing happens when it does not exist.
+    pub fn remove_if_empty(&self) -> Result<()> {
+        self.layout.directories(&self.group).iter().try_for_each(|directory| match remove_directory(directory) {
+            // The kernel's answer for a group below as well as for a process.
+            Err(error) if error.is_busy() => Ok(()),
+            removed => removed,
+        })
+    }
 }
 
 /// Controllers have to be on above the group before it is of use.
@@ -423,6 +432,10 @@ fn remove_tree(directory: &Path) -> Result<()> {
     for child in subdirectories(directory)? {
         remove_tree(&directory.join(child))?;
     }
+    remove_directory(directory)
+}
+
+fn remove_directory(directory: &Path) -> Result<()> {
     match fs_err::remove_dir(directory) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

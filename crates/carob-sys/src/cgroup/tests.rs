@@ -144,4 +144,18 @@ fn a_group_that_does_not_exist_is_empty_and_removed() {
     assert_eq!(group.pids().expect("nothing to read"), Vec::<i32>::new());
     group.kill().expect("nothing to kill");
     group.remove().expect("nothing to remove");
+    group.remove_if_empty().expect("nothing to remove");
+}
+
+#[test]
+fn a_group_with_others_below_it_is_not_empty() {
+    let layout = Layout::detect().expect("this machine has cgroups");
+    let group = Cgroup::new(&layout, format!("/carob-sys-outer-{}", std::process::id()));
+    let inner = Cgroup::new(&layout, group.path().join("inner"));
+    inner.create().expect("made");
+    group.remove_if_empty().expect("left alone");
+    assert!(inner.exists());
+    inner.remove_if_empty().expect("removed");
+    group.remove_if_empty().expect("removed");
+    assert!(!group.exists());
 }
