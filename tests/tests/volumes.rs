@@ -112,6 +112,35 @@ fn a_claim_in_use_stays_and_what_is_retained_is_not_touched() -> Result<()> {
 }
 
 #[test]
+fn a_retained_volume_is_given_to_another_claim_and_goes_with_it() -> Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.import(&["busybox"])?;
+    let policy = |name: &str, policy: &str| {
+        let patch = json!({"spec": {"persistentVolumeReclaimPolicy": policy}}).to_string();
+        cluster.kubectl(&["patch", "pv", name, "-p", &patch])
+    };
+    create(&cluster, "first", &claim("first"))?;
+    create(&cluster, "writer", &user("writer", "first", "echo precious >/data/file"))?;
+    cluster.wait("condition=Ready", "pod/writer")?;
+    let volume = volume_of(&cluster, "first")?;
+    policy(&volume, "Retain")?;
+    cluster.kubectl(&["delete", "pod/writer", "pvc/first"])?;
+    cluster.wait("jsonpath={.status.phase}=Released", &format!("pv/{volume}"))?;
+    // As the documentation of upstream has it: without a claim it can be had again.
+    let unclaimed = r#"[{"op": "remove", "path": "/spec/claimRef"}]"#;
+    cluster.kubectl(&["patch", "pv", &volume, "--type=json", "-p", unclaimed])?;
+    let mut second = claim("second");
+    second["spec"]["volumeName"] = json!(volume);
+    create(&cluster, "second", &second)?;
+    create(&cluster, "reader", &user("reader", "second", "grep precious /data/file"))?;
+    cluster.wait("condition=Ready", "pod/reader")?;
+    policy(&volume, "Delete")?;
+    cluster.kubectl(&["delete", "pod/reader", "pvc/second"])?;
+    cluster.kubectl(&["wait", "--for=delete", &format!("pv/{volume}"), "--timeout=60s"])?;
+    gone("the volume's directory", &data_of(&cluster, &volume))
+}
+
+#[test]
 fn a_volume_made_by_hand_is_bound_and_lost_directories_are_told() -> Result<()> {
     let cluster = Cluster::start()?;
     cluster.import(&["busybox"])?;

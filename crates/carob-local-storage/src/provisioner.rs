@@ -328,8 +328,8 @@ impl Provisioner {
     }
 
     async fn remove_from_pool(&self, record: &Record) -> Result<(), ReconcileError> {
-        let (name, uid) = (record.volume.clone(), record.claim_uid.clone());
-        self.in_pool("remove the volume", move |pool| pool.remove(&name, &uid)).await
+        let name = record.volume.clone();
+        self.in_pool("remove the volume", move |pool| pool.remove(&name)).await
     }
 
     /// Whether the object of that name is of a volume in this pool.
@@ -412,7 +412,7 @@ impl Provisioner {
             return Ok(());
         }
         let of_pool = name.clone();
-        self.in_pool("remove the volume", move |pool| pool.remove(&of_pool, &uid)).await?;
+        self.in_pool("remove the volume", move |pool| pool.remove(&of_pool)).await?;
         if current.metadata.deletion_timestamp.is_none() {
             let preconditions = Some(Preconditions { uid: current.metadata.uid.clone(), resource_version: None });
             let params = DeleteParams { preconditions, ..DeleteParams::default() };

@@ -137,11 +137,7 @@ impl World {
             Act::Publish(name) => self.pool.publish(NAMES[name]),
             Act::Remove(name) => {
                 let name = NAMES[name];
-                if self.volumes.contains_key(name) {
-                    let refused = self.pool.remove(name, "another");
-                    assert!(matches!(refused, Err(PoolError::NotOurs { .. })), "{refused:?}");
-                }
-                let removed = self.pool.remove(name, name);
+                let removed = self.pool.remove(name);
                 // From the first step on nobody finds it any more.
                 if self.pool.read(name).expect("records are whole").is_none() {
                     self.volumes.remove(name);

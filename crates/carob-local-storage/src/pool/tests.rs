@@ -48,7 +48,7 @@ fn make(pool: &Pool, name: &str, uid: &str, block: bool) -> Result<Record, PoolE
 }
 
 #[test]
-fn a_volume_is_made_once_and_removed_for_its_own_claim_only() {
+fn a_volume_is_made_once_for_its_own_claim_and_removed() {
     let dir = tempfile::tempdir().expect("a directory");
     let pool = Pool::open(dir.path()).expect("opened");
     let record = make(&pool, "v", "u1", false).expect("made");
@@ -60,7 +60,6 @@ fn a_volume_is_made_once_and_removed_for_its_own_claim_only() {
     assert_eq!(make(&pool, "v", "u1", false).expect("it is there"), record);
     assert!(data.join("file").exists());
     assert!(matches!(make(&pool, "v", "u2", false), Err(PoolError::NotOurs { .. })));
-    assert!(matches!(pool.remove("v", "u2"), Err(PoolError::NotOurs { .. })));
     assert_eq!(pool.unpublished().expect("listed"), std::slice::from_ref(&record));
     assert!(pool.is_unpublished("v"));
     assert_eq!(pool.grow("v", 8192).expect("grown"), 8192);
@@ -68,11 +67,11 @@ fn a_volume_is_made_once_and_removed_for_its_own_claim_only() {
     assert_eq!(pool.unpublished().expect("listed"), []);
     let held = pool.read("v").expect("read").expect("there");
     assert_eq!((held.published, held.capacity_bytes), (true, 8192), "what has changed since it was made stays");
-    pool.remove("v", "u1").expect("removed");
-    pool.remove("v", "u1").expect("removed twice");
+    pool.remove("v").expect("removed");
+    pool.remove("v").expect("removed twice");
     assert!(!dir.path().join("v").exists());
     for name in ["", ".", "..", "a/b", ".making-x", "id"] {
-        assert!(pool.remove(name, "u1").is_err(), "{name:?}");
+        assert!(pool.remove(name).is_err(), "{name:?}");
     }
 }
 
@@ -86,7 +85,7 @@ fn what_has_no_record_is_left_alone_and_what_is_half_there_goes() {
     let pool = Pool::open(dir.path()).expect("opened again");
     assert_eq!(pool.id(), id);
     assert!(!dir.path().join(".making-a").exists() && !dir.path().join(".removing-b").exists());
-    assert!(matches!(pool.remove("mine", "u"), Err(PoolError::NoRecord { .. })));
+    assert!(matches!(pool.remove("mine"), Err(PoolError::NoRecord { .. })));
     assert!(matches!(make(&pool, "mine", "u", false), Err(PoolError::NoRecord { .. })));
     assert!(dir.path().join("mine/data").exists());
 }
@@ -139,7 +138,7 @@ fn a_copy_is_like_its_origin_and_a_file_of_its_own() {
     assert_eq!((taken.record.capacity_bytes, taken.record.block), (4096, false));
     assert_eq!(snapshot(&pool, "s", "v").expect("it is there").record, taken.record);
     fs::write(from.join("a/b/file"), "changed").expect("written");
-    pool.remove("v", "u1").expect("a snapshot needs no volume");
+    pool.remove("v").expect("a snapshot needs no volume");
     let copy = pool.make(&wish("w", "u2", false), Some(&Origin::Snapshot("s".to_owned())), &|| true).expect("made");
     let to = pool.content(&copy);
     let meta = |path: &str| fs::symlink_metadata(to.join(path)).expect("it was copied");
@@ -182,9 +181,9 @@ fn what_cannot_be_copied_is_said_and_leaves_nothing() {
     let gone = pool.make(&wish("w", "u2", false), Some(&Origin::Snapshot("s".to_owned())), &|| true);
     assert!(matches!(gone, Err(PoolError::NoOrigin(name)) if name == "s"));
     let held = pool.hold("v");
-    assert!(matches!(pool.remove("v", "u1"), Err(PoolError::Busy(_))), "it is being copied");
+    assert!(matches!(pool.remove("v"), Err(PoolError::Busy(_))), "it is being copied");
     drop(held);
-    pool.remove("v", "u1").expect("removed");
+    pool.remove("v").expect("removed");
 }
 
 #[test]
