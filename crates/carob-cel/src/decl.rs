@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::escape::escape;
+use crate::escape::{escape, is_reserved};
 use crate::types::Named;
 
 /// The largest request, in bytes: bounds what has no bound of its own (apiserver pkg/apis/cel, MaxRequestSizeBytes).
@@ -186,8 +186,14 @@ impl ObjectType {
         &self.name
     }
 
-    /// The field that an identifier of CEL reaches.
+    /// The field that an identifier of CEL reaches. A field whose name is a reserved word is reached by that word too, since nothing
+    /// but a name can follow a dot (apiserver pkg/cel/types.go, `recognizeKeywordAsFieldName`).
     pub(crate) fn field(&self, name: &str) -> Option<&Field> {
+        self.escaped_field(name).or_else(|| is_reserved(name).then(|| self.escaped_field(&escape(name)?)).flatten())
+    }
+
+    /// The field whose escaped name this is: how estimates look fields up.
+    pub(crate) fn escaped_field(&self, name: &str) -> Option<&Field> {
         self.fields.get(name)
     }
 

@@ -144,7 +144,8 @@ impl<'e> Estimator<'e> {
             Kind::Ident(name) => {
                 let place = match self.local(name) {
                     Some(local) => local.place,
-                    None => Place::At(self.variable(name)),
+                    // Upstream takes the first name of a path for `self`, also where it is the name of a type.
+                    None => Place::At(self.root().or_else(|| self.variable(name))),
                 };
                 self.places.insert(expr.id, place);
                 Range::fixed(cost::SELECT)
@@ -222,7 +223,7 @@ impl<'e> Estimator<'e> {
             return sum;
         }
         let place = self.place(operand).step(self.root(), |decl| match decl {
-            DeclType::Object(object) => object.field(field).map(|field| &field.decl),
+            DeclType::Object(object) => object.escaped_field(field).map(|field| &field.decl),
             _ => None,
         });
         let priced = match self.ty(operand) {

@@ -47,6 +47,16 @@ fn functions() {
     costs("cidr('2001:db8::/32').containsCIDR('2001:db8::/126')", 11, 7);
 }
 
+/// apiextensions-apiserver bounds a rule by what it may cost: a name of a type stands for `self` there, not for something unbounded.
+#[test]
+fn types_are_compared_within_bounds() {
+    let decl = DeclType::map(DeclType::int_or_string(None), Some(20));
+    let environment = Environment::new().variable("self", decl);
+    let rule = "self.all(key, type(self[key]) == int ? self[key] >= 0 : (!self[key].startsWith('-') && quantity(self[key]).isInteger()))";
+    let program = environment.compile(rule).unwrap_or_else(|error| panic!("{error}"));
+    assert!((6_000_000..10_000_000).contains(&program.estimated_cost()), "{}", program.estimated_cost());
+}
+
 #[test]
 fn loops() {
     // Each turn: the condition 2, the accumulator 1, the variable 1, the comparison 1; the list's name 1 and the result 1.

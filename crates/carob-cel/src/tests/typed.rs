@@ -54,6 +54,7 @@ fn values_have_the_types_of_the_schema() {
         ("self.at.getHours() + self.day.getDate()", "5"),
         ("self.wait > duration('1m') && self.raw == b'hi' && self.ratio == 2.0", "true"),
         ("self.x__dash__dash__dot__dot__slash__slash__underscores__under && self.__namespace__ == 'ns'", "true"),
+        ("self.namespace == 'ns' && has(self.namespace) && !has(oldSelf.namespace)", "true"),
         ("self.labels['app.kubernetes.io/name'] + self.labels.namespace", "\"webn\""),
         ("type(self.ports[0].target) == string && type(self.ports[1].target) == int", "true"),
         ("self.ports.exists(p, p.name == 'b' && p.port > 80)", "true"),
