@@ -304,13 +304,18 @@ fn selectable(field: &Selectable) -> Option<SelectableField> {
     Some(SelectableField { name: name.into(), path: keys.into(), stand_in: "".into(), unset: "".into() })
 }
 
-/// A kind without columns shows its age.
+/// A kind without columns shows its age, and so does one with a column whose path cannot be read.
 fn columns(stated: &[Column]) -> Vec<CustomColumn> {
-    if stated.is_empty() {
+    let columns = stated_columns(stated).unwrap_or_default();
+    if columns.is_empty() {
         let path = JsonPath::parse(".metadata.creationTimestamp");
         return path.map(age).into_iter().collect();
     }
-    let columns = stated.iter().filter_map(|column| {
+    columns
+}
+
+fn stated_columns(stated: &[Column]) -> Option<Vec<CustomColumn>> {
+    let columns = stated.iter().map(|column| {
         let stand_in = || format!("Custom resource definition column (in JSONPath format): {}", column.json_path);
         Some(CustomColumn {
             name: column.name.clone(),

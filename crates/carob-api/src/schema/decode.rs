@@ -426,9 +426,13 @@ pub(crate) fn is_kept(field: FieldRef<'_>, value: &Value) -> bool {
     }
     match (value, field.shape()) {
         (Value::Null, _) => false,
+        // What may be any JSON is a pointer or bytes in Go: an empty string and `false` are something.
+        (_, Shape::One(Element::Scalar(scalar))) if scalar::is_open(scalar) => true,
+        // A struct: it is always written.
+        (Value::String(_), Shape::One(Element::Scalar(Scalar::IntOrString))) => true,
         (Value::String(s), _) => !s.is_empty(),
         (Value::Bool(b), _) => *b,
-        (Value::Number(_), Shape::One(Element::Scalar(Scalar::IntOrString | Scalar::Json | Scalar::Double))) => true,
+        (Value::Number(_), Shape::One(Element::Scalar(Scalar::IntOrString | Scalar::Double))) => true,
         (Value::Number(n), _) => n.as_i64() != Some(0),
         (Value::Array(items), Shape::List(_)) => !items.is_empty(),
         (Value::Object(map), Shape::Map(_)) => !map.is_empty(),

@@ -16,8 +16,6 @@ pub(super) struct Compiled {
     pub(super) items: Option<Box<Compiled>>,
     /// Keys that tell the items of a list apart, so that an item is found in the old list.
     pub(super) keys: Option<Vec<String>>,
-    /// Whether what is below a key is the same field in the old object.
-    pub(super) correlates: bool,
 }
 
 pub(super) struct CompiledRule {
@@ -52,7 +50,6 @@ pub(super) fn compile(node: &Node, is_root: bool, name: &str) -> Option<Compiled
         additional: additional.map(Box::new),
         items: items.map(Box::new),
         keys: (node.list_type == ListType::Map).then(|| node.list_keys().map(str::to_owned).collect()),
-        correlates: !node.is_atomic_map,
     })
 }
 

@@ -3,6 +3,7 @@
 
 use carob_api::schema::ListType;
 use carob_api::schema::structural::{Additional, Node, Rule};
+use carob_api::strategy::definition::{is_shared, schema_path};
 use carob_api::{FieldError, FieldErrors, FieldPath, meta};
 use carob_cel::{DeclType, REQUEST_BYTES_MAX, Type};
 use serde_json::{Map, Value};
@@ -24,7 +25,10 @@ pub(super) fn check(new: &Value, old: Option<&Value>) -> FieldErrors {
         if before.and_then(|before| meta::at(before, &["schema", "openAPIV3Schema"])) == Some(schema) {
             continue;
         }
-        let path = FieldPath::new("spec").child("versions").index(index).child("schema").child("openAPIV3Schema");
+        if index > 0 && is_shared(versions(new), "schema") {
+            break;
+        }
+        let path = schema_path(versions(new), index);
         // A schema that does not parse was refused before.
         let Ok(node) = Node::parse(schema) else { continue };
         let mut walk = Walk { errors: &mut errors, total: 0 };
@@ -50,7 +54,7 @@ struct Place {
     is_root: bool,
     /// How often the node can occur in an object; `None` if nothing bounds it.
     cardinality: Option<u64>,
-    /// The first list or map above whose items are not found in the old object.
+    /// The first list above whose items are not found in the old object.
     uncorrelated: Option<FieldPath>,
 }
 
@@ -73,13 +77,11 @@ impl Walk<'_> {
                 self.rule(&compile_rule(rule, &decl), cardinality, place, &path);
             }
         }
-        let uncorrelated =
-            |path: &FieldPath, holds: bool| place.uncorrelated.clone().or_else(|| holds.then(|| path.clone()));
         for (key, property) in node.properties() {
             let below = Place {
                 is_root: property.is_embedded,
                 cardinality: place.cardinality,
-                uncorrelated: uncorrelated(path, node.is_atomic_map),
+                uncorrelated: place.uncorrelated.clone(),
             };
             self.node(property, &format!("{name}.{key}"), &path.child("properties").key(key), &below);
         }
@@ -87,7 +89,7 @@ impl Walk<'_> {
             let below = Place {
                 is_root: value.is_embedded,
                 cardinality: place.times(node.max_properties()),
-                uncorrelated: uncorrelated(path, node.is_atomic_map),
+                uncorrelated: place.uncorrelated.clone(),
             };
             self.node(value, &format!("{name}.@values"), &path.child("additionalProperties"), &below);
         }
@@ -95,7 +97,10 @@ impl Walk<'_> {
             let below = Place {
                 is_root: item.is_embedded,
                 cardinality: place.times(node.max_items()),
-                uncorrelated: uncorrelated(path, node.list_type != ListType::Map),
+                uncorrelated: place
+                    .uncorrelated
+                    .clone()
+                    .or_else(|| (node.list_type != ListType::Map).then(|| path.clone())),
             };
             self.node(item, &format!("{name}.@items"), &path.child("items"), &below);
         }

@@ -113,7 +113,7 @@ impl Run<'_> {
         }
         match new {
             Value::Object(map) => {
-                let before = |key: &str| old.filter(|_| rules.correlates).and_then(|old| old.get(key));
+                let before = |key: &str| old.and_then(|old| old.get(key));
                 for (key, rules) in &rules.properties {
                     if let Some(value) = map.get(&**key) {
                         self.node(rules, value, before(key), &path.child(key));

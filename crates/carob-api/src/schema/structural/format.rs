@@ -9,8 +9,18 @@ use crate::names;
 
 /// Whether a text has the form that a format asks for.
 pub(super) fn matches(format: &str, text: &str) -> bool {
+    verdict(format, text).unwrap_or(true)
+}
+
+/// Whether a format of strings is one that texts are checked by.
+pub(crate) fn is_known_format(format: &str) -> bool {
+    verdict(format, "").is_some()
+}
+
+/// What a format says of a text; nothing if it is not known.
+fn verdict(format: &str, text: &str) -> Option<bool> {
     // Upstream ignores hyphens in the names of formats.
-    match format.replace('-', "").as_str() {
+    Some(match format.replace('-', "").as_str() {
         "bsonobjectid" => text.len() == 24 && text.bytes().all(|b| b.is_ascii_hexdigit()),
         "uri" => uri(text),
         "email" => email(text),
@@ -39,8 +49,9 @@ pub(super) fn matches(format: &str, text: &str) -> bool {
         "duration" => duration(text),
         "k8sshortname" => names::dns1123_label(text).is_empty(),
         "k8slongname" => names::dns1123_subdomain(text).is_empty(),
-        _ => true,
-    }
+        "password" => true,
+        _ => return None,
+    })
 }
 
 /// Go's `url.ParseRequestURI`: an absolute URI or an absolute path.

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 pub use check::Place;
 pub(crate) use coerce::coerce_metadata;
+pub(crate) use format::is_known_format;
 pub(crate) use parse::pattern_problem;
 pub use parse::{DEPTH_MAX, SchemaError};
 

@@ -1,5 +1,6 @@
 //! CustomResourceDefinitions (apiextensions-apiserver pkg/registry/customresourcedefinition and pkg/apis/apiextensions).
 
+mod formats;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ impl Strategy for CustomResourceDefinition {
             check_version(version, &spec.child("versions").index(index), &mut errors);
         }
         check_names(meta::at(obj, &["spec", "names"]), &spec.child("names"), true, &mut errors);
+        check_parts(versions, &mut errors);
         if meta::bool_at(obj, &["spec", "preserveUnknownFields"]) == Some(true) {
             let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
             errors.push(FieldError::invalid(&spec.child("preserveUnknownFields"), true, detail));
@@ -98,6 +100,13 @@ impl Strategy for CustomResourceDefinition {
             }
         }
         errors
+    }
+
+    /// Formats that nothing checks; those that were there before are not told of again.
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let known = old.map(formats::unrecognized).unwrap_or_default();
+        let new = formats::unrecognized(new).into_iter().filter(|format| !known.contains(format));
+        new.map(|format| format!("unrecognized format {format:?}")).collect()
     }
 
     /// A definition stays until its objects are gone.
@@ -187,7 +196,8 @@ fn check_versions(versions: &[Value], path: &FieldPath, errors: &mut FieldErrors
     }
     if versions.iter().filter(|version| meta::bool_at(version, &["storage"]) == Some(true)).count() != 1 {
         let detail = "must have exactly one version marked as storage version";
-        errors.push(FieldError::invalid(path, json!(names), detail));
+        let names = if names.is_empty() { Value::Null } else { json!(names) };
+        errors.push(FieldError::invalid(path, names, detail));
     }
 }
 
@@ -204,28 +214,64 @@ fn check_version(version: &Value, path: &FieldPath, errors: &mut FieldErrors) {
         };
         errors.extend(problem.map(|problem| FieldError::invalid(&path.child("deprecationWarning"), warning, problem)));
     }
-    let splits_status = meta::at(version, &["subresources", "status"]).is_some();
-    let schema_path = path.child("schema").child("openAPIV3Schema");
-    match meta::at(version, &["schema", "openAPIV3Schema"]) {
-        None => errors.push(FieldError::required(&schema_path, "schemas are required")),
-        Some(schema) => schema::check(schema, &schema_path, splits_status, errors),
+    if meta::at(version, &["schema", "openAPIV3Schema"]).is_none() {
+        errors.push(FieldError::required(&path.child("schema").child("openAPIV3Schema"), ""));
     }
-    if let Some(scale) = meta::at(version, &["subresources", "scale"]) {
-        check_scale(scale, &path.child("subresources"), errors);
-    }
-    for (index, column) in meta::items_at(version, &["additionalPrinterColumns"]).iter().enumerate() {
-        check_column(column, &path.child("additionalPrinterColumns").index(index), errors);
-    }
-    check_selectable(version, &path.child("selectableFields"), errors);
 }
 
+/// Whether all versions have the same `part`. Errors of such a part are those of the first version, and their path is the one
+/// that it had when definitions had one version (apiextensions v1/conversion.go).
+pub fn is_shared(versions: &[Value], part: &str) -> bool {
+    versions.windows(2).all(|pair| pair[0].get(part) == pair[1].get(part))
+}
+
+/// The path of a version's schema in errors.
+pub fn schema_path(versions: &[Value], index: usize) -> FieldPath {
+    let spec = FieldPath::new("spec");
+    let holder = if is_shared(versions, "schema") {
+        spec.child("validation")
+    } else {
+        spec.child("versions").index(index).child("schema")
+    };
+    holder.child("openAPIV3Schema")
+}
+
+/// Checks schemas, columns and subresources; those that all versions share once.
+fn check_parts(versions: &[Value], errors: &mut FieldErrors) {
+    let spec = FieldPath::new("spec");
+    let each = |part: &str| {
+        let shared = is_shared(versions, part);
+        let holder = if shared { None } else { Some(spec.child("versions")) };
+        let count = if shared { 1 } else { versions.len() };
+        let at = |index: usize| holder.as_ref().map_or(spec.clone(), |holder| holder.index(index)).child(part);
+        versions.iter().enumerate().take(count).map(|(index, version)| (at(index), version)).collect::<Vec<_>>()
+    };
+    for (index, version) in versions.iter().enumerate() {
+        let Some(schema) = meta::at(version, &["schema", "openAPIV3Schema"]) else { continue };
+        if index == 0 || !is_shared(versions, "schema") {
+            let splits_status = meta::at(version, &["subresources", "status"]).is_some();
+            schema::check(schema, &schema_path(versions, index), splits_status, errors);
+        }
+    }
+    for (path, version) in each("subresources") {
+        if let Some(scale) = meta::at(version, &["subresources", "scale"]) {
+            check_scale(scale, &path, errors);
+        }
+    }
+    for (path, version) in each("additionalPrinterColumns") {
+        for (index, column) in meta::items_at(version, &["additionalPrinterColumns"]).iter().enumerate() {
+            check_column(column, &path.index(index), errors);
+        }
+    }
+    for (path, version) in each("selectableFields") {
+        check_selectable(version, &path, errors);
+    }
+}
+
+/// No more than this is asked of a path: what else makes it unusable shows when it is used.
 fn check_simple_path(text: &str, path: &FieldPath, errors: &mut FieldErrors) -> bool {
     if !text.starts_with('.') {
         errors.push(FieldError::invalid(path, text, "must be a simple json path starting with ."));
-        return false;
-    }
-    if JsonPath::parse(text).is_err() {
-        errors.push(FieldError::invalid(path, text, "must be a json path in the dot notation"));
         return false;
     }
     true
@@ -422,7 +468,7 @@ fn check_stored_versions(obj: &Value, versions: &[Value], errors: &mut FieldErro
     let path = FieldPath::new("status").child("storedVersions");
     let stored = meta::items_at(obj, &["status", "storedVersions"]);
     if stored.is_empty() {
-        errors.push(FieldError::invalid(&path, json!([]), "must have at least one stored version"));
+        errors.push(FieldError::invalid(&path, Value::Null, "must have at least one stored version"));
     }
     for (index, version) in stored.iter().enumerate() {
         if !versions.iter().any(|known| known["name"] == *version) {

@@ -20,7 +20,7 @@ fn problems(definition: &Value) -> Vec<String> {
 }
 
 fn of_schema(schema: Value) -> Vec<String> {
-    let at = "spec.versions[0].schema.openAPIV3Schema";
+    let at = "spec.validation.openAPIV3Schema";
     problems(&definition(schema)).into_iter().map(|problem| problem.replace(at, "@")).collect()
 }
 
@@ -151,7 +151,7 @@ fn specs_are_checked_in_upstreams_words() {
         ),
         (
             |d| d["status"]["storedVersions"] = json!([]),
-            "status.storedVersions: Invalid value: []: must have at least one stored version",
+            "status.storedVersions: Invalid value: null: must have at least one stored version",
         ),
         (
             |d| {
@@ -165,11 +165,11 @@ fn specs_are_checked_in_upstreams_words() {
                 d["spec"]["versions"][0]["additionalPrinterColumns"] =
                     json!([{"name": "A", "type": "text", "jsonPath": ".a"}])
             },
-            "spec.versions[0].additionalPrinterColumns[0].type: Invalid value: \"text\": must be one of boolean,date,integer,number,string",
+            "spec.additionalPrinterColumns[0].type: Invalid value: \"text\": must be one of boolean,date,integer,number,string",
         ),
         (
             |d| d["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.x"}]),
-            "spec.versions[0].selectableFields[0].jsonPath: Invalid value: \".spec.x\": is an invalid path: does not refer to a valid field",
+            "spec.selectableFields[0].jsonPath: Invalid value: \".spec.x\": is an invalid path: does not refer to a valid field",
         ),
     ];
     for (change, expect) in cases {
@@ -177,6 +177,55 @@ fn specs_are_checked_in_upstreams_words() {
         change(&mut changed);
         assert_eq!(problems(&changed), [expect]);
     }
+}
+
+#[test]
+fn what_versions_do_not_share_is_told_of_each() {
+    let mut two = definition(json!({"type": "object", "properties": {"a": {"type": "text"}}}));
+    let mut second = two["spec"]["versions"][0].clone();
+    second["name"] = json!("v2");
+    second["storage"] = json!(false);
+    second["schema"]["openAPIV3Schema"]["description"] = json!("another");
+    second["additionalPrinterColumns"] = json!([{"name": "A", "type": "string", "jsonPath": "a"}]);
+    two["spec"]["versions"].as_array_mut().unwrap_or_else(|| panic!("a list")).push(second);
+    let unknown = "Unsupported value: \"text\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\"";
+    assert_eq!(
+        problems(&two),
+        [
+            format!("spec.versions[0].schema.openAPIV3Schema.properties[a].type: {unknown}"),
+            format!("spec.versions[1].schema.openAPIV3Schema.properties[a].type: {unknown}"),
+            "spec.versions[1].additionalPrinterColumns[0].JSONPath: Invalid value: \"a\": must be a simple json path starting with .".to_owned(),
+        ]
+    );
+    two["spec"]["versions"][0]["schema"] = json!({});
+    assert_eq!(problems(&two)[0], "spec.versions[0].schema.openAPIV3Schema: Required value");
+}
+
+/// Published definitions have such columns.
+#[test]
+fn a_column_may_have_a_path_that_cannot_be_read() {
+    let mut odd = definition(json!({"type": "object"}));
+    odd["spec"]["versions"][0]["additionalPrinterColumns"] = json!([
+        {"name": "A", "type": "string", "jsonPath": ".spec.http[].match.hosts"},
+        {"name": "B", "type": "string", "jsonPath": "..."},
+    ]);
+    assert_eq!(problems(&odd), Vec::<String>::new());
+}
+
+#[test]
+fn formats_that_nothing_checks_are_warned_of_once() {
+    let schema = json!({"type": "object", "properties": {
+        "a": {"type": "string", "format": "int64"}, "b": {"type": "array", "items": {"type": "string", "format": "int64"}},
+        "c": {"type": "integer", "format": "int64"}, "d": {"type": "string", "format": "date-time"},
+        "e": {"type": "string", "format": "password"}, "f": {"type": "string", "format": "k8s-short-name"},
+        "g": {"type": "object", "additionalProperties": {"type": "number", "format": "int32"}},
+    }});
+    let one = definition(schema);
+    let expected = ["unrecognized format \"int64\"", "unrecognized format \"int32\""];
+    let mut warnings = CustomResourceDefinition.warnings(&one, None);
+    warnings.sort_by(|a, b| b.cmp(a));
+    assert_eq!(warnings, expected);
+    assert_eq!(CustomResourceDefinition.warnings(&one, Some(&one)), Vec::<String>::new());
 }
 
 #[test]
