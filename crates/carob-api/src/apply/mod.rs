@@ -156,8 +156,6 @@ pub fn apply<'t>(
         return Err(untyped(config, &problems));
     }
     let mut applied = typed::set_of(node, config);
-    strip(&mut applied);
-
     let empty = json!({});
     let mut managers = live.map(Managers::read).unwrap_or_default();
     if let Some(live) = live
@@ -169,8 +167,10 @@ pub fn apply<'t>(
     let me = Manager::new(writer, Operation::Apply);
     let mut merged = typed::merge(node, Some(live), config);
     let mut kept = managers.union_of_others(&me);
-    let dropped = managers.set_of(&me).difference(&applied).difference(&kept);
+    // A configuration's name and the like have no owner, but keep the metadata that they are in.
     kept.extend(&applied);
+    strip(&mut applied);
+    let dropped = managers.set_of(&me).difference(&kept);
     typed::remove(node, &mut merged, &dropped, &kept);
 
     let mut changes = typed::compare(node, Some(live), Some(&merged));

@@ -77,6 +77,18 @@ fn what_is_applied_no_longer_goes() {
     assert_eq!(one["metadata"]["managedFields"][0]["time"], T2);
 }
 
+/// A default that nobody owns goes with the struct that it was added to.
+#[test]
+fn defaults_go_with_what_they_were_added_to() {
+    let rolling = json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2}}, "replicas": 1});
+    let mut live = applied(None, rolling, "me", T1);
+    live["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] = json!("25%");
+    live["spec"]["paused"] = json!(true);
+    let left = applied(Some(&live), json!({"strategy": {"type": "Recreate"}, "replicas": 1}), "me", T2);
+    assert_eq!(left["spec"], json!({"strategy": {"type": "Recreate"}, "replicas": 1, "paused": true}));
+    assert_eq!(left["metadata"]["name"], "d");
+}
+
 #[test]
 fn what_another_owns_stays() {
     let live = applied(None, template(json!([{"name": "a", "image": "x", "tty": true}])), "me", T1);
@@ -257,14 +269,9 @@ fn a_configuration_that_names_an_item_twice_is_refused() {
              duplicate entries for key [name=\"Z\"]"
         )
     );
-    let nameless = template(json!([{"image": "x"}]));
-    let status = apply(deployment(), None, &config(nameless), &writer("me", T1), false).expect_err("refused");
-    assert!(
-        status.message.ends_with(
-            "has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)"
-        ),
-        "{status}"
-    );
+    // A name is always written, so one that is absent is an empty one, which validation refuses.
+    let nameless = applied(None, template(json!([{"image": "x"}])), "me", T1);
+    assert!(fields_of(&nameless, "me").to_string().contains(r#"k:{\"name\":\"\"}"#), "{nameless}");
 }
 
 /// `kubectl apply --server-side` turns its client-side field manager into an applier by sending managedFields.

@@ -59,7 +59,15 @@ impl<'t> List<'t> {
             List::Table(field, element) => {
                 let default = |key: &str| {
                     let Element::Object(ty) = element else { return None };
-                    serde_json::from_str(ty.field(key)?.default_json()?).ok()
+                    let field = ty.field(key)?;
+                    match (field.default_json(), field.shape()) {
+                        (Some(default), _) => serde_json::from_str(default).ok(),
+                        // What is always written has a value always.
+                        (None, Shape::One(Element::Scalar(schema::Scalar::String))) if field.is_required() => {
+                            Some("".into())
+                        }
+                        (None, _) => None,
+                    }
                 };
                 field.list_keys().map(|key| (key, default(key))).collect()
             }
@@ -404,14 +412,17 @@ pub(super) fn remove(node: Node<'_>, value: &mut Value, dropped: &FieldSet, kept
             items.retain_mut(|value| {
                 let element = item_element(list, value);
                 let dropped = dropped.child(&element);
-                dropped.is_none_or(|dropped| !is_removed(node, value, dropped, kept.child(&element)))
+                dropped
+                    .is_none_or(|dropped| !is_removed(node, value, dropped.is_member(), dropped, kept.child(&element)))
             });
         }
         (Node::Object(_) | Node::Map(_) | Node::Custom(..) | Node::Open, Value::Object(map)) => {
             for (element, dropped) in dropped.children() {
                 let Some(key) = element.strip_prefix("f:") else { continue };
                 let Some(child) = map.get_mut(key) else { continue };
-                if is_removed(node.key(key), child, dropped, kept.child(element)) {
+                // A field of a struct is its owner's as soon as anything below it is (fieldpath, EnsureNamedFieldsAreMembers).
+                let is_member = dropped.is_member() || node.has_field(key) && !dropped.is_empty();
+                if is_removed(node.key(key), child, is_member, dropped, kept.child(element)) {
                     map.remove(key);
                 }
             }
@@ -420,10 +431,10 @@ pub(super) fn remove(node: Node<'_>, value: &mut Value, dropped: &FieldSet, kept
     }
 }
 
-/// Whether a child goes, after what is dropped within it has gone.
-fn is_removed(node: Node<'_>, child: &mut Value, dropped: &FieldSet, kept: Option<&FieldSet>) -> bool {
+/// Whether a child goes, after what is dropped within it has gone. A member of what is dropped goes with all that nobody owns in it.
+fn is_removed(node: Node<'_>, child: &mut Value, is_member: bool, dropped: &FieldSet, kept: Option<&FieldSet>) -> bool {
     let unclaimed = kept.is_none_or(FieldSet::is_empty);
-    if dropped.is_member() && unclaimed {
+    if is_member && unclaimed {
         return true;
     }
     remove(node, child, dropped, kept.unwrap_or(&FieldSet::default()));

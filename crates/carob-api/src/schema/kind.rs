@@ -100,6 +100,21 @@ impl<'t> Schema<'t> {
         }
     }
 
+    /// What [`Schema::decode`] does with the configuration of an apply: its owner owns what it says, so that no defaults come. What
+    /// is in objects of which nothing is declared is pruned in silence.
+    pub fn decode_configuration(self, body: &[u8]) -> Result<Decoded, DecodeError> {
+        match self {
+            Schema::Table(ty) => decode(body, Some(ty)),
+            Schema::Custom(custom) => {
+                let Decoded { value, mut problems } = decode(body, None)?;
+                let pruned = prune_custom(custom, value)?;
+                problems.extend(pruned.malformed);
+                problems.extend(unknown_fields(pruned.undeclared));
+                Ok(Decoded { value: pruned.value, problems })
+            }
+        }
+    }
+
     /// What [`Schema::decode`] does, for an object that is JSON already.
     pub fn conform(self, value: Value) -> Result<Decoded, DecodeError> {
         match self {
@@ -144,7 +159,32 @@ impl<'t> From<TypeRef<'t>> for Option<Schema<'t>> {
     }
 }
 
-fn conform_custom(custom: &CustomSchema, mut value: Value) -> Result<Decoded, DecodeError> {
+fn conform_custom(custom: &CustomSchema, value: Value) -> Result<Decoded, DecodeError> {
+    let pruned = prune_custom(custom, value)?;
+    let mut unknown = [pruned.undeclared, pruned.open].concat();
+    unknown.sort();
+    let problems = pruned.malformed.into_iter().chain(unknown_fields(unknown)).collect();
+    let mut value = pruned.value;
+    custom.node().apply_defaults(&mut value);
+    Ok(Decoded { value, problems })
+}
+
+fn unknown_fields(paths: Vec<String>) -> impl Iterator<Item = String> {
+    paths.into_iter().map(|path| format!("unknown field {path:?}"))
+}
+
+/// A custom object without what its schema does not know.
+struct Pruned {
+    value: Value,
+    /// Paths of fields that objects with declared fields do not declare.
+    undeclared: Vec<String>,
+    /// Paths of fields of objects of which nothing is declared.
+    open: Vec<String>,
+    /// What was wrong with metadata.
+    malformed: Vec<String>,
+}
+
+fn prune_custom(custom: &CustomSchema, mut value: Value) -> Result<Pruned, DecodeError> {
     let Some(map) = value.as_object_mut() else {
         return Err(DecodeError::Type {
             what: "value".to_owned(),
@@ -152,11 +192,10 @@ fn conform_custom(custom: &CustomSchema, mut value: Value) -> Result<Decoded, De
         });
     };
     let node = custom.node();
-    let mut problems = structural::coerce_metadata(map, false, "").map_err(DecodeError::Form)?;
-    problems.extend(node.prune(&mut value));
-    problems.extend(node.coerce_embedded(&mut value, false).map_err(DecodeError::Form)?);
-    node.apply_defaults(&mut value);
-    Ok(Decoded { value, problems })
+    let mut malformed = structural::coerce_metadata(map, false, "").map_err(DecodeError::Form)?;
+    let (undeclared, open) = node.prune_noting(&mut value);
+    malformed.extend(node.coerce_embedded(&mut value, false).map_err(DecodeError::Form)?);
+    Ok(Pruned { value, undeclared, open, malformed })
 }
 
 /// Brings a custom object out of the store into the form that its schema asks for now: what is not in it any more goes, what is

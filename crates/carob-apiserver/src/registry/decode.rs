@@ -2,7 +2,7 @@
 
 use carob_api::depth::DEPTH_MAX;
 use carob_api::kinds::VersionDef;
-use carob_api::schema::{self, Decoded, Schema};
+use carob_api::schema::{self, DecodeError, Decoded, Schema};
 use carob_api::{ResourceDef, Status, kinds, meta, proto};
 use http::HeaderMap;
 use serde_json::Value;
@@ -48,26 +48,40 @@ pub(crate) fn decode_body(headers: &HeaderMap, body: &[u8], expected: Expected<'
 }
 
 pub(crate) fn decode_as(encoding: Encoding, body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
-    let mut decoded = match encoding {
-        Encoding::Json => decode_json(body, expected)?,
-        Encoding::Yaml => {
-            let (json, duplicate) = yaml_to_json(body, expected)?;
-            let mut decoded = decode_json(&json, expected)?;
-            decoded.problems.extend(duplicate);
-            decoded
-        }
+    let decode = |schema: Schema<'_>, body: &[u8]| schema.decode(body);
+    let decoded = match encoding {
+        Encoding::Json => decode_json(body, expected, decode)?,
+        Encoding::Yaml => decode_yaml(body, expected, decode)?,
         Encoding::Protobuf => decode_protobuf(body, expected)?,
     };
+    Ok(named(decoded, expected))
+}
+
+/// Decodes the configuration of an apply: YAML, to which nothing is added.
+pub(crate) fn decode_configuration(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
+    Ok(named(decode_yaml(body, expected, |schema, body| schema.decode_configuration(body))?, expected))
+}
+
+fn named(mut decoded: Decoded, expected: Expected<'_>) -> Decoded {
     meta::set(&mut decoded.value, &["apiVersion"], expected.api_version());
     meta::set(&mut decoded.value, &["kind"], expected.kind);
+    decoded
+}
+
+type Decode = fn(Schema<'_>, &[u8]) -> Result<Decoded, DecodeError>;
+
+fn decode_yaml(body: &[u8], expected: Expected<'_>, decode: Decode) -> ApiResult<Decoded> {
+    let (json, duplicate) = yaml_to_json(body, expected)?;
+    let mut decoded = decode_json(&json, expected, decode)?;
+    decoded.problems.extend(duplicate);
     Ok(decoded)
 }
 
-fn decode_json(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
+fn decode_json(body: &[u8], expected: Expected<'_>, decode: Decode) -> ApiResult<Decoded> {
     let (api_version, kind) = schema::type_meta(body).map_err(|error| unrecognized(&error, body, expected))?;
     check_kind(&api_version, &kind, expected)?;
     let decoded = match expected.schema {
-        Some(schema) => schema.decode(body),
+        Some(schema) => decode(schema, body),
         None => schema::decode(body, None),
     };
     decoded.map_err(|error| error.to_status(expected.version, expected.kind).into())
@@ -82,7 +96,11 @@ fn yaml_to_json(body: &[u8], expected: Expected<'_>) -> ApiResult<(Vec<u8>, Opti
         return Ok((body.to_vec(), None));
     }
     let parse = |duplicate_keys: DuplicateKeyPolicy| -> Result<Value, serde_saphyr::Error> {
-        let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_depth: DEPTH_MAX }, duplicate_keys: duplicate_keys };
+        // Modes of files are written as octal numbers of YAML 1.1, which is what upstream reads.
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! { max_depth: DEPTH_MAX }, duplicate_keys: duplicate_keys,
+            legacy_octal_numbers: true
+        };
         serde_saphyr::from_slice_with_options(body, options)
     };
     let (value, duplicate) = match parse(DuplicateKeyPolicy::Error) {

@@ -8,12 +8,11 @@ use serde_json::Value;
 
 use super::Call;
 use super::create::{Managers, create_object, respond};
-use super::decode::{Expected, decode_as, strict_problems};
+use super::decode::{Expected, decode_configuration, strict_problems};
 use super::options::WriteOptions;
 use super::update::{Change, check_names, write_changed};
 use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
-use crate::negotiate::Encoding;
 use crate::stored::{to_storage, to_version};
 
 const ACCEPTED: [&str; 4] = [
@@ -95,7 +94,7 @@ fn parse(call: &Call<'_>, content_type: &str, body: &[u8], options: &WriteOption
         "application/strategic-merge-patch+json" if call.def.custom().is_none() => Ok(Patch::Strategic(json()?)),
         "application/apply-patch+yaml" => {
             let expected = Expected::of(&call.def, &call.version);
-            let decoded = decode_as(Encoding::Yaml, body, expected)?;
+            let decoded = decode_configuration(body, expected)?;
             let undeclared = decoded.problems.iter().filter_map(|problem| problem.strip_prefix("unknown field "));
             let undeclared: Vec<&str> = undeclared.map(|field| field.trim_matches('"')).collect();
             if !undeclared.is_empty() {

@@ -58,7 +58,9 @@ pub(crate) fn check_names(call: &Call<'_>, object: &mut Value) -> ApiResult<()> 
         let message = format!("the name of the object ({name}) does not match the name on the URL ({})", call.name);
         return Err(Status::bad_request(message).into());
     }
-    if namespace.is_empty() && !call.namespace.is_empty() {
+    if call.namespace.is_empty() {
+        meta::remove(object, &["metadata", "namespace"]);
+    } else if namespace.is_empty() {
         meta::set(object, &["metadata", "namespace"], call.namespace.clone());
     } else if namespace != call.namespace {
         let message = format!(

@@ -235,6 +235,90 @@ async fn an_apply_merges_lists_by_their_keys() {
 }
 
 #[tokio::test]
+async fn an_apply_does_not_own_what_defaults_add() {
+    let rig = widgets().await;
+    let applied =
+        rig.patch(&format!("{WIDGETS}/a?fieldManager=me"), "apply-patch+yaml", &widget("a")).await.expect(201);
+    assert_eq!(applied["spec"], json!({ "size": 3, "color": "red" }));
+    assert_eq!(applied["metadata"]["managedFields"][0]["fieldsV1"], json!({ "f:spec": { "f:size": {} } }));
+    let mut blue = widget("a");
+    blue["spec"] = json!({ "color": "blue" });
+    let blue = rig.patch(&format!("{WIDGETS}/a?fieldManager=you"), "apply-patch+yaml", &blue).await.expect(200);
+    assert_eq!(blue["spec"], json!({ "size": 3, "color": "blue" }));
+}
+
+/// Nothing is declared of `open` but that it is an object: what is in it goes in silence, where an undeclared field is refused.
+#[tokio::test]
+async fn an_apply_refuses_what_objects_with_fields_do_not_declare() {
+    let rig = Rig::new().await;
+    let mut version = version("v1", true);
+    version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["open"] = json!({ "type": "object" });
+    define(&rig, &definition("widgets", "Widget", &[version]), "Established").await;
+    let mut object = widget("a");
+    object["spec"]["open"] = json!({ "kind": "ConfigMap" });
+    let path = format!("{WIDGETS}/a?fieldManager=me");
+    let applied = rig.patch(&path, "apply-patch+yaml", &object).await.expect(201);
+    assert_eq!(applied["spec"]["open"], json!({}));
+    object["spec"]["stray"] = json!(1);
+    let refused = rig.patch(&path, "apply-patch+yaml", &object).await;
+    assert!(
+        refused.code == 500 && refused.message().ends_with(".spec.stray: field not declared in schema"),
+        "{}",
+        refused.message()
+    );
+}
+
+#[tokio::test]
+async fn defaults_may_be_empty() {
+    let rig = Rig::new().await;
+    let mut version = version("v1", true);
+    let spec = &mut version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    spec["group"] = json!({ "type": "string", "default": "" });
+    spec["paused"] = json!({ "type": "boolean", "default": false });
+    spec["count"] = json!({ "type": "integer", "default": 0 });
+    let defined = define(&rig, &definition("widgets", "Widget", &[version]), "Established").await;
+    let stored = &defined["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    assert_eq!((&stored["group"]["default"], &stored["paused"]["default"]), (&json!(""), &json!(false)));
+    let created = rig.post(WIDGETS, &widget("a")).await.expect(201);
+    assert_eq!(created["spec"], json!({ "size": 3, "color": "red", "group": "", "paused": false, "count": 0 }));
+}
+
+#[tokio::test]
+async fn a_kind_with_a_column_that_cannot_be_read_shows_its_age() {
+    let rig = Rig::new().await;
+    let mut version = version("v1", true);
+    version["additionalPrinterColumns"] = json!([
+        { "name": "Size", "type": "integer", "jsonPath": ".spec.size" },
+        { "name": "Hosts", "type": "string", "jsonPath": ".spec.http[].hosts" },
+    ]);
+    define(&rig, &definition("widgets", "Widget", &[version]), "Established").await;
+    let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = rig.send("GET", WIDGETS, &accept, "").await.expect(200);
+    let names: Vec<&str> =
+        table["columnDefinitions"].as_array().expect("columns").iter().filter_map(|c| c["name"].as_str()).collect();
+    assert_eq!(names, ["Name", "Age"]);
+}
+
+/// A map that is owned as a whole is still the same map after an update.
+#[tokio::test]
+async fn rules_may_compare_what_is_in_an_atomic_map() {
+    let rig = Rig::new().await;
+    let mut version = version("v1", true);
+    version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["from"] = json!({
+        "type": "object", "x-kubernetes-map-type": "atomic", "properties": {
+            "major": { "type": "integer", "x-kubernetes-validations": [{ "rule": "self == oldSelf", "message": "stays" }] },
+        },
+    });
+    define(&rig, &definition("widgets", "Widget", &[version]), "Established").await;
+    let mut object = widget("a");
+    object["spec"]["from"] = json!({ "major": 1 });
+    rig.post(WIDGETS, &object).await.expect(201);
+    let patch = json!({ "spec": { "from": { "major": 2 } } });
+    let refused = rig.patch(&format!("{WIDGETS}/a"), "merge-patch+json", &patch).await;
+    assert!(refused.code == 422 && refused.message().contains("stays"), "{}", refused.message());
+}
+
+#[tokio::test]
 async fn names_that_are_taken_are_refused_until_they_are_free() {
     let rig = widgets().await;
     let mut rival = definition("gadgets", "Widget", &[version("v1", true)]);

@@ -514,3 +514,29 @@ async fn events_of_both_groups_are_the_same_objects() {
     assert_eq!(names(&list), ["e"]);
     assert_eq!(list["items"][0]["note"], "hello");
 }
+
+/// Published manifests say modes in octal, break base64 into lines and name a namespace where there is none.
+#[tokio::test]
+async fn manifests_are_read_as_they_are_published() {
+    let rig = Rig::new().await;
+    let yaml = [("content-type", "application/yaml")];
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers: [{name: a, image: a}]\n  \
+               volumes: [{name: v, emptyDir: {}}, {name: s, secret: {secretName: s, defaultMode: 0400}}]\n";
+    let pod = rig.send("POST", "/api/v1/namespaces/default/pods", &yaml, pod).await.expect(201);
+    assert_eq!(pod["spec"]["volumes"][1]["secret"]["defaultMode"], 0o400);
+
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  a: |\n    aGVs\n    bG8=\n";
+    let secret = rig.send("POST", "/api/v1/namespaces/default/secrets", &yaml, secret).await.expect(201);
+    assert_eq!(secret["data"]["a"], "aGVsbG8=");
+
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": { "name": "r", "namespace": "somewhere" }, "rules": [],
+    });
+    let path = format!("{ROLES}/r?fieldManager=me");
+    let applied = rig.patch(&path, "apply-patch+yaml", &role).await.expect(201);
+    assert_eq!(applied["metadata"].get("namespace"), None);
+    rig.patch(&path, "apply-patch+yaml", &role).await.expect(200);
+    rig.put(&format!("{ROLES}/r"), &role).await.expect(200);
+}

@@ -12,17 +12,25 @@ impl Node {
     /// Prunes an object and gives what was unknown in it, as `unknown field "spec.x"`, sorted by path
     /// (apiextensions-apiserver pkg/apiserver/schema/pruning).
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
-        let mut walk = Pruning { path: String::new(), unknown: Vec::new() };
+        let (undeclared, open) = self.prune_noting(object);
+        let mut unknown = [undeclared, open].concat();
+        unknown.sort();
+        unknown.into_iter().map(|path| format!("unknown field {path:?}")).collect()
+    }
+
+    /// Prunes an object; gives the paths of what objects with declared fields do not declare, and of what was in objects of which
+    /// nothing is declared. An apply refuses the former only.
+    pub(crate) fn prune_noting(&self, object: &mut Value) -> (Vec<String>, Vec<String>) {
+        let mut walk = Pruning::default();
         walk.prune(object, Some(self), true, false);
-        walk.unknown.sort();
-        walk.unknown.into_iter().map(|path| format!("unknown field {path:?}")).collect()
+        (walk.unknown, walk.open)
     }
 
     /// Prunes a value that is no object of its own; gives the paths of what was unknown.
     pub(crate) fn prune_value(&self, value: &mut Value) -> Vec<String> {
-        let mut walk = Pruning { path: String::new(), unknown: Vec::new() };
+        let mut walk = Pruning::default();
         walk.prune(value, Some(self), false, false);
-        walk.unknown
+        [walk.unknown, walk.open].concat()
     }
 
     /// Sets what has a default and is absent, after removing nulls that the schema does not allow
@@ -116,16 +124,22 @@ fn push_key(path: &mut String, key: &str) {
 /// Paths of unknown fields that are reported for one object; the rest is pruned in silence, as upstream's limit has it.
 const UNKNOWN_MAX: usize = 100;
 
+#[derive(Default)]
 struct Pruning {
     path: String,
+    /// In objects that declare fields.
     unknown: Vec<String>,
+    /// In objects of which nothing is declared but that they are objects.
+    open: Vec<String>,
 }
 
 impl Pruning {
-    fn note(&mut self, key: &str) {
-        if self.unknown.len() < UNKNOWN_MAX {
+    fn note(&mut self, key: &str, node: Option<&Node>) {
+        if self.unknown.len() + self.open.len() < UNKNOWN_MAX {
             let joint = if self.path.is_empty() { "" } else { "." };
-            self.unknown.push(format!("{}{joint}{key}", self.path));
+            let is_open = node.is_some_and(|node| node.properties().next().is_none());
+            let noted = if is_open { &mut self.open } else { &mut self.unknown };
+            noted.push(format!("{}{joint}{key}", self.path));
         }
     }
 
@@ -161,7 +175,7 @@ impl Pruning {
                         }
                         _ if preserves => true,
                         _ => {
-                            self.note(key);
+                            self.note(key, node);
                             false
                         }
                     }
