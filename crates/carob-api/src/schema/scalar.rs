@@ -101,7 +101,7 @@ pub(super) fn accept(scalar: Scalar, given: Given<'_>) -> Result<Value, Refusal>
         (Scalar::Int64, Given::Number(n)) => integer(&n, i64::MIN, i64::MAX),
         (Scalar::Double, Given::Number(n)) => Ok(Value::Number(n)),
         (Scalar::IntOrString, Given::String(s)) => Ok(Value::String(s.into_owned())),
-        (Scalar::Bytes, Given::String(s)) => check_base64(&s).map(|()| Value::String(s.into_owned())),
+        (Scalar::Bytes, Given::String(s)) => canonical_base64(&s),
         (Scalar::Quantity, Given::String(s)) => quantity(&s),
         (Scalar::Quantity, Given::Number(n)) => quantity(&n.to_string()),
         (Scalar::Time, Given::String(s)) => time(&s, meta::format_time),
@@ -132,12 +132,20 @@ fn time(text: &str, format: fn(jiff::Timestamp) -> String) -> Result<Value, Refu
     }
 }
 
-fn check_base64(text: &str) -> Result<(), Refusal> {
-    STANDARD.decode(text).map(drop).map_err(|error| {
-        let at = match error {
-            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol { offset: at, .. } => at,
-            _ => text.len(),
-        };
-        Refusal::Form(format!("illegal base64 data at input byte {at}"))
-    })
+/// Base64 as it is stored: Go reads over line breaks and does not write them.
+fn canonical_base64(text: &str) -> Result<Value, Refusal> {
+    let is_break = |c: char| matches!(c, '\r' | '\n');
+    let whole: Cow<'_, str> = if text.contains(is_break) { text.replace(is_break, "").into() } else { text.into() };
+    match STANDARD.decode(&*whole) {
+        Ok(_) => Ok(Value::String(whole.into_owned())),
+        Err(error) => {
+            let at = match error {
+                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol { offset: at, .. } => {
+                    at
+                }
+                _ => text.len(),
+            };
+            Err(Refusal::Form(format!("illegal base64 data at input byte {at}")))
+        }
+    }
 }

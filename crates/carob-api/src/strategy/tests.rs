@@ -101,6 +101,12 @@ fn defaults_that_depend_on_other_fields() {
             json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}),
         ),
         (
+            "StatefulSet",
+            json!({"spec": {"selector": selector, "template": template("Always"), "serviceName": "s", "updateStrategy": {"type": "RollingUpdate"}}}),
+            "/spec/updateStrategy",
+            json!({"type": "RollingUpdate"}),
+        ),
+        (
             "DaemonSet",
             json!({"spec": {"selector": selector, "template": template("Always")}}),
             "/spec/updateStrategy",

@@ -130,8 +130,7 @@ impl Kind {
         match self {
             Kind::Deployment => Some(("strategy", json!({"maxUnavailable": "25%", "maxSurge": "25%"}))),
             Kind::DaemonSet => Some(("updateStrategy", json!({"maxUnavailable": 1, "maxSurge": 0}))),
-            Kind::StatefulSet => Some(("updateStrategy", json!({"partition": 0}))),
-            Kind::ReplicaSet => None,
+            Kind::StatefulSet | Kind::ReplicaSet => None,
         }
     }
 }
@@ -184,7 +183,13 @@ impl Strategy for Replicated {
         if self.kind == Kind::StatefulSet {
             default_claims(obj);
         }
-        if let Some((field, default)) = self.kind.rolling_update()
+        // A StatefulSet that names its strategy gets no parameters (apps/v1/defaults.go, SetDefaults_StatefulSet).
+        if self.kind == Kind::StatefulSet {
+            if meta::text(obj, &["spec", "updateStrategy", "type"]).is_empty() {
+                meta::set(obj, &["spec", "updateStrategy", "type"], "RollingUpdate");
+                meta::map_mut(obj, &["spec", "updateStrategy", "rollingUpdate"]).entry("partition").or_insert(0.into());
+            }
+        } else if let Some((field, default)) = self.kind.rolling_update()
             && meta::text(obj, &["spec", field, "type"]) == "RollingUpdate"
         {
             let given = meta::map_mut(obj, &["spec", field, "rollingUpdate"]);

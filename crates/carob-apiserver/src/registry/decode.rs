@@ -59,7 +59,8 @@ pub(crate) fn decode_as(encoding: Encoding, body: &[u8], expected: Expected<'_>)
 
 /// Decodes the configuration of an apply: YAML, to which nothing is added.
 pub(crate) fn decode_configuration(body: &[u8], expected: Expected<'_>) -> ApiResult<Decoded> {
-    Ok(named(decode_yaml(body, expected, |schema, body| schema.decode_configuration(body))?, expected))
+    let decode = |schema: Schema<'_>, body: &[u8]| schema.decode_configuration(body);
+    Ok(named(decode_yaml(body, expected, decode)?, expected))
 }
 
 fn named(mut decoded: Decoded, expected: Expected<'_>) -> Decoded {

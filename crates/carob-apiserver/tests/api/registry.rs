@@ -518,6 +518,7 @@ async fn events_of_both_groups_are_the_same_objects() {
 /// Published manifests say modes in octal, break base64 into lines and name a namespace where there is none.
 #[tokio::test]
 async fn manifests_are_read_as_they_are_published() {
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
     let rig = Rig::new().await;
     let yaml = [("content-type", "application/yaml")];
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers: [{name: a, image: a}]\n  \
@@ -529,7 +530,6 @@ async fn manifests_are_read_as_they_are_published() {
     let secret = rig.send("POST", "/api/v1/namespaces/default/secrets", &yaml, secret).await.expect(201);
     assert_eq!(secret["data"]["a"], "aGVsbG8=");
 
-    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "metadata": { "name": "r", "namespace": "somewhere" }, "rules": [],

@@ -75,13 +75,29 @@ fn default_pull_policy(holder: &mut Value, image: &str, policy: &str) {
     map.insert(policy.to_owned(), default.into());
 }
 
-/// Whether a reference means the tag `latest`, by name or by leaving tag and digest out.
+/// Shortest digest, in hexadecimal digits (distribution/reference).
+const DIGEST_LEN_MIN: usize = 32;
+
+/// Whether a reference means the tag `latest`, by name or by leaving tag and digest out. What is no reference has no tag
+/// (pkg/util/parsers, ParseImageName).
 fn is_latest(image: &str) -> bool {
-    if image.contains('@') {
-        return false;
-    }
-    let last = image.rsplit('/').next().unwrap_or_default();
-    last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+    let (named, digest) = image.split_once('@').map_or((image, None), |(named, digest)| (named, Some(digest)));
+    let (place, last) = named.rsplit_once('/').unwrap_or(("", named));
+    let (name, tag) = last.split_once(':').map_or((last, None), |(name, tag)| (name, Some(tag)));
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b));
+    let is_lower = |part: &str| !part.bytes().any(|b| b.is_ascii_uppercase() || b == b':');
+    // Only what stands first can be a host, with capitals and a port.
+    let is_digest = |digest: &str| digest.split_once(':').is_some_and(|(_, hex)| hex.len() >= DIGEST_LEN_MIN);
+    let is_reference = digest.is_none_or(is_digest)
+        && is_part(name)
+        && is_lower(name)
+        && (place.is_empty()
+            || place
+                .split('/')
+                .enumerate()
+                .all(|(at, part)| is_part(part) && !part.ends_with(':') && (at == 0 || is_lower(part))));
+    is_reference && tag.map_or(digest.is_none(), |tag| tag == "latest")
 }
 
 fn requests_from_limits(container: &mut Value) {
@@ -148,11 +164,18 @@ mod tests {
             ("nginx", true),
             ("nginx:latest", true),
             ("nginx:1", false),
+            ("nginx:latest@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", true),
+            ("Example.com/nginx", true),
+            // What is no reference has no tag.
+            ("ko://github.com/nginx", false),
+            ("${IMAGE}", false),
+            ("host//nginx", false),
+            ("Nginx", false),
+            ("", false),
             ("host:5000/nginx", true),
             ("host:5000/nginx:1", false),
             ("nginx@sha256:00", false),
             ("nginx:latest@sha256:00", false),
-            ("", true),
         ] {
             assert_eq!(is_latest(image), expect, "{image}");
         }
