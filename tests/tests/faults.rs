@@ -3,19 +3,18 @@
 //!
 //! `cargo xtask faults SECONDS` goes on for as long as it is told, with another seed.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use carob_testkit::history::{
     self, GIVEN,
     record::{Outcome, Record},
 };
-use carob_testkit::load::{FIELD, KEYS, LAST, NAMESPACE, STOPPED, key, now};
-use carob_testkit::{Agent, Cluster, Etcd, Host, Switch, until_none};
+use carob_testkit::load::{self, KEYS, LAST, NAMESPACE, key, now};
+use carob_testkit::{Agent, Cluster, Etcd, Host, Load, Switch, until_none};
 use serde_json::{Value, json};
 
 const SERVERS: [&str; 3] = ["203.0.113.1", "203.0.113.2", "203.0.113.3"];
@@ -23,10 +22,8 @@ const AGENTS: [&str; 2] = ["203.0.113.11", "203.0.113.12"];
 /// How long faults go on.
 const SECONDS: u64 = 40;
 const SEED: u64 = 20_261_130;
-/// Records that are on their way from a client.
-const RECORDS_MAX: usize = 4096;
-/// How long a client may take for its end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The program that [`Load`] runs.
+const LOAD: &str = env!("CARGO_BIN_EXE_history-load");
 /// Writes that have to be acknowledged for a run to say anything.
 const WRITES_MIN: usize = 100;
 
@@ -195,80 +192,10 @@ impl Machines {
     }
 }
 
-/// The clients of one server, and what they write down.
-struct Load {
-    process: Child,
-    lines: Receiver<String>,
-    log: PathBuf,
-}
-
-impl Load {
-    fn start(server: &Cluster, name: &str) -> Result<Self> {
-        let log = server.host.dir().join("load.log");
-        let mut command = server.host.command(env!("CARGO_BIN_EXE_history-load"));
-        command.arg(name).arg(server.data_dir().join("admin.kubeconfig"));
-        let errors = fs_err::File::create(&log)?.into_parts().0;
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn()?;
-        let output = BufReader::new(process.stdout.take().context("it is piped")?);
-        let (sender, lines) = sync_channel(RECORDS_MAX);
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { process, lines, log })
-    }
-
-    /// Takes what was written down since, until there is no more for now.
-    fn take(&self, records: &mut Vec<Record>) -> Result<()> {
-        while let Ok(line) = self.lines.try_recv() {
-            records.push(serde_json::from_str(&line)?);
-        }
-        Ok(())
-    }
-
-    /// No more is written after this.
-    fn stop(&mut self, records: &mut Vec<Record>) -> Result<()> {
-        self.process.stdin.take().context("it is piped")?.write_all(b"stop\n")?;
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).with_context(|| self.said())?;
-            if line == STOPPED {
-                return Ok(());
-            }
-            records.push(serde_json::from_str(&line)?);
-        }
-    }
-
-    /// What is written down until its end, which comes by itself once it has seen the last key.
-    fn finish(mut self, records: &mut Vec<Record>) -> Result<()> {
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => records.push(serde_json::from_str(&line)?),
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(_late) => bail!("a client does not see the last key: {}", self.said()),
-            }
-        }
-        let status = self.process.wait()?;
-        ensure!(status.success(), "a client ended with {status}: {}", self.said());
-        Ok(())
-    }
-
-    fn said(&self) -> String {
-        fs_err::read_to_string(&self.log).unwrap_or_else(|error| error.to_string())
-    }
-}
-
-fn config_map(name: &str, value: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {NAMESPACE: ""}}, "data": {FIELD: value}})
-}
-
 fn prepare(machines: &Machines) -> Result<()> {
     machines.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))?;
     for number in 0..KEYS {
-        machines.apply(&config_map(&key(number), GIVEN))?;
+        machines.apply(&load::config_map(&key(number), GIVEN))?;
     }
     let script = "mkdir /tmp/www; hostname >/tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www";
     let container = json!({"name": "main", "image": "busybox", "command": ["sh", "-c", script]});
@@ -332,7 +259,7 @@ fn kills_and_cuts_lose_nothing() -> Result<()> {
     let maker = start_pods(&machines.servers[0], &shared)?;
     let mut loads = Vec::new();
     for (number, server) in machines.servers.iter().enumerate() {
-        loads.push(Load::start(server, &format!("clients-{number}"))?);
+        loads.push(Load::start(LOAD, server, &format!("clients-{number}"))?);
     }
     let (mut records, mut random, mut kinds) = (Vec::new(), Random(seed), Vec::new());
     let until = now() + seconds * 1_000_000_000;
@@ -351,7 +278,7 @@ fn kills_and_cuts_lose_nothing() -> Result<()> {
     for load in &mut loads {
         load.stop(&mut records)?;
     }
-    machines.apply(&config_map(LAST, GIVEN))?;
+    machines.apply(&load::config_map(LAST, GIVEN))?;
     for load in loads {
         load.finish(&mut records)?;
     }

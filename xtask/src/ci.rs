@@ -1,10 +1,11 @@
 //! What CI runs, step by step, with the time each step took.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::sh::{cargo, run, say, workspace};
+use crate::sh::{cargo, output, run, say, workspace};
 
 /// The only target: glibc, linked statically (ARCHITECTURE.md, "The binary").
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -80,6 +81,40 @@ pub(crate) fn faults(seconds: u64, seed: u64) -> Result<()> {
         .env("CAROB_BIN", dist()?)
         .env("CAROB_FAULT_SECONDS", seconds.to_string())
         .env("CAROB_FAULT_SEED", seed.to_string()))
+}
+
+/// Lets the release program of `revision` run Pods under load, and puts this one in its place.
+pub(crate) fn upgrade(revision: &str) -> Result<()> {
+    crate::images::build(&["busybox".to_owned()])?;
+    let previous = dist_of(revision)?;
+    run(cargo()?
+        .args(["test", "--package", "carob-tests", "--test", "upgrade", "--", "--nocapture"])
+        .env("CAROB_BIN", dist()?)
+        .env("CAROB_PREVIOUS_BIN", previous))
+}
+
+/// Builds the release program of `revision` out of a copy of its files, by its own `cargo xtask dist`, and returns where it is.
+fn dist_of(revision: &str) -> Result<PathBuf> {
+    let git = || -> Result<Command> {
+        let mut git = Command::new("git");
+        git.current_dir(workspace()?);
+        Ok(git)
+    };
+    let commit = output(git()?.args(["rev-parse", "--verify", &format!("{revision}^{{commit}}")]))?;
+    let dir = workspace()?.join("target/upgrade").join(commit.trim());
+    let program = dir.join("target").join(TARGET).join("release/carob");
+    if !dir.is_dir() {
+        let copy = dir.with_extension("copy");
+        fs_err::create_dir_all(&copy)?;
+        let archive = copy.join("files.tar");
+        run(git()?.args(["archive", "--output"]).arg(&archive).arg(commit.trim()))?;
+        run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&copy))?;
+        fs_err::remove_file(&archive)?;
+        fs_err::rename(&copy, &dir)?;
+    }
+    say(&format!("building the program of {}", commit.trim()));
+    run(cargo()?.current_dir(&dir).args(["xtask", "dist"]).env("CARGO_TARGET_DIR", dir.join("target")))?;
+    Ok(program)
 }
 
 /// Measures the release program (bench/).

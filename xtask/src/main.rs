@@ -23,6 +23,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   torment [SECONDS]  send hostile input to the release program for so long (60), and see that its memory comes back
   faults [SECONDS] [SEED]
                      kill servers, etcd members and agents of the release program, and cut their machines off, for so long (600)
+  upgrade REVISION   let the release program of an earlier revision run Pods under load, and put this one in its place
   images [NAME...]   make the images of tests and demo from Debian's packages (target/images)
   tidy               check the house rules that ARCHITECTURE.md states
 ";
@@ -49,6 +50,10 @@ fn main() -> Result<()> {
             let number = |place: usize, usual: u64| rest.get(place).map_or(Ok(usual), |text| text.parse());
             ci::faults(number(0, ci::FAULT_SECONDS)?, number(1, sched::seed_of_now()?)?)
         }
+        Some("upgrade") => match &rest[..] {
+            [revision] => ci::upgrade(revision),
+            _ => bail!("name the earlier revision\n\n{USAGE}"),
+        },
         Some("vm") => match rest.first() {
             Some(carob) => vm::smoke(carob.as_ref()),
             None => vm::smoke(&ci::dist()?),

@@ -13,6 +13,8 @@ pub struct Agent {
     pub host: Host,
     /// The host's address on the cable.
     pub address: String,
+    /// Another program than the one under test.
+    program: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -26,7 +28,16 @@ impl Agent {
 
     /// On a host that has the address already.
     pub fn on(host: Host, address: &str) -> Self {
-        Self { host, address: address.to_owned(), process: None }
+        Self { host, address: address.to_owned(), program: None, process: None }
+    }
+
+    /// What runs from the next start on, instead of the program under test.
+    pub fn use_program(&mut self, program: PathBuf) {
+        self.program = Some(program);
+    }
+
+    fn program(&self) -> Result<PathBuf> {
+        self.program.clone().map_or_else(program, Ok)
     }
 
     /// Starts `carob agent` with these flags besides its directories, and waits for its first line, that it is ready.
@@ -36,7 +47,7 @@ impl Agent {
     }
 
     fn spawn(&self, flags: &[&str]) -> Result<Process> {
-        let mut command = self.host.command(program()?);
+        let mut command = self.host.command(self.program()?);
         command.arg("agent").args(self.usual()?).arg(NO_EVICTION).args(flags);
         let log = self.host.dir().join("agent.log");
         spawn_and_read(command, &log).with_context(|| self.log().unwrap_or_default())
@@ -58,7 +69,7 @@ impl Agent {
 
     /// Runs `carob agent` and expects it to end with an error, which is returned.
     pub fn fails(&self, flags: &[&str]) -> Result<String> {
-        let mut command = self.host.command(program()?);
+        let mut command = self.host.command(self.program()?);
         command.arg("agent").args(self.usual()?).arg(NO_EVICTION).args(flags);
         match run(&mut command) {
             Ok(text) => anyhow::bail!("the agent was expected to fail but said\n{text}"),
@@ -78,7 +89,7 @@ impl Agent {
 
     /// Takes carob off the machine.
     pub fn uninstall(&self) -> Result<()> {
-        let mut command = self.host.command(program()?);
+        let mut command = self.host.command(self.program()?);
         command.args(["uninstall", "--yes"]).args(self.usual()?.iter().filter(|flag| !flag.starts_with("--node-ip")));
         run(&mut command).map(drop)
     }
@@ -91,7 +102,7 @@ impl Agent {
     /// Imports images made by `cargo xtask images`.
     pub fn import(&self, names: &[&str]) -> Result<()> {
         for name in names {
-            let mut command = self.host.command(program()?);
+            let mut command = self.host.command(self.program()?);
             command.args(["image", "import"]).arg(images()?.join(format!("{name}.tar")));
             command.env("CAROB_DATA_DIR", self.host.dir().join("data")).env("CAROB_RUN_DIR", self.run_dir());
             run(&mut command).with_context(|| format!("import the image {name}"))?;

@@ -23,6 +23,7 @@ const LOG_LINES_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct Cluster {
     pub host: Host,
+    program: PathBuf,
     server: Option<Child>,
     flags: Vec<String>,
 }
@@ -42,17 +43,27 @@ impl Cluster {
     pub fn start_prepared(prepare: impl FnOnce(&Path) -> Result<Vec<String>>) -> Result<Self> {
         let host = Host::new()?;
         let flags = prepare(host.dir())?;
-        let mut cluster = Self { host, server: None, flags };
-        cluster.start_server()?;
-        Ok(cluster)
+        Self::start_program(program()?, host, flags)
     }
 
     /// As [`Cluster::start_with`], on a host that is there: one with a cable to another.
     pub fn start_on(host: Host, flags: &[&str]) -> Result<Self> {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut cluster = Self { host, server: None, flags };
+        Self::start_program(program()?, host, flags)
+    }
+
+    /// As [`Cluster::start_on`], with another program than the one under test.
+    pub fn start_program(program: PathBuf, host: Host, flags: Vec<String>) -> Result<Self> {
+        let mut cluster = Self { host, program, server: None, flags };
         cluster.start_server()?;
         Ok(cluster)
+    }
+
+    /// Ends the server as a service manager does, and starts `program` in its place.
+    pub fn replace_program(&mut self, program: PathBuf) -> Result<()> {
+        self.terminate_server()?;
+        self.program = program;
+        self.start_server()
     }
 
     /// Starts the server again after [`Cluster::kill_server`].
@@ -80,7 +91,7 @@ impl Cluster {
         if self.server.is_some() {
             bail!("the server is running");
         }
-        let mut command = self.host.command(program()?);
+        let mut command = self.host.command(&self.program);
         command
             .arg("server")
             .arg("--data-dir")
@@ -123,6 +134,13 @@ impl Cluster {
         kill_within(self.server.take().context("the server is not running")?)
     }
 
+    /// Asks the server to end, leaving its Pods.
+    fn terminate_server(&mut self) -> Result<()> {
+        let status = end_within(self.server.take().context("the server is not running")?, Signal::TERM)?;
+        ensure!(status.success(), "the server ended with {status}");
+        Ok(())
+    }
+
     /// PID of the server as this machine counts.
     pub fn server_pid(&self) -> Result<u32> {
         let server = self.server.as_ref().context("the server is not running")?;
@@ -141,14 +159,14 @@ impl Cluster {
 
     /// Runs `carob ARGUMENTS` in the host.
     pub fn carob(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.host.command(program()?);
+        let mut command = self.host.command(&self.program);
         let (data, run_dir) = (self.data_dir(), self.host.run_dir());
         run(command.args(arguments).env("CAROB_DATA_DIR", data).env("CAROB_RUN_DIR", run_dir))
     }
 
     /// Starts `carob ARGUMENTS` in the host and waits for its first line of output.
     pub fn start_carob(&self, arguments: &[&str]) -> Result<Process> {
-        let mut command = self.host.command(program()?);
+        let mut command = self.host.command(&self.program);
         command.args(arguments).env("CAROB_DATA_DIR", self.data_dir()).env("CAROB_RUN_DIR", self.host.run_dir());
         spawn_and_read(command, &self.log_path())
             .with_context(|| format!("carob {}:\n{}", arguments.join(" "), self.log().unwrap_or_default()))

@@ -18,6 +18,7 @@ pub mod history;
 mod host;
 mod huge_pages;
 pub mod load;
+mod load_process;
 mod logind;
 mod peer;
 mod switch;
@@ -31,5 +32,6 @@ pub use device_plugin::{DevicePluginProcess, pod_resources, serve_device_plugin}
 pub use etcd::Etcd;
 pub use host::Host;
 pub use huge_pages::HugePages;
+pub use load_process::Load;
 pub use logind::Logind;
 pub use switch::Switch;

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
 use tokio::io::AsyncBufReadExt as _;
 
 use crate::history::record::{Outcome, Record, Version};
@@ -41,6 +42,12 @@ const WATCH_SECONDS: u32 = 5;
 /// The name of a key.
 pub fn key(number: usize) -> String {
     format!("key-{number}")
+}
+
+/// A key as it is made: the ConfigMap `name` with a value.
+pub fn config_map(name: &str, value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {NAMESPACE: ""}}, "data": {FIELD: value}})
 }
 
 /// Runs the clients of the server that a kubeconfig leads to, under a name of their own.
