@@ -5,15 +5,14 @@ use std::sync::Arc;
 use carob_api::kinds::SubresourceRole;
 use carob_api::status::GroupResource;
 use carob_api::{Status, names};
-use http::{Response, StatusCode};
-use serde_json::json;
+use http::Response;
 
 use crate::body::{Body, RequestBody};
 use crate::error::{ApiError, ApiResult};
 use crate::registry::{self, Call};
 use crate::request::{Asked, Verb};
 use crate::state::State;
-use crate::{resource_metrics, reviews, subresource};
+use crate::{component_status, resource_metrics, reviews, subresource};
 
 pub(crate) async fn answer(api: &State, asked: Asked, body: RequestBody) -> ApiResult<Response<Body>> {
     let review = reviews::find(&asked.resource);
@@ -99,12 +98,7 @@ async fn unstored(call: Call<'_>, verb: &Verb, body: RequestBody) -> ApiResult<R
         ("bindings", Verb::Create) if !call.namespace.is_empty() && call.name.is_empty() => {
             subresource::bind_by_body(call, body).await
         }
-        // The health of parts that are long told by `/readyz`; upstream keeps the list for old clients.
-        ("componentstatuses", Verb::List) => {
-            let list = json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": [] });
-            registry::answer_value(&call, StatusCode::OK, &list)
-        }
-        ("componentstatuses", Verb::Get) => Err(call.not_found()),
+        ("componentstatuses", _) => component_status::answer(&call, verb),
         _ => Err(method_not_supported(&call, verb)),
     }
 }

@@ -18,6 +18,7 @@ pub mod authn;
 pub mod authz;
 mod body;
 mod catalogue;
+mod component_status;
 mod config;
 mod conversion;
 mod current;

@@ -45,12 +45,17 @@ pub fn default(def: &ResourceDef, obj: &mut Value) {
 /// they left out gets its default. Runs again where a part outside the server has changed the object.
 pub fn prepare_create(def: &ResourceDef, new: &mut Value, namespace: &str) -> Result<(), Status> {
     metadata::check_namespace(def, new, namespace)?;
-    if !meta::resource_version(new).is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
-    }
     drop_system_fields(def, new);
     default(def, new);
     Ok(())
+}
+
+/// What the store asks of a new object, after admission has had its say (apiserver `pkg/storage/etcd3/store.go`).
+pub fn check_unversioned(new: &Value) -> Result<(), Status> {
+    if meta::resource_version(new).is_empty() {
+        return Ok(());
+    }
+    Err(Status::bad_request("resourceVersion should not be set on objects to be created"))
 }
 
 /// What follows from the object as mutating admission leaves it: name, UID and time, the rest of its status, generated

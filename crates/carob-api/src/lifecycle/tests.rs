@@ -20,6 +20,7 @@ fn created(def: &ResourceDef, namespace: &'static str, mut obj: Value) -> Result
     prepare_create(def, &mut obj, namespace).map_err(|s| s.message)?;
     complete_create(def, &mut obj, &creation());
     validate_create(def, &obj).map_err(|s| s.message)?;
+    check_unversioned(&obj).map_err(|s| s.message)?;
     Ok(obj)
 }
 

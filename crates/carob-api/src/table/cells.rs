@@ -67,6 +67,24 @@ pub(super) fn condition<'a>(obj: &'a Value, ty: &str) -> Option<&'a Value> {
     items(obj, "status.conditions").iter().find(|condition| text(condition, "type") == ty)
 }
 
+/// What a ComponentStatus says of its component's health.
+fn component_condition(component: &Value) -> Option<&Value> {
+    items(component, "conditions").iter().find(|condition| text(condition, "type") == "Healthy")
+}
+
+pub(super) fn component_health(component: &Value, _: Timestamp) -> Value {
+    let health = component_condition(component).map(|condition| text(condition, "status") == "True");
+    health.map_or("Unknown", |healthy| if healthy { "Healthy" } else { "Unhealthy" }).into()
+}
+
+pub(super) fn component_message(component: &Value, _: Timestamp) -> Value {
+    component_condition(component).map_or("", |condition| text(condition, "message")).into()
+}
+
+pub(super) fn component_error(component: &Value, _: Timestamp) -> Value {
+    component_condition(component).map_or("", |condition| text(condition, "error")).into()
+}
+
 /// The first few of `parts`, and how many more there are.
 pub(super) fn first_of(parts: &[String], max: usize) -> String {
     let shown = parts[..parts.len().min(max)].join(",");

@@ -74,9 +74,9 @@ pub const POD_TEMPLATE: &[ColumnDef] = &[
 
 pub const COMPONENT_STATUS: &[ColumnDef] = &[
     NAME,
-    string("Status", At("status", "Unknown")),
-    string("Message", At("message", "")),
-    string("Error", At("error", "")),
+    string("Status", Made(cells::component_health)),
+    string("Message", Made(cells::component_message)),
+    string("Error", Made(cells::component_error)),
 ];
 
 pub const CONFIG_MAP: &[ColumnDef] = &[NAME, string("Data", Made(workload::config_map_size)), AGE];

@@ -121,6 +121,7 @@ async fn check_and_store(
     lifecycle::validate_create(&call.def, &object)?;
     call.api.rules.validate(&call.def, &object, None, &call.notes)?;
     call.api.admission.validate(&write, Some(&object), None).await?;
+    lifecycle::check_unversioned(&object)?;
     let key = call.def.storage_key(&call.namespace, &name);
     if call.api.store.get(&key).is_some() {
         return Err(Refused::Taken(name));

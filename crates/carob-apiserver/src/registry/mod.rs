@@ -41,6 +41,7 @@ pub(crate) use list::list;
 pub(crate) use options::WriteOptions;
 pub(crate) use patch::patch;
 pub(crate) use pipeline::{Projection, admit_action, admit_connection};
+pub(crate) use render::{list_metadata, render_list, render_object};
 pub(crate) use selection::Selection;
 pub(crate) use update::{Change, rewrite, update, write_changed};
 pub(crate) use watch::watch;

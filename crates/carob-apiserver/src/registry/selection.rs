@@ -99,9 +99,16 @@ impl Selection {
         if self.decided_by_key {
             return true;
         }
-        self.read(&entry.value).is_some_and(|object| {
-            self.labels.matches(meta::labels(&object)) && self.fields.matches(|path| self.field(&object, path))
-        })
+        self.read(&entry.value).is_some_and(|object| self.selects(&object))
+    }
+
+    /// Whether the selectors take an object that is not stored.
+    pub(crate) fn matches_object(&self, object: &Value) -> bool {
+        self.name.as_deref().is_none_or(|name| name == meta::name(object)) && self.selects(object)
+    }
+
+    fn selects(&self, object: &Value) -> bool {
+        self.labels.matches(meta::labels(object)) && self.fields.matches(|path| self.field(object, path))
     }
 
     fn has_key(&self, key: &str) -> bool {

@@ -104,6 +104,24 @@ fn dangling_references(document: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn component_statuses_tell_what_the_server_has() {
+    let rig = Rig::new().await;
+    let path = "/api/v1/componentstatuses";
+    let list = rig.get(path).await.expect(200);
+    assert_eq!(
+        (&list["kind"], &list["items"][0]["metadata"]["name"]),
+        (&json!("ComponentStatusList"), &json!("etcd-0"))
+    );
+    let one = rig.get(&format!("{path}/etcd-0")).await.expect(200);
+    assert_eq!(one["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
+    rig.get(&format!("{path}/etcd-1")).await.expect(404);
+    let none = rig.get(&format!("{path}?labelSelector=a%3Db")).await.expect(200);
+    assert_eq!(none["items"], json!([]));
+    let mine = rig.get(&format!("{path}?fieldSelector=metadata.name%3Detcd-0")).await.expect(200);
+    assert_eq!(mine["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
 async fn health_is_told_as_a_whole_and_check_by_check() {
     let rig = Rig::new().await;
     assert_eq!(rig.get("/livez").await.expect(200), "ok");

@@ -65,6 +65,12 @@ async fn a_validation_denies_and_says_why() {
     let status = answer.expect(422);
     assert_eq!((&status["reason"], &status["details"]["causes"][0]["message"]), (&json!("Invalid"), &json!(said)));
     rig.put(&format!("{MAPS}/bad"), &config_map("bad")).await.expect(403);
+    // A client hears of it before it hears that a new object has no version.
+    let mut versioned = config_map("bad");
+    versioned["metadata"]["resourceVersion"] = json!("1");
+    rig.post(MAPS, &versioned).await.expect(403);
+    versioned["metadata"]["name"] = json!("good");
+    rig.post(MAPS, &versioned).await.expect(400);
     rig.post(MAPS, &config_map("kept")).await.expect(201);
     let answer = rig.delete(&format!("{MAPS}/kept")).await;
     assert!(
