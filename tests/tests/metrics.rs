@@ -1,6 +1,8 @@
 //! What Pods use, shown by `kubectl top`, told to Prometheus, and followed by an autoscaler under load.
 
-use anyhow::{Context, Result};
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
 use carob_testkit::{Cluster, until_none};
 use serde_json::Value;
 
@@ -129,5 +131,121 @@ fn use_is_measured_and_followed() -> Result<()> {
     let blind = until(&cluster, "blind", |found| !condition(found, "ScalingActive").is_empty())?;
     assert_eq!(condition(&blind, "ScalingActive"), "False FailedGetExternalMetric");
     assert_eq!(condition(&blind, "AbleToScale"), "True SucceededGetScale");
+    Ok(())
+}
+
+/// A Pod that ends with a code of its own, one with a claim, and one that no node takes.
+const FIGURES: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: ends}
+spec:
+  restartPolicy: Never
+  containers: [{name: main, image: busybox, command: [sh, -c, exit 139]}]
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 1Mi}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: keeps}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: main, image: busybox, command: [sleep, infinity], volumeMounts: [{name: data, mountPath: /data}]}
+  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: waits}
+spec:
+  nodeSelector: {nowhere: here}
+  containers: [{name: main, image: busybox}]
+";
+
+/// Fails where Prometheus would not read the text: a family has one head, its samples stand behind it, and no sample is there twice.
+fn check_format(path: &str, text: &str) -> Result<()> {
+    let (mut heads, mut samples) = (BTreeSet::new(), BTreeSet::new());
+    let mut family = ("", "");
+    for line in text.lines() {
+        if let Some(head) = line.strip_prefix("# TYPE ") {
+            family = head.split_once(' ').with_context(|| format!("{path}: a name and a type in {line:?}"))?;
+            ensure!(heads.insert(family.0), "{path}: {} has two heads", family.0);
+            ensure!(matches!(family.1, "counter" | "gauge" | "histogram"), "{path}: {line}");
+        } else if !line.starts_with("# HELP ") {
+            let (sample, value) = line.split_once("} ").or_else(|| line.split_once(' ')).context("a value")?;
+            ensure!(samples.insert(sample), "{path}: {sample} is there twice");
+            let value = value.split(' ').next().unwrap_or_default();
+            ensure!(value.parse::<f64>().is_ok(), "{path}: no number in {line:?}");
+            let name = sample.split('{').next().unwrap_or_default();
+            let suffix = name.strip_prefix(family.0).with_context(|| format!("{path}: {line:?} below {family:?}"))?;
+            let fits = match family.1 {
+                "histogram" => matches!(suffix, "_bucket" | "_sum" | "_count"),
+                _ => suffix.is_empty(),
+            };
+            ensure!(fits, "{path}: {line:?} below {family:?}");
+        }
+    }
+    ensure!(!samples.is_empty(), "{path} has no figures");
+    Ok(())
+}
+
+#[test]
+fn figures_have_the_names_that_rules_read() -> Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.import(&["busybox"])?;
+    let manifest = cluster.host.dir().join("figures.yaml");
+    fs_err::write(&manifest, FIGURES)?;
+    cluster.kubectl(&["apply", "-f", manifest.to_str().context("a UTF-8 path")?])?;
+    cluster.wait("condition=Ready", "pod/keeps")?;
+    cluster.wait("jsonpath={.status.phase}=Failed", "pod/ends")?;
+    cluster.wait("condition=PodScheduled=False", "pod/waits")?;
+    let node = format!("/api/v1/nodes/{}/proxy", cluster.host.name());
+    let expected = [
+        (
+            "/metrics".to_owned(),
+            &[
+                "apiserver_request_total{verb=\"POST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"resource\",component=\"apiserver\",code=\"201\",dry_run=\"\",system_client=\"\"} 3",
+                "apiserver_request_duration_seconds_bucket{verb=\"POST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"resource\",component=\"apiserver\",dry_run=\"\",le=\"+Inf\"} 3",
+                "apiserver_longrunning_requests{verb=\"WATCH\",group=\"\",version=\"v1\",resource=\"pods\",",
+                "apiserver_admission_step_admission_duration_seconds_count{operation=\"CREATE\",rejected=\"false\",type=\"admit\"} ",
+                "workqueue_work_duration_seconds_count{name=\"job\"} ",
+                "scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} 2",
+                "scheduler_pending_pods{queue=\"unschedulable\"} 1",
+                "process_resident_memory_bytes ",
+                "kubernetes_build_info{git_version=\"v1.36.",
+            ][..],
+        ),
+        ("/metrics/slis".to_owned(), &["kubernetes_healthcheck{name=\"etcd\",type=\"livez\"} 1"]),
+        (
+            format!("{node}/metrics"),
+            &[
+                "kubelet_terminated_containers_total{container_type=\"container\",exit_code=\"139\",reason=\"Error\"} 1",
+                "kubelet_started_containers_total{container_type=\"container\"} 2",
+                "kubelet_volume_stats_capacity_bytes{namespace=\"default\",persistentvolumeclaim=\"data\"} ",
+                "kubelet_runtime_operations_total{operation_type=\"run_podsandbox\"} 2",
+                "kubelet_pod_start_duration_seconds_count ",
+            ],
+        ),
+        (format!("{node}/metrics/cadvisor"), &["container_memory_rss{container=\"main\",id=\""]),
+        (format!("{node}/metrics/resource"), &["pod_memory_working_set_bytes{namespace=\"default\",pod=\"keeps\"} "]),
+    ];
+    for (path, lines) in expected {
+        let text = raw(&cluster, &path)?;
+        check_format(&path, &text)?;
+        for line in lines {
+            ensure!(text.lines().any(|own| own.starts_with(line)), "{path} has no {line}\n{text}");
+        }
+    }
+    let cadvisor = raw(&cluster, &format!("{node}/metrics/cadvisor"))?;
+    let of_container = |line: &&str| line.starts_with("container_memory_rss{container=\"main\"");
+    ensure!(cadvisor.lines().filter(of_container).all(|line| line.contains("image=\"busybox\"")), "{cadvisor}");
+    let statuses = cluster.kubectl(&["get", "componentstatuses", "--no-headers"])?;
+    let healthy = |name: &str| statuses.lines().any(|line| line.starts_with(name) && line.contains("Healthy"));
+    ensure!(["controller-manager", "scheduler", "etcd-0"].into_iter().all(healthy), "{statuses}");
     Ok(())
 }

@@ -25,13 +25,13 @@ struct Machines {
 }
 
 /// Both run the older program.
-fn start(previous: &PathBuf) -> Result<Machines> {
+fn start(previous: &Path) -> Result<Machines> {
     let host = Host::new()?;
     let mut agent = Agent::linked(&host, SERVER, AGENT)?;
     let flags = vec!["--node-name=server".to_owned(), format!("--node-ip={SERVER}")];
-    let cluster = Cluster::start_program(previous.clone(), host, flags)?;
+    let cluster = Cluster::start_program(previous.to_owned(), host, flags)?;
     let token = cluster.carob(&["token", "create"])?;
-    agent.use_program(previous.clone());
+    agent.use_program(previous.to_owned());
     agent.start(&["--node-name=worker", &format!("--server=https://{SERVER}:6443"), "--token", token.trim()])?;
     cluster.wait("condition=Ready", "node/worker")?;
     cluster.import(&["busybox"])?;

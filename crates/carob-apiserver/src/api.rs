@@ -27,12 +27,13 @@ use crate::definitions::Definitions;
 use crate::error::ApiError;
 use crate::identity::{GROUP_MASTERS, Identity};
 use crate::in_process::InProcess;
+use crate::metrics::Pending;
 use crate::policy::report_types;
 use crate::request::{Asked, Notes, Query, RequestInfo, Verb};
 use crate::server::{Class, Classified, Limits, RETRY_AFTER_S, Refused, Remote, is_heavy, seats_of_list};
 use crate::state::{StartError, State};
 use crate::system::SystemConfig;
-use crate::{aggregation, audit, dispatch, nonresource, respond, tunnels};
+use crate::{aggregation, audit, dispatch, metrics, nonresource, respond, tunnels};
 
 /// The API server. Clones share everything.
 #[derive(Clone)]
@@ -112,22 +113,20 @@ impl ApiServer {
     }
 
     async fn run(self, request: Request<RequestBody>, caller: Caller) -> Response<Body> {
-        let started = self.0.clock.monotonic();
         let (parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let info = match RequestInfo::new(&parts.method, parts.uri.path(), &query) {
             Ok(info) => info,
             Err(error) => return respond::error(carob_api::Status::bad_request(error.to_string()).into()),
         };
-        let label = info.metrics_label();
+        let mut pending = Pending::begin(&self.0, metrics::Asked::of(&self.0, &parts, &query, &info));
         let gzip = respond::accepts_gzip(&parts.headers);
         let notes = Arc::new(Notes::default());
         let mut response = self.clone().limited(parts, body, query, info, caller, &notes).await;
         respond::warn(&mut response, &notes.warnings());
         respond::finish(&mut response, gzip);
-        let elapsed = self.0.clock.monotonic().saturating_sub(started);
-        self.0.metrics.observe(label, response.status(), elapsed);
-        response
+        pending.answered(response.status().as_u16(), notes.time_waited(), response.body().size_hint().exact());
+        response.map(|body| body.holding(pending))
     }
 
     /// Who asks, and whether they may; what is recorded of it.
@@ -205,10 +204,18 @@ impl ApiServer {
         }
         let _seat = match flow {
             None => None,
-            Some(flow) => match self.0.flow_control.enter(flow, self.seats(flow, &info, &query)).await {
-                Ok(seat) => seat,
-                Err(_) => return too_many_requests(),
-            },
+            Some(flow) => {
+                let since = self.0.clock.monotonic();
+                match self.0.flow_control.enter(flow, self.seats(flow, &info, &query)).await {
+                    Ok(seat) => {
+                        let waited = self.0.clock.monotonic().saturating_sub(since);
+                        self.0.flow_control.note_wait(flow, waited);
+                        notes.waited(waited);
+                        seat
+                    }
+                    Err(_) => return too_many_requests(),
+                }
+            }
         };
         let request_timeout = match asked_timeout(&query) {
             Ok(asked) => asked.map_or(self.0.limits.request_timeout, |asked| asked.min(self.0.limits.request_timeout)),

@@ -1,6 +1,7 @@
 //! `/livez`, `/readyz` and `/healthz`, as a whole, verbose, and check by check (apiserver `pkg/server/healthz`).
 
 use carob_api::Status;
+use carob_kit::metrics::{Exposition, Kind};
 use carob_kit::{PartState, chain};
 use http::{Response, StatusCode};
 
@@ -98,17 +99,15 @@ fn checks(api: &State, endpoint: &str) -> Vec<Check> {
 
 /// Every check as a figure, for `/metrics/slis` (component-base `metrics/prometheus/slis`).
 pub(crate) fn indicators(api: &State) -> String {
-    let mut text = String::from(
-        "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n\
-         # TYPE kubernetes_healthcheck gauge\n",
-    );
+    let mut out = Exposition::default();
+    let help = "[STABLE] This metric records the result of a single healthcheck.";
+    let family = out.family("kubernetes_healthcheck", Kind::Gauge, help);
     for endpoint in ["healthz", "livez", "readyz"] {
         for Check { name, problem } in checks(api, endpoint) {
-            let passes = u8::from(problem.is_none());
-            text += &format!("kubernetes_healthcheck{{name={name:?},type={endpoint:?}}} {passes}\n");
+            family.sample(&[("name", &name), ("type", endpoint)], u8::from(problem.is_none()));
         }
     }
-    text
+    out.into_text()
 }
 
 /// `rest` names one check.

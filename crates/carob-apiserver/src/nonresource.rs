@@ -8,14 +8,13 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
-use crate::audit::Auditor;
 use crate::body::Body;
 use crate::discovery::{self, Scope};
 use crate::error::{ApiError, ApiResult};
 use crate::identity::Identity;
 use crate::request::Query;
 use crate::state::State;
-use crate::{health, openapi, respond, version};
+use crate::{health, metrics, openapi, respond, version};
 
 pub(crate) fn answer(
     api: &State,
@@ -33,7 +32,7 @@ pub(crate) fn answer(
     let merged = merged.as_deref();
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     match segments.as_slice() {
-        [""] => Ok(respond::json(StatusCode::OK, &json!({ "paths": root_paths() }))),
+        [""] => Ok(respond::json(StatusCode::OK, &json!({ "paths": ROOT_PATHS }))),
         ["api"] => Ok(discovery::collection(&served, merged, api.advertised, headers, Scope::Core)),
         ["apis"] => Ok(discovery::collection(&served, merged, api.advertised, headers, Scope::Groups)),
         ["api", version] => discovery::resources(&served, "", version),
@@ -43,7 +42,7 @@ pub(crate) fn answer(
         [endpoint @ ("livez" | "readyz" | "healthz"), rest @ ..] => {
             health::answer(api, endpoint, rest, query, health::Detail::of(user))
         }
-        ["metrics"] => Ok(metrics(api)),
+        ["metrics"] => Ok(exposition(metrics::render(api))),
         ["metrics", "slis"] => Ok(exposition(health::indicators(api))),
         ["openapi", "v2"] => openapi::v2(&served, merged, headers),
         ["openapi", "v3"] => openapi::v3_index(&api.openapi, &served, merged, headers),
@@ -60,30 +59,22 @@ fn not_found() -> ApiError {
     Status::path_not_found().into()
 }
 
-fn root_paths() -> Vec<&'static str> {
-    vec![
-        "/.well-known/openid-configuration",
-        "/api",
-        "/api/v1",
-        "/apis",
-        "/healthz",
-        "/livez",
-        "/metrics",
-        "/metrics/slis",
-        "/openapi/v2",
-        "/openapi/v3",
-        "/openid/v1/jwks",
-        "/readyz",
-        "/version",
-    ]
-}
-
-fn metrics(api: &State) -> Response<Body> {
-    let mut text = api.metrics.render(api.store.stats()) + &api.health.metrics();
-    text.push_str(&api.flow_control.metrics());
-    text.push_str(&api.auditor.as_ref().map(Auditor::metrics).unwrap_or_default());
-    exposition(text)
-}
+/// The paths that name no resource and are listed at the root.
+pub(crate) const ROOT_PATHS: [&str; 13] = [
+    "/.well-known/openid-configuration",
+    "/api",
+    "/api/v1",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/metrics/slis",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/version",
+];
 
 /// Figures in the Prometheus text format.
 fn exposition(text: String) -> Response<Body> {

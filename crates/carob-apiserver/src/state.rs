@@ -18,7 +18,7 @@ use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::conversion::Converters;
 use crate::lookup::Lookup;
-use crate::metrics::Metrics;
+use crate::metrics::{AdmissionFigures, Requests};
 use crate::openapi::OpenApi;
 use crate::policy::{MutatingPolicies, PolicyForm, Surroundings, ValidatingPolicies};
 use crate::reserve::{Reservations, ResourceQuota};
@@ -61,7 +61,7 @@ pub(crate) struct State {
     /// The address that legacy discovery names.
     pub(crate) advertised: Option<SocketAddr>,
     pub(crate) openapi: OpenApi,
-    pub(crate) metrics: Metrics,
+    pub(crate) requests: Requests,
     pub(crate) health: Arc<carob_kit::Health>,
     pub(crate) flow_control: FlowControl,
     pub(crate) in_flight: InFlight,
@@ -103,16 +103,17 @@ impl State {
         let catalogue = Arc::new(Catalogue::new(config.unstable_versions));
         let converters = Arc::new(Converters::new(hooks.clone()));
         let around = Surroundings::new(&store, Arc::clone(&catalogue), Arc::clone(&converters), authz.clone());
+        let figures = Arc::new(AdmissionFigures::new(Arc::clone(&config.clock)));
         let mut mutators: Vec<Box<dyn Mutator>> = vec![
             Box::new(MutatingPolicies::new(&store, around.clone())),
-            Box::new(MutatingWebhooks::new(&hooks, &store, authz.clone(), Arc::clone(&converters))),
+            Box::new(MutatingWebhooks::new(&hooks, &store, authz.clone(), Arc::clone(&converters), &figures)),
         ];
         mutators.extend(config.mutators);
         let mut validators: Vec<Box<dyn Validator>> = vec![
             Box::new(PolicyForm),
             Box::new(ConditionsCompile),
             Box::new(ValidatingPolicies::new(&store, around)),
-            Box::new(ValidatingWebhooks::new(&hooks, &store, authz.clone(), Arc::clone(&converters))),
+            Box::new(ValidatingWebhooks::new(&hooks, &store, authz.clone(), Arc::clone(&converters), &figures)),
         ];
         validators.extend(config.validators);
         let auditor = config.audit.map(|(policy, log)| {
@@ -130,6 +131,7 @@ impl State {
                 config.pod_security,
                 mutators,
                 validators,
+                figures,
             ),
             authz,
             tokens,
@@ -146,7 +148,7 @@ impl State {
             system: SystemConfig { service_cidrs: config.service_cidrs, ..config.system },
             bootstrapped: AtomicBool::new(false),
             openapi: OpenApi::default(),
-            metrics: Metrics::default(),
+            requests: Requests::default(),
             health: config.health,
             flow_control: FlowControl::new(&store, config.limits.seats, config.limits.request_timeout),
             in_flight: InFlight::new(&config.limits),

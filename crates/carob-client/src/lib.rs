@@ -17,7 +17,10 @@ pub mod snapshots;
 mod testing;
 mod transport;
 
-pub use driver::{Asker, Driver, DriverStats, Reconcile, Requeue, Subject, Work, WorkOptions, WorkStats};
+pub use driver::{
+    Asker, Driver, DriverStats, Reconcile, Requeue, Subject, Work, WorkOptions, WorkStats, WorkTimes,
+    write_work_metrics,
+};
 pub use election::{ElectionConfig, ElectionError, Ended, LeaderElector};
 pub use error::{During, ReconcileError, RequestError, sentence};
 pub use events::{EventKind, EventRecorder, EventSource, RecorderStats, reference};

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use carob_kit::chain;
+use carob_kit::metrics::{Exposition, Kind};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -48,14 +49,12 @@ impl Counts {
         }
     }
 
-    /// In the Prometheus text format.
-    pub(crate) fn metrics(&self) -> String {
-        let mut text = String::from("# TYPE carob_ingress_requests_total counter\n");
+    pub(crate) fn write_metrics(&self, out: &mut Exposition) {
+        let help = "Requests for Ingresses, by the class of their answer.";
+        let family = out.family("carob_ingress_requests_total", Kind::Counter, help);
         for (class, count) in self.0.iter().enumerate() {
-            let count = count.load(Ordering::Relaxed);
-            text += &format!("carob_ingress_requests_total{{code=\"{}xx\"}} {count}\n", class + 1);
+            family.sample(&[("code", &format!("{}xx", class + 1))], count.load(Ordering::Relaxed));
         }
-        text
     }
 }
 

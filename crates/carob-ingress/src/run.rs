@@ -8,6 +8,7 @@ use std::time::Duration;
 use carob_client::{
     Asker, Change, Driver, EventKind, EventRecorder, EventSource, Informers, ObjectKey, WorkOptions, reference,
 };
+use carob_kit::metrics::Exposition;
 use carob_kit::{Backoff, Clock};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -107,10 +108,10 @@ impl Ingress {
         move || lock(&problems).iter().map(|(port, why)| format!("ingress: port {port} is not served: {why}")).collect()
     }
 
-    /// Figures, in the Prometheus text format.
-    pub fn metrics(&self) -> impl Fn() -> String + Send + Sync + use<> {
+    /// Writes what it counts.
+    pub fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + use<> {
         let proxy = Arc::clone(&self.proxy);
-        move || proxy.counts.metrics()
+        move |out| proxy.counts.write_metrics(out)
     }
 
     /// Serves until the shutdown.

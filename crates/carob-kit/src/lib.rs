@@ -1,5 +1,5 @@
 //! What every part of carob needs and that knows no domain word: the clock, back-off, bounded queues, random ids,
-//! file operations that a test can make fail, one way to print an error with its causes, names of hosts, what becomes of panics, and the
+//! file operations that a test can make fail, figures for Prometheus, one way to print an error with its causes, names of hosts, what becomes of panics, and the
 //! supervisor of a program's parts.
 //!
 //! Start at [`Clock`]. This crate never names a Kubernetes concept, and spawns no task but those of a [`Supervisor`].
@@ -13,6 +13,7 @@ mod error;
 pub mod fs;
 mod id;
 mod keyed_locks;
+pub mod metrics;
 #[cfg(feature = "names")]
 pub mod names;
 mod panics;

@@ -3,8 +3,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Keys in the order in which they first came; a key that is waiting already is not queued again.
 ///
@@ -18,7 +20,8 @@ pub struct KeyQueue<K> {
 
 #[derive(Debug)]
 struct State<K> {
-    order: VecDeque<K>,
+    /// With the moment at which each came.
+    order: VecDeque<(K, Instant)>,
     waiting: HashSet<K>,
     closed: bool,
 }
@@ -36,38 +39,43 @@ impl<K: Hash + Eq + Clone> KeyQueue<K> {
         Self { limit, state: Mutex::new(state), ready: Notify::new() }
     }
 
-    /// Queues `key` unless it is waiting already.
-    pub fn push(&self, key: K) -> Result<(), KeyQueueFull> {
+    /// Queues `key` unless it is waiting already, and answers whether it was queued.
+    pub fn push(&self, key: K) -> Result<bool, KeyQueueFull> {
         let mut state = self.lock();
         if state.closed || state.waiting.contains(&key) {
-            return Ok(());
+            return Ok(false);
         }
         if state.order.len() >= self.limit {
             return Err(KeyQueueFull { limit: self.limit });
         }
         state.waiting.insert(key.clone());
-        state.order.push_back(key);
+        state.order.push_back((key, Instant::now()));
         drop(state);
         self.ready.notify_one();
-        Ok(())
+        Ok(true)
     }
 
     /// The oldest key, as soon as there is one; `None` once the queue is closed and empty.
     ///
     /// Cancel safe: a key is taken only when the future is ready.
     pub async fn pop(&self) -> Option<K> {
+        self.pop_timed().await.map(|(key, _)| key)
+    }
+
+    /// As [`KeyQueue::pop`], with how long the key waited.
+    pub async fn pop_timed(&self) -> Option<(K, Duration)> {
         loop {
             let ready = self.ready.notified();
             {
                 let mut state = self.lock();
-                if let Some(key) = state.order.pop_front() {
+                if let Some((key, came)) = state.order.pop_front() {
                     state.waiting.remove(&key);
                     let more = !state.order.is_empty();
                     drop(state);
                     if more {
                         self.ready.notify_one();
                     }
-                    return Some(key);
+                    return Some((key, came.elapsed()));
                 }
                 if state.closed {
                     drop(state);
@@ -124,7 +132,7 @@ mod tests {
         let queue = KeyQueue::new(1);
         queue.push(1).expect("the first fits");
         assert_eq!(queue.push(2), Err(KeyQueueFull { limit: 1 }));
-        assert_eq!(queue.push(1), Ok(()), "a key that waits already needs no place");
+        assert_eq!(queue.push(1), Ok(false), "a key that waits already needs no place");
     }
 
     #[tokio::test]

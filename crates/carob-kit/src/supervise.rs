@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::metrics::{Exposition, Kind};
 use crate::panics::catch_panic;
 use crate::{Backoff, chain};
 
@@ -108,7 +109,7 @@ pub struct PartHealth {
 }
 
 type Remarks = Box<dyn Fn() -> Vec<String> + Send + Sync>;
-type Metrics = Box<dyn Fn() -> String + Send + Sync>;
+type Metrics = Box<dyn Fn(&mut Exposition) + Send + Sync>;
 
 /// How the parts of a program are, for whoever is asked: `/readyz`, `/metrics`, the log.
 #[derive(Default)]
@@ -116,31 +117,6 @@ pub struct Health {
     parts: watch::Sender<BTreeMap<&'static str, (PartState, u64)>>,
     remarks: Mutex<BTreeMap<&'static str, Remarks>>,
     metrics: Mutex<BTreeMap<&'static str, Metrics>>,
-}
-
-/// One text of the figures of several parts: the format wants the samples of a family behind one another, and its TYPE
-/// line once.
-fn gathered(texts: &[String]) -> String {
-    let mut families: Vec<(&str, Vec<&str>)> = Vec::new();
-    for text in texts {
-        let mut family = 0;
-        for line in text.lines() {
-            if line.starts_with("# TYPE ") || families.is_empty() {
-                family = families.iter().position(|(head, _)| *head == line).unwrap_or(families.len());
-                if family == families.len() {
-                    families.push((line, Vec::new()));
-                }
-            } else {
-                families[family].1.push(line);
-            }
-        }
-    }
-    let mut gathered = String::new();
-    for line in families.into_iter().flat_map(|(head, samples)| std::iter::once(head).chain(samples)) {
-        gathered.push_str(line);
-        gathered.push('\n');
-    }
-    gathered
 }
 
 impl Health {
@@ -167,29 +143,29 @@ impl Health {
         lock(&self.remarks).insert(name, Box::new(remarks));
     }
 
-    /// Adds figures of a part, in the Prometheus text format. A second call for the same name takes the place of the first.
-    pub fn add_metrics(&self, name: &'static str, metrics: impl Fn() -> String + Send + Sync + 'static) {
+    /// Adds figures of a part. A second call for the same name takes the place of the first.
+    pub fn add_metrics(&self, name: &'static str, metrics: impl Fn(&mut Exposition) + Send + Sync + 'static) {
         lock(&self.metrics).insert(name, Box::new(metrics));
     }
 
-    /// The figures of all parts, of their restarts, and of panics.
-    pub fn metrics(&self) -> String {
+    /// Writes the figures of all parts, of their restarts, and of panics.
+    pub fn write_metrics(&self, out: &mut Exposition) {
         let parts = self.parts();
-        let mut text = String::from("# TYPE carob_part_ready gauge\n");
+        let ready = out.family("carob_part_ready", Kind::Gauge, "Whether a part of this program is ready.");
         for part in &parts {
-            let ready = u8::from(part.state == PartState::Ready);
-            text += &format!("carob_part_ready{{part={:?}}} {ready}\n", part.name);
+            ready.sample(&[("part", part.name)], u8::from(part.state == PartState::Ready));
         }
-        text += "# TYPE carob_part_restarts_total counter\n";
+        let restarts = out.family("carob_part_restarts_total", Kind::Counter, "Starts of a part after its first one.");
         for part in &parts {
-            text += &format!("carob_part_restarts_total{{part={:?}}} {}\n", part.name, part.restarts);
+            restarts.sample(&[("part", part.name)], part.restarts);
         }
-        text += "# TYPE carob_panics_total counter\n";
+        let panics = out.family("carob_panics_total", Kind::Counter, "Panics, by their place in the program.");
         for (place, count) in crate::panics::panic_counts() {
-            text += &format!("carob_panics_total{{place={place:?}}} {count}\n");
+            panics.sample(&[("place", &place)], count);
         }
-        let own: Vec<String> = lock(&self.metrics).values().map(|metrics| metrics()).collect();
-        text + &gathered(&own)
+        for metrics in lock(&self.metrics).values() {
+            metrics(out);
+        }
     }
 
     /// Waits until every part is ready.
@@ -441,7 +417,7 @@ mod tests {
         health.all_ready().await;
         assert_eq!(began.elapsed(), Duration::from_secs(1 + 2 + 4), "waits double");
         assert_eq!(*lock(&log), ["well starts", "waiting starts"], "what is well is left alone");
-        let metrics = health.metrics();
+        let metrics = figures(&health);
         assert!(metrics.contains("carob_part_restarts_total{part=\"sick\"} 3\n"), "{metrics}");
         assert!(metrics.contains("carob_part_ready{part=\"well\"} 1\n"), "{metrics}");
         let error = supervisor.stop().await.expect_err("its end failed");
@@ -468,23 +444,19 @@ mod tests {
         assert_eq!(wrong(late), "the part a needs b, which is no part before it");
     }
 
+    fn figures(health: &Health) -> String {
+        let mut out = Exposition::default();
+        health.write_metrics(&mut out);
+        out.into_text()
+    }
+
     #[test]
     fn remarks_and_figures_of_parts_are_told_with_the_rest() {
         let health = Health::new();
         health.add_remarks("controllers", || vec!["job default/a is set aside".to_owned()]);
-        health.add_metrics("controllers", || "# TYPE depth gauge\ndepth 3\n".to_owned());
+        health.add_metrics("controllers", |out| out.single("depth", Kind::Gauge, "Keys.", 3));
         assert_eq!(health.remarks(), ["job default/a is set aside"]);
-        assert!(health.metrics().ends_with("# TYPE depth gauge\ndepth 3\n"));
-    }
-
-    #[test]
-    fn a_family_that_two_parts_have_is_one() {
-        let of = |part: &str| {
-            format!("# TYPE depth gauge\ndepth{{of={part:?}}} 1\n# TYPE done counter\ndone{{of={part:?}}} 2\n")
-        };
-        assert_eq!(
-            gathered(&[of("a"), of("b")]),
-            "# TYPE depth gauge\ndepth{of=\"a\"} 1\ndepth{of=\"b\"} 1\n# TYPE done counter\ndone{of=\"a\"} 2\ndone{of=\"b\"} 2\n"
-        );
+        let text = figures(&health);
+        assert!(text.ends_with("# HELP depth Keys.\n# TYPE depth gauge\ndepth 3\n"), "{text}");
     }
 }

@@ -39,6 +39,7 @@ pub mod dir_watch;
 pub mod env;
 pub mod events;
 pub mod eviction;
+pub mod figures;
 pub mod files;
 pub mod fleet;
 pub mod hooks;

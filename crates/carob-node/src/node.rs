@@ -27,6 +27,7 @@ use crate::csi::{Csi, CsiParts};
 use crate::devices::{Devices, NoteError};
 use crate::events::Events;
 use crate::eviction::{Evictor, Pressures};
+use crate::figures::NodeFigures;
 use crate::files::Files;
 use crate::fleet::{Fleet, Sources};
 use crate::image::Images;
@@ -164,6 +165,7 @@ impl Node {
             dirs,
             settings: settings(&config, &machine, &huge_pages, allocatable),
             probe_counts: ProbeCounts::default(),
+            figures: NodeFigures::default(),
             network_rules,
         });
         let fields = |fields: String| Selection { fields: Some(fields), ..Selection::default() };

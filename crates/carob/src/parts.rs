@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use carob_apiserver::authn::ServiceAccountKeys;
 use carob_apiserver::{ApiServer, Tls, UserInfo};
-use carob_client::{DriverStats, ElectionConfig, Ended, Informers, LeaderElector};
+use carob_client::{DriverStats, ElectionConfig, Ended, Informers, LeaderElector, write_work_metrics};
 use carob_cni::{CniConfig, CniNetwork};
 use carob_controllers::{Controllers, TokenSigner};
 use carob_cri::Cri;
@@ -221,7 +221,7 @@ pub(crate) fn controllers(control: &Control, keys: Arc<ServiceAccountKeys>) -> P
             let lead = |clock, shutdown| async {
                 let controllers = Controllers::start(client, informers, config, clock, shutdown);
                 let (counts, remarks) = (controllers.stats(), controllers.stats());
-                health.add_metrics(CONTROLLERS, move || work_metrics(&counts()));
+                health.add_metrics(CONTROLLERS, move |out| write_work_metrics(out, &counts()));
                 health.add_remarks(CONTROLLERS, move || set_aside(&remarks()));
                 let begun = controllers.begun();
                 let tell = async {
@@ -257,26 +257,6 @@ fn election(common: &Common, name: &str) -> Option<ElectionConfig> {
     Some(ElectionConfig::new("kube-system", name, identity))
 }
 
-/// The counts of reconcilers in the Prometheus text format.
-fn work_metrics(stats: &DriverStats) -> String {
-    let mut text = String::new();
-    type Count = fn(&carob_client::WorkStats) -> u64;
-    let counts: [(&str, &str, Count); 5] = [
-        ("workqueue_depth", "gauge", |stats| stats.depth as u64),
-        ("carob_reconcile_success_total", "counter", |stats| stats.succeeded),
-        ("carob_reconcile_errors_total", "counter", |stats| stats.failed),
-        ("carob_reconcile_panics_total", "counter", |stats| stats.panicked),
-        ("carob_reconcile_set_aside", "gauge", |stats| stats.set_aside.len() as u64),
-    ];
-    for (name, kind, count) in counts {
-        text += &format!("# TYPE {name} {kind}\n");
-        for (controller, stats) in stats {
-            text += &format!("{name}{{name={controller:?}}} {}\n", count(stats));
-        }
-    }
-    text
-}
-
 fn set_aside(stats: &DriverStats) -> Vec<String> {
     let of = |(name, stats): &(&'static str, carob_client::WorkStats)| {
         let (count, first) = (stats.set_aside.len(), stats.set_aside.first()?);
@@ -287,9 +267,13 @@ fn set_aside(stats: &DriverStats) -> Vec<String> {
 
 pub(crate) fn scheduler(common: &Common, explanations: Explanations) -> Part {
     let common = common.clone();
+    let figures = carob_scheduler::Figures::default();
+    let shown = figures.clone();
+    common.health.add_metrics(SCHEDULER, move |out| shown.write(out));
     Part::new(SCHEDULER, move |context| {
         let config = SchedulerConfig {
             explanations: explanations.clone(),
+            figures: figures.clone(),
             election: election(&common, "kube-scheduler"),
             ..SchedulerConfig::default()
         };
@@ -546,7 +530,7 @@ pub(crate) fn local_storage(common: &Common) -> Part {
         async move {
             let storage = LocalStorage::start(config, parts).await?;
             let (counts, remarks) = (storage.stats(), storage.stats());
-            health.add_metrics(LOCAL_STORAGE, move || work_metrics(&counts()));
+            health.add_metrics(LOCAL_STORAGE, move |out| write_work_metrics(out, &counts()));
             health.add_remarks(LOCAL_STORAGE, move || set_aside(&remarks()));
             let begun = storage.begun();
             let tell = async {
@@ -793,8 +777,5 @@ mod tests {
             set_aside(&stats),
             ["the job controller leaves 1 objects alone that made it panic, default/a among them"]
         );
-        let text = work_metrics(&stats);
-        assert!(text.contains("# TYPE workqueue_depth gauge\nworkqueue_depth{name=\"job\"} 2\n"), "{text}");
-        assert!(text.contains("carob_reconcile_panics_total{name=\"cronjob\"} 0\n"), "{text}");
     }
 }

@@ -30,6 +30,7 @@ use carob_kit::Clock;
 use serde_json::Value;
 
 use crate::authz::{Authorization, Rbac};
+use crate::metrics::{AdmissionFigures, Step};
 pub use attributes::{Admission, Chain, Operation};
 use certificates::{Attest, Certificates, PodCertificates, Requester};
 use ingress::DefaultIngressClass;
@@ -83,9 +84,11 @@ fn is_new_group(write: &Admission<'_>) -> bool {
 pub(crate) struct Pipeline {
     mutators: Vec<Box<dyn Mutator>>,
     validators: Vec<Box<dyn Validator>>,
+    figures: Arc<AdmissionFigures>,
 }
 
 impl Pipeline {
+    #[expect(clippy::too_many_arguments, reason = "they are what the links are made of")]
     pub(crate) fn new(
         store: carob_store::Store,
         clock: &Arc<dyn Clock>,
@@ -94,6 +97,7 @@ impl Pipeline {
         pod_security: PodSecurityConfig,
         mutators: Vec<Box<dyn Mutator>>,
         validators: Vec<Box<dyn Validator>>,
+        figures: Arc<AdmissionFigures>,
     ) -> Self {
         let reader = Reader::new(store);
         let mut all: Vec<Box<dyn Mutator>> = vec![
@@ -125,7 +129,11 @@ impl Pipeline {
             Box::new(LimitRanger { reader }),
         ];
         checks.extend(validators);
-        Self { mutators: all, validators: checks }
+        Self { mutators: all, validators: checks, figures }
+    }
+
+    pub(crate) fn figures(&self) -> &AdmissionFigures {
+        &self.figures
     }
 
     /// Runs the mutators, and once more where one of them asks for it. Answers whether something outside the server changed
@@ -136,11 +144,23 @@ impl Pipeline {
         object: &mut Value,
         old: Option<&Value>,
     ) -> Result<bool, Status> {
+        let since = self.figures.begin();
+        let mutated = self.mutate_as_asked(write, object, old).await;
+        self.figures.step(Step::Mutating, write.operation.as_str(), mutated.is_err(), since);
+        mutated.map(|()| write.chain.take_changed_outside())
+    }
+
+    async fn mutate_as_asked(
+        &self,
+        write: &Admission<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
         self.mutate_once(write, object, old).await?;
         if write.chain.begin_second_run() {
             self.mutate_once(write, object, old).await?;
         }
-        Ok(write.chain.take_changed_outside())
+        Ok(())
     }
 
     async fn mutate_once(&self, write: &Admission<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
@@ -156,9 +176,15 @@ impl Pipeline {
         object: Option<&Value>,
         old: Option<&Value>,
     ) -> Result<(), Status> {
+        let since = self.figures.begin();
+        let mut validated = Ok(());
         for link in self.validators.iter().filter(|link| link.handles(write)) {
-            link.validate(write, object, old).await?;
+            validated = link.validate(write, object, old).await;
+            if validated.is_err() {
+                break;
+            }
         }
-        Ok(())
+        self.figures.step(Step::Validating, write.operation.as_str(), validated.is_err(), since);
+        validated
     }
 }

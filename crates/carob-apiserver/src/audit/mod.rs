@@ -9,9 +9,11 @@ mod log;
 mod policy;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use carob_api::meta;
 use carob_kit::Clock;
+use carob_kit::metrics::{Exposition, Kind};
 use http::header::USER_AGENT;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
@@ -82,16 +84,14 @@ impl Auditor {
         })
     }
 
-    /// In the text format of Prometheus, under upstream's names.
-    pub(crate) fn metrics(&self) -> String {
-        use std::sync::atomic::Ordering;
+    /// Under upstream's names.
+    pub(crate) fn write_metrics(&self, out: &mut Exposition) {
         let counters = self.log.counters();
-        format!(
-            "# TYPE apiserver_audit_event_total counter\napiserver_audit_event_total {}\n\
-             # TYPE apiserver_audit_error_total counter\napiserver_audit_error_total{{plugin=\"log\"}} {}\n",
-            counters.events.load(Ordering::Relaxed),
-            counters.errors.load(Ordering::Relaxed),
-        )
+        let help = "Counter of audit events generated and sent to the audit backend.";
+        out.single("apiserver_audit_event_total", Kind::Counter, help, counters.events.load(Ordering::Relaxed));
+        let help = "Counter of audit events that failed to be audited properly.";
+        let errors = counters.errors.load(Ordering::Relaxed);
+        out.family("apiserver_audit_error_total", Kind::Counter, help).sample(&[("plugin", "log")], errors);
     }
 }
 

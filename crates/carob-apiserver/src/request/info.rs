@@ -7,7 +7,6 @@ use http::Method;
 
 use super::query::{Query, percent_decode};
 use crate::authz::{Attributes, ResourceAttributes};
-use crate::metrics::Label;
 
 /// What authorization is asked about; spelt as in RBAC rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,14 +148,6 @@ impl RequestInfo {
             field_equals: query.text("fieldSelector").map(required_fields).unwrap_or_default(),
         });
         Attributes { verb: self.verb.as_str(), resource, path: &self.path }
-    }
-
-    pub(crate) fn metrics_label(&self) -> Label {
-        let (resource, subresource) = match &self.resource {
-            Some(at) => (at.resource.clone(), at.subresource.clone()),
-            None => (String::new(), String::new()),
-        };
-        Label { verb: self.verb.as_str().to_ascii_uppercase(), resource, subresource }
     }
 
     /// Requests that stay open at the caller's pleasure: no time-out, not counted as in flight.

@@ -1,7 +1,8 @@
-//! What a request gives out beside its answer: Warning headers, and annotations for the audit log.
+//! What a request gives out beside its answer: Warning headers, annotations for the audit log, the time it waited for others.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Warnings that are kept of one request; more are left out. Their headers have a limit in bytes beside it.
 const WARNINGS_MAX: usize = 256;
@@ -16,6 +17,7 @@ pub struct Notes(Mutex<Kept>);
 struct Kept {
     warnings: Vec<String>,
     annotations: BTreeMap<String, String>,
+    waited: Duration,
 }
 
 impl Notes {
@@ -47,6 +49,16 @@ impl Notes {
 
     pub fn annotations(&self) -> BTreeMap<String, String> {
         self.kept().annotations.clone()
+    }
+
+    /// Time that was spent waiting for others: for a seat, for webhooks.
+    pub fn waited(&self, time: Duration) {
+        let mut kept = self.kept();
+        kept.waited = kept.waited.saturating_add(time);
+    }
+
+    pub fn time_waited(&self) -> Duration {
+        self.kept().waited
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {

@@ -3,12 +3,13 @@
 mod run;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use carob_kit::{KeyQueue, catch_panic_in};
@@ -23,6 +24,7 @@ use tracing::error;
 use crate::error::ReconcileError;
 use crate::events::{EventRecorder, reference};
 use crate::informer::{Change, Informer};
+pub use times::{WorkTimes, write_work_metrics};
 
 /// Keys that wait for one reconciler. Past it, keys are not taken and a full scan is run instead.
 const WAITING_KEYS_MAX: usize = 262_144;
@@ -89,10 +91,14 @@ impl Default for WorkOptions {
 }
 
 /// Counts of one reconciler since its start.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct WorkStats {
     /// Keys that wait now.
     pub depth: usize,
+    /// Keys that were queued.
+    pub added: u64,
+    /// How long keys waited, and how long their reconciles took.
+    pub times: WorkTimes,
     /// Reconciles that ended well.
     pub succeeded: u64,
     /// Reconciles that failed, conflicts included.
@@ -288,6 +294,8 @@ struct Queue<K> {
     keys: KeyQueue<K>,
     /// Notified when a key found no place: everything has to be looked at.
     overflow: Notify,
+    added: AtomicU64,
+    times: Mutex<WorkTimes>,
     succeeded: AtomicU64,
     failed: AtomicU64,
     panicked: AtomicU64,
@@ -301,6 +309,8 @@ impl<K: Hash + Eq + Clone> Queue<K> {
         Self {
             keys: KeyQueue::new(WAITING_KEYS_MAX),
             overflow: Notify::new(),
+            added: AtomicU64::new(0),
+            times: Mutex::default(),
             succeeded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             panicked: AtomicU64::new(0),
@@ -315,14 +325,23 @@ impl<K: Hash + Eq + Clone> Queue<K> {
     }
 
     fn push(&self, key: K) {
-        if self.keys.push(key).is_err() {
-            self.overflow.notify_one();
+        match self.keys.push(key) {
+            Ok(is_new) => {
+                self.added.fetch_add(u64::from(is_new), Ordering::Relaxed);
+            }
+            Err(_full) => self.overflow.notify_one(),
         }
+    }
+
+    fn times(&self) -> MutexGuard<'_, WorkTimes> {
+        self.times.lock().expect("no holder of the times panics")
     }
 
     fn stats(&self) -> WorkStats {
         WorkStats {
             depth: self.keys.len(),
+            added: self.added.load(Ordering::Relaxed),
+            times: self.times().clone(),
             succeeded: self.succeeded.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             panicked: self.panicked.load(Ordering::Relaxed),

@@ -57,8 +57,8 @@ pub(super) async fn run<R: Reconcile>(
         // Every arm is cancel safe: a key leaves its queue, a task its set, only when the arm is taken.
         tokio::select! {
             () = shutdown.cancelled() => break,
-            key = queue.keys.pop(), if free => {
-                if let Some(key) = key.and_then(|key| state.begin(key)) {
+            key = queue.keys.pop_timed(), if free => {
+                if let Some(key) = key.and_then(|(key, waited)| state.begin(key, waited)) {
                     let reconciler = Arc::clone(&reconciler);
                     tasks.spawn(async move {
                         let outcome = catch_panic(async { reconciler.reconcile(key.clone()).await }).await;
@@ -110,7 +110,7 @@ struct State<'a, R: Reconcile> {
     reconciler: &'a R,
     queue: &'a Queue<R::Key>,
     recorder: Option<EventRecorder>,
-    running: HashSet<R::Key>,
+    running: HashMap<R::Key, Instant>,
     /// Keys that were asked for while they ran.
     again: HashSet<R::Key>,
     delayed: BTreeSet<(Instant, R::Key)>,
@@ -144,7 +144,7 @@ impl<'a, R: Reconcile> State<'a, R> {
             reconciler,
             queue,
             recorder,
-            running: HashSet::new(),
+            running: HashMap::new(),
             again: HashSet::new(),
             delayed: BTreeSet::new(),
             due: HashMap::new(),
@@ -154,8 +154,8 @@ impl<'a, R: Reconcile> State<'a, R> {
     }
 
     /// The key, if it may run now; one that runs already is noted for when it ends.
-    fn begin(&mut self, key: R::Key) -> Option<R::Key> {
-        if self.running.contains(&key) {
+    fn begin(&mut self, key: R::Key, waited: Duration) -> Option<R::Key> {
+        if self.running.contains_key(&key) {
             self.again.insert(key);
             return None;
         }
@@ -164,12 +164,16 @@ impl<'a, R: Reconcile> State<'a, R> {
         }
         // The coming look decides when the next one is due.
         self.forget_delay(&key);
-        self.running.insert(key.clone());
+        let now = Instant::now();
+        self.queue.times().begin(now, waited);
+        self.running.insert(key.clone(), now);
         Some(key)
     }
 
     fn end(&mut self, key: R::Key, outcome: Result<Result<Requeue, ReconcileError>, Panicked>) {
-        self.running.remove(&key);
+        if let Some(begun) = self.running.remove(&key) {
+            self.queue.times().end(begun);
+        }
         let delay = match outcome {
             Ok(Ok(requeue)) => {
                 self.queue.succeeded.fetch_add(1, Ordering::Relaxed);

@@ -227,6 +227,7 @@ impl Evictor {
         let id = PodId::of(&first.pod);
         let why = Rejection { reason: EVICTED.into(), message: message(shortage, &first) };
         tracing::info!(pod = %id, why = why.message, "evicting a pod");
+        self.tools.figures.evicted(signal.name());
         self.fleet.evict(&id.uid, why);
         Reclaimed::Pod(id.uid)
     }

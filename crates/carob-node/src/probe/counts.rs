@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use carob_kit::metrics::Histogram;
+
 use super::{Answer, ProbeKind};
 use crate::pod::PodId;
 
 /// Upper bounds of the durations that are told apart, in seconds (Prometheus' own, `DefBuckets`).
-pub const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BOUNDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// What is known of one kind of probe of one container.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,9 +21,7 @@ pub struct Counted {
     pub successful: u64,
     pub failed: u64,
     pub unknown: u64,
-    pub seconds: f64,
-    /// How many took no longer than the bound of the same place, and longer than the one before.
-    pub buckets: [u64; BUCKETS.len()],
+    pub took: Histogram,
 }
 
 type Key = (String, String, ProbeKind);
@@ -40,8 +40,7 @@ impl ProbeCounts {
             successful: 0,
             failed: 0,
             unknown: 0,
-            seconds: 0.0,
-            buckets: [0; BUCKETS.len()],
+            took: Histogram::new(BOUNDS),
         });
         let count = match answer {
             Answer::Success | Answer::Warning(_) => &mut counted.successful,
@@ -49,11 +48,7 @@ impl ProbeCounts {
             Answer::NotAsked(_) => &mut counted.unknown,
         };
         *count = count.saturating_add(1);
-        let seconds = took.as_secs_f64();
-        counted.seconds += seconds;
-        if let Some(at) = BUCKETS.iter().position(|bound| seconds <= *bound) {
-            counted.buckets[at] = counted.buckets[at].saturating_add(1);
-        }
+        counted.took.observe_time(took);
     }
 
     /// Forgets the probes of a Pod.

@@ -121,6 +121,7 @@ impl Bench {
             dirs,
             settings: Settings::default(),
             probe_counts: Default::default(),
+            figures: Default::default(),
             network_rules: None,
         });
         let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"},

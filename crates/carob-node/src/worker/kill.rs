@@ -47,7 +47,8 @@ pub(super) async fn run(tools: &Tools, kill: &Kill) -> Result<(), CriError> {
     let least = if kill.reason == KillReason::RestartAll { 0 } else { GRACE_S_MIN };
     let left = remaining(tools, kill).max(Duration::from_secs(least));
     let timeout = i64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
-    let stopped = tools.cri.stop_container(StopContainerRequest { container_id: kill.id.clone(), timeout }).await;
+    let stop = StopContainerRequest { container_id: kill.id.clone(), timeout };
+    let stopped = tools.operation("stop_container", tools.cri.stop_container(stop)).await;
     match stopped {
         Err(error) if error.is_not_found() => Ok(()),
         stopped => stopped.map(|_| ()),

@@ -105,6 +105,8 @@ struct Killing {
 pub struct Worker {
     tools: Arc<Tools>,
     id: PodId,
+    /// When the node first saw the Pod in its present life, by the monotonic clock.
+    seen_at: Duration,
     orders: watch::Receiver<Order>,
     wake: Arc<Notify>,
     shutdown: CancellationToken,
@@ -157,6 +159,7 @@ impl Worker {
         let (probes, findings) = probes::Probes::new(Prober { cri: Arc::clone(&tools.cri) });
         let report = report::Report::new(pod.status.clone().unwrap_or_default());
         let mut worker = Self {
+            seen_at: tools.clock.monotonic(),
             tools,
             id,
             orders,

@@ -130,6 +130,9 @@ impl Worker {
         self.tools.devices.show(&self.id.uid, &mut status);
         self.announce_back_off(&status);
         if self.pod.status.as_ref() != Some(&status) {
+            let seen_for = self.tools.clock.monotonic().saturating_sub(self.seen_at);
+            let old = self.pod.status.clone().unwrap_or_default();
+            self.tools.figures.changed(&old, &status, seen_for);
             self.set_status(status.clone());
         }
         let may_write = !self.gone && !self.report.writing && self.report.not_before.is_none_or(|at| at <= now);

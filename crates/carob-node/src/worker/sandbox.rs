@@ -78,6 +78,7 @@ pub(super) async fn create(
         stop(tools, &old).await?;
     }
     let made = run(tools, pod, attempt).await;
+    tools.figures.sandbox_made(made.is_err());
     if let Err(error) = &made {
         let message = format!("Failed to create pod sandbox: {}", carob_kit::chain(error));
         tools.events.warning(&subject, "FailedCreatePodSandBox", message);
@@ -103,20 +104,24 @@ async fn run(tools: &Tools, pod: &Pod, attempt: u32) -> Result<(), SandboxError>
             found.ok_or_else(|| SandboxError::NoRuntimeClass(class.to_owned()))?
         }
     };
-    tools.cri.run_pod_sandbox(RunPodSandboxRequest { config: Some(config), runtime_handler }).await?;
+    let request = RunPodSandboxRequest { config: Some(config), runtime_handler };
+    tools.operation("run_podsandbox", tools.cri.run_pod_sandbox(request)).await?;
     Ok(())
 }
 
 pub(super) async fn stop(tools: &Tools, id: &str) -> Result<(), CriError> {
-    tools.cri.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id.to_owned() }).await.map(|_| ())
+    let request = StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+    tools.operation("stop_podsandbox", tools.cri.stop_pod_sandbox(request)).await.map(|_| ())
 }
 
 pub(super) async fn remove(tools: &Tools, id: &str) -> Result<(), CriError> {
-    tools.cri.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() }).await.map(|_| ())
+    let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+    tools.operation("remove_podsandbox", tools.cri.remove_pod_sandbox(request)).await.map(|_| ())
 }
 
 pub(super) async fn remove_container(tools: &Tools, id: &str) -> Result<(), CriError> {
-    tools.cri.remove_container(RemoveContainerRequest { container_id: id.to_owned() }).await.map(|_| ())
+    let request = RemoveContainerRequest { container_id: id.to_owned() };
+    tools.operation("remove_container", tools.cri.remove_container(request)).await.map(|_| ())
 }
 
 /// Removes a run that nothing shows any more, with its log, the log's link and its last words.

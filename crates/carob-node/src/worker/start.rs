@@ -61,7 +61,11 @@ pub(super) async fn run(tools: &Tools, start: Start) -> Started {
     match steps(tools, &start, &member).await {
         Ok(()) => Started::Yes,
         Err(None) => Started::Cancelled,
-        Err(Some(failure)) => Started::Failed(failure),
+        Err(Some(failure)) => {
+            let status = pod.status.clone().unwrap_or_default();
+            tools.figures.container_failed(&status, &start.name, failure.reason.as_str());
+            Started::Failed(failure)
+        }
     }
 }
 
@@ -97,10 +101,11 @@ async fn steps(tools: &Tools, start: &Start, member: &Member<'_>) -> Result<(), 
         config: Some(prepared.config),
         sandbox_config: Some(sandbox),
     };
-    let created = tools.cri.create_container(request).await;
+    let created = tools.operation("create_container", tools.cri.create_container(request)).await;
     let id = created.map_err(|error| fail(FailureReason::CreateContainerError, error.message))?.container_id;
     tools.events.normal(&subject, "Created", "Container created".to_owned());
-    let started = tools.cri.start_container(StartContainerRequest { container_id: id.clone() }).await;
+    let begin = StartContainerRequest { container_id: id.clone() };
+    let started = tools.operation("start_container", tools.cri.start_container(begin)).await;
     started.map_err(|error| fail(FailureReason::RunContainerError, error.message))?;
     tools.events.normal(&subject, "Started", "Container started".to_owned());
     link_log(tools, start, member, &id);
@@ -277,7 +282,8 @@ async fn post_start(
     tools.events.warning(subject, "FailedPostStartHook", format!("PostStartHook failed: {error}"));
     tools.events.normal(subject, "Killing", "FailedPostStartHook".to_owned());
     let timeout = i64::try_from(PodView::new(&start.pod).grace().as_secs()).unwrap_or(i64::MAX);
-    let stopped = tools.cri.stop_container(StopContainerRequest { container_id: id.to_owned(), timeout }).await;
+    let stop = StopContainerRequest { container_id: id.to_owned(), timeout };
+    let stopped = tools.operation("stop_container", tools.cri.stop_container(stop)).await;
     let message = match stopped {
         Ok(_) => error.to_string(),
         Err(stop) => format!("{error}; stopping the container failed too: {stop}"),

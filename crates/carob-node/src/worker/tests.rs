@@ -161,6 +161,7 @@ impl Bench {
             dirs,
             settings,
             probe_counts: Default::default(),
+            figures: Default::default(),
             network_rules: None,
         });
         Self { dir, runtime, api, tools, shelf }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use carob_cri::Cri;
+use carob_cri::{Cri, CriError};
 use carob_kit::Clock;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -17,6 +17,7 @@ use crate::config::resources::Machine;
 use crate::devices::Devices;
 use crate::env::fields::FieldFacts;
 use crate::events::Events;
+use crate::figures::NodeFigures;
 use crate::files::Files;
 use crate::image::Images;
 use crate::objects::Objects;
@@ -68,6 +69,7 @@ pub struct Tools {
     pub devices: Devices,
     pub settings: Settings,
     pub probe_counts: ProbeCounts,
+    pub figures: NodeFigures,
     /// `None`: nothing has to be.
     pub network_rules: Option<Arc<dyn NetworkRules>>,
 }
@@ -87,6 +89,18 @@ fn ceilings(allocatable: &BTreeMap<String, String>, pod: &Pod) -> BTreeMap<Strin
 }
 
 impl Tools {
+    /// Carries out a call to the runtime, and counts it.
+    pub async fn operation<T>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = Result<T, CriError>>,
+    ) -> Result<T, CriError> {
+        let since = self.clock.monotonic();
+        let outcome = call.await;
+        self.figures.operation(name, outcome.is_err(), self.clock.monotonic().saturating_sub(since));
+        outcome
+    }
+
     pub fn node_facts(&self) -> NodeFacts {
         NodeFacts { ips: self.settings.node_ips.clone(), runtime: self.settings.runtime.clone() }
     }

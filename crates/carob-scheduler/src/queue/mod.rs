@@ -85,8 +85,20 @@ pub struct Queue {
     /// By when they became so.
     unschedulable: BTreeSet<(Duration, Unit)>,
     arrivals: u64,
+    /// Units that were handed out.
+    out: usize,
     initial_backoff: Duration,
     max_backoff: Duration,
+}
+
+/// How many units wait, each in its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub active: usize,
+    pub backoff: usize,
+    pub unschedulable: usize,
+    /// By a scheduling gate, or by a gang that is not complete.
+    pub held: usize,
 }
 
 impl Default for Queue {
@@ -105,6 +117,7 @@ impl Queue {
             backoff: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
             arrivals: 0,
+            out: 0,
             initial_backoff,
             max_backoff,
         }
@@ -117,6 +130,17 @@ impl Queue {
 
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
+    }
+
+    pub fn counts(&self) -> Counts {
+        let (active, backoff, unschedulable) = (self.active.len(), self.backoff.len(), self.unschedulable.len());
+        let elsewhere = active + backoff + unschedulable + self.out;
+        Counts { active, backoff, unschedulable, held: self.units.len().saturating_sub(elsewhere) }
+    }
+
+    /// When a unit came, and how often it was tried.
+    pub fn history(&self, unit: &Unit) -> Option<(Duration, u32)> {
+        self.units.get(unit).map(|waiting| (waiting.since.0, waiting.attempts))
     }
 
     /// Whether something is to be tried now.
@@ -302,13 +326,15 @@ impl Queue {
             Place::Active => drop(self.active.remove(&(rank.0, rank.1, unit.clone()))),
             Place::Backoff { until, .. } => drop(self.backoff.remove(&(until, unit.clone()))),
             Place::Unschedulable { since } => drop(self.unschedulable.remove(&(since, unit.clone()))),
-            Place::Held | Place::Out => {}
+            Place::Out => self.out -= 1,
+            Place::Held => {}
         }
         match place {
             Place::Active => drop(self.active.insert((rank.0, rank.1, unit.clone()))),
             Place::Backoff { until, .. } => drop(self.backoff.insert((until, unit.clone()))),
             Place::Unschedulable { since } => drop(self.unschedulable.insert((since, unit.clone()))),
-            Place::Held | Place::Out => {}
+            Place::Out => self.out += 1,
+            Place::Held => {}
         }
     }
 

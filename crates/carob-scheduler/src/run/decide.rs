@@ -16,6 +16,7 @@ use super::error::ActError;
 use super::groups::is_satisfied;
 use super::inbox::{Changed, Kind};
 use super::suspects::{Doing, Judgement};
+use crate::figures::Outcome;
 use crate::gang::{GangFailure, GangRequest, GangVerdict};
 use crate::model::{GangRef, PodInfo, PodKey};
 use crate::queue::{ClusterEvent, GangSpec, Next, Unit};
@@ -47,10 +48,14 @@ impl Loop {
             self.cluster.queue.failed(&unit, now);
             return true;
         }
-        match next {
-            Next::Pod(pod) => self.decide_pod(&pod, now),
-            Next::Gang { gang, spec, pods, placed } => self.decide_gang(&gang, &spec, &pods, placed, now),
-        }
+        let (profile, outcome) = match next {
+            Next::Pod(pod) => (Arc::clone(&pod.template.scheduler_name), self.decide_pod(&pod, now)),
+            Next::Gang { gang, spec, pods, placed } => {
+                let profile = pods.first().map(|pod| Arc::clone(&pod.template.scheduler_name)).unwrap_or_default();
+                (profile, self.decide_gang(&gang, &spec, &pods, placed, now))
+            }
+        };
+        self.figures.decided(&profile, outcome, self.clock.monotonic().saturating_sub(now));
         self.suspects.end();
         true
     }
@@ -65,13 +70,14 @@ impl Loop {
         }
     }
 
-    fn decide_pod(&mut self, pod: &Arc<PodInfo>, now: Duration) {
+    fn decide_pod(&mut self, pod: &Arc<PodInfo>, now: Duration) -> Outcome {
         match self.core.schedule(pod, &self.cluster.snapshot, self.seed) {
             Verdict::Placed(placement) => {
-                self.assume(pod, &placement);
+                let outcome = self.assume(pod, &placement);
                 if let Some(gang) = &pod.template.gang {
                     self.mark_group(gang, true, String::new());
                 }
+                outcome
             }
             Verdict::Unschedulable(verdict) => {
                 let unit = Unit::Pod(pod.key.clone());
@@ -89,6 +95,7 @@ impl Loop {
                 self.explain(pod, &verdict, &message);
                 self.mark(&pod.key, message, nominate);
                 self.cluster.queue.rejected(&unit, verdict.plugins(), now);
+                Outcome::Unschedulable
             }
         }
     }
@@ -100,7 +107,7 @@ impl Loop {
         pods: &[Arc<PodInfo>],
         placed_before: usize,
         now: Duration,
-    ) {
+    ) -> Outcome {
         let unit = Unit::Gang(gang.clone());
         let request = GangRequest { gang, spec, pods, placed: placed_before };
         let queue = &self.cluster.queue;
@@ -115,7 +122,7 @@ impl Loop {
                 for (pod, placement) in placed {
                     self.cluster.queue.set_placed(gang, &pod.uid, true, now);
                     self.cluster.queue.remove(&pod.key, now);
-                    self.assume(&pod, &placement);
+                    let _: Outcome = self.assume(&pod, &placement);
                 }
                 let plugins =
                     waiting.iter().flat_map(|(_, verdict)| verdict.plugins().iter().collect::<Vec<_>>()).collect();
@@ -131,8 +138,12 @@ impl Loop {
                 }
                 self.mark_group(gang, true, message);
                 self.cluster.queue.rejected(&unit, plugins, now);
+                Outcome::Scheduled
             }
-            GangVerdict::Unschedulable(failure) => self.gang_fails(&unit, &failure, now),
+            GangVerdict::Unschedulable(failure) => {
+                self.gang_fails(&unit, &failure, now);
+                Outcome::Unschedulable
+            }
         }
     }
 
@@ -165,13 +176,13 @@ impl Loop {
     }
 
     /// Counts the Pod on its node from now on, and binds it.
-    fn assume(&mut self, pod: &Arc<PodInfo>, placement: &Placement) {
+    fn assume(&mut self, pod: &Arc<PodInfo>, placement: &Placement) -> Outcome {
         let plan = match self.core.claim_plan(pod, placement.slot, &self.cluster.snapshot) {
             Ok(plan) => plan,
             Err(reason) => {
                 warn!(pod = %pod.key, reason, "the claims of a pod no longer fit its node");
                 self.cluster.queue.failed(&Unit::Pod(pod.key.clone()), self.clock.monotonic());
-                return;
+                return Outcome::Error;
             }
         };
         self.cluster.snapshot.withdraw(&pod.uid);
@@ -184,12 +195,14 @@ impl Loop {
             let result = actor.bind(&pod, &node, &plan).await;
             Done::Bound { pod, result }
         });
+        Outcome::Scheduled
     }
 
     /// Promises the room to the Pod and evicts who is in it.
     fn preempt(&mut self, pod: &Arc<PodInfo>, plan: &Preempt, unit: &Unit) -> Nomination {
         self.withdraw_lesser(pod, plan);
         self.cluster.snapshot.nominate(Arc::clone(pod), &plan.node);
+        self.figures.preempted(plan.victims.len());
         let mut victims = plan.victims.clone();
         let mut disrupted = HashSet::new();
         for victim in &plan.victims {
@@ -250,6 +263,10 @@ impl Loop {
         let now = self.clock.monotonic();
         match done {
             Ok(Done::Bound { pod, result: Ok(()) }) => {
+                // Members of gangs are counted as decisions only: they do not wait one by one.
+                if let Some((came, attempts)) = self.cluster.queue.history(&Unit::Pod(pod.key.clone())) {
+                    self.figures.bound(now.saturating_sub(came), attempts);
+                }
                 self.cluster.queue.remove(&pod.key, now);
             }
             Ok(Done::Bound { pod, result: Err(error) }) => self.unbind(&pod, &error, now),

@@ -35,6 +35,7 @@ use suspects::{Doing, Judgement, Suspects};
 
 use crate::core::Core;
 use crate::explain::Explanations;
+use crate::figures::Figures;
 use crate::model::{GangRef, Str};
 use crate::profile::Profile;
 use crate::queue::{INITIAL_BACKOFF, MAX_BACKOFF, Queue};
@@ -68,6 +69,8 @@ pub struct SchedulerConfig {
     pub seed: u64,
     /// Where it is kept why Pods have no node; clone it before, to read it.
     pub explanations: Explanations,
+    /// What is counted of its work; clone it before, to read it.
+    pub figures: Figures,
 }
 
 impl Default for SchedulerConfig {
@@ -81,6 +84,7 @@ impl Default for SchedulerConfig {
             claims_bound_within: CLAIMS_BOUND_WITHIN,
             seed: carob_kit::random_u64(),
             explanations: Explanations::default(),
+            figures: Figures::default(),
         }
     }
 }
@@ -201,6 +205,7 @@ struct Loop {
     overdue: HashMap<GangRef, Duration>,
     clock: Arc<dyn Clock>,
     suspects: Suspects,
+    figures: Figures,
     seed: u64,
 }
 
@@ -242,6 +247,7 @@ impl Loop {
             overdue: HashMap::new(),
             clock,
             suspects,
+            figures: config.figures,
             seed: config.seed,
         }
     }
@@ -260,6 +266,7 @@ impl Loop {
             }
             self.tell_phases();
             self.tell_overdue();
+            self.figures.show_waiting(self.cluster.queue.counts());
             let deadline = self.cluster.queue.deadline().filter(|_| self.writes.len() < WRITES_MAX);
             let deadline = [deadline, self.next_overdue()].into_iter().flatten().min();
             let pause = deadline.map(|deadline| deadline.saturating_sub(self.clock.monotonic()));

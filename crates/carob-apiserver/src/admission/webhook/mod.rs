@@ -29,6 +29,7 @@ use super::{Admission, Mutator, Operation, Reader, Validator};
 use crate::authz::Authorization;
 use crate::conversion::Converters;
 use crate::current::{Current, prefix_of};
+use crate::metrics::{AdmissionFigures, Step};
 use crate::webhook::WebhookClient;
 
 /// What the chain remembers for the second run of the mutating webhooks.
@@ -45,6 +46,7 @@ struct Hooks {
     /// What match conditions may ask.
     authorization: Authorization,
     converters: Arc<Converters>,
+    figures: Arc<AdmissionFigures>,
 }
 
 impl MutatingWebhooks {
@@ -53,8 +55,10 @@ impl MutatingWebhooks {
         store: &Store,
         authorization: Authorization,
         converters: Arc<Converters>,
+        figures: &Arc<AdmissionFigures>,
     ) -> Self {
-        Self(Hooks::new(client, store, "mutatingwebhookconfigurations", authorization, converters))
+        let plural = "mutatingwebhookconfigurations";
+        Self(Hooks::new(client, store, plural, authorization, converters, Arc::clone(figures)))
     }
 }
 
@@ -64,8 +68,10 @@ impl ValidatingWebhooks {
         store: &Store,
         authorization: Authorization,
         converters: Arc<Converters>,
+        figures: &Arc<AdmissionFigures>,
     ) -> Self {
-        Self(Hooks::new(client, store, "validatingwebhookconfigurations", authorization, converters))
+        let plural = "validatingwebhookconfigurations";
+        Self(Hooks::new(client, store, plural, authorization, converters, Arc::clone(figures)))
     }
 }
 
@@ -95,12 +101,13 @@ impl Hooks {
         plural: &str,
         authorization: Authorization,
         converters: Arc<Converters>,
+        figures: Arc<AdmissionFigures>,
     ) -> Self {
         let client = client.clone();
         let compile = move |entry: &Entry| Configuration::of(&entry.value, &client);
         let prefix = prefix_of((GROUP, "v1", plural));
         let configurations = Current::new(store, prefix, compile);
-        Self { configurations, reader: Reader::new(store.clone()), authorization, converters }
+        Self { configurations, reader: Reader::new(store.clone()), authorization, converters, figures }
     }
 
     fn handles(&self, write: &Admission<'_>) -> bool {
@@ -161,8 +168,25 @@ impl Call<'_> {
         self.hooks.shown_as(self.write, &self.shown, object).await.map_err(Failure::Other)
     }
 
-    /// Asks the webhook. `object` and `old` are as it is shown them.
-    async fn ask(&self, mutating: bool, object: Option<&Value>, old: Option<&Value>) -> Result<Reply, Failure> {
+    /// Asks the webhook, and counts that. `object` and `old` are as it is shown them.
+    async fn ask(&self, step: Step, object: Option<&Value>, old: Option<&Value>) -> Result<Reply, Failure> {
+        let (figures, name, operation) = (&self.hooks.figures, &self.webhook.name, self.write.operation.as_str());
+        let since = figures.begin();
+        let reply = self.asked(step == Step::Mutating, object, old).await;
+        let took = figures.took(since);
+        self.write.notes.waited(took);
+        figures.webhook(name, step, operation, reply.is_err(), took);
+        match &reply {
+            Ok(_) => {}
+            Err(Failure::Refused(status) | Failure::Other(status)) => {
+                figures.rejected(name, step, operation, Some(status.code));
+            }
+            Err(Failure::Calling(_)) => figures.rejected(name, step, operation, None),
+        }
+        reply
+    }
+
+    async fn asked(&self, mutating: bool, object: Option<&Value>, old: Option<&Value>) -> Result<Reply, Failure> {
         let webhook = self.webhook;
         if self.write.dry_run && !webhook.has_no_side_effects {
             let why = format!("admission webhook {:?} does not support dry run", webhook.name);
@@ -321,7 +345,7 @@ impl MutatingWebhooks {
         let deleted = call.write.operation == Operation::Delete;
         let shown = call.shown((!deleted).then_some(&*object)).await?;
         let shown_old = call.shown(old).await?;
-        let reply = call.ask(true, shown.as_ref(), shown_old.as_ref()).await?;
+        let reply = call.ask(Step::Mutating, shown.as_ref(), shown_old.as_ref()).await?;
         let Some(patch) = reply.patch else { return Ok(false) };
         let Some(shown) = shown else {
             let why = format!(
@@ -354,7 +378,7 @@ impl Validator for ValidatingWebhooks {
         let asked = calls.iter().enumerate().map(|(index, call)| async move {
             let ask = async {
                 let (shown, shown_old) = (call.shown(object).await?, call.shown(old).await?);
-                call.ask(false, shown.as_ref(), shown_old.as_ref()).await.map(|_| ())
+                call.ask(Step::Validating, shown.as_ref(), shown_old.as_ref()).await.map(|_| ())
             };
             let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
             ask.await.err().and_then(|failure| call.settle(failure, key))

@@ -9,10 +9,10 @@ mod dispatch;
 mod queues;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use carob_kit::metrics::{Exposition, Histogram, Kind, Series};
 use carob_store::{Entry, Store};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -34,6 +34,9 @@ const OBJECTS_PER_SEAT: usize = 100;
 const SEATS_MAX: u32 = 10;
 /// Schemas that are counted apart; further ones are counted under no name.
 const SERIES_MAX: usize = 512;
+
+/// Upper bounds of the time that a request waits, in seconds (`pkg/util/flowcontrol/metrics/metrics.go`).
+const WAIT_BOUNDS: &[f64] = &[0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
 
 /// The objects, compiled when they change.
 struct Objects {
@@ -79,6 +82,7 @@ pub(crate) struct FlowControl {
     shared: Arc<Mutex<Shared>>,
     /// Time that a request may wait for its turn.
     wait_max: Duration,
+    waits: Series<Histogram>,
 }
 
 struct Shared {
@@ -154,6 +158,7 @@ impl FlowControl {
             shared: Arc::new(Mutex::new(shared)),
             // `pkg/server/options/server_run_options.go`: a quarter of the time for a request.
             wait_max: request_timeout / 4,
+            waits: Series::new(&["flow_schema", "priority_level", "execute"], SERIES_MAX),
         }
     }
 
@@ -215,38 +220,42 @@ impl FlowControl {
         }
     }
 
-    /// In the text format of Prometheus, under upstream's names.
-    pub(crate) fn metrics(&self) -> String {
+    /// Notes how long a request of a flow waited before it had its seats.
+    pub(crate) fn note_wait(&self, flow: &Classified, waited: Duration) {
+        let values = [flow.schema.name.as_str(), flow.level.name.as_str(), "true"];
+        self.waits.observe_time(&values, WAIT_BOUNDS, waited);
+    }
+
+    /// Under upstream's names.
+    pub(crate) fn write_metrics(&self, out: &mut Exposition) {
         let shared = lock(&self.shared);
-        let mut text = String::new();
-        let mut line = |args: std::fmt::Arguments<'_>| text.write_fmt(args).expect("writing to a string does not fail");
         let usage = shared.dispatch.usage();
-        for (name, value) in [
-            ("apiserver_flowcontrol_nominal_limit_seats", 0),
-            ("apiserver_flowcontrol_current_executing_seats", 1),
-            ("apiserver_flowcontrol_current_inqueue_requests", 2),
+        for (name, help, value) in [
+            ("apiserver_flowcontrol_nominal_limit_seats", "Nominal number of seats of a priority level.", 0),
+            ("apiserver_flowcontrol_current_executing_seats", "Seats that are taken in a priority level.", 1),
+            ("apiserver_flowcontrol_current_inqueue_requests", "Requests that wait for seats of a priority level.", 2),
         ] {
-            line(format_args!("# TYPE {name} gauge\n"));
+            let family = out.family(name, Kind::Gauge, help);
             for level in &usage {
                 let number = [u64::from(level.nominal), u64::from(level.used), level.waiting as u64][value];
-                line(format_args!("{name}{{priority_level={:?}}} {number}\n", level.level));
+                family.sample(&[("priority_level", &level.level)], number);
             }
         }
-        line(format_args!("# TYPE apiserver_flowcontrol_dispatched_requests_total counter\n"));
+        let help = "Number of requests executed, by priority level and flow schema.";
+        let family = out.family("apiserver_flowcontrol_dispatched_requests_total", Kind::Counter, help);
         for ((level, schema), counted) in &shared.counted {
-            let name = "apiserver_flowcontrol_dispatched_requests_total";
-            line(format_args!("{name}{{flow_schema={schema:?},priority_level={level:?}}} {}\n", counted.dispatched));
+            family.sample(&[("flow_schema", schema), ("priority_level", level)], counted.dispatched);
         }
-        line(format_args!("# TYPE apiserver_flowcontrol_rejected_requests_total counter\n"));
+        let help = "Number of requests rejected, by priority level, flow schema and reason.";
+        let family = out.family("apiserver_flowcontrol_rejected_requests_total", Kind::Counter, help);
         for ((level, schema), counted) in &shared.counted {
             for (reason, count) in &counted.rejected {
-                let name = "apiserver_flowcontrol_rejected_requests_total";
-                line(format_args!(
-                    "{name}{{flow_schema={schema:?},priority_level={level:?},reason={reason:?}}} {count}\n"
-                ));
+                family.sample(&[("flow_schema", schema), ("priority_level", level), ("reason", reason)], count);
             }
         }
-        text
+        drop(shared);
+        let help = "Length of time a request spent waiting in its queue, in seconds.";
+        self.waits.write(out, "apiserver_flowcontrol_request_wait_duration_seconds", help);
     }
 }
 
@@ -317,7 +326,9 @@ mod tests {
         assert_eq!(control.enter(&request, 1).await.err(), Some(Rejection::Timeout), "after a quarter of a minute");
         drop(second);
         control.enter(&request, 9).await.expect("no request needs more than there is");
-        let text = control.metrics();
+        let mut out = Exposition::default();
+        control.write_metrics(&mut out);
+        let text = out.into_text();
         assert!(
             text.contains("rejected_requests_total{flow_schema=\"s\",priority_level=\"l\",reason=\"queue-full\"} 1"),
             "{text}"

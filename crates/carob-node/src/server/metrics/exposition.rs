@@ -1,20 +1,23 @@
 //! Prometheus' text format.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use carob_cri::v1::{
-    ContainerState, ContainerStats, CpuUsage, ListContainersRequest, ListPodSandboxRequest, MemoryUsage,
+    Container, ContainerState, ContainerStats, CpuUsage, ListContainersRequest, ListPodSandboxRequest, MemoryUsage,
     NetworkInterfaceUsage, PodSandboxMetadata, PodSandboxState, PodSandboxStats,
 };
+use carob_kit::metrics::{Exposition, Family, Kind, write_process_metrics};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 
 use super::{MachineUsage, started, stats, value};
-use crate::probe::counts::{BUCKETS, Counted};
+use crate::pod::PodId;
+use crate::probe::counts::Counted;
 use crate::server::Shared;
 use crate::server::routes::{RequestError, text};
+use crate::volumes::Figures;
 use carob_streams::upgrade::Body;
 
 type Started = BTreeMap<(String, String), Timestamp>;
@@ -29,13 +32,14 @@ pub(in crate::server) async fn cadvisor(shared: &Arc<Shared>) -> Result<Response
     let (stats, machine) = stats(shared).await?;
     let now = shared.tools.clock.now();
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut out = render_cadvisor(&stats, &started(shared), now.as_millisecond());
-    let mut cores = Metric::new("machine_cpu_cores", GAUGE, "Number of logical CPU cores.");
-    cores.add(&[], cpus as f64, None);
-    let mut memory = Metric::new("machine_memory_bytes", GAUGE, "Amount of memory installed on the machine.");
-    memory.add(&[], machine.memory_total_bytes as f64, None);
-    write(&mut out, [cores, memory]);
-    Ok(text(StatusCode::OK, out))
+    let containers = shared.tools.cri.list_containers(ListContainersRequest::default()).await;
+    let containers = containers.map_err(|error| RequestError::Internal(error.message))?.containers;
+    let mut out = Exposition::default();
+    write_cadvisor(&mut out, &stats, &images(containers), &started(shared), now.as_millisecond());
+    out.single("machine_cpu_cores", Kind::Gauge, "Number of logical CPU cores.", cpus);
+    let help = "Amount of memory installed on the machine.";
+    out.single("machine_memory_bytes", Kind::Gauge, help, machine.memory_total_bytes);
+    Ok(text(StatusCode::OK, out.into_text()))
 }
 
 /// What runs on the node (kubelet `pkg/kubelet/metrics`).
@@ -49,7 +53,22 @@ pub(in crate::server) async fn kubelet(shared: &Arc<Shared>) -> Result<Response<
     for container in &containers {
         *states.entry(state_name(container.state())).or_default() += 1;
     }
-    Ok(text(StatusCode::OK, render_kubelet(&shared.node_name, running, &states)))
+    let mut out = Exposition::default();
+    write_kubelet(&mut out, &shared.node_name, running, &states);
+    write_volumes(&mut out, &shared.source.pods(), &shared.tools.volumes.figures().await);
+    shared.tools.figures.write(&mut out);
+    write_process_metrics(&mut out);
+    Ok(text(StatusCode::OK, out.into_text()))
+}
+
+/// The image of each container, by its id, as its Pod names it.
+fn images(containers: Vec<Container>) -> BTreeMap<String, String> {
+    let of = |container: Container| {
+        let image = container.image.unwrap_or_default();
+        let name = if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image };
+        (container.id, name)
+    };
+    containers.into_iter().map(of).collect()
 }
 
 fn state_name(state: ContainerState) -> &'static str {
@@ -61,70 +80,53 @@ fn state_name(state: ContainerState) -> &'static str {
     }
 }
 
-fn render_kubelet(node: &str, running_pods: usize, containers: &BTreeMap<&str, usize>) -> String {
-    let mut name = Metric::new("kubelet_node_name", GAUGE, "The node's name. The count is always 1.");
-    name.add(&[("node", node)], 1.0, None);
-    let mut pods = Metric::new("kubelet_running_pods", GAUGE, "Number of pods that have a running pod sandbox");
-    pods.add(&[], running_pods as f64, None);
-    let mut by_state = Metric::new("kubelet_running_containers", GAUGE, "Number of containers by state");
+fn write_kubelet(out: &mut Exposition, node: &str, running_pods: usize, containers: &BTreeMap<&str, usize>) {
+    let help = "The node's name. The count is always 1.";
+    out.family("kubelet_node_name", Kind::Gauge, help).sample(&[("node", node)], 1);
+    let help = "Number of pods that have a running pod sandbox";
+    out.single("kubelet_running_pods", Kind::Gauge, help, running_pods);
+    let by_state = out.family("kubelet_running_containers", Kind::Gauge, "Number of containers by state");
     for (state, count) in containers {
-        by_state.add(&[("container_state", state)], *count as f64, None);
+        by_state.sample(&[("container_state", state)], count);
     }
-    let mut out = String::new();
-    write(&mut out, [name, pods, by_state]);
-    out
+}
+
+/// How full the volumes behind claims are (kubelet `pkg/kubelet/metrics/collectors/volume_stats.go`). A claim that several Pods
+/// use is told once.
+fn write_volumes(out: &mut Exposition, pods: &[Arc<Pod>], figures: &[Figures]) {
+    let namespaces: BTreeMap<String, String> =
+        pods.iter().map(|pod| PodId::of(pod)).map(|id| (id.uid, id.namespace)).collect();
+    let claims: BTreeMap<(&str, &str), &Figures> = figures
+        .iter()
+        .filter_map(|figures| Some(((namespaces.get(&figures.uid)?.as_str(), figures.claim.as_str()), figures)))
+        .collect();
+    type Value = fn(&Figures) -> u64;
+    let families: [(&str, &str, Value); 6] = [
+        ("kubelet_volume_stats_capacity_bytes", "Capacity in bytes of the volume", |of| of.capacity_bytes),
+        ("kubelet_volume_stats_available_bytes", "Number of available bytes in the volume", |of| of.available_bytes),
+        ("kubelet_volume_stats_used_bytes", "Number of used bytes in the volume", |of| of.used_bytes),
+        ("kubelet_volume_stats_inodes", "Maximum number of inodes in the volume", |of| of.inodes),
+        ("kubelet_volume_stats_inodes_free", "Number of free inodes in the volume", |of| of.inodes_free),
+        ("kubelet_volume_stats_inodes_used", "Number of used inodes in the volume", |of| {
+            of.inodes.saturating_sub(of.inodes_free)
+        }),
+    ];
+    for (name, help, value) in families {
+        let family = out.family(name, Kind::Gauge, help);
+        for ((namespace, claim), figures) in &claims {
+            family.sample(&[("namespace", namespace), ("persistentvolumeclaim", claim)], value(figures));
+        }
+    }
 }
 
 pub(in crate::server) fn probes(shared: &Shared) -> Response<Body> {
     text(StatusCode::OK, render_probes(&shared.tools.probe_counts.all()))
 }
 
-const COUNTER: &str = "counter";
-const GAUGE: &str = "gauge";
-
-/// One metric in the Prometheus text format.
-struct Metric {
-    name: &'static str,
-    kind: &'static str,
-    help: &'static str,
-    lines: Vec<String>,
-}
-
-impl Metric {
-    fn new(name: &'static str, kind: &'static str, help: &'static str) -> Self {
-        Self { name, kind, help, lines: Vec::new() }
-    }
-
-    fn add(&mut self, labels: &[(&str, &str)], value: f64, at_ms: Option<i64>) {
-        self.add_as("", labels, value, at_ms);
-    }
-
-    /// A line of the metric's name with a suffix, as histograms have them.
-    fn add_as(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64, at_ms: Option<i64>) {
-        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let at = at_ms.map(|at| format!(" {at}")).unwrap_or_default();
-        self.lines.push(format!("{}{suffix}{labels} {value}{at}", self.name));
-    }
-
-    /// What is not known is left out.
-    fn put(&mut self, labels: &[(&str, &str)], value: Option<f64>, at_ms: i64) {
-        if let Some(value) = value {
-            self.add(labels, value, Some(at_ms));
-        }
-    }
-}
-
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-fn write(out: &mut String, metrics: impl IntoIterator<Item = Metric>) {
-    for Metric { name, kind, help, lines } in metrics {
-        if !lines.is_empty() {
-            let written = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{}\n", lines.join("\n"));
-            debug_assert!(written.is_ok(), "a String takes every write");
-        }
+/// Adds a sample; what is not known is left out.
+fn put(family: &mut Family, labels: &[(&str, &str)], value: Option<f64>, at_ms: i64) {
+    if let Some(value) = value {
+        family.sample_at(labels, value, at_ms);
     }
 }
 
@@ -154,53 +156,61 @@ fn name(container: &ContainerStats) -> Option<&str> {
 
 fn render_resource(stats: &[PodSandboxStats], machine: &MachineUsage, started: &Started, now_ms: i64) -> String {
     let mut container_cpu =
-        Metric::new("container_cpu_usage_seconds_total", COUNTER, "Processor time of the container");
-    let mut container_memory = Metric::new("container_memory_working_set_bytes", GAUGE, "Working set of the container");
+        Family::new("container_cpu_usage_seconds_total", Kind::Counter, "Processor time of the container");
+    let mut container_memory =
+        Family::new("container_memory_working_set_bytes", Kind::Gauge, "Working set of the container");
     let mut container_start =
-        Metric::new("container_start_time_seconds", GAUGE, "When the container began, in seconds since 1970");
-    let mut container_swap = Metric::new("container_swap_usage_bytes", GAUGE, "Swap that the container uses");
-    let mut node_cpu = Metric::new("node_cpu_usage_seconds_total", COUNTER, "Processor time of the node");
-    let mut node_memory = Metric::new("node_memory_working_set_bytes", GAUGE, "Working set of the node");
-    let mut pod_cpu = Metric::new("pod_cpu_usage_seconds_total", COUNTER, "Processor time of the pod");
-    let mut pod_memory = Metric::new("pod_memory_working_set_bytes", GAUGE, "Working set of the pod");
+        Family::new("container_start_time_seconds", Kind::Gauge, "When the container began, in seconds since 1970");
+    let mut container_swap = Family::new("container_swap_usage_bytes", Kind::Gauge, "Swap that the container uses");
+    let mut node_cpu = Family::new("node_cpu_usage_seconds_total", Kind::Counter, "Processor time of the node");
+    let mut node_memory = Family::new("node_memory_working_set_bytes", Kind::Gauge, "Working set of the node");
+    let mut pod_cpu = Family::new("pod_cpu_usage_seconds_total", Kind::Counter, "Processor time of the pod");
+    let mut pod_memory = Family::new("pod_memory_working_set_bytes", Kind::Gauge, "Working set of the pod");
     for pod in stats {
         let (Some(meta), Some(linux)) = (meta(pod), &pod.linux) else { continue };
         let of_pod = [("namespace", meta.namespace.as_str()), ("pod", meta.name.as_str())];
-        pod_cpu.put(&of_pod, seconds(linux.cpu.as_ref()), now_ms);
-        pod_memory.put(&of_pod, working_set(linux.memory.as_ref()), now_ms);
+        put(&mut pod_cpu, &of_pod, seconds(linux.cpu.as_ref()), now_ms);
+        put(&mut pod_memory, &of_pod, working_set(linux.memory.as_ref()), now_ms);
         for container in &linux.containers {
             let Some(name) = name(container) else { continue };
             let labels = [("container", name), of_pod[0], of_pod[1]];
-            container_cpu.put(&labels, seconds(container.cpu.as_ref()), now_ms);
-            container_memory.put(&labels, working_set(container.memory.as_ref()), now_ms);
-            container_start.put(&labels, since(started, &meta.uid, name), now_ms);
+            put(&mut container_cpu, &labels, seconds(container.cpu.as_ref()), now_ms);
+            put(&mut container_memory, &labels, working_set(container.memory.as_ref()), now_ms);
+            put(&mut container_start, &labels, since(started, &meta.uid, name), now_ms);
             let swap = container.swap.as_ref().and_then(|swap| value(swap.swap_usage_bytes));
-            container_swap.put(&labels, swap.map(|bytes| bytes as f64), now_ms);
+            put(&mut container_swap, &labels, swap.map(|bytes| bytes as f64), now_ms);
         }
     }
-    node_cpu.add(&[], machine.cpu_ns as f64 / 1e9, Some(now_ms));
+    node_cpu.sample_at(&[], machine.cpu_ns as f64 / 1e9, now_ms);
     let used = machine.memory_total_bytes.saturating_sub(machine.memory_available_bytes);
-    node_memory.add(&[], used as f64, Some(now_ms));
-    let mut error = Metric::new("resource_scrape_error", GAUGE, "1 if the numbers could not be had");
-    error.add(&[], 0.0, None);
-    let mut out = String::new();
+    node_memory.sample_at(&[], used as f64, now_ms);
+    let mut error = Family::new("resource_scrape_error", Kind::Gauge, "1 if the numbers could not be had");
+    error.sample(&[], 0.0);
     let of_containers = [container_cpu, container_memory, container_start, container_swap];
-    write(&mut out, of_containers.into_iter().chain([node_cpu, node_memory, pod_cpu, pod_memory, error]));
-    out
+    let mut out = Exposition::default();
+    out.add(of_containers.into_iter().chain([node_cpu, node_memory, pod_cpu, pod_memory, error]));
+    out.into_text()
 }
 
 /// The metrics of cAdvisor that dashboards and rules read, with its labels.
-fn render_cadvisor(stats: &[PodSandboxStats], started: &Started, now_ms: i64) -> String {
-    let mut cpu = Metric::new("container_cpu_usage_seconds_total", COUNTER, "Cumulative cpu time consumed in seconds.");
-    let mut usage = Metric::new("container_memory_usage_bytes", GAUGE, "Current memory usage in bytes.");
-    let mut working = Metric::new("container_memory_working_set_bytes", GAUGE, "Current working set in bytes.");
-    let mut rss = Metric::new("container_memory_rss", GAUGE, "Size of RSS in bytes.");
-    let mut faults = Metric::new("container_memory_failures_total", COUNTER, "Memory faults.");
-    let mut swap = Metric::new("container_memory_swap", GAUGE, "Container swap usage in bytes.");
-    let mut disk = Metric::new("container_fs_usage_bytes", GAUGE, "Bytes that are consumed on this filesystem.");
-    let mut inodes = Metric::new("container_fs_inodes_used", GAUGE, "Inodes that are used on this filesystem.");
-    let mut start = Metric::new("container_start_time_seconds", GAUGE, "Start time of the container since 1970.");
-    let mut processes = Metric::new("container_processes", GAUGE, "Number of processes.");
+fn write_cadvisor(
+    out: &mut Exposition,
+    stats: &[PodSandboxStats],
+    images: &BTreeMap<String, String>,
+    started: &Started,
+    now_ms: i64,
+) {
+    let mut cpu =
+        Family::new("container_cpu_usage_seconds_total", Kind::Counter, "Cumulative cpu time consumed in seconds.");
+    let mut usage = Family::new("container_memory_usage_bytes", Kind::Gauge, "Current memory usage in bytes.");
+    let mut working = Family::new("container_memory_working_set_bytes", Kind::Gauge, "Current working set in bytes.");
+    let mut rss = Family::new("container_memory_rss", Kind::Gauge, "Size of RSS in bytes.");
+    let mut faults = Family::new("container_memory_failures_total", Kind::Counter, "Memory faults.");
+    let mut swap = Family::new("container_memory_swap", Kind::Gauge, "Container swap usage in bytes.");
+    let mut disk = Family::new("container_fs_usage_bytes", Kind::Gauge, "Bytes that are consumed on this filesystem.");
+    let mut inodes = Family::new("container_fs_inodes_used", Kind::Gauge, "Inodes that are used on this filesystem.");
+    let mut start = Family::new("container_start_time_seconds", Kind::Gauge, "Start time of the container since 1970.");
+    let mut processes = Family::new("container_processes", Kind::Gauge, "Number of processes.");
     type Count = fn(&NetworkInterfaceUsage) -> Option<u64>;
     let mut network = [
         ("container_network_receive_bytes_total", (|usage| value(usage.rx_bytes)) as Count),
@@ -208,65 +218,72 @@ fn render_cadvisor(stats: &[PodSandboxStats], started: &Started, now_ms: i64) ->
         ("container_network_transmit_bytes_total", |usage| value(usage.tx_bytes)),
         ("container_network_transmit_errors_total", |usage| value(usage.tx_errors)),
     ]
-    .map(|(name, count)| (Metric::new(name, COUNTER, "Cumulative count of the interface."), count));
+    .map(|(name, count)| (Family::new(name, Kind::Counter, "Cumulative count of the interface."), count));
     for pod in stats {
         let (Some(meta), Some(linux)) = (meta(pod), &pod.linux) else { continue };
         let id = pod.attributes.as_ref().map(|attributes| attributes.id.as_str()).unwrap_or_default();
         // An empty container stands for the Pod as a whole, as in cAdvisor.
-        let whole = [("container", ""), ("id", id), ("namespace", &meta.namespace), ("pod", &meta.name)];
-        cpu.put(&whole, seconds(linux.cpu.as_ref()), now_ms);
-        working.put(&whole, working_set(linux.memory.as_ref()), now_ms);
+        let whole = [
+            ("container", ""),
+            ("id", id),
+            ("image", ""),
+            ("name", ""),
+            ("namespace", &meta.namespace),
+            ("pod", &meta.name),
+        ];
+        put(&mut cpu, &whole, seconds(linux.cpu.as_ref()), now_ms);
+        put(&mut working, &whole, working_set(linux.memory.as_ref()), now_ms);
         let count = linux.process.as_ref().and_then(|process| value(process.process_count));
-        processes.put(&whole, count.map(|count| count as f64), now_ms);
+        put(&mut processes, &whole, count.map(|count| count as f64), now_ms);
         for interface in linux.network.iter().flat_map(|network| &network.interfaces) {
-            let labels = [whole[1], ("interface", interface.name.as_str()), whole[2], whole[3]];
+            let interface_label = ("interface", interface.name.as_str());
+            let labels = [whole[0], whole[1], whole[2], interface_label, whole[3], whole[4], whole[5]];
             for (metric, count) in &mut network {
-                metric.put(&labels, count(interface).map(|count| count as f64), now_ms);
+                put(metric, &labels, count(interface).map(|count| count as f64), now_ms);
             }
         }
         for container in &linux.containers {
             let Some(name) = name(container) else { continue };
             let id = container.attributes.as_ref().map(|attributes| attributes.id.as_str()).unwrap_or_default();
-            let labels = [("container", name), ("id", id), whole[2], whole[3]];
+            // Rules of dashboards tell containers from groups by an image that is not empty.
+            let image = images.get(id).map_or("", String::as_str);
+            let labels = [("container", name), ("id", id), ("image", image), ("name", id), whole[4], whole[5]];
             let memory = container.memory.as_ref();
-            cpu.put(&labels, seconds(container.cpu.as_ref()), now_ms);
-            usage.put(&labels, bytes(memory, |usage| value(usage.usage_bytes)), now_ms);
-            working.put(&labels, working_set(memory), now_ms);
-            rss.put(&labels, bytes(memory, |usage| value(usage.rss_bytes)), now_ms);
+            put(&mut cpu, &labels, seconds(container.cpu.as_ref()), now_ms);
+            put(&mut usage, &labels, bytes(memory, |usage| value(usage.usage_bytes)), now_ms);
+            put(&mut working, &labels, working_set(memory), now_ms);
+            put(&mut rss, &labels, bytes(memory, |usage| value(usage.rss_bytes)), now_ms);
             for (kind, count) in [
                 ("pgfault", bytes(memory, |usage| value(usage.page_faults))),
                 ("pgmajfault", bytes(memory, |usage| value(usage.major_page_faults))),
             ] {
-                let labels =
-                    [labels[0], ("failure_type", kind), labels[1], labels[2], labels[3], ("scope", "container")];
-                faults.put(&labels, count, now_ms);
+                let labels = [&labels[..], &[("failure_type", kind), ("scope", "container")]].concat();
+                put(&mut faults, &labels, count, now_ms);
             }
             let swapped = container.swap.as_ref().and_then(|swap| value(swap.swap_usage_bytes));
-            swap.put(&labels, swapped.map(|bytes| bytes as f64), now_ms);
+            put(&mut swap, &labels, swapped.map(|bytes| bytes as f64), now_ms);
             let layer = container.writable_layer.as_ref();
             let on_disk = layer.and_then(|layer| value(layer.used_bytes)).map(|bytes| bytes as f64);
-            disk.put(&labels, on_disk, now_ms);
+            put(&mut disk, &labels, on_disk, now_ms);
             let count = layer.and_then(|layer| value(layer.inodes_used)).map(|count| count as f64);
-            inodes.put(&labels, count, now_ms);
-            start.put(&labels, since(started, &meta.uid, name), now_ms);
+            put(&mut inodes, &labels, count, now_ms);
+            put(&mut start, &labels, since(started, &meta.uid, name), now_ms);
         }
     }
-    let mut out = String::new();
     let network = network.into_iter().map(|(metric, _)| metric);
     let first = [cpu, usage, working, rss, faults, swap, disk, inodes, start, processes];
-    write(&mut out, first.into_iter().chain(network));
-    out
+    out.add(first.into_iter().chain(network));
 }
 
 /// Upstream `pkg/kubelet/prober`: `prober_probe_total` and `prober_probe_duration_seconds`.
 fn render_probes(counted: &[Counted]) -> String {
-    let mut total = Metric::new(
+    let mut total = Family::new(
         "prober_probe_total",
-        COUNTER,
+        Kind::Counter,
         "Cumulative number of a liveness, readiness or startup probe for a container by result.",
     );
     let mut took =
-        Metric::new("prober_probe_duration_seconds", "histogram", "Duration in seconds for a probe response.");
+        Family::new("prober_probe_duration_seconds", Kind::Histogram, "Duration in seconds for a probe response.");
     for one in counted {
         let of = |result| {
             [
@@ -280,27 +297,15 @@ fn render_probes(counted: &[Counted]) -> String {
         };
         for (result, count) in [("failed", one.failed), ("successful", one.successful), ("unknown", one.unknown)] {
             if count > 0 {
-                total.add(&of(result), count as f64, None);
+                total.sample(&of(result), count as f64);
             }
         }
         let labels = of("");
-        let labels = [labels[0], labels[1], labels[2], labels[4]];
-        let mut below = 0u64;
-        for (bound, count) in BUCKETS.iter().zip(one.buckets) {
-            below = below.saturating_add(count);
-            let bound = bound.to_string();
-            let labels = [labels[0], ("le", bound.as_str()), labels[1], labels[2], labels[3]];
-            took.add_as("_bucket", &labels, below as f64, None);
-        }
-        let all = one.failed.saturating_add(one.successful).saturating_add(one.unknown);
-        let infinite = [labels[0], ("le", "+Inf"), labels[1], labels[2], labels[3]];
-        took.add_as("_bucket", &infinite, all as f64, None);
-        took.add_as("_sum", &labels, one.seconds, None);
-        took.add_as("_count", &labels, all as f64, None);
+        took.histogram(&[labels[0], labels[1], labels[2], labels[4]], &one.took);
     }
-    let mut out = String::new();
-    write(&mut out, [total, took]);
-    out
+    let mut out = Exposition::default();
+    out.add([total, took]);
+    out.into_text()
 }
 
 #[cfg(test)]
@@ -356,7 +361,9 @@ mod tests {
     #[test]
     fn what_runs_on_a_node_is_counted() {
         let states = BTreeMap::from([("exited", 2), ("running", 1)]);
-        let text = render_kubelet("n", 1, &states);
+        let mut out = Exposition::default();
+        write_kubelet(&mut out, "n", 1, &states);
+        let text = out.into_text();
         for line in [
             "kubelet_node_name{node=\"n\"} 1",
             "kubelet_running_pods 1",
@@ -381,10 +388,13 @@ mod tests {
             assert!(shown.contains(line), "{line} in {shown}");
         }
         assert!(!shown.contains("pod_memory"), "what is not known is left out: {shown}");
-        let shown = render_cadvisor(&[stats()], &started, 7);
+        let mut out = Exposition::default();
+        let images = BTreeMap::from([("1".to_owned(), "busybox:1".to_owned())]);
+        write_cadvisor(&mut out, &[stats()], &images, &started, 7);
+        let shown = out.into_text();
         for line in [
-            "container_memory_rss{container=\"c\",id=\"1\",namespace=\"ns\",pod=\"p\\\"q\"} 5 7\n",
-            "container_network_receive_bytes_total{id=\"\",interface=\"eth0\",namespace=\"ns\",pod=\"p\\\"q\"} 7 7\n",
+            "container_memory_rss{container=\"c\",id=\"1\",image=\"busybox:1\",name=\"1\",namespace=\"ns\",pod=\"p\\\"q\"} 5 7\n",
+            "container_network_receive_bytes_total{container=\"\",id=\"\",image=\"\",interface=\"eth0\",name=\"\",namespace=\"ns\",pod=\"p\\\"q\"} 7 7\n",
         ] {
             assert!(shown.contains(line), "{line} in {shown}");
         }
@@ -399,8 +409,8 @@ mod tests {
         let shown = render_probes(&counts.all());
         for line in [
             "prober_probe_total{container=\"c\",namespace=\"ns\",pod=\"p\",pod_uid=\"u\",probe_type=\"Liveness\",result=\"failed\"} 1\n",
-            "prober_probe_duration_seconds_bucket{container=\"c\",le=\"0.025\",namespace=\"ns\",pod=\"p\",probe_type=\"Liveness\"} 1\n",
-            "prober_probe_duration_seconds_bucket{container=\"c\",le=\"+Inf\",namespace=\"ns\",pod=\"p\",probe_type=\"Liveness\"} 2\n",
+            "prober_probe_duration_seconds_bucket{container=\"c\",namespace=\"ns\",pod=\"p\",probe_type=\"Liveness\",le=\"0.025\"} 1\n",
+            "prober_probe_duration_seconds_bucket{container=\"c\",namespace=\"ns\",pod=\"p\",probe_type=\"Liveness\",le=\"+Inf\"} 2\n",
             "prober_probe_duration_seconds_count{container=\"c\",namespace=\"ns\",pod=\"p\",probe_type=\"Liveness\"} 2\n",
         ] {
             assert!(shown.contains(line), "{line} in {shown}");
