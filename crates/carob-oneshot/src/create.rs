@@ -77,8 +77,8 @@ pub(crate) fn create(params: &CreateParams) -> Result<Started> {
         Some(program) => other::create(params, program)?,
         None => build(params)?,
     };
-    groups.show(pid)?;
-    Ok(Started { pid, detail, console })
+    let left = groups.show(pid)?;
+    Ok(Started { pid, detail, console, left })
 }
 
 /// Makes what mounts and the working directory need and the container library does not make: the targets of links that dangle,

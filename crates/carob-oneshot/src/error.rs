@@ -26,6 +26,8 @@ pub(crate) enum Error {
     MapMount { path: PathBuf, source: io::Error },
     #[error("enter new namespaces")]
     Unshare(#[source] io::Error),
+    #[error("enter the pod's network namespace")]
+    JoinNetwork(#[source] io::Error),
     #[error("enter the namespaces of process {pid}")]
     Enter { pid: i32, source: io::Error },
     #[error("join the control group")]

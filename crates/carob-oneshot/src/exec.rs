@@ -63,7 +63,8 @@ pub(crate) fn exec(params: &ExecParams) -> Result<Started> {
     .map_err(Error::Fork)?;
     drop(failure);
     wait_for_exec(failure_here)?;
-    Ok(Started { pid: pid.as_raw_nonzero().get(), detail: String::new(), console: terminal.map(|terminal| terminal.0) })
+    let console = terminal.map(|terminal| terminal.0);
+    Ok(Started { pid: pid.as_raw_nonzero().get(), detail: String::new(), console, left: None })
 }
 
 /// Joins the namespaces of a process in one step (setns(2) with a pidfd, Linux 5.8), but for its user namespace, which is

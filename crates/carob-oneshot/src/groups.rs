@@ -33,13 +33,18 @@ impl OwnGroups {
     }
 
     /// Mounts them, read-only, in the container whose first process this is. The calling process stays in its mount
-    /// namespace.
-    pub(crate) fn show(&self, pid: i32) -> Result<()> {
+    /// namespace, and gets the one that it was in: who leaves one as the last waits until every processor has seen it go, and
+    /// that is better done when the container's maker has answered.
+    pub(crate) fn show(&self, pid: i32) -> Result<Option<OwnedFd>> {
         if self.0.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        enter_mounts_of(pid).map_err(|error| Error::Enter { pid, source: error.into() })?;
-        self.mount().map_err(failed(Path::new(PLACE)))
+        let entered = |error: rustix::io::Errno| Error::Enter { pid, source: error.into() };
+        let own = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let left = own.map_err(entered)?;
+        enter_mounts_of(pid).map_err(entered)?;
+        self.mount().map_err(failed(Path::new(PLACE)))?;
+        Ok(Some(left))
     }
 
     fn mount(&self) -> rustix::io::Result<()> {

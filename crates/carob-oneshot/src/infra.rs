@@ -11,7 +11,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount,
 };
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::error::{Error, Result, chain};
 use crate::{Started, users};
@@ -19,7 +19,7 @@ use crate::{Started, users};
 /// Who the infra process is, as upstream's pause image has it (`build/pause/Dockerfile`).
 const INFRA_ID: u32 = 65535;
 
-pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> {
+pub(crate) fn infra(params: &InfraParams, program: &OwnedFd, network: Option<&OwnedFd>) -> Result<Started> {
     let single = process::SingleThreaded::check().map_err(Error::Fork)?;
     Cgroup::new(&params.layout, &params.cgroup).enter_controllers(&single)?;
     set_oom_score(params.oom_score_adj)?;
@@ -28,7 +28,11 @@ pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> 
     rustix::process::chdir(&params.root)
         .map_err(|error| Error::Directory { path: params.root.clone(), source: error.into() })?;
     user_namespace.as_ref().map(users::enter).transpose()?;
-    process::unshare(namespaces(params)).map_err(Error::Unshare)?;
+    process::unshare(namespaces(params, network.is_none())).map_err(Error::Unshare)?;
+    if let Some(network) = network {
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|error| Error::JoinNetwork(error.into()))?;
+    }
     if let Some(name) = &params.hostname {
         rustix::system::sethostname(name.as_bytes())
             .map_err(|error| Error::Hostname { name: name.clone(), source: error.into() })?;
@@ -48,12 +52,12 @@ pub(crate) fn infra(params: &InfraParams, program: &OwnedFd) -> Result<Started> 
     .map_err(Error::Fork)?;
     drop(failure);
     crate::exec::wait_for_exec(failure_here)?;
-    Ok(Started { pid: pid.as_raw_nonzero().get(), detail: String::new(), console: None })
+    Ok(Started { pid: pid.as_raw_nonzero().get(), detail: String::new(), console: None, left: None })
 }
 
-fn namespaces(params: &InfraParams) -> UnshareFlags {
+fn namespaces(params: &InfraParams, makes_network: bool) -> UnshareFlags {
     let choices = [
-        (params.new_network, UnshareFlags::NEWNET),
+        (params.new_network && makes_network, UnshareFlags::NEWNET),
         (params.new_ipc, UnshareFlags::NEWIPC),
         (params.new_uts, UnshareFlags::NEWUTS),
         (params.new_pid, UnshareFlags::NEWPID),

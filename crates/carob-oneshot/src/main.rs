@@ -4,7 +4,7 @@
 //! It is a program of its own because what it does changes the process that does it: it enters namespaces, sets its
 //! out-of-memory score, forks. The new process becomes the shim's child (`CLONE_PARENT`). Start at [`run`]; the other
 //! arguments are numbers of inherited descriptors: parameters, the socket for the answer and, for `infra`, the program
-//! to become. It never outlives its answer and keeps nothing.
+//! to become and the network namespace to join, if that is there already. It never outlives its answer and keeps nothing.
 
 mod causes;
 mod copy;
@@ -37,6 +37,8 @@ struct Started {
     pid: i32,
     detail: String,
     console: Option<OwnedFd>,
+    /// A namespace that ends with this process, and not before it has answered.
+    left: Option<OwnedFd>,
 }
 
 fn main() -> ExitCode {
@@ -47,9 +49,9 @@ fn main() -> ExitCode {
     let Ok(adopted) = adopted else { return ExitCode::from(2) };
     let mut adopted = adopted.into_iter();
     let (Some(parameters), Some(answer)) = (adopted.next(), adopted.next()) else { return ExitCode::from(2) };
-    let (outcome, console) = match run(action, parameters, adopted.next()) {
-        Ok(Started { pid, detail, console }) => (Outcome::Started { pid, detail }, console),
-        Err(error) => (Outcome::Failed { message: chain(&error) }, None),
+    let (outcome, console, _left) = match run(action, parameters, &adopted.collect::<Vec<OwnedFd>>()) {
+        Ok(Started { pid, detail, console, left }) => (Outcome::Started { pid, detail }, console, left),
+        Err(error) => (Outcome::Failed { message: chain(&error) }, None, None),
     };
     let fds: Vec<BorrowedFd<'_>> = console.iter().map(AsFd::as_fd).collect();
     match packet::send(&answer, &outcome.encode(), &fds) {
@@ -58,12 +60,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(action: &str, parameters: OwnedFd, program: Option<OwnedFd>) -> Result<Started> {
+fn run(action: &str, parameters: OwnedFd, further: &[OwnedFd]) -> Result<Started> {
     process::reset_signals().map_err(Error::Signals)?;
-    match (action, program) {
-        ("create" | CREATE_BY_OTHER, None) => create::create(&read(parameters)?),
-        ("exec", None) => exec::exec(&read(parameters)?),
-        ("infra", Some(program)) => infra::infra(&read(parameters)?, &program),
+    match (action, further) {
+        ("create" | CREATE_BY_OTHER, []) => create::create(&read(parameters)?),
+        ("exec", []) => exec::exec(&read(parameters)?),
+        ("infra", [program]) => infra::infra(&read(parameters)?, program, None),
+        ("infra", [program, network]) => infra::infra(&read(parameters)?, program, Some(network)),
         _ => Err(Error::Action(action.to_owned())),
     }
 }

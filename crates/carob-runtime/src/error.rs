@@ -49,6 +49,8 @@ pub enum RuntimeError {
     ShimVersion { sandbox: String, version: u16, ours: u16 },
     #[error("network of sandbox {sandbox}")]
     Network { sandbox: String, source: NetworkError },
+    #[error("make the network namespace of sandbox {sandbox}")]
+    NetworkNamespace { sandbox: String, source: io::Error },
     #[error("{operation}")]
     WholeNetwork { operation: &'static str, source: NetworkError },
     #[error("{operation} {path}", path = path.display())]
@@ -113,6 +115,7 @@ impl RuntimeError {
             | Self::Shim { .. }
             | Self::ShimVersion { .. }
             | Self::Network { .. }
+            | Self::NetworkNamespace { .. }
             | Self::WholeNetwork { .. }
             | Self::File { .. }
             | Self::Programs(_)

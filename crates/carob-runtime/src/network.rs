@@ -27,6 +27,11 @@ impl From<CniError> for NetworkError {
 /// Joins sandboxes to the Pod network.
 #[async_trait]
 pub trait Network: Send + Sync {
+    /// Whether a namespace is attached that no process is in yet and whose path goes with the call.
+    fn attaches_early(&self) -> bool {
+        false
+    }
+
     async fn attach(&self, request: &AttachRequest) -> Result<Attachment, NetworkError>;
 
     /// Idempotent.
@@ -46,6 +51,10 @@ pub trait Network: Send + Sync {
 
 #[async_trait]
 impl Network for PodNetwork {
+    fn attaches_early(&self) -> bool {
+        true
+    }
+
     async fn attach(&self, request: &AttachRequest) -> Result<Attachment, NetworkError> {
         Ok(self.attach(request).await?)
     }
@@ -117,6 +126,10 @@ impl WithFormer {
 
 #[async_trait]
 impl Network for WithFormer {
+    fn attaches_early(&self) -> bool {
+        self.current.attaches_early()
+    }
+
     async fn attach(&self, request: &AttachRequest) -> Result<Attachment, NetworkError> {
         self.current.attach(request).await
     }

@@ -1,6 +1,7 @@
 //! The life of a sandbox: made, stopped, removed.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use carob_shim::params::InfraParams;
 use carob_shim::protocol::{self, ProcessKind, Reply, Request, Spawn, StdinMode};
 use carob_shim::{EXITS_FILE, Exit, ExitCause, ExitRecord, read_exits};
 use carob_sys::cgroup::Cgroup;
+use carob_sys::netlink::new_netns;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::RuntimeError;
@@ -75,23 +77,36 @@ impl Runtime {
 
     async fn make_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let record = sandbox.record();
-        let (pid, socket) = {
-            let (runtime, record, programs) = (Arc::clone(self), record.clone(), self.programs().await?);
-            tokio::task::spawn_blocking(move || runtime.prepare(&record, &programs)).await??
-        };
+        let begun = record.clone();
+        self.blocking(move |runtime| runtime.begin(&begun)).await?;
+        let (of_shim, prepared, of_network) = (record.clone(), record.clone(), sandbox.id.clone());
+        let programs = self.programs().await?;
+        let makes_network = self.config.network.attaches_early() && owns_network(&record.config)?;
+        // None needs another, and each takes a millisecond or two.
+        let (shim, prepared, network) = tokio::join!(
+            self.blocking(move |runtime| runtime.start_shim(&of_shim, &programs)),
+            self.blocking(move |runtime| runtime.prepare(&prepared)),
+            self.blocking(move |_| makes_network.then(|| make_network(of_network)).transpose()),
+        );
+        let (pid, socket) = shim?;
+        // Known from here on: if something else went wrong it is ended with the sandbox.
         let shim = self.talk_to_shim(sandbox, pid, socket).await?;
-        let infra_pid = self.start_infra(sandbox, &shim, &record).await?;
-        let ips = if namespace_options(&record.config).network() == v1::NamespaceMode::Node {
-            Vec::new()
-        } else {
-            let request = AttachRequest {
-                sandbox_id: sandbox.id.clone(),
-                netns: format!("/proc/{infra_pid}/ns/net").into(),
-                host_ports: host_ports(&record.config),
-                args: network_args(&record.config, &sandbox.id),
-            };
-            let attached = self.config.network.attach(&request).await;
-            attached.map_err(|source| RuntimeError::Network { sandbox: sandbox.id.clone(), source })?.ips
+        prepared?;
+        let network = network?;
+        let infra = self.start_infra(sandbox, &shim, &record, network.as_ref());
+        let (infra_pid, ips) = match &network {
+            Some(made) => {
+                let netns = format!("/proc/self/fd/{}", made.as_raw_fd());
+                // Both to their ends, so that nothing comes up after the sandbox has been taken down.
+                let (infra, attached) = tokio::join!(infra, self.attach(&record, netns));
+                (infra?, attached?)
+            }
+            None => {
+                let infra_pid = infra.await?;
+                let is_host = namespace_options(&record.config).network() == v1::NamespaceMode::Node;
+                let netns = format!("/proc/{infra_pid}/ns/net");
+                (infra_pid, if is_host { Vec::new() } else { self.attach(&record, netns).await? })
+            }
         };
         sandbox.set_phase(SandboxPhase::Ready { shim_pid: shim.pid(), infra_pid, ips });
         self.save_sandbox(sandbox)?;
@@ -99,15 +114,36 @@ impl Runtime {
         Ok(())
     }
 
-    /// Everything that blocks: directories, groups, mounts, files, the shim.
-    fn prepare(&self, record: &SandboxRecord, programs: &Programs) -> Result<(Pid, OwnedFd)> {
-        let directory = self.paths.sandbox(&record.id);
-        files::make_directory(&directory)?;
-        crate::record::write(&self.paths.sandbox_record(&record.id), record)?;
+    async fn attach(&self, record: &SandboxRecord, netns: String) -> Result<Vec<IpAddr>> {
+        let request = AttachRequest {
+            sandbox_id: record.id.clone(),
+            netns: netns.into(),
+            host_ports: host_ports(&record.config),
+            args: network_args(&record.config, &record.id),
+        };
+        let attached = self.config.network.attach(&request).await;
+        Ok(attached.map_err(|source| RuntimeError::Network { sandbox: record.id.clone(), source })?.ips)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let runtime = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&runtime)).await?
+    }
+
+    /// The sandbox's directory, by whose record someone finds what is left of a sandbox that was not made to the end.
+    fn begin(&self, record: &SandboxRecord) -> Result<()> {
+        files::make_directory(&self.paths.sandbox(&record.id))?;
+        Ok(crate::record::write(&self.paths.sandbox_record(&record.id), record)?)
+    }
+
+    /// The other directories, groups, mounts, files.
+    fn prepare(&self, record: &SandboxRecord) -> Result<()> {
         files::make_directory(&self.paths.containers(&record.id))?;
         files::make_directory(&self.paths.library_state(&record.id))?;
-        let layers = self.paths.sandbox_layers(&record.id);
-        files::make_directory(&layers)?;
+        files::make_directory(&self.paths.sandbox_layers(&record.id))?;
         let pod = self.cgroup(&record.cgroup);
         pod.create()?;
         pod.mark(&self.config.instance)?;
@@ -119,11 +155,22 @@ impl Runtime {
             files::mount_shm(&self.paths.shm(&record.id))?;
         }
         files::write_sandbox_files(&self.paths, &record.id, &record.config)?;
+        Ok(())
+    }
+
+    fn start_shim(&self, record: &SandboxRecord, programs: &Programs) -> Result<(Pid, OwnedFd)> {
+        let (directory, layers) = (self.paths.sandbox(&record.id), self.paths.sandbox_layers(&record.id));
         let remove_with_parent: Vec<&Path> =
             if self.config.die_with_parent { vec![&layers, &directory] } else { Vec::new() };
         let shims = self.shims_cgroup();
         self.cgroup(&shims).create()?;
-        let start = ShimStart { directory: &directory, cgroup: &record.cgroup, own_cgroup: &shims, remove_with_parent };
+        let start = ShimStart {
+            layout: &self.layout,
+            directory: &directory,
+            cgroup: &record.cgroup,
+            own_cgroup: &shims,
+            remove_with_parent,
+        };
         let failed = |source| RuntimeError::Shim { sandbox: record.id.clone(), source };
         shim::start(programs, &start).map_err(failed)
     }
@@ -149,7 +196,13 @@ impl Runtime {
         Ok(shim)
     }
 
-    async fn start_infra(&self, sandbox: &Sandbox, shim: &Shim, record: &SandboxRecord) -> Result<i32> {
+    async fn start_infra(
+        &self,
+        sandbox: &Sandbox,
+        shim: &Shim,
+        record: &SandboxRecord,
+        network: Option<&OwnedFd>,
+    ) -> Result<i32> {
         let options = namespace_options(&record.config);
         let own = |mode: v1::NamespaceMode| mode != v1::NamespaceMode::Node;
         let sysctls = record.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
@@ -180,6 +233,7 @@ impl Runtime {
         };
         let programs = self.programs().await?;
         let fds = [programs.oneshot(), params.as_fd(), programs.shim()];
+        let fds: Vec<BorrowedFd<'_>> = fds.into_iter().chain(network.map(AsFd::as_fd)).collect();
         let (pid, _, _) = shim.spawn(spawn, &fds).await.map_err(sandbox.shim_error())?;
         Ok(pid)
     }
@@ -344,6 +398,16 @@ impl Runtime {
         }
         self.infra_ended(sandbox)
     }
+}
+
+fn make_network(sandbox: String) -> Result<OwnedFd> {
+    new_netns().map_err(|source| RuntimeError::NetworkNamespace { sandbox, source })
+}
+
+/// Whether a sandbox has a network namespace that can be made before its infra process: one in a user namespace is made there.
+fn owns_network(config: &v1::PodSandboxConfig) -> Result<bool> {
+    let options = namespace_options(config);
+    Ok(options.network() != v1::NamespaceMode::Node && user_namespace::ids(&options)?.is_none())
 }
 
 pub(crate) async fn end_processes(group: &Cgroup, name: &Path) -> Result<()> {

@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use carob_shim::params;
 use carob_shim::protocol::{self, Reply, Request};
 use carob_shim::{ExitRecord, SOCKET_FILE};
+use carob_sys::cgroup::Layout;
 use carob_sys::packet::{self, PACKET_BYTES_MAX};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use tokio::io::Interest;
@@ -62,6 +64,8 @@ pub(crate) type ShimEvents = mpsc::Receiver<ExitRecord>;
 /// How a shim is started.
 #[derive(Debug)]
 pub(crate) struct ShimStart<'a> {
+    /// Where this machine's groups are.
+    pub(crate) layout: &'a Layout,
     pub(crate) directory: &'a Path,
     /// The Pod's.
     pub(crate) cgroup: &'a Path,
@@ -74,6 +78,7 @@ pub(crate) struct ShimStart<'a> {
 /// Starts a shim and leaves it waiting for a connection. Blocks for about a millisecond.
 pub(crate) fn start(programs: &Programs, start: &ShimStart<'_>) -> Result<(Pid, OwnedFd), ShimError> {
     let (ours, theirs) = packet::pair().map_err(ShimError::Start)?;
+    params::send_layout(&ours, start.layout).map_err(ShimError::Start)?;
     let log = fs_err::File::create(start.directory.join("shim.log")).map_err(ShimError::Start)?;
     let mut command = Command::new(format!("/proc/self/fd/{}", programs.shim().as_raw_fd()));
     command.arg("shim").arg(start.directory).arg(start.cgroup).arg(start.own_cgroup).args(&start.remove_with_parent);

@@ -3,25 +3,21 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
 
-use carob_sys::cgroup::{Cgroup, Layout};
+use carob_sys::cgroup::Cgroup;
 use carob_sys::process::{SingleThreaded, clone_sibling, use_as_standard_output};
 
-/// Runs `work` in a process of its own in `group`, the caller's sibling, whose number goes to standard output. It is told
-/// where this machine's groups are.
-pub fn leave(group: &Path, work: impl FnOnce(Layout) -> u8) -> io::Result<()> {
+/// Runs `work` in a process of its own in `group`, the caller's sibling, whose number goes to standard output.
+pub fn leave(group: &Cgroup, work: impl FnOnce() -> u8) -> io::Result<()> {
     let single = SingleThreaded::check()?;
     rustix::process::chdir("/")?;
-    let layout = Layout::detect().map_err(io::Error::other)?;
-    let group = Cgroup::new(&layout, group);
     group.enter_controllers(&single).map_err(io::Error::other)?;
     let born_in = group.open_unified().map_err(io::Error::other)?;
     let nothing = File::options().write(true).open("/dev/null")?;
     let pid = clone_sibling(&single, born_in.as_ref().map(AsFd::as_fd), || {
         // Whoever reads the number waits until nobody can write any more.
         match use_as_standard_output(&nothing) {
-            Ok(()) => work(layout).into(),
+            Ok(()) => work().into(),
             Err(_) => 1,
         }
     })?;

@@ -1,9 +1,13 @@
 //! `carob-shim shim DIRECTORY CGROUP OWN-CGROUP [REMOVE...]` and `carob-shim pause`.
+//!
+//! A shim's standard input is its first connection, on which it finds where this machine's groups are.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use carob_shim::{ShimOptions, leave, run_pause, run_shim};
+use carob_shim::{ShimOptions, leave, params, run_pause, run_shim};
+use carob_sys::cgroup::Cgroup;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -17,7 +21,10 @@ fn main() -> ExitCode {
                     cgroup: PathBuf::from(cgroup),
                     remove_with_parent: arguments.map(PathBuf::from).collect(),
                 };
-                leave(&PathBuf::from(own_cgroup), |layout| code(run_shim(options, layout)))
+                params::receive_layout(io::stdin()).and_then(|layout| {
+                    let own = Cgroup::new(&layout, own_cgroup);
+                    leave(&own, || code(run_shim(options, layout)))
+                })
             }
             _ => return ExitCode::from(2),
         },
@@ -26,7 +33,7 @@ fn main() -> ExitCode {
     ExitCode::from(code(outcome))
 }
 
-fn code(outcome: std::io::Result<()>) -> u8 {
+fn code(outcome: io::Result<()>) -> u8 {
     match outcome {
         Ok(()) => 0,
         Err(error) => {
@@ -37,6 +44,6 @@ fn code(outcome: std::io::Result<()>) -> u8 {
 }
 
 #[expect(clippy::print_stderr, reason = "standard error is the file shim.log of the sandbox")]
-fn report(error: &std::io::Error) {
+fn report(error: &io::Error) {
     eprintln!("{error}");
 }

@@ -1,8 +1,12 @@
-//! What the one-shot program is told, as JSON in a file that it inherits, and what it answers.
+//! What the one-shot program is told, as JSON in a file that it inherits, and what it answers; and what a shim is told when
+//! it starts, as JSON in the first packet on its standard input.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use carob_sys::cgroup::Layout;
+use carob_sys::packet::{self, PACKET_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
 /// The users and groups of a user namespace: those from 0 to `count` are, on the host, the ones from `first` on.
@@ -25,6 +29,20 @@ pub struct UserNamespace {
     pub ids: IdRange,
     /// Where it is found: in procfs, below its first process.
     pub path: PathBuf,
+}
+
+/// Tells a shim that is about to start where this machine's groups are. By the mount table, which holds the mounts of every
+/// Pod, it would take longer to find them than to do all else that a start takes.
+pub fn send_layout(socket: impl AsFd, layout: &Layout) -> io::Result<()> {
+    packet::send(socket, &serde_json::to_vec(layout)?, &[])
+}
+
+/// What [`send_layout`] has sent.
+pub fn receive_layout(socket: impl AsFd) -> io::Result<Layout> {
+    let mut buffer = vec![0; PACKET_BYTES_MAX];
+    let received = packet::receive(socket, &mut buffer)?;
+    let (length, _) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(serde_json::from_slice(&buffer[..length])?)
 }
 
 /// Starts the infra process of a Pod in its new namespaces.

@@ -23,7 +23,8 @@ pub const CREATE_BY_OTHER: &str = "create-by-other";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessKind {
-    /// Holds the Pod's namespaces. Descriptors: program, parameters, the program to become.
+    /// Holds the Pod's namespaces. Descriptors: program, parameters, the program to become, and the network namespace where
+    /// that is made already.
     Infra,
     /// A container's first process; its output goes to a log file. Descriptors: program, parameters.
     Container,
@@ -51,7 +52,7 @@ pub struct Spawn {
     /// Empty for no log.
     pub log_path: String,
     /// The one-shot program's first argument: what to do. The others are the numbers of descriptors: parameters, the
-    /// socket for its [`Outcome`] and, for [`ProcessKind::Infra`], the program to become.
+    /// socket for its [`Outcome`] and, for [`ProcessKind::Infra`], what comes along with that.
     pub action: String,
 }
 

@@ -60,7 +60,7 @@ pub(super) fn launch(
     let mut next = |what: &str| fds.next().ok_or_else(|| invalid(format!("no descriptor of {what}")));
     let program = next("the program")?;
     let parameters = next("the parameters")?;
-    let extra = if spawn.kind == ProcessKind::Infra { Some(next("the program to become")?) } else { None };
+    let program_to_become = if spawn.kind == ProcessKind::Infra { Some(next("the program to become")?) } else { None };
     let streams = match spawn.kind {
         ProcessKind::Exec if !spawn.terminal => Streams {
             stdin: next("stdin")?.into(),
@@ -84,7 +84,8 @@ pub(super) fn launch(
     };
     let (answer, answer_here) = packet::pair()?;
     set_nonblocking(&answer_here)?;
-    let inherited: Vec<OwnedFd> = [Some(parameters), Some(answer), extra].into_iter().flatten().collect();
+    let further = fds.filter(|_| spawn.kind == ProcessKind::Infra);
+    let inherited: Vec<OwnedFd> = [parameters, answer].into_iter().chain(program_to_become).chain(further).collect();
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
     command.arg(&spawn.action).args(inherited.iter().map(|fd| fd.as_raw_fd().to_string()));
     command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
