@@ -5,11 +5,16 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, ContainerStatus, EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMapProjection, Container, ContainerRestartRule, ContainerStatus, EphemeralContainer, Pod, PodSpec,
+};
 
 /// The grace that a Pod gets which names none (`v1.DefaultTerminationGracePeriodSeconds`). The API fills it in; Pods from
 /// files may come without.
 const DEFAULT_GRACE_S: u64 = 30;
+
+/// The ConfigMap that every namespace has from the start, and every Pod's token comes with.
+const ROOT_CERTIFICATE: &str = "kube-root-ca.crt";
 
 /// The action of a restart rule that has all containers of the Pod start over.
 const RESTART_ALL: &str = "RestartAllContainers";
@@ -174,6 +179,20 @@ impl<'a> PodView<'a> {
     /// Whether the Pod's users are the machine's, and not those of a namespace of its own.
     pub fn host_users(&self) -> bool {
         self.spec().and_then(|spec| spec.host_users).unwrap_or(true)
+    }
+
+    /// Its volumes wait for nobody: nothing that a user has to make, no driver and no other machine is behind them.
+    pub fn volumes_are_made_here(&self) -> bool {
+        let volumes = self.spec().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        volumes.iter().all(|volume| match &volume.projected {
+            Some(projected) => projected.sources.iter().flatten().all(|source| {
+                let names_it = |config_map: &ConfigMapProjection| config_map.name == ROOT_CERTIFICATE;
+                source.service_account_token.is_some()
+                    || source.downward_api.is_some()
+                    || source.config_map.as_ref().is_some_and(names_it)
+            }),
+            None => volume.empty_dir.is_some() || volume.downward_api.is_some(),
+        })
     }
 
     /// Init containers and sidecars, in their order.

@@ -40,8 +40,10 @@ pub struct Observed {
 /// What is being done for the Pod at this moment. The plan never asks for the same thing twice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Busy {
-    /// Mounting volumes, making or stopping the sandbox, or giving all back.
+    /// Making or stopping the sandbox, or giving all back.
     pub pod: bool,
+    /// Mounting volumes.
+    pub volumes: bool,
     /// Names of containers that are being started, hooks included.
     pub starting: BTreeSet<String>,
     /// Containers that are being killed, with the moment by which they will be gone.

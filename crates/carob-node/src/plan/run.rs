@@ -60,7 +60,7 @@ fn ended_for_good(view: &PodView<'_>, observed: &Observed, member: &Member<'_>) 
 }
 
 fn mount(observed: &Observed, draft: &mut Draft) {
-    if observed.busy.pod {
+    if observed.busy.pod || observed.busy.volumes {
         return;
     }
     match &observed.volumes {
@@ -72,7 +72,12 @@ fn mount(observed: &Observed, draft: &mut Draft) {
 }
 
 fn create_sandbox(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) {
-    if observed.volumes != Volumes::Mounted || observed.busy.pod || !observed.busy.starting.is_empty() {
+    let is_time = match observed.volumes {
+        Volumes::Mounted => !observed.busy.volumes,
+        Volumes::Absent => is_new(observed) && view.volumes_are_made_here(),
+        Volumes::Failed(_) => false,
+    };
+    if !is_time || observed.busy.pod || !observed.busy.starting.is_empty() {
         return;
     }
     let lost: Vec<_> = observed.running().collect();
@@ -89,6 +94,11 @@ fn create_sandbox(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) {
     }
     let attempt = observed.sandbox.as_ref().map_or(0, |sandbox| sandbox.attempt + 1);
     draft.push(PodAction::CreateSandbox { attempt, replaces: observed.sandbox.as_ref().map(|old| old.id.clone()) });
+}
+
+/// Nothing of the Pod has been made yet. Its sandbox then is made while its volumes are, where these wait for nobody.
+fn is_new(observed: &Observed) -> bool {
+    observed.sandbox.is_none() && observed.older_sandboxes.is_empty() && observed.containers.is_empty()
 }
 
 fn ephemeral(view: &PodView<'_>, observed: &Observed, draft: &mut Draft) {

@@ -34,7 +34,7 @@ pub(super) fn plan(
         draft.kill(observed, sidecar, deadline, reason);
         return;
     }
-    if observed.busy.pod || !observed.busy.killing.is_empty() {
+    if observed.busy.pod || observed.busy.volumes || !observed.busy.killing.is_empty() {
         return;
     }
     match observed.sandbox.as_ref().filter(|sandbox| sandbox.ready) {

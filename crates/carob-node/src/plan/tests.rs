@@ -98,7 +98,7 @@ fn check(pod: &Pod, observed: &Observed, expect: &str) {
 
 #[test]
 fn a_new_pod_gets_volumes_then_a_sandbox_then_its_containers() {
-    let pod = pod(json!({}));
+    let pod = pod(json!({"volumes": [{"name": "c", "configMap": {"name": "c"}}]}));
     check(&pod, &Observed::default(), "mount");
     let mounted = Observed { volumes: Volumes::Mounted, ..Observed::default() };
     check(&pod, &mounted, "sandbox 0");
@@ -107,6 +107,28 @@ fn a_new_pod_gets_volumes_then_a_sandbox_then_its_containers() {
     let starting = Busy { starting: ["app".to_owned()].into(), ..Busy::default() };
     check(&pod, &Observed { busy: starting, ..up() }, "");
     check(&pod, &with([run("app", 0, running())]), "");
+}
+
+#[test]
+fn volumes_that_wait_for_nobody_are_mounted_while_the_sandbox_is_made() {
+    let token = json!({"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt"}},
+        {"downwardAPI": {"items": []}}]}});
+    let pod = pod(json!({"volumes": [token, {"name": "e", "emptyDir": {}}]}));
+    check(&pod, &Observed::default(), "mount; sandbox 0");
+    let busy = |pod, volumes| Busy { pod, volumes, ..Busy::default() };
+    check(&pod, &Observed { busy: busy(true, true), ..Observed::default() }, "");
+    check(&pod, &Observed { busy: busy(false, true), ..Observed::default() }, "sandbox 0");
+    let unmounted = Observed { volumes: Volumes::Absent, busy: busy(false, true), ..up() };
+    check(&pod, &unmounted, "");
+    check(&pod, &Observed { volumes: Volumes::Mounted, busy: busy(true, false), ..Observed::default() }, "");
+    check(&pod, &up(), "start app#0 delay 0");
+    let retry_at = at(300);
+    let failure = Failure { reason: FailureReason::PodSetup, message: String::new(), retry_at };
+    check(&pod, &Observed { volumes: Volumes::Failed(failure), ..Observed::default() }, "wake 300");
+    let lost = Observed { volumes: Volumes::Absent, sandbox: None, ..with([run("app", 0, exited(1, 199))]) };
+    check(&pod, &lost, "mount");
 }
 
 #[test]

@@ -169,7 +169,8 @@ impl Worker {
         if self.is_replacing() {
             return Some(REPLACING_WAIT);
         }
-        let busy = self.observed.busy.pod || !self.observed.busy.starting.is_empty();
+        let busy = &self.observed.busy;
+        let busy = busy.pod || busy.volumes || !busy.starting.is_empty();
         busy.then_some(STARTING_WAIT)
     }
 

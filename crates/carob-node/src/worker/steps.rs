@@ -65,7 +65,7 @@ impl Worker {
     }
 
     fn mount(&mut self) {
-        self.observed.busy.pod = true;
+        self.observed.busy.volumes = true;
         self.mounted.refresh_at = None;
         let (tools, pod) = (Arc::clone(&self.tools), Arc::clone(&self.pod));
         let facts = tools.field_facts(&pod, &self.pod_ips());
@@ -229,7 +229,7 @@ impl Worker {
     }
 
     fn mounted(&mut self, how: Result<Mounted, MountError>) {
-        self.observed.busy.pod = false;
+        self.observed.busy.volumes = false;
         match how {
             Ok(mounted) => {
                 self.take_mounted(mounted);
