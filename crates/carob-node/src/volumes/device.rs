@@ -4,7 +4,7 @@
 //! found and taken back though the process ended before it could note that one; it goes with the last Pod that has its file.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -32,17 +32,17 @@ impl Devices {
     /// The device of the volume at `path`, noted for the Pod. May block.
     pub(super) fn attach(&self, uid: &str, volume: &str, path: &Path) -> Result<PathBuf, VolumeError> {
         let shown = || path.display().to_string();
-        let kind = match fs::metadata(path) {
-            Ok(meta) => meta.file_type(),
+        let is_file = match fs::metadata(path) {
+            Ok(meta) => meta.is_file(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(PersistentError::NoPath(shown()).into());
             }
             Err(error) => return Err(error.into()),
         };
         let _turn = self.turn.lock().expect("no holder of the devices panics");
-        let device = if kind.is_block_device() {
+        let device = if self.disks.is_device(path)? {
             path.to_owned()
-        } else if kind.is_file() {
+        } else if is_file {
             note(&self.dirs.volume_device_files(uid).join(volume), path)?;
             self.disks.between()?;
             self.disks.attach(&fs::OpenOptions::new().read(true).write(true).open(path)?)?

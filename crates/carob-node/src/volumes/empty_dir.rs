@@ -1,19 +1,22 @@
 //! emptyDir volumes: a directory, a tmpfs for `medium: Memory`, or huge pages.
 
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use carob_api::pod::{is_huge_pages, page_bytes, size_bytes};
 use carob_api::quantity::Quantity;
+use carob_sys::disks::is_mount_point;
 use fs_err as fs;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, ResourceRequirements};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, mount};
 
 /// Anyone in the Pod may write (kubelet `pkg/volume/emptydir`).
 const MODE: u32 = 0o777;
 /// With a group, new files belong to it.
 const MODE_GROUP: u32 = 0o2777;
+/// A tmpfs is as the kernel makes one: what somebody puts into it only its owner removes.
+const STICKY: u32 = 0o1000;
 
 /// Why a volume cannot be of huge pages.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -99,6 +102,7 @@ pub(super) fn prepare(
             super::atomic::chown(path, None, group)?;
         }
         let mode = if group.is_some() { MODE_GROUP } else { MODE };
+        let mode = if medium == Medium::Memory { mode | STICKY } else { mode };
         fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
     }
     Ok(())
@@ -122,22 +126,11 @@ fn mounted(path: &Path, file_system: &str, options: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Unmounts what [`prepare`] or [`in_memory`] mounted; the directory itself is its caller's.
-pub(super) fn release(path: &Path) -> io::Result<()> {
-    while is_mount_point(path)? {
-        unmount(path, UnmountFlags::DETACH)
-            .map_err(|error| io::Error::other(format!("unmount {}: {error}", path.display())))?;
-    }
-    Ok(())
-}
-
-pub(super) fn is_mount_point(path: &Path) -> io::Result<bool> {
-    let Some(parent) = path.parent() else { return Ok(true) };
-    Ok(fs::symlink_metadata(path)?.dev() != fs::symlink_metadata(parent)?.dev())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use carob_sys::disks::unmount;
     use serde_json::{Map, json};
 
     use super::*;
@@ -151,11 +144,11 @@ mod tests {
         let size = rustix::fs::statvfs(&path).expect("there");
         assert_eq!(size.f_blocks * size.f_frsize, 1 << 20, "as much as the Pod may use");
         assert!(is_mount_point(&path).expect("there"));
-        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o777);
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o1777);
         fs::write(path.join("kept"), "x").expect("written");
         prepare(&path, Medium::Memory, &source, None, None).expect("still mounted");
         assert!(path.join("kept").exists());
-        release(&path).expect("unmounted");
+        unmount(&path).expect("unmounted");
         assert!(!is_mount_point(&path).expect("there"));
         assert!(!path.join("kept").exists());
     }

@@ -3,14 +3,12 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 
+use carob_sys::disks::Disks;
 use fs_err as fs;
 use rustix::fs::FlockOperation;
-
-use super::empty_dir;
 
 /// Bytes of what a program says that are told.
 const WORDS_MAX: usize = 1024;
@@ -75,8 +73,13 @@ fn shown(device: &Path) -> String {
     device.display().to_string()
 }
 
-fn run(program: &str, arguments: &[&str], purpose: &'static str) -> Result<(ExitStatus, String), FormatError> {
-    let output = Command::new(program).args(arguments).output().map_err(|source| match source.kind() {
+fn run(
+    disks: &dyn Disks,
+    program: &str,
+    arguments: &[&str],
+    purpose: &'static str,
+) -> Result<(ExitStatus, String), FormatError> {
+    let output = disks.run(program, arguments).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => FormatError::Missing { program: program.to_owned(), purpose },
         _ => FormatError::Start { program: program.to_owned(), source },
     })?;
@@ -92,10 +95,11 @@ fn expect(program: &str, device: &Path, (status, output): (ExitStatus, String)) 
     Err(FormatError::Failed { program: program.to_owned(), device: shown(device), status, output })
 }
 
-fn look(device: &Path) -> Result<Content, FormatError> {
+fn look(disks: &dyn Disks, device: &Path) -> Result<Content, FormatError> {
     let purpose = "it tells whether there is anything on a device";
     let path = shown(device);
-    let (status, output) = run("blkid", &["-p", "-s", "TYPE", "-s", "PTTYPE", "-o", "export", &path], purpose)?;
+    let arguments = ["-p", "-s", "TYPE", "-s", "PTTYPE", "-o", "export", &path];
+    let (status, output) = run(disks, "blkid", &arguments, purpose)?;
     match status.code() {
         Some(0) => Ok(parse(&output)),
         Some(NOTHING_FOUND) => Ok(Content::Nothing),
@@ -113,49 +117,51 @@ fn format_flags(kind: &str) -> &'static [&'static str] {
 }
 
 /// Mounts the device at `target`, which is made. Doing it again changes nothing. May block.
-pub(super) fn mount(wish: &Wish<'_>, target: &Path) -> Result<(), FormatError> {
+pub(super) fn mount(disks: &dyn Disks, wish: &Wish<'_>, target: &Path) -> Result<(), FormatError> {
     let kind = wish.kind.filter(|kind| !kind.is_empty()).unwrap_or(DEFAULT_TYPE);
     // It becomes part of a program's name.
     if !kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) || kind.starts_with('-') {
         return Err(FormatError::Type(kind.to_owned()));
     }
     fs::create_dir_all(target)?;
-    if empty_dir::is_mount_point(target)? {
+    if disks.is_mount_point(target)? {
         return Ok(());
     }
     let device = fs::File::open(wish.device)?;
     // Pods that share the volume come at the same time; the lock is the one that keeps others from probing meanwhile
     // (systemd, Locking Block Device Access).
     rustix::fs::flock(device.as_fd(), FlockOperation::LockExclusive).map_err(io::Error::from)?;
-    if !is_mounted(wish.device)? {
-        prepare(wish, kind)?;
+    if !disks.is_mounted(wish.device)? {
+        prepare(disks, wish, kind)?;
+        disks.between()?;
     }
     let mut options = wish.options.to_vec();
     options.push("defaults".to_owned());
     let (options, path, place) = (options.join(","), shown(wish.device), target.display().to_string());
-    let mounted = run("mount", &["-t", kind, "-o", &options, &path, &place], "it mounts volumes")?;
-    expect("mount", wish.device, mounted)
+    let mounted = run(disks, "mount", &["-t", kind, "-o", &options, &path, &place], "it mounts volumes")?;
+    expect("mount", wish.device, mounted)?;
+    Ok(disks.between()?)
 }
 
 /// Formats a device that has nothing on it, and checks one that has.
-fn prepare(wish: &Wish<'_>, kind: &str) -> Result<(), FormatError> {
+fn prepare(disks: &dyn Disks, wish: &Wish<'_>, kind: &str) -> Result<(), FormatError> {
     let (path, is_read_only) = (shown(wish.device), wish.options.iter().any(|option| option == "ro"));
-    match look(wish.device)? {
+    match look(disks, wish.device)? {
         Content::Nothing if is_read_only => Err(FormatError::UnformattedReadOnly(path)),
         Content::Nothing => {
             let program = format!("mkfs.{kind}");
             let arguments = [format_flags(kind), &[path.as_str()]].concat();
-            expect(&program, wish.device, run(&program, &arguments, "the device has no file system yet")?)
+            expect(&program, wish.device, run(disks, &program, &arguments, "the device has no file system yet")?)
         }
-        Content::Known(_) if !is_read_only => check(wish.device),
+        Content::Known(_) if !is_read_only => check(disks, wish.device),
         // Whether it can be mounted, the kernel knows.
         Content::Known(_) | Content::Other => Ok(()),
     }
 }
 
-fn check(device: &Path) -> Result<(), FormatError> {
+fn check(disks: &dyn Disks, device: &Path) -> Result<(), FormatError> {
     let path = shown(device);
-    match run("fsck", &["-a", &path], "it checks file systems") {
+    match run(disks, "fsck", &["-a", &path], "it checks file systems") {
         Ok((status, output)) if status.code() == Some(UNCORRECTED) => {
             Err(FormatError::Uncorrected { device: path, output })
         }
@@ -174,18 +180,10 @@ fn check(device: &Path) -> Result<(), FormatError> {
     }
 }
 
-/// Whether a device is mounted anywhere: then it has a file system, which no program may check.
-fn is_mounted(device: &Path) -> io::Result<bool> {
-    let wanted = fs::metadata(device)?.rdev();
-    let (major, minor) = (rustix::fs::major(wanted), rustix::fs::minor(wanted));
-    let wanted = format!("{major}:{minor}");
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    // The third field (proc_pid_mountinfo(5)).
-    Ok(mounts.lines().any(|line| line.split(' ').nth(2) == Some(wanted.as_str())))
-}
-
 #[cfg(test)]
 mod tests {
+    use carob_sys::disks::{Machine, unmount};
+
     use super::*;
 
     #[test]
@@ -200,7 +198,7 @@ mod tests {
         );
         let wish = |kind| Wish { device: Path::new("/dev/null"), kind: Some(kind), options: &[] };
         for bad in ["../x", "a b", "-t", "ext4;"] {
-            assert!(matches!(mount(&wish(bad), Path::new("/nowhere")), Err(FormatError::Type(_))), "{bad}");
+            assert!(matches!(mount(&Machine, &wish(bad), Path::new("/nowhere")), Err(FormatError::Type(_))), "{bad}");
         }
     }
 
@@ -213,18 +211,18 @@ mod tests {
         let device = carob_sys::loop_device::attach(&file).expect("attached");
         let (first, second) = (dir.path().join("first"), dir.path().join("second"));
         let read_only = Wish { device: &device, kind: None, options: &["ro".to_owned()] };
-        assert!(matches!(mount(&read_only, &first), Err(FormatError::UnformattedReadOnly(_))));
+        assert!(matches!(mount(&Machine, &read_only, &first), Err(FormatError::UnformattedReadOnly(_))));
         let wish = Wish { device: &device, kind: Some("ext4"), options: &["noatime".to_owned()] };
-        mount(&wish, &first).expect("formatted and mounted");
+        mount(&Machine, &wish, &first).expect("formatted and mounted");
         fs::write(first.join("file"), "kept").expect("written");
-        mount(&wish, &first).expect("it is mounted");
-        mount(&wish, &second).expect("a second Pod has it too");
+        mount(&Machine, &wish, &first).expect("it is mounted");
+        mount(&Machine, &wish, &second).expect("a second Pod has it too");
         assert_eq!(fs::read_to_string(second.join("file")).expect("there"), "kept");
-        empty_dir::release(&second).expect("unmounted");
-        empty_dir::release(&first).expect("unmounted");
-        mount(&wish, &first).expect("checked and mounted");
+        unmount(&second).expect("unmounted");
+        unmount(&first).expect("unmounted");
+        mount(&Machine, &wish, &first).expect("checked and mounted");
         assert_eq!(fs::read_to_string(first.join("file")).expect("there"), "kept");
-        empty_dir::release(&first).expect("unmounted");
+        unmount(&first).expect("unmounted");
         carob_sys::loop_device::detach(&device).expect("detached");
     }
 }

@@ -5,6 +5,7 @@ pub mod certificates;
 mod claim;
 mod device;
 mod empty_dir;
+mod exclusive;
 mod figures;
 mod formatted;
 mod host_path;
@@ -40,6 +41,7 @@ use certificates::PodCertificates;
 use claim::{Bound, ClaimError};
 use device::Devices;
 use empty_dir::{Medium, MediumError};
+use exclusive::{Exclusive, ExclusiveError, is_exclusive};
 use ownership::Group;
 use payload::{PayloadError, Sources, Tokens};
 use persistent::{PersistentError, Place};
@@ -72,6 +74,8 @@ pub enum VolumeError {
     },
     #[error(transparent)]
     Persistent(#[from] PersistentError),
+    #[error(transparent)]
+    Exclusive(#[from] ExclusiveError),
     #[error("the volume source is not supported")]
     Unsupported,
 }
@@ -141,6 +145,9 @@ pub struct Volumes {
     certificates: PodCertificates,
     known: Mutex<Known>,
     devices: Arc<Devices>,
+    disks: Arc<dyn Disks>,
+    /// Whose turn it is to take a volume for one Pod alone.
+    exclusive: Arc<Mutex<()>>,
     csi: Csi,
 }
 
@@ -172,7 +179,8 @@ type Known = BTreeMap<(String, String), Ready>;
 impl Volumes {
     pub fn new(parts: VolumesParts) -> Self {
         let VolumesParts { files, dirs, objects, events, clock, csi, node_name } = parts;
-        let devices = Arc::new(Devices::new(dirs.clone(), Arc::new(Machine)));
+        let disks: Arc<dyn Disks> = Arc::new(Machine);
+        let devices = Arc::new(Devices::new(dirs.clone(), Arc::clone(&disks)));
         let certificates = PodCertificates::new(
             files.clone(),
             dirs.clone(),
@@ -182,17 +190,29 @@ impl Volumes {
             node_name,
         );
         let (tokens, known) = (Tokens::default(), Mutex::default());
-        Self { files, dirs, objects, clock, tokens, certificates, known, devices, csi }
+        Self {
+            files,
+            dirs,
+            objects,
+            clock,
+            tokens,
+            certificates,
+            known,
+            devices,
+            disks,
+            exclusive: Arc::default(),
+            csi,
+        }
     }
 
     pub(crate) fn certificates(&self) -> &PodCertificates {
         &self.certificates
     }
 
-    /// Block devices are had from `disks`.
+    /// Devices and mounts are those of `disks`.
     #[must_use]
     pub fn on(self, disks: Arc<dyn Disks>) -> Self {
-        Self { devices: Arc::new(Devices::new(self.dirs.clone(), disks)), ..self }
+        Self { devices: Arc::new(Devices::new(self.dirs.clone(), Arc::clone(&disks))), disks, ..self }
     }
 
     /// The volumes of drivers.
@@ -246,8 +266,8 @@ impl Volumes {
         }
         if let Some(source) = volume.nfs.clone() {
             let path = self.dirs.volume(uid, "nfs", &volume.name);
-            let target = path.clone();
-            let mounted = move || persistent::mount_nfs(&source, &[], &target, false);
+            let (target, disks) = (path.clone(), Arc::clone(&self.disks));
+            let mounted = move || persistent::mount_nfs(&*disks, &source, &[], &target, false);
             self.files.run(uid, "mount an NFS export", mounted).await??;
             return Ok(Ready::at(path));
         }
@@ -349,10 +369,19 @@ impl Volumes {
         if bound.is_going() && !self.files.run(uid, "look for the volume", is_held).await? {
             return Err(wrong(ClaimError::Terminating));
         }
+        let exclusive = is_exclusive(&spec).then(|| Exclusive {
+            dirs: self.dirs.clone(),
+            uid: uid.to_owned(),
+            volume: bound.volume_name().to_owned(),
+            turn: Arc::clone(&self.exclusive),
+        });
         if bound.is_block() {
             let Place::Local { path, .. } = place else { return Err(PersistentError::NoDevice.into()) };
             let (devices, of_pod, volume) = (Arc::clone(&self.devices), uid.to_owned(), bound.volume_name().to_owned());
-            let attach = move || devices.attach(&of_pod, &volume, &path);
+            let attach = move || {
+                let _turn = exclusive.as_ref().map(Exclusive::hold).transpose()?;
+                devices.attach(&of_pod, &volume, &path)
+            };
             let device = self.files.run(uid, "attach a block device", attach).await??;
             let claim = Some(name.to_owned());
             let ready = Ready { device: true, read_only: bound.read_only, claim, ..Ready::at(device) };
@@ -362,10 +391,11 @@ impl Volumes {
         // Whose files are the Pod's own is not touched: neither the machine's directories nor a server's.
         let group = group.filter(|_| matches!(place, Place::Local { .. }) && !bound.read_only);
         let on_root_mismatch = on_root_mismatch(pod);
-        let (place_, read_only) = (place.clone(), bound.read_only);
+        let (disks, place_, read_only) = (Arc::clone(&self.disks), place.clone(), bound.read_only);
         let beside = self.dirs.volume(uid, OWNED, bound.volume_name());
         let prepared = self.files.run(uid, "mount a persistent volume", move || -> Result<PathBuf, VolumeError> {
-            let path = persistent::prepare(&place_, &target, read_only)?;
+            let _turn = exclusive.as_ref().map(Exclusive::hold).transpose()?;
+            let path = persistent::prepare(&*disks, &place_, &target, read_only)?;
             // Not on the volume, where it is the user's.
             let done = if path == target { beside } else { target.join(OWNED) };
             if let Some(gid) = group
@@ -395,12 +425,14 @@ impl Volumes {
         let sub_paths = self.dirs.sub_paths(uid);
         self.files.run(uid, "give subPaths back", move || release_sub_paths(&sub_paths)).await??;
         self.csi.release(uid).await?;
-        let (devices, volumes, of_pod) = (Arc::clone(&self.devices), self.dirs.volumes(uid), uid.to_owned());
+        let (devices, disks) = (Arc::clone(&self.devices), Arc::clone(&self.disks));
+        let (volumes, of_pod) = (self.dirs.volumes(uid), uid.to_owned());
         let released = self.files.run(uid, "give the volumes back", move || {
             devices.release(&of_pod)?;
             for plugin in entries(&volumes)? {
                 for volume in entries(&plugin)? {
-                    empty_dir::release(&volume)?;
+                    disks.unmount(&volume)?;
+                    disks.between()?;
                 }
             }
             remove_dir(&volumes)

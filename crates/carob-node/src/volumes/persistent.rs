@@ -1,14 +1,13 @@
 //! Makes the volume behind a claim ready for a Pod: a directory of this machine as it is, others mounted.
 
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use carob_sys::disks::Disks;
 use fs_err as fs;
 use k8s_openapi::api::core::v1::{NFSVolumeSource, PersistentVolumeSpec};
 
-use super::{VolumeError, empty_dir, formatted, host_path};
+use super::{VolumeError, formatted, host_path};
 
 /// Bytes of what a mount helper says that are told.
 const WORDS_MAX: usize = 1024;
@@ -89,7 +88,12 @@ pub(super) fn place(spec: &PersistentVolumeSpec) -> Result<Place, PersistentErro
 }
 
 /// Checks or mounts. Answers the path that containers are shown; `target` exists then. May block.
-pub(super) fn prepare(place: &Place, target: &Path, read_only: bool) -> Result<PathBuf, VolumeError> {
+pub(super) fn prepare(
+    disks: &dyn Disks,
+    place: &Place,
+    target: &Path,
+    read_only: bool,
+) -> Result<PathBuf, VolumeError> {
     match place {
         Place::Local { path, kind, options } => {
             let shown = path.display().to_string();
@@ -100,9 +104,9 @@ pub(super) fn prepare(place: &Place, target: &Path, read_only: bool) -> Result<P
                 }
                 Err(error) => return Err(error.into()),
             };
-            if meta.file_type().is_block_device() {
+            if disks.is_device(path)? {
                 let wish = formatted::Wish { device: path, kind: kind.as_deref(), options };
-                formatted::mount(&wish, target).map_err(PersistentError::from)?;
+                formatted::mount(disks, &wish, target).map_err(PersistentError::from)?;
                 return Ok(target.to_owned());
             }
             if !meta.is_dir() {
@@ -118,7 +122,7 @@ pub(super) fn prepare(place: &Place, target: &Path, read_only: bool) -> Result<P
             Ok(path.clone())
         }
         Place::Nfs { source, options } => {
-            mount_nfs(source, options, target, read_only)?;
+            mount_nfs(disks, source, options, target, read_only)?;
             Ok(target.to_owned())
         }
     }
@@ -126,25 +130,28 @@ pub(super) fn prepare(place: &Place, target: &Path, read_only: bool) -> Result<P
 
 /// Mounts an NFS export with the machine's own helper, which knows its options.
 pub(super) fn mount_nfs(
+    disks: &dyn Disks,
     source: &NFSVolumeSource,
     options: &[String],
     target: &Path,
     read_only: bool,
 ) -> Result<(), VolumeError> {
     fs::create_dir_all(target)?;
-    if empty_dir::is_mount_point(target)? {
+    if disks.is_mount_point(target)? {
         return Ok(());
     }
     let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
     if read_only || source.read_only == Some(true) {
         all.push("ro");
     }
-    let mut arguments = vec!["-t".to_owned(), "nfs".to_owned()];
+    let (options, export, place) =
+        (all.join(","), format!("{}:{}", source.server, source.path), target.display().to_string());
+    let mut arguments = vec!["-t", "nfs"];
     if !all.is_empty() {
-        arguments.extend(["-o".to_owned(), all.join(",")]);
+        arguments.extend(["-o", &options]);
     }
-    arguments.extend([format!("{}:{}", source.server, source.path), target.display().to_string()]);
-    let output = Command::new("mount").args(&arguments).output().map_err(PersistentError::Command)?;
+    arguments.extend([export.as_str(), &place]);
+    let output = disks.run("mount", &arguments).map_err(PersistentError::Command)?;
     if output.status.success() {
         return Ok(());
     }

@@ -110,7 +110,7 @@ impl Drop for Bench {
     fn drop(&mut self) {
         let records = self.dirs.volume("u", "pod-certificate-keys", "v");
         if records.exists() {
-            empty_dir::release(&records).expect("the record's memory is given back");
+            carob_sys::disks::unmount(&records).expect("the record's memory is given back");
         }
     }
 }
@@ -250,5 +250,5 @@ async fn a_restart_asks_for_nothing_again() {
     bench.pass(3960).await;
     assert_eq!(bench.asked(), 2, "it is renewed in time");
     let records = bench.dirs.volume("u", "pod-certificate-keys", "v");
-    assert!(empty_dir::is_mount_point(&records).expect("it is there"), "keys are in memory only");
+    assert!(carob_sys::disks::is_mount_point(&records).expect("it is there"), "keys are in memory only");
 }

@@ -1,0 +1,84 @@
+//! Volumes that one Pod may have at a time (`ReadWriteOncePod`). The scheduler holds to that too; a Pod may come past it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use fs_err as fs;
+use k8s_openapi::api::core::v1::PersistentVolumeSpec;
+
+use crate::paths::PodDirs;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExclusiveError {
+    #[error("volume uses the ReadWriteOncePod access mode and is already in use by another pod")]
+    InUse,
+    #[error("look for the volume's other pods")]
+    Io(#[from] io::Error),
+}
+
+/// A volume that is wanted by one Pod alone.
+#[derive(Debug)]
+pub(super) struct Exclusive {
+    pub(super) dirs: PodDirs,
+    pub(super) uid: String,
+    pub(super) volume: String,
+    /// One Pod at a time looks and takes.
+    pub(super) turn: Arc<Mutex<()>>,
+}
+
+/// Whether one Pod may have a volume at a time. Of several modes nobody knows which one the Pod means. Pure.
+pub(super) fn is_exclusive(spec: &PersistentVolumeSpec) -> bool {
+    matches!(spec.access_modes.as_deref(), Some([mode]) if mode == "ReadWriteOncePod")
+}
+
+impl Exclusive {
+    /// Nobody else takes the volume for as long as the answer is held. What a Pod has is known from its directory, so that a restart
+    /// changes nothing. May block.
+    pub(super) fn hold(&self) -> Result<MutexGuard<'_, ()>, ExclusiveError> {
+        let turn = self.turn.lock().expect("no holder of the turn panics");
+        for pod in super::entries(self.dirs.pods())? {
+            let other = pod.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let plugins =
+                [super::entries(&self.dirs.volumes(&other))?, vec![self.dirs.volume_devices(&other)]].concat();
+            let has = |plugin: &PathBuf| fs::symlink_metadata(plugin.join(&self.volume)).is_ok();
+            if other != self.uid && plugins.iter().any(has) {
+                return Err(ExclusiveError::InUse);
+            }
+        }
+        Ok(turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_pod_has_it_and_the_next_one_once_that_is_gone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dirs = PodDirs::new(dir.path().join("pods"), dir.path().join("logs"), None);
+        let of = |uid: &str| Exclusive {
+            dirs: dirs.clone(),
+            uid: uid.to_owned(),
+            volume: "v".to_owned(),
+            turn: Arc::default(),
+        };
+        of("one").hold().expect("nobody has it");
+        for target in [dirs.volume("one", "local-volume", "v"), dirs.volume_device("one", "v")] {
+            fs::create_dir_all(&target).expect("made");
+            of("one").hold().expect("it has it already");
+            assert!(matches!(of("two").hold(), Err(ExclusiveError::InUse)), "{}", target.display());
+            fs::remove_dir(&target).expect("removed");
+            of("two").hold().expect("it is free");
+        }
+        for (modes, expect) in [
+            (vec!["ReadWriteOncePod"], true),
+            (vec!["ReadWriteOnce"], false),
+            (vec!["ReadWriteOnce", "ReadWriteOncePod"], false),
+        ] {
+            let access_modes = Some(modes.into_iter().map(str::to_owned).collect());
+            assert_eq!(is_exclusive(&PersistentVolumeSpec { access_modes, ..Default::default() }), expect);
+        }
+    }
+}
