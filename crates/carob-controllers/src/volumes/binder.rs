@@ -16,7 +16,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::decide::{ClaimStep, Notice, Surroundings, VolumeStep, claim_ref, claim_step, phase, volume_step};
+use super::decide::{ClaimStep, Notice, Surroundings, VolumeStep, claim_ref, claim_step, others, phase, volume_step};
 use super::users::ClaimUsers;
 use super::writes::{self, at};
 use super::{annotation, class_of_claim, class_of_volume, volume_name};
@@ -201,6 +201,7 @@ impl Binder {
         match claim_step(&claim, &around) {
             ClaimStep::Bind(volume) => {
                 self.forget(key);
+                self.ask_others(key, &claim, &volume);
                 self.bind(&volume, &claim).await
             }
             ClaimStep::SetClass(class) => {
@@ -224,6 +225,13 @@ impl Binder {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Has the other volumes looked at that name a claim which has one: what was made for it meanwhile is given up.
+    fn ask_others(&self, key: &ObjectKey, claim: &PersistentVolumeClaim, volume: &PersistentVolume) {
+        for other in others(claim, volume, &self.by_claim.get(&Some(key.clone()))) {
+            self.ask.ask(BinderKey::Volume(ObjectKey::of(&**other)));
         }
     }
 

@@ -133,6 +133,17 @@ fn unbound_claim(claim: &PersistentVolumeClaim, around: &Surroundings) -> ClaimS
     provision(&class.provisioner)
 }
 
+/// The volumes that name a claim beside the one that it has. One that has none yet may get any of them.
+pub(super) fn others<'a>(
+    claim: &PersistentVolumeClaim,
+    volume: &PersistentVolume,
+    naming: &'a [Arc<PersistentVolume>],
+) -> impl Iterator<Item = &'a Arc<PersistentVolume>> {
+    let has_one = volume_name(claim).is_some();
+    let name = volume.metadata.name.clone();
+    naming.iter().filter(move |other| has_one && other.metadata.name != name)
+}
+
 fn waiting_for_pod(unscheduled: &[String]) -> Notice {
     match unscheduled {
         [] => Notice::normal("WaitForFirstConsumer", "waiting for first consumer to be created before binding"),

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
 
-use super::decide::{ClaimStep, Notice, Surroundings, VolumeStep, claim_step, volume_step};
+use super::decide::{ClaimStep, Notice, Surroundings, VolumeStep, claim_step, others, volume_step};
 use super::writes::claim_status;
 
 fn merged<T: serde::de::DeserializeOwned>(mut object: Value, change: Value) -> T {
@@ -53,6 +53,23 @@ fn shown(step: ClaimStep) -> String {
         ClaimStep::Wait { notice: None, .. } => "wait".to_owned(),
         ClaimStep::Lost(notice) => format!("lost {}", notice.reason),
     }
+}
+
+#[test]
+fn what_was_made_for_a_claim_that_has_another_volume_is_given_up() {
+    let made = volume(
+        "made",
+        json!({"metadata": {"annotations": {PROVISIONED_BY: "p"}},
+        "spec": {"claimRef": {"namespace": "ns", "name": "c", "uid": "u"}, "persistentVolumeReclaimPolicy": "Delete"}}),
+    );
+    let (own, bound) = (volume("own", for_claim(Some("u"))), claim(json!({"spec": {"volumeName": "own"}})));
+    let naming = [Arc::clone(&own), Arc::clone(&made)];
+    let names = |claim: &PersistentVolumeClaim| {
+        others(claim, &own, &naming).map(|other| other.metadata.name.clone().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&bound), ["made"]);
+    assert_eq!(volume_step(&made, Some(&bound)), VolumeStep::Release);
+    assert_eq!(names(&claim(json!({}))), Vec::<String>::new(), "either may become its volume still");
 }
 
 #[test]
