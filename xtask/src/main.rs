@@ -19,7 +19,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench              measure the release program and print one JSON document
   bench sched [CASE] measure the scheduler's core alone: Pods a second, time of a decision, memory
   soak [--seed N] [--histories N | --seconds N]
-                     run random histories of the scheduler, 100 000 of each kind; check docs/scheduling.md; then `faults`
+                     run random histories of the scheduler, 100 000 of each kind, and 10 000 of volumes; check
+                     docs/scheduling.md; then `faults`
   torment [SECONDS]  send hostile input to the release program for so long (60), and see that its memory comes back
   faults [SECONDS] [SEED]
                      kill servers, etcd members and agents of the release program, and cut their machines off, for so long (600)

@@ -23,6 +23,11 @@ const SUITES: [&str; 2] = ["histories", "reference"];
 /// of what is never to happen stay on.
 const OPTIMISED: [&str; 2] = ["--config", "profile.dev.package.carob-scheduler.opt-level=1"];
 
+/// How many histories of volumes `cargo xtask soak` runs.
+const VOLUME_HISTORIES: u64 = 10_000;
+/// They run API server, controllers, provisioners and nodes: all of it is optimised.
+const ALL_OPTIMISED: [&str; 2] = ["--config", "profile.dev.opt-level=1"];
+
 const USAGE: &str = "usage: cargo xtask soak [--seed N] [--histories N | --seconds N]";
 
 /// How much is run.
@@ -38,6 +43,7 @@ pub(crate) fn soak(arguments: &[String]) -> Result<()> {
     let (seed, amount) = parse(arguments)?;
     let seed = seed.map_or_else(seed_of_now, Ok)?;
     histories(seed, amount)?;
+    volumes(seed)?;
     say("the figures and pictures of docs/scheduling.md, the large scenarios among them");
     run(optimised(&["docs"])?.env("CAROB_DOCS", "all"))?;
     crate::ci::faults(crate::ci::FAULT_SECONDS, seed)
@@ -60,6 +66,16 @@ fn histories(seed: u64, amount: Amount) -> Result<()> {
         Amount::Histories(count) => command.env("CAROB_SOAK_HISTORIES", count.to_string()).env_remove(SECONDS),
         Amount::Seconds(seconds) => command.env(SECONDS, seconds.to_string()),
     };
+    run(&mut command)
+}
+
+/// Random histories of volumes.
+fn volumes(seed: u64) -> Result<()> {
+    say(&format!("{VOLUME_HISTORIES} histories of volumes from seed {seed} on"));
+    let mut command = cargo()?;
+    command.args(["test", "--package", "carob-local-storage"]).args(ALL_OPTIMISED);
+    command.args(["--test", "histories", "--", "--nocapture"]).env_remove(SECONDS);
+    command.env("CAROB_SOAK_SEED", seed.to_string()).env("CAROB_SOAK_HISTORIES", VOLUME_HISTORIES.to_string());
     run(&mut command)
 }
 

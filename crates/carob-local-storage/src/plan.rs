@@ -261,6 +261,13 @@ pub(crate) fn volume_plan(volume: &PersistentVolume, pool: &str) -> VolumePlan {
     }
 }
 
+/// Whether what is in the pool under a volume's name is that volume's: once a volume that goes has let go of its content, what is made
+/// under its name is another one's.
+pub(crate) fn has_content(volume: &PersistentVolume, pool: &str) -> bool {
+    let holds = || volume.metadata.finalizers.iter().flatten().any(|name| name == PROVISIONER_PROTECTION);
+    is_ours(volume) && pool_of(volume) == Some(pool) && (volume.metadata.deletion_timestamp.is_none() || holds())
+}
+
 /// The id of the pool that a volume says it is in.
 pub(crate) fn pool_of(volume: &PersistentVolume) -> Option<&str> {
     required_label(volume, NODE_LABEL)
@@ -353,5 +360,22 @@ mod tests {
         assert_eq!(plan(kept, "s1"), VolumePlan::Finalizers(vec![]));
         let others = json!({"metadata": {"annotations": {PROVISIONED_BY: "other"}}, "status": {"phase": "Released"}});
         assert_eq!(plan(others, "s1"), VolumePlan::Nothing);
+    }
+
+    #[test]
+    fn a_volume_that_goes_and_has_let_go_of_its_content_has_none() {
+        let ClaimPlan::Make(wish) = claim_plan(&claim(json!({})), Some(&class(json!({}))), None, "n1") else {
+            panic!("it is to be made")
+        };
+        let has = |change: Value, pool: &str| {
+            let mut object = object(&wish, "/v/pvc-u/data", "s1");
+            carob_api::patch::merge_patch(&mut object, &change).expect("it applies");
+            has_content(&serde_json::from_value(object).expect("a volume"), pool)
+        };
+        let going = |finalizers: Value| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers}});
+        assert!(has(json!({}), "s1") && !has(json!({}), "s2"));
+        assert!(has(json!({"metadata": {"finalizers": []}}), "s1"), "one that is kept");
+        assert!(has(going(json!([PROVISIONER_PROTECTION])), "s1"), "its data is to be kept or removed still");
+        assert!(!has(going(json!(["kubernetes.io/pv-protection"])), "s1"));
     }
 }

@@ -312,8 +312,19 @@ impl Provisioner {
             }
             // Made before a restart, or by another node where the class waits for no Pod.
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                if !self.is_here(&record.volume).await? {
-                    return self.remove_from_pool(&record).await;
+                let name = &record.volume;
+                let found = self.api_of_volumes().get_opt(name).await.during(|| format!("get volume {name}"))?;
+                if !found.as_ref().is_some_and(|volume| plan::has_content(volume, self.pool.id())) {
+                    if found.is_some_and(|volume| plan::pool_of(&volume) != Some(self.pool.id())) {
+                        // What had an object here is kept, whoever has the name now.
+                        let is_new = self.pool.is_unpublished(name);
+                        return if is_new { self.remove_from_pool(&record).await } else { Ok(()) };
+                    }
+                    // Once that is gone it is this claim's turn, or what was made for it is left over.
+                    return Err(ReconcileError::Other {
+                        operation: format!("create volume {name}"),
+                        cause: "the volume of that name is being deleted".into(),
+                    });
                 }
             }
             Err(error) => return Err(error).during(|| format!("create volume {}", record.volume)),
@@ -332,10 +343,10 @@ impl Provisioner {
         self.in_pool("remove the volume", move |pool| pool.remove(&name)).await
     }
 
-    /// Whether the object of that name is of a volume in this pool.
-    async fn is_here(&self, name: &str) -> Result<bool, ReconcileError> {
+    /// Whether what is in the pool under a name is that of the object which has it.
+    async fn has_content(&self, name: &str) -> Result<bool, ReconcileError> {
         let found = self.api_of_volumes().get_opt(name).await.during(|| format!("get volume {name}"))?;
-        Ok(found.is_some_and(|volume| plan::is_ours(&volume) && plan::pool_of(&volume) == Some(self.pool.id())))
+        Ok(found.is_some_and(|volume| plan::has_content(&volume, self.pool.id())))
     }
 
     async fn grow(&self, claim: &PersistentVolumeClaim, name: &str, bytes: i64) -> Result<(), ReconcileError> {
@@ -368,10 +379,8 @@ impl Provisioner {
     async fn reconcile_volume(&self, key: &ObjectKey) -> Result<(), ReconcileError> {
         let Some(volume) = self.volumes.get_key(key) else { return Ok(()) };
         // Before anything lets the object go: without it, only its record says that there is data.
-        if plan::is_ours(&volume)
-            && plan::pool_of(&volume) == Some(self.pool.id())
-            && self.pool.is_unpublished(&key.name)
-        {
+        // As the API has it now: the object that was seen may be gone, and what is here be made for the next one of that name.
+        if self.pool.is_unpublished(&key.name) && self.has_content(&key.name).await? {
             self.publish(&key.name).await?;
         }
         match volume_plan(&volume, self.pool.id()) {
@@ -449,8 +458,10 @@ impl Provisioner {
             }
             let object = self.api_of_volumes().get_opt(&record.volume).await;
             match object.during(|| format!("get volume {}", record.volume))? {
-                Some(volume) if plan::is_ours(&volume) && plan::pool_of(&volume) == Some(self.pool.id()) => {
-                    self.publish(&record.volume).await?;
+                Some(volume) if plan::has_content(&volume, self.pool.id()) => self.publish(&record.volume).await?,
+                // Its name is still that of one which goes.
+                Some(volume) if plan::pool_of(&volume) == Some(self.pool.id()) => {
+                    requeue = Requeue::After(LEFTOVERS_AGAIN);
                 }
                 // Another node was first.
                 Some(_) => self.remove_from_pool(&record).await?,

@@ -197,6 +197,10 @@ impl Pool {
             if held.claim_uid != wish.record.claim_uid {
                 return Err(PoolError::NotOurs { path: place, uid: wish.record.claim_uid.clone() });
             }
+            if !held.published {
+                // An earlier attempt failed once it had its name.
+                self.unpublished_names().insert(held.volume.clone());
+            }
             return Ok(held);
         }
         if place.try_exists()? {
@@ -216,7 +220,12 @@ impl Pool {
                 Ok(record)
             }
             Err(error) => {
-                self.projects.give_back(record.project);
+                // It may have its name already, and then what is counted for it, too: the next attempt, or the next start, finds it.
+                if !place.try_exists()? {
+                    self.projects.give_back(record.project);
+                } else {
+                    self.unpublished_names().insert(record.volume.clone());
+                }
                 Err(error)
             }
         }
@@ -238,8 +247,14 @@ impl Pool {
         self.discard(&draft_name)?;
         let draft = self.dir.join(&draft_name);
         make_private(&draft, VOLUME_MODE)?;
-        let filled = self.disks.between().map_err(PoolError::from).and_then(|()| fill(&draft));
-        if let Err(error) = filled {
+        let whole = || {
+            self.disks.between()?;
+            fill(&draft)?;
+            RealFs.sync_dir(&draft)?;
+            self.disks.between()?;
+            Ok::<_, PoolError>(fs::rename(&draft, self.dir.join(name))?)
+        };
+        if let Err(error) = whole() {
             // Why it failed is what matters; what cannot be removed now is at the next start.
             if self.disks.between().is_ok() {
                 self.discard(&draft_name).unwrap_or_else(|rest| {
@@ -248,9 +263,6 @@ impl Pool {
             }
             return Err(error);
         }
-        RealFs.sync_dir(&draft)?;
-        self.disks.between()?;
-        fs::rename(&draft, self.dir.join(name))?;
         self.disks.between()?;
         Ok(RealFs.sync_dir(&self.dir)?)
     }
@@ -324,14 +336,18 @@ impl Pool {
         Ok(bytes)
     }
 
-    /// Removes a volume. Nothing there is fine. Its name says which claim it was made for; a user may have given it to another one
+    /// Removes a volume, and what is left of an attempt that failed. Nothing there is fine. Its name says which claim it was made for; a user may have given it to another one
     /// since, so its record does not say which claim has it last.
     pub(crate) fn remove(&self, name: &str) -> Result<(), PoolError> {
         let place = self.place(name)?;
-        if self.read(name)?.is_none() {
-            return if place.try_exists()? { Err(PoolError::NoRecord { path: place }) } else { Ok(()) };
+        if self.read(name)?.is_some() {
+            self.take_away(name)?;
+        } else {
+            self.discard(&format!("{REMOVING}{name}"))?;
+            if place.try_exists()? {
+                return Err(PoolError::NoRecord { path: place });
+            }
         }
-        self.take_away(name)?;
         self.unpublished_names().remove(name);
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use carob_kit::fs::{Access as FileAccess, Fs, RealFs, write_atomic};
 use fs_err as fs;
 
-use super::{Copy, DATA, DISK, Pool, PoolError};
+use super::{Copy, DATA, DISK, Pool, PoolError, REMOVING};
 use crate::record::{Record, SnapshotRecord};
 
 const SNAPSHOT_FILE: &str = "snapshot.json";
@@ -106,12 +106,13 @@ impl Pool {
         Ok(self.disks.find(fs::File::open(self.content(record))?.file())?)
     }
 
-    /// Removes a snapshot. Nothing there is fine.
+    /// Removes a snapshot, and what is left of an attempt that failed. Nothing there is fine.
     pub(crate) fn remove_snapshot(&self, name: &str) -> Result<(), PoolError> {
         let place = self.place(name)?;
         if self.snapshot(name)?.is_some() {
             return self.take_away(name);
         }
+        self.discard(&format!("{REMOVING}{name}"))?;
         if place.try_exists()? { Err(PoolError::NoRecord { path: place }) } else { Ok(()) }
     }
 

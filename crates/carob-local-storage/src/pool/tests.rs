@@ -1,5 +1,5 @@
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::snapshots::Taken;
 use super::*;
@@ -10,11 +10,18 @@ use crate::origin::Begins;
 pub(super) struct Breaking {
     /// Steps until the work is broken off; 0 for never.
     left: AtomicU64,
+    /// One step fails, and the next ones do not.
+    once: AtomicBool,
 }
 
 impl Breaking {
     pub(super) fn break_after(&self, steps: u64) {
         self.left.store(steps.saturating_add(1), Ordering::SeqCst);
+    }
+
+    fn fail_after(&self, steps: u64) {
+        self.once.store(true, Ordering::SeqCst);
+        self.break_after(steps);
     }
 }
 
@@ -23,7 +30,12 @@ impl Disks for Breaking {
         // Once crashed, nothing more is done: 1 is the last value before none.
         let next = |left: u64| if left > 1 { Some(left - 1) } else { None };
         match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
-            Err(1) => Err(io::Error::other("a test broke this off")),
+            Err(1) => {
+                if self.once.swap(false, Ordering::SeqCst) {
+                    self.left.store(0, Ordering::SeqCst);
+                }
+                Err(io::Error::other("a test broke this off"))
+            }
             Ok(_) | Err(_) => Ok(()),
         }
     }
@@ -88,6 +100,40 @@ fn what_has_no_record_is_left_alone_and_what_is_half_there_goes() {
     assert!(matches!(pool.remove("mine"), Err(PoolError::NoRecord { .. })));
     assert!(matches!(make(&pool, "mine", "u", false), Err(PoolError::NoRecord { .. })));
     assert!(dir.path().join("mine/data").exists());
+}
+
+#[test]
+fn what_fails_at_any_step_is_made_or_gone_when_it_is_tried_again() {
+    for (steps, block) in (0..16).flat_map(|steps| [(steps, false), (steps, true)]) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disks = Arc::new(Breaking::default());
+        let pool = Pool::open_on(dir.path(), disks.clone()).expect("opened");
+        let left = || {
+            let names = RealFs.list(dir.path()).expect("listed").into_iter().filter(|name| name != ID_FILE);
+            names.map(|name| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        disks.fail_after(steps);
+        let failed = make(&pool, "v", "u", block).is_err();
+        assert!(!failed || left().iter().all(|name| name == "v"), "after {steps} steps: {:?}", left());
+        assert_eq!(pool.is_unpublished("v"), dir.path().join("v").exists(), "after {steps} steps");
+        disks.break_after(u64::MAX - 1);
+        make(&pool, "v", "u", block).expect("made");
+        assert!(pool.is_unpublished("v"));
+        for name in ["v", "s"] {
+            if name == "s" {
+                make(&pool, "v", "u", block).expect("made");
+                snapshot(&pool, "s", "v").expect("taken");
+                pool.remove("v").expect("removed");
+            }
+            let remove = || if name == "s" { pool.remove_snapshot("s") } else { pool.remove("v") };
+            disks.fail_after(steps);
+            drop(remove());
+            disks.break_after(u64::MAX - 1);
+            remove().expect("removed");
+            assert_eq!(left(), Vec::<String>::new(), "{name} after {steps} steps");
+        }
+        assert!(!pool.is_unpublished("v"));
+    }
 }
 
 #[test]

@@ -29,11 +29,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::gate::{Fate, Gate};
+use crate::gate::{Fate, Gate, USER};
 use crate::machine::{Machine, Process};
 
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
 pub(crate) const CONTROLLERS: &str = "controllers";
+/// The label by which users say where a volume is.
+pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Far longer than any history lasts: no Node is given up for its silence.
 const GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How often the start of the cluster is looked at, each time after a moment.
@@ -65,13 +67,17 @@ impl Events for Unheard {
     fn warning(&self, _: &Subject, _: &str, _: String) {}
 }
 
+/// What users have on each node to make volumes of.
+pub(crate) const PLACES: [&str; 4] = ["directory", "file", "disk", "raw-disk"];
+const PLACE_BYTES: u64 = 64 << 10;
+
 /// A node: its disk, its kernel's tables, and its process while it runs.
 pub(crate) struct Host {
     pub(crate) name: &'static str,
     pub(crate) machine: Machine,
     pub(crate) volumes_dir: PathBuf,
     pub(crate) dirs: PodDirs,
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     pub(crate) running: Option<Running>,
 }
 
@@ -136,8 +142,8 @@ impl Cluster {
         config.system.local_storage = true;
         let api = ApiServer::new(config).expect("the API server starts");
         api.bootstrap().await.expect("the system's objects can be made");
-        let client = in_process(api.in_process(UserInfo::master("user")));
         let gate = Gate::default();
+        let client = in_process(gate.of(USER, api.in_process(UserInfo::master(USER))));
         gate.open();
         let hosts = NODES.map(|name| Host::new(name, root)).into();
         let mut cluster = Self { api, client, gate, clock, controlling: None, hosts };
@@ -148,23 +154,27 @@ impl Cluster {
     async fn furnish(&mut self) {
         let nodes: Api<Node> = Api::all(self.client.clone());
         for name in NODES {
-            nodes.create(&PostParams::default(), &from(json!({"metadata": {"name": name}}))).await.expect("a node");
+            nodes
+                .create(&PostParams::default(), &from(json!({"metadata": {"name": name, "labels": {HOSTNAME: name}}})))
+                .await
+                .expect("a node");
             let ready = json!([{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}]);
             let patch = Patch::Strategic(json!({"status": {"conditions": ready}}));
             nodes.patch_status(name, &PatchParams::default(), &patch).await.expect("it is ready");
         }
         let classes: Api<StorageClass> = Api::all(self.client.clone());
-        for (name, mode, policy) in [
-            ("kept", "WaitForFirstConsumer", "Retain"),
-            ("now", "Immediate", "Delete"),
-            ("now-kept", "Immediate", "Retain"),
+        for (name, by, mode, policy) in [
+            ("kept", "carob.io/local", "WaitForFirstConsumer", "Retain"),
+            ("now", "carob.io/local", "Immediate", "Delete"),
+            ("now-kept", "carob.io/local", "Immediate", "Retain"),
+            ("hand", "kubernetes.io/no-provisioner", "WaitForFirstConsumer", "Delete"),
         ] {
-            let class = json!({"metadata": {"name": name}, "provisioner": "carob.io/local", "volumeBindingMode": mode,
+            let class = json!({"metadata": {"name": name}, "provisioner": by, "volumeBindingMode": mode,
                 "reclaimPolicy": policy, "allowVolumeExpansion": true});
             classes.create(&PostParams::default(), &from(class)).await.expect("a class");
         }
         for at in 0..self.hosts.len() {
-            self.begin_host(at).await;
+            self.begin_host(at, None).await;
         }
         self.begin_controllers();
         for running in self.hosts.iter().filter_map(|host| host.running.as_ref()) {
@@ -202,14 +212,16 @@ impl Cluster {
         self.controlling = Some(Controlling { _controllers: controllers, _informers: informers, _end: end });
     }
 
-    pub(crate) async fn begin_host(&mut self, at: usize) {
+    /// Begins a node, which ends again after so many steps on its disk. Answers whether it runs.
+    pub(crate) async fn begin_host(&mut self, at: usize, end_after: Option<u64>) -> bool {
         if self.hosts[at].running.is_some() {
-            return;
+            return true;
         }
         let client = self.client_of(self.hosts[at].name, "system:local-storage");
         // As in the program, what all parts read is read by one that may read all.
         let reader = in_process(self.gate.of(self.hosts[at].name, self.api.in_process(UserInfo::master("reader"))));
-        self.hosts[at].begin(client, reader, Arc::clone(&self.clock)).await;
+        self.hosts[at].begin(client, reader, Arc::clone(&self.clock), end_after).await;
+        self.hosts[at].running.is_some()
     }
 
     /// Ends the controllers. One of their writes that wait may be done still.
@@ -238,9 +250,18 @@ impl Host {
         let root = root.join(name);
         let devices = root.join("dev");
         fs::create_dir_all(&devices).expect("made");
+        let (machine, places) = (Machine::new(devices), root.join("places"));
+        fs::create_dir_all(places.join(PLACES[0])).expect("made");
+        for place in &PLACES[1..] {
+            let file = fs::File::create(places.join(place)).expect("made");
+            file.set_len(PLACE_BYTES).expect("it has room");
+            if place.ends_with("disk") {
+                machine.add_disk(places.join(place));
+            }
+        }
         Self {
             name,
-            machine: Machine::new(devices),
+            machine,
             volumes_dir: root.join("volumes"),
             dirs: PodDirs::new(root.join("pods"), root.join("logs"), None),
             root,
@@ -248,14 +269,30 @@ impl Host {
         }
     }
 
-    async fn begin(&mut self, client: Client, reader: Client, clock: Arc<dyn Clock>) {
+    /// The uids of the Pods that have something here.
+    pub(crate) fn pods_on_disk(&self) -> Vec<String> {
+        let dir = self.dirs.pods();
+        if !dir.exists() {
+            return Vec::new();
+        }
+        let entries = fs::read_dir(dir).expect("listed");
+        entries.map(|entry| entry.expect("listed").file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    async fn begin(&mut self, client: Client, reader: Client, clock: Arc<dyn Clock>, end_after: Option<u64>) {
         let (process, shutdown) = (self.machine.process(), CancellationToken::new());
+        if let Some(steps) = end_after {
+            process.end_after(steps);
+        }
         let informers = Informers::new(reader.clone());
         let config = carob_local_storage::Config { dir: self.volumes_dir.clone(), node_name: self.name.to_owned() };
         let parts =
             Parts { client, informers: Arc::clone(&informers), clock: Arc::clone(&clock), shutdown: shutdown.clone() };
-        let storage =
-            LocalStorage::start_on(config, parts, process.clone()).await.expect("the volumes open after any crash");
+        let storage = match LocalStorage::start_on(config, parts, process.clone()).await {
+            Ok(storage) => storage,
+            Err(_) if process.has_ended() => return,
+            Err(error) => panic!("the volumes open after any crash: {}", carob_kit::chain(&error)),
+        };
         let objects: Arc<dyn Objects> = Arc::new(ApiObjects::new(reader, &informers));
         let files = Files::default();
         let csi = Csi::new(CsiParts {

@@ -16,12 +16,17 @@ use tower::Service;
 pub(crate) const RESOURCES: [&str; 5] =
     ["persistentvolumeclaims", "persistentvolumes", "volumesnapshots", "volumesnapshotcontents", "pods"];
 
+/// Whose writes never wait.
+pub(crate) const USER: &str = "user";
+
 /// What becomes of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Answered,
     /// It is done, and whoever sent it never hears of that.
     Unanswered,
+    /// It is done, and the answer waits in turn.
+    Late,
 }
 
 struct Waiting {
@@ -34,6 +39,8 @@ struct Waiting {
 struct State {
     /// Nothing waits.
     open: bool,
+    /// Writes that were done.
+    writes: u64,
     waiting: Vec<Waiting>,
     held: BTreeSet<(&'static str, &'static str)>,
     readers: Vec<Waker>,
@@ -94,12 +101,22 @@ impl Gate {
         }
     }
 
+    /// Counts what was written: where it is as before, the API has what it had.
+    pub(crate) fn writes(&self) -> u64 {
+        self.state().writes
+    }
+
+    /// Whether a write of `who` waits.
+    pub(crate) fn has_of(&self, who: &str) -> bool {
+        self.state().waiting.iter().any(|waiting| waiting.who == who && !waiting.go.is_closed())
+    }
+
     /// Ready when the write may pass.
     async fn wait(&self, who: &'static str, what: String) -> Fate {
         let (go, passes) = oneshot::channel();
         {
             let mut state = self.state();
-            if state.open {
+            if state.open || who == USER {
                 return Fate::Answered;
             }
             state.waiting.push(Waiting { who, what, go });
@@ -152,8 +169,12 @@ where
         let what = format!("{} {}", request.method(), request.uri().path());
         let waits = resource.is_some() && request.method() != Method::GET;
         Box::pin(async move {
-            let fate = if waits { gate.wait(who, what).await } else { Fate::Answered };
+            let mut fate = if waits { gate.wait(who, what.clone()).await } else { Fate::Answered };
             let answer = api.call(request).await?;
+            gate.state().writes += u64::from(waits);
+            if fate == Fate::Late {
+                fate = gate.wait(who, format!("the answer to {what}")).await;
+            }
             if fate == Fate::Unanswered {
                 return std::future::pending().await;
             }

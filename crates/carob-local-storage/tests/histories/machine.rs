@@ -1,15 +1,23 @@
-//! A machine's loop devices and quotas, as tables: they outlive the processes of the machine, and what is left in them is a leak.
+//! A machine's loop devices, quotas, disks and mounts, as tables: they outlive the processes of the machine, and what is left in
+//! them is a leak.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use carob_sys::disks::Disks;
 use carob_sys::project::Usage;
+
+/// Where a disk says that it has a file system, behind what Pods write.
+const MAGIC_AT: u64 = 4096;
+const BEFORE_MAGIC: [u8; 4096] = [0; 4096];
+const MAGIC: &[u8] = b"a file system";
 
 #[derive(Debug)]
 struct Loop {
@@ -24,6 +32,10 @@ struct State {
     /// Directories that count for a project. Each is open, so that no other one gets its inode.
     counted: Vec<(OwnedFd, u32)>,
     limits: BTreeMap<u32, u64>,
+    /// Disks of the machine, which are files here.
+    disks: Vec<PathBuf>,
+    /// What is mounted, by where.
+    mounts: BTreeMap<PathBuf, PathBuf>,
 }
 
 /// What all processes of a machine share.
@@ -33,17 +45,31 @@ pub(crate) struct Machine {
     state: Arc<Mutex<State>>,
 }
 
-/// A process's way to the machine. It may end between any two steps.
+/// What becomes of a process after some steps on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// It ends.
+    End { after: u64 },
+    /// What it does then fails, and it goes on.
+    Failure { after: u64 },
+}
+
+/// A process's way to the machine. It may end, or fail once, between any two steps.
 #[derive(Debug)]
 pub(crate) struct Process {
     machine: Machine,
-    /// Steps until it ends, if it does by itself.
-    left: Mutex<Option<u64>>,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 fn same(left: &File, right: &File) -> io::Result<bool> {
     let (left, right) = (left.metadata()?, right.metadata()?);
     Ok((left.dev(), left.ino()) == (right.dev(), right.ino()))
+}
+
+fn has_file_system(disk: &Path) -> io::Result<bool> {
+    let mut found = [0; MAGIC.len()];
+    let file = fs_err::File::open(disk)?;
+    Ok(file.file().read_exact_at(&mut found, MAGIC_AT).is_ok() && found == *MAGIC)
 }
 
 impl Machine {
@@ -53,7 +79,7 @@ impl Machine {
     }
 
     pub(crate) fn process(&self) -> Arc<Process> {
-        Arc::new(Process { machine: self.clone(), left: Mutex::new(None) })
+        Arc::new(Process { machine: self.clone(), trouble: Mutex::new(None) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -65,28 +91,52 @@ impl Machine {
         self.state().loops.values().map(|held| held.path.clone()).collect()
     }
 
-    /// The projects that have a limit.
-    pub(crate) fn limited(&self) -> Vec<u32> {
-        self.state().limits.keys().copied().collect()
+    /// The projects that have a limit, with the limit.
+    pub(crate) fn limits(&self) -> BTreeMap<u32, u64> {
+        self.state().limits.clone()
+    }
+
+    /// The project that a directory counts for; 0 for none.
+    pub(crate) fn project_of(&self, dir: &Path) -> io::Result<u32> {
+        Process::project(&self.state(), fs_err::File::open(dir)?.file().as_fd())
+    }
+
+    /// Adds a disk that is a file.
+    pub(crate) fn add_disk(&self, path: PathBuf) {
+        self.state().disks.push(path);
+    }
+
+    /// What is mounted, by where.
+    pub(crate) fn mounts(&self) -> BTreeMap<PathBuf, PathBuf> {
+        self.state().mounts.clone()
     }
 }
 
 impl Process {
-    /// Ends the process after so many further steps.
-    pub(crate) fn end_after(&self, steps: u64) {
-        *self.left.lock().expect("no holder of the count panics") = Some(steps);
+    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().expect("no holder of the trouble panics")
     }
 
-    /// It ends no more by itself.
+    /// Ends the process after so many further steps.
+    pub(crate) fn end_after(&self, after: u64) {
+        *self.trouble() = Some(Trouble::End { after });
+    }
+
+    /// What the process does after so many further steps fails.
+    pub(crate) fn fail_after(&self, after: u64) {
+        *self.trouble() = Some(Trouble::Failure { after });
+    }
+
+    /// Nothing befalls it any more.
     pub(crate) fn go_on(&self) {
-        *self.left.lock().expect("no holder of the count panics") = None;
+        *self.trouble() = None;
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        *self.left.lock().expect("no holder of the count panics") == Some(0)
+        *self.trouble() == Some(Trouble::End { after: 0 })
     }
 
-    fn project(state: &mut State, dir: BorrowedFd<'_>) -> io::Result<u32> {
+    fn project(state: &State, dir: BorrowedFd<'_>) -> io::Result<u32> {
         let wanted = rustix::fs::fstat(dir)?;
         for (held, project) in &state.counted {
             let stat = rustix::fs::fstat(held)?;
@@ -153,7 +203,7 @@ impl Disks for Process {
     }
 
     fn project_of(&self, dir: BorrowedFd<'_>) -> io::Result<u32> {
-        Self::project(&mut self.machine.state(), dir)
+        Self::project(&self.machine.state(), dir)
     }
 
     fn usage(&self, _: BorrowedFd<'_>, project: u32) -> io::Result<Usage> {
@@ -166,15 +216,62 @@ impl Disks for Process {
         Ok(Usage { bytes: 0, inodes, limit_bytes })
     }
 
+    fn is_device(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.machine.state().disks.iter().any(|disk| disk == path))
+    }
+
+    fn is_mounted(&self, device: &Path) -> io::Result<bool> {
+        Ok(self.machine.state().mounts.values().any(|mounted| mounted == device))
+    }
+
+    fn is_mount_point(&self, path: &Path) -> io::Result<bool> {
+        fs_err::symlink_metadata(path)?;
+        Ok(self.machine.state().mounts.contains_key(path))
+    }
+
+    fn unmount(&self, path: &Path) -> io::Result<()> {
+        self.machine.state().mounts.remove(path);
+        Ok(())
+    }
+
+    /// The programs as this machine has them: their last argument but for `mount` is the device.
+    fn run(&self, program: &str, arguments: &[&str]) -> io::Result<Output> {
+        let answer = |code: i32, words: &str| {
+            Ok(Output { status: ExitStatus::from_raw(code << 8), stdout: words.into(), stderr: Vec::new() })
+        };
+        let [.., before, last] = arguments else { return answer(1, "too few arguments") };
+        match program {
+            "blkid" if has_file_system(Path::new(last))? => answer(0, "TYPE=ext4"),
+            "blkid" => answer(2, ""),
+            "mkfs.ext4" => {
+                let file = fs_err::OpenOptions::new().write(true).open(last)?;
+                file.file().write_all_at(&BEFORE_MAGIC, 0)?;
+                file.file().write_all_at(MAGIC, MAGIC_AT)?;
+                answer(0, "")
+            }
+            "fsck" => answer(0, ""),
+            "mount" if !has_file_system(Path::new(before))? => answer(32, "wrong fs type"),
+            "mount" => {
+                self.machine.state().mounts.insert(PathBuf::from(last), PathBuf::from(before));
+                answer(0, "")
+            }
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     fn between(&self) -> io::Result<()> {
-        let mut left = self.left.lock().expect("no holder of the count panics");
-        match left.as_mut() {
+        let mut trouble = self.trouble();
+        match trouble.as_mut() {
             None => return Ok(()),
             // Once it has ended, it does nothing more.
-            Some(0) => {}
-            Some(steps) => {
-                *steps -= 1;
-                if *steps > 0 {
+            Some(Trouble::End { after: 0 }) => {}
+            Some(Trouble::Failure { after: 0 | 1 }) => {
+                *trouble = None;
+                return Err(io::Error::other("the disk failed here"));
+            }
+            Some(Trouble::End { after } | Trouble::Failure { after }) => {
+                *after -= 1;
+                if *after > 0 {
                     return Ok(());
                 }
             }

@@ -5,6 +5,7 @@
 //! `cargo test` runs a few, and `CAROB_SOAK_HISTORIES=10000` as many; `CAROB_SOAK_SEED` says where they begin. One that fails is
 //! shortened and shown with its seed.
 
+mod audit;
 mod cluster;
 #[path = "../../../carob-scheduler/tests/drive/mod.rs"]
 mod drive;
@@ -13,6 +14,8 @@ mod history;
 mod kubelet;
 mod machine;
 mod oracle;
+mod scheduler;
+mod user;
 
 use proptest::test_runner::TestCaseError;
 
@@ -21,7 +24,8 @@ const USUAL_HISTORIES: u64 = 12;
 const STEPS_MAX: u64 = 120;
 
 fn run(steps: &[drive::Step]) -> Result<(), TestCaseError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).max_blocking_threads(1).build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(history::run(steps)).map_err(TestCaseError::fail)
 }
@@ -36,7 +40,8 @@ fn log_for_failures() {
 #[test]
 fn pairs_stay_bound_data_stays_and_nothing_is_left() {
     log_for_failures();
-    let shape = drive::Shape { kinds: history::KINDS, longest: STEPS_MAX, usual: USUAL_HISTORIES };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let shape = drive::Shape { kinds: history::KINDS, longest: STEPS_MAX, usual: USUAL_HISTORIES, threads };
     let count = drive::histories(&shape, run);
     assert!(count > 0);
 }

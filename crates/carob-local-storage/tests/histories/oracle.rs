@@ -4,17 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use carob_api::storage::BIND_COMPLETED;
+use carob_api::storage::{BIND_COMPLETED, PROVISIONER_PROTECTION};
 use carob_client::snapshots::{VolumeSnapshot, VolumeSnapshotContent, parse_local_handle};
-use fs_err as fs;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::Resource;
 use kube::api::{Api, ListParams};
 use serde::de::DeserializeOwned;
 
 use crate::cluster::Cluster;
-use crate::kubelet::{Looked, Written, is_block, uid, words_at};
+use crate::kubelet::{Looked, Written, path_of, uid, words_at};
 
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
@@ -30,8 +28,12 @@ pub(crate) struct Oracle {
     given_away: BTreeSet<PathBuf>,
     /// What is on snapshots that are ready, by path.
     taken: BTreeMap<PathBuf, Option<String>>,
-    /// The directories of volumes that outlive their objects, by what the policy was.
-    pub(crate) kept: BTreeSet<String>,
+    /// The paths of volumes that outlive their objects, by what the policy was.
+    pub(crate) kept: BTreeSet<PathBuf>,
+    /// The paths of volumes that may outlive their objects.
+    pub(crate) may_stay: BTreeSet<PathBuf>,
+    /// The names of volumes that the user has deleted, and of which a claim may have been told already.
+    pub(crate) deleted: BTreeSet<String>,
 }
 
 /// What the API has.
@@ -40,6 +42,7 @@ pub(crate) struct Seen {
     pub(crate) volumes: Vec<PersistentVolume>,
     pub(crate) snapshots: Vec<VolumeSnapshot>,
     pub(crate) contents: Vec<VolumeSnapshotContent>,
+    pub(crate) pods: Vec<Pod>,
 }
 
 async fn all<K>(cluster: &Cluster) -> Vec<K>
@@ -57,20 +60,21 @@ impl Seen {
             volumes: all(cluster).await,
             snapshots: all(cluster).await,
             contents: all(cluster).await,
+            pods: all(cluster).await,
         }
     }
 }
 
-fn policy(volume: &PersistentVolume) -> &str {
+pub(crate) fn policy(volume: &PersistentVolume) -> &str {
     let spec = volume.spec.as_ref();
     spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain")
 }
 
-fn claim_uid(volume: &PersistentVolume) -> Option<&String> {
+pub(crate) fn claim_uid(volume: &PersistentVolume) -> Option<&String> {
     volume.spec.as_ref()?.claim_ref.as_ref()?.uid.as_ref()
 }
 
-fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+pub(crate) fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     claim.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(BIND_COMPLETED))
 }
 
@@ -81,7 +85,7 @@ impl Oracle {
     }
 
     pub(crate) fn noted(&mut self, looked: &Looked) -> Result<(), String> {
-        for (path, written) in &looked.written {
+        if let Some((path, written)) = &looked.written {
             self.check_first(path, written)?;
             self.words.insert(written.words.clone());
             if let Some(before) = self.written.get(path)
@@ -126,7 +130,7 @@ impl Oracle {
                 return Err(format!("the snapshot {name} is ready and not there"));
             };
             let block = content.spec.source_volume_mode.as_deref() == Some("Block");
-            let words = words_at(&place.join(if block { "disk" } else { "data" }), block);
+            let words = words_at(&place.join(if block { "disk" } else { "data" }));
             if words.as_deref().is_some_and(|words| !words.is_empty() && !self.words.contains(words)) {
                 return Err(format!("the snapshot {name} holds {words:?}, which nobody wrote"));
             }
@@ -138,35 +142,24 @@ impl Oracle {
         Ok(())
     }
 
-    /// While all processes run and nothing is left to do, claims are as large as they ask to be.
-    pub(crate) fn check_sizes(seen: &Seen) -> Result<(), String> {
-        for claim in seen.claims.iter().filter(|claim| is_bound(claim) && claim.metadata.deletion_timestamp.is_none()) {
-            let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
-            let volume = seen.volumes.iter().find(|volume| volume.metadata.name.as_ref() == name);
-            let Some(volume) = volume.filter(|volume| claim_uid(volume) == claim.metadata.uid.as_ref()) else {
-                continue;
-            };
-            let spec = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
-            let has = volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()?.get("storage"));
-            if bytes(has) < bytes(spec) {
-                return Err(format!("the claim {} asks for {spec:?} and has {has:?}", left(&claim.metadata)));
-            }
-        }
-        Ok(())
-    }
-
     pub(crate) fn check(&mut self, cluster: &Cluster, seen: &Seen) -> Result<(), String> {
         for volume in &seen.volumes {
             self.policies.insert(uid(&volume.metadata), policy(volume).to_owned());
+            let is_noted = volume.metadata.finalizers.iter().flatten().any(|name| name == PROVISIONER_PROTECTION);
             if policy(volume) == "Retain" {
-                self.kept.insert(volume.metadata.name.clone().unwrap_or_default());
+                self.kept.insert(path_of(volume));
+                self.may_stay.insert(path_of(volume));
             } else {
-                self.kept.remove(volume.metadata.name.as_deref().unwrap_or_default());
+                self.kept.remove(&path_of(volume));
+                // An object that goes before its node has seen the new policy leaves what is on the volume.
+                if is_noted {
+                    self.may_stay.remove(&path_of(volume));
+                }
             }
         }
         self.check_pairs(seen)?;
         self.check_snapshots(cluster, seen)?;
-        self.check_data(seen)
+        self.check_data(cluster, seen)
     }
 
     fn check_pairs(&mut self, seen: &Seen) -> Result<(), String> {
@@ -199,17 +192,18 @@ impl Oracle {
     }
 
     /// What Pods wrote is there, unless the claim is gone and the volume's policy says that the data goes with it.
-    fn check_data(&mut self, seen: &Seen) -> Result<(), String> {
+    fn check_data(&mut self, cluster: &Cluster, seen: &Seen) -> Result<(), String> {
         let mut gone = Vec::new();
         for (path, written) in &self.written {
-            let block = is_block(&written.volume);
-            if words_at(path, block).as_ref() == Some(&written.words) {
+            if words_at(path).as_ref() == Some(&written.words) {
                 continue;
             }
             let claim_is_there = seen.claims.iter().any(|claim| uid(&claim.metadata) == written.claim_uid);
             let policy = self.policies.get(&uid(&written.volume.metadata)).map_or("Delete", String::as_str);
-            if claim_is_there || policy != "Delete" {
-                let found = words_at(path, block);
+            // What users made is theirs, whatever the policy says.
+            let is_made = cluster.hosts.iter().any(|host| path.starts_with(&host.volumes_dir));
+            if claim_is_there || policy != "Delete" || !is_made {
+                let found = words_at(path);
                 return Err(format!(
                     "{} holds {found:?} and not {:?}; its claim is there: {claim_is_there}, its policy is {policy}",
                     path.display(),
@@ -223,48 +217,4 @@ impl Oracle {
         }
         Ok(())
     }
-
-    /// After all objects are deleted: nothing is left but the data of volumes that were to be kept.
-    pub(crate) fn check_end(&self, cluster: &Cluster, seen: &Seen) -> Result<(), String> {
-        let names = |kind: &str, all: Vec<String>| if all.is_empty() { None } else { Some(format!("{kind} {all:?}")) };
-        let claims = seen.claims.iter().map(|claim| left(&claim.metadata)).collect();
-        let volumes = seen.volumes.iter().map(|volume| left(&volume.metadata)).collect();
-        let snapshots = seen.snapshots.iter().map(|snapshot| left(&snapshot.metadata)).collect();
-        let contents = seen.contents.iter().map(|content| left(&content.metadata)).collect();
-        let mut problems: Vec<String> = [
-            names("claims", claims),
-            names("volumes", volumes),
-            names("snapshots", snapshots),
-            names("contents", contents),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        for (at, host) in cluster.hosts.iter().enumerate() {
-            let found = fs::read_dir(&host.volumes_dir).expect("listed");
-            let found = found.map(|entry| entry.expect("listed").file_name().to_string_lossy().into_owned());
-            let found: Vec<String> = found.filter(|name| name != "id" && !self.kept.contains(name)).collect();
-            problems.extend(names(&format!("directories of {}", host.name), found));
-            let shown = host.machine.shown().iter().map(|path| path.display().to_string()).collect();
-            problems.extend(names(&format!("loop devices of {} for", host.name), shown));
-            problems.extend(names(&format!("Pods' directories of {}", host.name), cluster.pods_on_disk(at)));
-            let held = fs::read_dir(&host.volumes_dir).expect("listed").count().saturating_sub(1);
-            let limited = host.machine.limited();
-            if limited.len() > held {
-                problems.push(format!("{} limits on {} for {held} volumes", limited.len(), host.name));
-            }
-        }
-        if problems.is_empty() { Ok(()) } else { Err(format!("left at the end: {}", problems.join("; "))) }
-    }
-}
-
-fn bytes(quantity: Option<&Quantity>) -> i64 {
-    let parsed = quantity.and_then(|text| carob_api::quantity::Quantity::parse(&text.0).ok());
-    parsed.map_or(0, |quantity| quantity.value())
-}
-
-fn left(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
-    let finalizers = meta.finalizers.clone().unwrap_or_default().join(",");
-    let going = if meta.deletion_timestamp.is_some() { "going" } else { "staying" };
-    format!("{} ({going}, {finalizers})", meta.name.as_deref().unwrap_or_default())
 }

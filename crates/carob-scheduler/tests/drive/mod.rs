@@ -1,6 +1,8 @@
 //! Random histories: made from a seed, run, and shortened when they fail.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use carob_kit::{Clock, SystemClock};
@@ -43,26 +45,47 @@ pub(crate) struct Shape {
     pub(crate) longest: u64,
     /// How many are run where the environment says nothing.
     pub(crate) usual: u64,
+    /// How many are run at a time.
+    pub(crate) threads: usize,
 }
 
 /// Runs histories as the environment says, the usual ones where it says nothing. Returns how many it ran.
 #[expect(clippy::print_stdout, reason = "the seed has to be known to run the same again")]
-pub(crate) fn histories(shape: &Shape, run: impl Fn(&[Step]) -> Result<(), TestCaseError>) -> u64 {
+pub(crate) fn histories(shape: &Shape, run: impl Fn(&[Step]) -> Result<(), TestCaseError> + Sync) -> u64 {
     let clock = SystemClock::new();
-    let seed = number(SEED).unwrap_or(USUAL_SEED);
+    let first = number(SEED).unwrap_or(USUAL_SEED);
     let seconds = number(SECONDS).map(Duration::from_secs);
     let count = number(HISTORIES).unwrap_or(if seconds.is_some() { u64::MAX } else { shape.usual });
-    let mut done = 0;
-    while done < count && seconds.is_none_or(|seconds| clock.monotonic() < seconds) {
-        let seed = seed.wrapping_add(done);
-        let steps = steps(shape, seed);
-        if let Some(problem) = problem(&run, &steps) {
-            let (shortest, problem) = shorten(&run, steps, problem);
-            panic!("{problem}\nafter these {} steps: {shortest:?}\nagain: {SEED}={seed} {HISTORIES}=1", shortest.len());
+    let (next, done, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let failure = Mutex::new(None);
+    let work = || {
+        while !failed.load(Ordering::Relaxed) && seconds.is_none_or(|seconds| clock.monotonic() < seconds) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return;
+            }
+            let seed = first.wrapping_add(number);
+            let steps = steps(shape, seed);
+            if let Some(problem) = problem(&run, &steps) {
+                if !failed.swap(true, Ordering::Relaxed) {
+                    *failure.lock().expect("no holder panics") = Some((seed, steps, problem));
+                }
+                return;
+            }
+            done.fetch_add(1, Ordering::Relaxed);
         }
-        done += 1;
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..shape.threads {
+            scope.spawn(work);
+        }
+    });
+    if let Some((seed, steps, problem)) = failure.into_inner().expect("no holder panics") {
+        let (shortest, problem) = shorten(&run, steps, problem);
+        panic!("{problem}\nafter these {} steps: {shortest:?}\nagain: {SEED}={seed} {HISTORIES}=1", shortest.len());
     }
-    println!("{done} histories from seed {seed} on in {:.1?}", clock.monotonic());
+    let done = done.into_inner();
+    println!("{done} histories from seed {first} on in {:.1?}", clock.monotonic());
     done
 }
 

@@ -10,9 +10,8 @@ mod slow;
 mod slow_gangs;
 mod slow_volumes;
 
-use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use carob_scheduler::{
     Budget, Core, GangRef, GangRequest, GangSource, GangSpec, GangVerdict, Labels, PodInfo, PodTemplate, Preemption,
@@ -348,16 +347,17 @@ fn check_preemption(
 
 #[test]
 fn the_fast_scheduler_decides_as_the_slow_one() {
-    let seen = RefCell::new(Seen::new());
-    let count = drive::histories(&drive::Shape { kinds: 30, longest: 120, usual: USUAL_HISTORIES }, |steps| {
-        let mut history = History::new(cluster::profile(steps[0].1));
-        for step in steps {
-            history.step(*step)?;
-        }
-        seen.borrow_mut().append(&mut history.seen);
-        Ok(())
-    });
-    let seen = seen.into_inner();
+    let seen = Mutex::new(Seen::new());
+    let count =
+        drive::histories(&drive::Shape { kinds: 30, longest: 120, usual: USUAL_HISTORIES, threads: 1 }, |steps| {
+            let mut history = History::new(cluster::profile(steps[0].1));
+            for step in steps {
+                history.step(*step)?;
+            }
+            seen.lock().expect("no holder panics").append(&mut history.seen);
+            Ok(())
+        });
+    let seen = seen.into_inner().expect("no holder panics");
     let missed: Vec<_> = MUST_BE_SEEN.iter().filter(|what| !seen.contains(**what)).collect();
     assert!(count < USUAL_HISTORIES || missed.is_empty(), "no history met {missed:?}");
 }

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::testing::Told;
 use super::*;
 use crate::objects::testing::Shelf;
-use crate::volumes::empty_dir;
 
 /// A node with one Pod whose volume `v` has a certificate as its second source.
 struct Bench {
