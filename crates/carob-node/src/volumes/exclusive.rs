@@ -64,13 +64,13 @@ mod tests {
             volume: "v".to_owned(),
             turn: Arc::default(),
         };
-        of("one").hold().expect("nobody has it");
+        drop(of("one").hold().expect("nobody has it"));
         for target in [dirs.volume("one", "local-volume", "v"), dirs.volume_device("one", "v")] {
             fs::create_dir_all(&target).expect("made");
-            of("one").hold().expect("it has it already");
+            drop(of("one").hold().expect("it has it already"));
             assert!(matches!(of("two").hold(), Err(ExclusiveError::InUse)), "{}", target.display());
             fs::remove_dir(&target).expect("removed");
-            of("two").hold().expect("it is free");
+            drop(of("two").hold().expect("it is free"));
         }
         for (modes, expect) in [
             (vec!["ReadWriteOncePod"], true),
