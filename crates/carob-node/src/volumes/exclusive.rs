@@ -2,10 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use fs_err as fs;
 use k8s_openapi::api::core::v1::PersistentVolumeSpec;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::paths::PodDirs;
 
@@ -24,7 +24,7 @@ pub(super) struct Exclusive {
     pub(super) uid: String,
     pub(super) volume: String,
     /// One Pod at a time looks and takes.
-    pub(super) turn: Arc<Mutex<()>>,
+    pub(super) turn: OwnedMutexGuard<()>,
 }
 
 /// Whether one Pod may have a volume at a time. Of several modes nobody knows which one the Pod means. Pure.
@@ -33,10 +33,9 @@ pub(super) fn is_exclusive(spec: &PersistentVolumeSpec) -> bool {
 }
 
 impl Exclusive {
-    /// Nobody else takes the volume for as long as the answer is held. What a Pod has is known from its directory, so that a restart
-    /// changes nothing. May block.
-    pub(super) fn hold(&self) -> Result<MutexGuard<'_, ()>, ExclusiveError> {
-        let turn = self.turn.lock().expect("no holder of the turn panics");
+    /// Nobody else takes the volume for as long as the turn in the answer is held. What a Pod has is known from its directory, so that
+    /// a restart changes nothing. May block.
+    pub(super) fn hold(self) -> Result<OwnedMutexGuard<()>, ExclusiveError> {
         for pod in super::entries(self.dirs.pods())? {
             let other = pod.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let plugins =
@@ -46,31 +45,34 @@ impl Exclusive {
                 return Err(ExclusiveError::InUse);
             }
         }
-        Ok(turn)
+        Ok(self.turn)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use carob_kit::KeyedLocks;
+
     use super::*;
 
-    #[test]
-    fn one_pod_has_it_and_the_next_one_once_that_is_gone() {
+    #[tokio::test]
+    async fn one_pod_has_it_and_the_next_one_once_that_is_gone() {
         let dir = tempfile::tempdir().expect("a directory");
         let dirs = PodDirs::new(dir.path().join("pods"), dir.path().join("logs"), None);
-        let of = |uid: &str| Exclusive {
+        let turns = KeyedLocks::<String>::default();
+        let of = async |uid: &str| Exclusive {
             dirs: dirs.clone(),
             uid: uid.to_owned(),
             volume: "v".to_owned(),
-            turn: Arc::default(),
+            turn: turns.take("v").await,
         };
-        drop(of("one").hold().expect("nobody has it"));
+        drop(of("one").await.hold().expect("nobody has it"));
         for target in [dirs.volume("one", "local-volume", "v"), dirs.volume_device("one", "v")] {
             fs::create_dir_all(&target).expect("made");
-            drop(of("one").hold().expect("it has it already"));
-            assert!(matches!(of("two").hold(), Err(ExclusiveError::InUse)), "{}", target.display());
+            drop(of("one").await.hold().expect("it has it already"));
+            assert!(matches!(of("two").await.hold(), Err(ExclusiveError::InUse)), "{}", target.display());
             fs::remove_dir(&target).expect("removed");
-            drop(of("two").hold().expect("it is free"));
+            drop(of("two").await.hold().expect("it is free"));
         }
         for (modes, expect) in [
             (vec!["ReadWriteOncePod"], true),

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use carob_api::quantity::Quantity;
-use carob_kit::{Clock, chain};
+use carob_kit::{Clock, KeyedLocks, chain};
 use carob_sys::disks::{Disks, Machine};
 use fs_err as fs;
 use jiff::Timestamp;
@@ -147,7 +147,7 @@ pub struct Volumes {
     devices: Arc<Devices>,
     disks: Arc<dyn Disks>,
     /// Whose turn it is to take a volume for one Pod alone.
-    exclusive: Arc<Mutex<()>>,
+    exclusive: KeyedLocks<String>,
     csi: Csi,
 }
 
@@ -200,7 +200,7 @@ impl Volumes {
             known,
             devices,
             disks,
-            exclusive: Arc::default(),
+            exclusive: KeyedLocks::default(),
             csi,
         }
     }
@@ -369,17 +369,18 @@ impl Volumes {
         if bound.is_going() && !self.files.run(uid, "look for the volume", is_held).await? {
             return Err(wrong(ClaimError::Terminating));
         }
-        let exclusive = is_exclusive(&spec).then(|| Exclusive {
-            dirs: self.dirs.clone(),
-            uid: uid.to_owned(),
-            volume: bound.volume_name().to_owned(),
-            turn: Arc::clone(&self.exclusive),
-        });
+        let exclusive = if is_exclusive(&spec) {
+            let turn = self.exclusive.take(bound.volume_name()).await;
+            let (dirs, volume) = (self.dirs.clone(), bound.volume_name().to_owned());
+            Some(Exclusive { dirs, uid: uid.to_owned(), volume, turn })
+        } else {
+            None
+        };
         if bound.is_block() {
             let Place::Local { path, .. } = place else { return Err(PersistentError::NoDevice.into()) };
             let (devices, of_pod, volume) = (Arc::clone(&self.devices), uid.to_owned(), bound.volume_name().to_owned());
             let attach = move || {
-                let _turn = exclusive.as_ref().map(Exclusive::hold).transpose()?;
+                let _turn = exclusive.map(Exclusive::hold).transpose()?;
                 devices.attach(&of_pod, &volume, &path)
             };
             let device = self.files.run(uid, "attach a block device", attach).await??;
@@ -394,7 +395,7 @@ impl Volumes {
         let (disks, place_, read_only) = (Arc::clone(&self.disks), place.clone(), bound.read_only);
         let beside = self.dirs.volume(uid, OWNED, bound.volume_name());
         let prepared = self.files.run(uid, "mount a persistent volume", move || -> Result<PathBuf, VolumeError> {
-            let _turn = exclusive.as_ref().map(Exclusive::hold).transpose()?;
+            let _turn = exclusive.map(Exclusive::hold).transpose()?;
             let path = persistent::prepare(&*disks, &place_, &target, read_only)?;
             // Not on the volume, where it is the user's.
             let done = if path == target { beside } else { target.join(OWNED) };
