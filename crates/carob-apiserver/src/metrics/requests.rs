@@ -25,8 +25,9 @@ const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 /// Sets of labels that are kept apart: verbs times resources of a busy cluster with a few hundred kinds stay below. One takes
 /// 700 bytes.
 const SETS_MAX: usize = 4096;
-/// Codes times clients that are told apart of one set of labels.
+/// Codes times clients that are told apart of one set of labels; further ones are counted under [`OTHER`].
 const OUTCOMES_MAX: usize = 32;
+const OTHER: Outcome = Outcome { code: 0, dry_run: "", system_client: "" };
 /// Programs of the control plane that upstream counts by name.
 const SYSTEM_CLIENTS: [&str; 4] =
     ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "cluster-policy-controller"];
@@ -180,12 +181,12 @@ impl Requests {
         let outcome = Outcome { code: end.code, dry_run: asked.dry_run, system_client: asked.system_client };
         let fresh = || Answered { outcomes: Vec::new(), durations: [None, None], own_durations: None, sizes: None };
         self.answered.change(&asked.values(), fresh, |answered| {
-            let at = answered.outcomes.iter().position(|(known, _)| *known == outcome);
-            match at {
+            let is_known = |wanted: Outcome| answered.outcomes.iter().position(|(known, _)| *known == wanted);
+            let is_full = answered.outcomes.len() >= OUTCOMES_MAX;
+            let outcome = if is_known(outcome).is_none() && is_full { OTHER } else { outcome };
+            match is_known(outcome) {
                 Some(at) => answered.outcomes[at].1 += 1,
-                None if answered.outcomes.len() < OUTCOMES_MAX => answered.outcomes.push((outcome, 1)),
-                // So many codes have no client that they are of use to.
-                None => answered.outcomes[OUTCOMES_MAX - 1].1 += 1,
+                None => answered.outcomes.push((outcome, 1)),
             }
             let is_dry = usize::from(!asked.dry_run.is_empty());
             answered.durations[is_dry].get_or_insert_with(|| Histogram::new(DURATIONS)).observe_time(end.elapsed);
@@ -292,6 +293,44 @@ impl Drop for Pending {
         if let Some(Head { code, waited, size }) = self.head {
             let elapsed = self.api.clock.monotonic().saturating_sub(self.started);
             self.api.requests.end(&self.asked, End { code, elapsed, waited, size });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_that_are_too_many_are_counted_apart_from_those_that_are_known() {
+        let requests = Requests::default();
+        let asked = Asked {
+            verb: "GET",
+            dry_run: "",
+            system_client: "",
+            served: None,
+            subresource: "/livez",
+            scope: "",
+            is_long_running: false,
+            is_mutating: false,
+        };
+        for code in 200..240 {
+            let (elapsed, waited) = (Duration::from_millis(60), Duration::from_millis(20));
+            requests.end(&asked, End { code, elapsed, waited, size: Some(1001) });
+        }
+        let mut out = Exposition::default();
+        requests.write(&mut out);
+        let text = out.into_text();
+        let labels = "verb=\"GET\",group=\"\",version=\"\",resource=\"\",subresource=\"/livez\",scope=\"\",component=\"apiserver\"";
+        for (line, value) in [
+            (format!("apiserver_request_total{{{labels},code=\"200\",dry_run=\"\",system_client=\"\"}}"), 1),
+            (format!("apiserver_request_total{{{labels},code=\"0\",dry_run=\"\",system_client=\"\"}}"), 8),
+            (format!("apiserver_request_duration_seconds_bucket{{{labels},dry_run=\"\",le=\"0.05\"}}"), 0),
+            (format!("apiserver_request_sli_duration_seconds_bucket{{{labels},le=\"0.05\"}}"), 40),
+            (format!("apiserver_response_sizes_bucket{{{labels},le=\"1000\"}}"), 0),
+            (format!("apiserver_response_sizes_bucket{{{labels},le=\"10000\"}}"), 40),
+        ] {
+            assert!(text.contains(&format!("{line} {value}\n")), "{line} {value}: {text}");
         }
     }
 }
