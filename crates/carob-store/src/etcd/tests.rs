@@ -1,5 +1,6 @@
 //! The suite on a real etcd (`etcd` in PATH, or what `CAROB_TEST_ETCD` names), and what is etcd's alone.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -26,13 +27,13 @@ impl Server {
         let program = std::env::var("CAROB_TEST_ETCD").unwrap_or_else(|_| "etcd".to_owned());
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let dir = tempfile::tempdir().expect("a directory");
-        let ports = [free_port(), free_port()];
+        let ports = free_ports();
         let process = Self::spawn(&program, &dir, ports, &flags);
         Self { process, program, dir, ports, flags }
     }
 
     fn spawn(program: &str, dir: &tempfile::TempDir, [clients, peers]: [u16; 2], flags: &[String]) -> Child {
-        let url = |port| format!("http://127.0.0.1:{port}");
+        let url = |port| format!("http://{}:{port}", own_address());
         let (client, peer) = (url(clients), url(peers));
         Command::new(program)
             .args(["--name=e", "--data-dir"])
@@ -81,12 +82,18 @@ impl Drop for Server {
 }
 
 fn at(port: u16) -> Endpoint {
-    Endpoint::Tcp { host: "127.0.0.1".to_owned(), port, tls: false }
+    Endpoint::Tcp { host: own_address().to_string(), port, tls: false }
 }
 
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
-    socket.local_addr().expect("it has an address").port()
+/// A loopback address of this process alone: on 127.0.0.1 any connection of another test may take a port between its
+/// choice and etcd's start. Process ids have 22 bits (`PID_MAX_LIMIT`).
+fn own_address() -> Ipv4Addr {
+    Ipv4Addr::from(0x7f40_0000 | std::process::id())
+}
+
+fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let sockets = [(); COUNT].map(|()| TcpListener::bind((own_address(), 0)).expect("a port is free"));
+    sockets.map(|socket| socket.local_addr().expect("it has an address").port())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,12 +193,12 @@ struct Cable {
 
 impl Cable {
     async fn lay(to: u16) -> Self {
-        let port = free_port();
+        let [port] = free_ports();
         Self { port, to, task: Self::carry(port, to).await }
     }
 
     async fn carry(port: u16, to: u16) -> tokio::task::JoinHandle<()> {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
+        let listener = tokio::net::TcpListener::bind((own_address(), port)).await.expect("the port is free");
         tokio::spawn(Self::carry_on(listener, to))
     }
 
@@ -200,7 +207,7 @@ impl Cable {
         loop {
             let (mut near, _) = listener.accept().await.expect("a connection");
             connections.spawn(async move {
-                if let Ok(mut far) = tokio::net::TcpStream::connect(("127.0.0.1", to)).await {
+                if let Ok(mut far) = tokio::net::TcpStream::connect((own_address(), to)).await {
                     // However it ends, both ends are closed.
                     drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
                 }
@@ -301,7 +308,8 @@ async fn another_endpoint_serves_where_the_first_does_not() {
     let mut cable = Cable::lay(server.ports[0]).await;
     let mut config = cable.config();
     config.endpoints.extend(server.config().endpoints);
-    config.endpoints.insert(0, at(free_port()));
+    let [nobody] = free_ports();
+    config.endpoints.insert(0, at(nobody));
     let store = Store::etcd(config, Options::default()).await.expect("one of three answers");
     put(&store, "/a", "1").await;
     cable.cut().await;
