@@ -6,6 +6,7 @@ command -v kubectl >/dev/null || packages+=(kubernetes-client)
 command -v runc >/dev/null || packages+=(runc)
 command -v containerd >/dev/null || packages+=(containerd containernetworking-plugins iptables)
 command -v etcd >/dev/null || packages+=(etcd-server)
+command -v docker-registry >/dev/null || packages+=(docker-registry)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
