@@ -25,12 +25,39 @@ pub const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 /// Keeps a volume until its provisioner has removed what it made, whoever deletes the object first.
 pub const PROVISIONER_PROTECTION: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 
+/// Keeps a VolumeSnapshotContent until its snapshot is gone, and what it stands for is dealt with.
+pub const CONTENT_PROTECTION: &str = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection";
+
 /// The provisioner of volumes on a node's disk that carob has itself.
 pub const LOCAL_PROVISIONER: &str = "carob.io/local";
 /// On a Node: which pool of such volumes it has. Only there they can be made.
 pub const LOCAL_POOL_LABEL: &str = "carob.io/volumes";
 /// What the provisioner of a class is called whose volumes are made by hand.
 pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+
+/// Digits of the name's digest that the id of a node's pool begins with: 96 bits, and the id is a label's value.
+const POOL_PREFIX_LEN: usize = 24;
+
+/// What the id of a pool begins with that was made under this node's name. The API server lets a node say only of such a pool that
+/// it is its own.
+pub fn local_pool_prefix(node: &str) -> String {
+    format!("{}-", &sha256(node)[..POOL_PREFIX_LEN])
+}
+
+/// The name of the volume that is made for a claim with this uid: one per claim, so that making it twice makes one.
+pub fn provisioned_name(claim_uid: &str) -> String {
+    format!("pvc-{claim_uid}")
+}
+
+/// How contents name a local volume or a snapshot of one: by pool and name.
+pub fn local_handle(pool: &str, name: &str) -> String {
+    format!("{pool}/{name}")
+}
+
+/// The pool and the name in a handle of [`local_handle`].
+pub fn parse_local_handle(handle: &str) -> Option<(&str, &str)> {
+    handle.split_once('/').filter(|(pool, name)| !pool.is_empty() && !name.is_empty() && !name.contains('/'))
+}
 
 /// The name of the claim that an ephemeral volume of a Pod has (component-helpers `storage/ephemeral`).
 pub fn ephemeral_claim(pod: &str, volume: &str) -> String {
@@ -77,6 +104,13 @@ mod tests {
         assert_eq!(name, format!("csi-{}", sha256("handled.examplenode")));
         assert_eq!(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(csi_volume_name("d.example", "handle"), "kubernetes.io/csi/d.example^handle");
+    }
+
+    #[test]
+    fn a_pools_id_tells_the_name_of_its_node() {
+        let [one, two] = ["n1", "n2"].map(local_pool_prefix);
+        assert_ne!(one, two);
+        assert_eq!(one.len(), POOL_PREFIX_LEN + 1);
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod health;
 mod hex;
 mod identity;
 mod in_process;
+mod local_volumes;
 mod lookup;
 mod metrics;
 mod negotiate;

@@ -17,8 +17,6 @@ pub const VERSION: &str = "v1";
 pub const BOUND_PROTECTION: &str = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection";
 /// Keeps a snapshot while volumes are made of it.
 pub const SOURCE_PROTECTION: &str = "snapshot.storage.kubernetes.io/volumesnapshot-as-source-protection";
-/// Keeps a content until its snapshot is gone, and what it stands for is dealt with.
-pub const CONTENT_PROTECTION: &str = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection";
 /// Keeps a claim while a snapshot is taken of its volume.
 pub const CLAIM_PROTECTION: &str = "snapshot.storage.kubernetes.io/pvc-as-source-protection";
 /// On a content: its snapshot is being deleted.
@@ -120,16 +118,6 @@ pub fn required_label<'a>(volume: &'a PersistentVolume, label: &str) -> Option<&
     let mut expressions = required.node_selector_terms.iter().flat_map(|term| term.match_expressions.iter().flatten());
     let ours = expressions.find(|expression| expression.key == label)?;
     ours.values.as_ref()?.first().map(String::as_str)
-}
-
-/// How contents name a local volume or a snapshot of one: by pool and name.
-pub fn local_handle(pool: &str, name: &str) -> String {
-    format!("{pool}/{name}")
-}
-
-/// The pool and the name in a handle of [`local_handle`].
-pub fn parse_local_handle(handle: &str) -> Option<(&str, &str)> {
-    handle.split_once('/').filter(|(pool, name)| !pool.is_empty() && !name.is_empty() && !name.contains('/'))
 }
 
 impl VolumeSnapshot {

@@ -3,10 +3,8 @@
 
 use std::sync::Arc;
 
-use carob_client::snapshots::{
-    BEING_DELETED, CONTENT_PROTECTION, ContentStatus, SnapshotError, VolumeSnapshotContent, local_handle,
-    parse_local_handle,
-};
+use carob_api::storage::{CONTENT_PROTECTION, local_handle, parse_local_handle};
+use carob_client::snapshots::{BEING_DELETED, ContentStatus, SnapshotError, VolumeSnapshotContent};
 use carob_client::{
     During, EventKind, EventRecorder, Informer, Informers, ObjectKey, Reconcile, ReconcileError, Requeue, Subject,
     reference,
@@ -41,7 +39,8 @@ enum Plan {
     },
     /// The content may go, and the snapshot stays.
     Release,
-    Refuse(String),
+    /// Its handle is of no pool: why, or `None` where it is being deleted and may go.
+    Stray(Option<String>),
 }
 
 fn plan(content: &VolumeSnapshotContent, pool: &str) -> Plan {
@@ -52,7 +51,7 @@ fn plan(content: &VolumeSnapshotContent, pool: &str) -> Plan {
     let handle = spec.source.volume_handle.as_ref().or(spec.source.snapshot_handle.as_ref());
     let Some((of_pool, in_pool)) = handle.and_then(|handle| parse_local_handle(handle)) else {
         let why = format!("the handle {:?} is not of the form <pool>/<name>", handle.map_or("", String::as_str));
-        return if meta.deletion_timestamp.is_some() { Plan::Release } else { Plan::Refuse(why) };
+        return Plan::Stray(meta.deletion_timestamp.is_none().then_some(why));
     };
     if of_pool != pool {
         return Plan::Nothing;
@@ -89,6 +88,8 @@ pub(crate) struct Contents {
     clock: Arc<dyn Clock>,
     recorder: EventRecorder,
     shutdown: CancellationToken,
+    /// See [`crate::Config`].
+    as_node: bool,
 }
 
 impl Contents {
@@ -99,8 +100,9 @@ impl Contents {
         clock: Arc<dyn Clock>,
         recorder: EventRecorder,
         shutdown: CancellationToken,
+        as_node: bool,
     ) -> Self {
-        Self { client, contents: informers.of(), pool, clock, recorder, shutdown }
+        Self { client, contents: informers.of(), pool, clock, recorder, shutdown, as_node }
     }
 
     pub(crate) fn contents(&self) -> &Informer<VolumeSnapshotContent> {
@@ -216,10 +218,11 @@ impl Reconcile for Contents {
         let Some(content) = self.contents.get_key(&key) else { return Ok(Requeue::No) };
         match plan(&content, self.pool.id()) {
             Plan::Nothing => {}
+            Plan::Stray(_) if self.as_node => {}
             Plan::Take { name, volume } => self.take(&content, name, volume).await?,
             Plan::Look { name } => self.look(&content, name).await?,
-            Plan::Refuse(why) => self.failed(&content, "SnapshotCreationFailed", &why).await?,
-            Plan::Release => self.release(&content).await?,
+            Plan::Stray(Some(why)) => self.failed(&content, "SnapshotCreationFailed", &why).await?,
+            Plan::Release | Plan::Stray(None) => self.release(&content).await?,
             Plan::Remove { name } => {
                 let removed = in_pool(&self.pool, "remove the snapshot", move |pool| pool.remove_snapshot(&name)).await;
                 if let Err(error) = &removed {
@@ -267,7 +270,7 @@ mod tests {
         }
         let known = json!({"spec": {"source": {"volumeHandle": null, "snapshotHandle": "pool/snapshot-1"}}});
         assert_eq!(of(&known), Plan::Look { name: "snapshot-1".to_owned() });
-        assert!(matches!(of(&json!({"spec": {"source": {"volumeHandle": "pvc-1"}}})), Plan::Refuse(_)));
+        assert!(matches!(of(&json!({"spec": {"source": {"volumeHandle": "pvc-1"}}})), Plan::Stray(Some(_))));
     }
 
     #[test]

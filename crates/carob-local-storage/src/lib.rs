@@ -13,6 +13,7 @@ mod plan;
 mod pool;
 mod provisioner;
 mod record;
+mod rights;
 
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use contents::Contents;
 use plan::PROVISIONER;
 pub use pool::{Pool, PoolError};
 use provisioner::{Copies, Key, Provisioner, Volumes};
+pub use rights::until_allowed;
 
 /// Volumes that are made or removed at a time: each waits for the disk most of the time.
 const WORKERS: usize = 8;
@@ -39,6 +41,8 @@ pub struct Config {
     /// Where the volumes are.
     pub dir: PathBuf,
     pub node_name: String,
+    /// Whether it writes in the name of its node, which may touch nothing but what is this node's. What is of no node is others' then.
+    pub as_node: bool,
 }
 
 /// What the provisioner works with.
@@ -74,8 +78,8 @@ impl LocalStorage {
     /// As [`LocalStorage::start`], on a machine that something may stand in for.
     pub async fn start_on(config: Config, parts: Parts, disks: Arc<dyn Disks>) -> Result<Self, LocalStorageError> {
         let Parts { client, informers, clock, shutdown } = parts;
-        let dir = config.dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Pool::open_on(&dir, disks)).await;
+        let (dir, node) = (config.dir.clone(), config.node_name.clone());
+        let opened = tokio::task::spawn_blocking(move || Pool::open_on(&dir, &node, disks)).await;
         let opened = opened.map_err(io::Error::other).map_err(PoolError::from).and_then(|opened| opened);
         let pool = opened.map_err(|source| LocalStorageError::Open { dir: config.dir.clone(), source })?;
         let pool = Arc::new(pool);
@@ -94,7 +98,7 @@ impl LocalStorage {
         );
         start_volumes(&mut driver, &informers, Arc::new(provisioner));
         let recorder = recorder(PROVISIONER);
-        let contents = Contents::new(client, &informers, pool, clock, recorder, shutdown);
+        let contents = Contents::new(client, &informers, pool, clock, recorder, shutdown, config.as_node);
         let all = contents.contents().clone();
         let options = WorkOptions { workers: COPIES, ..WorkOptions::default() };
         // Their kind is a custom one, which a user may remove.

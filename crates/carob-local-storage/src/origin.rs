@@ -1,6 +1,7 @@
 //! What a claim says its volume begins with, and what of this pool that is. Pure.
 
-use carob_client::snapshots::{GROUP, VolumeSnapshot, VolumeSnapshotContent, parse_local_handle};
+use carob_api::storage::parse_local_handle;
+use carob_client::snapshots::{GROUP, VolumeSnapshot, VolumeSnapshotContent};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 use crate::plan::{PROVISIONER, capacity, is_block, is_ours, pool_of, request};

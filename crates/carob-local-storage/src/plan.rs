@@ -1,7 +1,9 @@
 //! What is to be done about a claim or a volume, and how the volume's object looks. Pure.
 
 use carob_api::quantity::Quantity;
-use carob_api::storage::{BETA_CLASS, BIND_COMPLETED, PROVISIONED_BY, PROVISIONER_PROTECTION, SELECTED_NODE};
+use carob_api::storage::{
+    BETA_CLASS, BIND_COMPLETED, PROVISIONED_BY, PROVISIONER_PROTECTION, SELECTED_NODE, provisioned_name,
+};
 use carob_client::snapshots::required_label;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -89,9 +91,9 @@ pub(crate) fn is_ours(volume: &PersistentVolume) -> bool {
     annotation(&volume.metadata, PROVISIONED_BY) == Some(PROVISIONER)
 }
 
-/// The name of the volume of a claim: one per claim, so that making it twice makes one.
+/// The name of the volume of a claim.
 pub(crate) fn volume_name(claim: &PersistentVolumeClaim) -> String {
-    format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default())
+    provisioned_name(claim.metadata.uid.as_deref().unwrap_or_default())
 }
 
 /// `volume` is the one that the claim names.

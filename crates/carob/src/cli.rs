@@ -376,6 +376,8 @@ pub(crate) enum AgentPart {
     Proxy,
     /// What answers for names of the cluster
     Dns,
+    /// What makes volumes on this machine's disk
+    LocalStorage,
 }
 
 #[derive(Debug, Args)]

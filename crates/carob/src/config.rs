@@ -186,6 +186,7 @@ impl Settings {
         Ok(Self {
             proxy: !arguments.disable.contains(&AgentPart::Proxy),
             dns: !arguments.disable.contains(&AgentPart::Dns),
+            local_storage: !arguments.disable.contains(&AgentPart::LocalStorage),
             ..node
         })
     }
@@ -253,8 +254,7 @@ impl Settings {
             ingress: false,
             ingress_http_port: None,
             ingress_https_port: None,
-            // Its provisioner writes claims and volumes, which a node may not.
-            local_storage: false,
+            local_storage: true,
             max_pods: arguments.max_pods,
             cgroup_root: arguments.cgroup_root,
             runtime_handlers: runtime_handlers(&arguments.runtime_handler)?,

@@ -519,15 +519,27 @@ pub(crate) fn local_storage(common: &Common) -> Part {
     let common = common.clone();
     Part::new(LOCAL_STORAGE, move |context| {
         let settings = &common.settings;
-        let config = carob_local_storage::Config { dir: settings.volumes_dir(), node_name: settings.node_name.clone() };
+        let as_node = matches!(common.clients, Clients::OfNode(_));
+        let config =
+            carob_local_storage::Config { dir: settings.volumes_dir(), node_name: settings.node_name.clone(), as_node };
+        let client = common.component("system:local-storage");
         let parts = carob_local_storage::Parts {
-            client: common.component("system:local-storage"),
+            client: client.clone(),
             informers: Arc::clone(&common.informers),
             clock: Arc::clone(&common.clock),
             shutdown: context.shutdown(),
         };
         let health = Arc::clone(&common.health);
         async move {
+            if as_node {
+                // The API may be away, or be one that gives a node no such rights: what is here goes on all the same.
+                context.ready();
+                let shutdown = context.shutdown();
+                tokio::select! {
+                    () = carob_local_storage::until_allowed(&client) => {}
+                    () = shutdown.cancelled() => return Ok(()),
+                }
+            }
             let storage = LocalStorage::start(config, parts).await?;
             let (counts, remarks) = (storage.stats(), storage.stats());
             health.add_metrics(LOCAL_STORAGE, move |out| write_work_metrics(out, &counts()));

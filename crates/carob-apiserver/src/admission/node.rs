@@ -1,5 +1,7 @@
 //! Nodes: what their agents may write (plugin/pkg/admission/noderestriction), and how a new one begins.
 
+mod volumes;
+
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
@@ -65,7 +67,9 @@ impl Validator for NodeRestriction {
         let why = match (write.def.group(), write.def.plural()) {
             ("", "pods") => request.pod(&self.reader),
             ("", "nodes") => request.own_node(),
-            ("", "persistentvolumeclaims") => request.claim(),
+            ("", "persistentvolumeclaims") => request.claim(&self.reader),
+            ("", "persistentvolumes") => request.volume(&self.reader),
+            ("snapshot.storage.k8s.io", "volumesnapshotcontents") => request.content(&self.reader),
             ("coordination.k8s.io", "leases") => request.lease(),
             ("storage.k8s.io", "csinodes") => request.named("CSINode"),
             ("resource.k8s.io", "resourceslices") => request.slice(),
@@ -191,6 +195,7 @@ impl Request<'_> {
         if name != node {
             return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
         }
+        self.pool_label()?;
         match self.operation {
             Operation::Create => self.new_node(),
             Operation::Update => self.changed_node(),
@@ -231,12 +236,14 @@ impl Request<'_> {
     }
 
     /// Of a claim's status, a node reports the size and how a resize goes.
-    fn claim(&self) -> Outcome {
-        if self.subresource != "status" {
-            return Err("may only update PVC status".to_owned());
-        }
+    fn claim(&self, reader: &Reader) -> Outcome {
         if self.operation != Operation::Update {
             return Err(format!("unexpected operation {:?}", self.operation));
+        }
+        match self.subresource {
+            "status" => {}
+            "" => return self.given_back(reader),
+            _ => return Err("may only update PVC status".to_owned()),
         }
         let rest = |claim: &Value| {
             let mut claim = claim.clone();
@@ -628,16 +635,18 @@ mod tests {
         })
     }
 
-    #[test]
-    fn a_claims_size_is_all_that_a_node_reports_of_it() {
+    #[tokio::test]
+    async fn a_claims_size_is_all_that_a_node_reports_of_it() {
         let old =
             json!({ "metadata": { "name": "c", "resourceVersion": "1" }, "spec": {}, "status": { "phase": "Bound" } });
         let mut new = old.clone();
         new["status"]["capacity"] = json!({ "storage": "2Gi" });
         new["metadata"]["resourceVersion"] = json!("");
-        assert_eq!(request(Operation::Update, "status", &new, &old).claim(), Ok(()));
-        assert!(request(Operation::Update, "", &new, &old).claim().is_err());
+        let reader = Reader::new(carob_store::Store::in_memory(carob_store::Options::default()));
+        let claim = |subresource: &str, new: &Value| request(Operation::Update, subresource, new, &old).claim(&reader);
+        assert_eq!(claim("status", &new), Ok(()));
+        assert!(claim("", &new).is_err());
         new["metadata"]["finalizers"] = json!(["x"]);
-        assert!(request(Operation::Update, "status", &new, &old).claim().is_err());
+        assert!(claim("status", &new).is_err());
     }
 }

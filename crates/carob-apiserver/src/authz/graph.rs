@@ -44,11 +44,6 @@ impl NodeGraph {
         self.0.ask(|graph| graph.reaches(node, &Target::new(kind, namespace, name)))
     }
 
-    /// Whether the volume stands behind a claim that a Pod of `node` names.
-    pub(crate) fn reaches_volume(&self, node: &str, name: &str) -> bool {
-        self.0.ask(|graph| graph.volume_leads_to(node, name))
-    }
-
     /// Whether the Pod is bound to `node`.
     pub(crate) fn runs(&self, node: &str, namespace: &str, pod: &str) -> bool {
         self.0.ask(|graph| graph.runs(node, namespace, pod))
@@ -363,11 +358,10 @@ mod tests {
             },
         });
         put(&store, "/registry/persistentvolumes/pv", &volume).await;
-        assert!(graph.reaches_volume("n1", "pv") && !graph.reaches_volume("n2", "pv"));
         assert!(graph.reaches("n1", Referred::Secret, "kube-system", "key"));
         assert!(!graph.reaches("n2", Referred::Secret, "kube-system", "key"));
         delete(&store, "/registry/persistentvolumes/pv").await;
-        assert!(!graph.reaches_volume("n1", "pv") && !graph.reaches("n1", Referred::Secret, "kube-system", "key"));
+        assert!(!graph.reaches("n1", Referred::Secret, "kube-system", "key"));
         let attachment = json!({ "metadata": { "name": "a" }, "spec": { "nodeName": "n1" } });
         put(&store, "/registry/volumeattachments/a", &attachment).await;
         assert!(graph.owns("n1", OfNode::VolumeAttachment, "a") && !graph.owns("n1", OfNode::ResourceSlice, "a"));

@@ -14,6 +14,7 @@ use carob_api::Status;
 use carob_api::status::GroupResource;
 use carob_store::Store;
 
+use crate::admission::Reader;
 use crate::error::ApiResult;
 use crate::identity::{GROUP_MASTERS, UserInfo};
 
@@ -112,7 +113,7 @@ impl Authorization {
     pub(crate) fn new(store: &Store, rbac: Rbac, more: Vec<Box<dyn Authorizer>>) -> Self {
         let graph = Arc::new(NodeGraph::new(store));
         let mut chain = fixed();
-        chain.push(Box::new(Nodes::new(graph)));
+        chain.push(Box::new(Nodes::new(graph, Reader::new(store.clone()))));
         chain.push(Box::new(rbac));
         chain.extend(more);
         Self { chain: chain.into() }

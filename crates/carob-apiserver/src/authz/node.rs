@@ -9,11 +9,17 @@ use carob_api::references::Referred;
 use super::graph::{NodeGraph, OfNode};
 use super::rules::Question;
 use super::{Attributes, Authorizer, Decision, ResourceAttributes, Rule, default_roles};
+use crate::admission::Reader;
 use crate::identity::UserInfo;
+use crate::local_volumes::is_claim_of;
+
+/// The group of VolumeSnapshots.
+const SNAPSHOTS: &str = "snapshot.storage.k8s.io";
 
 /// See the module.
 pub(crate) struct Nodes {
     graph: Arc<NodeGraph>,
+    reader: Reader,
     /// The rules of the ClusterRole `system:node`, for all that is not decided object by object.
     rules: Vec<Rule>,
 }
@@ -22,8 +28,8 @@ pub(crate) struct Nodes {
 type Refusal = Result<(), String>;
 
 impl Nodes {
-    pub(crate) fn new(graph: Arc<NodeGraph>) -> Self {
-        Self { graph, rules: default_roles::rules_of("system:node") }
+    pub(crate) fn new(graph: Arc<NodeGraph>, reader: Reader) -> Self {
+        Self { graph, reader, rules: default_roles::rules_of("system:node") }
     }
 
     fn decide(&self, node: &str, attributes: &Attributes<'_>, at: &ResourceAttributes<'_>) -> Refusal {
@@ -32,14 +38,19 @@ impl Nodes {
             ("", "secrets") => self.read(node, verb, at, Referred::Secret),
             ("", "configmaps") => self.read(node, verb, at, Referred::ConfigMap),
             ("", "persistentvolumeclaims") if at.subresource == "status" => match verb {
-                "update" | "patch" => self.reached(node, at, Referred::Claim),
+                "update" | "patch" => {
+                    let reaches = || self.graph.reaches(node, Referred::Claim, at.namespace, at.name);
+                    related(node, at, reaches() || is_claim_of(&self.reader, node, at.namespace, at.name))
+                }
                 _ => Err("can only get/update/patch this type".to_owned()),
             },
-            ("", "persistentvolumeclaims") => self.get(node, verb, at, Referred::Claim),
-            ("", "persistentvolumes") => {
-                only_get(verb, at)?;
-                related(node, at, self.graph.reaches_volume(node, at.name))
-            }
+            ("", "persistentvolumeclaims") => of_provisioner(verb, at, "patch"),
+            ("", "persistentvolumes") => of_provisioner(verb, at, "create patch delete"),
+            ("storage.k8s.io", "storageclasses") | (SNAPSHOTS, "volumesnapshots") => of_provisioner(verb, at, ""),
+            (SNAPSHOTS, "volumesnapshotcontents") => match (verb, at.subresource) {
+                ("patch", "status") => Ok(()),
+                _ => of_provisioner(verb, at, "patch"),
+            },
             ("resource.k8s.io", "resourceclaims") => self.get(node, verb, at, Referred::ResourceClaim),
             ("storage.k8s.io", "volumeattachments") => {
                 only_get(verb, at)?;
@@ -162,6 +173,19 @@ fn only_get(verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
     Ok(())
 }
 
+/// A node's own provisioner of volumes (`carob.io/local`) reads all of a kind, since no selector tells which are its own. Which
+/// of them it may write, admission sees.
+fn of_provisioner(verb: &str, at: &ResourceAttributes<'_>, writes: &str) -> Refusal {
+    if !at.subresource.is_empty() {
+        return Err("cannot access subresource".to_owned());
+    }
+    let is_write = || writes.split(' ').any(|write| write == verb);
+    if matches!(verb, "get" | "list" | "watch") || is_write() {
+        return Ok(());
+    }
+    Err(format!("nodes may not {verb} {}", at.resource))
+}
+
 fn own_node(node: &str, verb: &str, at: &ResourceAttributes<'_>) -> Refusal {
     match (verb, at.subresource) {
         ("create" | "update" | "patch", "") | ("update" | "patch", "status") => Ok(()),
@@ -222,6 +246,7 @@ impl Authorizer for Nodes {
 
 #[cfg(test)]
 mod tests {
+    use carob_api::storage::{LOCAL_POOL_LABEL, LOCAL_PROVISIONER, PROVISIONED_BY};
     use carob_store::{Expect, Options, Store, Txn};
     use serde_json::json;
 
@@ -246,7 +271,34 @@ mod tests {
             let key = format!("/registry/podcertificaterequests/ns/{name}");
             store.txn(Txn::put(key, Expect::Any, object.to_string())).await.expect("the store takes it");
         }
-        Nodes::new(Arc::new(NodeGraph::new(&store)))
+        put_local_volumes(&store).await;
+        Nodes::new(Arc::new(NodeGraph::new(&store)), Reader::new(store))
+    }
+
+    /// Claims with volumes on the disks of `n1` and `n2`, and one that says so of a volume that is another claim's.
+    async fn put_local_volumes(store: &Store) {
+        let volume = |pool: &str, claim: &str| {
+            json!({
+                "metadata": { "name": claim, "annotations": { PROVISIONED_BY: LOCAL_PROVISIONER } },
+                "spec": { "local": { "path": "/v" }, "claimRef": { "uid": claim }, "nodeAffinity": { "required": {
+                    "nodeSelectorTerms": [{ "matchExpressions": [
+                        { "key": LOCAL_POOL_LABEL, "operator": "In", "values": [pool] },
+                    ] }],
+                } } },
+            })
+        };
+        let claim = |uid: &str, volume: &str| json!({ "metadata": { "uid": uid }, "spec": { "volumeName": volume } });
+        for (key, object) in [
+            ("minions/n1", json!({ "metadata": { "labels": { LOCAL_POOL_LABEL: "pool-1" } } })),
+            ("persistentvolumes/here", volume("pool-1", "here")),
+            ("persistentvolumes/elsewhere", volume("pool-2", "elsewhere")),
+            ("persistentvolumeclaims/ns/local-here", claim("here", "here")),
+            ("persistentvolumeclaims/ns/local-elsewhere", claim("elsewhere", "elsewhere")),
+            ("persistentvolumeclaims/ns/local-of-another", claim("other", "here")),
+        ] {
+            let txn = Txn::put(format!("/registry/{key}"), Expect::Any, object.to_string());
+            store.txn(txn).await.expect("the store takes it");
+        }
     }
 
     #[tokio::test]
@@ -277,8 +329,33 @@ mod tests {
             ("create", "", "serviceaccounts", "token", "ns", "sa-other", false),
             ("create", "", "serviceaccounts", "", "ns", "", false),
             ("list", "", "serviceaccounts", "", "ns", "", false),
-            ("get", "", "persistentvolumes", "", "", "pv", false),
-            ("list", "", "persistentvolumes", "", "", "", false),
+            // Of volumes on its own disk; whose they are is for admission to look at.
+            ("get", "", "persistentvolumes", "", "", "pv", true),
+            ("watch", "", "persistentvolumes", "", "", "", true),
+            ("create", "", "persistentvolumes", "", "", "", true),
+            ("patch", "", "persistentvolumes", "", "", "pv", true),
+            ("delete", "", "persistentvolumes", "", "", "pv", true),
+            ("update", "", "persistentvolumes", "", "", "pv", false),
+            ("deletecollection", "", "persistentvolumes", "", "", "", false),
+            ("patch", "", "persistentvolumes", "status", "", "pv", false),
+            ("list", "", "persistentvolumeclaims", "", "", "", true),
+            ("patch", "", "persistentvolumeclaims", "", "ns", "c", true),
+            ("create", "", "persistentvolumeclaims", "", "ns", "", false),
+            ("update", "", "persistentvolumeclaims", "", "ns", "c", false),
+            ("delete", "", "persistentvolumeclaims", "", "ns", "c", false),
+            ("patch", "", "persistentvolumeclaims", "status", "ns", "local-here", true),
+            ("patch", "", "persistentvolumeclaims", "status", "ns", "local-elsewhere", false),
+            ("patch", "", "persistentvolumeclaims", "status", "ns", "local-of-another", false),
+            ("watch", "storage.k8s.io", "storageclasses", "", "", "", true),
+            ("create", "storage.k8s.io", "storageclasses", "", "", "", false),
+            ("list", "snapshot.storage.k8s.io", "volumesnapshots", "", "", "", true),
+            ("patch", "snapshot.storage.k8s.io", "volumesnapshots", "", "ns", "s", false),
+            ("patch", "snapshot.storage.k8s.io", "volumesnapshots", "status", "ns", "s", false),
+            ("list", "snapshot.storage.k8s.io", "volumesnapshotcontents", "", "", "", true),
+            ("patch", "snapshot.storage.k8s.io", "volumesnapshotcontents", "", "", "x", true),
+            ("patch", "snapshot.storage.k8s.io", "volumesnapshotcontents", "status", "", "x", true),
+            ("create", "snapshot.storage.k8s.io", "volumesnapshotcontents", "", "", "", false),
+            ("delete", "snapshot.storage.k8s.io", "volumesnapshotcontents", "", "", "x", false),
             ("get", "", "nodes", "", "", "n1", true),
             ("patch", "", "nodes", "status", "", "n1", true),
             ("get", "", "nodes", "", "", "n2", false),

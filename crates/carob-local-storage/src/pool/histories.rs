@@ -73,7 +73,7 @@ impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let disks = Arc::new(Breaking::default());
-        let pool = Pool::open_on(dir.path(), disks.clone()).expect("opened");
+        let pool = Pool::open_on(dir.path(), "n1", disks.clone()).expect("opened");
         Self { dir, pool, disks, volumes: BTreeMap::new(), snapshots: BTreeMap::new(), made: 0 }
     }
 
@@ -90,7 +90,7 @@ impl World {
 
     fn reopen(&mut self) {
         self.disks = Arc::new(Breaking::default());
-        self.pool = Pool::open_on(self.dir.path(), self.disks.clone()).expect("the pool opens after any crash");
+        self.pool = Pool::open_on(self.dir.path(), "n1", self.disks.clone()).expect("the pool opens after any crash");
     }
 
     fn make(&mut self, name: &'static str, known: Known, origin: Option<&Origin>) -> Result<(), PoolError> {

@@ -19,6 +19,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use carob_api::storage::local_pool_prefix;
 use carob_kit::fs::{Access as FileAccess, Fs, RealFs, make_private, write_atomic};
 use carob_sys::disks::{Disks, Machine};
 use fs_err as fs;
@@ -35,6 +36,7 @@ const POOL_MODE: u32 = 0o711;
 /// A volume's directory is for this program: what is in it is shown to containers by a mount.
 const VOLUME_MODE: u32 = 0o700;
 const ID_FILE: &str = "id";
+/// Characters of an id after those that tell the node.
 const ID_LEN: usize = 16;
 const RECORD_FILE: &str = "volume.json";
 const DATA: &str = "data";
@@ -116,15 +118,15 @@ impl Drop for Held<'_> {
 
 impl Pool {
     /// Makes the directory where there is none, removes what an earlier run left half made or half removed, and puts limits right
-    /// that are not what the records say.
-    pub fn open(dir: &Path) -> Result<Self, PoolError> {
-        Self::open_on(dir, Arc::new(Machine))
+    /// that are not what the records say. What is made gets an id that tells the name of the node.
+    pub fn open(dir: &Path, node: &str) -> Result<Self, PoolError> {
+        Self::open_on(dir, node, Arc::new(Machine))
     }
 
     /// As [`Pool::open`], on a machine that something may stand in for.
-    pub fn open_on(dir: &Path, disks: Arc<dyn Disks>) -> Result<Self, PoolError> {
+    pub fn open_on(dir: &Path, node: &str, disks: Arc<dyn Disks>) -> Result<Self, PoolError> {
         make_private(dir, POOL_MODE)?;
-        let id = id(dir)?;
+        let id = id(dir, node)?;
         let enforced = disks.is_enforced(fs::File::open(dir)?.as_fd())?;
         let (projects, copied) = (Projects::new(enforced, Arc::clone(&disks)), Mutex::default());
         let pool = Self { dir: dir.to_owned(), id, projects, copied, unpublished: Mutex::default(), disks };
@@ -415,7 +417,7 @@ fn write_record(volume: &Path, record: &Record) -> Result<(), PoolError> {
 }
 
 /// The pool's name, made with the directory.
-fn id(dir: &Path) -> io::Result<String> {
+fn id(dir: &Path, node: &str) -> io::Result<String> {
     let path = dir.join(ID_FILE);
     match fs::read_to_string(&path) {
         Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
@@ -423,7 +425,7 @@ fn id(dir: &Path) -> io::Result<String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let id = carob_kit::random_suffix(ID_LEN);
+    let id = format!("{}{}", local_pool_prefix(node), carob_kit::random_suffix(ID_LEN));
     write_atomic(&RealFs, &path, id.as_bytes())?;
     Ok(id)
 }

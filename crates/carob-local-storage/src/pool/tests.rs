@@ -62,7 +62,7 @@ fn make(pool: &Pool, name: &str, uid: &str, block: bool) -> Result<Record, PoolE
 #[test]
 fn a_volume_is_made_once_for_its_own_claim_and_removed() {
     let dir = tempfile::tempdir().expect("a directory");
-    let pool = Pool::open(dir.path()).expect("opened");
+    let pool = Pool::open(dir.path(), "n1").expect("opened");
     let record = make(&pool, "v", "u1", false).expect("made");
     let data = pool.content(&record);
     let meta = fs::metadata(&data).expect("there");
@@ -90,11 +90,11 @@ fn a_volume_is_made_once_for_its_own_claim_and_removed() {
 #[test]
 fn what_has_no_record_is_left_alone_and_what_is_half_there_goes() {
     let dir = tempfile::tempdir().expect("a directory");
-    let id = Pool::open(dir.path()).expect("opened").id().to_owned();
+    let id = Pool::open(dir.path(), "n1").expect("opened").id().to_owned();
     for name in [".making-a/data", ".removing-b/data", "mine/data"] {
         fs::create_dir_all(dir.path().join(name)).expect("made");
     }
-    let pool = Pool::open(dir.path()).expect("opened again");
+    let pool = Pool::open(dir.path(), "n1").expect("opened again");
     assert_eq!(pool.id(), id);
     assert!(!dir.path().join(".making-a").exists() && !dir.path().join(".removing-b").exists());
     assert!(matches!(pool.remove("mine"), Err(PoolError::NoRecord { .. })));
@@ -107,7 +107,7 @@ fn what_fails_at_any_step_is_made_or_gone_when_it_is_tried_again() {
     for (steps, block) in (0..16).flat_map(|steps| [(steps, false), (steps, true)]) {
         let dir = tempfile::tempdir().expect("a directory");
         let disks = Arc::new(Breaking::default());
-        let pool = Pool::open_on(dir.path(), disks.clone()).expect("opened");
+        let pool = Pool::open_on(dir.path(), "n1", disks.clone()).expect("opened");
         let left = || {
             let names = RealFs.list(dir.path()).expect("listed").into_iter().filter(|name| name != ID_FILE);
             names.map(|name| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
@@ -139,7 +139,7 @@ fn what_fails_at_any_step_is_made_or_gone_when_it_is_tried_again() {
 #[test]
 fn a_block_volume_has_its_size_and_grows() {
     let dir = tempfile::tempdir().expect("a directory");
-    let pool = Pool::open(dir.path()).expect("opened");
+    let pool = Pool::open(dir.path(), "n1").expect("opened");
     let record = make(&pool, "v", "u", true).expect("made");
     let len = || fs::metadata(pool.content(&record)).expect("there").len();
     assert_eq!(len(), 4096);
@@ -176,7 +176,7 @@ fn furnish(data: &Path) {
 #[test]
 fn a_copy_is_like_its_origin_and_a_file_of_its_own() {
     let dir = tempfile::tempdir().expect("a directory");
-    let pool = Pool::open(dir.path()).expect("opened");
+    let pool = Pool::open(dir.path(), "n1").expect("opened");
     let record = make(&pool, "v", "u1", false).expect("made");
     let from = pool.content(&record);
     furnish(&from);
@@ -207,7 +207,7 @@ fn a_copy_is_like_its_origin_and_a_file_of_its_own() {
 #[test]
 fn what_cannot_be_copied_is_said_and_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
-    let pool = Pool::open(dir.path()).expect("opened");
+    let pool = Pool::open(dir.path(), "n1").expect("opened");
     let record = make(&pool, "v", "u1", false).expect("made");
     let origin = Origin::Volume("v".to_owned());
     let say = |wish: &Wish, wanted: bool| {
@@ -235,7 +235,7 @@ fn what_cannot_be_copied_is_said_and_leaves_nothing() {
 #[test]
 fn a_device_is_copied_whole_and_may_grow_by_it() {
     let dir = tempfile::tempdir().expect("a directory");
-    let pool = Pool::open(dir.path()).expect("opened");
+    let pool = Pool::open(dir.path(), "n1").expect("opened");
     let record = make(&pool, "v", "u1", true).expect("made");
     fs::write(pool.content(&record), "on the device").expect("written");
     let taken = snapshot(&pool, "s", "v").expect("taken");

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use carob_client::snapshots::{VolumeSnapshot, parse_local_handle};
+use carob_api::storage::parse_local_handle;
+use carob_client::snapshots::VolumeSnapshot;
 use fs_err as fs;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;

@@ -285,7 +285,8 @@ impl Host {
             process.end_after(steps);
         }
         let informers = Informers::new(reader.clone());
-        let config = carob_local_storage::Config { dir: self.volumes_dir.clone(), node_name: self.name.to_owned() };
+        let (dir, node_name) = (self.volumes_dir.clone(), self.name.to_owned());
+        let config = carob_local_storage::Config { dir, node_name, as_node: false };
         let parts =
             Parts { client, informers: Arc::clone(&informers), clock: Arc::clone(&clock), shutdown: shutdown.clone() };
         let storage = match LocalStorage::start_on(config, parts, process.clone()).await {

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use carob_api::storage::{BIND_COMPLETED, PROVISIONER_PROTECTION};
-use carob_client::snapshots::{VolumeSnapshot, VolumeSnapshotContent, parse_local_handle};
+use carob_api::storage::{BIND_COMPLETED, PROVISIONER_PROTECTION, parse_local_handle};
+use carob_client::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::Resource;
 use kube::api::{Api, ListParams};

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use carob_api::storage::{LOCAL_POOL_LABEL, LOCAL_PROVISIONER, PROVISIONED_BY};
+use carob_api::storage::{CONTENT_PROTECTION, LOCAL_POOL_LABEL, LOCAL_PROVISIONER, PROVISIONED_BY, local_handle};
 use carob_client::snapshots::{
-    BEING_DELETED, BOUND_PROTECTION, CLAIM_PROTECTION, CONTENT_PROTECTION, ContentStatus, DEFAULT_CLASS, GROUP,
-    SOURCE_PROTECTION, SnapshotError, SnapshotStatus, VERSION, VolumeSnapshot, VolumeSnapshotClass,
-    VolumeSnapshotContent, local_handle, required_label,
+    BEING_DELETED, BOUND_PROTECTION, CLAIM_PROTECTION, ContentStatus, DEFAULT_CLASS, GROUP, SOURCE_PROTECTION,
+    SnapshotError, SnapshotStatus, VERSION, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent, required_label,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};

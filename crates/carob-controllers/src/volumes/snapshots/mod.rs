@@ -7,9 +7,9 @@ mod tests;
 
 use std::sync::Arc;
 
-use carob_api::storage::LOCAL_PROVISIONER;
+use carob_api::storage::{CONTENT_PROTECTION, LOCAL_PROVISIONER};
 use carob_client::snapshots::{
-    BEING_DELETED, CLAIM_PROTECTION, CONTENT_PROTECTION, DEFAULT_CLASS, GROUP, SnapshotStatus, VERSION, VolumeSnapshot,
+    BEING_DELETED, CLAIM_PROTECTION, DEFAULT_CLASS, GROUP, SnapshotStatus, VERSION, VolumeSnapshot,
     VolumeSnapshotClass, VolumeSnapshotContent,
 };
 use carob_client::{

@@ -1,0 +1,60 @@
+//! Whether the API server lets a node make volumes. carob's does since it has agents that make them; upstream's does not, nor did
+//! carob's before.
+
+use std::time::Duration;
+
+use carob_kit::Backoff;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::api::{Api, PostParams};
+
+/// What nothing can be done without: verb and resource of the core group.
+const NEEDED: [(&str, &str); 4] = [
+    ("list", "persistentvolumeclaims"),
+    ("list", "persistentvolumes"),
+    ("create", "persistentvolumes"),
+    ("patch", "persistentvolumeclaims"),
+];
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// An API server that is upgraded gives the rights from then on.
+const RETRY_LONGEST: Duration = Duration::from_secs(300);
+
+/// Waits until the API server lets this client make volumes. That it does not is said once.
+///
+/// Cancel safe.
+pub async fn until_allowed(client: &kube::Client) {
+    let mut retry = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+    let mut is_said = false;
+    loop {
+        match first_missing(client).await {
+            Ok(None) => return,
+            Ok(Some((verb, resource))) if !is_said => {
+                is_said = true;
+                tracing::warn!(
+                    "no volumes of {} are made on this node: the API server does not let it {verb} {resource}. It is asked again \
+                     from time to time; --disable local-storage ends that",
+                    crate::plan::PROVISIONER
+                );
+            }
+            Ok(Some(_)) => {}
+            Err(error) => tracing::debug!(error = %carob_kit::chain(&error), "what this node may do is not known yet"),
+        }
+        tokio::time::sleep(retry.fail()).await;
+    }
+}
+
+async fn first_missing(client: &kube::Client) -> Result<Option<(&'static str, &'static str)>, kube::Error> {
+    for (verb, resource) in NEEDED {
+        let attributes = ResourceAttributes {
+            verb: Some(verb.to_owned()),
+            resource: Some(resource.to_owned()),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+        let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        let answered = Api::all(client.clone()).create(&PostParams::default(), &review).await?;
+        if !answered.status.is_some_and(|status| status.allowed) {
+            return Ok(Some((verb, resource)));
+        }
+    }
+    Ok(None)
+}
