@@ -58,3 +58,37 @@ async fn first_missing(client: &kube::Client) -> Result<Option<(&'static str, &'
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use bytes::Bytes;
+    use http::Response;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn rights_are_waited_for_and_asked_for_ever_less_often() {
+        const REFUSALS: usize = 12;
+        let (asked, times) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (counted, noted) = (Arc::clone(&asked), Arc::clone(&times));
+        let client = carob_client::in_process(tower::service_fn(move |_| {
+            let number = counted.fetch_add(1, Ordering::Relaxed);
+            if number <= REFUSALS {
+                noted.lock().expect("no test panics holding it").push(tokio::time::Instant::now());
+            }
+            let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+                "metadata": {}, "spec": {}, "status": {"allowed": number >= REFUSALS}});
+            let body = http_body_util::Full::new(Bytes::from(review.to_string()));
+            async move { Ok::<_, std::io::Error>(Response::builder().status(201).body(body).expect("the code is valid")) }
+        }));
+        until_allowed(&client).await;
+        assert_eq!(asked.load(Ordering::Relaxed), REFUSALS + NEEDED.len());
+        let times = times.lock().expect("no test panics holding it");
+        let waits: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(waits[REFUSALS - 1] > 100 * waits[0] && waits[REFUSALS - 1] <= RETRY_LONGEST, "{waits:?}");
+    }
+}

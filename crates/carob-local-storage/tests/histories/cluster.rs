@@ -33,6 +33,8 @@ use crate::gate::{Fate, Gate, USER};
 use crate::machine::{Machine, Process};
 
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
+/// The node that writes in its own name, as one that has joined does.
+const AGENT: &str = NODES[1];
 pub(crate) const CONTROLLERS: &str = "controllers";
 /// The label by which users say where a volume is.
 pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -217,7 +219,12 @@ impl Cluster {
         if self.hosts[at].running.is_some() {
             return true;
         }
-        let client = self.client_of(self.hosts[at].name, "system:local-storage");
+        let name = self.hosts[at].name;
+        let client = if name == AGENT {
+            in_process(self.gate.of(name, self.api.in_process(UserInfo::node(name))))
+        } else {
+            self.client_of(name, "system:local-storage")
+        };
         // As in the program, what all parts read is read by one that may read all.
         let reader = in_process(self.gate.of(self.hosts[at].name, self.api.in_process(UserInfo::master("reader"))));
         self.hosts[at].begin(client, reader, Arc::clone(&self.clock), end_after).await;
@@ -286,7 +293,7 @@ impl Host {
         }
         let informers = Informers::new(reader.clone());
         let (dir, node_name) = (self.volumes_dir.clone(), self.name.to_owned());
-        let config = carob_local_storage::Config { dir, node_name, as_node: false };
+        let config = carob_local_storage::Config { dir, node_name, as_node: self.name == AGENT };
         let parts =
             Parts { client, informers: Arc::clone(&informers), clock: Arc::clone(&clock), shutdown: shutdown.clone() };
         let storage = match LocalStorage::start_on(config, parts, process.clone()).await {
