@@ -67,6 +67,11 @@ impl Block {
         self.address.is_ipv4()
     }
 
+    /// The block as it is written in its one canonical form.
+    pub fn canonical(self) -> String {
+        format!("{}/{}", self.network(), self.prefix)
+    }
+
     /// The first address.
     fn network(self) -> IpAddr {
         match self.address {
@@ -114,7 +119,7 @@ pub fn canonical_cidr(text: &str) -> Vec<String> {
     let errors = cidr(text);
     match Block::parse_lenient(text) {
         Some(block) if errors.is_empty() => {
-            let canonical = format!("{}/{}", block.network(), block.prefix);
+            let canonical = block.canonical();
             if canonical == text { Vec::new() } else { vec![format!("must be in canonical form ({canonical:?})")] }
         }
         _ => errors,

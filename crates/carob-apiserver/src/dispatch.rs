@@ -24,6 +24,9 @@ pub(crate) async fn answer(api: &State, asked: Asked, body: RequestBody) -> ApiR
     if let Some(deprecation) = call.def.custom().and_then(|custom| custom.deprecation.clone()) {
         call.notes.warn(deprecation);
     }
+    if let Some(since) = call.def.deprecated {
+        call.notes.warn(format!("{} {} is deprecated in {since}", call.def.hub_api_version(), call.def.kind()));
+    }
     match call.subresource.map(|subresource| subresource.role) {
         None if !call.def.is_stored() => unstored(call, &verb, body).await,
         None => main(&mut call, &verb, body).await,

@@ -2,7 +2,7 @@
 
 use super::{
     ActedOnBy,
-    builder::{COUNTED, Row, STATUS_PART, WORKLOAD, resource},
+    builder::{Row, STATUS_PART, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
@@ -13,12 +13,12 @@ pub(super) const RESOURCES: &[Row] = &[
         .cluster()
         .in_categories(EXTENSIONS)
         .columns(columns::MUTATING_ADMISSION_POLICY)
-        .strategy(&COUNTED),
+        .strategy(strategies::ADMISSION_POLICY),
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1", "v1beta1", "v1alpha1"] "MutatingAdmissionPolicyBinding" "mutatingadmissionpolicybindings")
         .cluster()
         .in_categories(EXTENSIONS)
         .columns(columns::ADMISSION_POLICY_BINDING)
-        .strategy(&COUNTED),
+        .strategy(strategies::ADMISSION_POLICY),
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1"] "MutatingWebhookConfiguration" "mutatingwebhookconfigurations")
         .cluster()
         .in_categories(EXTENSIONS)
@@ -30,12 +30,12 @@ pub(super) const RESOURCES: &[Row] = &[
         .in_categories(EXTENSIONS)
         .subresources(&[STATUS_PART])
         .columns(columns::VALIDATING_ADMISSION_POLICY)
-        .strategy(&WORKLOAD),
+        .strategy(strategies::ADMISSION_POLICY_WITH_STATUS),
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1"] "ValidatingAdmissionPolicyBinding" "validatingadmissionpolicybindings")
         .cluster()
         .in_categories(EXTENSIONS)
         .columns(columns::ADMISSION_POLICY_BINDING)
-        .strategy(&COUNTED),
+        .strategy(strategies::ADMISSION_POLICY),
     resource!("admissionregistration.k8s.io" / "admissionregistration" ["v1"] "ValidatingWebhookConfiguration" "validatingwebhookconfigurations")
         .cluster()
         .in_categories(EXTENSIONS)

@@ -28,6 +28,7 @@ pub(super) struct Row {
     pub(super) columns: &'static [ColumnDef],
     pub(super) strategy: &'static dyn Strategy,
     pub(super) acted_on_by: ActedOnBy,
+    pub(super) deprecated: Option<&'static str>,
     pub(super) always_served: bool,
     pub(super) returned_when_deleted: bool,
     pub(super) persistence: Persistence,
@@ -47,7 +48,6 @@ const GET_PATCH_UPDATE: &[&str] = &["get", "patch", "update"];
 
 pub(super) static PLAIN: Generic = Generic(Rules::PLAIN);
 pub(super) static STATUS: Generic = Generic(Rules::STATUS);
-pub(super) static COUNTED: Generic = Generic(Rules::COUNTED);
 pub(super) static WORKLOAD: Generic = Generic(Rules::WORKLOAD);
 
 /// `resource!("apps" / "apps" ["v1"] Deployment "deployments")`: group, package of the schema table, versions, kind,
@@ -106,6 +106,7 @@ pub(super) const fn stored(
         columns: columns::NAME_AND_CREATED,
         strategy: &PLAIN,
         acted_on_by: ActedOnBy::ApiServer,
+        deprecated: None,
         always_served: false,
         returned_when_deleted: false,
         persistence: Persistence::Durable,
@@ -191,6 +192,12 @@ impl Row {
 
     pub(super) const fn persistence(mut self, persistence: Persistence) -> Self {
         self.persistence = persistence;
+        self
+    }
+
+    /// Since when the kind is deprecated, and what to use.
+    pub(super) const fn deprecated(mut self, since: &'static str) -> Self {
+        self.deprecated = Some(since);
         self
     }
 

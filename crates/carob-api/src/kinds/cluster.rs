@@ -99,13 +99,13 @@ pub(super) const RESOURCES: &[Row] = &[
         .cluster()
         .columns(columns::CSI_DRIVER)
         .strategy(strategies::CSI_DRIVER)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Node),
     resource!("storage.k8s.io" / "storage" ["v1"] "CSINode" "csinodes")
         .returned_when_deleted()
         .cluster()
         .columns(columns::CSI_NODE)
         .strategy(strategies::CSI_NODE)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Node),
     resource!("storage.k8s.io" / "storage" ["v1"] "CSIStorageCapacity" "csistoragecapacities")
         .returned_when_deleted()
         .columns(columns::CSI_STORAGE_CAPACITY)
@@ -124,7 +124,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .subresources(&[STATUS_PART])
         .columns(columns::VOLUME_ATTACHMENT)
         .strategy(strategies::VOLUME_ATTACHMENT)
-        .by(ActedOnBy::Nothing),
+        .by(ActedOnBy::Controllers),
     resource!("storage.k8s.io" / "storage" ["v1", "v1beta1"] "VolumeAttributesClass" "volumeattributesclasses")
         .returned_when_deleted()
         .cluster()

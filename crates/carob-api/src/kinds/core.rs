@@ -60,7 +60,8 @@ pub(super) const RESOURCES: &[Row] = &[
         .short(&["cs"])
         .answered()
         .verbs(&["get", "list"])
-        .columns(columns::COMPONENT_STATUS),
+        .columns(columns::COMPONENT_STATUS)
+        .deprecated("v1.19+"),
     resource!("" / "core" ["v1"] "ConfigMap" "configmaps")
         .short(&["cm"])
         .columns(columns::CONFIG_MAP)
@@ -71,6 +72,7 @@ pub(super) const RESOURCES: &[Row] = &[
         .key("services/endpoints")
         .columns(columns::ENDPOINTS)
         .strategy(strategies::ENDPOINTS)
+        .deprecated("v1.33+; use discovery.k8s.io/v1 EndpointSlice")
         .by(ActedOnBy::Controllers),
     resource!("" / "core" ["v1"] "Event" "events")
         .persistence(Persistence::Hour)

@@ -36,6 +36,8 @@ pub struct ResourceDef {
     custom: Option<CustomKind>,
     pub namespaced: bool,
     pub acted_on_by: ActedOnBy,
+    /// Since when the kind is deprecated, and what to use: `v1.33+; use discovery.k8s.io/v1 EndpointSlice`.
+    pub deprecated: Option<&'static str>,
     /// Its stored version is served by default though it is not stable: what carob does for every user, such as gangs.
     pub always_served: bool,
     /// A deletion is answered with the object's last state instead of a Status.
@@ -192,6 +194,7 @@ impl ResourceDef {
             custom: None,
             namespaced: row.namespaced,
             acted_on_by: row.acted_on_by,
+            deprecated: row.deprecated,
             always_served: row.always_served,
             returned_when_deleted: row.returned_when_deleted,
             persistence: row.persistence,
@@ -221,6 +224,7 @@ impl ResourceDef {
             custom: Some(parts.custom),
             namespaced: parts.namespaced,
             acted_on_by: ActedOnBy::Controllers,
+            deprecated: None,
             always_served: true,
             returned_when_deleted: false,
             persistence: Persistence::Durable,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::pod::validate_label_selector;
-use super::{NameRule, Part, Rules, Strategy};
+use super::{NameRule, Part, Rules, Strategy, old_forms};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,
@@ -16,6 +16,19 @@ const RBAC_RULES: Rules = Rules { name: NameRule::PathSegment, creates_on_update
 #[derive(Debug)]
 pub(super) struct Role {
     pub(super) namespaced: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct ServiceAccount;
+
+impl Strategy for ServiceAccount {
+    fn rules(&self) -> &Rules {
+        &Rules::PLAIN
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        old_forms::of_service_account(new, old).into_iter().collect()
+    }
 }
 
 impl Strategy for Role {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{NameRule, Part, Rules, Strategy, resource_names};
+use super::{NameRule, Part, Rules, Strategy, old_forms, resource_names};
 use crate::{
     addresses::{self, Block},
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
@@ -143,6 +143,10 @@ impl Strategy for Node {
         if meta::i64_at(obj, &["status", "nodeInfo", "swap", "capacity"]) == Some(0) {
             meta::remove(obj, &["status", "nodeInfo", "swap"]);
         }
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_node(new)
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {

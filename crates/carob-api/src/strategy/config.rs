@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
-use super::{Part, Rules, Strategy, workload::immutable};
+use super::{Part, Rules, Strategy, old_forms, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta, names, schema,
@@ -154,6 +154,10 @@ impl Strategy for Secret {
             let encoded = STANDARD.encode(text.as_str().unwrap_or_default());
             data.insert(key, encoded.into());
         }
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_secret(new).into_iter().collect()
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {

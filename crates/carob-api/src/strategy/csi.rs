@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Part, Rules, Strategy, pod, resource_names::NOT_NEGATIVE, workload::IMMUTABLE, workload::immutable};
+use super::{
+    Part, Rules, Strategy, old_forms, pod, resource_names::NOT_NEGATIVE, workload::IMMUTABLE, workload::immutable,
+};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,
@@ -36,6 +38,10 @@ impl Strategy for Driver {
         if meta::at(obj, &["spec"]).is_some() && meta::items_at(obj, &["spec", "volumeLifecycleModes"]).is_empty() {
             meta::set(obj, &["spec", "volumeLifecycleModes"], serde_json::json!(["Persistent"]));
         }
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        old_forms::of_csi_driver(new, old).into_iter().collect()
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {
@@ -194,6 +200,10 @@ impl Strategy for StorageCapacity {
     fn rules(&self) -> &Rules {
         const RULES: Rules = Rules { updates_unconditionally: false, ..Rules::PLAIN };
         &RULES
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_storage_capacity(new)
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Part, Rules, Strategy, workload::immutable};
+use super::{Part, Rules, Strategy, old_forms, workload::immutable};
 use crate::{
     addresses,
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
@@ -25,6 +25,10 @@ impl Strategy for Endpoints {
     fn rules(&self) -> &Rules {
         const RULES: Rules = Rules { creates_on_update: true, ..Rules::PLAIN };
         &RULES
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_endpoints(new)
     }
 
     fn validate_create(&self, obj: &Value) -> FieldErrors {
@@ -104,6 +108,10 @@ impl Strategy for EndpointSlice {
         if new.get("endpoints") != old.get("endpoints") {
             drop_topology(new);
         }
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        old_forms::of_slice(new, old)
     }
 
     fn validate_create(&self, obj: &Value) -> FieldErrors {

@@ -37,6 +37,14 @@ impl Strategy for Ingress {
         errors
     }
 
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let annotated = meta::annotation(new, CLASS_ANNOTATION).is_some();
+        if old.is_some() || !annotated || meta::at(new, &["spec", "ingressClassName"]).is_some() {
+            return Vec::new();
+        }
+        vec![format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead")]
+    }
+
     fn validate_update(&self, part: Part, new: &Value, old: &Value) -> FieldErrors {
         if part == Part::Main { spec_errors(new, Some(old)) } else { status_errors(new, old) }
     }

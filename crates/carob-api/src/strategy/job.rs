@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Part, Rules, Strategy, pod,
-    workload::{IMMUTABLE, immutable, read_selector, template_warnings, validate_match, validate_template},
+    workload::{
+        IMMUTABLE, immutable, name_warnings, read_selector, template_warnings, validate_match, validate_template,
+    },
 };
 use crate::{
     cron,
@@ -19,6 +21,9 @@ use crate::{
 /// A CronJob's name leaves room for the suffix of its Jobs: eleven characters of a DNS label.
 const CRON_JOB_NAME_LEN_MAX: usize = 52;
 const INDEXED: &str = "Indexed";
+/// Completions and parallelism of an Indexed Job that a status is sure to list the indexes of.
+const COMPLETIONS_TRACKED: i64 = 100_000;
+const PARALLELISM_TRACKED: i64 = 10_000;
 /// Pods of an Indexed Job at once.
 const PARALLELISM_MAX: i64 = 100_000;
 const FAILED_INDEXES_MAX: i64 = 100_000;
@@ -139,8 +144,25 @@ impl Strategy for Job {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        template_warnings(new, old, &["spec", "template"])
+        let mut warnings = name_warnings(new, old);
+        if old.is_none_or(|old| old.get("spec") != new.get("spec")) {
+            warnings.extend(count_warning(&new["spec"], "spec"));
+        }
+        warnings.extend(template_warnings(new, old, &["spec", "template"]));
+        warnings
     }
+}
+
+/// An Indexed Job of which a status cannot list all indexes that are done (kubernetes pkg/api/job/warnings.go).
+fn count_warning(spec: &Value, path: &str) -> Option<String> {
+    let number = |field| meta::i64_at(spec, &[field]).unwrap_or_default();
+    let many = number("completions") > COMPLETIONS_TRACKED && number("parallelism") > PARALLELISM_TRACKED;
+    (meta::text(spec, &["completionMode"]) == INDEXED && many).then(|| {
+        format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, \
+             Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        )
+    })
 }
 
 /// The labels that tell a Job's Pods from others, under their names of today and of before.
@@ -553,7 +575,18 @@ impl Strategy for CronJob {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        template_warnings(new, old, &["spec", "jobTemplate", "spec", "template"])
+        let mut warnings = name_warnings(new, old);
+        if old.is_none_or(|old| old.get("spec") != new.get("spec")) {
+            warnings.extend(count_warning(&new["spec"]["jobTemplate"]["spec"], "spec.jobTemplate.spec"));
+        }
+        warnings.extend(template_warnings(new, old, &["spec", "jobTemplate", "spec", "template"]));
+        // Only what is stored already may still say so. The path is upstream's.
+        if old.is_some() && meta::text(new, &["spec", "schedule"]).contains("TZ") {
+            let message = "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
+                           https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
+            warnings.push(message.to_owned());
+        }
+        warnings
     }
 }
 

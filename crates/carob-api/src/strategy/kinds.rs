@@ -1,11 +1,13 @@
 //! The strategies that the table of kinds names.
 
 use super::{
-    Generic, Rules, Strategy, access, aggregation, autoscaling, certificates, cluster, config, csi, definition,
-    devices, endpoints, event, flowcontrol, ingress, job, limits, network, network_policy, pod, pod_certificates,
-    policy, quota, runtime_class, scheduling, service, storage, trust_bundles, webhook, workload,
+    Rules, Strategy, access, aggregation, autoscaling, certificates, cluster, config, csi, definition, devices,
+    endpoints, event, flowcontrol, ingress, job, limits, network, network_policy, pod, pod_certificates, policy, quota,
+    runtime_class, scheduling, service, storage, trust_bundles, webhook, workload,
 };
 
+pub(crate) const ADMISSION_POLICY: &dyn Strategy = &webhook::AdmissionPolicy { rules: Rules::COUNTED };
+pub(crate) const ADMISSION_POLICY_WITH_STATUS: &dyn Strategy = &webhook::AdmissionPolicy { rules: Rules::WORKLOAD };
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &certificates::CertificateSigningRequest;
 pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };
@@ -57,7 +59,7 @@ pub(crate) const ROLE_BINDING: &dyn Strategy = &access::RoleBinding { namespaced
 pub(crate) const RUNTIME_CLASS: &dyn Strategy = &runtime_class::RuntimeClass;
 pub(crate) const SECRET: &dyn Strategy = &config::Secret;
 pub(crate) const SERVICE: &dyn Strategy = &service::Service;
-pub(crate) const SERVICE_ACCOUNT: &dyn Strategy = &Generic(Rules::PLAIN);
+pub(crate) const SERVICE_ACCOUNT: &dyn Strategy = &access::ServiceAccount;
 pub(crate) const SERVICE_CIDR: &dyn Strategy = &network::ServiceCidr;
 pub(crate) const STATEFUL_SET: &dyn Strategy = &workload::Replicated { kind: workload::Kind::StatefulSet };
 pub(crate) const STORAGE_CLASS: &dyn Strategy = &storage::StorageClass;

@@ -30,6 +30,7 @@ pub(crate) mod kinds;
 mod limits;
 mod network;
 mod network_policy;
+mod old_forms;
 pub mod pod;
 pub mod pod_certificates;
 mod policy;

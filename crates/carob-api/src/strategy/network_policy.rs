@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Part, Rules, Strategy, pod};
+use super::{Part, Rules, Strategy, old_forms, pod};
 use crate::{
     addresses::{self, Block},
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
@@ -26,6 +26,10 @@ impl Strategy for NetworkPolicy {
         let egress = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
         let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
         spec.entry("policyTypes").or_insert(types);
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_network_policy(new)
     }
 
     fn validate_create(&self, obj: &Value) -> FieldErrors {

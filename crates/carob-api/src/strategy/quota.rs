@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Part, Rules, Strategy, resource_names, workload::IMMUTABLE};
+use super::{Part, Rules, Strategy, old_forms, resource_names, workload::IMMUTABLE};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta,
@@ -22,6 +22,10 @@ pub(super) struct ResourceQuota;
 impl Strategy for ResourceQuota {
     fn rules(&self) -> &Rules {
         &Rules::STATUS
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_quota(new)
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {

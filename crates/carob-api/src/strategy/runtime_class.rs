@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Part, Rules, Strategy, pod, resource_names, workload::immutable};
+use super::{Part, Rules, Strategy, old_forms, pod, resource_names, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     lifecycle, meta, names,
@@ -15,6 +15,10 @@ impl Strategy for RuntimeClass {
     fn rules(&self) -> &Rules {
         const RULES: Rules = Rules { updates_unconditionally: false, ..Rules::PLAIN };
         &RULES
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_runtime_class(new)
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {

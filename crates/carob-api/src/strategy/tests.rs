@@ -661,7 +661,7 @@ fn old_and_new_fields_stay_in_step() {
 fn templates_warn_when_they_change() {
     let mut bad = template("Always");
     bad["spec"]["containers"][0]["env"] = json!([{"name": "A"}, {"name": "A"}]);
-    let deployment = json!({"spec": {"template": bad}});
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"template": bad}});
     let strategy = def("Deployment").strategy();
     let expect = "spec.template.spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply";
     assert_eq!(strategy.warnings(&deployment, None), [expect]);

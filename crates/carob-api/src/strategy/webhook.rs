@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::fields::{one_of, text};
 use super::pod::validate_label_selector;
-use super::{Rules, Strategy};
+use super::{Rules, Strategy, old_forms};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta, names,
@@ -22,9 +22,29 @@ const CONDITIONS_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct WebhookConfiguration;
 
+/// A policy in CEL, or a binding of one.
+#[derive(Debug)]
+pub(super) struct AdmissionPolicy {
+    pub(super) rules: Rules,
+}
+
+impl Strategy for AdmissionPolicy {
+    fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_admission(new).into_iter().collect()
+    }
+}
+
 impl Strategy for WebhookConfiguration {
     fn rules(&self) -> &Rules {
         &Rules::COUNTED
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_admission(new).into_iter().collect()
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {

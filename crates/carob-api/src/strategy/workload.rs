@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{NameRule, Part, Rules, Strategy, claim, pod};
+use super::{NameRule, Part, Rules, Strategy, claim, old_forms, pod};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     lifecycle, meta, names,
@@ -100,6 +100,11 @@ fn validate_says_something(spec: &Value, kind: &str, path: &FieldPath, errors: &
     }
 }
 
+/// Warnings at create of a name that Pods get theirs from.
+pub(super) fn name_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    if old.is_some() { Vec::new() } else { old_forms::name_of_pods(new).into_iter().collect() }
+}
+
 /// Warnings of a template, unless an update leaves it as it was.
 pub(super) fn template_warnings(new: &Value, old: Option<&Value>, template: &[&str]) -> Vec<String> {
     let Some(given) = meta::at(new, template) else { return Vec::new() };
@@ -107,7 +112,7 @@ pub(super) fn template_warnings(new: &Value, old: Option<&Value>, template: &[&s
         return Vec::new();
     }
     let path = template.iter().fold(FieldPath::default(), |path, part| path.child(part));
-    pod::warnings_of_spec(&given["spec"], &path.child("spec"))
+    pod::warnings_of_template(given, &path)
 }
 
 /// Deployments, ReplicaSets, DaemonSets and StatefulSets.
@@ -251,7 +256,15 @@ impl Strategy for Replicated {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut warnings = template_warnings(new, old, &["spec", "template"]);
+        let mut warnings = match self.kind {
+            Kind::Deployment | Kind::ReplicaSet => name_warnings(new, old),
+            Kind::DaemonSet | Kind::StatefulSet => Vec::new(),
+        };
+        warnings.extend(template_warnings(new, old, &["spec", "template"]));
+        for (index, claim) in meta::items_at(new, &["spec", "volumeClaimTemplates"]).iter().enumerate() {
+            let path = FieldPath::new("spec").child("volumeClaimTemplates").index(index);
+            warnings.extend(old_forms::of_claim_spec(&claim["spec"], &path));
+        }
         let history = meta::i64_at(new, &["spec", "revisionHistoryLimit"]);
         if self.kind == Kind::StatefulSet && history.is_some_and(|history| history < 0) {
             let message = "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is \
@@ -503,7 +516,9 @@ impl Strategy for ReplicationController {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        template_warnings(new, old, &["spec", "template"])
+        let mut warnings = name_warnings(new, old);
+        warnings.extend(template_warnings(new, old, &["spec", "template"]));
+        warnings
     }
 }
 

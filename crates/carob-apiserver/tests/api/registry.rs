@@ -19,6 +19,22 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn deprecated_kinds_say_so_whatever_is_asked() {
+    let rig = Rig::new().await;
+    let endpoints = "/api/v1/namespaces/default/endpoints";
+    let says = [r#"299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice""#];
+    assert_eq!(rig.get(endpoints).await.warnings(), says);
+    assert_eq!(rig.get(&format!("{endpoints}/none")).await.warnings(), says);
+    let object = json!({ "metadata": { "name": "e" }, "subsets": [] });
+    assert_eq!(rig.post(endpoints, &object).await.warnings(), says);
+    assert_eq!(
+        rig.get("/api/v1/componentstatuses").await.warnings(),
+        [r#"299 - "v1 ComponentStatus is deprecated in v1.19+""#]
+    );
+    assert_eq!(rig.get(CMS).await.warnings(), [""; 0]);
+}
+
+#[tokio::test]
 async fn an_object_lives_from_create_to_delete() {
     let rig = Rig::new().await;
     let created = rig.post(CMS, &config_map("a")).await.expect(201);

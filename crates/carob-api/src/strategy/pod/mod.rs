@@ -7,6 +7,7 @@ mod defaults;
 mod env;
 mod mount;
 mod network;
+mod overlaps;
 mod platform;
 mod plugins;
 mod probe;
@@ -31,7 +32,7 @@ pub(super) use security::validate_agreement;
 pub(crate) use shared::Holder;
 pub(crate) use spec::validate_spec;
 pub(crate) use volume::{host_path as validate_host_path, nfs as validate_nfs};
-pub(crate) use warnings::of_spec as warnings_of_spec;
+pub(crate) use warnings::of_template as warnings_of_template;
 
 use super::{Part, Rules, Strategy};
 use crate::{
@@ -132,8 +133,7 @@ impl Strategy for Pod {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let unchanged = old.is_some_and(|old| old.get("spec") == new.get("spec"));
-        if unchanged { Vec::new() } else { warnings::of_pod(new) }
+        if old.is_some() { Vec::new() } else { warnings::of_pod(new) }
     }
 
     fn deletion_grace_seconds(&self, pod: &Value, requested: Option<i64>) -> Option<i64> {

@@ -2,26 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::shared::containers;
-use crate::strategy::fields::text;
-use crate::{field::FieldPath, meta, names, pod::value::quantity};
+use super::{overlaps, shared::containers};
+use crate::strategy::{fields::text, old_forms};
+use crate::{field::FieldPath, meta, names};
 
-/// Labels of nodes that have newer names, or none.
-const OLD_NODE_LABELS: [(&str, &str); 8] = [
-    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
-    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
-    ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
-    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
+/// Resources that are counted in bytes.
+const BYTES: [&str; 2] = ["memory", "ephemeral-storage"];
+
+/// Annotations that nothing reads any more.
+const OLD_ANNOTATIONS: [(&str, &str); 3] = [
     (
-        "failure-domain.beta.kubernetes.io/region",
-        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
+        "scheduler.alpha.kubernetes.io/critical-pod",
+        "non-functional in v1.16+; use the \"priorityClassName\" field instead",
     ),
-    ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
-    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
-    ("scheduler.alpha.kubernetes.io/preferAvoidPods", "deprecated since v1.22; use Taints and Tolerations instead"),
+    ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+    ("security.alpha.kubernetes.io/unsafe-sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
 ];
+const SECCOMP_OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
+const SECCOMP_OF_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
+const APPARMOR_OF_CONTAINER: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// Sources of volumes that are gone from Kubernetes.
 const OLD_VOLUMES: [(&str, &str, &str); 9] = [
     ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
@@ -38,7 +39,8 @@ const NULL_SELECTOR: &str = "a null labelSelector results in matching no pod";
 
 /// Warnings of a Pod.
 pub(super) fn of_pod(pod: &Value) -> Vec<String> {
-    let mut warnings = of_spec(&pod["spec"], &FieldPath::new("spec"));
+    let mut warnings = of_annotations(pod, &FieldPath::default());
+    warnings.extend(of_spec(&pod["spec"], &FieldPath::new("spec")));
     if let Some(message) = names::dns1123_label(meta::name(pod)).first() {
         warnings.push(format!(
             "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; \
@@ -48,8 +50,61 @@ pub(super) fn of_pod(pod: &Value) -> Vec<String> {
     warnings
 }
 
+/// Warnings of a template.
+pub(crate) fn of_template(template: &Value, path: &FieldPath) -> Vec<String> {
+    let mut warnings = of_annotations(template, path);
+    warnings.extend(of_spec(&template["spec"], &path.child("spec")));
+    warnings
+}
+
+/// Annotations of a Pod or a template that fields took the place of, without those fields.
+fn of_annotations(obj: &Value, path: &FieldPath) -> Vec<String> {
+    let path = path.child("metadata").child("annotations");
+    let mut warnings = Vec::new();
+    let mut warn = |key: &str, message: &str| {
+        if meta::annotation(obj, key).is_some() {
+            warnings.push(format!("{}: {message}", path.key(key)));
+        }
+    };
+    for (key, message) in OLD_ANNOTATIONS {
+        warn(key, message);
+    }
+    let spec = &obj["spec"];
+    let seccomp = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+    let has = |holder: &Value, field: &str| meta::at(holder, &["securityContext", field]).is_some();
+    if !has(spec, "seccompProfile") {
+        warn(SECCOMP_OF_POD, seccomp);
+    }
+    let apparmor = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
+    for (_, container) in containers(spec, &FieldPath::default()) {
+        let name = text(container, "name");
+        if !has(container, "seccompProfile") {
+            warn(&format!("{SECCOMP_OF_CONTAINER}{name}"), seccomp);
+        }
+        let key = format!("{APPARMOR_OF_CONTAINER}{name}");
+        let of_pod = meta::at(spec, &["securityContext", "appArmorProfile"]);
+        let is_pods = of_pod.is_some() && of_pod == meta::annotation(obj, &key).and_then(apparmor_profile).as_ref();
+        if !has(container, "appArmorProfile") && !is_pods {
+            warn(&key, apparmor);
+        }
+    }
+    warnings
+}
+
+/// The field's form of an annotation's profile.
+fn apparmor_profile(annotation: &str) -> Option<Value> {
+    match annotation {
+        "unconfined" => Some(json!({"type": "Unconfined"})),
+        "runtime/default" => Some(json!({"type": "RuntimeDefault"})),
+        _ => {
+            let profile = annotation.strip_prefix("localhost/").filter(|profile| !profile.is_empty())?;
+            Some(json!({"type": "Localhost", "localhostProfile": profile}))
+        }
+    }
+}
+
 /// Warnings of a PodSpec, of a Pod or in a template.
-pub(crate) fn of_spec(spec: &Value, path: &FieldPath) -> Vec<String> {
+fn of_spec(spec: &Value, path: &FieldPath) -> Vec<String> {
     let mut warnings = Vec::new();
     old_node_labels(spec, path, &mut warnings);
     null_selectors(spec, path, &mut warnings);
@@ -58,13 +113,19 @@ pub(crate) fn of_spec(spec: &Value, path: &FieldPath) -> Vec<String> {
             let path = path.child("volumes").index(index).child(shown);
             warnings.push(format!("{path}: {message}"));
         }
+        let path = path.child("volumes").index(index).child("ephemeral").child("volumeClaimTemplate").child("spec");
+        if let Some(claim) = meta::at(volume, &["ephemeral", "volumeClaimTemplate", "spec"]) {
+            warnings.extend(old_forms::of_claim_spec(claim, &path));
+        }
     }
+    warnings.extend(overlaps::of_volumes(spec));
     repeated(spec, path, &mut warnings);
-    fractional_bytes(spec, "overhead", path, &mut warnings);
+    warnings.extend(old_forms::fractional_bytes(&spec["overhead"], &BYTES, &path.child("overhead")));
     for (path, container) in containers(spec, path) {
         let path_resources = path.child("resources");
         for list in ["limits", "requests"] {
-            fractional_bytes(&container["resources"], list, &path_resources, &mut warnings);
+            let amounts = &container["resources"][list];
+            warnings.extend(old_forms::fractional_bytes(amounts, &BYTES, &path_resources.child(list)));
         }
         hidden_variables(container, &path, &mut warnings);
     }
@@ -74,39 +135,47 @@ pub(crate) fn of_spec(spec: &Value, path: &FieldPath) -> Vec<String> {
         let path = path.child("terminationGracePeriodSeconds");
         warnings.push(format!("{path}: must be >= 0; negative values are invalid and will be treated as 1"));
     }
+    old_addresses(spec, path, &mut warnings);
     warnings
 }
 
 fn old_node_labels(spec: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
-    let old = |key: &str| OLD_NODE_LABELS.iter().find(|(label, _)| *label == key).map(|(_, message)| *message);
+    let old = old_forms::node_label;
     for key in meta::at(spec, &["nodeSelector"]).and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key) {
         if let Some(message) = old(key) {
             warnings.push(format!("{}: {message}", path.child("nodeSelector").key(key)));
         }
     }
-    let mut keyed = |holder: &Value, field: &str, path: FieldPath| {
-        if let Some(message) = old(text(holder, field)) {
-            warnings.push(format!("{}: {} is {message}", path.child(field), text(holder, field)));
-        }
-    };
     let node = |list: &[&str]| meta::items_at(spec, &[&["affinity", "nodeAffinity"], list].concat()).to_vec();
     let node_path = path.child("affinity").child("nodeAffinity");
     let (required, preferred) =
         ("requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution");
     for (index, term) in node(&[required, "nodeSelectorTerms"]).iter().enumerate() {
-        let path = node_path.child(required).child("nodeSelectorTerms").index(index).child("matchExpressions");
-        for (index, requirement) in meta::items_at(term, &["matchExpressions"]).iter().enumerate() {
-            keyed(requirement, "key", path.index(index));
-        }
+        let path = node_path.child(required).child("nodeSelectorTerms").index(index);
+        warnings.extend(old_forms::selector_term(term, &path));
     }
     for (index, term) in node(&[preferred]).iter().enumerate() {
-        let path = node_path.child(preferred).index(index).child("preference").child("matchExpressions");
-        for (index, requirement) in meta::items_at(term, &["preference", "matchExpressions"]).iter().enumerate() {
-            keyed(requirement, "key", path.index(index));
-        }
+        let path = node_path.child(preferred).index(index).child("preference");
+        warnings.extend(old_forms::selector_term(&term["preference"], &path));
+        invalid_values(&term["preference"], &path, warnings);
     }
     for (index, constraint) in meta::items_at(spec, &["topologySpreadConstraints"]).iter().enumerate() {
-        keyed(constraint, "topologyKey", path.child("topologySpreadConstraints").index(index));
+        let key = text(constraint, "topologyKey");
+        if let Some(message) = old(key) {
+            let path = path.child("topologySpreadConstraints").index(index).child("topologyKey");
+            warnings.push(format!("{path}: {key} is {message}"));
+        }
+    }
+}
+
+/// Values of a preference that no label has.
+fn invalid_values(term: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
+    for (index, requirement) in meta::items_at(term, &["matchExpressions"]).iter().enumerate() {
+        let path = path.child("matchExpressions").index(index).child("values");
+        for (index, value) in meta::texts(requirement, &["values"]).into_iter().enumerate() {
+            let messages = names::label_value(value).into_iter();
+            warnings.extend(messages.map(|message| format!("{}: {value} is invalid, {message}", path.index(index))));
+        }
     }
 }
 
@@ -163,13 +232,13 @@ fn hidden_variables(container: &Value, path: &FieldPath, warnings: &mut Vec<Stri
     }
 }
 
-fn fractional_bytes(holder: &Value, list: &str, path: &FieldPath, warnings: &mut Vec<String>) {
-    for name in ["memory", "ephemeral-storage"] {
-        let given = meta::at(holder, &[list, name]).map(quantity);
-        if let Some(given) = given.filter(|given| given.milli() % 1000 != 0) {
-            let path = path.child(list).key(name);
-            warnings.push(format!("{path}: fractional byte value \"{given}\" is invalid, must be an integer"));
-        }
+fn old_addresses(spec: &Value, path: &FieldPath, warnings: &mut Vec<String>) {
+    let servers_path = path.child("dnsConfig").child("nameservers");
+    for (index, server) in meta::texts(spec, &["dnsConfig", "nameservers"]).into_iter().enumerate() {
+        warnings.extend(old_forms::ip(server, &servers_path.index(index)));
+    }
+    for (index, alias) in meta::items_at(spec, &["hostAliases"]).iter().enumerate() {
+        warnings.extend(old_forms::ip(text(alias, "ip"), &path.child("hostAliases").index(index).child("ip")));
     }
 }
 
@@ -184,6 +253,14 @@ fn overlapping_ports(spec: &Value, path: &FieldPath, warnings: &mut Vec<String>)
             let number = |field| meta::i64_at(port, &[field]).unwrap_or_default();
             let (host, ip) = (number("hostPort"), text(port, "hostIP"));
             let path = path.child("ports").index(index);
+            if !ip.is_empty() && host == 0 {
+                let (name, container) = (text(port, "name"), number("containerPort"));
+                let protocol = text(port, "protocol");
+                warnings.push(format!(
+                    "{path}: hostIP set without hostPort: {{Name:{name} HostPort:0 ContainerPort:{container} \
+                     Protocol:{protocol} HostIP:{ip}}}"
+                ));
+            }
             let others = seen.entry((number("containerPort"), text(port, "protocol"))).or_default();
             for (other, other_host, other_ip) in others.iter() {
                 let what = if (host, ip) == (*other_host, *other_ip) {

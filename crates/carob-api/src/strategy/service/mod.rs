@@ -12,8 +12,11 @@ use serde_json::{Map, Value, json};
 
 pub(super) use spec::point_errors;
 
-use super::{NameRule, Part, Rules, Strategy};
-use crate::{field::FieldErrors, meta};
+use super::{NameRule, Part, Rules, Strategy, old_forms};
+use crate::{
+    field::{FieldErrors, FieldPath},
+    meta,
+};
 
 /// Default of sessionAffinityConfig.clientIP.timeoutSeconds: three hours.
 const AFFINITY_SECONDS: i64 = 3 * 60 * 60;
@@ -45,6 +48,51 @@ fn wants_health_port(service: &Value) -> bool {
     spec_text(service, "type") == "LoadBalancer" && spec_text(service, "externalTrafficPolicy") == "Local"
 }
 
+/// What of a Service has a newer form or does nothing (kubernetes pkg/api/service/warnings.go).
+fn warnings(service: &Value) -> Vec<String> {
+    let is_external_name = spec_text(service, "type") == "ExternalName";
+    let is_headless = is_headless(service) && spec_text(service, "type") == "ClusterIP";
+    let has_external_ips = !meta::items_at(service, &["spec", "externalIPs"]).is_empty();
+    let affinity = spec_text(service, "sessionAffinity");
+    let found = [
+        (
+            meta::annotation(service, "service.kubernetes.io/topology-aware-hints").is_some(),
+            "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
+        ),
+        (
+            is_headless && !spec_text(service, "loadBalancerIP").is_empty(),
+            "spec.loadBalancerIP is ignored for headless services",
+        ),
+        (is_headless && has_external_ips, "spec.externalIPs is ignored for headless services"),
+        (is_headless && affinity != "None", "spec.SessionAffinity is ignored for headless services"),
+        (
+            has_external_ips && !is_headless && !is_external_name,
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+        ),
+        (has_external_ips && is_external_name, "spec.externalIPs is ignored when spec.type is \"ExternalName\""),
+        (
+            !is_external_name && !spec_text(service, "externalName").is_empty(),
+            "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+        ),
+        (
+            spec_text(service, "trafficDistribution") == "PreferClose",
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+        ),
+    ];
+    let mut warnings: Vec<String> =
+        found.into_iter().filter(|(holds, _)| *holds).map(|(_, message)| message.to_owned()).collect();
+    let path = FieldPath::new("spec");
+    for list in ["clusterIPs", "externalIPs"] {
+        let addresses = meta::texts(service, &["spec", list]).into_iter().enumerate();
+        warnings.extend(addresses.filter_map(|(index, ip)| old_forms::ip(ip, &path.child(list).index(index))));
+    }
+    warnings.extend(old_forms::ip(spec_text(service, "loadBalancerIP"), &path.child("loadBalancerIP")));
+    let ranges = meta::texts(service, &["spec", "loadBalancerSourceRanges"]).into_iter().enumerate();
+    let ranges_path = path.child("loadBalancerSourceRanges");
+    warnings.extend(ranges.filter_map(|(index, block)| old_forms::cidr(block, &ranges_path.index(index))));
+    warnings
+}
+
 impl Strategy for Service {
     fn rules(&self) -> &Rules {
         const RULES: Rules = Rules { name: NameRule::Label, creates_on_update: true, ..Rules::STATUS };
@@ -64,6 +112,10 @@ impl Strategy for Service {
                 }
             }
         }
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings(new)
     }
 
     fn prepare_create(&self, obj: &mut Value) {

@@ -178,3 +178,25 @@ fn what_belongs_to_the_former_type_goes_with_it() {
     let (_, errors) = changed(&old, |new| new["spec"]["loadBalancerClass"] = json!("b"));
     assert_eq!(errors, "spec.loadBalancerClass: Invalid value: \"b\": may not change once set");
 }
+
+#[test]
+fn old_forms_are_warned_of() {
+    let warned = |spec: Value| Service.warnings(&json!({"metadata": {"name": "s"}, "spec": spec}), None);
+    assert_eq!(
+        warned(json!({"type": "ClusterIP", "externalIPs": ["192.0.2.1"], "trafficDistribution": "PreferClose"})),
+        [
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+        ]
+    );
+    assert_eq!(
+        warned(
+            json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "sessionAffinity": "ClientIP"})
+        ),
+        ["spec.SessionAffinity is ignored for headless services"]
+    );
+    assert_eq!(
+        warned(json!({"type": "ClusterIP", "clusterIPs": ["10.0.0.1"], "sessionAffinity": "None"})),
+        Vec::<String>::new()
+    );
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::{text, volume};
+use super::{old_forms, text, volume};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath, invalid_each},
     meta, names,
@@ -21,6 +21,10 @@ pub(in crate::strategy) struct StorageClass;
 impl Strategy for StorageClass {
     fn rules(&self) -> &Rules {
         &Rules::PLAIN
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        old_forms::of_storage_class(new)
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {

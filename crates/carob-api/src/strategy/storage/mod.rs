@@ -8,7 +8,7 @@ mod volume;
 pub(super) use classes::{StorageClass, VolumeAttachment, VolumeAttributesClass};
 
 use super::fields::text;
-use super::{Part, Rules, Strategy, claim, workload::immutable};
+use super::{Part, Rules, Strategy, claim, old_forms, workload::immutable};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     meta,
@@ -50,6 +50,10 @@ impl Strategy for Persistent {
         if part == Part::Main && self.is_claim() {
             data_sources(new, Some(old));
         }
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        if self.is_claim() { old_forms::of_claim(new) } else { old_forms::of_volume(new) }
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {
