@@ -181,7 +181,7 @@ pub(crate) struct ServerArgs {
     /// Read flags from a YAML file: the same names, lists for flags that repeat; the command line wins
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Port of the API
+    /// Port of the API; 0 takes any that is free
     #[arg(long, default_value_t = 6443, value_name = "PORT")]
     pub(crate) https_listen_port: u16,
     /// Address on which the API listens [default: all addresses]

@@ -59,6 +59,8 @@ impl Server {
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("listen on {} (--bind-address, --https-listen-port)", settings.listen))?;
+        // Port 0 is any that is free.
+        settings.listen = listener.local_addr().context("the port that the API listens on")?;
         let shown = tls::Shown::new(&pki)?;
         let store = open_store(&settings, &clock).await?;
         ensure_same_cluster(&store, &pki, &settings)?;

@@ -1,6 +1,6 @@
 //! What a run has for itself: directories, addresses, ports, a cgroup; and how all of it goes away.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,9 +97,9 @@ impl Private {
             format!("--images-dir={}", self.images_dir.display()),
             format!("--cgroup-root={}", self.cgroup_root),
             format!("--cluster-cidr={pods}"),
-            format!("--https-listen-port={}", free_port()?),
+            // A run takes no port of the machine that somebody may want.
+            "--https-listen-port=0".to_owned(),
             "--kubelet-port=0".to_owned(),
-            // A run takes no port of the machine.
             "--disable=ingress".to_owned(),
             format!("--bind-address={}", Ipv4Addr::LOCALHOST),
             "--node-name=carob-run".to_owned(),
@@ -220,12 +220,6 @@ fn lock(file: &std::fs::File) -> Result<bool> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-/// A port that nothing listens on now.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("find a free port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 #[cfg(test)]
