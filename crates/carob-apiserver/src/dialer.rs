@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use carob_streams::reverse::OpenError;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -112,68 +111,10 @@ pub(crate) async fn tls_unverified(
     address: SocketAddr,
     stream: Box<dyn NodeStream>,
 ) -> Result<Box<dyn NodeStream>, DialError> {
-    let config = unverified_tls().map_err(DialError::Tls)?;
+    let config = carob_kit::tls::unverified().map_err(DialError::Tls)?;
     let server = ServerName::IpAddress(address.ip().into());
     let stream = within(address, TlsConnector::from(Arc::new(config)).connect(server, stream)).await?;
     Ok(Box::new(stream))
-}
-
-/// TLS with whoever answers, for what needs no secrecy and is verified by other means.
-pub fn unverified_tls() -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = AnyCertificate::new(&provider);
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth())
-}
-
-/// Takes every certificate and every signature.
-#[derive(Debug)]
-pub(crate) struct AnyCertificate {
-    schemes: Vec<SignatureScheme>,
-}
-
-impl AnyCertificate {
-    pub(crate) fn new(provider: &rustls::crypto::CryptoProvider) -> Self {
-        Self { schemes: provider.signature_verification_algorithms.supported_schemes() }
-    }
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
-    }
 }
 
 async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {

@@ -65,7 +65,7 @@ pub use api::ApiServer;
 pub use audit::{AuditLogConfig, AuditLogError, AuditPolicy, AuditPolicyError};
 pub use body::{Body, BoxError};
 pub use config::{Config, DEFAULT_ISSUER, DEFAULT_NODE_PORTS};
-pub use dialer::{DialError, NetworkDialer, NodeAddress, NodeDialer, NodeStream, unverified_tls};
+pub use dialer::{DialError, NetworkDialer, NodeAddress, NodeDialer, NodeStream};
 pub use encryption::{Encryption, EncryptionError};
 pub use explainer::Explainer;
 pub use identity::{

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::ast::{Entry, Expr, Item, Kind, Literal, StructField, op};
 use crate::error::{CompileError, ISSUES_MAX, Issue};
+use crate::escape::is_reserved;
 use crate::lex::{self, Spanned, Token};
 
 /// The longest expression, in code points (cel-go parser: expressionSizeCodePointLimit).
@@ -13,26 +14,6 @@ pub(crate) const CODE_POINTS_MAX: usize = 100_000;
 /// How high a tree may be (cel-go parser: maxRecursionDepth). What macros add is counted.
 pub(crate) const HEIGHT_MAX: usize = 250;
 
-/// Words that no variable can be called.
-const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 const PRIMARY: &str =
     "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 const MEMBER: &str =
@@ -485,7 +466,7 @@ impl Parser<'_> {
     }
 
     fn identifier(&mut self, at: usize, name: Arc<str>) -> Result<Expr, Stop> {
-        if RESERVED.contains(&&*name) {
+        if is_reserved(&name) {
             return Ok(self.report(at, &format!("reserved identifier: {name}")));
         }
         let Some(open) = self.take("(") else { return Ok(self.node(at, Kind::Ident(name), 0)) };

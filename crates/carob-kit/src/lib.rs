@@ -1,6 +1,6 @@
 //! What every part of carob needs and that knows no domain word: the clock, back-off, bounded queues, random ids,
-//! file operations that a test can make fail, figures for Prometheus, one way to print an error with its causes, names of hosts, what becomes of panics, and the
-//! supervisor of a program's parts.
+//! file operations that a test can make fail, figures for Prometheus, one way to print an error with its causes, names of
+//! hosts, TLS with whoever answers, what becomes of panics, and the supervisor of a program's parts.
 //!
 //! Start at [`Clock`]. This crate never names a Kubernetes concept, and spawns no task but those of a [`Supervisor`].
 
@@ -19,6 +19,8 @@ pub mod names;
 mod panics;
 mod queue;
 mod supervise;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use activity::{Activity, UnderWay};
 pub use authorities::SYSTEM_CA_BUNDLES;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use carob_kit::tls::AnyCertificate;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
@@ -9,8 +10,6 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-
-use crate::dialer::AnyCertificate;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {

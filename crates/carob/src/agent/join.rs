@@ -61,7 +61,7 @@ fn trusting(roots: rustls::RootCertStore) -> Result<ClientConfig> {
 /// it is trusted for, so whoever answers is asked.
 async fn authority(server: &Uri, token: &JoinToken) -> Result<Vec<CertificateDer<'static>>, JoinError> {
     let unreached = |error: anyhow::Error| JoinError::Unreached(error);
-    let tls = carob_apiserver::unverified_tls().map_err(|error| JoinError::Refused(error.into()))?;
+    let tls = carob_kit::tls::unverified().map_err(|error| JoinError::Refused(error.into()))?;
     let client = carob_client::remote(server, tls, None).map_err(|error| JoinError::Refused(error.into()))?;
     let info: Api<ConfigMap> = Api::namespaced(client, "kube-public");
     let info = match info.get("cluster-info").await {
