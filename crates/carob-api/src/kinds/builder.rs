@@ -48,6 +48,7 @@ const GET_PATCH_UPDATE: &[&str] = &["get", "patch", "update"];
 
 pub(super) static PLAIN: Generic = Generic(Rules::PLAIN);
 pub(super) static STATUS: Generic = Generic(Rules::STATUS);
+pub(super) static STATUS_ALONE: Generic = Generic(Rules::STATUS_ALONE);
 pub(super) static WORKLOAD: Generic = Generic(Rules::WORKLOAD);
 
 /// `resource!("apps" / "apps" ["v1"] Deployment "deployments")`: group, package of the schema table, versions, kind,

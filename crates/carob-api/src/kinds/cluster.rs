@@ -2,7 +2,7 @@
 
 use super::{
     ActedOnBy,
-    builder::{Row, STATUS, STATUS_PART, WORKLOAD, field, resource},
+    builder::{Row, STATUS, STATUS_ALONE, STATUS_PART, WORKLOAD, field, resource},
 };
 use crate::{strategy::kinds as strategies, table::columns};
 
@@ -135,6 +135,6 @@ pub(super) const RESOURCES: &[Row] = &[
     resource!("storagemigration.k8s.io" / "storagemigration" ["v1beta1"] "StorageVersionMigration" "storageversionmigrations")
         .cluster()
         .subresources(&[STATUS_PART])
-        .strategy(&STATUS)
+        .strategy(&STATUS_ALONE)
         .by(ActedOnBy::Nothing),
 ];

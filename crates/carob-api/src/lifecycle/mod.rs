@@ -129,7 +129,7 @@ pub fn prepare_update(def: &ResourceDef, part: Part, new: &mut Value, old: &Valu
     match part {
         Part::Main if rules.splits_status => copy_field(new, old, "status"),
         Part::Main => {}
-        Part::Status => keep_all_but_status(new, old),
+        Part::Status => keep_all_but_status(new, old, rules.status_metadata),
         Part::EphemeralContainers | Part::Resize | Part::Approval | Part::Finalize => {}
     }
     def.strategy().prepare_update(part, new, old);
@@ -150,23 +150,16 @@ pub(crate) fn copy_field(new: &mut Value, old: &Value, field: &str) {
     }
 }
 
-/// A write of the status subresource: everything else is the stored object's, but for managedFields.
-fn keep_all_but_status(new: &mut Value, old: &Value) {
+/// A write of the status subresource: everything else is the stored object's, but for managedFields and the fields of metadata
+/// that the kind lets through.
+fn keep_all_but_status(new: &mut Value, old: &Value, metadata: &[&str]) {
     let status = meta::remove(new, &["status"]);
-    let managed = meta::remove(new, &["metadata", "managedFields"]);
-    let resource_version = meta::remove(new, &["metadata", "resourceVersion"]);
-    let annotations = meta::remove(new, &["metadata", "annotations"]);
-    let labels = meta::remove(new, &["metadata", "labels"]);
-    let finalizers = meta::remove(new, &["metadata", "finalizers"]);
+    let mut written = Vec::with_capacity(metadata.len() + 2);
+    for field in ["managedFields", "resourceVersion"].iter().chain(metadata) {
+        written.push((*field, meta::remove(new, &["metadata", *field])));
+    }
     *new = old.clone();
-    // Upstream's status strategies keep spec but let these through for most kinds.
-    for (field, value) in [
-        ("managedFields", managed),
-        ("resourceVersion", resource_version),
-        ("annotations", annotations),
-        ("labels", labels),
-        ("finalizers", finalizers),
-    ] {
+    for (field, value) in written {
         set_or_remove(meta::map_mut(new, &["metadata"]), field, value);
     }
     set_or_remove(meta::map_mut(new, &[]), "status", status);

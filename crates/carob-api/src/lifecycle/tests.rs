@@ -131,6 +131,37 @@ fn updates_keep_what_is_not_theirs() {
     );
 }
 
+#[test]
+fn a_write_of_the_status_changes_what_its_kind_lets_through_of_metadata() {
+    const ALL: [&str; 4] = ["annotations", "finalizers", "labels", "ownerReferences"];
+    // Kubernetes `pkg/registry`, `PrepareForUpdate` of the status strategies.
+    let kinds: [(&str, &str, &[&str]); 8] = [
+        ("apps", "deployments", &["annotations", "finalizers", "ownerReferences"]),
+        ("apps", "replicasets", &ALL),
+        ("batch", "jobs", &ALL),
+        ("", "pods", &["annotations", "finalizers", "labels"]),
+        ("", "nodes", &ALL),
+        ("storage.k8s.io", "volumeattachments", &[]),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas", &[]),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies", &[]),
+    ];
+    for (group, plural, changed) in kinds {
+        let def = def(group, plural);
+        let metadata = |of: &str| {
+            json!({
+                "name": "n", "namespace": "d", "uid": "u1", "resourceVersion": "7",
+                "annotations": {"of": of}, "labels": {"of": of}, "finalizers": [format!("of/{of}")],
+                "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": of, "uid": of}],
+            })
+        };
+        let old = json!({"metadata": metadata("old")});
+        let mut new = json!({"metadata": metadata("new"), "status": {}});
+        prepare_update(def, Part::Status, &mut new, &old).expect("prepared");
+        let found = ALL.into_iter().filter(|field| new["metadata"][*field] != old["metadata"][*field]);
+        assert_eq!(found.collect::<Vec<_>>(), changed, "{group}/{plural}");
+    }
+}
+
 fn options(value: Value) -> DeleteOptions {
     DeleteOptions::from_json(&value).expect("valid options")
 }

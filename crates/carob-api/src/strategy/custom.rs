@@ -28,6 +28,7 @@ impl CustomStrategy {
             counts_generation: true,
             // A custom object may be replaced only by who knows its revision.
             updates_unconditionally: false,
+            status_metadata: &[],
             ..Rules::PLAIN
         };
         Self { schema, rules, scale }
@@ -86,21 +87,6 @@ fn check_replicas(object: &Value, path: &str, errors: &mut FieldErrors) {
 impl Strategy for CustomStrategy {
     fn rules(&self) -> &Rules {
         &self.rules
-    }
-
-    /// A write of the status changes no metadata but managedFields.
-    fn prepare_update(&self, part: Part, new: &mut Value, old: &Value) {
-        if part != Part::Status {
-            return;
-        }
-        for field in ["labels", "annotations", "finalizers"] {
-            match meta::at(old, &["metadata", field]) {
-                Some(value) => meta::set(new, &["metadata", field], value.clone()),
-                None => {
-                    meta::remove(new, &["metadata", field]);
-                }
-            }
-        }
     }
 
     fn validate_create(&self, new: &Value) -> FieldErrors {

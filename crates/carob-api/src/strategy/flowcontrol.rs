@@ -28,7 +28,7 @@ pub(super) struct FlowSchema;
 
 impl Strategy for FlowSchema {
     fn rules(&self) -> &Rules {
-        &Rules::WORKLOAD
+        &Rules::WORKLOAD_ALONE
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {
@@ -73,7 +73,7 @@ pub(super) struct PriorityLevelConfiguration;
 
 impl Strategy for PriorityLevelConfiguration {
     fn rules(&self) -> &Rules {
-        &Rules::WORKLOAD
+        &Rules::WORKLOAD_ALONE
     }
 
     fn validate(&self, obj: &Value) -> FieldErrors {

@@ -7,7 +7,8 @@ use super::{
 };
 
 pub(crate) const ADMISSION_POLICY: &dyn Strategy = &webhook::AdmissionPolicy { rules: Rules::COUNTED };
-pub(crate) const ADMISSION_POLICY_WITH_STATUS: &dyn Strategy = &webhook::AdmissionPolicy { rules: Rules::WORKLOAD };
+pub(crate) const ADMISSION_POLICY_WITH_STATUS: &dyn Strategy =
+    &webhook::AdmissionPolicy { rules: Rules::WORKLOAD_ALONE };
 pub(crate) const API_SERVICE: &dyn Strategy = &aggregation::ApiService;
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &certificates::CertificateSigningRequest;
 pub(crate) const CLUSTER_ROLE: &dyn Strategy = &access::Role { namespaced: false };

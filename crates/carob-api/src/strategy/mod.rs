@@ -80,7 +80,12 @@ pub struct Rules {
     /// Whether dependents are orphaned by a deletion that does not say.
     pub orphans_by_default: bool,
     pub name: NameRule,
+    /// The fields of metadata that a write of the status may change, beside managedFields.
+    pub status_metadata: &'static [&'static str],
 }
+
+/// What most kinds let a write of their status change of metadata (kubernetes `pkg/registry`, the status strategies).
+pub const STATUS_METADATA: &[&str] = &["annotations", "labels", "finalizers", "ownerReferences"];
 
 impl Rules {
     /// A kind without status and generation: ConfigMap, Role.
@@ -92,6 +97,7 @@ impl Rules {
         updates_unconditionally: true,
         orphans_by_default: false,
         name: NameRule::Subdomain,
+        status_metadata: STATUS_METADATA,
     };
     /// A kind whose status is written by a controller.
     pub const STATUS: Rules = Rules { splits_status: true, ..Self::PLAIN };
@@ -99,6 +105,10 @@ impl Rules {
     pub const COUNTED: Rules = Rules { counts_generation: true, ..Self::PLAIN };
     /// A workload: status and generation.
     pub const WORKLOAD: Rules = Rules { counts_generation: true, ..Self::STATUS };
+    /// As [`Rules::STATUS`], where a write of the status changes no metadata.
+    pub const STATUS_ALONE: Rules = Rules { status_metadata: &[], ..Self::STATUS };
+    /// As [`Rules::WORKLOAD`], where a write of the status changes no metadata.
+    pub const WORKLOAD_ALONE: Rules = Rules { status_metadata: &[], ..Self::WORKLOAD };
 }
 
 /// The form of a kind's names.

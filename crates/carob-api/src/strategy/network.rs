@@ -55,7 +55,7 @@ pub(super) struct ServiceCidr;
 
 impl Strategy for ServiceCidr {
     fn rules(&self) -> &Rules {
-        &Rules::STATUS
+        &Rules::STATUS_ALONE
     }
 
     /// At most one range a family; ranges of several objects may overlap (`pkg/apis/networking/validation`).

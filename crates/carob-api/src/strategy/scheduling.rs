@@ -96,7 +96,7 @@ pub(super) struct PodGroup;
 
 impl Strategy for PodGroup {
     fn rules(&self) -> &Rules {
-        &Rules::STATUS
+        &Rules::STATUS_ALONE
     }
 
     fn default(&self, obj: &mut Value) {
@@ -195,7 +195,7 @@ pub(super) struct LabelPodGroup;
 
 impl Strategy for LabelPodGroup {
     fn rules(&self) -> &Rules {
-        const RULES: Rules = Rules { updates_unconditionally: false, ..Rules::WORKLOAD };
+        const RULES: Rules = Rules { updates_unconditionally: false, ..Rules::WORKLOAD_ALONE };
         &RULES
     }
 

@@ -178,7 +178,13 @@ impl Strategy for Replicated {
     fn rules(&self) -> &Rules {
         /// The names of a set's Pods are host names, and begin with the set's.
         const OF_SET: Rules = Rules { name: NameRule::Label, ..Rules::WORKLOAD };
-        if self.kind == Kind::StatefulSet { &OF_SET } else { &Rules::WORKLOAD }
+        const OF_DEPLOYMENT: Rules =
+            Rules { status_metadata: &["annotations", "finalizers", "ownerReferences"], ..Rules::WORKLOAD };
+        match self.kind {
+            Kind::Deployment => &OF_DEPLOYMENT,
+            Kind::StatefulSet => &OF_SET,
+            Kind::ReplicaSet | Kind::DaemonSet => &Rules::WORKLOAD,
+        }
     }
 
     fn default(&self, obj: &mut Value) {

@@ -48,7 +48,9 @@ pub(crate) struct Pod;
 
 impl Strategy for Pod {
     fn rules(&self) -> &Rules {
-        &Rules::WORKLOAD
+        /// Nobody but its owners says whose a Pod is.
+        const RULES: Rules = Rules { status_metadata: &["annotations", "labels", "finalizers"], ..Rules::WORKLOAD };
+        &RULES
     }
 
     fn default(&self, pod: &mut Value) {

@@ -51,7 +51,7 @@ pub(super) struct PodCertificateRequest;
 
 impl Strategy for PodCertificateRequest {
     fn rules(&self) -> &Rules {
-        const RULES: Rules = Rules { updates_unconditionally: false, ..Rules::STATUS };
+        const RULES: Rules = Rules { updates_unconditionally: false, ..Rules::STATUS_ALONE };
         &RULES
     }
 

@@ -57,7 +57,7 @@ pub(in crate::strategy) struct VolumeAttachment;
 
 impl Strategy for VolumeAttachment {
     fn rules(&self) -> &Rules {
-        const RULES: Rules = Rules { updates_unconditionally: false, ..Rules::STATUS };
+        const RULES: Rules = Rules { updates_unconditionally: false, ..Rules::STATUS_ALONE };
         &RULES
     }
 
