@@ -109,7 +109,7 @@ impl DeploymentController {
     async fn refresh_new(
         &self,
         key: &ObjectKey,
-        deployment: &Deployment,
+        deployment: &mut Arc<Deployment>,
         sets: &mut Sets,
     ) -> Result<(), ReconcileError> {
         let revision = sets.next_revision();
@@ -126,10 +126,11 @@ impl DeploymentController {
         self.note_revision(key, deployment, new).await
     }
 
+    /// Gives the Deployment the revision of its new set, and `deployment` the metadata it has then.
     async fn note_revision(
         &self,
         key: &ObjectKey,
-        deployment: &Deployment,
+        deployment: &mut Arc<Deployment>,
         new: &ReplicaSet,
     ) -> Result<(), ReconcileError> {
         let revision = new.metadata.annotations.as_ref().and_then(|annotations| annotations.get(REVISION));
@@ -137,11 +138,19 @@ impl DeploymentController {
         if revision.is_none() || revision == held {
             return Ok(());
         }
-        let patch = json!({"metadata": {"uid": deployment.metadata.uid, "annotations": {REVISION: revision}}});
+        // With its version, so that nothing but the annotation is new in what comes back: the status is written with that.
+        let patch = json!({"metadata": {
+            "uid": deployment.metadata.uid,
+            "resourceVersion": deployment.metadata.resource_version,
+            "annotations": {REVISION: revision},
+        }});
         let api: Api<Deployment> = self.context.api(&key.namespace);
         let written = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
         let written = written.unless_gone(|| format!("note the revision of deployment {key}"))?;
         self.written_deployments.note(key, written.as_ref().map_or(0, version));
+        if let Some(written) = written {
+            Arc::make_mut(deployment).metadata = written.metadata;
+        }
         Ok(())
     }
 
@@ -242,13 +251,16 @@ impl DeploymentController {
         }
         let mut wanted = deployment.clone();
         wanted.status = Some(status);
-        // The revision may have been noted a moment ago: only the status is at stake here.
-        wanted.metadata.resource_version = None;
         statuses::write(&self.context, &self.written_deployments, key, &wanted).await
     }
 
     /// Takes one step. Answers what the status should tell of it.
-    async fn step(&self, owner: &Owner, deployment: &Deployment, sets: &mut Sets) -> Result<Progress, ReconcileError> {
+    async fn step(
+        &self,
+        owner: &Owner,
+        deployment: &mut Arc<Deployment>,
+        sets: &mut Sets,
+    ) -> Result<Progress, ReconcileError> {
         self.refresh_new(&owner.key, deployment, sets).await?;
         let running = self.old_pods_running(sets);
         match rollout::next_step(deployment, sets, running) {
@@ -330,7 +342,7 @@ impl Reconcile for DeploymentController {
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, ReconcileError> {
         self.written_sets.settled(&key, &self.sets).await;
         self.written_deployments.settled(&key, &self.deployments).await;
-        let Some(deployment) = self.deployments.get_key(&key) else {
+        let Some(mut deployment) = self.deployments.get_key(&key) else {
             self.written_sets.forget(&key);
             self.written_deployments.forget(&key);
             return Ok(Requeue::No);
@@ -339,7 +351,7 @@ impl Reconcile for DeploymentController {
         let claimed = self.claim(&owner, &deployment).await?;
         let mut sets = Sets::new(&deployment, claimed);
         let deleting = deployment.metadata.deletion_timestamp.is_some();
-        let progress = if deleting { Progress::Nothing } else { self.step(&owner, &deployment, &mut sets).await? };
+        let progress = if deleting { Progress::Nothing } else { self.step(&owner, &mut deployment, &mut sets).await? };
         let now = self.context.now();
         let status = status::status(&deployment, &sets, &progress, now);
         let paused = deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true);
