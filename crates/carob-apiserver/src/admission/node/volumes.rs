@@ -77,13 +77,9 @@ impl Request<'_> {
         let held = |field: &str| meta::text(volume, &["spec", "claimRef", field]);
         let uid = held("uid");
         let claim = reader.get("", "persistentvolumeclaims", held("namespace"), held("name"));
-        let waits = |claim: &Value| {
-            meta::uid(claim) == uid
-                && !meta::is_being_deleted(claim)
-                && meta::text(claim, &["spec", "volumeName"]).is_empty()
-        };
+        let waits = |claim: &Value| meta::uid(claim) == uid && !meta::is_being_deleted(claim);
         let Some(claim) = claim.filter(|claim| !uid.is_empty() && waits(claim)) else {
-            return Err(format!("node {node:?} can only create volumes for claims that wait for one"));
+            return Err(format!("node {node:?} can only create volumes for claims that are there"));
         };
         if meta::name(volume) != provisioned_name(uid) {
             return Err(format!("node {node:?} can only create the volume {:?} for its claim", provisioned_name(uid)));
@@ -99,7 +95,8 @@ impl Request<'_> {
         let anywhere = meta::text(&class, &["volumeBindingMode"]) != "WaitForFirstConsumer";
         match meta::annotation(&claim, SELECTED_NODE) {
             Some(selected) if selected == node => Ok(()),
-            None if anywhere => Ok(()),
+            // Whoever is second where all nodes may be first is told so. One that is lost goes to nobody.
+            None if anywhere && !is_lost(reader, &claim, meta::name(volume)) => Ok(()),
             Some(_) | None => Err(format!("node {node:?} has not been chosen for the claim of the volume")),
         }
     }
@@ -186,6 +183,11 @@ impl Request<'_> {
     }
 }
 
+/// Whether the claim has had the volume, which is gone.
+fn is_lost(reader: &Reader, claim: &Value, volume: &str) -> bool {
+    meta::text(claim, &["spec", "volumeName"]) == volume && reader.get("", "persistentvolumes", "", volume).is_none()
+}
+
 /// The object without its finalizers and what the server itself writes at a change.
 fn without_versions(object: &Value) -> Value {
     let mut object = object.clone();
@@ -216,7 +218,7 @@ mod tests {
     }
 
     /// Nodes `n1` and `n2` with pools. `n1` was chosen for the claim `here`, `n2` for `there`, nobody for `early`; the class of
-    /// `anywhere` waits for nobody; `others` has another provisioner's class, `bound` has its volume.
+    /// `anywhere` waits for nobody; `others` has another provisioner's class, `bound` has its volume, and `lost` had one.
     async fn stored() -> Reader {
         let store = Store::in_memory(Options::default());
         let node = |pool: &str| json!({ "metadata": { "labels": { LOCAL_POOL_LABEL: pool } } });
@@ -237,6 +239,7 @@ mod tests {
             ("persistentvolumeclaims/ns/early", claim("early", "local", None, "")),
             ("persistentvolumeclaims/ns/anywhere", claim("anywhere", "now", None, "")),
             ("persistentvolumeclaims/ns/others", claim("others", "csi", Some("n1"), "")),
+            ("persistentvolumeclaims/ns/lost", claim("lost", "now", None, "pvc-lost")),
             ("persistentvolumeclaims/ns/bound", claim("bound", "local", Some("n1"), "pvc-bound")),
         ] {
             let put = Txn::put(format!("/registry/{key}"), Expect::Any, object.to_string());
@@ -278,7 +281,7 @@ mod tests {
             ("there", "local", "pool-1"),
             ("early", "local", "pool-1"),
             ("others", "csi", "pool-1"),
-            ("bound", "local", "pool-1"),
+            ("lost", "now", "pool-1"),
             ("gone", "local", "pool-1"),
             ("here", "now", "pool-1"),
         ] {
