@@ -101,7 +101,7 @@ fn keep_allocated(service: &mut Value, old: &Value) {
 
 fn complete(supply: &mut Supply<'_>, service: &mut Value, old: Option<&Value>) -> Result<(), FieldErrors> {
     if has_addresses(service) {
-        let families = families(supply, service)?;
+        let families = families(supply, service, old)?;
         addresses(supply, service, old, &families)?;
     } else {
         for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
@@ -120,30 +120,43 @@ fn family_name(is_ipv4: bool) -> &'static str {
     if is_ipv4 { "IPv4" } else { "IPv6" }
 }
 
-/// Settles `ipFamilyPolicy` and `ipFamilies` and answers in order which families are IPv4.
-fn families(supply: &Supply<'_>, service: &mut Value) -> Result<Vec<bool>, FieldErrors> {
+/// Whether it is headless and without a selector: its endpoints may be of any family, whatever the cluster's are.
+fn chooses_endpoints_itself(service: &Value) -> bool {
+    let has_selector =
+        meta::at(service, &["spec", "selector"]).and_then(Value::as_object).is_some_and(|map| !map.is_empty());
+    listed(service).first() == Some(&NONE) && !has_selector
+}
+
+/// Settles `ipFamilyPolicy` and `ipFamilies` (kubernetes `alloc.go`, `initIPFamilyFields`) and answers in order which families are IPv4.
+fn families(supply: &Supply<'_>, service: &mut Value, old: Option<&Value>) -> Result<Vec<bool>, FieldErrors> {
     let asked: Vec<String> =
         meta::items_at(service, &["spec", "ipFamilies"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let from_addresses =
         listed(service).into_iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(ip_address::family_of);
     let mut chosen: Vec<String> = if asked.is_empty() { from_addresses.map(str::to_owned).collect() } else { asked };
+    let is_free = chooses_endpoints_itself(service);
+    let is_dual = is_free || chosen.len() > 1;
     let policy = spec(service, "ipFamilyPolicy")
-        .unwrap_or(if chosen.len() > 1 { "RequireDualStack" } else { "SingleStack" })
+        .or_else(|| spec(old?, "ipFamilyPolicy"))
+        .unwrap_or(if is_dual { "RequireDualStack" } else { "SingleStack" })
         .to_owned();
-    let of_cluster = supply.families();
-    if policy == "RequireDualStack" && of_cluster.len() < 2 {
+    let mut possible = supply.families().to_vec();
+    if policy == "RequireDualStack" && possible.len() < 2 && !is_free {
         let detail = "this cluster is not configured for dual-stack services";
         return Err(vec![FieldError::invalid(&path("ipFamilyPolicy"), policy, detail)]);
     }
-    let wanted = if policy == "SingleStack" { 1 } else { of_cluster.len() };
-    for family in of_cluster.iter().map(|is_ipv4| family_name(*is_ipv4)) {
+    if is_free && possible.len() == 1 {
+        possible.push(!possible[0]);
+    }
+    let wanted = if policy == "SingleStack" { 1 } else { possible.len() };
+    for family in possible.iter().map(|is_ipv4| family_name(*is_ipv4)) {
         if chosen.len() < wanted && !chosen.iter().any(|own| own == family) {
             chosen.push(family.to_owned());
         }
     }
     let mut families = Vec::with_capacity(chosen.len());
     for (index, family) in chosen.iter().enumerate() {
-        let found = of_cluster.iter().find(|is_ipv4| family_name(**is_ipv4) == family);
+        let found = possible.iter().find(|is_ipv4| family_name(**is_ipv4) == family);
         families.push(*found.ok_or_else(|| {
             let detail = "not configured on this cluster";
             vec![FieldError::invalid(&path("ipFamilies").index(index), family.as_str(), detail)]

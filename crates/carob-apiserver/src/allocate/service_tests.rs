@@ -219,6 +219,30 @@ async fn dual_stack_takes_an_address_of_each_family() {
 }
 
 #[tokio::test]
+async fn who_is_headless_without_a_selector_has_both_families_anywhere() {
+    let single = Rig::new(&["10.0.0.0/24"]);
+    let mut free = service("a", json!({ "clusterIP": "None" }));
+    single.write(&mut free, None).await;
+    assert_eq!(
+        (&free["spec"]["ipFamilyPolicy"], &free["spec"]["ipFamilies"], &free["spec"]["clusterIPs"]),
+        (&json!("RequireDualStack"), &json!(["IPv4", "IPv6"]), &json!(["None"]))
+    );
+    let mut asked = service("b", json!({ "clusterIP": "None", "ipFamilyPolicy": "SingleStack" }));
+    single.write(&mut asked, None).await;
+    assert_eq!(asked["spec"]["ipFamilies"], json!(["IPv4"]));
+    // An update that does not say keeps what was said.
+    let mut again = service("b", json!({ "clusterIP": "None" }));
+    single.write(&mut again, Some(&asked)).await;
+    assert_eq!(again["spec"]["ipFamilies"], json!(["IPv4"]));
+    let mut selecting = service("c", json!({ "clusterIP": "None", "selector": { "a": "b" } }));
+    single.write(&mut selecting, None).await;
+    assert_eq!(
+        (&selecting["spec"]["ipFamilyPolicy"], &selecting["spec"]["ipFamilies"]),
+        (&json!("SingleStack"), &json!(["IPv4"]))
+    );
+}
+
+#[tokio::test]
 async fn further_ranges_enlarge_the_supply() {
     let rig = Rig::new(&["10.96.0.0/29"]);
     let address = |service: &Value| service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
