@@ -358,7 +358,9 @@ configmap "b" deleted
 configmap "c" deleted
 No resources found in default namespace.
 "#;
-    assert_eq!(kubectl(&server, script).await, expected);
+    // Later kubectl says where it deleted.
+    let said = kubectl(&server, script).await.replace("\" deleted from default namespace", "\" deleted");
+    assert_eq!(said, expected);
 }
 
 #[tokio::test]
