@@ -53,7 +53,15 @@ fn cannot_be_handled(version: &str, kind: &str, why: &dyn fmt::Display) -> Statu
 
 /// Parses JSON. Without a type (custom resources) everything is kept and only duplicates are noted.
 pub fn decode(body: &[u8], ty: Option<TypeRef<'_>>) -> Result<Decoded, DecodeError> {
-    let mut notes = Notes::default();
+    decode_noting(body, ty, Notes::default())
+}
+
+/// What [`decode`] does, but keeps what Go would not write back: who applies `paused: false` owns the field.
+pub(super) fn decode_configuration(body: &[u8], ty: TypeRef<'_>) -> Result<Decoded, DecodeError> {
+    decode_noting(body, Some(ty), Notes { keeps_empty: true, ..Notes::default() })
+}
+
+fn decode_noting(body: &[u8], ty: Option<TypeRef<'_>>, mut notes: Notes) -> Result<Decoded, DecodeError> {
     let mut parser = serde_json::Deserializer::from_slice(body);
     let expect = ty.map_or(Expect::Any, |ty| Expect::One(Element::Object(ty)));
     let value = ValueSeed { expect, levels: DEPTH_MAX, notes: &mut notes }.deserialize(&mut parser);
@@ -185,6 +193,8 @@ fn go_element(element: Element<'_>) -> String {
 struct Notes {
     problems: Vec<Problem>,
     failure: Option<Failure>,
+    /// Whether values stay that are empty in fields that are left out when empty.
+    keeps_empty: bool,
 }
 
 struct Problem {
@@ -392,7 +402,7 @@ fn visit_object<'de, A: MapAccess<'de>>(
         if object.contains_key(&*key) {
             notes.note("duplicate", &key);
         }
-        if is_kept(field, &value) {
+        if notes.keeps_empty || is_kept(field, &value) {
             object.insert(key.into_owned(), value);
         }
     }

@@ -104,7 +104,7 @@ impl<'t> Schema<'t> {
     /// is in objects of which nothing is declared is pruned in silence.
     pub fn decode_configuration(self, body: &[u8]) -> Result<Decoded, DecodeError> {
         match self {
-            Schema::Table(ty) => decode(body, Some(ty)),
+            Schema::Table(ty) => super::decode::decode_configuration(body, ty),
             Schema::Custom(custom) => {
                 let Decoded { value, mut problems } = decode(body, None)?;
                 let pruned = prune_custom(custom, value)?;

@@ -48,13 +48,28 @@ pub(crate) async fn patch(call: &Call<'_>, body: RequestBody) -> ApiResult<Respo
         && call.subresource.is_none()
         && call.api.store.get(&call.key()).is_none()
     {
-        let object = apply::apply(ty, None, config, &writer(call, &options, &call.api_version()), options.force)?;
+        let object = apply_to(call, ty, None, config, &options)?;
         let written = create_object(call, &options, object, Managers::Tracked).await?;
         return respond(call, StatusCode::CREATED, written);
     }
     let applier = Applier { call, schema: ty, patch, options: &options, api_version: call.api_version() };
     let written = write_changed(call, &options, None, |old| applier.apply(old)).await?;
     respond(call, StatusCode::OK, written)
+}
+
+/// What an apply makes of an object, without what is empty: only its owner keeps that.
+fn apply_to(
+    call: &Call<'_>,
+    schema: Schema<'_>,
+    live: Option<&Value>,
+    config: &Value,
+    options: &WriteOptions,
+) -> ApiResult<Value> {
+    let api_version = call.api_version();
+    let applied = apply::apply(schema, live, config, &writer(call, options, &api_version), options.force)?;
+    let Schema::Table(ty) = schema else { return Ok(applied) };
+    let decoded = schema::conform(ty, applied);
+    Ok(decoded.map_err(|error| error.to_status(call.version.name(), call.def.kind()))?.value)
 }
 
 fn content_type(call: &Call<'_>) -> String {
@@ -146,8 +161,7 @@ impl Applier<'_> {
                 Schema::Custom(_) => return Err(Status::unsupported_media_type(&accepted(def)).into()),
             },
             Patch::Apply(config) => {
-                let writer = writer(call, self.options, api_version);
-                let mut applied = apply::apply(self.schema, Some(&object), config, &writer, self.options.force)?;
+                let mut applied = apply_to(call, self.schema, Some(&object), config, self.options)?;
                 to_storage(def, &mut applied)?;
                 return Ok(Change::Applied(applied));
             }
@@ -175,7 +189,7 @@ impl Applier<'_> {
 
     /// The outcome of a patch is no object of its type. Upstream's answer quotes that outcome.
     fn nonconforming(&self, error: &schema::DecodeError) -> ApiError {
-        if matches!(self.patch, Patch::Strategic(_) | Patch::Apply(_)) {
+        if matches!(self.patch, Patch::Strategic(_)) {
             return error.to_status(self.call.version.name(), self.call.def.kind()).into();
         }
         let path = FieldPath::new("patch");

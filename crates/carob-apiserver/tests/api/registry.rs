@@ -182,6 +182,57 @@ async fn an_apply_owns_what_it_says_and_argues_about_the_rest() {
     assert_eq!(revision(&again), revision(&left));
 }
 
+/// What a kube-apiserver v1.36.2 answered to the same.
+#[tokio::test]
+async fn an_apply_owns_what_it_says_is_empty() {
+    const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/d";
+    let rig = Rig::new().await;
+    let all = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" },
+        "spec": {
+            "paused": false, "minReadySeconds": 0, "selector": { "matchLabels": { "a": "b" } },
+            "template": {
+                "metadata": { "labels": { "a": "b" } },
+                "spec": { "hostNetwork": false, "containers": [{ "name": "c", "image": "i", "command": [], "stdin": false }] },
+            },
+        },
+    });
+    let paused = |paused: bool| json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" }, "spec": { "paused": paused } });
+    let apply = async |path: &str, manager: &str, query: &str, config: &Value| {
+        rig.patch(&format!("{path}?fieldManager={manager}{query}"), "apply-patch+yaml", config).await
+    };
+    let owned = |object: &Value, at: usize| object["metadata"]["managedFields"][at]["fieldsV1"].clone();
+
+    let created = apply(DEPLOYMENT, "a", "", &all).await.expect(201);
+    let of_container = json!({ ".": {}, "f:command": {}, "f:image": {}, "f:name": {}, "f:stdin": {} });
+    let mut of_a = json!({ "f:spec": {
+        "f:minReadySeconds": {}, "f:paused": {}, "f:selector": {},
+        "f:template": {
+            "f:metadata": { "f:labels": { "f:a": {} } },
+            "f:spec": { "f:containers": { "k:{\"name\":\"c\"}": of_container }, "f:hostNetwork": {} },
+        },
+    } });
+    assert_eq!(owned(&created, 0), of_a);
+    assert_eq!(created["spec"].get("paused"), None);
+    let again = apply(DEPLOYMENT, "a", "", &all).await.expect(200);
+    assert_eq!(revision(&again), revision(&created));
+    for value in [false, true] {
+        let conflict = apply(DEPLOYMENT, "b", "", &paused(value)).await;
+        assert_eq!((conflict.code, &conflict.body["details"]["causes"][0]["field"]), (409, &json!(".spec.paused")));
+    }
+    let forced = apply(DEPLOYMENT, "b", "&force=true", &paused(true)).await.expect(200);
+    of_a["f:spec"].as_object_mut().expect("an object").remove("f:paused");
+    assert_eq!((owned(&forced, 0), owned(&forced, 1)), (of_a, json!({ "f:spec": { "f:paused": {} } })));
+    assert_eq!(forced["spec"]["paused"], true);
+    let conflict = apply(DEPLOYMENT, "a", "", &all).await;
+    assert_eq!((conflict.code, &conflict.body["details"]["causes"][0]["field"]), (409, &json!(".spec.paused")));
+
+    let bare = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "n" }, "data": null, "immutable": false });
+    let created = apply(&format!("{CMS}/n"), "a", "", &bare).await.expect(201);
+    assert_eq!(owned(&created, 0), json!({ "f:data": {}, "f:immutable": {} }));
+    assert_eq!(created.get("data"), None);
+}
+
 #[tokio::test]
 async fn status_and_the_rest_are_written_apart() {
     let rig = Rig::new().await;
