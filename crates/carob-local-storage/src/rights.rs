@@ -36,7 +36,12 @@ pub async fn until_allowed(client: &kube::Client) {
                 );
             }
             Ok(Some(_)) => {}
-            Err(error) => tracing::debug!(error = %carob_kit::chain(&error), "what this node may do is not known yet"),
+            // Ever less often, as it is asked.
+            Err(error) => tracing::warn!(
+                error = %carob_kit::chain(&error),
+                "no volumes of {} are made yet: the API server does not say whether this node may",
+                crate::plan::PROVISIONER
+            ),
         }
         tokio::time::sleep(retry.fail()).await;
     }
