@@ -160,7 +160,8 @@ fn init_containers_leave_their_devices_to_others_and_bad_plug_ins_hurt_nobody_el
     plugin.fail("Allocate", None)?;
     create(&cluster, &pod("fine", "1"))?;
     cluster.wait("condition=Ready", "pod/fine")?;
-    refused(&cluster, "hung", "no answer within 60 s")?;
+    // Either end of the call may be the first to see that its time is over.
+    refused(&cluster, "hung", "rpc error: code = DeadlineExceeded")?;
     create(&cluster, &pod("again", "1"))?;
     cluster.wait("condition=Ready", "pod/again")?;
     Ok(())
