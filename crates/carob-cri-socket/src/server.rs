@@ -16,7 +16,7 @@ use crate::paths::{MESSAGE_LEN_MAX, image, runtime};
 use crate::streams::StreamServer;
 
 /// A kubelet has one or two connections, crictl one for each command.
-const LIMITS: ServerLimits = ServerLimits { connections_max: 64, streams_max: 256 };
+const LIMITS: ServerLimits = ServerLimits { connections_max: 256, streams_max: 256 };
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {

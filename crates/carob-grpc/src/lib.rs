@@ -11,6 +11,7 @@ mod channel;
 mod connect;
 mod endpoint;
 mod error;
+mod places;
 mod routes;
 mod server;
 

@@ -9,10 +9,10 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::places::{Counted, Place, Places};
 use crate::routes::Routes;
 
 /// Bytes of a request's headers.
@@ -28,7 +28,7 @@ const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// What callers may take of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
-    /// Further ones wait until one of these ends.
+    /// For a further one, the connection that has been without a call the longest is closed. Where all have calls, it waits.
     pub connections_max: usize,
     /// Calls at a time on one connection.
     pub streams_max: u32,
@@ -37,13 +37,12 @@ pub struct ServerLimits {
 /// Answers calls until the shutdown.
 pub async fn serve(listener: UnixListener, routes: Routes, limits: ServerLimits, shutdown: CancellationToken) {
     let routes = Arc::new(routes);
-    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let places = Places::new(limits.connections_max);
     let connections = TaskTracker::new();
     loop {
         let next = async {
-            // The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
-            listener.accept().await.map(|(stream, _)| (stream, place))
+            let (stream, _) = listener.accept().await?;
+            Ok::<_, io::Error>((stream, places.take().await))
         };
         let next = tokio::select! {
             next = next => next,
@@ -52,10 +51,7 @@ pub async fn serve(listener: UnixListener, routes: Routes, limits: ServerLimits,
         match next {
             Ok((stream, place)) => {
                 let (routes, shutdown) = (Arc::clone(&routes), shutdown.clone());
-                connections.spawn(async move {
-                    connection(stream, routes, limits.streams_max, shutdown).await;
-                    drop(place);
-                });
+                connections.spawn(connection(stream, routes, limits.streams_max, place, shutdown));
             }
             Err(error) => {
                 tracing::warn!(%error, "a gRPC connection could not be taken");
@@ -68,10 +64,20 @@ pub async fn serve(listener: UnixListener, routes: Routes, limits: ServerLimits,
     tracing::debug!(ended, "gRPC connections are closed");
 }
 
-async fn connection(stream: UnixStream, routes: Arc<Routes>, streams_max: u32, shutdown: CancellationToken) {
+async fn connection(
+    stream: UnixStream,
+    routes: Arc<Routes>,
+    streams_max: u32,
+    place: Place,
+    shutdown: CancellationToken,
+) {
+    let taken = place.clone();
     let service = service_fn(move |request| {
-        let routes = Arc::clone(&routes);
-        async move { Ok::<_, Infallible>(routes.answer(request).await) }
+        let (routes, call) = (Arc::clone(&routes), taken.begin_call());
+        async move {
+            let answer = routes.answer(request).await;
+            Ok::<_, Infallible>(answer.map(|body| Counted { body, _call: call }))
+        }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -82,9 +88,15 @@ async fn connection(stream: UnixStream, routes: Arc<Routes>, streams_max: u32, s
         .keep_alive_timeout(PING_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let leaves = async {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = place.leave.cancelled() => {}
+        }
+    };
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = shutdown.cancelled() => {
+        () = leaves => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(FAREWELL_MAX, connection).await.unwrap_or(Ok(()))
         }

@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 const MESSAGE_LEN_MAX: usize = 1 << 20;
@@ -26,6 +26,7 @@ const COUNT: &str = "/test.Words/Count";
 const SLOW: &str = "/test.Words/Slow";
 const PANIC: &str = "/test.Words/Panic";
 const TALK: &str = "/test.Words/Talk";
+const HOLD: &str = "/test.Words/Hold";
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Word {
@@ -53,6 +54,8 @@ fn socket() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn routes(done: mpsc::Sender<&'static str>) -> Routes {
+    let release = Arc::new(Notify::new());
+    let released = Arc::clone(&release);
     Routes::new(MESSAGE_LEN_MAX)
         .unary(ECHO, |word: Word| async move {
             match word.text.as_str() {
@@ -62,8 +65,9 @@ fn routes(done: mpsc::Sender<&'static str>) -> Routes {
             }
         })
         .unary(SLOW, move |word: Word| {
-            let done = done.clone();
+            let (done, release) = (done.clone(), Arc::clone(&release));
             async move {
+                release.notify_one();
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 done.send("slow").await.expect("the test listens");
                 Ok(word)
@@ -72,6 +76,17 @@ fn routes(done: mpsc::Sender<&'static str>) -> Routes {
         .unary(PANIC, |word: Word| async move {
             assert_eq!(word.text, "calm");
             Ok(word)
+        })
+        // One word at once; the next one when someone asks for slow work.
+        .server_stream(HOLD, move |first: Word| {
+            let released = Arc::clone(&released);
+            async move {
+                let second = stream::once(async move {
+                    released.notified().await;
+                    Ok(word("released"))
+                });
+                Ok(stream::iter([Ok(first)]).chain(second))
+            }
         })
         .server_stream(COUNT, |last: Word| async move {
             let last: u32 = last.text.parse().map_err(|_| Status::invalid_argument("no number"))?;
@@ -178,6 +193,24 @@ async fn connections_and_calls_have_a_limit_and_wait_there() {
     let (answers, ()) = tokio::join!(calls, done);
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     drop(silent);
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_and_used_ones_do_not() {
+    let mut server = served(ServerLimits { connections_max: 2, streams_max: 2 });
+    let used = channel(&server.path);
+    let mut answers = used.server_stream::<_, Word>(HOLD, word("held"));
+    assert_eq!(answers.next().await.expect("a message"), Some(word("held")));
+    // Each has a connection that nobody gives up: the second place goes from one to the next.
+    let callers: Vec<Channel> = (0..3).map(|_| channel(&server.path)).collect();
+    for caller in callers.iter().chain(&callers) {
+        let answer = caller.call::<_, Word>(ECHO, word("x"), Some(Duration::from_secs(10))).await;
+        assert_eq!(answer.expect("an answer"), word("x"));
+    }
+    let releases = callers[0].call::<_, Word>(SLOW, word("x"), None);
+    let (released, done) = tokio::join!(releases, server.done.recv());
+    assert_eq!((released.expect("an answer"), done), (word("x"), Some("slow")));
+    assert_eq!(answers.next().await.expect("the stream goes on"), Some(word("released")));
 }
 
 type RawBody = UnsyncBoxBody<Bytes, Infallible>;
