@@ -395,10 +395,9 @@ fn write(path: &Path, value: &str) -> Result<()> {
 
 fn collect_pids(directory: &Path, pids: &mut Vec<i32>) -> Result<()> {
     let path = directory.join("cgroup.procs");
-    match fs_err::read_to_string(&path) {
+    match fs_err::File::open(&path).and_then(read_procs) {
         Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
-        // ENODEV: the group went away between open and read.
-        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(CgroupError::Read { path, source }),
     }
     for child in subdirectories(directory)? {
@@ -407,15 +406,20 @@ fn collect_pids(directory: &Path, pids: &mut Vec<i32>) -> Result<()> {
     Ok(())
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+/// `NotFound` also for a group that has gone since its file was opened: the kernel says `ENODEV` then.
+fn read_procs(file: fs_err::File) -> io::Result<String> {
+    // The plain file, since fs_err's errors have no number.
+    io::read_to_string(file.into_file()).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENODEV) => io::ErrorKind::NotFound.into(),
+        _ => error,
+    })
 }
 
 fn subdirectories(directory: &Path) -> Result<Vec<String>> {
     let failed = |source| CgroupError::Read { path: directory.to_owned(), source };
     let entries = match fs_err::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(failed(source)),
     };
     let mut names = Vec::new();

@@ -159,3 +159,19 @@ fn a_group_with_others_below_it_is_not_empty() {
     group.remove_if_empty().expect("removed");
     assert!(!group.exists());
 }
+
+#[test]
+fn a_group_that_goes_while_it_is_read_is_gone() {
+    let scratch = Scratch::new("goes");
+    let going = Cgroup::new(&scratch.0.layout, scratch.0.path().join("going"));
+    going.create().expect("made");
+    let open = |directory: PathBuf| fs_err::File::open(directory.join("cgroup.procs")).expect("there");
+    let files: Vec<_> = going.directories().into_iter().map(open).collect();
+    assert!(!files.is_empty());
+    going.remove().expect("removed");
+    for file in files {
+        let path = file.path().to_owned();
+        let error = read_procs(file).expect_err("it is not there any more");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{}: {error:?}", path.display());
+    }
+}
