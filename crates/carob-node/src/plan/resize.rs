@@ -105,7 +105,7 @@ pub(crate) fn in_progress(view: &PodView<'_>, observed: &Observed) -> bool {
 
 /// What a running container has to be changed to.
 pub(crate) fn difference(view: &PodView<'_>, member: &Member<'_>, run: &ObservedContainer) -> Option<Limits> {
-    let now = run.limits.filter(|_| run.is_running() && matches!(member.role, Role::App | Role::Sidecar))?;
+    let now = run.limits.filter(|_| run.is_running() && member.role != Role::Ephemeral)?;
     // A quantity that cannot be read never got past the API, nor past the start of the container.
     let wanted = Limits::wanted(view.pod, &member.spec).ok()?;
     (wanted != now).then_some(wanted)

@@ -151,7 +151,12 @@ fn init_step(view: &PodView<'_>, observed: &Observed, member: &Member<'_>, draft
         return if up && has_started(observed, member, container) { Init::Done } else { Init::Waiting };
     }
     match &container.phase {
-        ContainerPhase::Running { .. } => Init::Waiting,
+        ContainerPhase::Running { .. } => {
+            if resize::must_restart(view, observed, member, container) {
+                draft.kill(observed, container, after(draft.now, view.grace()), KillReason::Resized);
+            }
+            Init::Waiting
+        }
         ContainerPhase::Exited(exit) if exit.code == 0 => Init::Done,
         ContainerPhase::Exited(exit) if !member.restarts_after(view.restart_policy(), exit.code) => Init::Failed,
         ContainerPhase::Exited(_) | ContainerPhase::Created => {

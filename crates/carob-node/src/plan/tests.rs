@@ -399,3 +399,24 @@ fn a_resize_opens_the_pod_changes_its_containers_and_closes_it() {
     let made_anew = with([run("app", 0, exited(137, 199)), run("idle", 0, running())]);
     check(&restarts("cpu"), &made_anew, "start app#1 delay 10");
 }
+
+#[test]
+fn a_resize_reaches_an_init_container_that_runs() {
+    let spec = |policy: &str| {
+        let resources = json!({"limits": {"cpu": "1"}});
+        let policy = json!([{"resourceName": "cpu", "restartPolicy": policy}]);
+        let init = json!([{"name": "first", "resources": resources, "resizePolicy": policy}]);
+        pod(json!({"initContainers": init}))
+    };
+    let now = |phase| {
+        let limits = Some(Limits { cpu_shares: 512, cpu_quota_us: Some(50_000), memory_bytes: None });
+        Observed {
+            resize: Resize { group: Group::Open, ..Resize::default() },
+            ..with([ObservedContainer { limits, ..run("first", 0, phase) }])
+        }
+    };
+    check(&spec("NotRequired"), &now(running()), "resize first-0 shares 1024");
+    check(&spec("RestartContainer"), &now(running()), "kill first-0 by 230 Resized");
+    let ended = Observed { resize: Resize::default(), ..now(exited(0, 199)) };
+    check(&spec("RestartContainer"), &ended, "start app#0 delay 0");
+}
