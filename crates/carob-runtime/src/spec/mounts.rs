@@ -140,13 +140,13 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// An image's files, to be read only (KEP-4639). A merge of one layer would be refused by overlayfs: it is bound as it is.
+    /// An image's files, to be read and run only (KEP-4639). A merge of one layer would be refused by overlayfs: it is bound as it is.
     fn image(&mut self, place: &str, layers: &[PathBuf]) -> Value {
         let source = match layers {
             [only] => only.display().to_string(),
             layers => self.add(StagedMount::Image(layers.to_vec())),
         };
-        let options = ["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"];
+        let options = ["rbind", "rprivate", "ro", "nosuid", "nodev"];
         json!({"destination": place, "type": "bind", "source": source, "options": options})
     }
 }

@@ -417,7 +417,7 @@ fn an_image_is_mounted_for_reading_only() {
     let mounts = spec.config["mounts"].as_array().expect("a list");
     let at = |place: &str| mounts.iter().find(|mount| mount["destination"] == place).expect("a mount");
     assert_eq!((&at("/one")["type"], &at("/one")["source"]), (&json!("bind"), &json!("/layers/a")));
-    assert_eq!(at("/one")["options"], json!(["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"]));
+    assert_eq!(at("/one")["options"], json!(["rbind", "rprivate", "ro", "nosuid", "nodev"]));
     assert_eq!((&at("/two")["type"], &at("/two")["source"]), (&json!("bind"), &json!("/run/carob/rootfs/0")));
     assert_eq!(at("/two")["options"], at("/one")["options"]);
     assert_eq!(spec.config["root"]["path"], "/run/carob/rootfs/root", "beside what is staged");
