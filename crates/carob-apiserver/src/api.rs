@@ -334,6 +334,9 @@ impl ApiServer {
         match info.resource {
             None if info.path == carob_streams::reverse::PATH => tunnels::answer(inner, &mut parts, &user),
             None => {
+                if nonresource::shows_kinds(&info.path) {
+                    inner.catalogue.settled().await;
+                }
                 if let Some(answer) = aggregation::openapi_v3(inner, &parts, &user).await {
                     return answer;
                 }

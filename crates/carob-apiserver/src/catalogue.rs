@@ -5,16 +5,23 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::Duration;
 
 use carob_api::ResourceDef;
 use carob_api::kinds::{Group, Kinds, VersionDef};
+use tokio::sync::RwLockWriteGuard;
 
 use crate::discovery::Documents;
 use crate::openapi::Whole;
 
+/// What discovery waits for a definition's status to be written: a webhook may hold that up. Then it shows what is served.
+const SETTLE_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// The catalogue of one API server.
 pub(crate) struct Catalogue {
     served: RwLock<Arc<Served>>,
+    /// Held while a kind is served whose definition does not say so yet.
+    settling: tokio::sync::RwLock<()>,
     /// UIDs of the definitions whose objects are being deleted.
     cleaning: Mutex<BTreeSet<String>>,
 }
@@ -49,15 +56,26 @@ impl Catalogue {
     /// The built-in kinds.
     pub(crate) fn new(unstable: bool) -> Self {
         let served = Arc::new(Served::new(Kinds::builtin().clone(), unstable));
-        Self { served: RwLock::new(served), cleaning: Mutex::default() }
+        Self { served: RwLock::new(served), settling: tokio::sync::RwLock::default(), cleaning: Mutex::default() }
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Served> {
         Arc::clone(&self.served.read().expect("no holder of the catalogue panics"))
     }
-}
 
-impl Catalogue {
+    /// Until it is dropped, discovery waits. Whoever finds a kind there may then write its definition over the version that they
+    /// read, and whoever reads there that a kind is established finds it in discovery.
+    pub(crate) async fn settling(&self) -> RwLockWriteGuard<'_, ()> {
+        self.settling.write().await
+    }
+
+    /// Waits until every definition says how its kind is served.
+    pub(crate) async fn settled(&self) {
+        if tokio::time::timeout(SETTLE_WAIT_MAX, self.settling.read()).await.is_err() {
+            tracing::debug!("discovery shows kinds whose definitions are being written");
+        }
+    }
+
     /// Adds kinds that are not there yet.
     pub(crate) fn add(&self, defs: impl IntoIterator<Item = Arc<ResourceDef>>) {
         self.change(|kinds| kinds.with(defs));

@@ -16,6 +16,11 @@ use crate::request::Query;
 use crate::state::State;
 use crate::{health, metrics, openapi, respond, version};
 
+/// Whether a path is one of discovery or OpenAPI.
+pub(crate) fn shows_kinds(path: &str) -> bool {
+    ["api", "apis", "openapi"].contains(&path.trim_start_matches('/').split('/').next().unwrap_or_default())
+}
+
 pub(crate) fn answer(
     api: &State,
     parts: &Parts,

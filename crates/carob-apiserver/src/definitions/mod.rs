@@ -217,6 +217,7 @@ impl Definitions {
         known.definition.status.accepted_names = decision.accepted;
         known.definition.status.conditions = decision.conditions;
         let serves = known.serves();
+        let settling = server.state().catalogue.settling().await;
         if known.served_as.as_ref() != Some(&serves) {
             server.state().catalogue.replace(name, &group, known.resources(&server.state().store));
             known.served_as = Some(serves);
@@ -225,6 +226,7 @@ impl Definitions {
             let status = status_patch(&known.definition, &revision);
             report(name, patch(server, &format!("{name}/status"), &status).await);
         }
+        drop(settling);
         if known.definition.metadata.deletion_timestamp.is_some() {
             cleanup::begin(server, known);
         }

@@ -110,6 +110,32 @@ async fn a_kind_is_served_once_it_is_established_and_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_kind_in_discovery_has_a_definition_that_says_so_and_the_reverse() {
+    let rig = Rig::new().await;
+    for n in 0..20_u8 {
+        let plural = format!("{}things", char::from(b'a' + n));
+        let listed = async || {
+            let answer = rig.get("/apis/example.com/v1").await;
+            let kinds = if answer.code == 200 { answer.expect(200)["resources"].clone() } else { json!([]) };
+            kinds.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind["name"] == plural))
+        };
+        let object = definition(&plural, &format!("Thing{n}"), &[version("v1", true)]);
+        if n % 2 == 0 {
+            define(&rig, &object, "Established").await;
+            assert!(listed().await, "{plural} is established");
+        } else {
+            rig.post(DEFINITIONS, &object).await.expect(201);
+            while !listed().await {
+                tokio::task::yield_now().await;
+            }
+            let read = rig.get(&format!("{DEFINITIONS}/{plural}.example.com")).await.expect(200);
+            assert_eq!(condition(&read, "Established").as_deref(), Some("True InitialNamesAccepted"), "{plural}");
+            rig.put(&format!("{DEFINITIONS}/{plural}.example.com"), &read).await.expect(200);
+        }
+    }
+}
+
+#[tokio::test]
 async fn objects_are_defaulted_pruned_and_validated() {
     let rig = widgets().await;
     let mut object = widget("a");
