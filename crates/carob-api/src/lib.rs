@@ -24,6 +24,7 @@ pub mod proto;
 pub mod quantity;
 pub mod quota;
 pub mod references;
+pub mod regexes;
 pub mod schema;
 pub mod selector;
 pub mod status;

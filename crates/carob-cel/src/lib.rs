@@ -39,7 +39,6 @@ pub use authorizer::{Authorizer, Check, Decision, ResourceTarget, Subject, Targe
 pub use decl::{DeclType, ListKind, ObjectType, REQUEST_BYTES_MAX};
 pub use error::{CompileError, EvalError, Issue};
 pub use escape::{escape, unescape};
-pub use functions::regexes::{RegexError, go_regex};
 pub use json::{to_json, view};
 pub use program::{Environment, Program, selects};
 pub use types::{Named, Type};

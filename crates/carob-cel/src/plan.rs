@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use carob_api::regexes::go_regex;
 use regex::Regex;
 
 use crate::ast::{Comprehension, Expr, Kind, Literal, op};
 use crate::check::{COMPOSED, Checked, Scope, type_named};
 use crate::functions::convert::is_conversion;
-use crate::functions::{Context, Overload, regexes::go_regex};
+use crate::functions::{Context, Overload};
 use crate::value::{Key, Text, Value};
 
 /// A step of the evaluation.

@@ -10,22 +10,19 @@ mod managers;
 #[cfg(test)]
 mod tests;
 mod typed;
+mod types;
 
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use self::{
     field_set::FieldSet,
     managers::{Manager, Managers, Operation},
     typed::Node,
 };
-use crate::{
-    Status, meta,
-    schema::{self, Schema, TypeRef},
-    status::Cause,
-};
+use crate::{Status, meta, schema::Schema, status::Cause};
 
 /// Who writes, and how.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +100,7 @@ pub fn track_update<'t>(
     if reset || (managers.is_empty() && old.is_some()) {
         return Ok(());
     }
-    let blank = blank(ty);
+    let blank = blank();
     let changes = typed::compare(Node::root(ty), Some(old.unwrap_or(&blank)), Some(new));
     let mut taken = changes.set;
     strip(&mut taken);
@@ -119,21 +116,9 @@ pub fn track_update<'t>(
     Ok(())
 }
 
-/// What Go compares a new object with: the structs that are always there, empty.
-fn blank(ty: Option<Schema<'_>>) -> Value {
-    let mut blank = Map::new();
-    for field in ty.and_then(Schema::table).into_iter().flat_map(TypeRef::fields) {
-        if matches!(field.name(), "metadata" | "spec" | "status") {
-            blank.insert(field.name().to_owned(), json!({}));
-        }
-        if let (schema::Shape::One(schema::Element::Object(ty)), Some(inner)) =
-            (field.shape(), blank.get_mut(field.name()).and_then(Value::as_object_mut))
-        {
-            let lists = ty.fields().filter(|f| f.is_required() && matches!(f.shape(), schema::Shape::List(_)));
-            inner.extend(lists.map(|f| (f.name().to_owned(), json!([]))));
-        }
-    }
-    blank.into()
+/// What a new object is compared with.
+fn blank() -> Value {
+    json!({"metadata": {}})
 }
 
 /// Merges an applied configuration into `live` (`None`: create). Conflicts are a 409 unless `force`.
@@ -152,6 +137,9 @@ pub fn apply<'t>(
     let config = &reachable(config, ty, writer.subresource);
     let mut problems = Vec::new();
     typed::check_lists(node, config, "", &mut problems);
+    if let Some(Schema::Custom(custom)) = ty {
+        types::check(custom.node(), config, &mut problems);
+    }
     if !problems.is_empty() {
         return Err(untyped(config, &problems));
     }
@@ -244,7 +232,7 @@ pub fn undeclared(config: &Value, fields: &[&str]) -> Status {
 fn before_first_apply(ty: Option<Schema<'_>>, live: &Value, writer: &Writer<'_>) -> Managers {
     let mut live = live.clone();
     meta::remove(&mut live, &["metadata", "managedFields"]);
-    let mut set = typed::compare(Node::root(ty), Some(&blank(ty)), Some(&live)).set;
+    let mut set = typed::compare(Node::root(ty), Some(&blank()), Some(&live)).set;
     strip(&mut set);
     strip_unreachable(&mut set, ty, writer.subresource);
     let mut managers = Managers::default();

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::schema::builtin;
+use crate::schema::{CustomSchema, TypeRef, builtin};
 
 const T1: &str = "2026-01-02T03:04:05Z";
 const T2: &str = "2026-01-02T03:05:05Z";
@@ -407,4 +407,55 @@ fn spec() -> impl Strategy<Value = Value> {
         }
         spec
     })
+}
+
+#[test]
+fn structs_that_are_always_there_are_not_owned_themselves() {
+    let mut object = config(
+        json!({"selector": {"matchLabels": {"a": "b"}}, "strategy": {"type": "Recreate"}, "template": {
+        "metadata": {"labels": {"a": "b"}},
+        "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}], "securityContext": {"runAsUser": 1}}}}),
+    );
+    track_update(deployment(), None, &mut object, &writer("me", T1)).expect("tracked");
+    // `resources` is a struct in a new item, which has no empty one to be compared with; `securityContext` is a pointer.
+    assert_eq!(
+        fields_of(&object, "me"),
+        &json!({"f:spec": {
+            "f:selector": {}, "f:strategy": {"f:type": {}},
+            "f:template": {
+                "f:metadata": {"f:labels": {".": {}, "f:a": {}}},
+                "f:spec": {
+                    "f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:name": {}, "f:resources": {".": {}, "f:limits": {".": {}, "f:cpu": {}}}}},
+                    "f:securityContext": {".": {}, "f:runAsUser": {}},
+                },
+            },
+        }})
+    );
+    let definition = builtin().get("apiextensions.v1.CustomResourceDefinition").expect("a type of the table");
+    let mut object = json!({"spec": {"group": "g", "names": {"kind": "K", "plural": "ks"}}});
+    track_update(definition, None, &mut object, &writer("me", T1)).expect("tracked");
+    let names = &fields_of(&object, "me")["f:spec"]["f:names"];
+    assert_eq!(names, &json!({"f:kind": {}, "f:plural": {}}));
+}
+
+#[test]
+fn null_merges_nothing_into_a_container_that_holds_something() {
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "map": {"type": "object", "properties": {"a": {"type": "string"}}},
+        "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+        "list": {"type": "array", "items": {"type": "string"}}, "text": {"type": "string"},
+    }}}});
+    let definition = json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}}).to_string();
+    let source = move || Some(Box::new(definition.clone()) as Box<dyn AsRef<[u8]>>);
+    let custom = CustomSchema::new(std::sync::Arc::new(source), "v1", false);
+    let live = json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "d"},
+        "spec": {"map": {"a": "x"}, "set": ["a"], "list": ["a"], "text": "x"}});
+    let mut config = live.clone();
+    config["spec"] = json!({"map": null, "set": null, "list": null, "text": null});
+    let merged = apply(Schema::Custom(&custom), Some(&live), &config, &writer("me", T1), true).expect("applied");
+    assert_eq!(merged["spec"], json!({"map": {"a": "x"}, "set": ["a"], "list": null, "text": null}));
+    let mut empty = live.clone();
+    empty["spec"] = json!({"map": {}});
+    let merged = apply(Schema::Custom(&custom), Some(&empty), &config, &writer("me", T1), true).expect("applied");
+    assert_eq!(merged["spec"]["map"], Value::Null);
 }

@@ -137,6 +137,13 @@ impl<'t> Node<'t> {
         }
     }
 
+    /// For a field that Go writes even when it is empty: whether it is a list.
+    fn written(self, key: &str) -> Option<bool> {
+        let Node::Object(ty) = self else { return None };
+        let field = ty.field(key).filter(|field| field.is_written())?;
+        Some(matches!(field.shape(), Shape::List(_)))
+    }
+
     /// Whether keys are fields of a struct, not of the user's choice.
     fn has_field(self, key: &str) -> bool {
         match self {
@@ -162,6 +169,11 @@ fn item_element(list: List<'_>, item: &Value) -> String {
         }
     }
     format!("k:{}", Value::Object(keys))
+}
+
+/// The path element of an item of a custom kind's list, if its items are told apart.
+pub(super) fn custom_item(node: &structural::Node, item: &Value) -> Option<String> {
+    (node.list_type != ListType::Atomic).then(|| item_element(List::Custom(node), item))
 }
 
 fn as_object(value: Option<&Value>) -> Option<&Map<String, Value>> {
@@ -219,8 +231,11 @@ pub(super) fn compare(node: Node<'_>, old: Option<&Value>, new: Option<&Value>) 
         (Node::Object(_) | Node::Map(_) | Node::Custom(..) | Node::Open, ..) if are(Value::is_object, old, new) => {
             let (old, new) = (as_object(old), as_object(new));
             let keys: BTreeSet<&String> = old.into_iter().chain(new).flat_map(Map::keys).collect();
+            let (no_map, no_list) = (Value::Object(Map::new()), Value::Array(Vec::new()));
             for key in keys {
-                let (old, new) = (old.and_then(|map| map.get(key)), new.and_then(|map| map.get(key)));
+                let empty = node.written(key).map(|is_list| if is_list { &no_list } else { &no_map });
+                let (old, new) =
+                    (old.and_then(|map| map.get(key).or(empty)), new.and_then(|map| map.get(key).or(empty)));
                 if old == new {
                     continue;
                 }
@@ -253,9 +268,11 @@ fn items_by_id<'v>(list: List<'_>, items: Option<&'v Value>) -> BTreeMap<String,
     items.map(|item| (item_element(list, item), item)).collect()
 }
 
-/// Whether what there is of both is of one form.
+/// Whether what there is of both is of one form; null is an empty container beside one that is not empty.
 fn are(form: fn(&Value) -> bool, a: Option<&Value>, b: Option<&Value>) -> bool {
-    a.is_none_or(form) && b.is_none_or(form)
+    let has_some = |value: Option<&Value>| value.is_some_and(|value| !value.is_null() && !is_empty_container(value));
+    let fits = |value: Option<&Value>| value.is_none_or(|value| value.is_null() || form(value));
+    fits(a) && fits(b) && (has_some(a) || has_some(b))
 }
 
 /// `live` with what `config` says.
@@ -275,6 +292,13 @@ pub(super) fn merge(node: Node<'_>, live: Option<&Value>, config: &Value) -> Val
         (Node::List(list), Some(Value::Array(live)), Value::Array(config)) => {
             Value::Array(merge_lists(list, live, config))
         }
+        // Nothing is merged into a container; only one that is empty becomes null (typed/merge.go, `doMap`).
+        (Node::Object(_) | Node::Map(_) | Node::Custom(..), Some(live @ Value::Object(fields)), Value::Null)
+            if !fields.is_empty() =>
+        {
+            live.clone()
+        }
+        (Node::List(_), Some(live @ Value::Array(items)), Value::Null) if !items.is_empty() => live.clone(),
         _ => config.clone(),
     }
 }

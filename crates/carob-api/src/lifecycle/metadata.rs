@@ -110,6 +110,24 @@ pub fn validate_changeable_metadata(obj: &Value) -> FieldErrors {
     errors
 }
 
+/// Errors of the metadata of an object that another one embeds; it needs no name (apiextensions-apiserver
+/// pkg/apiserver/schema/objectmeta/validation.go). `path` is that of the metadata.
+pub(crate) fn validate_embedded(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
+    let base = meta::generate_name(obj);
+    if !base.is_empty() {
+        invalid_each(&path.child("generateName"), base, NameRule::PathSegment.check(base, true), errors);
+    }
+    let name = meta::name(obj);
+    if !name.is_empty() {
+        invalid_each(&path.child("name"), name, NameRule::PathSegment.check(name, false), errors);
+    }
+    let namespace = meta::namespace(obj);
+    if !namespace.is_empty() {
+        invalid_each(&path.child("namespace"), namespace, NameRule::Label.check(namespace, false), errors);
+    }
+    validate_changeable(obj, path, errors);
+}
+
 /// What is checked at create and at update.
 fn validate_changeable(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     validate_labels(meta::labels(obj), &path.child("labels"), errors);
@@ -120,8 +138,8 @@ fn validate_changeable(obj: &Value, path: &FieldPath, errors: &mut FieldErrors) 
     }
 }
 
-/// Finalizers of built-in kinds without a domain are upstream's own (core's `ValidateObjectMeta`); that of their definitions is
-/// not among them. What `old` has may stay, so that one after the other can go.
+/// Finalizers of built-in kinds without a domain are upstream's own (core's `ValidateObjectMeta`); groups whose
+/// kinds are checked by apimachinery's are not among them. What `old` has may stay, so that one after the other can go.
 fn validate_finalizers(
     def: &ResourceDef,
     obj: &Value,
@@ -130,7 +148,9 @@ fn validate_finalizers(
     errors: &mut FieldErrors,
 ) {
     const STANDARD: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
-    if def.group() == "apiextensions.k8s.io" || !matches!(def.hub_schema(), Some(Schema::Table(_))) {
+    const GENERIC: [&str; 4] =
+        ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "coordination.k8s.io"];
+    if GENERIC.contains(&def.group()) || !matches!(def.hub_schema(), Some(Schema::Table(_))) {
         return;
     }
     let is_kept = |finalizer| old.is_some_and(|old| meta::finalizers(old).any(|known| known == finalizer));

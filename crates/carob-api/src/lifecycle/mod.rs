@@ -4,7 +4,7 @@
 mod deletion;
 mod metadata;
 pub use metadata::{check_namespace, validate_changeable_metadata};
-pub(crate) use metadata::{validate_annotations, validate_labels, validate_user_annotations};
+pub(crate) use metadata::{validate_annotations, validate_embedded, validate_labels, validate_user_annotations};
 #[cfg(test)]
 mod tests;
 
@@ -97,10 +97,15 @@ fn generated_name(base: &str, suffix: &str) -> String {
 
 /// Validates an object after admission; 422 with all errors.
 pub fn validate_create(def: &ResourceDef, new: &Value) -> Result<(), Status> {
+    invalid_unless_empty(def, new, &create_errors(def, new))
+}
+
+/// The errors of [`validate_create`], for who finds more.
+pub fn create_errors(def: &ResourceDef, new: &Value) -> FieldErrors {
     let mut errors = metadata::validate(def, new);
     errors.extend(standing_errors(def, new));
     errors.extend(def.strategy().validate_create(new));
-    invalid_unless_empty(def, new, &errors)
+    errors
 }
 
 /// What is wrong with an object as it stands.
@@ -113,7 +118,8 @@ fn standing_errors(def: &ResourceDef, obj: &Value) -> FieldErrors {
     errors
 }
 
-fn invalid_unless_empty(def: &ResourceDef, obj: &Value, errors: &[crate::FieldError]) -> Result<(), Status> {
+/// The 422 that tells of all errors, if there are any.
+pub fn invalid_unless_empty(def: &ResourceDef, obj: &Value, errors: &[crate::FieldError]) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
@@ -195,6 +201,11 @@ fn same_content(a: &Value, b: &Value, splits_status: bool) -> bool {
 /// What was stored before a rule was known may stay, so that the object can still be changed and deleted: an error that a change of
 /// nothing would have too is none of this change. Actions on a Pod (resize, ephemeral containers) are refused for what it is.
 pub fn validate_update(def: &ResourceDef, part: Part, new: &Value, old: &Value) -> Result<(), Status> {
+    invalid_unless_empty(def, new, &update_errors(def, part, new, old))
+}
+
+/// The errors of [`validate_update`], for who finds more.
+pub fn update_errors(def: &ResourceDef, part: Part, new: &Value, old: &Value) -> FieldErrors {
     let judge = |obj: &Value| {
         let mut errors = metadata::validate_update(def, obj, old);
         if part != Part::Status {
@@ -208,7 +219,7 @@ pub fn validate_update(def: &ResourceDef, part: Part, new: &Value, old: &Value) 
         let before = judge(old);
         errors.retain(|error| !before.contains(error));
     }
-    invalid_unless_empty(def, new, &errors)
+    errors
 }
 
 /// The Warning of a kind that no part of carob acts on.

@@ -7,7 +7,7 @@ mod strategic;
 #[cfg(test)]
 mod tests;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 pub use json_patch::{json_patch, json_patch_problems};
 pub use strategic::strategic_merge;
@@ -61,7 +61,8 @@ impl PatchError {
     }
 }
 
-/// Applies a merge patch: objects merge, null removes, everything else replaces.
+/// Applies a merge patch: objects merge, null removes, everything else replaces. What is new has no nulls in its objects, those in
+/// lists included (evanphx/json-patch merge.go), where RFC 7386 keeps the latter.
 pub fn merge_patch(doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
     if !patch.is_object() {
         return Err(PatchError::Malformed("Invalid JSON Patch".to_owned()));
@@ -71,19 +72,30 @@ pub fn merge_patch(doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
 }
 
 fn merge(doc: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *doc = patch.clone();
-        return;
-    };
-    if !doc.is_object() {
-        *doc = Value::Object(Map::new());
-    }
-    let Value::Object(doc) = doc else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            doc.remove(key);
-        } else {
-            merge(doc.entry(key.as_str()).or_insert(Value::Null), value);
+    match (doc, patch) {
+        (Value::Object(doc), Value::Object(patch)) => {
+            for (key, value) in patch {
+                if value.is_null() {
+                    doc.remove(key);
+                } else {
+                    merge(doc.entry(key.as_str()).or_insert(Value::Null), value);
+                }
+            }
         }
+        // The one place where upstream leaves them.
+        (doc @ Value::Object(_), patch) => *doc = patch.clone(),
+        (doc, patch) => *doc = without_nulls(patch),
+    }
+}
+
+/// A value without the null members of its objects; a list keeps its null items.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let members = map.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(members.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
     }
 }

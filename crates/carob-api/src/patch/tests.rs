@@ -177,6 +177,20 @@ fn merge_patch_follows_rfc_7386() {
     assert_eq!(merge_patch(&mut json!({}), &json!([])).map_err(|e| e.to_status().code), Err(400));
 }
 
+#[test]
+fn a_merge_patch_leaves_no_nulls_in_new_objects_of_lists() {
+    for (doc, patch, expect) in [
+        (json!({}), json!({"a": [{"b": null, "c": 1}, null]}), json!({"a": [{"c": 1}, null]})),
+        (json!({"a": [1]}), json!({"a": [{"b": null}]}), json!({"a": [{}]})),
+        (json!({"a": "x"}), json!({"a": {"b": {"c": null}}}), json!({"a": {"b": {}}})),
+        (json!({"a": {"x": 1}}), json!({"a": [{"b": null}]}), json!({"a": [{"b": null}]})),
+    ] {
+        let mut actual = doc.clone();
+        merge_patch(&mut actual, &patch).expect("an object");
+        assert_eq!(actual, expect, "{doc} + {patch}");
+    }
+}
+
 fn strategic(kind: &str, doc: &Value, patch: &Value) -> Result<Value, String> {
     let ty = schema::builtin().get(kind).expect("a type of the table");
     let mut doc = doc.clone();

@@ -126,7 +126,7 @@ impl<'t> Schema<'t> {
     pub fn apply_defaults(self, value: &mut Value) {
         match self {
             Schema::Table(ty) => apply_defaults(ty, value),
-            Schema::Custom(custom) => custom.node().apply_defaults(value),
+            Schema::Custom(custom) => custom.node().set_defaults(value),
         }
     }
 

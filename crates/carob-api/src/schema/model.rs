@@ -85,6 +85,7 @@ impl Flags {
     pub(super) const ENUM: u16 = 1 << 10;
     pub(super) const BOUNDED: u16 = 1 << 11;
     pub(super) const DOCUMENTED: u16 = 1 << 12;
+    pub(super) const WRITTEN: u16 = 1 << 13;
 
     pub(super) fn has(self, bit: u16) -> bool {
         self.0 & bit != 0
@@ -319,6 +320,12 @@ impl<'t> FieldRef<'t> {
     /// Whether the field tells unset from zero; otherwise a zero scalar is the same as an absent one.
     pub fn is_pointer(self) -> bool {
         self.has(Flags::POINTER)
+    }
+
+    /// Whether Go writes this object, list or map even when it is empty: objects that are no pointers, and what is not marked
+    /// as `omitempty`.
+    pub fn is_written(self) -> bool {
+        self.has(Flags::WRITTEN)
     }
 
     /// How server-side apply merges this list. Without a mark lists are atomic.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A package, a type and its fields. A field line is name, protobuf number (`2/1` through an embedded message, `0` not on the wire), shape (`[]` list of,
-//! `{}` map to; a bare type name is of the same package) and flags: `!` required, `*` tells unset from zero, `set`,
+//! `{}` map to; a bare type name is of the same package) and flags: `!` required, `*` tells unset from zero, `written` even when empty, `set`,
 //! `map=keys`, `atomic`, `granular` (server-side apply), `merge[=key]`, `retain`, `replace` (strategic merge),
 //! `default=JSON` without spaces, `in=values`, `min=number`, `range=least..greatest`; `values=values` only documents what the kind's
 //! strategy checks, in its place and with its words.
@@ -206,6 +206,7 @@ fn flags(rest: &str, line: usize) -> Result<Flags, TableError> {
         bits |= match word {
             "!" => Flags::REQUIRED,
             "*" => Flags::POINTER,
+            "written" => Flags::WRITTEN,
             "atomic" => Flags::ATOMIC,
             "granular" => Flags::GRANULAR,
             "set" => Flags::SET,

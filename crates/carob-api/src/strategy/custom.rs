@@ -37,6 +37,7 @@ impl CustomStrategy {
     fn check(&self, new: &Value, old: Option<&Value>) -> FieldErrors {
         let node = self.schema.node();
         let mut errors = node.check("", new, old);
+        errors.extend(node.check_embedded(new));
         errors.extend(node.check_lists(new));
         errors.extend(self.check_scale(new, Part::Main));
         errors

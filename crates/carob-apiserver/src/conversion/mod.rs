@@ -200,7 +200,7 @@ impl Converter {
         let hook = self.hook.as_ref().map_err(|why| ConvertError::Client(why.clone()))?;
         let uid = carob_kit::uid();
         let body = review::encode(version, &uid, desired, originals).map_err(ConvertError::Encode)?;
-        let reply = hook.ask(Bytes::from(body), TIMEOUT, REPLY_LEN_MAX).await;
+        let reply = hook.post_for(Bytes::from(body), TIMEOUT, REPLY_LEN_MAX).await;
         let reply = reply.map_err(|source| ConvertError::Call { kind: kind(), source })?;
         let converted =
             review::decode(version, &uid, reply).map_err(|why| ConvertError::Refused { kind: kind(), why })?;

@@ -118,10 +118,12 @@ async fn check_and_store(
     let reservations = &call.api.reservations;
     let mut held = Held::default();
     reservations.reserve(Stage::Completing, &write, &mut object, None, &mut held).await?;
-    lifecycle::validate_create(&call.def, &object)?;
-    call.api.rules.validate(&call.def, &object, None, &call.notes)?;
+    let errors = lifecycle::create_errors(&call.def, &object);
+    call.api.rules.validate(&call.def, &object, None, &call.notes, errors)?;
     call.api.admission.validate(&write, Some(&object), None).await?;
-    lifecycle::check_unversioned(&object)?;
+    if !options.dry_run {
+        lifecycle::check_unversioned(&object)?;
+    }
     let key = call.def.storage_key(&call.namespace, &name);
     if call.api.store.get(&key).is_some() {
         return Err(Refused::Taken(name));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Call;
 use super::create::{Managers, create_object, respond};
 use super::decode::{Expected, decode_configuration, strict_problems};
-use super::options::WriteOptions;
+use super::options::{FieldValidation, WriteOptions};
 use super::update::{Change, check_names, write_changed};
 use crate::body::{Body, RequestBody, read};
 use crate::error::{ApiError, ApiResult};
@@ -49,6 +49,12 @@ pub(crate) async fn patch(call: &Call<'_>, body: RequestBody) -> ApiResult<Respo
         && call.api.store.get(&call.key()).is_none()
     {
         let object = apply_to(call, ty, None, config, &options)?;
+        let uid = meta::uid(&object);
+        if !uid.is_empty() {
+            let why =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(Status::conflict(call.resource(), &call.name, &why).into());
+        }
         let written = create_object(call, &options, object, Managers::Tracked).await?;
         return respond(call, StatusCode::CREATED, written);
     }
@@ -100,9 +106,7 @@ fn parse(call: &Call<'_>, content_type: &str, body: &[u8], options: &WriteOption
     match content_type {
         "application/json-patch+json" => {
             let patch = json()?;
-            let problems = patches::json_patch_problems(&patch);
-            let expected = Expected::of(&call.def, &call.version);
-            strict_problems(problems, options.field_validation, expected, &call.notes)?;
+            patch_problems(call, options, patches::json_patch_problems(&patch))?;
             Ok(Patch::Json(patch))
         }
         "application/merge-patch+json" => Ok(Patch::Merge(json()?)),
@@ -167,13 +171,12 @@ impl Applier<'_> {
             }
         };
         patched.map_err(|error| ApiError::from(error.to_status()))?;
-        let expected = Expected::of(def, version);
         if meta::kind(&object) != def.kind() || meta::api_version(&object) != api_version.as_str() {
             let message = format!("the patch may not change apiVersion and kind of {} {}", api_version, def.kind());
             return Err(Status::bad_request(message).into());
         }
         let decoded = self.schema.conform(object).map_err(|error| self.nonconforming(&error))?;
-        strict_problems(decoded.problems, self.options.field_validation, expected, &call.notes)?;
+        patch_problems(call, self.options, decoded.problems)?;
         let mut object = decoded.value;
         if meta::name(&object) != meta::name(old) {
             let message = format!(
@@ -215,6 +218,20 @@ fn with_parts<T>(schema: Schema<'_>, object: &mut Value, patch: impl FnOnce(&mut
         }
     }
     outcome
+}
+
+/// What strict decoding finds in a patch or its outcome: warnings, or a 422 whose message upstream begins with that outcome
+/// (endpoints/handlers/patch.go).
+fn patch_problems(call: &Call<'_>, options: &WriteOptions, problems: Vec<String>) -> ApiResult<()> {
+    if options.field_validation != FieldValidation::Strict {
+        let expected = Expected::of(&call.def, &call.version);
+        return strict_problems(problems, options.field_validation, expected, &call.notes);
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let detail = format!("strict decoding error: {}", problems.join(", "));
+    Err(Status::invalid("", "", "", &[FieldError::invalid(&FieldPath::new("patch"), QUOTED, detail)]).into())
 }
 
 /// What stands for the outcome of a patch: the object may be megabytes, and hold a Secret's data.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use carob_api::{FieldError, FieldPath, Status, lifecycle, meta};
 use carob_store::{Entry, Expect};
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use serde_json::Value;
 
 use super::Call;
@@ -144,8 +144,8 @@ async fn attempt(
     let reservations = &call.api.reservations;
     let mut held = Held::default();
     reservations.reserve(Stage::Completing, &write, &mut new, Some(old), &mut held).await?;
-    lifecycle::validate_update(&call.def, part, &new, old)?;
-    call.api.rules.validate(&call.def, &new, Some(old), &call.notes)?;
+    let errors = lifecycle::update_errors(&call.def, part, &new, old);
+    call.api.rules.validate(&call.def, &new, Some(old), &call.notes, errors)?;
     pipeline::validate(call, &write, projection, &new, old).await?;
     call.notes.warn_all(call.def.strategy().warnings(&new, Some(old)));
     if same(&new, old) && is_stored_as_now(call, entry) {
@@ -183,7 +183,8 @@ impl<E: Into<crate::error::ApiError>> From<E> for WriteError {
 /// UID and resourceVersion of the new object, where it names them, must be the old one's.
 fn check_preconditions(call: &Call<'_>, new: &Value, old: &Value) -> ApiResult<()> {
     let uid = meta::uid(new);
-    if !uid.is_empty() && uid != meta::uid(old) {
+    // A patch that changes it is refused by validation, as any immutable field is.
+    if !uid.is_empty() && uid != meta::uid(old) && call.parts.method != Method::PATCH {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(old));
         return Err(Status::conflict(call.resource(), &call.name, &why).into());
     }

@@ -9,9 +9,10 @@ mod definition;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
+use carob_api::field::FieldProblem;
 use carob_api::schema::Schema;
 use carob_api::schema::structural::{Node, Type};
-use carob_api::{FieldError, FieldErrors, FieldPath, ResourceDef, Status, meta};
+use carob_api::{FieldError, FieldErrors, FieldPath, ResourceDef, Status, lifecycle};
 use carob_cel::{Activation, BUDGET_COST_MAX, Budget, DeclType, EvalError, Program, Value as CelValue};
 use serde_json::Value;
 
@@ -45,28 +46,27 @@ struct Kept {
 
 impl Rules {
     /// Checks a new object by the rules of its kind; `old` at update. A definition is checked for rules that do not compile or
-    /// cost too much.
+    /// cost too much. `errors` is what is wrong with the object already; the answer tells of all.
     pub(crate) fn validate(
         &self,
         def: &Arc<ResourceDef>,
         new: &Value,
         old: Option<&Value>,
         notes: &Notes,
+        mut errors: FieldErrors,
     ) -> Result<(), Status> {
-        let errors = if def.custom().is_some() {
-            match self.of(def) {
-                Some(rules) => run(&rules, new, old, notes),
-                None => return Ok(()),
+        if def.custom().is_some() {
+            if let Some(rules) = self.of(def) {
+                if errors.iter().any(is_blocking) {
+                    errors.push(FieldError::invalid(&FieldPath::new("<nil>"), Value::Null, NOT_CHECKED));
+                } else {
+                    errors.extend(run(&rules, new, old, notes));
+                }
             }
-        } else if def.group() == "apiextensions.k8s.io" {
-            definition::check(new, old)
-        } else {
-            return Ok(());
-        };
-        if errors.is_empty() {
-            return Ok(());
+        } else if def.group() == "apiextensions.k8s.io" && errors.is_empty() {
+            errors = definition::check(new, old);
         }
-        Err(Status::invalid(def.group(), def.kind(), meta::name(new), &errors))
+        lifecycle::invalid_unless_empty(def, new, &errors)
     }
 
     fn of(&self, def: &Arc<ResourceDef>) -> Option<Arc<Compiled>> {
@@ -83,6 +83,20 @@ impl Rules {
         kept.insert(key, Kept { def: Arc::downgrade(def), rules: rules.clone() });
         rules
     }
+}
+
+const NOT_CHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+
+/// Whether an error of the schema leaves values on which rules cannot be evaluated (customresource/strategy.go, `hasBlockingErr`).
+fn is_blocking(error: &FieldError) -> bool {
+    matches!(
+        error.problem,
+        FieldProblem::NotSupported { .. }
+            | FieldProblem::Required { .. }
+            | FieldProblem::TooLong { .. }
+            | FieldProblem::TooMany { .. }
+            | FieldProblem::TypeInvalid { .. }
+    )
 }
 
 fn run(rules: &Compiled, new: &Value, old: Option<&Value>, notes: &Notes) -> FieldErrors {

@@ -211,13 +211,18 @@ impl Hook {
     /// Sends `body` and answers with the reply, which has to come within `timeout`. The webhook is told the time-out in whole
     /// seconds.
     pub(crate) async fn post(&self, body: Bytes, timeout: Duration) -> Result<Value, CallError> {
-        let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
-        self.within(format!("{}?timeout={seconds}s", self.url()), body, timeout, REPLY_LEN_MAX).await
+        self.post_for(body, timeout, REPLY_LEN_MAX).await
     }
 
-    /// As [`Hook::post`] for a webhook that is not told the time-out, and may answer with `reply_len_max` bytes.
-    pub(crate) async fn ask(&self, body: Bytes, timeout: Duration, reply_len_max: usize) -> Result<Value, CallError> {
-        self.within(self.url(), body, timeout, reply_len_max).await
+    /// As [`Hook::post`] for a webhook that may answer with `reply_len_max` bytes.
+    pub(crate) async fn post_for(
+        &self,
+        body: Bytes,
+        timeout: Duration,
+        reply_len_max: usize,
+    ) -> Result<Value, CallError> {
+        let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+        self.within(format!("{}?timeout={seconds}s", self.url()), body, timeout, reply_len_max).await
     }
 
     fn url(&self) -> String {

@@ -198,6 +198,37 @@ async fn every_verb_works_on_a_custom_kind() {
     assert_eq!(rig.patch(&path, "json-patch+json", &json_patch).await.expect(200)["spec"]["color"], "blue");
     rig.patch(&path, "strategic-merge-patch+json", &json!({ "spec": { "size": 5 } })).await.expect(415);
     rig.patch(&path, MERGE, &json!({ "spec": { "size": "x" } })).await.expect(422);
+    let unknown = format!("{path}?fieldValidation=Strict");
+    let unknown = rig.patch(&unknown, MERGE, &json!({ "spec": { "stray": 1 } })).await;
+    assert_eq!(
+        (unknown.code, unknown.message()),
+        (422, r#" "" is invalid: patch: Invalid value: "{...}": strict decoding error: unknown field "spec.stray""#)
+    );
+    let other = rig.patch(&path, MERGE, &json!({ "metadata": { "uid": "x" } })).await;
+    assert!(other.code == 422 && other.message().contains("metadata.uid: Invalid value: \"x\": field is immutable"));
+
+    let apply = format!("{path}?fieldManager=me");
+    let mut config = widget("a");
+    config["spec"]["size"] = json!("x");
+    let refused = rig.patch(&apply, "apply-patch+yaml", &config).await;
+    assert_eq!(
+        (refused.code, refused.message()),
+        (
+            500,
+            "failed to create typed patch object (default/a; example.com/v1, Kind=Widget): .spec.size: \
+             expected numeric (int or float), got string"
+        )
+    );
+    config["spec"] = json!({ "size": 4, "replicas": null });
+    let refused = rig.patch(&apply, "apply-patch+yaml", &config).await;
+    assert!(
+        refused.code == 422 && refused.message().contains("must be of type integer: \"null\""),
+        "{}",
+        refused.message()
+    );
+    let mut config = widget("new");
+    config["metadata"]["uid"] = json!("x");
+    rig.patch(&format!("{WIDGETS}/new?fieldManager=me"), "apply-patch+yaml", &config).await.expect(409);
 
     let stale = rig.put(&path, &created).await;
     assert_eq!(stale.code, 409);
@@ -547,6 +578,9 @@ fn with_rules(rules: &Value) -> Value {
     definition("widgets", "Widget", &[ruled])
 }
 
+const UNCHECKED: &str = ", <nil>: Invalid value: null: some validation rules were not checked because the object was invalid; \
+     correct the existing errors to complete validation]";
+
 #[tokio::test]
 async fn rules_hold_and_say_why_not() {
     let rig = Rig::new().await;
@@ -567,6 +601,10 @@ async fn rules_hold_and_say_why_not() {
         "Widget.example.com \"b\" is invalid: [spec.size: Invalid value: size must be small, spec: Forbidden: at most as many as a red one has]"
     );
     assert_eq!(refused.code, 422);
+    // What the schema finds is told with what the rules find, unless they cannot be run on it.
+    wrong["spec"] = json!({ "size": 12, "color": 1 });
+    let refused = rig.post(WIDGETS, &wrong).await;
+    assert!(refused.message().ends_with(UNCHECKED), "{}", refused.message());
     rig.patch(&path, MERGE, &json!({ "spec": { "size": 5 } })).await.expect(200);
     let shrunk = rig.patch(&path, MERGE, &json!({ "spec": { "size": 4 } })).await;
     assert_eq!(shrunk.message(), "Widget.example.com \"a\" is invalid: spec: Invalid value: size never shrinks");

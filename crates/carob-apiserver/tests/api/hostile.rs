@@ -279,7 +279,12 @@ fn patches() -> Vec<Case> {
             409,
             "the object has been modified",
         ),
-        patch("application/merge-patch+json", r#"{"metadata":{"uid":"other"}}"#, 409, "UID in precondition: other"),
+        patch(
+            "application/merge-patch+json",
+            r#"{"metadata":{"uid":"other"}}"#,
+            422,
+            "metadata.uid: Invalid value: \"other\"",
+        ),
         patch("application/apply-patch+yaml", "{}", 422, "fieldManager: Required value: is required for apply patch"),
     ]
 }

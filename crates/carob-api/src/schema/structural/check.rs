@@ -132,11 +132,15 @@ fn check(node: &Node, value: &Value, old: Option<&Value>, place: Place<'_>, erro
         let given = type_of(value);
         let detail = format!("{place} in body must be of type {}: {given:?}", type_name(node));
         errors.push(FieldError::type_invalid(&place.path(), given, detail));
-        return;
+        if value.is_null() {
+            check_allowed(node, value, place, errors);
+            return;
+        }
     }
     if let Some(checks) = &node.checks {
         check_value(checks, value, place, errors);
         check_junctors(checks, value, old, place, errors);
+        check_allowed(node, value, place, errors);
     }
     match value {
         Value::Object(map) => check_object(node, map, old, place, errors),
@@ -190,12 +194,16 @@ fn check_object(
     }
 }
 
-fn check_value(checks: &Checks, value: &Value, place: Place<'_>, errors: &mut FieldErrors) {
+fn check_allowed(node: &Node, value: &Value, place: Place<'_>, errors: &mut FieldErrors) {
+    let Some(checks) = &node.checks else { return };
     if !checks.allowed.is_empty() && !checks.allowed.iter().any(|allowed| same(allowed, value)) {
         let supported: Vec<String> = checks.allowed.iter().map(printed).collect();
         let supported: Vec<&str> = supported.iter().map(String::as_str).collect();
         errors.push(FieldError::not_supported(&place.path(), value.clone(), &supported));
     }
+}
+
+fn check_value(checks: &Checks, value: &Value, place: Place<'_>, errors: &mut FieldErrors) {
     match value {
         Value::String(text) => check_text(checks, text, place, errors),
         Value::Number(number) => check_number(checks, number, place, errors),

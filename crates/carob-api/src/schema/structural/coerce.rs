@@ -37,6 +37,11 @@ impl Node {
     /// (apiextensions-apiserver pkg/apiserver/schema/defaulting).
     pub fn apply_defaults(&self, value: &mut Value) {
         remove_nulls(value, Some(self));
+        self.set_defaults(value);
+    }
+
+    /// The same for an object that an apply or a webhook made: its nulls are left to validation.
+    pub(crate) fn set_defaults(&self, value: &mut Value) {
         set_defaults(value, Some(self));
     }
 

@@ -5,6 +5,7 @@
 
 mod check;
 mod coerce;
+mod embedded;
 mod format;
 mod parse;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub(crate) use parse::pattern_problem;
 pub use parse::{DEPTH_MAX, SchemaError};
 
 use super::ListType;
+use crate::regexes::go_regex;
 
 /// The JSON type that a schema asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -106,17 +108,10 @@ struct Pattern {
     compiled: OnceLock<Option<Regex>>,
 }
 
-/// Memory that one compiled expression may take, bytes.
-const PATTERN_SIZE_MAX: usize = 1 << 20;
-
 impl Pattern {
-    fn compile(text: &str) -> Result<Regex, regex::Error> {
-        regex::RegexBuilder::new(text).size_limit(PATTERN_SIZE_MAX).build()
-    }
-
     /// `None` for an expression that cannot be compiled, which a CustomResourceDefinition is refused for.
     fn get(&self) -> Option<&Regex> {
-        self.compiled.get_or_init(|| Self::compile(&self.text).ok()).as_ref()
+        self.compiled.get_or_init(|| go_regex(&self.text).ok()).as_ref()
     }
 }
 

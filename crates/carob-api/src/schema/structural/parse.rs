@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value};
 
 use super::{Additional, Bound, Checks, Node, Pattern, Rule, Type};
-use crate::schema::ListType;
+use crate::{regexes::go_regex, schema::ListType};
 
 /// Levels of a schema; deeper ones are refused. Objects themselves are read to 128 levels.
 pub const DEPTH_MAX: usize = 128;
@@ -147,5 +147,5 @@ fn rule(value: &Value) -> Rule {
 
 /// What is wrong with a regular expression; `None` for a sound one.
 pub(crate) fn pattern_problem(text: &str) -> Option<String> {
-    Pattern::compile(text).err().map(|error| error.to_string())
+    go_regex(text).err().map(|error| error.to_string())
 }

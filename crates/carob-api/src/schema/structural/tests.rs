@@ -38,6 +38,7 @@ fn errors(spec: Value) -> Vec<String> {
     let object = json!({"apiVersion": "x/v1", "kind": "X", "metadata": {"name": "a"}, "spec": spec});
     let schema = schema();
     let mut errors = schema.check("", &object, None);
+    errors.extend(schema.check_embedded(&object));
     errors.extend(schema.check_lists(&object));
     errors.iter().map(ToString::to_string).collect()
 }
@@ -54,6 +55,29 @@ fn values_are_checked_in_upstreams_words() {
         (
             json!({"size": 0}),
             vec!["spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"],
+        ),
+        (
+            json!({"size": 1, "kind": {}}),
+            vec![
+                r#"spec.kind: Invalid value: "object": spec.kind in body must be of type string: "object""#,
+                r#"spec.kind: Unsupported value: {}: supported values: "a", "b""#,
+            ],
+        ),
+        (
+            json!({"size": 1, "kind": null}),
+            vec![
+                r#"spec.kind: Invalid value: "null": spec.kind in body must be of type string: "null""#,
+                r#"spec.kind: Unsupported value: null: supported values: "a", "b""#,
+            ],
+        ),
+        (
+            json!({"size": 1, "template": {"apiVersion": "a/b/c", "metadata": {"name": "a/b", "labels": {"-": ""}}}}),
+            vec![
+                "spec.template.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+                "spec.template.kind: Required value",
+                r#"spec.template.metadata.name: Invalid value: "a/b": may not contain '/'"#,
+                r#"spec.template.metadata.labels: Invalid value: "-": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"#,
+            ],
         ),
         (json!({"size": 5}), vec!["spec.size: Invalid value: 5: spec.size in body should be less than 5"]),
         (json!({"size": 1, "name": "abcd"}), vec!["spec.name: Too long: may not be more than 3 bytes"]),

@@ -129,10 +129,9 @@ impl Strategy for CustomResourceDefinition {
             "type": "Terminating", "status": "True", "reason": "InstanceDeletionPending", "lastTransitionTime": now,
             "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
         });
-        let conditions = meta::map_mut(obj, &["status"]).entry("conditions").or_insert_with(|| json!([]));
-        if let Some(list) = conditions.as_array_mut() {
-            list.push(terminating);
-        }
+        let mut conditions = meta::items_at(obj, &["status", "conditions"]).to_vec();
+        conditions.push(terminating);
+        meta::set(obj, &["status", "conditions"], conditions);
     }
 }
 
