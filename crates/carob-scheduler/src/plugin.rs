@@ -25,11 +25,12 @@ pub enum Plugin {
     NodeResourcesBalancedAllocation,
     ImageLocality,
     DefaultBinder,
+    NodeDeclaredFeatures,
     GangScheduling,
 }
 
 impl Plugin {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::SchedulingGates,
         Self::PrioritySort,
         Self::NodeUnschedulable,
@@ -49,6 +50,7 @@ impl Plugin {
         Self::NodeResourcesBalancedAllocation,
         Self::ImageLocality,
         Self::DefaultBinder,
+        Self::NodeDeclaredFeatures,
         Self::GangScheduling,
     ];
 
@@ -73,6 +75,7 @@ impl Plugin {
             Self::NodeResourcesBalancedAllocation => "NodeResourcesBalancedAllocation",
             Self::ImageLocality => "ImageLocality",
             Self::DefaultBinder => "DefaultBinder",
+            Self::NodeDeclaredFeatures => "NodeDeclaredFeatures",
             Self::GangScheduling => "GangScheduling",
         }
     }

@@ -5,6 +5,7 @@
 //! says what its form holds ([`Amounts`], [`Asked`], [`Toleration`], ...); the rules are here, and [`value`] applies them to
 //! the API server's form.
 
+mod features;
 mod huge_pages;
 mod nodes;
 mod ports;
@@ -15,6 +16,7 @@ mod tests;
 mod tolerations;
 pub mod value;
 
+pub use features::{DECLARED_FEATURES, features_to_resize, features_to_run};
 pub use huge_pages::{huge_pages_of, is_huge_pages, page_bytes, size_bytes};
 pub use nodes::{NODE_NAME_FIELD, Operator, Requirement, term_fits};
 pub use ports::HostPort;

@@ -21,6 +21,11 @@ pub fn quantity(value: &Value) -> Quantity {
     value.as_str().and_then(|text| Quantity::parse(text).ok()).unwrap_or_else(Quantity::zero)
 }
 
+/// Whether two `resources` ask for the same, however it is written.
+pub fn same_resources(one: &Value, other: &Value) -> bool {
+    ["requests", "limits"].iter().all(|which| amounts_at(one, &[which]) == amounts_at(other, &[which]))
+}
+
 fn total(spec: &Value, which: &str) -> Total<ResourceList> {
     let mut total = Total::default();
     for container in meta::items_at(spec, &["containers"]) {

@@ -12,6 +12,7 @@ mod limit_range;
 pub(crate) mod matching;
 mod namespace;
 mod node;
+mod node_features;
 mod pod_defaults;
 mod pod_group;
 mod pod_security;
@@ -37,6 +38,7 @@ use ingress::DefaultIngressClass;
 use limit_range::LimitRanger;
 use namespace::NamespaceLifecycle;
 use node::{NodeRestriction, NotReadyTaint};
+use node_features::NodeDeclaredFeatures;
 pub(crate) use pod_defaults::SYSTEM_CLASSES;
 use pod_defaults::{DefaultTolerations, Priority, RuntimeClass};
 use pod_group::WorkloadExists;
@@ -126,6 +128,7 @@ impl Pipeline {
             Box::new(PodCertificates { authz: authz.clone(), clock: Arc::clone(clock) }),
             Box::new(NoEscalation { authz: authz.clone(), rbac }),
             Box::new(ClaimResize { reader: reader.clone() }),
+            Box::new(NodeDeclaredFeatures { reader: reader.clone() }),
             Box::new(LimitRanger { reader }),
         ];
         checks.extend(validators);

@@ -109,3 +109,51 @@ async fn a_proxy_leads_to_pods_and_nothing_else() {
     let any = rig.send("OPTIONS", &format!("{PODS}/p:80/proxy/"), &[], "").await;
     assert_eq!((any.code, any.message()), (400, "address not allowed"), "any method is passed on");
 }
+
+#[tokio::test]
+async fn a_running_pod_is_resized_as_far_as_its_node_says_it_can() {
+    let (rig, node, _) = rig().await;
+    let mut object = pod("p");
+    let cpu = |amount: &str| json!({ "requests": { "cpu": amount } });
+    object["spec"]["nodeName"] = json!("n1");
+    object["spec"]["resources"] = cpu("2");
+    object["spec"]["initContainers"] = json!([
+        { "name": "first", "image": "i", "resources": cpu("1") },
+        { "name": "side", "image": "i", "resources": cpu("1"), "restartPolicy": "Always" },
+    ]);
+    rig.post(PODS, &object).await.expect(201);
+    let resize = |change: Value| {
+        let rig = &rig;
+        async move { rig.patch(&format!("{PODS}/p/resize"), "strategic-merge-patch+json", &json!({ "spec": change })).await }
+    };
+    let init = |name: &str, amount: &str| json!({ "initContainers": [{ "name": name, "resources": cpu(amount) }] });
+    let both = |amount: &str| json!({ "resources": cpu("3"), "initContainers": [{ "name": "first", "resources": cpu(amount) }] });
+    let refused = |features: &str| {
+        format!(
+            "pods \"p\" is forbidden: pod update requires features {features} which are not available on node \"n1\""
+        )
+    };
+    let (pod_level, init_level) =
+        ("InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers");
+    resize(init("side", "1500m")).await.expect(200);
+    for (change, features) in [
+        (init("first", "1500m"), init_level.to_owned()),
+        (json!({ "resources": cpu("3") }), pod_level.to_owned()),
+        (both("1500m"), format!("{pod_level}, {init_level}")),
+    ] {
+        let answer = resize(change).await;
+        assert_eq!((answer.code, answer.message()), (403, refused(&features).as_str()));
+    }
+    resize(init("first", "1000m")).await.expect(200);
+    let declare = |features: Value| {
+        let node = &node;
+        let body = json!({ "status": { "declaredFeatures": features } });
+        async move { node.patch("/api/v1/nodes/n1/status", "merge-patch+json", &body).await.expect(200) }
+    };
+    declare(json!([init_level])).await;
+    resize(init("first", "1500m")).await.expect(200);
+    let answer = resize(both("1600m")).await;
+    assert_eq!((answer.code, answer.message()), (403, refused(pod_level).as_str()));
+    declare(json!([pod_level, init_level])).await;
+    resize(both("1600m")).await.expect(200);
+}

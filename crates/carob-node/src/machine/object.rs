@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use carob_api::pod::{huge_pages_of, is_extended};
+use carob_api::pod::{DECLARED_FEATURES, huge_pages_of, is_extended};
 use carob_api::quantity::{Format, Quantity as Amount};
 use carob_cri::v1::{Image, StatusResponse};
 use jiff::Timestamp;
@@ -177,6 +177,7 @@ pub fn status(identity: &NodeIdentity, reading: &Reading, old: Option<&NodeStatu
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.kubelet_port) }),
         }),
+        declared_features: Some(DECLARED_FEATURES.map(str::to_owned).into()),
         features: runtime
             .and_then(|runtime| runtime.features)
             .map(|features| NodeFeatures { supplemental_groups_policy: Some(features.supplemental_groups_policy) }),

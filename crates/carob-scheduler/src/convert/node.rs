@@ -34,6 +34,12 @@ impl Converter {
             labels: self.labels(node.metadata.labels.as_ref()),
             taints: taints.into_iter().flatten().map(|taint| self.taint(taint)).collect::<Result<_, _>>()?,
             unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+            declared_features: status
+                .and_then(|status| status.declared_features.as_ref())
+                .into_iter()
+                .flatten()
+                .map(|feature| self.text(feature))
+                .collect(),
             allocatable: allocatable
                 .map_or_else(|| Ok(Resources::default()), |all| self.amounts(all, "status.allocatable"))?,
             max_pods: max_pods.map_or(Ok(0), |quantity| value("status.allocatable.pods", quantity))?,
@@ -75,7 +81,7 @@ mod tests {
             "metadata": {"name": "n1", "labels": {"zone": "a"}},
             "spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoExecute"}]},
             "status": {"allocatable": {"cpu": "1500m", "memory": "2Gi", "pods": "110", "example.com/gpu": "2"},
-                "images": [{"names": ["b:1", "a@sha256:0"], "sizeBytes": 7}]}
+                "declaredFeatures": ["F"], "images": [{"names": ["b:1", "a@sha256:0"], "sizeBytes": 7}]}
         }))
         .expect("a Node");
         let info = Converter::default().node(&node).expect("a valid Node");
@@ -84,6 +90,7 @@ mod tests {
         assert_eq!((info.max_pods, info.allocatable.scalar("example.com/gpu")), (110, 2));
         assert_eq!(info.image("b:1"), Some(Bytes(7)));
         assert!(info.unschedulable);
+        assert_eq!(info.declared_features, [Str::from("F")]);
         assert_eq!(info.taints[0].effect, Effect::NoExecute);
     }
 

@@ -1,5 +1,6 @@
 //! Pods.
 
+use carob_api::pod::features_to_run;
 use k8s_openapi::api::core::v1::{
     Affinity, Container, Pod, PodAffinityTerm, PodSpec, Toleration as ApiToleration, TopologySpreadConstraint, Volume,
     WeightedPodAffinityTerm,
@@ -91,6 +92,7 @@ impl Converter {
                 .filter_map(|one| Some(self.text(&normalized_image(one.image.as_deref()?))))
                 .collect(),
             volumes: spec.volumes.iter().flatten().filter_map(|volume| self.volume(volume, name)).collect(),
+            needs_feature: features_to_run(restart_actions(spec)).map(|feature| self.text(feature)),
             needs_devices: spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()),
             owner: owner.map(|owner| (self.text(&owner.kind), self.text(&owner.name))),
             gang: self.gang(pod, spec, namespace),
@@ -271,6 +273,11 @@ impl Converter {
 
 fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// What containers' restart rules do.
+fn restart_actions(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    containers(spec).flat_map(|one| one.restart_policy_rules.iter().flatten()).map(|rule| rule.action.as_str())
 }
 
 /// The selector with the Pod's own values of `matchLabelKeys`; keys that the Pod lacks are left out.

@@ -25,6 +25,8 @@ pub struct NodeInfo {
     pub taints: Vec<Taint>,
     /// `spec.unschedulable`: cordoned.
     pub unschedulable: bool,
+    /// `status.declaredFeatures`.
+    pub declared_features: Vec<Str>,
     pub allocatable: Resources,
     /// `status.allocatable.pods`.
     pub max_pods: i64,
@@ -40,6 +42,7 @@ impl NodeInfo {
             labels: Labels::default(),
             taints: Vec::new(),
             unschedulable: false,
+            declared_features: Vec::new(),
             allocatable,
             max_pods,
             images: Vec::new(),

@@ -194,6 +194,8 @@ pub struct PodTemplate {
     pub volumes: Box<[PodVolume]>,
     /// `spec.resourceClaims` names claims.
     pub needs_devices: bool,
+    /// What its node must declare.
+    pub needs_feature: Option<Str>,
     /// The kind and name of the controller that owns the Pod, for default spreading.
     pub owner: Option<(Str, Str)>,
     pub gang: Option<GangRef>,
@@ -220,6 +222,7 @@ impl PodTemplate {
             images: Box::default(),
             volumes: Box::default(),
             needs_devices: false,
+            needs_feature: None,
             owner: None,
             gang: None,
         }

@@ -5,6 +5,7 @@
 
 pub(crate) mod balanced;
 pub(crate) mod counter;
+pub(crate) mod features;
 pub(crate) mod fit;
 pub(crate) mod image_locality;
 pub(crate) mod interpod;
@@ -49,7 +50,7 @@ pub(crate) struct LocalScores {
 type Filter = fn(&PodTemplate, &NodeState, Site<'_>) -> Option<Rejection>;
 
 /// The node-local filters in upstream's order; the first that rejects gives the reason.
-const FILTERS: [(Plugin, Filter); 10] = [
+const FILTERS: [(Plugin, Filter); 11] = [
     (Plugin::NodeUnschedulable, unschedulable::filter),
     (Plugin::NodeName, node_name::filter),
     (Plugin::TaintToleration, taints::filter),
@@ -60,6 +61,7 @@ const FILTERS: [(Plugin, Filter); 10] = [
     (Plugin::NodeVolumeLimits, volumes::limits),
     (Plugin::VolumeBinding, volumes::binding),
     (Plugin::VolumeZone, volumes::zone),
+    (Plugin::NodeDeclaredFeatures, features::filter),
 ];
 
 pub(crate) fn filter(pod: &PodTemplate, node: &NodeState, site: Site<'_>) -> Option<Rejection> {

@@ -490,3 +490,19 @@ fn packing_by_an_extended_resource_fills_one_node_first() {
     };
     assert_eq!((fit("half"), fit("empty")), (Some(75), Some(25)));
 }
+
+#[test]
+fn a_pod_goes_where_what_it_needs_is_declared() {
+    let mut snapshot = Snapshot::default();
+    for (name, features) in [("old", &[][..]), ("other", &["A"]), ("new", &["A", "B"])] {
+        let mut info = node(name, 1000, 1000);
+        info.declared_features = features.iter().map(|feature| Str::from(*feature)).collect();
+        snapshot.set_node(info);
+    }
+    let mut template = plain(0, 0);
+    assert_eq!(fits(&snapshot, &template).len(), 3);
+    template.needs_feature = Some("B".into());
+    assert_eq!(fits(&snapshot, &template), ["new"]);
+    let why = ("node(s) didn't match Pod's required features".to_owned(), false);
+    assert_eq!(reason(&snapshot, &template, "old"), Some(why));
+}

@@ -2,6 +2,7 @@
 
 use crate::model::{AffinityTerm, GangRef, NodeInfo, PodInfo, PodTemplate};
 use crate::plugin::Plugin;
+use crate::plugins::features;
 
 /// A change that may make room for a Pod.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +34,11 @@ impl ClusterEvent<'_> {
     pub(super) fn concerns(&self, plugin: Plugin) -> bool {
         let node_only = matches!(
             plugin,
-            Plugin::NodeUnschedulable | Plugin::NodeName | Plugin::TaintToleration | Plugin::NodeAffinity
+            Plugin::NodeUnschedulable
+                | Plugin::NodeName
+                | Plugin::TaintToleration
+                | Plugin::NodeAffinity
+                | Plugin::NodeDeclaredFeatures
         );
         let volumes = matches!(
             plugin,
@@ -75,6 +80,7 @@ fn new_node_helps(plugin: Plugin, pod: &PodTemplate, node: &NodeInfo) -> bool {
         Plugin::TaintToleration => tolerates_all(pod, node),
         Plugin::NodeAffinity => pod.node_choice.admits(&node.name, &node.labels),
         Plugin::NodeResourcesFit => has_room_when_empty(pod, node),
+        Plugin::NodeDeclaredFeatures => features::has_all(pod, node),
         _ => true,
     }
 }
@@ -90,6 +96,7 @@ fn changed_node_helps(plugin: Plugin, pod: &PodTemplate, old: &NodeInfo, new: &N
         Plugin::NodeResourcesFit => {
             (old.allocatable != new.allocatable || old.max_pods < new.max_pods) && has_room_when_empty(pod, new)
         }
+        Plugin::NodeDeclaredFeatures => !features::has_all(pod, old) && features::has_all(pod, new),
         Plugin::PodTopologySpread => relabelled || old.taints != new.taints,
         Plugin::InterPodAffinity | Plugin::VolumeBinding | Plugin::VolumeZone => relabelled,
         Plugin::NodeName | Plugin::NodePorts | Plugin::VolumeRestrictions | Plugin::NodeVolumeLimits => false,

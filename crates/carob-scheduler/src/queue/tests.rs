@@ -193,3 +193,28 @@ fn a_rejected_gang_is_woken_by_what_helps_any_member() {
     queue.wake(&ClusterEvent::PodGone(&gone), secs(20));
     assert_eq!(popped(&mut queue, secs(20)).as_deref(), Some("g×2"));
 }
+
+#[test]
+fn a_node_that_declares_more_wakes_who_waits_for_that() {
+    let mut template = plain(1, 1);
+    template.needs_feature = Some("B".into());
+    let declaring = |features: &[&str]| {
+        let mut info = crate::testing::node("n", 1000, 1000);
+        info.declared_features = features.iter().map(|feature| (*feature).into()).collect();
+        info
+    };
+    let (none, other, all) = (declaring(&[]), declaring(&["A"]), declaring(&["A", "B"]));
+    for (event, wakes) in [
+        (ClusterEvent::NodeChanged { old: &none, new: &other }, false),
+        (ClusterEvent::NodeChanged { old: &other, new: &all }, true),
+        (ClusterEvent::NodeAdded(&other), false),
+        (ClusterEvent::NodeAdded(&all), true),
+    ] {
+        let mut queue = Queue::default();
+        queue.upsert(pod("a", template.clone()), START);
+        assert!(popped(&mut queue, START).is_some());
+        queue.rejected(&unit("a"), by(Plugin::NodeDeclaredFeatures), START);
+        queue.wake(&event, START);
+        assert_eq!(popped(&mut queue, secs(60)).is_some(), wakes, "{event:?}");
+    }
+}
