@@ -459,3 +459,12 @@ fn null_merges_nothing_into_a_container_that_holds_something() {
     let merged = apply(Schema::Custom(&custom), Some(&empty), &config, &writer("me", T1), true).expect("applied");
     assert_eq!(merged["spec"]["map"], Value::Null);
 }
+
+#[test]
+fn keys_of_items_are_written_as_go_writes_them() {
+    let mut pod = json!({"spec": {"containers": [{"name": "a<b&c>"}]}});
+    let ty = builtin().get("core.v1.Pod").expect("a type of the table");
+    track_update(ty, None, &mut pod, &writer("me", T1)).expect("tracked");
+    let containers = &fields_of(&pod, "me")["f:spec"]["f:containers"];
+    assert_eq!(containers, &json!({"k:{\"name\":\"a\\u003cb\\u0026c\\u003e\"}": {".": {}, "f:name": {}}}));
+}

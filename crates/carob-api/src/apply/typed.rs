@@ -160,7 +160,7 @@ impl<'t> Node<'t> {
 /// The path element of a list's item.
 fn item_element(list: List<'_>, item: &Value) -> String {
     if list.list_type() == ListType::Set {
-        return format!("v:{item}");
+        return format!("v:{}", go_json(item));
     }
     let mut keys = Map::new();
     for (key, default) in list.keys() {
@@ -168,7 +168,16 @@ fn item_element(list: List<'_>, item: &Value) -> String {
             keys.insert(key.to_owned(), value);
         }
     }
-    format!("k:{}", Value::Object(keys))
+    format!("k:{}", go_json(&Value::Object(keys)))
+}
+
+/// JSON as Go writes it, with what HTML would read escaped: path elements are compared as text, also with upstream's.
+fn go_json(value: &Value) -> String {
+    let text = value.to_string();
+    if !text.contains(['<', '>', '&']) {
+        return text;
+    }
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 /// The path element of an item of a custom kind's list, if its items are told apart.

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Additional, Checks, Node, Type, format};
+use super::{Additional, Bound, Checks, Node, Type, format};
 use crate::{
     field::{FieldError, FieldErrors, FieldPath},
     schema::ListType,
@@ -124,13 +124,29 @@ fn type_name(node: &Node) -> &'static str {
     }
 }
 
+/// The type that an error asks for, and the one that is given: their formats if the schema has one (validate/type.go).
+fn mismatch<'n>(node: &'n Node, value: &Value) -> (&'n str, &'static str) {
+    let format = node.checks.as_ref().and_then(|checks| checks.format.as_deref());
+    let given = match value {
+        Value::Number(number) if number.is_i64() => "int64",
+        Value::Number(_) => "float64",
+        _ => "",
+    };
+    match format {
+        Some(format) if format != given && matches!(value, Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
+            (format, given)
+        }
+        _ => (type_name(node), type_of(value)),
+    }
+}
+
 fn check(node: &Node, value: &Value, old: Option<&Value>, place: Place<'_>, errors: &mut FieldErrors) {
     if errors.len() >= ERRORS_MAX || (value.is_null() && node.nullable) || old == Some(value) {
         return;
     }
     if !has_type(node, value) {
-        let given = type_of(value);
-        let detail = format!("{place} in body must be of type {}: {given:?}", type_name(node));
+        let (wanted, given) = mismatch(node, value);
+        let detail = format!("{place} in body must be of type {wanted}: {given:?}");
         errors.push(FieldError::type_invalid(&place.path(), given, detail));
         if value.is_null() {
             check_allowed(node, value, place, errors);
@@ -138,7 +154,7 @@ fn check(node: &Node, value: &Value, old: Option<&Value>, place: Place<'_>, erro
         }
     }
     if let Some(checks) = &node.checks {
-        check_value(checks, value, place, errors);
+        check_value(checks, node.ty, value, place, errors);
         check_junctors(checks, value, old, place, errors);
         check_allowed(node, value, place, errors);
     }
@@ -203,10 +219,10 @@ fn check_allowed(node: &Node, value: &Value, place: Place<'_>, errors: &mut Fiel
     }
 }
 
-fn check_value(checks: &Checks, value: &Value, place: Place<'_>, errors: &mut FieldErrors) {
+fn check_value(checks: &Checks, ty: Type, value: &Value, place: Place<'_>, errors: &mut FieldErrors) {
     match value {
         Value::String(text) => check_text(checks, text, place, errors),
-        Value::Number(number) => check_number(checks, number, place, errors),
+        Value::Number(number) => check_number(checks, ty, number, place, errors),
         Value::Array(items) => {
             let len = items.len();
             if let Some(max) = exceeded(len, checks.max_items) {
@@ -270,7 +286,10 @@ fn check_text(checks: &Checks, text: &str, place: Place<'_>, errors: &mut FieldE
     }
 }
 
-fn check_number(checks: &Checks, number: &serde_json::Number, place: Place<'_>, errors: &mut FieldErrors) {
+fn check_number(checks: &Checks, ty: Type, number: &serde_json::Number, place: Place<'_>, errors: &mut FieldErrors) {
+    if ty == Type::Integer {
+        check_range(checks, number, place, errors);
+    }
     let value = number.as_f64().unwrap_or_default();
     let given = || Value::Number(number.clone());
     if let Some(factor) = checks.multiple_of
@@ -293,15 +312,36 @@ fn check_number(checks: &Checks, number: &serde_json::Number, place: Place<'_>, 
             invalid(errors, place, given(), &format_args!("should be greater than or equal to {}", min.value));
         }
     }
-    let range = match checks.format.as_deref() {
-        Some("int32") => Some((f64::from(i32::MIN), f64::from(i32::MAX))),
-        Some("uint32") => Some((0.0, f64::from(u32::MAX))),
-        _ => None,
+}
+
+/// Whether an integer and the limits that it is compared with are numbers of the schema's format (validate/values.go,
+/// `IsValueValidAgainstRange`). A limit that is none is an error of every object.
+fn check_range(checks: &Checks, number: &serde_json::Number, place: Place<'_>, errors: &mut FieldErrors) {
+    let format = checks.format.as_deref();
+    let fits = |value: f64| match format {
+        _ if value.fract() != 0.0 => false,
+        Some("int32") => (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&value),
+        Some("uint32") => (0.0..=f64::from(u32::MAX)).contains(&value),
+        Some("uint64") => (0.0..2_f64.powi(64)).contains(&value),
+        _ => (-2_f64.powi(63)..2_f64.powi(63)).contains(&value),
     };
-    if let (Some((min, max)), Some(format)) = (range, checks.format.as_deref())
-        && !(min..=max).contains(&value)
-    {
-        invalid(errors, place, given(), &format_args!("must be of type integer with format {format}"));
+    // As a float, the greatest integers are rounded out of their range.
+    let is_sound = match number.as_i64() {
+        Some(_) if !matches!(format, Some("int32" | "uint32" | "uint64")) => true,
+        _ => number.as_f64().is_none_or(fits) || !is_integer(number),
+    };
+    let limit = |bound: Option<Bound>| bound.is_none_or(|bound| fits(bound.value));
+    let wrong = [
+        ("Checked", is_sound),
+        ("MultipleOf", checks.multiple_of.is_none_or(fits)),
+        ("Minimum boundary", limit(checks.minimum)),
+        ("Maximum boundary", limit(checks.maximum)),
+    ];
+    let kind =
+        format.map_or_else(|| "integer (default format)".to_owned(), |format| format!("integer with format {format}"));
+    for (what, _) in wrong.into_iter().filter(|(_, is_sound)| !is_sound) {
+        let detail = format!("{what} value must be of type {kind} in {place}");
+        errors.push(FieldError::invalid(&FieldPath::new("<nil>"), "", detail));
     }
 }
 

@@ -14,6 +14,8 @@ fn schema() -> Node {
                     "size": {"type": "integer", "minimum": 1, "maximum": 5, "exclusiveMaximum": true},
                     "name": {"type": "string", "maxLength": 3, "pattern": "^[a-z]*$", "default": "abc"},
                     "kind": {"type": "string", "enum": ["a", "b"]},
+                    "asn": {"type": "integer", "format": "int32"},
+                    "wide": {"type": "integer", "format": "int32", "maximum": 4_294_967_295_u64},
                     "port": {"x-kubernetes-int-or-string": true},
                     "when": {"type": "string", "format": "date-time"},
                     "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
@@ -78,6 +80,25 @@ fn values_are_checked_in_upstreams_words() {
                 r#"spec.template.metadata.name: Invalid value: "a/b": may not contain '/'"#,
                 r#"spec.template.metadata.labels: Invalid value: "-": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"#,
             ],
+        ),
+        (
+            json!({"size": 1, "asn": 2_147_483_648_u64, "wide": 1}),
+            vec![
+                r#"<nil>: Invalid value: "": Checked value must be of type integer with format int32 in spec.asn"#,
+                r#"<nil>: Invalid value: "": Maximum boundary value must be of type integer with format int32 in spec.wide"#,
+            ],
+        ),
+        (
+            json!({"size": 1, "asn": {}}),
+            vec![r#"spec.asn: Invalid value: "": spec.asn in body must be of type int32: """#],
+        ),
+        (
+            json!({"size": 1, "asn": 1.5}),
+            vec![r#"spec.asn: Invalid value: "float64": spec.asn in body must be of type int32: "float64""#],
+        ),
+        (
+            json!({"size": 1, "asn": "x"}),
+            vec![r#"spec.asn: Invalid value: "string": spec.asn in body must be of type integer: "string""#],
         ),
         (json!({"size": 5}), vec!["spec.size: Invalid value: 5: spec.size in body should be less than 5"]),
         (json!({"size": 1, "name": "abcd"}), vec!["spec.name: Too long: may not be more than 3 bytes"]),
