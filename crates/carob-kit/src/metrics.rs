@@ -5,6 +5,7 @@
 
 mod process;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +15,11 @@ pub use process::write_process_metrics;
 
 /// Separates the values of a set of labels in its key. A value that has it is shown without.
 const SEPARATOR: char = '\0';
+
+thread_local! {
+    /// What the key of a look-up is written into, so that counting takes no memory. As long as the longest key of the thread.
+    static KEY: Cell<String> = const { Cell::new(String::new()) };
+}
 
 /// What samples of a family mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +88,10 @@ impl<T> Series<T> {
     }
 
     /// Changes the value of the labels with these values, one for each label, made by `fresh` where there is none.
-    pub fn change<R>(&self, values: &[&str], fresh: impl FnOnce() -> T, change: impl FnOnce(&mut T) -> R) -> R {
+    pub fn change(&self, values: &[&str], fresh: impl FnOnce() -> T, change: impl FnOnce(&mut T)) {
         debug_assert_eq!(values.len(), self.labels.len(), "a value for each label");
-        let mut key = String::with_capacity(values.iter().map(|value| value.len() + 1).sum());
+        let mut key = KEY.take();
+        key.clear();
         for (place, value) in values.iter().enumerate() {
             if place > 0 {
                 key.push(SEPARATOR);
@@ -93,12 +100,15 @@ impl<T> Series<T> {
         }
         let mut all = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = all.get_mut(key.as_str()) {
-            return change(value);
+            change(value);
+        } else {
+            if all.len() >= self.sets_max {
+                key.clear();
+                key.push_str(&vec!["other"; self.labels.len()].join(&SEPARATOR.to_string()));
+            }
+            change(all.entry(key.as_str().into()).or_insert_with(fresh));
         }
-        if all.len() >= self.sets_max {
-            key = vec!["other"; self.labels.len()].join(&SEPARATOR.to_string());
-        }
-        change(all.entry(key.into()).or_insert_with(fresh))
+        KEY.set(key);
     }
 
     /// Forgets the sets that `keep` refuses, by the values of their labels.

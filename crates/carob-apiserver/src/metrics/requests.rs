@@ -1,6 +1,7 @@
 //! What is counted of requests (apiserver `pkg/endpoints/metrics/metrics.go`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use carob_api::kinds::{ResourceDef, VersionDef};
@@ -151,8 +152,8 @@ pub(crate) struct Requests {
     answered: Series<Answered>,
     /// Streams that are open.
     open: Series<i64>,
-    /// Requests that are being answered, by whether they change something.
-    in_flight: Series<i64>,
+    /// Requests that are being answered: those that read, and those that change something.
+    in_flight: [AtomicI64; 2],
 }
 
 impl Default for Requests {
@@ -160,7 +161,7 @@ impl Default for Requests {
         Self {
             answered: Series::new(LABELS, SETS_MAX),
             open: Series::new(LABELS, SETS_MAX),
-            in_flight: Series::new(&["request_kind"], 2),
+            in_flight: Default::default(),
         }
     }
 }
@@ -204,8 +205,7 @@ impl Requests {
         if asked.is_long_running {
             self.open.change(&asked.values(), || 0, |open| *open += change);
         } else {
-            let kind = if asked.is_mutating { "mutating" } else { "readOnly" };
-            self.in_flight.change(&[kind], || 0, |count| *count += change);
+            self.in_flight[usize::from(asked.is_mutating)].fetch_add(change, Ordering::Relaxed);
         }
     }
 
@@ -242,7 +242,9 @@ impl Requests {
         self.open.each(|labels, open| family.sample(labels, open));
         let help = "Number of requests that are being answered, by request kind.";
         let family = out.family("apiserver_current_inflight_requests", Kind::Gauge, help);
-        self.in_flight.each(|labels, count| family.sample(labels, count));
+        for (kind, count) in ["readOnly", "mutating"].into_iter().zip(&self.in_flight) {
+            family.sample(&[("request_kind", kind)], count.load(Ordering::Relaxed));
+        }
     }
 
     fn write_histograms(

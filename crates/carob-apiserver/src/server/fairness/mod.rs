@@ -32,7 +32,7 @@ const LEVELS: (&str, &str, &str) = (GROUP, "v1", "prioritylevelconfigurations");
 /// Objects of a list that take one seat, and the most seats of a request (`pkg/util/flowcontrol/request`).
 const OBJECTS_PER_SEAT: usize = 100;
 const SEATS_MAX: u32 = 10;
-/// Schemas that are counted apart; further ones are counted under no name.
+/// Schemas that are counted apart; further ones are counted together.
 const SERIES_MAX: usize = 512;
 
 /// Upper bounds of the time that a request waits, in seconds (`pkg/util/flowcontrol/metrics/metrics.go`).
@@ -82,6 +82,7 @@ pub(crate) struct FlowControl {
     shared: Arc<Mutex<Shared>>,
     /// Time that a request may wait for its turn.
     wait_max: Duration,
+    counted: Series<Counted>,
     waits: Series<Histogram>,
 }
 
@@ -89,7 +90,6 @@ struct Shared {
     dispatch: Dispatch<oneshot::Sender<Seat>>,
     /// What `dispatch` was configured by.
     compiled: Arc<Compiled>,
-    counted: BTreeMap<(String, String), Counted>,
 }
 
 #[derive(Default)]
@@ -152,12 +152,13 @@ impl FlowControl {
             compiled: Arc::default(),
         };
         let seats = u32::try_from(seats).unwrap_or(u32::MAX);
-        let shared = Shared { dispatch: Dispatch::new(seats), compiled: Arc::default(), counted: BTreeMap::new() };
+        let shared = Shared { dispatch: Dispatch::new(seats), compiled: Arc::default() };
         Self {
             objects: Follower::new(store, [prefix_of(SCHEMAS), level_prefix], objects),
             shared: Arc::new(Mutex::new(shared)),
             // `pkg/server/options/server_run_options.go`: a quarter of the time for a request.
             wait_max: request_timeout / 4,
+            counted: Series::new(&["flow_schema", "priority_level"], SERIES_MAX),
             waits: Series::new(&["flow_schema", "priority_level", "execute"], SERIES_MAX),
         }
     }
@@ -183,14 +184,10 @@ impl FlowControl {
     /// Waits for the seats of a request.
     pub(crate) async fn enter(&self, request: &Classified, seats: u32) -> Result<Option<Seat>, Rejection> {
         let outcome = self.seat(request, seats).await;
-        let mut shared = lock(&self.shared);
-        let key = (request.level.name.clone(), request.schema.name.clone());
-        let known = shared.counted.contains_key(&key) || shared.counted.len() < SERIES_MAX;
-        let counted = shared.counted.entry(if known { key } else { Default::default() }).or_default();
-        match &outcome {
+        self.counted.change(&[&request.schema.name, &request.level.name], Counted::default, |counted| match &outcome {
             Ok(_) => counted.dispatched += 1,
             Err(why) => *counted.rejected.entry(why.as_str()).or_default() += 1,
-        }
+        });
         outcome
     }
 
@@ -228,8 +225,7 @@ impl FlowControl {
 
     /// Under upstream's names.
     pub(crate) fn write_metrics(&self, out: &mut Exposition) {
-        let shared = lock(&self.shared);
-        let usage = shared.dispatch.usage();
+        let usage = lock(&self.shared).dispatch.usage();
         for (name, help, value) in [
             ("apiserver_flowcontrol_nominal_limit_seats", "Nominal number of seats of a priority level.", 0),
             ("apiserver_flowcontrol_current_executing_seats", "Seats that are taken in a priority level.", 1),
@@ -243,17 +239,14 @@ impl FlowControl {
         }
         let help = "Number of requests executed, by priority level and flow schema.";
         let family = out.family("apiserver_flowcontrol_dispatched_requests_total", Kind::Counter, help);
-        for ((level, schema), counted) in &shared.counted {
-            family.sample(&[("flow_schema", schema), ("priority_level", level)], counted.dispatched);
-        }
+        self.counted.each(|labels, counted| family.sample(labels, counted.dispatched));
         let help = "Number of requests rejected, by priority level, flow schema and reason.";
         let family = out.family("apiserver_flowcontrol_rejected_requests_total", Kind::Counter, help);
-        for ((level, schema), counted) in &shared.counted {
+        self.counted.each(|labels, counted| {
             for (reason, count) in &counted.rejected {
-                family.sample(&[("flow_schema", schema), ("priority_level", level), ("reason", reason)], count);
+                family.sample(&[labels, &[("reason", reason)]].concat(), count);
             }
-        }
-        drop(shared);
+        });
         let help = "Length of time a request spent waiting in its queue, in seconds.";
         self.waits.write(out, "apiserver_flowcontrol_request_wait_duration_seconds", help);
     }
