@@ -11,6 +11,7 @@ use carob_api::kinds::{Conversion, CustomKind, VersionDef};
 use carob_api::schema::{self, Schema};
 use carob_api::{ResourceDef, Status, depth, kinds, meta};
 use carob_store::{Entry, Revision};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, ApiResult};
@@ -211,11 +212,30 @@ impl Splice {
         Ok(())
     }
 
+    /// What is within the braces of an entry's metadata, and the brace that closes it, found without reading the rest of the
+    /// object. `None` for an object of a custom kind that is stored in another version.
+    pub(crate) fn metadata<'e>(&self, entry: &'e Entry) -> Option<&'e [u8]> {
+        let tail = self.tail(&entry.value)?;
+        let from = &entry.value[entry.value.len() - tail.len() - b"{".len()..];
+        let metadata = serde_json::Deserializer::from_slice(from).into_iter::<&RawValue>().next()?.ok()?;
+        Some(&metadata.get().as_bytes()[b"{".len()..])
+    }
+
     pub(crate) fn bytes(&self, entry: &Entry, revision: Revision) -> ApiResult<Bytes> {
         let mut out = Vec::with_capacity(self.len(entry, revision)?);
         self.write(&mut out, entry, revision)?;
         Ok(Bytes::from(out))
     }
+}
+
+/// Writes a PartialObjectMetadata of what [`Splice::metadata`] found.
+pub(crate) fn write_partial(out: &mut Vec<u8>, metadata: &[u8], revision: Revision, api_version: &str) {
+    write_head(out, "PartialObjectMetadata", api_version);
+    out.extend_from_slice(BEFORE_REVISION);
+    write!(out, "{revision}").expect("a vector takes all that is written");
+    out.extend_from_slice(AFTER_REVISION);
+    out.extend_from_slice(metadata);
+    out.push(b'}');
 }
 
 const BEFORE_REVISION: &[u8] = b"\"resourceVersion\":\"";
@@ -268,6 +288,13 @@ mod tests {
                 json!({ "apiVersion": def.hub_api_version(), "kind": def.kind(), "metadata": metadata, "z": 1 }),
             );
             check(Splice::item(def), json!({ "metadata": metadata, "z": 1 }));
+            let mut partial = Vec::new();
+            let found = Splice::object(def).metadata(&entry).expect("it begins as its kind does");
+            write_partial(&mut partial, found, Revision(100), "meta.k8s.io/v1");
+            assert_eq!(
+                serde_json::from_slice::<Value>(&partial).expect("JSON"),
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+            );
         }
         let def = kinds::by_kind("", "v1", "Pod").expect("a kind");
         let other = Entry::new("/k".into(), Bytes::from_static(b"{}"), Revision(2), Revision(2));

@@ -13,7 +13,7 @@ use super::Call;
 use super::render::{encode_value, include_object, partial};
 use crate::error::{ApiError, ApiResult};
 use crate::negotiate::{Encoding, Form, MetaVersion, Shape};
-use crate::stored::{Splice, decode_hub_at, is_stored_form, to_version};
+use crate::stored::{Splice, decode_hub_at, is_stored_form, to_version, write_partial};
 
 /// The annotation of the bookmark that ends the initial events (apimachinery `InitialEventsAnnotationKey`).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
@@ -85,6 +85,14 @@ impl Encoder {
             out.reserve(open_frame_len(kind) + splice.len(entry, revision)? + CLOSE_FRAME.len());
             open_frame(out, kind);
             splice.write(out, entry, revision)?;
+            out.extend_from_slice(CLOSE_FRAME);
+            return Ok(());
+        }
+        if let Form { encoding: Encoding::Json, shape: Shape::Metadata(version) } = self.form
+            && let Some(metadata) = self.splice.as_ref().and_then(|splice| splice.metadata(entry))
+        {
+            open_frame(out, kind);
+            write_partial(out, metadata, revision, version.api_version());
             out.extend_from_slice(CLOSE_FRAME);
             return Ok(());
         }
