@@ -117,10 +117,6 @@ struct Objects<T> {
     snapshot: Arc<[Arc<T>]>,
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "webhooks, policies and custom resources are the commits that follow")
-)]
 impl<T: Send + Sync> Current<T> {
     /// An object that `decode` refuses is logged and left out.
     pub(crate) fn new<E>(

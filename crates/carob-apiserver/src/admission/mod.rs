@@ -102,12 +102,13 @@ impl Pipeline {
         figures: Arc<AdmissionFigures>,
     ) -> Self {
         let reader = Reader::new(store);
+        let priority = Priority::new(reader.store());
         let mut all: Vec<Box<dyn Mutator>> = vec![
             Box::new(NamespaceLifecycle { reader: reader.clone() }),
             Box::new(LimitRanger { reader: reader.clone() }),
             Box::new(ServiceAccount { reader: reader.clone() }),
             Box::new(DefaultTolerations),
-            Box::new(Priority { reader: reader.clone() }),
+            Box::new(priority.clone()),
             Box::new(RuntimeClass { reader: reader.clone() }),
             Box::new(InUseProtection),
             Box::new(DefaultStorageClass { reader: reader.clone() }),
@@ -120,7 +121,7 @@ impl Pipeline {
         let mut checks: Vec<Box<dyn Validator>> = vec![
             Box::new(NamespaceLifecycle { reader: reader.clone() }),
             Box::new(PodSecurity { reader: reader.clone(), config: pod_security }),
-            Box::new(Priority { reader: reader.clone() }),
+            Box::new(priority),
             Box::new(WorkloadExists { reader: reader.clone() }),
             Box::new(NodeRestriction { reader: reader.clone() }),
             Box::new(Certificates { authz: authz.clone() }),

@@ -1,14 +1,19 @@
 //! What admission sets on every new Pod: how long it stays on a lost node, and its priority
 //! (plugin/pkg/admission/defaulttolerationseconds, plugin/pkg/admission/priority).
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use carob_api::status::GroupResource;
 use carob_api::{Status, meta};
+use carob_store::{Entry, Store};
 use serde_json::{Value, json};
 
 use super::reader::Reader;
 use super::{Admission, Mutator, Operation, Validator, is_new_group, is_new_pod};
+use crate::current::{Current, prefix_of};
 
+const CLASSES: (&str, &str, &str) = ("scheduling.k8s.io", "v1", "priorityclasses");
 const TOLERATION_S: u32 = 300;
 const TOLERATED_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 /// Classes that there always are (pkg/apis/scheduling/types.go).
@@ -58,8 +63,9 @@ fn tolerate(pod: &mut Value) {
 }
 
 /// Priority.
+#[derive(Clone)]
 pub(super) struct Priority {
-    pub(super) reader: Reader,
+    classes: Arc<Current<Value>>,
 }
 
 #[async_trait]
@@ -78,7 +84,8 @@ impl Mutator for Priority {
             }
             None => self.default_class(),
         };
-        let value = class.as_ref().and_then(|class| meta::i64_at(class, &["value"])).unwrap_or_default();
+        let class = class.as_deref();
+        let value = class.and_then(|class| meta::i64_at(class, &["value"])).unwrap_or_default();
         let kind = if is_new_pod(write) { "pod" } else { "podGroup" };
         if let Some(given) = meta::i64_at(object, &["spec", "priority"]).filter(|given| *given != value) {
             let why = format!(
@@ -86,12 +93,12 @@ impl Mutator for Priority {
             );
             return Err(write.forbidden(Some(object), &why));
         }
-        if let Some(name) = class.as_ref().map(meta::name).filter(|name| !name.is_empty()) {
+        if let Some(name) = class.map(meta::name).filter(|name| !name.is_empty()) {
             meta::set(object, &["spec", "priorityClassName"], name);
         }
         if is_new_pod(write) {
             meta::set(object, &["spec", "priority"], value);
-            let set = set_preemption_policy(object, class.as_ref());
+            let set = set_preemption_policy(object, class);
             return set.map_err(|why| write.forbidden(Some(object), why));
         }
         // A group without a class has no priority of its own: that of its most important member counts.
@@ -114,19 +121,24 @@ fn set_preemption_policy(pod: &mut Value, class: Option<&Value>) -> Result<(), &
 }
 
 impl Priority {
-    fn class(&self, name: &str) -> Option<Value> {
-        let stored = self.reader.get("scheduling.k8s.io", "priorityclasses", "", name);
-        stored.or_else(|| {
+    pub(super) fn new(store: &Store) -> Self {
+        let decode = |entry: &Entry| serde_json::from_slice::<Value>(&entry.value);
+        Self { classes: Arc::new(Current::new(store, prefix_of(CLASSES), decode)) }
+    }
+
+    fn class(&self, name: &str) -> Option<Arc<Value>> {
+        let key = prefix_of(CLASSES) + name;
+        self.classes.get(&key).or_else(|| {
             let (name, value, _) = SYSTEM_CLASSES.iter().find(|(own, _, _)| *own == name)?;
-            Some(json!({ "metadata": { "name": name }, "value": value }))
+            Some(Arc::new(json!({ "metadata": { "name": name }, "value": value })))
         })
     }
 
     /// Of several global defaults the one with the lowest value counts.
-    fn default_class(&self) -> Option<Value> {
-        let classes = self.reader.all("scheduling.k8s.io", "priorityclasses");
-        let defaults = classes.into_iter().filter(|class| meta::bool_at(class, &["globalDefault"]) == Some(true));
-        defaults.min_by_key(|class| meta::i64_at(class, &["value"]).unwrap_or_default())
+    fn default_class(&self) -> Option<Arc<Value>> {
+        let classes = self.classes.snapshot();
+        let defaults = classes.iter().filter(|class| meta::bool_at(class, &["globalDefault"]) == Some(true));
+        defaults.min_by_key(|class| meta::i64_at(class, &["value"]).unwrap_or_default()).cloned()
     }
 }
 
