@@ -18,7 +18,7 @@ impl FieldPath {
 
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() { Self(name.to_owned()) } else { Self([&self.0, ".", name].concat()) }
     }
 
     #[must_use]
@@ -28,14 +28,14 @@ impl FieldPath {
 
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        Self(format!("{}[{key}]", self.0))
+        Self([&self.0, "[", key, "]"].concat())
     }
 
     /// This path with another one below it.
     #[must_use]
     pub(crate) fn join(&self, below: &FieldPath) -> Self {
         let joint = if below.0.is_empty() || below.0.starts_with('[') || self.0.is_empty() { "" } else { "." };
-        Self(format!("{}{joint}{}", self.0, below.0))
+        Self([&self.0, joint, &below.0].concat())
     }
 
     /// Puts a segment before the path: how a walk that only names its place when it finds an error completes it.

@@ -1,6 +1,7 @@
 //! Sets of fields, in the form of FieldsV1 (structured-merge-diff fieldpath/serialize.go).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde_json::{Map, Value};
 
@@ -53,7 +54,24 @@ impl FieldSet {
     /// Puts a child in its place unless it is empty.
     pub(super) fn put(&mut self, element: String, child: FieldSet) {
         if !child.is_empty() {
-            self.children.entry(element).or_default().extend(&child);
+            self.place(element, child);
+        }
+    }
+
+    fn place(&mut self, element: String, child: FieldSet) {
+        match self.children.entry(element) {
+            Entry::Vacant(place) => {
+                place.insert(child);
+            }
+            Entry::Occupied(place) => place.into_mut().absorb(child),
+        }
+    }
+
+    /// As [`FieldSet::extend`], of a set that is not needed any more.
+    pub(super) fn absorb(&mut self, other: FieldSet) {
+        self.member |= other.member;
+        for (element, child) in other.children {
+            self.place(element, child);
         }
     }
 
@@ -64,12 +82,15 @@ impl FieldSet {
         }
     }
 
-    pub(super) fn difference(&self, other: &FieldSet) -> FieldSet {
-        let children = self.children.iter().filter_map(|(element, child)| {
-            let rest = other.children.get(element).map_or_else(|| child.clone(), |other| child.difference(other));
-            (!rest.is_empty()).then(|| (element.clone(), rest))
+    /// Takes out what is in another set.
+    pub(super) fn subtract(&mut self, other: &FieldSet) {
+        self.member &= !other.member;
+        self.children.retain(|element, child| {
+            if let Some(other) = other.children.get(element) {
+                child.subtract(other);
+            }
+            !child.is_empty()
         });
-        FieldSet { member: self.member && !other.member, children: children.collect() }
     }
 
     pub(super) fn intersection(&self, other: &FieldSet) -> FieldSet {

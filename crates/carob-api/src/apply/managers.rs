@@ -104,7 +104,7 @@ impl Managers {
     /// Takes fields from all others: those that are gone, and those that `me` has set.
     pub(super) fn release_from_others(&mut self, me: &Manager, set: &FieldSet) {
         for (_, owned) in self.entries.iter_mut().filter(|(manager, _)| !manager.is(me)) {
-            *owned = owned.difference(set);
+            owned.subtract(set);
         }
     }
 
@@ -161,7 +161,7 @@ impl Managers {
             ANCIENT.clone_into(&mut manager.name);
             match self.entries.iter_mut().find(|(other, _)| other.is(&manager)) {
                 Some((other, owned)) => {
-                    owned.extend(&set);
+                    owned.absorb(set);
                     other.time = manager.time;
                 }
                 None => self.entries.push((manager, set)),

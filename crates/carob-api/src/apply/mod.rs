@@ -107,10 +107,10 @@ pub fn track_update<'t>(
     strip_unreachable(&mut taken, ty, writer.subresource);
     let me = Manager::new(writer, Operation::Update);
     let mut owned = managers.set_of(&me);
-    owned.extend(&taken);
-    let owned = owned.difference(&changes.removed);
     managers.release_from_others(&me, &changes.removed);
     managers.release_from_others(&me, &taken);
+    owned.absorb(taken);
+    owned.subtract(&changes.removed);
     managers.replace(me, owned, writer.now);
     managers.write(new);
     Ok(())
@@ -158,7 +158,8 @@ pub fn apply<'t>(
     // A configuration's name and the like have no owner, but keep the metadata that they are in.
     kept.extend(&applied);
     strip(&mut applied);
-    let dropped = managers.set_of(&me).difference(&kept);
+    let mut dropped = managers.set_of(&me);
+    dropped.subtract(&kept);
     typed::remove(node, &mut merged, &dropped, &kept);
 
     let mut changes = typed::compare(node, Some(live), Some(&merged));
@@ -250,7 +251,10 @@ fn last_applied(node: Node<'_>, live: &Value, writer: &Writer<'_>) -> FieldSet {
         return FieldSet::default();
     }
     let changes = typed::compare(node, Some(&config), Some(live));
-    typed::set_of(node, &config).difference(&changes.set).difference(&changes.removed)
+    let mut unchanged = typed::set_of(node, &config);
+    unchanged.subtract(&changes.set);
+    unchanged.subtract(&changes.removed);
+    unchanged
 }
 
 /// The part of a configuration that the resource or subresource takes.

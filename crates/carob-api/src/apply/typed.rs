@@ -224,9 +224,11 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    fn put(&mut self, element: &str, child: Changes) {
-        self.set.put(element.to_owned(), child.set);
-        self.removed.put(element.to_owned(), child.removed);
+    fn put(&mut self, element: String, child: Changes) {
+        if !child.removed.is_empty() {
+            self.removed.put(element.clone(), child.removed);
+        }
+        self.set.put(element, child.set);
     }
 }
 
@@ -239,16 +241,16 @@ pub(super) fn compare(node: Node<'_>, old: Option<&Value>, new: Option<&Value>) 
     match (node, old, new) {
         (Node::Object(_) | Node::Map(_) | Node::Custom(..) | Node::Open, ..) if are(Value::is_object, old, new) => {
             let (old, new) = (as_object(old), as_object(new));
-            let keys: BTreeSet<&String> = old.into_iter().chain(new).flat_map(Map::keys).collect();
+            let gone = old.into_iter().flat_map(Map::keys).filter(|key| new.is_none_or(|new| !new.contains_key(*key)));
             let (no_map, no_list) = (Value::Object(Map::new()), Value::Array(Vec::new()));
-            for key in keys {
-                let empty = node.written(key).map(|is_list| if is_list { &no_list } else { &no_map });
-                let (old, new) =
-                    (old.and_then(|map| map.get(key).or(empty)), new.and_then(|map| map.get(key).or(empty)));
+            for key in new.into_iter().flat_map(Map::keys).chain(gone) {
+                let empty = || node.written(key).map(|is_list| if is_list { &no_list } else { &no_map });
+                let old = old.and_then(|map| map.get(key).or_else(empty));
+                let new = new.and_then(|map| map.get(key).or_else(empty));
                 if old == new {
                     continue;
                 }
-                changes.put(&format!("f:{key}"), compare(node.key(key), old, new));
+                changes.put(["f:", key].concat(), compare(node.key(key), old, new));
             }
         }
         (Node::List(list), ..) if are(Value::is_array, old, new) => {
@@ -256,7 +258,7 @@ pub(super) fn compare(node: Node<'_>, old: Option<&Value>, new: Option<&Value>) 
             let ids: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             for id in ids {
                 let (old, new) = (old.get(id).copied(), new.get(id).copied());
-                changes.put(id, compare(list.item(), old, new));
+                changes.put(id.clone(), compare(list.item(), old, new));
             }
         }
         (_, Some(_), None) => {}

@@ -94,34 +94,37 @@ pub enum Deletion {
 pub fn plan_deletion(def: &ResourceDef, obj: &Value, options: &DeleteOptions, now: Timestamp) -> Deletion {
     // A negative period means the shortest, as upstream reads it.
     let requested = options.grace_period_seconds.map(|seconds| if seconds < 0 { 1 } else { seconds });
-    let mut marked = obj.clone();
-    let grace = match grace_of(def, obj, requested) {
+    let grace = grace_of(def, obj, requested);
+    let finalizers = finalizers_after(obj, options.propagation, def.strategy().rules().orphans_by_default);
+    let is_held = !finalizers.is_empty() || def.strategy().holds_back_deletion(obj);
+    let waits = match grace {
         Grace::Pending => return Deletion::Unchanged,
-        Grace::None => None,
-        Grace::Begin(seconds) => {
-            mark(&mut marked, now, seconds);
-            Some(seconds)
-        }
-        Grace::Shorten(seconds) => {
-            shorten(&mut marked, seconds);
-            Some(seconds)
-        }
+        Grace::None => false,
+        Grace::Begin(seconds) | Grace::Shorten(seconds) => seconds > 0,
     };
-    let orphans = def.strategy().rules().orphans_by_default;
-    set_finalizers(&mut marked, options.propagation, orphans);
-    let finalizers_left = meta::finalizers(&marked).next().is_some() || def.strategy().holds_back_deletion(&marked);
+    if !waits && !is_held {
+        return Deletion::Remove;
+    }
+    let mut marked = obj.clone();
+    if finalizers.is_empty() {
+        meta::remove(&mut marked, &["metadata", "finalizers"]);
+    } else {
+        meta::set(&mut marked, &["metadata", "finalizers"], finalizers);
+    }
     match grace {
-        Some(seconds) if seconds > 0 => Deletion::Mark(marked),
-        _ if !finalizers_left => Deletion::Remove,
-        Some(_) => Deletion::Mark(marked),
-        None => {
+        Grace::Begin(seconds) => mark(&mut marked, now, seconds),
+        Grace::Shorten(seconds) => shorten(&mut marked, seconds),
+        Grace::None | Grace::Pending => {
             if !meta::is_being_deleted(obj) {
                 mark(&mut marked, now, 0);
             }
             def.strategy().mark_deleted(&mut marked);
-            if marked == *obj { Deletion::Unchanged } else { Deletion::Mark(marked) }
+            if marked == *obj {
+                return Deletion::Unchanged;
+            }
         }
     }
+    Deletion::Mark(marked)
 }
 
 enum Grace {
@@ -166,8 +169,8 @@ fn shorten(obj: &mut Value, grace_seconds: i64) {
     meta::set(obj, &["metadata", "deletionGracePeriodSeconds"], grace_seconds);
 }
 
-/// Adds or removes the garbage collector's finalizers as the propagation policy says.
-fn set_finalizers(obj: &mut Value, propagation: Option<Propagation>, orphans_by_default: bool) {
+/// The finalizers with or without the garbage collector's, as the propagation policy says.
+fn finalizers_after(obj: &Value, propagation: Option<Propagation>, orphans_by_default: bool) -> Vec<Value> {
     let has = |name: &str| meta::finalizers(obj).any(|f| f == name);
     let wanted = match propagation {
         Some(policy) => policy,
@@ -183,11 +186,7 @@ fn set_finalizers(obj: &mut Value, propagation: Option<Propagation>, orphans_by_
         Propagation::Foreground => finalizers.push(FOREGROUND.into()),
         Propagation::Background => {}
     }
-    if finalizers.is_empty() {
-        meta::remove(obj, &["metadata", "finalizers"]);
-    } else {
-        meta::set(obj, &["metadata", "finalizers"], finalizers);
-    }
+    finalizers
 }
 
 /// Whether an update that leaves `new` behind completes a deletion that only waited for finalizers.

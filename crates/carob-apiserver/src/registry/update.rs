@@ -230,13 +230,14 @@ fn same_metadata(new: &Value, old: &Value) -> bool {
 }
 
 fn same_managers(new: Option<&Value>, old: Option<&Value>) -> bool {
-    let entries = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-    let timeless = |mut entry: Value| {
-        meta::remove(&mut entry, &["time"]);
-        entry
-    };
-    let (new, old) = (entries(new), entries(old));
-    new.len() == old.len() && new.into_iter().zip(old).all(|(new, old)| timeless(new) == timeless(old))
+    let entries = [new, old].map(|value| value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default());
+    let [new, old] = entries;
+    new.len() == old.len() && new.iter().zip(old).all(|(new, old)| timeless(new).eq(timeless(old)))
+}
+
+/// The fields of an entry of managedFields, without its time.
+fn timeless(entry: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    entry.as_object().into_iter().flatten().filter(|(key, _)| *key != "time")
 }
 
 #[cfg(test)]
