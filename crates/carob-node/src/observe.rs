@@ -127,6 +127,7 @@ impl Observer {
             restart_delay: Duration::from_secs(delay_s),
             cycle: note(notes::CYCLE).parse().unwrap_or(0),
             spec_hash: note(notes::SPEC_IMAGE),
+            memory_request: note(notes::MEMORY_REQUEST).parse().ok(),
             user: user.map(|user| ObservedUser {
                 uid: user.uid,
                 gid: user.gid,

@@ -180,6 +180,7 @@ fn container_notes(member: &Member<'_>, facts: &RunFacts<'_>, termination_path: 
         (notes::RESTART_DELAY_S, facts.restart_delay.as_secs().to_string()),
         (notes::CYCLE, facts.cycle.to_string()),
         (notes::SPEC_IMAGE, crate::plan::spec_hash(member)),
+        (notes::MEMORY_REQUEST, super::resources::memory_request(&member.spec).to_string()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value));
@@ -324,6 +325,7 @@ mod tests {
         assert_eq!(config.annotations[notes::RESTART_DELAY_S], "20");
         assert_eq!(config.annotations[notes::CYCLE], "3");
         assert_eq!(config.annotations[notes::SPEC_IMAGE], "i:1");
+        assert_eq!(config.annotations[notes::MEMORY_REQUEST], "0");
         assert_eq!(config.log_path, "c/2.log");
         assert_eq!(config.stop_signal(), Signal::Sigrtminplus3);
         let mounts: Vec<_> = config.mounts.iter().map(|mount| mount.container_path.as_str()).collect();

@@ -26,4 +26,6 @@ pub mod notes {
     pub const CYCLE: &str = "carob.io/cycle";
     /// The image as the spec named it, to see that it changed.
     pub const SPEC_IMAGE: &str = "carob.io/spec-image";
+    /// Bytes that the container requested when it was made: no control group knows them.
+    pub const MEMORY_REQUEST: &str = "carob.io/memory-request";
 }

@@ -130,6 +130,11 @@ fn of_container(pod: &Pod, container: &Container) -> Result<(Amounts, Amounts), 
     Ok((requests, limits))
 }
 
+/// Bytes that a container requests. A quantity that cannot be read never got past the API, nor past the container's start.
+pub fn memory_request(container: &Container) -> i64 {
+    both(container.resources.as_ref()).ok().and_then(|(requests, _)| requests.memory_bytes).unwrap_or(0)
+}
+
 /// The control group of a Pod, below `root`, the node's.
 pub fn cgroup_parent(root: &str, qos: Qos, uid: &str) -> String {
     let root = root.trim_end_matches('/');

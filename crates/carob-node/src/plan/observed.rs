@@ -83,6 +83,8 @@ pub struct ObservedContainer {
     pub user: Option<ObservedUser>,
     /// What it may use, where the runtime tells.
     pub limits: Option<Limits>,
+    /// Bytes that it requested when it was made, where that is known.
+    pub memory_request: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -108,7 +108,7 @@ pub(crate) fn difference(view: &PodView<'_>, member: &Member<'_>, run: &Observed
     let now = run.limits.filter(|_| run.is_running() && member.role != Role::Ephemeral)?;
     // A quantity that cannot be read never got past the API, nor past the start of the container.
     let wanted = Limits::wanted(view.pod, &member.spec).ok()?;
-    (wanted != now).then_some(wanted)
+    (wanted != now || requests_restart(member, run)).then_some(wanted)
 }
 
 fn differing<'a>(
@@ -124,14 +124,19 @@ fn differing<'a>(
 
 fn restarts(member: &Member<'_>, run: &ObservedContainer, to: Limits) -> bool {
     let Some(now) = run.limits else { return false };
-    let (cpu, memory) =
-        ((now.cpu_shares, now.cpu_quota_us) != (to.cpu_shares, to.cpu_quota_us), now.memory_bytes != to.memory_bytes);
-    let policies = member.spec.resize_policy.iter().flatten();
-    policies.filter(|policy| policy.restart_policy == "RestartContainer").any(|policy| {
-        match policy.resource_name.as_str() {
-            "cpu" => cpu,
-            "memory" => memory,
-            _ => false,
-        }
-    })
+    let cpu = (now.cpu_shares, now.cpu_quota_us) != (to.cpu_shares, to.cpu_quota_us);
+    (cpu && restarts_for(member, "cpu"))
+        || (now.memory_bytes != to.memory_bytes && restarts_for(member, "memory"))
+        || requests_restart(member, run)
+}
+
+/// Whether its policy has a container restarted for another request of memory, which no group shows.
+fn requests_restart(member: &Member<'_>, run: &ObservedContainer) -> bool {
+    let made_with = run.memory_request;
+    made_with.is_some_and(|bytes| bytes != resources::memory_request(&member.spec)) && restarts_for(member, "memory")
+}
+
+fn restarts_for(member: &Member<'_>, resource: &str) -> bool {
+    let mut policies = member.spec.resize_policy.iter().flatten();
+    policies.any(|policy| policy.resource_name == resource && policy.restart_policy == "RestartContainer")
 }

@@ -40,6 +40,7 @@ fn run(name: &str, attempt: u32, phase: ContainerPhase) -> ObservedContainer {
         cycle: 0,
         spec_hash: String::new(),
         user: None,
+        memory_request: None,
         limits: None,
     }
 }
@@ -396,6 +397,23 @@ fn a_resize_opens_the_pod_changes_its_containers_and_closes_it() {
     check(&restarts("memory"), &now(old, Group::Open), "resize app-0 shares 1024");
     let running_memory = limits(1024, Some(100_000), Some(500));
     check(&restarts("memory"), &now(running_memory, Group::Open), "kill app-0 by 230 Resized");
+    let requests = json!({"requests": {"memory": "900"}, "limits": {"memory": "1000"}});
+    for (policy, made_with, expected) in [
+        ("RestartContainer", Some(900), "limit pod (2, None, Some(1000))"),
+        ("RestartContainer", Some(800), "kill app-0 by 230 Resized"),
+        ("RestartContainer", None, "limit pod (2, None, Some(1000))"),
+        ("NotRequired", Some(800), "limit pod (2, None, Some(1000))"),
+    ] {
+        let policy = json!([{"resourceName": "memory", "restartPolicy": policy}]);
+        let spec = pod(json!({"containers": [{"name": "app", "resources": requests, "resizePolicy": policy}]}));
+        let app = ObservedContainer {
+            limits: limits(2, None, Some(1000)),
+            memory_request: made_with,
+            ..run("app", 0, running())
+        };
+        let resize = Resize { group: Group::Open, ..Resize::default() };
+        check(&spec, &Observed { resize, ..with([app]) }, expected);
+    }
     let made_anew = with([run("app", 0, exited(137, 199)), run("idle", 0, running())]);
     check(&restarts("cpu"), &made_anew, "start app#1 delay 10");
 }

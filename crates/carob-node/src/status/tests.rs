@@ -44,6 +44,7 @@ fn run(name: &str, attempt: u32, phase: ContainerPhase) -> ObservedContainer {
         cycle: 0,
         spec_hash: String::new(),
         user: None,
+        memory_request: None,
         limits: None,
     }
 }

@@ -361,6 +361,7 @@ fn run(
         image,
         restart_delay,
         cycle: 0,
+        memory_request: None,
         spec_hash: spec_hash(member),
         user: None,
         limits: None,
